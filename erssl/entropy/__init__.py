@@ -1,0 +1,27 @@
+"""Information quantities as pure functions on tensors, in nats.
+
+A formula is a function, named as in the papers: the vMF density, kernel density estimates of
+entropy on the sphere, the score of a density from samples, the entropy of discrete outcomes.
+"""
+
+from erssl.entropy.discrete import discrete_entropy
+from erssl.entropy.kde import kde_entropy
+from erssl.entropy.score import entropy_from_score, median_bandwidth, stein_score
+from erssl.entropy.vmf import (
+    sphere_log_area,
+    vmf_entropy,
+    vmf_log_normalizer,
+    vmf_mean_resultant_length,
+)
+
+__all__ = [
+    "discrete_entropy",
+    "entropy_from_score",
+    "kde_entropy",
+    "median_bandwidth",
+    "sphere_log_area",
+    "stein_score",
+    "vmf_entropy",
+    "vmf_log_normalizer",
+    "vmf_mean_resultant_length",
+]

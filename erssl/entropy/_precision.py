@@ -1,0 +1,35 @@
+"""Information quantities need float32 or better, also where autocast is on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run ``function`` outside autocast, its half-precision tensor arguments cast to float32."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        device_type = tensors[0].device.type if tensors else "cpu"
+        with torch.autocast(device_type, enabled=False):
+            return function(
+                *(_upcast(a) for a in args),  # type: ignore[arg-type]
+                **{name: _upcast(a) for name, a in kwargs.items()},  # type: ignore[arg-type]
+            )
+
+    return wrapper
+
+
+def _upcast(argument: object) -> object:
+    if isinstance(argument, Tensor) and argument.dtype in (torch.float16, torch.bfloat16):
+        return argument.float()
+    return argument

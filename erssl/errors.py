@@ -1,0 +1,20 @@
+"""The errors that erssl raises on purpose: one sentence each, before work starts.
+
+The command line prints the sentence and exits with status 2; anything else is a defect.
+"""
+
+
+class ErsslError(Exception):
+    """Base of every error that erssl raises about its input."""
+
+
+class ConfigError(ErsslError, ValueError):
+    """A configuration key or value that cannot be used."""
+
+
+class DataError(ErsslError, ValueError):
+    """Pictures, folders or splits that cannot be used."""
+
+
+class RunError(ErsslError, OSError):
+    """A run directory that cannot be written, or must not be overwritten."""

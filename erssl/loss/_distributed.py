@@ -1,0 +1,33 @@
+"""Gathering over ranks such that W ranks equal one process on the whole batch.
+
+Each rank computes the same global scalar from gathered per-sample quantities. lightly's
+``gather`` sums gradients over ranks and DDP averages them, so that value and gradient are exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from lightly.utils import dist
+from torch import Tensor
+from torch import distributed as torch_dist
+
+
+def check_gather(gather_distributed: bool) -> None:
+    """Refuse ``gather_distributed`` where torch has no distributed package."""
+    if gather_distributed and not torch_dist.is_available():
+        raise ValueError(
+            "gather_distributed is True but torch.distributed is not available. Please set "
+            "gather_distributed=False or install a torch version with distributed support."
+        )
+
+
+def gather_rows(x: Tensor, gather_distributed: bool) -> Tensor:
+    """Rows (N, …) of every rank, (W N, …) in rank order, with gradient; ``x`` on one process."""
+    if not gather_distributed or dist.world_size() == 1:
+        return x
+    return torch.cat(dist.gather(x.contiguous()))
+
+
+def rank_offset(x: Tensor, gather_distributed: bool) -> int:
+    """Where this rank's rows begin among the gathered ones."""
+    return dist.rank() * len(x) if gather_distributed else 0

@@ -1,0 +1,122 @@
+"""The entropy-reconstruction (ER) loss for discrete surrogates (soft-max outputs)."""
+
+from __future__ import annotations
+
+import torch
+from lightly.models.modules.center import Center
+from torch import Tensor, nn
+
+from erssl.entropy.discrete import discrete_entropy
+from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._views import Views, pair_views
+
+
+class DiscreteERLoss(nn.Module):
+    r"""Negative entropy-reconstruction bound for K-way soft-max outputs ([0], section 4.2).
+
+    .. math:: L = -\frac1V \sum_v \Big[ H(\bar p_v)
+                  + \frac1N \sum_i \sum_k s^i_{v,k} \log p^i_{v,k} \Big]
+
+    with p the soft-max of the online logits, :math:`\bar p` its batch mean (only the online
+    branch carries gradient to it) and s the soft-max of the target's logits.
+
+    - [0] The Role of Entropy and Reconstruction in Multi-View Self-Supervised Learning, 2023,
+      https://arxiv.org/abs/2307.10907
+
+    Attributes:
+        temperature:
+            Temperature of the online soft-max; 0.1 as in DINO.
+        target_temperature:
+            Temperature of the target's soft-max; 0.04 as in DINO.
+        center:
+            Centre the target's logits as DINO does. The entropy term makes it unnecessary.
+        output_dim:
+            Number K of outputs; needed with ``center`` only.
+        center_momentum:
+            Momentum of the centre; 0.9 as in DINO.
+        gather_distributed:
+            If True, the entropy is that of the batch over all processes.
+        terms:
+            Entropy and reconstruction (nats) of the last call, detached.
+
+    Raises:
+        ValueError: If a temperature is not above 0, or ``center`` lacks ``output_dim``.
+
+    Examples:
+        >>> loss_fn = DiscreteERLoss()
+        >>> loss = loss_fn(torch.randn(8, 32), torch.randn(8, 32))
+        >>> sorted(loss_fn.terms)
+        ['entropy', 'reconstruction']
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        target_temperature: float = 0.04,
+        center: bool = False,
+        output_dim: int | None = None,
+        center_momentum: float = 0.9,
+        gather_distributed: bool = False,
+    ) -> None:
+        """Create the loss; see the class for the options."""
+        super().__init__()
+        if not (temperature > 0 and target_temperature > 0):
+            raise ValueError(
+                "Temperatures must be above 0 but are "
+                f"temperature={temperature} and target_temperature={target_temperature}."
+            )
+        if center and output_dim is None:
+            raise ValueError("center=True needs output_dim, the number of outputs K.")
+        check_gather(gather_distributed)
+        self.temperature = temperature
+        self.target_temperature = target_temperature
+        self.gather_distributed = gather_distributed
+        self.center = Center((1, output_dim), momentum=center_momentum) if center else None
+        self.terms: dict[str, Tensor] = {}
+
+    def forward(self, online: Views, target: Views) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            online: Logits (N, K), or the online logits of every view.
+            target: Logits (N, K), or the target logits of the two global views.
+
+        Returns:
+            Scalar loss, -(entropy + reconstruction), in nats.
+
+        Raises:
+            ValueError: If the views do not fit together or K is below 2.
+        """
+        two_tensors = isinstance(online, Tensor) and isinstance(target, Tensor)
+        logits = [_full_precision(z) for z in ([online, target] if two_tensors else online)]
+        target_logits = logits[:2] if two_tensors else [_full_precision(t) for t in target]
+        with torch.autocast(logits[0].device.type, enabled=False):
+            target_probs = [self._target_probs(t) for t in target_logits]
+            logits, targets = pair_views(logits, target_probs)
+            if logits[0].shape[1] < 2:
+                raise ValueError("Discrete outputs need K of at least 2 but K is 1.")
+            if self.center is not None and torch.is_grad_enabled():
+                self.center.update(torch.cat(target_logits).detach())
+            log_probs = [(z / self.temperature).log_softmax(dim=-1) for z in logits]
+            entropy = torch.stack([self._entropy(p) for p in log_probs]).mean()
+            reconstruction = torch.stack(
+                [self._reconstruction(p, t) for p, t in zip(log_probs, targets)]
+            ).mean()
+        self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
+        return -(entropy + reconstruction)
+
+    def _target_probs(self, logits: Tensor) -> Tensor:
+        centered = logits if self.center is None else logits - self.center.value.to(logits)
+        return (centered / self.target_temperature).softmax(dim=-1)
+
+    def _entropy(self, log_probs: Tensor) -> Tensor:
+        mean = log_probs.exp().mean(dim=0, keepdim=True)
+        return discrete_entropy(gather_rows(mean, self.gather_distributed))
+
+    def _reconstruction(self, log_probs: Tensor, target: Tensor) -> Tensor:
+        per_sample = (target * log_probs).sum(dim=-1)
+        return gather_rows(per_sample, self.gather_distributed).mean()
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

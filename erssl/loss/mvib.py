@@ -1,0 +1,97 @@
+"""The loss of the multi-view information bottleneck (MVIB)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from lightly.loss import NTXentLoss
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal, kl_divergence
+
+from erssl.loss._distributed import check_gather, gather_rows
+
+_SCALE_FLOOR = 1e-7  # Federici et al.'s reference code
+
+
+class MVIBLoss(nn.Module):
+    r"""Multi-view information bottleneck ([0]; MVEB, section 4.1).
+
+    .. math:: L = \lambda \, \tfrac12 \big[ D_{KL}(p(z_1|v_1) \| p(z_2|v_2)) +
+              D_{KL}(p(z_2|v_2) \| p(z_1|v_1)) \big] - \hat I(z_1; z_2)
+
+    Heads are stochastic: a row holds a mean and a raw scale, the posterior is the diagonal
+    normal N(mean, softplus(raw)²), z is one reparameterised sample, and :math:`-\hat I` is the
+    InfoNCE loss (lightly's ``NTXentLoss``) of the samples, so that the bound on I is
+    log(2N - 1) minus it.
+
+    - [0] Learning Robust Representations via Multi-View Information Bottleneck, 2020,
+      https://arxiv.org/abs/2002.07017
+
+    Attributes:
+        multiplier:
+            λ. Not printed for MVEB's comparison; 1e-3 is where [0] begins its schedule.
+        temperature:
+            Temperature of InfoNCE; 0.5, lightly's and SimCLR's small-picture value.
+        gather_distributed:
+            If True, negatives come from all processes.
+        terms:
+            Divergence and -InfoNCE of the last call, detached, in nats.
+
+    Raises:
+        ValueError: If the multiplier is negative or the temperature not above 0.
+
+    Examples:
+        >>> loss_fn = MVIBLoss()
+        >>> loss = loss_fn(torch.randn(8, 32), torch.randn(8, 32))  # mean and raw scale, 16 each
+        >>> sorted(loss_fn.terms)
+        ['divergence', 'reconstruction']
+    """
+
+    def __init__(
+        self,
+        multiplier: float = 1e-3,
+        temperature: float = 0.5,
+        gather_distributed: bool = False,
+    ) -> None:
+        """Create the loss; see the class for the options."""
+        super().__init__()
+        if not multiplier >= 0:
+            raise ValueError(f"The multiplier must be at least 0 but is {multiplier}.")
+        if not temperature > 0:
+            raise ValueError(f"The temperature must be above 0 but is {temperature}.")
+        check_gather(gather_distributed)
+        self.multiplier = multiplier
+        self.gather_distributed = gather_distributed
+        self.info_nce = NTXentLoss(temperature, gather_distributed=gather_distributed)
+        self.terms: dict[str, Tensor] = {}
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            z0: Posterior parameters (N, 2d) of view 0, means then raw scales.
+            z1: Posterior parameters (N, 2d) of view 1.
+
+        Returns:
+            Scalar loss in nats.
+
+        Raises:
+            ValueError: If the shapes differ or a row cannot be halved.
+        """
+        if z0.shape != z1.shape or z0.ndim != 2 or z0.shape[1] % 2:
+            raise ValueError(
+                "Both views must have one shape (N, 2d), means then raw scales, but have "
+                f"{tuple(z0.shape)} and {tuple(z1.shape)}."
+            )
+        with torch.autocast(z0.device.type, enabled=False):
+            p0, p1 = _posterior(z0), _posterior(z1)
+            divergence = 0.5 * (kl_divergence(p0, p1) + kl_divergence(p1, p0))
+            divergence = gather_rows(divergence, self.gather_distributed).mean()
+            info_nce: Tensor = self.info_nce(p0.rsample(), p1.rsample())
+        self.terms = {"divergence": divergence.detach(), "reconstruction": -info_nce.detach()}
+        return self.multiplier * divergence + info_nce
+
+
+def _posterior(z: Tensor) -> Independent:
+    mean, raw_scale = (z if z.dtype == torch.float64 else z.float()).chunk(2, dim=1)
+    return Independent(Normal(mean, F.softplus(raw_scale) + _SCALE_FLOOR), 1)
