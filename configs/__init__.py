@@ -1,0 +1,1 @@
+"""The hydra configs, shipped as ``erssl.configs``."""

@@ -1,0 +1,62 @@
+"""kNN accuracy while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from erssl.evaluation import extract_features, knn_accuracy
+
+
+class OnlineKNN(Callback):
+    """Log ``val_knn_top1`` before training and after every ``every_n_epochs`` epochs.
+
+    Every rank computes it on the whole data set, so that the value does not depend on their
+    number.
+    """
+
+    def __init__(
+        self,
+        train_loader: Iterable[Any],
+        val_loader: Iterable[Any],
+        num_classes: int,
+        every_n_epochs: int = 1,
+        k: int = 200,
+        temperature: float = 0.1,
+    ) -> None:
+        """Look at two loaders of (images, labels) without augmentation.
+
+        Args:
+            train_loader: Pictures that vote.
+            val_loader: Pictures that are classified.
+            num_classes: Number of classes.
+            every_n_epochs: Epochs between two readings.
+            k: Neighbours.
+            temperature: Of the votes.
+        """
+        self.train_loader = train_loader
+        self.val_loader = val_loader
+        self.num_classes = num_classes
+        self.every_n_epochs = every_n_epochs
+        self.k = k
+        self.temperature = temperature
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the untrained backbone, unless the run is resumed."""
+        if trainer.global_step == 0:
+            accuracy = self.measure(pl_module)
+            for logger in trainer.loggers:
+                logger.log_metrics({"val_knn_top1": accuracy}, step=0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the backbone as it is now."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            pl_module.log("val_knn_top1", self.measure(pl_module), rank_zero_only=True)
+
+    def measure(self, module: LightningModule) -> float:
+        """KNN accuracy of the module's features, in [0, 1]."""
+        train = extract_features(module, self.train_loader, module.device)
+        val = extract_features(module, self.val_loader, module.device)
+        return knn_accuracy(train, val, self.num_classes, self.k, self.temperature)

@@ -1,0 +1,121 @@
+"""Live progress of a run: epoch, step, loss, entropy, alignment, images/s, time left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_METRICS = {
+    "train_loss": "loss",
+    "train_entropy": "entropy",
+    "train_alignment": "alignment",
+    "val_knn_top1": "kNN",
+}
+
+
+class LiveProgress(ProgressBar):
+    """One live line on a terminal, one line an epoch elsewhere (a file, a batch system)."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Write to ``console``, by default the standard error stream."""
+        super().__init__()
+        self.console = console or Console(stderr=True)
+        self.enabled = True
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._images = 0
+        self._seconds = 0.0
+        self._batch_began = 0.0
+        self._began = 0.0
+
+    def disable(self) -> None:
+        """Stay silent; Lightning calls it on every rank but the first."""
+        self.enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the display."""
+        self._began = time.perf_counter()
+        if not self.enabled or not self.console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[status]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+        )
+        self._task = self._bar.add_task(
+            "epoch 1", total=int(trainer.estimated_stepping_batches), status=""
+        )
+        self._bar.start()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin to time a step; waiting for data counts, evaluation between epochs does not."""
+        if batch_idx == 0 or self._batch_began == 0.0:
+            self._batch_began = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the step and show where the run is."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        now = time.perf_counter()
+        self._seconds += now - self._batch_began
+        self._batch_began = now
+        self._images += len(batch[1]) * trainer.world_size
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=trainer.global_step,
+                description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} "
+                f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}",
+                status=self._status(trainer),
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print a line where there is no terminal to draw on."""
+        if self.enabled and self._bar is None:
+            done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
+            elapsed = time.perf_counter() - self._began
+            left = elapsed / max(done, 1) * (total - done)
+            self.console.print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} step {done}/{total} "
+                f"{self._status(trainer)} left {left:.0f} s",
+                highlight=False,
+                soft_wrap=True,
+            )
+        self._images, self._seconds = 0, 0.0
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the display."""
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Close the display, so that the error stands below it."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _status(self, trainer: Trainer) -> str:
+        values = trainer.callback_metrics
+        shown = [f"{name} {values[key]:.3f}" for key, name in _METRICS.items() if key in values]
+        rate = self._images / self._seconds if self._seconds else 0.0
+        return " ".join([*shown, f"{rate:.0f} images/s"])

@@ -1,0 +1,1 @@
+"""The ``erssl`` command, one file a sub-command."""

@@ -1,0 +1,66 @@
+"""``erssl``: finds the sub-command, and turns our errors into one sentence and status 2."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import erssl
+from erssl.errors import ErsslError
+
+COMMANDS = {
+    "pretrain": "train a backbone without labels and say how good it is",
+    "methods": "list the methods with their paper, family, views and target branch",
+}
+_HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly
+
+Usage: erssl COMMAND [key=value ...]
+
+Commands:
+{commands}
+
+erssl COMMAND --help shows settings and examples.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 2 where the input was wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+        print(_HELP.format(version=erssl.__version__, commands=commands), end="")
+        return 0
+    if words[0] == "--version":
+        print(f"erssl {erssl.__version__}")
+        return 0
+    try:
+        return _run(words[0], words[1:])
+    except ErsslError as error:
+        print(f"erssl: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # erssl methods | head
+        return 0
+
+
+def _run(command: str, words: list[str]) -> int:
+    if command not in COMMANDS:
+        import difflib
+
+        from erssl.errors import ConfigError
+
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ConfigError(
+            f"There is no command {command!r}{hint}; choose from: {', '.join(COMMANDS)}."
+        )
+    module = importlib.import_module(f"erssl.cli.{command}")
+    if {"-h", "--help"} & set(words):
+        print(module.help_text(), end="")
+        return 0
+    status: int = module.run(words)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

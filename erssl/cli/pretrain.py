@@ -1,0 +1,415 @@
+"""``erssl pretrain``: config -> views -> backbone -> loss -> checkpoint -> weights -> results."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from erssl.callbacks import LiveProgress, OnlineKNN, ResumableCSVLogger
+from erssl.cli._config import FREE, GROUPS, Schema, compose_config, group_options, schema_from
+from erssl.data import DataOptions, SSLDataModule, ViewOptions, default_options
+from erssl.errors import ConfigError
+from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
+from erssl.methods import MultiViewMethod, OptimizerOptions, get_method
+from erssl.models import BackboneOptions, build_backbone, check_input_size, save_backbone
+from erssl.models.backbones import WEIGHTS_FILE
+from erssl.report import write_report
+from erssl.runs import LAST_CHECKPOINT, RunDirectory, default_run_dir, environment, write_json
+
+# What the command itself gives to a method's constructor and to Lightning's Trainer.
+_OWN_METHOD_KEYS = (
+    *("batch_size_per_device", "num_classes", "backbone", "optimizer"),
+    *("channels_last", "compile"),
+)
+_OWN_TRAINER_KEYS = (
+    *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_progress_bar"),
+    *("enable_checkpointing", "enable_model_summary", "plugins", "profiler", "model_registry"),
+)
+_RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is measured beside training.
+
+    Attributes:
+        knn_k: Neighbours of kNN (lightly's benchmarks: 200).
+        knn_temperature: Temperature of its votes (0.1; DINO: 0.07).
+        every_n_epochs: Epochs between points of the kNN curve; 0 for none.
+        linear: Fit logistic regression to the final features.
+        untrained: Measure the same backbone before training too.
+    """
+
+    knn_k: int = 200
+    knn_temperature: float = 0.1
+    every_n_epochs: int = 1
+    linear: bool = True
+    untrained: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that no protocol takes."""
+        if self.knn_k < 1 or not self.knn_temperature > 0 or self.every_n_epochs < 0:
+            raise ConfigError(
+                "evaluation needs knn_k of at least 1, knn_temperature above 0 and every_n_epochs "
+                f"of at least 0 but has {self.knn_k}, {self.knn_temperature} and "
+                f"{self.every_n_epochs}."
+            )
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """A pretraining run; every field is a key of ``configs/pretrain.yaml``."""
+
+    method: dict[str, Any]
+    data: DataOptions
+    backbone: BackboneOptions
+    optimizer: OptimizerOptions
+    trainer: dict[str, Any]
+    evaluation: EvaluationOptions
+    epochs: int
+    batch_size: int
+    seed: int
+    run_dir: str | None
+    resume: bool
+    overwrite: bool
+    channels_last: bool
+    compile: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no run."""
+        for key, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
+        if self.optimizer.warmup_epochs >= self.epochs:
+            raise ConfigError(
+                f"optimizer.warmup_epochs={self.optimizer.warmup_epochs} does not fit into "
+                f"epochs={self.epochs}; set optimizer.warmup_epochs to less."
+            )
+        if self.resume and self.run_dir is None:
+            raise ConfigError("resume=true needs run_dir=<the run to continue>.")
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    groups = "\n".join(f"  {group:<11} {', '.join(group_options(group))}" for group in GROUPS)
+    config = (files("erssl.configs") / "pretrain.yaml").read_text(encoding="utf-8")
+    keys = config.partition("\n\n")[2]
+    return f"""erssl pretrain: train a backbone without labels and say how good it is
+
+Usage: erssl pretrain [key=value ...]
+
+Examples:
+  erssl pretrain method=mveb
+  erssl pretrain method=entrec method.kind=discrete data=cifar10 data.download=true
+  erssl pretrain data=imagefolder data.train_dir=photos/train data.val_dir=photos/val epochs=50
+  erssl pretrain data=imagefolder data.train_dir=photos backbone=timm \\
+      backbone.name=vit_small_patch16_224 optimizer=adamw trainer.precision=16-mixed
+  erssl pretrain experiment=mveb_imagenet_2view data.root=/imagenet trainer.devices=8
+  erssl pretrain run_dir=runs/mine resume=true
+
+Choices:
+{groups}
+
+Keys (and those of the chosen groups, such as method.beta or trainer.precision):
+{keys}"""
+
+
+def run(words: Sequence[str]) -> int:
+    """Read the settings, train, print what came out."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    settings, config = read_settings(list(words))
+    pretrain(settings, config, Console())
+    return 0
+
+
+def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
+    """Settings from words such as ``method=mveb``, and their fully resolved config.
+
+    Raises:
+        ConfigError: If a key or value is unknown.
+    """
+    config = compose_config("pretrain", words, _schema)
+    views = config["data"].pop("views", {})
+    data = default_options(**config["data"])
+    if views:
+        if "recipe" not in views:
+            views["recipe"] = data.views.recipe
+        data = dataclasses.replace(data, views=ViewOptions(**views))
+    settings = PretrainSettings(
+        **config
+        | {
+            "data": data,
+            "backbone": BackboneOptions(**config["backbone"]),
+            "optimizer": OptimizerOptions(**config["optimizer"]),
+            "evaluation": EvaluationOptions(**config["evaluation"]),
+        }
+    )
+    return settings, dataclasses.asdict(settings)
+
+
+def pretrain(
+    settings: PretrainSettings, config: Mapping[str, Any], console: Console
+) -> dict[str, Any]:
+    """Train a backbone as the settings say, and leave a run directory behind.
+
+    Args:
+        settings: The run.
+        config: Its resolved config, kept in the run directory.
+        console: Where the closing table goes.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        ErsslError: If the run cannot be done; nothing has been written then.
+    """
+    began = time.perf_counter()
+    seed_everything(settings.seed, workers=True, verbose=False)
+    batch_size_per_device = _batch_size_per_device(settings)
+    data = SSLDataModule(settings.data, batch_size_per_device, settings.seed)
+    method = _build_method(settings, batch_size_per_device, data.datasets.num_classes)
+    run_dir = _prepare_run_directory(settings, method)
+    run_dir.write_config(config)
+    write_json(run_dir.path / "environment.json", environment())
+    if data.datasets.skipped:
+        console.print(f"{len(data.datasets.skipped)} unreadable files are left out of training.")
+
+    trainer = Trainer(
+        **settings.trainer,
+        max_epochs=settings.epochs,
+        logger=_loggers(run_dir),
+        callbacks=_callbacks(settings, data, run_dir),
+        enable_model_summary=False,
+        default_root_dir=run_dir.path,
+        num_sanity_val_steps=0,
+        sync_batchnorm=torch.cuda.device_count() > 1,
+    )
+    metrics: dict[str, float] = {}
+    if settings.evaluation.untrained:
+        metrics |= _accuracy(method.backbone, data, settings.evaluation, "untrained_")
+    checkpoint = run_dir.path / LAST_CHECKPOINT if run_dir.resuming else None
+    trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+    metrics = {
+        **_accuracy(method.backbone, data, settings.evaluation),
+        **metrics,
+        **{
+            name: float(trainer.callback_metrics[name])
+            for name in ("train_loss", "train_entropy", "train_alignment", "val_online_cls_top1")
+            if name in trainer.callback_metrics and data.datasets.labelled
+        },
+    }
+    return _finish(settings, config, method, metrics, run_dir, time.perf_counter() - began, console)
+
+
+def _schema(config: Mapping[str, Any]) -> Schema:
+    """What the composed config may hold; the method's keys are those of its class."""
+    name = str(config["method"]["name"])
+    method = schema_from(get_method(name), without=_OWN_METHOD_KEYS)
+    backbone = schema_from(BackboneOptions) | {"options": FREE}
+    return schema_from(PretrainSettings) | {
+        "method": {"name": str, **method},
+        "data": schema_from(DataOptions),
+        "backbone": backbone,
+        "trainer": schema_from(Trainer, without=_OWN_TRAINER_KEYS),
+    }
+
+
+def _batch_size_per_device(settings: PretrainSettings) -> int:
+    """Pictures per step and device, once it is clear which devices there are."""
+    accelerator = settings.trainer.get("accelerator")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"trainer.accelerator={accelerator} but torch {torch.__version__} sees no CUDA device; "
+            "choose trainer.accelerator=cpu or auto, or check the driver."
+        )
+    try:
+        probe = Trainer(
+            **settings.trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"Lightning's Trainer refuses these trainer settings ({str(error).rstrip('.')}); "
+            "change trainer.*."
+        ) from error
+    if settings.batch_size % probe.world_size:
+        raise ConfigError(
+            f"batch_size={settings.batch_size} cannot be shared by {probe.world_size} devices; "
+            "choose a multiple."
+        )
+    return settings.batch_size // probe.world_size
+
+
+def _build_method(
+    settings: PretrainSettings, batch_size_per_device: int, num_classes: int
+) -> MultiViewMethod:
+    options = dict(settings.method)
+    name = options.pop("name")
+    views = settings.data.views
+    backbone = build_backbone(settings.backbone)
+    sizes = [settings.data.image_size, *[views.local_image_size] * bool(views.n_local_views)]
+    check_input_size(backbone, sizes)
+    method_class = get_method(name)
+    if views.n_local_views and "local" not in method_class.info.views:
+        raise ConfigError(
+            f"data.views.n_local_views={views.n_local_views} but method={name} takes "
+            f"{method_class.info.views} views; set data.views.n_local_views=0."
+        )
+    try:
+        return method_class(
+            batch_size_per_device,
+            num_classes,
+            backbone=backbone,
+            optimizer=settings.optimizer,
+            channels_last=settings.channels_last,
+            compile=settings.compile,
+            **options,
+        )
+    except ValueError as error:
+        raise ConfigError(f"method={name} cannot be built: {error}") from error
+
+
+def _prepare_run_directory(settings: PretrainSettings, method: nn.Module) -> RunDirectory:
+    path = settings.run_dir or os.environ.get(_RUN_DIR_VARIABLE)
+    path = path or str(default_run_dir(settings.method["name"], settings.data.name))
+    os.environ[_RUN_DIR_VARIABLE] = path
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    # Weights, momentum and the same again while a checkpoint replaces the one before.
+    need_bytes = 4 * sum(p.numel() * p.element_size() for p in method.parameters())
+    try:
+        return RunDirectory(
+            path,
+            resume=settings.resume,
+            overwrite=settings.overwrite or not first,
+            need_bytes=need_bytes,
+        )
+    finally:
+        if settings.run_dir is not None or not torch.distributed.is_available():
+            os.environ.pop(_RUN_DIR_VARIABLE, None)
+
+
+def _loggers(run_dir: RunDirectory) -> list[Logger]:
+    resume_step = None
+    if run_dir.resuming:
+        checkpoint = torch.load(run_dir.path / LAST_CHECKPOINT, "cpu", weights_only=True, mmap=True)
+        resume_step = int(checkpoint["global_step"])
+    loggers: list[Logger] = [ResumableCSVLogger(run_dir.path, resume_step)]
+    try:
+        loggers.append(TensorBoardLogger(run_dir.path, name="", version="", default_hp_metric=False))
+    except ModuleNotFoundError:
+        pass  # the extra erssl[tensorboard] is not installed; metrics.csv has the same numbers
+    return loggers
+
+
+def _callbacks(
+    settings: PretrainSettings, data: SSLDataModule, run_dir: RunDirectory
+) -> list[Callback]:
+    callbacks: list[Callback] = []
+    evaluation = settings.evaluation
+    if data.datasets.val is not None and data.datasets.labelled and evaluation.every_n_epochs:
+        callbacks.append(
+            OnlineKNN(
+                data.eval_dataloader("train"),
+                data.eval_dataloader("val"),
+                data.datasets.num_classes,
+                evaluation.every_n_epochs,
+                evaluation.knn_k,
+                evaluation.knn_temperature,
+            )
+        )
+    last = Path(LAST_CHECKPOINT)
+    checkpoint = ModelCheckpoint(
+        run_dir.path / last.parent,
+        filename=last.stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return [*callbacks, LiveProgress(), checkpoint]
+
+
+def _accuracy(
+    backbone: nn.Module, data: SSLDataModule, options: EvaluationOptions, prefix: str = ""
+) -> dict[str, float]:
+    """kNN and linear accuracy of frozen features, or nothing where there are no labels."""
+    if data.datasets.val is None or not data.datasets.labelled:
+        return {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = backbone.to(device)
+    train, val = (
+        extract_features(backbone, data.eval_dataloader(split), device)
+        for split in ("train", "val")
+    )
+    classes = data.datasets.num_classes
+    knn = knn_accuracy(train, val, classes, options.knn_k, options.knn_temperature)
+    metrics = {f"{prefix}knn_top1": knn}
+    if options.linear:
+        metrics[f"{prefix}linear_top1"] = linear_accuracy(train, val)
+    return metrics
+
+
+@rank_zero_only
+def _finish(
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    method: MultiViewMethod,
+    metrics: Mapping[str, float],
+    run_dir: RunDirectory,
+    wall_seconds: float,
+    console: Console,
+) -> dict[str, Any]:
+    """Write weights, results and report, results last: they mark the run as finished."""
+    data = settings.data
+    preprocessing = {"image_size": data.image_size, "mean": data.mean, "std": data.std}
+    save_backbone(
+        method.backbone, run_dir.path / WEIGHTS_FILE, settings.backbone, preprocessing
+    )
+    results = run_dir.write_results(
+        protocol="pretrain",
+        dataset=data.name,
+        method=settings.method["name"],
+        metrics=metrics,
+        seed=settings.seed,
+        config=config,
+        wall_seconds=wall_seconds,
+    )
+    write_report(run_dir.path)
+    _print_summary(results, run_dir.path, console)
+    return results
+
+
+def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> None:
+    metrics = results["metrics"]
+    if "knn_top1" in metrics:
+        table = Table("backbone", "kNN top-1", "linear top-1", box=None, pad_edge=False)
+        for label, prefix in (("untrained", "untrained_"), (f"{results['method']}", "")):
+            values = [metrics.get(f"{prefix}{protocol}_top1") for protocol in ("knn", "linear")]
+            table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
+        console.print(table)
+    else:
+        console.print("There are no labelled validation pictures, so no accuracy was measured.")
+    console.print(f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)", soft_wrap=True)
+    console.print(
+        f"Next: look at {path}/report.md; use the backbone with "
+        f'erssl.load_backbone("{path}"); train on real pictures with '
+        "erssl pretrain data=cifar10 data.download=true.",
+        soft_wrap=True,
+    )

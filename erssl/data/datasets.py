@@ -1,0 +1,177 @@
+"""The data sets: raw pictures with class numbers, split into training and validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch.utils.data import Dataset
+from torchvision import datasets as tv
+
+from erssl.data.folders import PictureFiles, check_same_classes, drop_unreadable, scan_folder
+from erssl.data.options import DATASETS, DataOptions, DatasetName, default_options
+from erssl.errors import DataError
+
+__all__ = [
+    "DATASETS",
+    "DataOptions",
+    "DatasetName",
+    "Datasets",
+    "PictureDataset",
+    "PicturesInMemory",
+    "default_options",
+    "load_datasets",
+]
+
+
+class PictureDataset(Protocol):
+    """A map-style data set of ``(RGB picture, class number)``."""
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        """One picture and its class number."""
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """What `load_datasets` found.
+
+    Attributes:
+        train: The training pictures.
+        val: The validation pictures; ``None`` where there is no such split.
+        num_classes: Number of classes; 1 without labels.
+        class_names: Their names, in the order of the class numbers.
+        labelled: Whether class numbers mean anything; without labels no accuracy is possible.
+        skipped: ``(path, reason)`` of each file that could not be read and was left out.
+    """
+
+    train: PictureDataset
+    val: PictureDataset | None
+    num_classes: int
+    class_names: tuple[str, ...]
+    labelled: bool = True
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+class PicturesInMemory(Dataset[tuple[Image.Image, int]]):
+    """Pictures held as one array."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], targets: npt.NDArray[np.int64]) -> None:
+        """Take pixels (N, H, W, 3) of 8 bit and class numbers (N,)."""
+        self.pixels = pixels
+        self.targets = targets
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """One picture and its class number."""
+        return Image.fromarray(self.pixels[index]), int(self.targets[index])
+
+
+def load_datasets(options: DataOptions) -> Datasets:
+    """Load the pictures that the options name, and check them.
+
+    Args:
+        options: The data set and where it lies.
+
+    Returns:
+        Training and validation pictures without any transform.
+
+    Raises:
+        DataError: If the pictures are not there, cannot be read, or do not fit together.
+    """
+    if options.name == "digits":
+        return _digits()
+    if options.name in ("cifar10", "cifar100"):
+        return _cifar(options)
+    return _folders(options)
+
+
+def _digits() -> Datasets:
+    """Scikit-learn's handwritten digits, 80 % to train on, every class in the same share."""
+    scans = load_digits()
+    grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)  # 17 levels, 0..16
+    pixels = np.repeat(grey[..., None], 3, axis=-1)
+    targets = scans.target.astype(np.int64)
+    # Fixed, whatever the run's seed: two runs must be measured on the same pictures.
+    train, val = train_test_split(
+        np.arange(len(targets)), test_size=0.2, stratify=targets, random_state=0
+    )
+    return Datasets(
+        train=PicturesInMemory(pixels[train], targets[train]),
+        val=PicturesInMemory(pixels[val], targets[val]),
+        num_classes=10,
+        class_names=tuple(str(digit) for digit in range(10)),
+    )
+
+
+def _cifar(options: DataOptions) -> Datasets:
+    remedy = "name its folder with data.root, and set data.download=true to fetch it there"
+    if options.root is None:
+        raise DataError(f"data.name={options.name} has no data.root; {remedy}.")
+    make: Any = tv.CIFAR10 if options.name == "cifar10" else tv.CIFAR100
+    root = Path(options.root).expanduser()
+    try:
+        train, val = (make(root, train=split, download=options.download) for split in (True, False))
+    except (RuntimeError, OSError) as error:
+        what = (
+            f"could not be fetched into data.root={options.root} ({_first_line(error)})"
+            if options.download
+            else f"is not complete in data.root={options.root}"
+        )
+        raise DataError(f"data.name={options.name} {what}; {remedy}.") from error
+    return Datasets(train, val, len(train.classes), tuple(train.classes))
+
+
+def _folders(options: DataOptions) -> Datasets:
+    train_dir, val_dir = _split_folders(options)
+    train = scan_folder("data.train_dir", train_dir)
+    val = scan_folder("data.val_dir", val_dir) if val_dir is not None else None
+    if val is not None:
+        check_same_classes(train, val)
+    skipped: list[tuple[str, str]] = []
+    if options.verify:
+        train, faults = drop_unreadable(train, options.on_error, options.workers)
+        skipped += faults
+        if val is not None:
+            val, faults = drop_unreadable(val, options.on_error, options.workers)
+            skipped += faults
+    return Datasets(
+        train=PictureFiles(train.samples),
+        val=PictureFiles(val.samples) if val is not None else None,
+        num_classes=len(train.class_names),
+        class_names=train.class_names,
+        labelled=train.labelled,
+        skipped=skipped,
+    )
+
+
+def _split_folders(options: DataOptions) -> tuple[str | Path, str | Path | None]:
+    if options.name == "imagefolder":
+        if options.train_dir is None:
+            raise DataError(
+                "data.name=imagefolder has no data.train_dir; name the folder of training "
+                "pictures, one sub-folder a class, or pictures alone to train without labels."
+            )
+        return options.train_dir, options.val_dir
+    if options.root is None and (options.train_dir is None or options.val_dir is None):
+        raise DataError(
+            "data.name=imagenet has no data.root; name the folder that holds train and val, each "
+            "with one sub-folder a class."
+        )
+    root = Path(options.root or "")
+    return options.train_dir or root / "train", options.val_dir or root / "val"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,195 @@
+"""Image folders: finding the pictures and classes, and leaving out what cannot be read."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import has_file_allowed_extension, make_dataset
+
+from erssl.data.images import PICTURE_EXTENSIONS, find_unreadable, load_image
+from erssl.errors import DataError
+
+_NAMED = 5
+
+
+class PictureFiles(Dataset[tuple[Image.Image, int]]):
+    """Picture files and their class numbers, read when asked for."""
+
+    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
+        """Take ``(path, class number)`` of each picture."""
+        self.samples = list(samples)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Read one picture.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        path, target = self.samples[index]
+        return load_image(path), target
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The pictures of one split.
+
+    Attributes:
+        key: The option that named the folder, for messages.
+        path: The folder.
+        samples: ``(path, class number)`` of each picture.
+        class_names: Names of the classes in order; one empty name if there are no labels.
+        labelled: Whether the folder has class sub-folders.
+    """
+
+    key: str
+    path: Path
+    samples: tuple[tuple[str, int], ...]
+    class_names: tuple[str, ...]
+    labelled: bool
+
+
+def scan_folder(key: str, path: str | Path) -> Folder:
+    """Find the pictures of a folder: one sub-folder a class, else unlabelled pictures.
+
+    Hidden files and folders are passed over, and so are files that have no picture's extension.
+
+    Args:
+        key: The option that named the folder, for messages.
+        path: The folder.
+
+    Returns:
+        The pictures, sorted by class and path.
+
+    Raises:
+        DataError: If the folder does not exist, is a file, cannot be read, or holds no pictures
+            in it or in one of its class folders.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        raise DataError(f"{key}={path} does not exist; {_EXPECTED}.")
+    if not folder.is_dir():
+        raise DataError(f"{key}={path} is a file, not a folder; {_EXPECTED}.")
+    try:
+        entries = sorted(e for e in os.listdir(folder) if not e.startswith("."))
+    except OSError as error:
+        raise DataError(f"{key}={path} cannot be read ({error.strerror}); {_EXPECTED}.") from error
+    class_names = [e for e in entries if (folder / e).is_dir()]
+    loose = [str(folder / e) for e in entries if e not in class_names and _is_picture(e)]
+    if not class_names and loose:
+        return Folder(key, folder, tuple((p, 0) for p in loose), ("",), labelled=False)
+    samples = _labelled_samples(folder, class_names)
+    if not samples:
+        raise DataError(
+            f"{key}={path} holds no pictures ({', '.join(PICTURE_EXTENSIONS)}); {_EXPECTED}."
+        )
+    used = {target for _, target in samples}
+    if empty := [name for i, name in enumerate(class_names) if i not in used]:
+        raise DataError(
+            f"{key}={path} has {len(empty)} of {len(class_names)} class folders without pictures "
+            f"({named(empty)}); fill or remove them."
+        )
+    if loose:
+        warnings.warn(
+            f"{key}={path} has class folders, so the {len(loose)} pictures beside them are left "
+            f"out ({named(Path(p).name for p in loose)}).",
+            stacklevel=2,
+        )
+    return Folder(key, folder, tuple(samples), tuple(class_names), labelled=True)
+
+
+def check_same_classes(train: Folder, val: Folder) -> None:
+    """Make sure that class numbers mean the same in both splits.
+
+    Raises:
+        DataError: If one has labels and the other none, or the classes differ.
+    """
+    if train.labelled != val.labelled:
+        flat, deep = (val, train) if train.labelled else (train, val)
+        raise DataError(
+            f"{flat.key}={flat.path} has no class folders but {deep.key}={deep.path} has "
+            f"{len(deep.class_names)}; give both the same class folders, or leave data.val_dir out."
+        )
+    missing = sorted(set(train.class_names) - set(val.class_names))
+    extra = sorted(set(val.class_names) - set(train.class_names))
+    if missing or extra:
+        parts = [f"lacks {len(missing)} ({named(missing)})"] if missing else []
+        parts += [f"has {len(extra)} others ({named(extra)})"] if extra else []
+        raise DataError(
+            f"{val.key}={val.path} does not have the {len(train.class_names)} classes of "
+            f"{train.key}={train.path}: it {' and '.join(parts)}; give both folders the same class "
+            "folders."
+        )
+
+
+def drop_unreadable(
+    folder: Folder, on_error: str, workers: int
+) -> tuple[Folder, list[tuple[str, str]]]:
+    """Decode every picture and leave out, or refuse, those that fail.
+
+    Args:
+        folder: The pictures.
+        on_error: ``"raise"`` or ``"skip"``.
+        workers: Threads to decode with.
+
+    Returns:
+        The folder with readable pictures only, and ``(path, reason)`` of the others.
+
+    Raises:
+        DataError: If there are unreadable pictures and ``on_error`` is ``"raise"``, or if no
+            picture is readable.
+    """
+    faults = find_unreadable([path for path, _ in folder.samples], workers)
+    if not faults:
+        return folder, []
+    listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)
+    count = f"{len(faults)} of the {len(folder.samples)} pictures in {folder.key}={folder.path}"
+    if len(faults) == len(folder.samples):
+        raise DataError(
+            f"{count} cannot be read ({listed}), which leaves none; give a folder with readable "
+            "pictures."
+        )
+    if on_error == "raise":
+        raise DataError(
+            f"{count} cannot be read ({listed}); repair or remove them, or set data.on_error=skip "
+            "to leave them out."
+        )
+    bad = {path for path, _ in faults}
+    kept = tuple(sample for sample in folder.samples if sample[0] not in bad)
+    return replace(folder, samples=kept), faults
+
+
+def named(names: Iterable[str]) -> str:
+    """List at most five names, and how many there are beyond them."""
+    every = list(names)
+    more = f", and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
+    return ", ".join(every[:_NAMED]) + more
+
+
+_EXPECTED = "give a folder with one sub-folder of pictures a class, or one of pictures alone"
+
+
+def _is_picture(path: str) -> bool:
+    # Hidden files with a picture's extension are other systems' notes ("._cat.jpg"), no pictures.
+    return not os.path.basename(path).startswith(".") and has_file_allowed_extension(
+        path, PICTURE_EXTENSIONS
+    )
+
+
+def _labelled_samples(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
+    if not class_names:
+        return []
+    numbers = {name: i for i, name in enumerate(class_names)}
+    samples: list[tuple[str, int]] = make_dataset(
+        str(folder), numbers, is_valid_file=_is_picture, allow_empty=True
+    )
+    return samples

@@ -1,0 +1,118 @@
+"""Reading picture files of any mode as 8-bit RGB, and finding the ones that cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from erssl.errors import DataError
+
+#: torchvision's list and GIF, of which the first frame is read.
+PICTURE_EXTENSIONS: tuple[str, ...] = (*IMG_EXTENSIONS, ".gif")
+
+_BLOCK = 8192
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read the picture at ``path`` as 8-bit RGB.
+
+    Grey, palette, CMYK and transparent pictures become RGB as in torchvision's own loader (alpha
+    is dropped); 16-bit grey is scaled from 0..65535 to 0..255, where Pillow alone would cut all
+    values above 255; of an animation the first frame is read.
+
+    Args:
+        path: A file that Pillow can open.
+
+    Returns:
+        A PIL picture of mode "RGB" and the file's own size (W, H).
+
+    Raises:
+        DataError: If the file is absent, empty, truncated, no picture, or of a kind without a
+            defined range of values (floating point).
+    """
+    try:
+        with Image.open(path) as picture:
+            return _to_rgb(picture)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise DataError(
+            f"the picture {path} cannot be read ({_reason(path, error)}); repair or remove it."
+        ) from error
+
+
+def find_unreadable(paths: Sequence[str | Path], workers: int = 1) -> list[tuple[str, str]]:
+    """Decode every file and tell which ones fail.
+
+    JPEG files are decoded at an eighth of their size: the whole stream is still read, at a
+    fraction of the cost.
+
+    Args:
+        paths: The files.
+        workers: Threads to decode with; Pillow's decoders run side by side.
+
+    Returns:
+        ``(path, reason)`` of each unreadable file, in the order of ``paths``.
+    """
+    unreadable: list[tuple[str, str]] = []
+    with _strict_decoding(), ThreadPoolExecutor(max(1, workers)) as pool:
+        # In blocks, since a pool makes one object for each pending file.
+        for start in range(0, len(paths), _BLOCK):
+            block = paths[start : start + _BLOCK]
+            for path, reason in zip(block, pool.map(_fault, block), strict=True):
+                if reason is not None:
+                    unreadable.append((str(path), reason))
+    return unreadable
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F":
+        raise ValueError("floating-point values without a defined range")
+    if picture.mode == "I" or picture.mode.startswith("I;"):
+        values = np.clip(np.asarray(picture).astype(np.float64), 0, 65535)
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+    if picture.mode == "P" and "transparency" in picture.info:
+        # Pillow warns about the direct way; the colours are the same.
+        return picture.convert("RGBA").convert("RGB")
+    return picture.convert("RGB")
+
+
+def _fault(path: str | Path) -> str | None:
+    try:
+        with Image.open(path) as picture:
+            if picture.format in ("JPEG", "MPO"):
+                picture.draft(None, (1, 1))
+                picture.load()
+            else:
+                _to_rgb(picture)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        return _reason(path, error)
+    return None
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "no permission"
+    with contextlib.suppress(OSError):
+        if Path(path).stat().st_size == 0:
+            return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _strict_decoding() -> Iterator[None]:
+    """Undo, for a while, the global switch by which some libraries let truncated files pass."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -1,0 +1,176 @@
+"""The loaders: augmented views to train on, plain pictures to evaluate on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from erssl.data.checks import check_whole
+from erssl.data.datasets import PictureDataset, load_datasets
+from erssl.data.options import DataOptions
+from erssl.data.views import build_eval_transform, build_views
+from erssl.errors import DataError
+
+
+class TransformedDataset(Dataset[tuple[Any, int]]):
+    """A data set whose pictures pass a transform."""
+
+    def __init__(self, pictures: PictureDataset, transform: Callable[[Image.Image], Any]) -> None:
+        """Take the pictures and a transform to a tensor or a list of views."""
+        self.pictures = pictures
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """One transformed picture and its class number."""
+        picture, target = self.pictures[index]
+        return self.transform(picture), target
+
+
+def seed_worker(worker_id: int, rank: int = 0) -> None:
+    """Seed every random number generator that a transform may use, in a loader process.
+
+    lightly's blur, solarisation and rotation draw from numpy's global generator, which torch
+    leaves alone: forked workers would all repeat the parent's draws.
+
+    Args:
+        worker_id: Number of the loader process, given by torch.
+        rank: Number of the training process; each has its own augmentations.
+    """
+    # torch gives each worker the loader's seed plus the worker's number.
+    sequence = np.random.SeedSequence([torch.initial_seed() - worker_id, worker_id, rank])
+    torch_seed, python_seed = sequence.generate_state(2, np.uint64)
+    torch.manual_seed(int(torch_seed))
+    random.seed(int(python_seed))
+    np.random.seed(sequence.spawn(1)[0].generate_state(4))
+
+
+class SSLDataModule(LightningDataModule):
+    """Loaders of a data set for pretraining and its evaluation.
+
+    With worker processes the batches depend on ``seed`` alone (and on the number of workers), not
+    on the state of the global generators. With ``num_workers=0`` the order does, and the
+    augmentations draw from the global generators, which the run has to seed.
+
+    Attributes:
+        options: The data set.
+        batch_size: Pictures a step on each device.
+        seed: Of the order and the augmentations.
+        datasets: The raw pictures and what is known about them.
+    """
+
+    def __init__(self, options: DataOptions, batch_size: int, seed: int) -> None:
+        """Load and check the pictures.
+
+        Args:
+            options: The data set.
+            batch_size: Pictures a step on each device.
+            seed: Of the order and the augmentations.
+
+        Raises:
+            ConfigError: If ``batch_size`` or ``seed`` is out of range.
+            DataError: If the pictures are missing, unreadable, or fewer than a batch.
+        """
+        super().__init__()
+        check_whole("batch_size", batch_size, 1, "a number of pictures")
+        check_whole("seed", seed, 0, "a seed")
+        self.options = options
+        self.batch_size = batch_size
+        self.seed = seed
+        # Before the pictures, since a wrong recipe is quicker to find than a broken file.
+        size, mean, std = options.image_size, options.mean, options.std
+        self.train_transform = build_views(options.views, size, mean, std)
+        self.eval_transform = build_eval_transform(size, mean, std)
+        self.datasets = load_datasets(options)
+        self.validate()
+
+    def validate(self, num_devices: int = 1) -> None:
+        """Make sure that an epoch has at least one full batch on every device.
+
+        Args:
+            num_devices: Training processes that share the pictures.
+
+        Raises:
+            DataError: If it has none.
+        """
+        available = len(self.datasets.train)
+        needed = self.batch_size * num_devices
+        if needed > available:
+            on = f" on {num_devices} devices" if num_devices > 1 else ""
+            raise DataError(
+                f"batch_size={self.batch_size}{on} is larger than the {available} training "
+                f"pictures; set it to {max(1, available // num_devices)} or less, or add pictures."
+            )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Give shuffled full batches of views.
+
+        Returns:
+            A loader of ``[views, targets]``: a list of n_views tensors (B, 3, H, W), and (B,).
+
+        Raises:
+            DataError: If a batch on every device is more than there is.
+        """
+        trainer = self.trainer
+        self.validate(trainer.world_size if trainer is not None else 1)
+        # A resumed run must not repeat the order and augmentations of its first epochs.
+        epoch = trainer.current_epoch if trainer is not None else 0
+        return self._loader(
+            TransformedDataset(self.datasets.train, self.train_transform),
+            epoch=epoch,
+            shuffle=True,
+            drop_last=True,
+            persistent_workers=self.options.workers > 0,
+        )
+
+    def eval_dataloader(self, split: Literal["train", "val"]) -> DataLoader[Any]:
+        """Give the pictures of a split in their order, without augmentation.
+
+        Args:
+            split: ``"train"`` or ``"val"``.
+
+        Returns:
+            A loader of ``[images, targets]``: (B, 3, image_size, image_size) and (B,).
+
+        Raises:
+            DataError: If there is no such split.
+        """
+        pictures = self.datasets.train if split == "train" else self.datasets.val
+        if pictures is None:
+            raise DataError(
+                f"data.name={self.options.name} has no validation pictures here; name a folder of "
+                "them with data.val_dir."
+            )
+        return self._loader(TransformedDataset(pictures, self.eval_transform))
+
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Give the validation loader, or an empty list where there is no validation split."""
+        return self.eval_dataloader("val") if self.datasets.val is not None else []
+
+    def _loader(
+        self, dataset: TransformedDataset, epoch: int = 0, **keywords: Any
+    ) -> DataLoader[Any]:
+        # Without a generator of its own, a loader draws from the global one and so changes what
+        # the rest of the run draws.
+        state = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.options.workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(int(state)),
+            worker_init_fn=partial(seed_worker, rank=rank),
+            **keywords,
+        )

@@ -1,0 +1,155 @@
+"""The options of a data set, checked when they are made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+
+from erssl.data.checks import as_numbers, check_choice, check_switch, check_whole
+from erssl.data.views import ViewOptions
+from erssl.errors import ConfigError
+
+DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet"]
+
+DATASETS: tuple[str, ...] = get_args(DatasetName)
+
+_GREY_DIGITS = ((0.3054,) * 3, (0.376,) * 3)  # of the 1,437 training scans
+_IMAGENET = (tuple(IMAGENET_NORMALIZE["mean"]), tuple(IMAGENET_NORMALIZE["std"]))
+
+# The location keys that each data set reads; any other one that is set is a mistake.
+_LOCATIONS: dict[str, tuple[str, ...]] = {
+    "digits": (),
+    "cifar10": ("root", "download"),
+    "cifar100": ("root", "download"),
+    "imagefolder": ("train_dir", "val_dir"),
+    "imagenet": ("root", "train_dir", "val_dir"),
+}
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which pictures, and how they are read.
+
+    The defaults are those of ``"digits"``; `default_options` gives those of the others.
+
+    Attributes:
+        name: ``"digits"`` (scikit-learn's 1,797 scans of 8 × 8 pixels, nothing to download),
+            ``"cifar10"``, ``"cifar100"`` (torchvision's classes), ``"imagefolder"`` (a folder of
+            pictures, one sub-folder a class, or pictures alone for training without labels) or
+            ``"imagenet"`` (``root/train`` and ``root/val`` as image folders).
+        root: Folder of CIFAR or ImageNet.
+        train_dir: Training pictures of ``"imagefolder"``; on ``"imagenet"`` in place of
+            ``root/train``.
+        val_dir: Validation pictures in the same way; without it ``"imagefolder"`` has no accuracy.
+        download: Fetch CIFAR into ``root`` if it is not there. With several processes that start
+            on their own (torchrun, a cluster), download once before.
+        image_size: Side of the global views and of evaluation pictures, pixels.
+        mean: Channel means of pixels in 0..1.
+        std: Channel deviations of pixels in 0..1.
+        views: The augmentation.
+        num_workers: Loader processes (and threads of the check) of each training process; 0 loads
+            in the training process itself, ``None`` takes one less than the CPUs that this process
+            may use, at most 8.
+        on_error: What an unreadable file in an image folder does: stop the run before training
+            (``"raise"``), or be left out and listed (``"skip"``, which needs ``verify``).
+        verify: Decode every file of an image folder once before training. Takes minutes on
+            ImageNet; without it an unreadable file stops the run when its turn comes.
+
+    Raises:
+        ConfigError: If a value is out of range, or is set and not read by this data set.
+    """
+
+    name: DatasetName = "digits"
+    root: str | None = None
+    train_dir: str | None = None
+    val_dir: str | None = None
+    download: bool = False
+    image_size: int = 16
+    mean: tuple[float, ...] = _GREY_DIGITS[0]
+    std: tuple[float, ...] = _GREY_DIGITS[1]
+    views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="digits"))
+    num_workers: int | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values; tuples may come as lists, as configuration files have them."""
+        check_choice("data.name", self.name, DATASETS)
+        check_choice("data.on_error", self.on_error, ("raise", "skip"))
+        check_switch("data.download", self.download)
+        check_switch("data.verify", self.verify)
+        check_whole("data.image_size", self.image_size, 1, "a size in pixels")
+        if self.num_workers is not None:
+            check_whole("data.num_workers", self.num_workers, 0, "a number of loader processes")
+        for key in ("root", "train_dir", "val_dir", "download"):
+            if getattr(self, key) and key not in _LOCATIONS[self.name]:
+                read = [f"data.{k}" for k in _LOCATIONS[self.name]] or ["no location"]
+                raise ConfigError(
+                    f"data.{key}={getattr(self, key)} is not read by data.name={self.name}, which "
+                    f"reads {' and '.join(read)}; leave data.{key} out."
+                )
+        if self.on_error == "skip" and not self.verify:
+            raise ConfigError(
+                "data.on_error=skip needs data.verify=true, which is off; set it, or "
+                "data.on_error=raise."
+            )
+        for key in ("mean", "std"):
+            channels = as_numbers(
+                f"data.{key}", getattr(self, key), 3, "one value each for red, green and blue"
+            )
+            object.__setattr__(self, key, channels)
+        if min(self.std) <= 0:
+            raise ConfigError(
+                f"data.std={list(self.std)} holds a value that is not positive; give the "
+                "deviations of the three channels."
+            )
+
+    @property
+    def workers(self) -> int:
+        """Number of loader processes, decided."""
+        return min(8, _cpus() - 1) if self.num_workers is None else self.num_workers
+
+
+def default_options(name: DatasetName, **changes: Any) -> DataOptions:
+    """Give the options that suit a data set: its size, channel statistics and views.
+
+    Args:
+        name: The data set.
+        **changes: Fields of `DataOptions` to set otherwise.
+
+    Returns:
+        The options.
+
+    Raises:
+        ConfigError: As `DataOptions`.
+
+    Example:
+        >>> default_options("cifar10", root="data", download=True).image_size
+        32
+    """
+    check_choice("data.name", name, DATASETS)
+    suited: dict[str, Any] = {"name": name}
+    if name in ("cifar10", "cifar100"):
+        mean, std = _CIFAR[name]
+        suited |= {"image_size": 32, "mean": mean, "std": std, "views": ViewOptions("cifar")}
+    elif name in ("imagefolder", "imagenet"):
+        suited |= {"image_size": 224, "mean": _IMAGENET[0], "std": _IMAGENET[1]}
+        suited |= {"views": ViewOptions("dino"), "verify": name == "imagefolder"}
+    return DataOptions(**(suited | changes))
+
+
+# Means and deviations over all pixels of the training pictures.
+_CIFAR: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+
+def _cpus() -> int:
+    # A container or a batch system often grants fewer CPUs than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,246 @@
+"""View recipes: how one picture becomes the views that a method compares.
+
+Every recipe is composed of lightly's transforms. lightly's ``DINOTransform`` is not used, because
+its second global view ignores ``cj_strength`` (seen in lightly 1.6.0); its ``DINOViewTransform``
+is, once a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lightly.transforms.byol_transform import (
+    BYOLTransform,
+    BYOLView1Transform,
+    BYOLView2Transform,
+)
+from lightly.transforms.dino_transform import DINOViewTransform
+from lightly.transforms.multi_view_transform import MultiViewTransform
+from lightly.transforms.simclr_transform import SimCLRViewTransform
+from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
+
+from erssl.data.checks import as_numbers, check_choice, check_whole
+from erssl.errors import ConfigError
+
+Recipe = Literal["byol", "simclr", "dino", "cifar", "digits"]
+Scale = tuple[float, float]
+
+RECIPES: tuple[str, ...] = get_args(Recipe)
+MULTI_CROP_RECIPES: tuple[str, ...] = ("dino", "cifar", "digits")
+
+_LOCAL_SCALE: dict[str, Scale] = {
+    "dino": (0.05, 0.4),  # MVEB §6.1, DINO's two-to-many crops
+    "cifar": (0.05, 0.4),  # as "dino"
+    "digits": (0.3, 0.5),  # below 0.3 a stroke is left that several digits share
+}
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """What the views of a picture are.
+
+    Attributes:
+        recipe: Which augmentation.
+
+            - ``"dino"``: MVEB §6.1 and DINO: jitter 0.4/0.4/0.2/0.1 with probability 0.8, grey
+              0.2, blur 1.0 / 0.1 / 0.5 (first, second, local views), solarisation 0.2 on the
+              second view, bicubic.
+            - ``"byol"``: lightly's BYOL defaults (the same strengths, bilinear), two views.
+            - ``"simclr"``: lightly's SimCLR defaults (jitter 0.8/0.8/0.8/0.2), two views.
+            - ``"cifar"``: lightly's CIFAR-10 benchmark for SimCLR (strength 0.5, thus jitter
+              0.4/0.4/0.4/0.1, and no blur, which would wipe out 32 × 32 pictures), bicubic.
+            - ``"digits"``: small grey scans of characters: no flips (a mirrored 2 or a turned 6
+              is another sign or none), no colour, no blur; rotation within ±15 degrees and jitter
+              of brightness and contrast 0.4 with probability 0.8.
+        n_local_views: Number of small crops beside the two global views.
+        local_image_size: Side of the local views in pixels, at most that of the global views.
+        global_scale: Smallest and largest share of the picture's area in a global view. ``None``
+            is the recipe's own: (0.08, 1) for two views (lightly's and BYOL's default: the
+            variety must come from the crops themselves) but (0.4, 1) for ``"dino"`` and
+            ``"cifar"`` once there are local views (MVEB §6.1: the local views bring the variety,
+            and a global view is the whole that they are compared with); (0.5, 1) for
+            ``"digits"``, where half of a scan still shows which digit it is.
+        local_scale: The same for the local views. ``None``: (0.05, 0.4) (MVEB §6.1), and
+            (0.3, 0.5) for ``"digits"``.
+
+    Raises:
+        ConfigError: If a value is out of range, or the recipe has no local views.
+    """
+
+    recipe: Recipe = "dino"
+    n_local_views: int = 0
+    local_image_size: int = 96
+    global_scale: Scale | None = None
+    local_scale: Scale | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values; pairs may come as lists, as configuration files have them."""
+        check_choice("data.views.recipe", self.recipe, RECIPES)
+        check_whole("data.views.n_local_views", self.n_local_views, 0, "a number of views")
+        check_whole("data.views.local_image_size", self.local_image_size, 1, "a size in pixels")
+        if self.n_local_views > 0 and self.recipe not in MULTI_CROP_RECIPES:
+            raise ConfigError(
+                f"data.views.n_local_views={self.n_local_views} cannot be had with "
+                f"data.views.recipe={self.recipe}, which gives two views; choose one of "
+                f"{', '.join(MULTI_CROP_RECIPES)}, or n_local_views=0."
+            )
+        for key in ("global_scale", "local_scale"):
+            object.__setattr__(self, key, _checked_scale(f"data.views.{key}", getattr(self, key)))
+        if (
+            self.global_scale is not None
+            and self.global_scale[1] != 1
+            and self.recipe not in MULTI_CROP_RECIPES
+        ):
+            raise ConfigError(
+                f"data.views.global_scale={self.global_scale} does not end at 1, which "
+                f"data.views.recipe={self.recipe} needs; end it at 1, or choose one of "
+                f"{', '.join(MULTI_CROP_RECIPES)}."
+            )
+
+    @property
+    def n_views(self) -> int:
+        """Number of views of a picture, global and local."""
+        return 2 + self.n_local_views
+
+
+def build_views(
+    options: ViewOptions, image_size: int, mean: Sequence[float], std: Sequence[float]
+) -> MultiViewTransform:
+    """Make the transform from a picture to its views.
+
+    Args:
+        options: The recipe and its sizes.
+        image_size: Side of the two global views in pixels.
+        mean: Channel means to subtract, three values for pixels in 0..1.
+        std: Channel deviations to divide by.
+
+    Returns:
+        A transform from a PIL picture to a list of ``options.n_views`` tensors: two of
+        (3, image_size, image_size), then the local ones of
+        (3, local_image_size, local_image_size).
+
+    Raises:
+        ConfigError: If the local views are larger than the global ones.
+    """
+    if options.n_local_views > 0 and options.local_image_size > image_size:
+        raise ConfigError(
+            f"data.views.local_image_size={options.local_image_size} is larger than "
+            f"data.image_size={image_size}; local views are the small ones, so give at most "
+            f"{image_size}."
+        )
+    scale = options.global_scale or _default_global_scale(options)
+    normalize = {"mean": list(mean), "std": list(std)}
+    if options.recipe == "byol":
+        common: dict[str, Any] = {
+            "input_size": image_size,
+            "min_scale": scale[0],
+            "normalize": normalize,
+        }
+        return BYOLTransform(BYOLView1Transform(**common), BYOLView2Transform(**common))
+    if options.recipe == "simclr":
+        view = SimCLRViewTransform(input_size=image_size, min_scale=scale[0], normalize=normalize)
+        return MultiViewTransform([view, view])
+    globals_ = [
+        DINOViewTransform(
+            crop_size=image_size,
+            crop_scale=scale,
+            normalize=normalize,
+            **_strengths(options.recipe, role),
+        )
+        for role in (0, 1)
+    ]
+    local = DINOViewTransform(
+        crop_size=options.local_image_size,
+        crop_scale=options.local_scale or _LOCAL_SCALE[options.recipe],
+        normalize=normalize,
+        **_strengths(options.recipe, 2),
+    )
+    return MultiViewTransform([*globals_, *[local] * options.n_local_views])
+
+
+def build_eval_transform(image_size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """Make the transform without augmentation, for features and accuracy.
+
+    From 96 pixels up the shorter side is resized to 256/224 of ``image_size`` before the centre is
+    cut out, as is usual on ImageNet (256, then 224); small pictures are used to their edge.
+
+    Args:
+        image_size: Side of the result in pixels.
+        mean: Channel means to subtract, three values for pixels in 0..1.
+        std: Channel deviations to divide by.
+
+    Returns:
+        A transform from a PIL picture to a tensor (3, image_size, image_size).
+    """
+    resized = round(image_size * 256 / 224) if image_size >= 96 else image_size
+    return T.Compose(
+        [
+            T.Resize(resized),
+            T.CenterCrop(image_size),
+            T.ToTensor(),
+            T.Normalize(mean=list(mean), std=list(std)),
+        ]
+    )
+
+
+def _default_global_scale(options: ViewOptions) -> Scale:
+    if options.recipe == "digits":
+        return (0.5, 1.0)
+    return (0.4, 1.0) if options.n_local_views > 0 else (0.08, 1.0)
+
+
+def _strengths(recipe: str, role: int) -> dict[str, Any]:
+    """Keywords of lightly's view transform; role 0 and 1 are the global views, 2 is local."""
+    if recipe == "dino":
+        return _JITTER_DINO | {
+            "gaussian_blur": (1.0, 0.1, 0.5)[role],
+            "solarization_prob": (0.0, 0.2, 0.0)[role],
+        }
+    return _STRENGTHS_CIFAR if recipe == "cifar" else _STRENGTHS_DIGITS
+
+
+_JITTER_DINO: dict[str, Any] = {
+    "cj_strength": 1.0,
+    "cj_bright": 0.4,
+    "cj_contrast": 0.4,
+    "cj_sat": 0.2,
+    "cj_hue": 0.1,
+}
+# lightly's CIFAR-10 benchmark: SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
+_STRENGTHS_CIFAR: dict[str, Any] = {
+    "cj_strength": 0.5,
+    "cj_bright": 0.8,
+    "cj_contrast": 0.8,
+    "cj_sat": 0.8,
+    "cj_hue": 0.2,
+    "gaussian_blur": 0.0,
+    "solarization_prob": 0.0,
+}
+_STRENGTHS_DIGITS: dict[str, Any] = {
+    "hf_prob": 0.0,
+    "vf_prob": 0.0,
+    "rr_prob": 1.0,
+    "rr_degrees": 15.0,
+    "cj_strength": 1.0,
+    "cj_bright": 0.4,
+    "cj_contrast": 0.4,
+    "cj_sat": 0.0,
+    "cj_hue": 0.0,
+    "random_gray_scale": 0.0,
+    "gaussian_blur": 0.0,
+    "solarization_prob": 0.0,
+}
+
+
+def _checked_scale(key: str, value: Sequence[float] | None) -> Scale | None:
+    if value is None:
+        return None
+    low, high = as_numbers(key, value, 2, "a range of crop areas")
+    if not 0 < low <= high <= 1:
+        raise ConfigError(
+            f"{key}={[low, high]} is not a range of crop areas; give two shares of the picture, "
+            "the smaller first, above 0 and up to 1."
+        )
+    return low, high

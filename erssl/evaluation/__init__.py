@@ -1,0 +1,7 @@
+"""How good a backbone is: frozen features, then a protocol ``features -> metrics``."""
+
+from erssl.evaluation.features import Features, extract_features
+from erssl.evaluation.knn import knn_accuracy
+from erssl.evaluation.linear import linear_accuracy
+
+__all__ = ["Features", "extract_features", "knn_accuracy", "linear_accuracy"]

@@ -1,0 +1,52 @@
+"""Frozen features of a data set, the one input of every protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """Features of a split.
+
+    Attributes:
+        features: Backbone features (N, feature_dim), float32, on the CPU.
+        labels: Class indices (N,).
+    """
+
+    features: Tensor
+    labels: Tensor
+
+
+@torch.no_grad()
+def extract_features(
+    backbone: nn.Module, loader: Iterable[Any], device: torch.device | str = "cpu"
+) -> Features:
+    """Pass a data set through a frozen backbone.
+
+    The backbone runs in eval mode and is left in the mode it came in; neither its weights nor its
+    running statistics change.
+
+    Args:
+        backbone: Module giving features (N, feature_dim) of images (N, 3, H, W).
+        loader: Batches (images, labels, …).
+        device: Where the backbone is.
+
+    Returns:
+        Features and labels in the loader's order.
+    """
+    training = backbone.training
+    backbone.eval()
+    features, labels = [], []
+    try:
+        for batch in loader:
+            images, targets = batch[0], batch[1]
+            output = backbone(images.to(device, non_blocking=True)).flatten(start_dim=1)
+            features.append(output.float().cpu())
+            labels.append(targets)
+    finally:
+        backbone.train(training)
+    return Features(torch.cat(features), torch.cat(labels))

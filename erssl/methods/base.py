@@ -1,0 +1,232 @@
+"""What all methods share: optimiser, target branch, logging, online probe.
+
+A method of its own is a short file: it builds a head and a criterion in ``__init__`` and says in
+``multi_view_step`` who is online, who is target and what the loss sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+
+import torch
+import torch.nn.functional as F
+from lightly.utils.benchmarking import OnlineLinearClassifier
+from lightly.utils.scheduler import cosine_schedule
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from erssl.entropy import kde_entropy
+from erssl.methods.optimizer import OptimizerOptions, build_optimizer
+from erssl.methods.target import make_target, update_target
+from erssl.models import build_backbone
+
+Target = Literal["momentum", "shared"]
+MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER paper, section 5)
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What ``erssl methods`` says of a method."""
+
+    paper: str
+    family: str
+    views: str
+    target: str
+
+
+class TrainingOptions(TypedDict, total=False):
+    """Keyword options that every method takes."""
+
+    backbone: nn.Module | str
+    optimizer: OptimizerOptions | None
+    momentum_start: float
+    momentum_end: float
+    channels_last: bool
+    compile: bool
+
+
+class StepOutput(NamedTuple):
+    """What one step gives: the loss, and what logging and probes look at."""
+
+    loss: Tensor
+    features: Tensor  # (N, feature_dim) of view 0
+    online: Tensor  # (N, d) of view 0
+    target: Tensor  # (N, d) that view 0 meets
+
+
+class MultiViewMethod(LightningModule):
+    """Base of every method; runs in ``erssl pretrain`` and in lightly's benchmark script.
+
+    Attributes:
+        backbone: The online backbone, which is evaluated and kept.
+        projection_head: Maps features to what the loss sees.
+        criterion: The loss.
+        online_classifier: lightly's linear probe, trained beside on detached features.
+        info: Paper, family, views and target branch.
+        default_optimizer: The paper's recipe.
+    """
+
+    info: ClassVar[MethodInfo]
+    default_optimizer: ClassVar[OptimizerOptions] = OptimizerOptions()
+
+    backbone: nn.Module
+    projection_head: nn.Module
+    target_backbone: nn.Module | None = None
+    target_projection_head: nn.Module | None = None
+    criterion: nn.Module
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        backbone: nn.Module | str = "resnet50",
+        optimizer: OptimizerOptions | None = None,
+        momentum_start: float = 0.996,
+        momentum_end: float = 1.0,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        """Set up what does not differ between methods.
+
+        Args:
+            batch_size_per_device: Pictures per step and device; scales the learning rate.
+            num_classes: Classes of the online probe.
+            backbone: A module with ``feature_dim``, or the name of a torchvision ResNet.
+            optimizer: Optimiser and schedule; ``None`` takes the paper's.
+            momentum_start: EMA of the target at the first step (MVEB, section 6.1: 0.996).
+            momentum_end: EMA of the target at the last step, reached by a cosine (1).
+            channels_last: Keep pictures and weights in channels-last memory.
+            compile: Compile the backbone with ``torch.compile``.
+        """
+        super().__init__()
+        self.batch_size_per_device = batch_size_per_device
+        self.backbone = build_backbone(backbone) if isinstance(backbone, str) else backbone
+        self.feature_dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
+        self.optimizer_options = optimizer or self.default_optimizer
+        self.momentum_start = momentum_start
+        self.momentum_end = momentum_end
+        self.channels_last = channels_last
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            self.backbone.compile()
+        self.online_classifier = OnlineLinearClassifier(
+            self.feature_dim, num_classes, topk=tuple(k for k in (1, 5) if k <= num_classes)
+        )
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """Compute the loss of a batch.
+
+        Args:
+            views: Global views (N, 3, H, W), then local views, as the view recipe gives them.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Backbone features (N, feature_dim) of images (N, 3, H, W)."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.backbone(images)
+        return features.flatten(start_dim=1)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embedding (N, d) that the loss sees, of images (N, 3, H, W)."""
+        embedding: Tensor = self.projection_head(self(images))
+        return embedding
+
+    def online_branch(self, views: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Features of view 0 and embeddings of every view, one pass per picture size."""
+        features: list[Tensor] = []
+        embeddings: list[Tensor] = []
+        for group in _group_by_size(views):
+            group_features = self(torch.cat(group))
+            features += group_features.chunk(len(group))
+            embeddings += self.projection_head(group_features).chunk(len(group))
+        return features[0], embeddings
+
+    @torch.no_grad()
+    def target_branch(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Embeddings of the global views by the target branch."""
+        if self.target_backbone is None or self.target_projection_head is None:
+            raise RuntimeError("This method has no target branch; call add_target in __init__.")
+        images = torch.cat(list(views))
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = self.target_backbone(images).flatten(start_dim=1)
+        return list(self.target_projection_head(features).chunk(len(views)))
+
+    def add_target(self) -> None:
+        """Give the method a target branch, a copy of the online one."""
+        self.target_backbone = make_target(self.backbone)
+        self.target_projection_head = make_target(self.projection_head)
+
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """Loss of a batch (views, labels, …) plus that of the online probe."""
+        views, labels = batch[0], batch[1]
+        step = self.multi_view_step(views)
+        self._log_step(step, len(labels))
+        probe_loss, probe_log = self.online_classifier.training_step(
+            (step.features.detach(), labels), batch_idx
+        )
+        self.log_dict(probe_log, batch_size=len(labels), on_step=False, on_epoch=True)
+        return step.loss + probe_loss
+
+    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """Accuracy of the online probe on a batch (images, labels, …)."""
+        images, labels = batch[0], batch[1]
+        loss, probe_log = self.online_classifier.validation_step((self(images), labels), batch_idx)
+        self.log_dict(probe_log, batch_size=len(labels), sync_dist=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser and per-step schedule of :class:`OptimizerOptions`."""
+        trainer = self.trainer
+        return build_optimizer(
+            self.optimizer_options,
+            self.trained_modules(),
+            self.online_classifier,
+            self.batch_size_per_device * trainer.world_size * trainer.accumulate_grad_batches,
+            int(trainer.estimated_stepping_batches),
+            trainer.max_epochs or 1,
+        )
+
+    def trained_modules(self) -> list[nn.Module]:
+        """Modules that the optimiser trains, the online probe aside."""
+        return [self.backbone, self.projection_head]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step the optimiser, then let the target follow."""
+        step, last = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
+        super().optimizer_step(*args, **kwargs)
+        if self.target_backbone is None or self.target_projection_head is None:
+            return
+        momentum = cosine_schedule(min(step, last), last, self.momentum_start, self.momentum_end)
+        update_target(self.backbone, self.target_backbone, momentum)
+        update_target(self.projection_head, self.target_projection_head, momentum)
+
+    @torch.no_grad()
+    def _log_step(self, step: StepOutput, batch_size: int) -> None:
+        """Loss, entropy (leave-one-out KDE, nats) and alignment (mean cosine) of every method."""
+        self.log("train_loss", step.loss, batch_size=batch_size)
+        trainer = self.trainer
+        if trainer.global_step % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+            online = F.normalize(step.online.float(), dim=-1)
+            target = F.normalize(step.target.float(), dim=-1)
+            entropy = kde_entropy(online, MONITOR_KAPPA, leave_one_out=len(online) > 1)
+            self.log("train_entropy", entropy, batch_size=batch_size)
+            self.log("train_alignment", (online * target).sum(-1).mean(), batch_size=batch_size)
+        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+
+
+def _group_by_size(views: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Consecutive views of one size together, so that each size takes a single pass."""
+    groups: list[list[Tensor]] = []
+    for view in views:
+        if groups and groups[-1][0].shape == view.shape:
+            groups[-1].append(view)
+        else:
+            groups.append([view])
+    return groups

@@ -1,0 +1,130 @@
+"""Optimisers and schedules of the papers, from lightly's and torch's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from lightly.models.utils import get_weight_decay_parameters
+from lightly.utils.lars import LARS
+from lightly.utils.scheduler import CosineWarmupScheduler
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
+
+from erssl.errors import ConfigError
+
+OptimizerName = Literal["lars", "sgd", "adamw"]
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Optimiser and learning-rate schedule; the defaults are MVEB's main recipe (section 6.1).
+
+    Attributes:
+        name: ``"lars"``, ``"sgd"`` or ``"adamw"``.
+        base_lr: Learning rate for a batch of 256; it is scaled by batch / 256 (Goyal et al.
+            2017). MVEB section 6.1: 0.4 with LARS (its reference code: 0.3).
+        momentum: Momentum of LARS and SGD; β1 of AdamW.
+        weight_decay: Not applied to biases and normalisation layers, which LARS does not adapt
+            either.
+        trust_coefficient: Of LARS.
+        warmup_epochs: Epochs of linear warm-up from 0.
+        final_lr_ratio: Where the cosine ends, relative to the peak; MVEB: 1/1000.
+    """
+
+    name: OptimizerName = "lars"
+    base_lr: float = 0.4
+    momentum: float = 0.9
+    weight_decay: float = 1e-6
+    trust_coefficient: float = 0.001
+    warmup_epochs: int = 10
+    final_lr_ratio: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Refuse values that no optimiser takes."""
+        if self.name not in get_args(OptimizerName):
+            raise ConfigError(
+                f"optimizer.name={self.name} is unknown; choose one of "
+                f"{', '.join(get_args(OptimizerName))}."
+            )
+        for key in ("base_lr", "trust_coefficient"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"optimizer.{key} must be above 0 but is {getattr(self, key)}.")
+        for key in ("weight_decay", "warmup_epochs", "final_lr_ratio"):
+            if not getattr(self, key) >= 0:
+                raise ConfigError(
+                    f"optimizer.{key} must be at least 0 but is {getattr(self, key)}."
+                )
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"optimizer.momentum must lie in [0, 1) but is {self.momentum}.")
+
+
+def build_optimizer(
+    options: OptimizerOptions,
+    modules: Iterable[nn.Module],
+    online_classifier: nn.Module,
+    global_batch_size: int,
+    total_steps: int,
+    epochs: int,
+) -> dict[str, Any]:
+    """Optimiser and per-step schedule in the form that Lightning's ``configure_optimizers`` gives.
+
+    Args:
+        options: What to build.
+        modules: Modules whose parameters are trained.
+        online_classifier: The online probe, trained without weight decay.
+        global_batch_size: Pictures per step over all devices.
+        total_steps: Optimiser steps of the whole run.
+        epochs: Epochs of the whole run.
+
+    Returns:
+        Dictionary with ``optimizer`` and ``lr_scheduler``.
+    """
+    params, params_no_weight_decay = get_weight_decay_parameters(modules)
+    groups: list[dict[str, Any]] = [
+        {"name": "decay", "params": params},
+        {"name": "no_decay", "params": params_no_weight_decay, "weight_decay": 0.0},
+        {
+            "name": "online_classifier",
+            "params": list(online_classifier.parameters()),
+            "weight_decay": 0.0,
+        },
+    ]
+    lr = options.base_lr * global_batch_size / 256
+    optimizer: torch.optim.Optimizer
+    if options.name == "lars":
+        optimizer = LARS(
+            groups,
+            lr=lr,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            trust_coefficient=options.trust_coefficient,
+        )
+    elif options.name == "sgd":
+        optimizer = torch.optim.SGD(
+            groups, lr=lr, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+    else:
+        optimizer = torch.optim.AdamW(
+            groups, lr=lr, betas=(options.momentum, 0.999), weight_decay=options.weight_decay
+        )
+    scheduler = CosineWarmupScheduler(
+        optimizer,
+        warmup_epochs=_warmup_steps(options, total_steps, epochs),
+        max_epochs=total_steps,
+        end_value=options.final_lr_ratio,
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _warmup_steps(options: OptimizerOptions, total_steps: int, epochs: int) -> int:
+    if options.warmup_epochs < epochs:
+        return round(total_steps * options.warmup_epochs / epochs)
+    steps = total_steps // 10
+    rank_zero_warn(
+        f"warmup_epochs={options.warmup_epochs} does not fit into {epochs} epochs; "
+        f"the warm-up takes the first tenth, {steps} steps."
+    )
+    return steps

@@ -1,0 +1,210 @@
+"""The run directory: what a run leaves behind, and when it may be written to."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from erssl.errors import RunError
+
+CHECKPOINTS = "checkpoints"
+CONFIG = "config.yaml"
+RESULTS = "results.json"
+METRICS = "metrics.csv"
+LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
+_PACKAGES = ("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy")
+
+
+class RunDirectory:
+    """A folder that holds one run.
+
+    Attributes:
+        path: The folder.
+        resuming: Whether an earlier run's checkpoint is to be continued.
+    """
+
+    def __init__(
+        self, path: str | Path, resume: bool = False, overwrite: bool = False, need_bytes: int = 0
+    ) -> None:
+        """Make the folder ready to be written to.
+
+        Args:
+            path: The folder; made where it does not exist.
+            resume: Continue the run that is in it.
+            overwrite: Delete the run that is in it.
+            need_bytes: What the run will write at the least, for the check of free space.
+
+        Raises:
+            RunError: If it holds a run and neither is asked for, there is nothing to resume, or
+                it cannot be written to.
+        """
+        self.path = Path(path)
+        if resume and overwrite:
+            raise RunError("resume=true and overwrite=true exclude each other; give one of them.")
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"run_dir={path} is a file; name a folder.")
+        if resume and not (self.path / LAST_CHECKPOINT).is_file():
+            raise RunError(
+                f"resume=true but {self.path / LAST_CHECKPOINT} does not exist; "
+                "name the run_dir of a run that was started, or leave resume out."
+            )
+        if self.holds_run and not (resume or overwrite):
+            state = "a finished run" if self.finished else "an unfinished run"
+            raise RunError(
+                f"run_dir={path} already holds {state}; continue it with resume=true, delete it "
+                "with overwrite=true, or name another run_dir."
+            )
+        self.resuming = resume
+        self._check_writable(need_bytes)
+        if overwrite:
+            self._clear()
+        (self.path / CHECKPOINTS).mkdir(exist_ok=True)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return any((self.path / name).exists() for name in (CONFIG, RESULTS, LAST_CHECKPOINT))
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run came to its end here."""
+        return (self.path / RESULTS).is_file()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the fully resolved config."""
+        write_text(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+    def write_results(
+        self,
+        protocol: str,
+        dataset: str,
+        method: str | None,
+        metrics: Mapping[str, float],
+        seed: int,
+        config: Mapping[str, Any],
+        wall_seconds: float,
+        published: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write ``results.json``, the one schema of every protocol, and return its content."""
+        results = {
+            "protocol": protocol,
+            "dataset": dataset,
+            "method": method,
+            "metrics": dict(metrics),
+            "published": published,
+            "seed": seed,
+            "config": config,
+            "environment": environment(),
+            "wall_seconds": wall_seconds,
+        }
+        write_json(self.path / RESULTS, results)
+        return results
+
+    def _check_writable(self, need_bytes: int) -> None:
+        probe = self.path / f".probe-{os.getpid()}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"erssl")
+            probe.unlink()
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            raise RunError(
+                f"run_dir={self.path} cannot be written to ({error.strerror}); "
+                "name a folder of yours with run_dir=<folder>."
+            ) from error
+        if free < need_bytes:
+            raise RunError(
+                f"run_dir={self.path} has {free / 2**20:.0f} MiB free but the run needs at least "
+                f"{need_bytes / 2**20:.0f} MiB; make room, or name another run_dir."
+            )
+
+    def _clear(self) -> None:
+        """Delete what erssl writes, and nothing else."""
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
+        for name in (*written, "environment.json"):
+            (self.path / name).unlink(missing_ok=True)
+        for events in self.path.glob("events.out.tfevents.*"):
+            events.unlink()
+
+
+def default_run_dir(method: str, data: str) -> Path:
+    """``runs/<method>-<data>-<time>``."""
+    return Path("runs") / f"{method}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and git commit, for anyone who wants to run it again."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "devices": torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count(),
+        "git_commit": _git_commit(),
+        "command": " ".join(["erssl", *sys.argv[1:]]),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON under a temporary name, then rename, so that no half-written file remains."""
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text under a temporary name, then rename."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Curves of a ``metrics.csv``: for each metric its (step, value) pairs in order."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if name not in ("step", "epoch") and value:
+                    curves.setdefault(name, []).append((int(row["step"]), float(value)))
+    return curves
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "cpu"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "cpu"
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that erssl runs from; ``None`` for an installed wheel."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    answer = subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or None
