@@ -64,7 +64,7 @@ def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(3.2 * len(panels), 2.6), dpi=110, layout="constrained")
     for index, (name, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        steps, values = zip(*curves[name])
+        steps, values = zip(*curves[name], strict=True)
         axes.plot(steps, values, color=_BLUE, linewidth=1.5)
         axes.set(title=label, xlabel="step")
         axes.title.set_fontsize(10)

@@ -49,7 +49,7 @@ def compose_config(
     choices = [_choice(key, value) for key, value in pairs if key in GROUPS]
     schema = schema_of(_compose(config_name, [word for words in choices for word in words]))
     words = []
-    for (key, value), override in zip(pairs, overrides):
+    for (key, value), override in zip(pairs, overrides, strict=True):
         if key in GROUPS:
             words += _choice(key, value)
         else:
@@ -73,7 +73,7 @@ def group_options(group: str) -> list[str]:
 
 def schema_from(reader: Callable[..., Any], without: Iterable[str] = ()) -> Schema:
     """Keys that a function, class or dataclass takes, nested dataclasses as nested schemas."""
-    function = reader.__init__ if inspect.isclass(reader) else reader  # type: ignore[misc]
+    function = reader.__init__ if inspect.isclass(reader) else reader
     hints = get_type_hints(function)
     schema: Schema = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -137,9 +137,8 @@ def _check_key(key: str, schema: Schema) -> None:
             return
         if not isinstance(node, dict) or part not in node:
             where = ".".join(path)
-            valid = [f"{where}.{name}" if where else name for name in node] if (
-                isinstance(node, dict)
-            ) else [where]
+            names = node if isinstance(node, dict) else {}
+            valid = [f"{where}.{name}" if where else name for name in names] or [where]
             raise ConfigError(f"The key {key} is unknown; {nearest(key, valid)}")
         node = node[part]
         path.append(part)
@@ -174,7 +173,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return (
             isinstance(value, list)
             and len(value) == len(args)
-            and all(_fits(v, a) for v, a in zip(value, args))
+            and all(_fits(v, a) for v, a in zip(value, args, strict=True))
         )
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping)

@@ -2,109 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from erssl.callbacks import LiveProgress, OnlineKNN, ResumableCSVLogger
-from erssl.cli._config import FREE, GROUPS, Schema, compose_config, group_options, schema_from
-from erssl.data import DataOptions, SSLDataModule, ViewOptions, default_options
+from erssl.cli._config import GROUPS, group_options
+from erssl.cli._settings import EvaluationOptions, PretrainSettings, read_settings
+from erssl.data import SSLDataModule
 from erssl.errors import ConfigError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
-from erssl.methods import MultiViewMethod, OptimizerOptions, get_method
-from erssl.models import BackboneOptions, build_backbone, check_input_size, save_backbone
+from erssl.methods import MultiViewMethod, get_method
+from erssl.models import build_backbone, check_input_size, save_backbone
 from erssl.models.backbones import WEIGHTS_FILE
 from erssl.report import write_report
 from erssl.runs import LAST_CHECKPOINT, RunDirectory, default_run_dir, environment, write_json
 
-# What the command itself gives to a method's constructor and to Lightning's Trainer.
-_OWN_METHOD_KEYS = (
-    *("batch_size_per_device", "num_classes", "backbone", "optimizer"),
-    *("channels_last", "compile"),
-)
-_OWN_TRAINER_KEYS = (
-    *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_progress_bar"),
-    *("enable_checkpointing", "enable_model_summary", "plugins", "profiler", "model_registry"),
-)
 _RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What is measured beside training.
-
-    Attributes:
-        knn_k: Neighbours of kNN (lightly's benchmarks: 200).
-        knn_temperature: Temperature of its votes (0.1; DINO: 0.07).
-        every_n_epochs: Epochs between points of the kNN curve; 0 for none.
-        linear: Fit logistic regression to the final features.
-        untrained: Measure the same backbone before training too.
-    """
-
-    knn_k: int = 200
-    knn_temperature: float = 0.1
-    every_n_epochs: int = 1
-    linear: bool = True
-    untrained: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse values that no protocol takes."""
-        if self.knn_k < 1 or not self.knn_temperature > 0 or self.every_n_epochs < 0:
-            raise ConfigError(
-                "evaluation needs knn_k of at least 1, knn_temperature above 0 and every_n_epochs "
-                f"of at least 0 but has {self.knn_k}, {self.knn_temperature} and "
-                f"{self.every_n_epochs}."
-            )
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """A pretraining run; every field is a key of ``configs/pretrain.yaml``."""
-
-    method: dict[str, Any]
-    data: DataOptions
-    backbone: BackboneOptions
-    optimizer: OptimizerOptions
-    trainer: dict[str, Any]
-    evaluation: EvaluationOptions
-    epochs: int
-    batch_size: int
-    seed: int
-    run_dir: str | None
-    resume: bool
-    overwrite: bool
-    channels_last: bool
-    compile: bool
-
-    def __post_init__(self) -> None:
-        """Refuse values that make no run."""
-        for key, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
-        if self.optimizer.warmup_epochs >= self.epochs:
-            raise ConfigError(
-                f"optimizer.warmup_epochs={self.optimizer.warmup_epochs} does not fit into "
-                f"epochs={self.epochs}; set optimizer.warmup_epochs to less."
-            )
-        if self.resume and self.run_dir is None:
-            raise ConfigError("resume=true needs run_dir=<the run to continue>.")
 
 
 def help_text() -> str:
@@ -139,31 +68,6 @@ def run(words: Sequence[str]) -> int:
     settings, config = read_settings(list(words))
     pretrain(settings, config, Console())
     return 0
-
-
-def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
-    """Settings from words such as ``method=mveb``, and their fully resolved config.
-
-    Raises:
-        ConfigError: If a key or value is unknown.
-    """
-    config = compose_config("pretrain", words, _schema)
-    views = config["data"].pop("views", {})
-    data = default_options(**config["data"])
-    if views:
-        if "recipe" not in views:
-            views["recipe"] = data.views.recipe
-        data = dataclasses.replace(data, views=ViewOptions(**views))
-    settings = PretrainSettings(
-        **config
-        | {
-            "data": data,
-            "backbone": BackboneOptions(**config["backbone"]),
-            "optimizer": OptimizerOptions(**config["optimizer"]),
-            "evaluation": EvaluationOptions(**config["evaluation"]),
-        }
-    )
-    return settings, dataclasses.asdict(settings)
 
 
 def pretrain(
@@ -218,20 +122,9 @@ def pretrain(
             if name in trainer.callback_metrics and data.datasets.labelled
         },
     }
+    if _rank() > 0:
+        return {}
     return _finish(settings, config, method, metrics, run_dir, time.perf_counter() - began, console)
-
-
-def _schema(config: Mapping[str, Any]) -> Schema:
-    """What the composed config may hold; the method's keys are those of its class."""
-    name = str(config["method"]["name"])
-    method = schema_from(get_method(name), without=_OWN_METHOD_KEYS)
-    backbone = schema_from(BackboneOptions) | {"options": FREE}
-    return schema_from(PretrainSettings) | {
-        "method": {"name": str, **method},
-        "data": schema_from(DataOptions),
-        "backbone": backbone,
-        "trainer": schema_from(Trainer, without=_OWN_TRAINER_KEYS),
-    }
 
 
 def _batch_size_per_device(settings: PretrainSettings) -> int:
@@ -292,7 +185,7 @@ def _prepare_run_directory(settings: PretrainSettings, method: nn.Module) -> Run
     path = settings.run_dir or os.environ.get(_RUN_DIR_VARIABLE)
     path = path or str(default_run_dir(settings.method["name"], settings.data.name))
     os.environ[_RUN_DIR_VARIABLE] = path
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    first = _rank() == 0
     # Weights, momentum and the same again while a checkpoint replaces the one before.
     need_bytes = 4 * sum(p.numel() * p.element_size() for p in method.parameters())
     try:
@@ -314,7 +207,9 @@ def _loggers(run_dir: RunDirectory) -> list[Logger]:
         resume_step = int(checkpoint["global_step"])
     loggers: list[Logger] = [ResumableCSVLogger(run_dir.path, resume_step)]
     try:
-        loggers.append(TensorBoardLogger(run_dir.path, name="", version="", default_hp_metric=False))
+        loggers.append(
+            TensorBoardLogger(run_dir.path, name="", version="", default_hp_metric=False)
+        )
     except ModuleNotFoundError:
         pass  # the extra erssl[tensorboard] is not installed; metrics.csv has the same numbers
     return loggers
@@ -366,7 +261,6 @@ def _accuracy(
     return metrics
 
 
-@rank_zero_only
 def _finish(
     settings: PretrainSettings,
     config: Mapping[str, Any],
@@ -379,9 +273,7 @@ def _finish(
     """Write weights, results and report, results last: they mark the run as finished."""
     data = settings.data
     preprocessing = {"image_size": data.image_size, "mean": data.mean, "std": data.std}
-    save_backbone(
-        method.backbone, run_dir.path / WEIGHTS_FILE, settings.backbone, preprocessing
-    )
+    save_backbone(method.backbone, run_dir.path / WEIGHTS_FILE, settings.backbone, preprocessing)
     results = run_dir.write_results(
         protocol="pretrain",
         dataset=data.name,
@@ -394,6 +286,11 @@ def _finish(
     write_report(run_dir.path)
     _print_summary(results, run_dir.path, console)
     return results
+
+
+def _rank() -> int:
+    """Number of this process among those of the run."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> None:

@@ -6,6 +6,7 @@ entropy on the sphere, the score of a density from samples, the entropy of discr
 
 from erssl.entropy.discrete import discrete_entropy
 from erssl.entropy.kde import kde_entropy
+from erssl.entropy.ridge import auto_ridge
 from erssl.entropy.score import entropy_from_score, median_bandwidth, stein_score
 from erssl.entropy.vmf import (
     sphere_log_area,
@@ -15,6 +16,7 @@ from erssl.entropy.vmf import (
 )
 
 __all__ = [
+    "auto_ridge",
     "discrete_entropy",
     "entropy_from_score",
     "kde_entropy",

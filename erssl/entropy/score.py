@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._precision import full_precision
+from erssl.entropy.ridge import auto_ridge
 
 Geometry = Literal["euclidean", "sphere"]
 
@@ -44,7 +45,7 @@ def stein_score(
         z: Embeddings (N, d) with rows of unit norm.
         bandwidth: Bandwidth Δ of the kernel; ``None`` takes :func:`median_bandwidth`.
         eta: Ridge η on the un-normalised kernel (MVEB's reference code: 0.01), or ``"auto"`` for
-            the data-driven ridge of :func:`auto_ridge`.
+            a ridge chosen by score matching on held-out rows (:func:`auto_ridge`).
         geometry: ``"euclidean"`` (the paper) or ``"sphere"``.
 
     Returns:
@@ -62,10 +63,7 @@ def stein_score(
     delta = median_bandwidth(z, similarities) if bandwidth is None else z.new_tensor(bandwidth)
     kernel = ((similarities - 1) / delta).exp_()
     right_side = _stein_right_side(z, similarities, kernel, delta, geometry)
-    if eta == "auto":
-        ridge = auto_ridge(z, kernel, right_side)
-    else:
-        ridge = eta * torch.exp(-1 / delta)
+    ridge = auto_ridge(z, kernel, delta, geometry) if eta == "auto" else eta * (-1 / delta).exp()
     resolvable = len(z) * torch.finfo(z.dtype).eps
     kernel.diagonal().add_(ridge.clamp_min(resolvable))
     factor, _ = torch.linalg.cholesky_ex(kernel)

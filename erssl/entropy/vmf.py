@@ -12,7 +12,7 @@ All values are in nats. Everything is computed in float64 from the one function
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -150,7 +150,7 @@ def _debye(order: float, kappa: Tensor) -> Tensor:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _debye_polynomial(k: int) -> tuple[float, ...]:
     """Coefficients in p^2 of V_k = U_k(p) / p^k, by the recurrence DLMF 10.41.9."""
     u = np.polynomial.Polynomial([1.0])

@@ -7,7 +7,7 @@ from lightly.utils.benchmarking import knn_predict
 
 from erssl.evaluation.features import Features
 
-_CHUNK = 1024  # queries at a time: memory grows with chunk x training pictures
+_SIMILARITIES = 2**24  # held at a time; bounds the memory whatever the number of pictures
 
 
 def knn_accuracy(
@@ -30,7 +30,8 @@ def knn_accuracy(
     queries = F.normalize(val.features, dim=1)
     k = min(k, bank.shape[1])
     correct = 0
-    for chunk, labels in zip(queries.split(_CHUNK), val.labels.split(_CHUNK)):
+    size = max(1, _SIMILARITIES // bank.shape[1])
+    for chunk, labels in zip(queries.split(size), val.labels.split(size), strict=True):
         ranked = knn_predict(chunk, bank, train.labels, num_classes, k, temperature)
         correct += int((ranked[:, 0] == labels).sum())
     return correct / len(queries)

@@ -31,7 +31,7 @@ class PersistentMemoryBank(MemoryBankModule):
     @property
     def enabled(self) -> bool:
         """Whether the queue has room for anything."""
-        return self.size[0] > 0
+        return bool(self.size[0] > 0)
 
     def rows(self) -> Tensor | None:
         """The rows written so far (M, d), or ``None`` where there are none."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Views = Tensor | Sequence[Tensor]
+TENSOR_MEETS_LIST = "Pass either two tensors, loss(z0, z1), or two lists, loss(online, target)."
 
 
 def pair_views(online: Views, target: Views) -> tuple[list[Tensor], list[Tensor]]:
@@ -31,9 +32,7 @@ def pair_views(online: Views, target: Views) -> tuple[list[Tensor], list[Tensor]
     if isinstance(online, Tensor) and isinstance(target, Tensor):
         online_views, targets = [online, target], [target, online]
     elif isinstance(online, Tensor) or isinstance(target, Tensor):
-        raise ValueError(
-            "Pass either two tensors, loss(z0, z1), or two lists, loss(online, target)."
-        )
+        raise ValueError(TENSOR_MEETS_LIST)
     else:
         if len(online) < 2 or len(target) != 2:
             raise ValueError(

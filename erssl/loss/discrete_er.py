@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from erssl.entropy.discrete import discrete_entropy
 from erssl.loss._distributed import check_gather, gather_rows
-from erssl.loss._views import Views, pair_views
+from erssl.loss._views import TENSOR_MEETS_LIST, Views, pair_views
 
 
 class DiscreteERLoss(nn.Module):
@@ -87,9 +87,12 @@ class DiscreteERLoss(nn.Module):
         Raises:
             ValueError: If the views do not fit together or K is below 2.
         """
-        two_tensors = isinstance(online, Tensor) and isinstance(target, Tensor)
-        logits = [_full_precision(z) for z in ([online, target] if two_tensors else online)]
-        target_logits = logits[:2] if two_tensors else [_full_precision(t) for t in target]
+        if isinstance(online, Tensor) and isinstance(target, Tensor):
+            online = target = [online, target]
+        if isinstance(online, Tensor) or isinstance(target, Tensor):
+            raise ValueError(TENSOR_MEETS_LIST)
+        logits = [_full_precision(z) for z in online]
+        target_logits = [_full_precision(t) for t in target]
         with torch.autocast(logits[0].device.type, enabled=False):
             target_probs = [self._target_probs(t) for t in target_logits]
             logits, targets = pair_views(logits, target_probs)
@@ -100,7 +103,7 @@ class DiscreteERLoss(nn.Module):
             log_probs = [(z / self.temperature).log_softmax(dim=-1) for z in logits]
             entropy = torch.stack([self._entropy(p) for p in log_probs]).mean()
             reconstruction = torch.stack(
-                [self._reconstruction(p, t) for p, t in zip(log_probs, targets)]
+                [self._reconstruction(p, t) for p, t in zip(log_probs, targets, strict=True)]
             ).mean()
         self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
         return -(entropy + reconstruction)

@@ -91,7 +91,8 @@ class ERLoss(nn.Module):
             views, targets = pair_views(normalize_views(online), normalize_views(target))
             memory = self.memory_bank.rows()
             entropy = torch.stack([self._entropy(z, memory) for z in views]).mean()
-            alignment = torch.stack([self._alignment(z, t) for z, t in zip(views, targets)]).mean()
+            pairs = zip(views, targets, strict=True)
+            alignment = torch.stack([self._alignment(z, t) for z, t in pairs]).mean()
             log_normalizer = vmf_log_normalizer(views[0].shape[1], self.kappa).item()
             reconstruction = self.kappa * alignment + log_normalizer
         if entropy.requires_grad:

@@ -96,7 +96,8 @@ class MVEBLoss(nn.Module):
             views, targets = pair_views(normalize_views(online), normalize_views(target))
             if self.normalize_local_target:
                 targets[2:] = [normalize_rows(t) for t in targets[2:]]
-            alignment = torch.stack([self._alignment(z, t) for z, t in zip(views, targets)]).mean()
+            pairs = zip(views, targets, strict=True)
+            alignment = torch.stack([self._alignment(z, t) for z, t in pairs]).mean()
             entropy = torch.stack([self._entropy_surrogate(z) for z in views]).mean()
         self.terms = {"alignment": alignment.detach(), "entropy_surrogate": entropy.detach()}
         return -(alignment + self.beta * entropy)

@@ -92,6 +92,6 @@ class MVIBLoss(nn.Module):
         return self.multiplier * divergence + info_nce
 
 
-def _posterior(z: Tensor) -> Independent:
+def _posterior(z: Tensor) -> Independent[Normal]:
     mean, raw_scale = (z if z.dtype == torch.float64 else z.float()).chunk(2, dim=1)
     return Independent(Normal(mean, F.softplus(raw_scale) + _SCALE_FLOOR), 1)

@@ -110,7 +110,7 @@ class MultiViewMethod(LightningModule):
         self.momentum_end = momentum_end
         self.channels_last = channels_last
         if channels_last:
-            self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.backbone.to(memory_format=torch.channels_last)
         if compile:
             self.backbone.compile()
         self.online_classifier = OnlineLinearClassifier(
@@ -172,11 +172,13 @@ class MultiViewMethod(LightningModule):
             (step.features.detach(), labels), batch_idx
         )
         self.log_dict(probe_log, batch_size=len(labels), on_step=False, on_epoch=True)
-        return step.loss + probe_loss
+        loss: Tensor = step.loss + probe_loss
+        return loss
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Accuracy of the online probe on a batch (images, labels, …)."""
         images, labels = batch[0], batch[1]
+        loss: Tensor
         loss, probe_log = self.online_classifier.validation_step((self(images), labels), batch_idx)
         self.log_dict(probe_log, batch_size=len(labels), sync_dist=True)
         return loss
@@ -211,8 +213,8 @@ class MultiViewMethod(LightningModule):
     def _log_step(self, step: StepOutput, batch_size: int) -> None:
         """Loss, entropy (leave-one-out KDE, nats) and alignment (mean cosine) of every method."""
         self.log("train_loss", step.loss, batch_size=batch_size)
-        trainer = self.trainer
-        if trainer.global_step % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+        every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if every and (self.trainer.global_step % every == 0 or self.trainer.is_last_batch):
             online = F.normalize(step.online.float(), dim=-1)
             target = F.normalize(step.target.float(), dim=-1)
             entropy = kde_entropy(online, MONITOR_KAPPA, leave_one_out=len(online) > 1)

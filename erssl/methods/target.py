@@ -28,7 +28,7 @@ def update_target(online: nn.Module, target: nn.Module, momentum: float) -> None
         momentum: m in [0, 1].
     """
     update_momentum(online, target, m=momentum)
-    for own, other in zip(target.buffers(), online.buffers()):
+    for own, other in zip(target.buffers(), online.buffers(), strict=True):
         if own.dtype.is_floating_point:
             own.lerp_(other, 1 - momentum)
         else:

@@ -154,7 +154,7 @@ def load_backbone(path: str | Path) -> nn.Module:
         )
     backbone = build_backbone(BackboneOptions(**json.loads(metadata["backbone"])))
     backbone.load_state_dict(state)
-    backbone.preprocessing = json.loads(metadata["preprocessing"])  # type: ignore[assignment]
+    backbone.preprocessing = json.loads(metadata["preprocessing"])
     return backbone.eval()
 
 
@@ -167,7 +167,7 @@ def _resnet(name: str, cifar_stem: bool) -> nn.Module:
     import torchvision
 
     backbone: nn.Module = getattr(torchvision.models, name)()
-    backbone.feature_dim = backbone.fc.in_features  # type: ignore[assignment, union-attr]
+    backbone.feature_dim = backbone.fc.in_features  # type: ignore[union-attr]
     backbone.fc = nn.Identity()
     if cifar_stem:
         backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
@@ -198,5 +198,5 @@ def _timm(options: BackboneOptions) -> nn.Module:
             "what the model does not take."
         ) from error
     width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
-    backbone.feature_dim = width  # type: ignore[assignment]
+    backbone.feature_dim = width
     return backbone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from lightly.models.modules.heads import ProjectionHead
 from torch import nn
 
@@ -19,5 +21,5 @@ def mlp_head(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) 
         The head, built on lightly's ``ProjectionHead``.
     """
     widths = [input_dim, *[hidden_dim] * (num_layers - 1)]
-    hidden = [(i, o, nn.BatchNorm1d(o), nn.ReLU()) for i, o in zip(widths[:-1], widths[1:])]
+    hidden = [(i, o, nn.BatchNorm1d(o), nn.ReLU()) for i, o in pairwise(widths)]
     return ProjectionHead([*hidden, (widths[-1], output_dim, None, None)])
