@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -206,12 +207,9 @@ def _loggers(run_dir: RunDirectory) -> list[Logger]:
         checkpoint = torch.load(run_dir.path / LAST_CHECKPOINT, "cpu", weights_only=True, mmap=True)
         resume_step = int(checkpoint["global_step"])
     loggers: list[Logger] = [ResumableCSVLogger(run_dir.path, resume_step)]
-    try:
-        loggers.append(
-            TensorBoardLogger(run_dir.path, name="", version="", default_hp_metric=False)
-        )
-    except ModuleNotFoundError:
-        pass  # the extra erssl[tensorboard] is not installed; metrics.csv has the same numbers
+    # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
+    with contextlib.suppress(ModuleNotFoundError):
+        loggers.append(TensorBoardLogger(run_dir.path, "", "", default_hp_metric=False))
     return loggers
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._precision import full_precision
-from erssl.entropy.vmf import vmf_log_normalizer
+from erssl.entropy.vmf import log_normalizer_value
 
 Estimator = Literal["joe", "plugin"]
 
@@ -55,6 +55,11 @@ def kde_entropy(
     """
     if estimator not in get_args(Estimator):
         raise ValueError(f"The estimator must be 'joe' or 'plugin' but is {estimator!r}.")
+    if memory is not None and memory.shape[1:] != z.shape[1:]:
+        raise ValueError(
+            f"Embeddings and memory must have one dimension d but have shapes {tuple(z.shape)} "
+            f"and {tuple(memory.shape)}."
+        )
     keys = z if memory is None else torch.cat([z, memory.to(z)])
     log_density = kde_log_density(z, keys, kappa, own_offset=0 if leave_one_out else None)
     return entropy_from_log_density(log_density, estimator)
@@ -94,7 +99,7 @@ def kde_log_density(
     similarities = kappa * (queries @ keys.T)
     if own_offset is not None:
         similarities.diagonal(own_offset).fill_(-math.inf)
-    log_normalizer = vmf_log_normalizer(keys.shape[1], kappa).item()
+    log_normalizer = log_normalizer_value(keys.shape[1], float(kappa))
     return similarities.logsumexp(dim=1) + (log_normalizer - math.log(count))
 
 

@@ -12,7 +12,7 @@ All values are in nats. Everything is computed in float64 from the one function
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ def vmf_log_normalizer(dim: int, kappa: float | Tensor) -> Tensor:
         kappa: Concentration, a number or a tensor of any shape; at least 0.
 
     Returns:
-        Tensor of the shape of ``kappa``; in float64 for a number, else in the tensor's dtype.
+        Tensor of the shape of ``kappa``; in the tensor's dtype, in float64 for
+        numbers and integers.
 
     Raises:
         ValueError: If ``dim`` is below 2 or ``kappa`` is a negative number.
@@ -46,6 +47,12 @@ def vmf_log_normalizer(dim: int, kappa: float | Tensor) -> Tensor:
     kappa, dtype = _as_float64(dim, kappa)
     log_normalizer = -0.5 * dim * math.log(2 * math.pi) - _log_bessel_ratio(dim / 2 - 1, kappa)
     return log_normalizer.to(dtype)
+
+
+@lru_cache(maxsize=256)
+def log_normalizer_value(dim: int, kappa: float) -> float:
+    """:func:`vmf_log_normalizer` as a number, kept: losses ask for the same one every step."""
+    return float(vmf_log_normalizer(dim, kappa))
 
 
 def vmf_mean_resultant_length(dim: int, kappa: float | Tensor) -> Tensor:
@@ -170,8 +177,8 @@ def _polyval(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 def _as_float64(dim: int, kappa: float | Tensor) -> tuple[Tensor, torch.dtype]:
     _check_dim(dim)
     if isinstance(kappa, Tensor):
-        return kappa.double(), kappa.dtype
-    if kappa < 0:
+        return kappa.double(), kappa.dtype if kappa.is_floating_point() else torch.float64
+    if not kappa >= 0:
         raise ValueError(f"The concentration kappa must be at least 0 but is {kappa}.")
     return torch.tensor(kappa, dtype=torch.float64), torch.float64
 

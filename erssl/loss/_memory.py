@@ -1,4 +1,4 @@
-"""lightly's memory bank, made to survive a checkpoint and to start empty."""
+"""lightly's memory bank, made to survive a checkpoint and to hold only what was written."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import Tensor
 class PersistentMemoryBank(MemoryBankModule):
     """Queue of embeddings kept in ``state_dict``.
 
-    lightly 1.6 registers its bank as a non-persistent buffer, lost on resume, and fills it with
-    random vectors, which a density estimate must not count. Here the buffers are persistent and
-    only rows that were really written are handed out.
+    lightly 1.6 registers its bank as a non-persistent buffer, lost on resume, fills it with random
+    vectors, which a density estimate must not count, and drops the newest rows of a batch that
+    passes the end. Here the buffers are persistent, only rows that were written are handed out,
+    and a batch goes on at the beginning.
     """
 
     filled: Tensor
 
-    def __init__(self, size: int | Sequence[int], gather_distributed: bool = False) -> None:
+    def __init__(self, size: int | Sequence[int]) -> None:
         """See lightly's ``MemoryBankModule``; ``size`` is (n, d), or 0 for no memory."""
-        super().__init__(size, gather_distributed=gather_distributed, feature_dim_first=False)
+        super().__init__(size, feature_dim_first=False)
         for name in ("bank", "bank_ptr"):
             self.register_buffer(name, getattr(self, name), persistent=True)
         if not self.enabled:
@@ -33,23 +34,33 @@ class PersistentMemoryBank(MemoryBankModule):
         """Whether the queue has room for anything."""
         return bool(self.size[0] > 0)
 
-    def rows(self) -> Tensor | None:
-        """The rows written so far (M, d), or ``None`` where there are none."""
-        filled = int(self.filled) if self.enabled else 0
-        return self.bank[:filled].clone() if filled else None
+    def rows(self, like: Tensor) -> Tensor | None:
+        """The rows written so far (M, d), or ``None`` where there are none.
+
+        Args:
+            like: Embeddings (N, d), whose dimension must be the queue's.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if not self.enabled:
+            return None
+        if like.shape[1] != self.size[1]:
+            raise ValueError(
+                f"memory_bank_size={tuple(self.size)} holds embeddings of dimension "
+                f"{self.size[1]} but the loss was given dimension {like.shape[1]}."
+            )
+        filled = int(self.filled)
+        return self.bank[:filled].to(like) if filled else None
 
     @torch.no_grad()
     def push(self, z: Tensor) -> None:
         """Write rows (N, d) over the oldest ones."""
         if not self.enabled:
             return
-        if z.shape[1] != self.size[1]:
-            raise ValueError(
-                f"memory_bank_size={tuple(self.size)} holds embeddings of dimension "
-                f"{self.size[1]} but the loss was given dimension {z.shape[1]}."
-            )
-        start = int(self.bank_ptr)
-        self._dequeue_and_enqueue(z[-self.size[0] :].to(self.bank.dtype))
-        end = int(self.bank_ptr)
-        wrapped = end <= start
-        self.filled.fill_(self.size[0] if wrapped else max(end, int(self.filled)))
+        size = self.size[0]
+        z = z[-size:].to(self.bank)
+        slots = (self.bank_ptr + torch.arange(len(z), device=self.bank.device)) % size
+        self.bank = self.bank.index_copy(0, slots, z)  # autograd may still hold the old one
+        self.bank_ptr.copy_((self.bank_ptr + len(z)) % size)
+        self.filled.copy_((self.filled + len(z)).clamp_max(size))

@@ -9,56 +9,66 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Views = Tensor | Sequence[Tensor]
-TENSOR_MEETS_LIST = "Pass either two tensors, loss(z0, z1), or two lists, loss(online, target)."
 
 
-def pair_views(online: Views, target: Views) -> tuple[list[Tensor], list[Tensor]]:
-    """Give each online view the target that it has to match.
+def check_views(online: Views, target: Views) -> tuple[list[Tensor], list[Tensor]]:
+    """Bring both ways of calling a loss, two tensors or two lists, to two lists.
 
-    Two tensors are two views of a shared branch, each the other's target. With lists, view 0
-    meets target 1, view 1 meets target 0 and local views meet the mean of the two targets
-    (MVEB, section 4.4).
+    Two tensors are two views of a shared branch: they are online and target at once, and the same
+    list comes back twice.
 
     Args:
         online: One tensor (N, d), or the online embeddings of every view, global views first.
         target: One tensor (N, d), or the target embeddings of the two global views.
 
     Returns:
-        The online views and, of the same length, their targets.
+        Online views, at least two, and exactly two targets, all of one shape (N, d).
 
     Raises:
         ValueError: If a tensor meets a list, the numbers of views do not fit, or shapes differ.
     """
     if isinstance(online, Tensor) and isinstance(target, Tensor):
-        online_views, targets = [online, target], [target, online]
-    elif isinstance(online, Tensor) or isinstance(target, Tensor):
-        raise ValueError(TENSOR_MEETS_LIST)
-    else:
-        if len(online) < 2 or len(target) != 2:
-            raise ValueError(
-                "Lists must hold at least 2 online views and exactly 2 targets but hold "
-                f"{len(online)} and {len(target)}."
-            )
-        local_target = [torch.stack(list(target)).mean(dim=0)] if len(online) > 2 else []
-        online_views = list(online)
-        targets = [target[1], target[0], *local_target * (len(online) - 2)]
-    shapes = {tuple(view.shape) for view in (*online_views, *targets)}
+        online = target = [online, target]
+    if isinstance(online, Tensor) or isinstance(target, Tensor):
+        raise ValueError(
+            "Pass either two tensors, loss(z0, z1), or two lists, loss(online, target)."
+        )
+    if len(online) < 2 or len(target) != 2:
+        raise ValueError(
+            "Lists must hold at least 2 online views and exactly 2 targets but hold "
+            f"{len(online)} and {len(target)}."
+        )
+    shapes = {tuple(view.shape) for view in (*online, *target)}
     if len(shapes) > 1 or any(len(shape) != 2 or shape[0] == 0 for shape in shapes):
         raise ValueError(
             f"All views must have one shape (N, d) with N of at least 1 but have {sorted(shapes)}."
         )
-    return online_views, targets
+    online_views = list(online)
+    return online_views, online_views if target is online else list(target)
+
+
+def meet_targets(target: Sequence[Tensor], num_views: int) -> list[Tensor]:
+    """The target of each of ``num_views`` online views (MVEB, section 4.4).
+
+    View 0 meets target 1, view 1 meets target 0, local views meet the mean of the two.
+    """
+    num_local = num_views - 2
+    local_target = [torch.stack(list(target)).mean(dim=0)] if num_local else []
+    return [target[1], target[0], *local_target * num_local]
 
 
 def normalize_rows(z: Tensor) -> Tensor:
     """Rows of unit norm, at least in float32, for any finite input scale (a row of 0 stays 0)."""
     z = z if z.dtype == torch.float64 else z.float()
     scale = z.detach().abs().amax(dim=-1, keepdim=True)
-    return F.normalize(z / torch.where(scale > 0, scale, 1.0), dim=-1)
+    # A scaled row has norm 1 or more, or is 0: the floor of 0.5 changes nothing but the gradient
+    # at a row of 0, which stays small.
+    return F.normalize(z / torch.where(scale > 0, scale, 1.0), dim=-1, eps=0.5)
 
 
-def normalize_views(views: Views) -> Views:
-    """:func:`normalize_rows` of a tensor or of each tensor of a list."""
-    if isinstance(views, Tensor):
-        return normalize_rows(views)
-    return [normalize_rows(view) for view in views]
+def normalize_views(
+    online: list[Tensor], target: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """:func:`normalize_rows` of every view, once where both branches are one list."""
+    views = [normalize_rows(z) for z in online]
+    return views, views if target is online else [normalize_rows(t) for t in target]

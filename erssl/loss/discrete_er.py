@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from erssl.entropy.discrete import discrete_entropy
 from erssl.loss._distributed import check_gather, gather_rows
-from erssl.loss._views import TENSOR_MEETS_LIST, Views, pair_views
+from erssl.loss._views import Views, check_views, meet_targets
 
 
 class DiscreteERLoss(nn.Module):
@@ -87,17 +87,19 @@ class DiscreteERLoss(nn.Module):
         Raises:
             ValueError: If the views do not fit together or K is below 2.
         """
-        if isinstance(online, Tensor) and isinstance(target, Tensor):
-            online = target = [online, target]
-        if isinstance(online, Tensor) or isinstance(target, Tensor):
-            raise ValueError(TENSOR_MEETS_LIST)
+        online, target = check_views(online, target)
+        num_outcomes = online[0].shape[1]
+        if num_outcomes < 2:
+            raise ValueError("Discrete outputs need K of at least 2 but K is 1.")
+        if self.center is not None and self.center.size[1] != num_outcomes:
+            raise ValueError(
+                f"The centre has output_dim={self.center.size[1]} outputs but the logits have "
+                f"{num_outcomes}."
+            )
         logits = [_full_precision(z) for z in online]
         target_logits = [_full_precision(t) for t in target]
         with torch.autocast(logits[0].device.type, enabled=False):
-            target_probs = [self._target_probs(t) for t in target_logits]
-            logits, targets = pair_views(logits, target_probs)
-            if logits[0].shape[1] < 2:
-                raise ValueError("Discrete outputs need K of at least 2 but K is 1.")
+            targets = meet_targets([self._target_probs(t) for t in target_logits], len(logits))
             if self.center is not None and torch.is_grad_enabled():
                 self.center.update(torch.cat(target_logits).detach())
             log_probs = [(z / self.temperature).log_softmax(dim=-1) for z in logits]

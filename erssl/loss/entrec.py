@@ -74,7 +74,8 @@ class EntRecLoss(nn.Module):
                 memory_bank_size=memory_bank_size,
             )
         else:
-            if memory_bank_size not in (0, (0,)):
+            rows = memory_bank_size if isinstance(memory_bank_size, int) else memory_bank_size[0]
+            if rows > 0:
                 raise ValueError("A memory bank widens a kernel sum, which kind='discrete' lacks.")
             self.bound = DiscreteERLoss(1.0, 1.0, gather_distributed=gather_distributed)
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy.kde import Estimator, entropy_from_log_density, kde_log_density
-from erssl.entropy.vmf import vmf_log_normalizer
+from erssl.entropy.vmf import log_normalizer_value
 from erssl.loss._distributed import check_gather, gather_rows, rank_offset
 from erssl.loss._memory import PersistentMemoryBank
-from erssl.loss._views import Views, normalize_views, pair_views
+from erssl.loss._views import Views, check_views, meet_targets, normalize_views
 
 
 class ERLoss(nn.Module):
@@ -70,7 +70,7 @@ class ERLoss(nn.Module):
         self.estimator = estimator
         self.leave_one_out = leave_one_out
         self.gather_distributed = gather_distributed
-        self.memory_bank = PersistentMemoryBank(memory_bank_size, gather_distributed)
+        self.memory_bank = PersistentMemoryBank(memory_bank_size)
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, online: Views, target: Views) -> Tensor:
@@ -86,17 +86,20 @@ class ERLoss(nn.Module):
         Raises:
             ValueError: If the views do not fit together.
         """
-        device_type = (online if isinstance(online, Tensor) else online[0]).device.type
-        with torch.autocast(device_type, enabled=False):
-            views, targets = pair_views(normalize_views(online), normalize_views(target))
-            memory = self.memory_bank.rows()
+        online, target = check_views(online, target)
+        with torch.autocast(online[0].device.type, enabled=False):
+            views, target = normalize_views(online, target)
+            targets = meet_targets(target, len(views))
+            memory = self.memory_bank.rows(views[0])
             entropy = torch.stack([self._entropy(z, memory) for z in views]).mean()
             pairs = zip(views, targets, strict=True)
             alignment = torch.stack([self._alignment(z, t) for z, t in pairs]).mean()
-            log_normalizer = vmf_log_normalizer(views[0].shape[1], self.kappa).item()
-            reconstruction = self.kappa * alignment + log_normalizer
+            reconstruction = self.kappa * alignment + log_normalizer_value(
+                views[0].shape[1], self.kappa
+            )
         if entropy.requires_grad:
-            self.memory_bank.push(torch.cat(views[:2]).detach())
+            rows = [gather_rows(z.detach(), self.gather_distributed) for z in views[:2]]
+            self.memory_bank.push(torch.cat(rows))
         self.terms = {
             "entropy": entropy.detach(),
             "reconstruction": reconstruction.detach(),
@@ -107,7 +110,7 @@ class ERLoss(nn.Module):
     def _entropy(self, z: Tensor, memory: Tensor | None) -> Tensor:
         keys = gather_rows(z, self.gather_distributed)
         if memory is not None:
-            keys = torch.cat([keys, memory.to(keys)])
+            keys = torch.cat([keys, memory])
         own_offset = rank_offset(z, self.gather_distributed) if self.leave_one_out else None
         log_density = kde_log_density(z, keys, self.kappa, own_offset)
         log_density = gather_rows(log_density, self.gather_distributed)

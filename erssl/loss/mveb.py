@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from erssl.entropy.score import Geometry, stein_score
 from erssl.loss._distributed import check_gather, gather_rows, rank_offset
-from erssl.loss._views import Views, normalize_rows, normalize_views, pair_views
+from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
 
 class MVEBLoss(nn.Module):
@@ -91,9 +91,10 @@ class MVEBLoss(nn.Module):
         Raises:
             ValueError: If the views do not fit together.
         """
-        device_type = (online if isinstance(online, Tensor) else online[0]).device.type
-        with torch.autocast(device_type, enabled=False):
-            views, targets = pair_views(normalize_views(online), normalize_views(target))
+        online, target = check_views(online, target)
+        with torch.autocast(online[0].device.type, enabled=False):
+            views, target = normalize_views(online, target)
+            targets = meet_targets(target, len(views))
             if self.normalize_local_target:
                 targets[2:] = [normalize_rows(t) for t in targets[2:]]
             pairs = zip(views, targets, strict=True)

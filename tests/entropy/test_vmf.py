@@ -107,9 +107,7 @@ def test_log_normalizer_keeps_the_shape_and_dtype_of_a_tensor():
     np.testing.assert_allclose(computed.numpy(), exact, rtol=1.2e-7)
 
 
-@pytest.mark.parametrize(
-    "function", [vmf_log_normalizer, vmf_mean_resultant_length, vmf_entropy]
-)
+@pytest.mark.parametrize("function", [vmf_log_normalizer, vmf_mean_resultant_length, vmf_entropy])
 def test_an_integer_tensor_of_kappa_is_not_rounded_to_an_integer_result(function):
     assert function(3, torch.tensor(2)).item() == pytest.approx(function(3, 2.0).item(), rel=1e-6)
 
@@ -171,9 +169,7 @@ def test_values_are_given_without_gradient_where_none_is_asked_for():
     assert not vmf_mean_resultant_length(3, 2.0).requires_grad
 
 
-@pytest.mark.parametrize(
-    "function", [vmf_log_normalizer, vmf_mean_resultant_length, vmf_entropy]
-)
+@pytest.mark.parametrize("function", [vmf_log_normalizer, vmf_mean_resultant_length, vmf_entropy])
 def test_impossible_arguments_are_named(function):
     with pytest.raises(ValueError, match=r"needs dim of at least 2 but dim is 1\."):
         function(1, 1.0)

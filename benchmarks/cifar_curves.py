@@ -1,0 +1,156 @@
+"""Does pretraining raise kNN accuracy on real pictures, and does MVEB collapse at β = 0.001?
+
+    python -m benchmarks.cifar_curves <folder with train/ and test/ of CIFAR-10 as pictures>
+
+Every run is ``erssl pretrain`` with one backbone, view recipe, schedule and seed; only the method
+differs. A subset is taken so that a run takes minutes on two CPU cores: a trend, not a published
+number. Writes ``benchmarks/results/cifar10_subset.json`` and ``cifar10_subset.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from erssl.runs import read_metrics, write_json
+
+RESULTS = Path(__file__).parent / "results"
+COMMON = (
+    *("data=imagefolder", "data.image_size=32", "data.views.recipe=cifar", "data.verify=false"),
+    *("backbone=resnet10_small", "channels_last=true", "optimizer=sgd", "batch_size=256", "seed=0"),
+    *("method.projection_hidden_dim=512", "method.projection_dim=256", "evaluation.knn_k=200"),
+    *("evaluation.every_n_epochs=2", "trainer.log_every_n_steps=10"),
+)
+RUNS: dict[str, tuple[str, ...]] = {
+    "mveb": ("method=mveb", "method.target=shared"),
+    "entrec": ("method=entrec",),
+    "simclr": ("method=simclr", "method.temperature=0.2"),
+    "mveb beta 0.001": ("method=mveb", "method.target=shared", "method.beta=0.001"),
+    "mveb sphere auto": (
+        *("method=mveb", "method.target=shared", "method.geometry=sphere", "method.eta=auto"),
+    ),
+    "mveb sphere auto beta 0.03": (
+        *("method=mveb", "method.target=shared", "method.geometry=sphere", "method.eta=auto"),
+        "method.beta=0.03",
+    ),
+    "mveb momentum target": ("method=mveb", "method.target=momentum"),
+    "entrec self term in": ("method=entrec", "method.leave_one_out=false"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--train-per-class", type=int, default=600)
+    parser.add_argument("--test-per-class", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--only", nargs="*", default=list(RUNS))
+    arguments = parser.parse_args()
+    file = RESULTS / "cifar10_subset.json"
+    report = json.loads(file.read_text()) if file.exists() else {"runs": {}}
+    report["setting"] = (
+        f"{arguments.train_per_class} training and {arguments.test_per_class} test pictures a "
+        f"class, {arguments.epochs} epochs; common settings: {' '.join(COMMON)}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        train = link_subset(
+            arguments.pictures / "train", Path(folder, "train"), arguments.train_per_class
+        )
+        test = link_subset(
+            arguments.pictures / "test", Path(folder, "test"), arguments.test_per_class
+        )
+        for name in arguments.only:
+            run_dir = Path(folder, name.replace(" ", "_"))
+            words = [*RUNS[name], *COMMON, f"epochs={arguments.epochs}"]
+            paths = [f"data.train_dir={train}", f"data.val_dir={test}", f"run_dir={run_dir}"]
+            command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *words, *paths]
+            subprocess.run(command, check=True)
+            report["runs"][name] = summary(run_dir, words)
+            write_json(file, report)
+            plot(report, RESULTS / "cifar10_subset.png")
+    print(table(report))
+
+
+def link_subset(source: Path, target: Path, per_class: int) -> Path:
+    """The first pictures of each class, as links."""
+    for folder in sorted(source.iterdir()):
+        (target / folder.name).mkdir(parents=True)
+        for picture in sorted(folder.iterdir())[:per_class]:
+            os.symlink(picture.resolve(), target / folder.name / picture.name)
+    return target
+
+
+def summary(run_dir: Path, words: list[str]) -> dict[str, Any]:
+    """Curves and results of a run, without what names this machine's folders."""
+    results = json.loads((run_dir / "results.json").read_text())
+    curves = read_metrics(run_dir / "metrics.csv")
+    kept = ("train_loss", "train_entropy", "train_alignment", "val_knn_top1")
+    environment = {k: v for k, v in results["environment"].items() if k != "command"}
+    return {
+        "command": f"erssl pretrain {' '.join(words)}",
+        "metrics": results["metrics"],
+        "curves": {name: curves[name] for name in kept},
+        "seed": results["seed"],
+        "environment": environment,
+        "wall_seconds": results["wall_seconds"],
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """Markdown table of what each run ended with."""
+    lines = [
+        "| run | kNN | linear | entropy (nats, κ = 10) | alignment | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, run in report["runs"].items():
+        m = run["metrics"]
+        if len(lines) == 2:
+            knn, linear = m["untrained_knn_top1"], m["untrained_linear_top1"]
+            lines.append(f"| untrained | {knn:.3f} | {linear:.3f} | | | |")
+        lines.append(
+            f"| {name} | {m['knn_top1']:.3f} | {m['linear_top1']:.3f} | "
+            f"{m['train_entropy']:.1f} | {m['train_alignment']:.3f} | {run['wall_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """KNN accuracy, alignment and entropy over steps, a line a run."""
+    from matplotlib.figure import Figure
+
+    colors = (
+        "#0072B2",
+        "#D55E00",
+        "#009E73",
+        "#CC79A7",
+        "#E69F00",
+        "#56B4E9",
+        "#000000",
+        "#888888",
+    )
+    figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
+    panels = (
+        ("val_knn_top1", "kNN top-1"),
+        ("train_alignment", "alignment (mean cosine)"),
+        ("train_entropy", "entropy, nats (κ = 10)"),
+    )
+    for index, (metric, label) in enumerate(panels):
+        axes = figure.add_subplot(1, 3, index + 1)
+        for color, (name, run) in zip(colors, report["runs"].items(), strict=False):
+            steps, values = zip(*run["curves"][metric], strict=True)
+            axes.plot(steps, values, color=color, linewidth=1.4, label=name)
+        axes.set(title=label, xlabel="step")
+        axes.grid(alpha=0.25)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

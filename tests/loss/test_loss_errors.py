@@ -1,0 +1,140 @@
+"""Every error is one sentence that says what was given and what is possible."""
+
+import pytest
+import torch
+
+from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
+
+PAIRING = {
+    "er": ERLoss,
+    "discrete_er": DiscreteERLoss,
+    "entrec": EntRecLoss,
+    "entrec_discrete": lambda: EntRecLoss("discrete"),
+    "mveb": MVEBLoss,
+}
+pairing_losses = pytest.mark.parametrize("name", PAIRING)
+EVERY_LOSS = (ERLoss, DiscreteERLoss, EntRecLoss, MVEBLoss, MVIBLoss)
+
+
+def z(count=4, dim=3):
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
+
+
+@pairing_losses
+def test_a_tensor_does_not_meet_a_list(name):
+    message = r"Pass either two tensors, loss\(z0, z1\), or two lists, loss\(online, target\)\."
+    with pytest.raises(ValueError, match=message):
+        PAIRING[name]()(z(), [z(), z()])
+    with pytest.raises(ValueError, match=message):
+        PAIRING[name]()([z(), z()], z())
+
+
+@pairing_losses
+@pytest.mark.parametrize(("online", "target"), [(1, 2), (2, 1), (2, 3), (4, 4)])
+def test_numbers_of_views_that_do_not_fit_are_given(name, online, target):
+    message = (
+        r"Lists must hold at least 2 online views and exactly 2 targets but hold "
+        rf"{online} and {target}\."
+    )
+    with pytest.raises(ValueError, match=message):
+        PAIRING[name]()([z()] * online, [z()] * target)
+
+
+@pairing_losses
+def test_an_empty_list_is_named_too(name):
+    with pytest.raises(ValueError, match="but hold 0 and 2"):
+        PAIRING[name]()([], [z(), z()])
+
+
+@pairing_losses
+def test_shapes_that_differ_are_given(name):
+    message = r"All views must have one shape \(N, d\) with N of at least 1 but have "
+    with pytest.raises(ValueError, match=message + r"\[\(3, 3\), \(4, 3\)\]\."):
+        PAIRING[name]()(z(3), z(4))
+    with pytest.raises(ValueError, match=message + r"\[\(4, 2\), \(4, 3\)\]\."):
+        PAIRING[name]()(z(dim=2), z(dim=3))
+    with pytest.raises(ValueError, match=message + r"\[\(3, 3\), \(4, 3\)\]\."):
+        PAIRING[name]()([z(), z(), z(3)], [z(), z()])
+    with pytest.raises(ValueError, match=message + r"\[\(2, 4, 3\)\]\."):
+        PAIRING[name]()(z().repeat(2, 1, 1), z().repeat(2, 1, 1))
+    with pytest.raises(ValueError, match=message + r"\[\(4,\)\]\."):
+        PAIRING[name]()(torch.ones(4), torch.ones(4))
+
+
+@pairing_losses
+def test_targets_of_two_shapes_are_named_also_with_local_views(name):
+    with pytest.raises(ValueError, match=r"All views must have one shape"):
+        PAIRING[name]()([z(), z(), z()], [z(), z(3)])
+
+
+@pairing_losses
+def test_an_empty_batch_is_named(name):
+    with pytest.raises(ValueError, match=r"with N of at least 1 but have \[\(0, 3\)\]\."):
+        PAIRING[name]()(z(0), z(0))
+
+
+@pytest.mark.parametrize("kappa", [0, -1.0, float("nan")])
+def test_er_names_a_concentration_that_is_not_above_0(kappa):
+    with pytest.raises(ValueError, match=f"kappa must be above 0 but is {kappa}"):
+        ERLoss(kappa=kappa)
+
+
+def test_er_names_an_unknown_estimator():
+    with pytest.raises(ValueError, match=r"must be 'joe' or 'plugin' but is 'kde'\."):
+        ERLoss(estimator="kde")
+
+
+def test_entrec_names_an_unknown_kind_and_a_bad_temperature():
+    with pytest.raises(ValueError, match=r"must be 'continuous' or 'discrete' but is 'both'\."):
+        EntRecLoss("both")
+    for temperature in (0, -0.1, float("nan")):
+        message = f"temperature must be above 0 but is {temperature}"
+        with pytest.raises(ValueError, match=message):
+            EntRecLoss(temperature=temperature)
+
+
+def test_discrete_er_names_bad_temperatures_and_a_missing_output_dim():
+    message = "must be above 0 but are temperature={} and target_temperature={}"
+    with pytest.raises(ValueError, match=message.format("0", "0.04")):
+        DiscreteERLoss(temperature=0)
+    with pytest.raises(ValueError, match=message.format("0.1", "-1")):
+        DiscreteERLoss(target_temperature=-1)
+    with pytest.raises(ValueError, match=r"center=True needs output_dim, the number of outputs K"):
+        DiscreteERLoss(center=True)
+
+
+def test_discrete_er_needs_two_outputs():
+    with pytest.raises(ValueError, match=r"Discrete outputs need K of at least 2 but K is 1\."):
+        DiscreteERLoss()(z(dim=1), z(dim=1))
+
+
+def test_a_centre_of_another_size_than_the_logits_is_a_value_error():
+    # Not a broadcasting failure out of the middle of the computation
+    with pytest.raises(ValueError, match=r"5.*3|3.*5"):
+        DiscreteERLoss(center=True, output_dim=5)(z(), z())
+
+
+def test_mveb_names_bad_options_when_it_is_made_not_when_it_is_called():
+    for beta in (-0.01, float("nan")):
+        with pytest.raises(ValueError, match=f"beta must be at least 0 but is {beta}"):
+            MVEBLoss(beta=beta)
+    with pytest.raises(ValueError, match=r"eta must be at least 0 but is -1\."):
+        MVEBLoss(eta=-1)
+    with pytest.raises(ValueError, match=r"eta must be a number or 'auto' but is 'automatic'\."):
+        MVEBLoss(eta="automatic")
+    with pytest.raises(ValueError, match=r"must be 'euclidean' or 'sphere' but is 'torus'\."):
+        MVEBLoss(geometry="torus")
+    with pytest.raises(ValueError, match=r"bandwidth must be above 0 or None but is 0\."):
+        MVEBLoss(bandwidth=0)
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_gathering_without_torch_distributed_is_refused(loss, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    message = (
+        r"gather_distributed is True but torch\.distributed is not available\. Please set "
+        r"gather_distributed=False or install a torch version with distributed support\."
+    )
+    with pytest.raises(ValueError, match=message):
+        loss(gather_distributed=True)
+    loss(gather_distributed=False)

@@ -1,0 +1,357 @@
+"""Each loss against a brute-force float64 version of its formula, in value, terms and gradient."""
+
+import inspect
+import math
+
+import pytest
+import torch
+from lightly.loss import NTXentLoss
+from lightly.models.modules.center import Center
+
+from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
+
+from .loss_reference import (
+    check_loss,
+    discrete_er_loss,
+    er_loss,
+    log_normalizer,
+    mveb_loss,
+    mveb_scores,
+    views,
+)
+
+ESTIMATORS = pytest.mark.parametrize(
+    ("estimator", "leave_one_out"),
+    [("joe", True), ("joe", False), ("plugin", True), ("plugin", False)],
+)
+# Number of online views and of targets: shared branches, two branches, and 2 + 2 local views
+VIEWS = pytest.mark.parametrize("number", [None, 2, 4])
+
+
+def online_and_target(number, count=5, dim=4):
+    if number is None:
+        return views(2, count, dim), None
+    return views(number, count, dim), views(2, count, dim, seed=1)
+
+
+# ER -------------------------------------------------------------------------------------------
+
+
+@ESTIMATORS
+@VIEWS
+def test_er_loss_equals_brute_force(estimator, leave_one_out, number):
+    online, target = online_and_target(number)
+    loss_fn = ERLoss(kappa=6.0, estimator=estimator, leave_one_out=leave_one_out)
+    check_loss(
+        loss_fn,
+        online,
+        target,
+        lambda o, t: er_loss(o, t, 6.0, estimator, leave_one_out),
+    )
+
+
+def test_er_loss_takes_any_number_of_local_views():
+    online, target = views(5, 3, 3), views(2, 3, 3, seed=1)
+    check_loss(ERLoss(), online, target, lambda o, t: er_loss(o, t))
+
+
+def test_er_loss_of_perfect_alignment_on_spread_rows_is_known_in_closed_form():
+    # Orthonormal rows, both views equal: p_i = C e^0 without the self term, so H = -log C;
+    # E log q = kappa + log C; L = -kappa.
+    z = torch.eye(6, dtype=torch.float64)
+    loss_fn = ERLoss(kappa=10.0)
+    assert loss_fn(z, z).item() == pytest.approx(-10.0, rel=1e-12)
+    assert loss_fn.terms["alignment"].item() == pytest.approx(1.0)
+    assert loss_fn.terms["entropy"].item() == pytest.approx(-log_normalizer(6, 10.0), rel=1e-12)
+
+
+def test_the_default_er_loss_is_joes_estimate_without_the_self_term_at_kappa_10():
+    online, target = views(2, 6, 5), views(2, 6, 5, seed=1)
+    arrays = [z.numpy() for z in online], [t.numpy() for t in target]
+    expected, _ = er_loss(*arrays, kappa=10.0, estimator="joe", leave_one_out=True)
+    assert ERLoss()(online, target).item() == pytest.approx(expected, rel=1e-10)
+
+
+# EntRec ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+@pytest.mark.parametrize("leave_one_out", [True, False])
+def test_continuous_entrec_equals_brute_force(temperature, leave_one_out):
+    # L = -1/2 sum_b [H_Joe(Z_b) + mean log q(z_b | z_other)], methods §4
+    loss_fn = EntRecLoss(temperature=temperature, leave_one_out=leave_one_out)
+    check_loss(
+        loss_fn,
+        views(2, 5, 4),
+        None,
+        lambda o, t: er_loss(o, t, 1 / temperature, "joe", leave_one_out),
+    )
+
+
+def test_er_loss_with_the_self_term_is_continuous_entrec():
+    z0, z1 = views(2, 7, 5)
+    entrec = EntRecLoss("continuous", temperature=0.125, leave_one_out=False)
+    er = ERLoss(kappa=8.0, leave_one_out=False)
+    assert er(z0, z1).item() == pytest.approx(entrec(z0, z1).item(), rel=1e-12)
+    expected, _ = er_loss([z0.numpy(), z1.numpy()], [z0.numpy(), z1.numpy()], 8.0, "joe", False)
+    assert entrec(z0, z1).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_discrete_entrec_equals_brute_force():
+    check_loss(
+        EntRecLoss("discrete"),
+        views(2, 5, 4),
+        None,
+        lambda o, t: discrete_er_loss(o, t, temperature=1.0, target_temperature=1.0),
+    )
+
+
+# Discrete ER ----------------------------------------------------------------------------------
+
+
+@VIEWS
+@pytest.mark.parametrize("temperatures", [(0.1, 0.04), (0.5, 1.0)])
+def test_discrete_er_loss_equals_brute_force(number, temperatures):
+    online, target = online_and_target(number)
+    # logits of the size of cosines: at 1/0.04 a soft-max of larger ones has no gradient to test
+    online = [0.1 * z for z in online]
+    target = target and [0.1 * t for t in target]
+    check_loss(
+        DiscreteERLoss(*temperatures),
+        online,
+        target,
+        lambda o, t: discrete_er_loss(o, t, *temperatures),
+    )
+
+
+def test_discrete_er_loss_of_balanced_certain_agreement_is_minus_log_k():
+    # H(W) = log K and E log q = 0: the bound is at its ceiling log K
+    logits = 50 * torch.eye(6, dtype=torch.float64)
+    loss_fn = DiscreteERLoss()
+    assert loss_fn(logits, logits).item() == pytest.approx(-math.log(6), rel=1e-12)
+    assert loss_fn.terms["entropy"].item() == pytest.approx(math.log(6), rel=1e-12)
+
+
+def test_the_centre_is_subtracted_first_and_follows_the_targets_like_lightlys():
+    online, target = views(4, 5, 4, scale=0.1), views(2, 5, 4, seed=1, scale=0.1)
+    loss_fn = DiscreteERLoss(center=True, output_dim=4, center_momentum=0.8)
+    reference = Center((1, 4), momentum=0.8)
+    for step in range(3):
+        shifted = [t + 0.1 * step for t in target]
+        expected, _ = discrete_er_loss(
+            [z.numpy() for z in online],
+            [t.numpy() for t in shifted],
+            center=reference.value.numpy(),
+        )
+        # the centre's buffer starts in float32, where 0.8 and 0.2 are rounded
+        assert loss_fn(online, shifted).item() == pytest.approx(expected, rel=1e-6)
+        reference.update(torch.cat(shifted))
+    assert reference.value.abs().max() > 0.01
+    torch.testing.assert_close(loss_fn.center.value, reference.value)
+
+
+def test_the_centre_is_left_alone_without_gradient_and_kept_in_the_state_dict():
+    logits = views(2, 5, 4)
+    loss_fn = DiscreteERLoss(center=True, output_dim=4)
+    with torch.no_grad():
+        loss_fn(*logits)
+    assert loss_fn.center.value.abs().max() == 0
+    loss_fn(*logits)
+    restored = DiscreteERLoss(center=True, output_dim=4)
+    restored.load_state_dict({k: v.float() for k, v in loss_fn.state_dict().items()})
+    assert restored.center.value.abs().max() > 0
+    torch.testing.assert_close(restored(*logits), loss_fn(*logits), rtol=1e-5, atol=1e-5)
+
+
+# MVEB -----------------------------------------------------------------------------------------
+
+
+@VIEWS
+@pytest.mark.parametrize("geometry", ["euclidean", "sphere"])
+@pytest.mark.parametrize("normalize_local_target", [False, True])
+def test_mveb_loss_equals_brute_force(number, geometry, normalize_local_target):
+    online, target = online_and_target(number)
+    # beta and eta above the paper's, so that the entropy's part of the gradient is no smaller
+    # than the alignment's and cannot hide behind it
+    beta, eta = 0.3, 0.05
+    scores = mveb_scores([z.numpy() for z in online], eta, geometry)
+    loss_fn = MVEBLoss(
+        beta=beta, eta=eta, geometry=geometry, normalize_local_target=normalize_local_target
+    )
+    check_loss(
+        loss_fn,
+        online,
+        target,
+        lambda o, t: mveb_loss(o, t, scores, beta, normalize_local_target),
+        gradient_atol=1e-7,  # |S| of order 10 to 100 here
+    )
+
+
+def test_mveb_loss_takes_a_bandwidth():
+    online, target = views(2, 6, 4), views(2, 6, 4, seed=1)
+    scores = mveb_scores([z.numpy() for z in online], bandwidth=0.4)
+    check_loss(
+        MVEBLoss(beta=0.5, bandwidth=0.4),
+        online,
+        target,
+        lambda o, t: mveb_loss(o, t, scores, beta=0.5),
+        gradient_atol=1e-7,
+    )
+
+
+def test_the_default_mveb_loss_is_the_papers():
+    online, target = views(4, 6, 4), views(2, 6, 4, seed=1)
+    arrays = [z.numpy() for z in online], [t.numpy() for t in target]
+    scores = mveb_scores(arrays[0], eta=0.01, geometry="euclidean")
+    expected, _ = mveb_loss(*arrays, scores, beta=0.01, normalize_local_target=False)
+    assert MVEBLoss()(online, target).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_mveb_without_entropy_is_minus_the_mean_cosine():
+    z0, z1 = views(2, 9, 5)
+    expected = -torch.nn.functional.cosine_similarity(z0, z1).mean()
+    assert MVEBLoss(beta=0.0)(z0, z1).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_target_gets_gradient_from_the_alignment_alone():
+    # The entropy of equation (11) is that of the online views; targets have no H of their own.
+    online, target = views(2, 6, 4), views(2, 6, 4, seed=1)
+    gradients = []
+    for beta in (0.0, 0.5):
+        leaves = [t.clone().requires_grad_() for t in target]
+        gradients.append(torch.autograd.grad(MVEBLoss(beta=beta)(online, leaves), leaves))
+    for without, with_entropy in zip(*gradients, strict=True):
+        torch.testing.assert_close(without, with_entropy, rtol=1e-12, atol=0)
+
+
+# What all of them share -----------------------------------------------------------------------
+
+ALL_LOSSES = {
+    "er": lambda: ERLoss(),
+    "er_plugin": lambda: ERLoss(estimator="plugin", leave_one_out=False),
+    "discrete_er": lambda: DiscreteERLoss(),
+    "entrec": lambda: EntRecLoss(),
+    "entrec_discrete": lambda: EntRecLoss("discrete"),
+    "mveb": lambda: MVEBLoss(),
+    "mveb_sphere": lambda: MVEBLoss(geometry="sphere", eta=1.0),
+    "mvib": lambda: MVIBLoss(),
+}
+all_losses = pytest.mark.parametrize("name", ALL_LOSSES)
+NORMALISING = ("er", "er_plugin", "entrec", "mveb", "mveb_sphere")
+
+
+@all_losses
+def test_a_loss_drops_in_where_ntxentloss_stood(name):
+    # One lightly training step, the criterion the only difference. NTXentLoss(out0, out1) is
+    # called by position with two (N, d) tensors and returns a scalar to call backward on.
+    parameters = list(inspect.signature(NTXentLoss.forward).parameters)
+    assert len(inspect.signature(type(ALL_LOSSES[name]()).forward).parameters) == len(parameters)
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(32, 12, generator=generator)
+    noise = 0.3 * torch.randn(2, 32, 12, generator=generator)
+    for criterion in (NTXentLoss(temperature=0.5), ALL_LOSSES[name]()):
+        torch.manual_seed(0)
+        head = torch.nn.Linear(12, 8)
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.05)
+        values = []
+        for _ in range(15):
+            torch.manual_seed(1)  # MVIB draws samples: the same ones, so that values compare
+            loss = criterion(head(samples + noise[0]), head(samples + noise[1]))
+            assert loss.shape == ()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            values.append(loss.item())
+        if name.startswith("mveb") and not isinstance(criterion, NTXentLoss):
+            continue  # its scalar is a surrogate: only its gradient has a meaning
+        assert values[-1] < values[0]
+
+
+@all_losses
+def test_the_two_views_are_interchangeable(name):
+    z0, z1 = views(2, 8, 6)
+    if name == "mvib":  # without noise: both posteriors certain, so that the order of draws is gone
+        z0, z1 = (torch.cat([z[:, :3], torch.full((8, 3), -60.0)], dim=1) for z in (z0, z1))
+    forward, backward = ALL_LOSSES[name]()(z0, z1), ALL_LOSSES[name]()(z1, z0)
+    torch.testing.assert_close(forward, backward, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NORMALISING)
+def test_rows_are_normalised_inside_as_by_ntxentloss(name):
+    z0, z1 = views(2, 8, 6)
+    scales = torch.linspace(0.1, 20, 8, dtype=torch.float64)[:, None]
+    loss_fn = ALL_LOSSES[name]()
+    torch.testing.assert_close(
+        loss_fn(scales * z0, z1 / scales), loss_fn(z0, z1), rtol=1e-10, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_LOSSES if name != "mvib"])
+def test_float32_agrees_with_float64(name):
+    # (MVIB draws other samples in another dtype.)
+    z0, z1 = views(2, 16, 8)
+    loss_fn = ALL_LOSSES[name]()
+    single, double = loss_fn(z0.float(), z1.float()), loss_fn(z0, z1)
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    # rows are rounded to 6e-8; kappa = 10, logits/0.04 and |S| beta amplify it a hundredfold
+    assert single.item() == pytest.approx(double.item(), rel=2e-5, abs=2e-5)
+
+
+@all_losses
+def test_terms_are_detached_and_make_up_the_value(name):
+    z0, z1 = views(2, 8, 6)
+    loss_fn = ALL_LOSSES[name]()
+    loss = loss_fn(z0.requires_grad_(), z1.requires_grad_())
+    terms = loss_fn.terms
+    assert not any(term.requires_grad for term in terms.values())
+    if name.startswith("mveb"):
+        value = -(terms["alignment"] + 0.01 * terms["entropy_surrogate"])
+    elif name == "mvib":
+        value = 1e-3 * terms["divergence"] - terms["reconstruction"]
+    else:
+        value = -(terms["entropy"] + terms["reconstruction"])
+    assert value.item() == pytest.approx(loss.item(), rel=1e-12)
+
+
+@all_losses
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_half_precision_views_give_the_float32_value(name, dtype):
+    z0, z1 = (z.to(dtype) for z in views(2, 16, 8))
+    loss_fn = ALL_LOSSES[name]()
+    torch.manual_seed(0)
+    expected = loss_fn(z0.float(), z1.float())
+    z0, z1 = z0.requires_grad_(), z1.requires_grad_()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = loss_fn(z0, z1)
+    assert loss.dtype == torch.float32
+    # identical float32 arithmetic but for the order of sums
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    for gradient in torch.autograd.grad(loss, [z0, z1]):
+        assert gradient.dtype == dtype
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["er", "discrete_er", "entrec", "entrec_discrete", "mveb"])
+def test_a_target_without_gradient_leaves_the_online_gradient_as_it_is(name):
+    # An EMA branch: targets are constants, nothing asks for their gradient
+    online, target = views(2, 6, 5, scale=0.2), views(2, 6, 5, seed=1, scale=0.2)
+    leaves = [z.requires_grad_() for z in online]
+    loss_fn = ALL_LOSSES[name]()
+    constant = torch.autograd.grad(loss_fn(leaves, target), leaves)
+    trained_target = [t.clone().requires_grad_() for t in target]
+    learned = torch.autograd.grad(loss_fn(leaves, trained_target), leaves)
+    for a, b in zip(constant, learned, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+        assert a.norm() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["er", "discrete_er", "entrec", "entrec_discrete", "mveb"])
+def test_view_0_meets_target_1(name):
+    # With target 1 equal to view 0 and target 0 equal to view 1 alignment is at its best; the
+    # other way round it is not. (Two unrelated views, so that the two differ.)
+    view0, view1 = views(1, 12, 6)[0], views(1, 12, 6, seed=9)[0]
+    loss_fn = ALL_LOSSES[name]()
+    crossed = loss_fn([view0, view1], [view1, view0]).item()
+    straight = loss_fn([view0, view1], [view0, view1]).item()
+    assert crossed < straight

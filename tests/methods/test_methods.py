@@ -1,0 +1,278 @@
+import copy
+import importlib.metadata
+import math
+
+import pytest
+import torch
+from lightly.models.utils import update_momentum
+from lightly.utils.scheduler import cosine_schedule
+from pytorch_lightning import Trainer, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from erssl.errors import ConfigError
+from erssl.loss import EntRecLoss, MVEBLoss
+from erssl.methods import (
+    METHODS,
+    MVEB,
+    EntRec,
+    MultiViewMethod,
+    OptimizerOptions,
+    SimCLR,
+    available_methods,
+    get_method,
+    register_method,
+)
+from erssl.methods.optimizer import build_optimizer
+from erssl.methods.target import make_target, update_target
+
+
+class TinyBackbone(nn.Module):
+    feature_dim = 12
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+
+    def forward(self, images):
+        return self.norm(self.conv(images)).relu().mean(dim=(2, 3))
+
+
+class Views(Dataset):
+    """Pictures of two kinds; views are the picture and noise, of given sizes."""
+
+    def __init__(self, sizes=(8, 8), n=64):
+        generator = torch.Generator().manual_seed(0)
+        self.labels = torch.randint(2, (n,), generator=generator)
+        self.views = [
+            torch.randn(n, 3, s, s, generator=generator) + self.labels[:, None, None, None]
+            for s in sizes
+        ]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):  # as lightly's data sets: views, target, file name
+        return [v[index] for v in self.views], self.labels[index], f"{index}.jpg"
+
+
+SMALL = {"projection_hidden_dim": 16, "projection_dim": 8}
+SGD = OptimizerOptions("sgd", base_lr=1.0, warmup_epochs=0)
+
+
+def build(name, **options):
+    return get_method(name)(16, 2, backbone=TinyBackbone(), **SMALL, **options)
+
+
+def fit(method, sizes=(8, 8), epochs=2, **trainer_options):
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **trainer_options,
+    )
+    losses = []
+    original = method.multi_view_step
+
+    def record(views):
+        step = original(views)
+        losses.append(step.loss.item())
+        return step
+
+    method.multi_view_step = record
+    trainer.fit(method, DataLoader(Views(sizes), batch_size=16, drop_last=True))
+    return losses, trainer
+
+
+@pytest.mark.parametrize("name", ["mveb", "entrec", "simclr"])
+def test_loss_falls_and_state_dict_round_trips(name):
+    seed_everything(0)
+    losses, _ = fit(build(name, optimizer=SGD), epochs=4)
+    assert sum(losses[-4:]) < sum(losses[:4])
+    method, other = build(name), build(name)
+    other.load_state_dict(method.state_dict())
+    images = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(other.eval().embed(images), method.eval().embed(images))
+
+
+@pytest.mark.parametrize("name", ["mveb", "entrec", "simclr"])
+def test_class_contract_of_lightlys_benchmark(name):
+    method = METHODS[name]["model"](batch_size_per_device=16, num_classes=10)
+    assert isinstance(method, MultiViewMethod)
+    assert method.online_classifier.classification_head.in_features == 2048
+    assert method.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 2048)
+    views = METHODS[name]["transform"](_picture())
+    assert [v.shape for v in views] == [(3, 224, 224)] * 2
+
+
+def _picture():
+    from PIL import Image
+
+    return Image.new("RGB", (300, 260), (10, 120, 200))
+
+
+def test_mveb_step_is_the_loss_of_online_views_against_targets_of_the_others():
+    seed_everything(0)
+    method = build("mveb", beta=0.3).eval()  # eval: batch statistics would depend on grouping
+    views = [torch.randn(6, 3, 8, 8), torch.randn(6, 3, 8, 8), torch.randn(6, 3, 5, 5)]
+    with torch.no_grad():
+        for p in method.target_projection_head.parameters():
+            p.mul_(1.5)  # else a step that confuses the branches would pass
+        loss = method.multi_view_step(views).loss
+        online = [method.projection_head(method.backbone(v)) for v in views]
+        target = [method.target_projection_head(method.target_backbone(v)) for v in views[:2]]
+        torch.testing.assert_close(loss, MVEBLoss(0.3)(online, target))
+
+
+def test_shared_mveb_has_gradient_on_both_sides_and_no_target():
+    method = build("mveb", target="shared", beta=0.0)
+    assert method.target_backbone is None
+    views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
+    step = method.multi_view_step(views)
+    assert step.target.requires_grad
+    with pytest.raises(ConfigError, match="target=ema is unknown"):
+        build("mveb", target="ema")
+
+
+def test_entrec_step_is_its_loss():
+    method = build("entrec", kind="discrete").eval()
+    views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
+    z0, z1 = (method.embed(v) for v in views)
+    expected = EntRecLoss("discrete")(z0, z1)
+    torch.testing.assert_close(method.multi_view_step(views).loss, expected)
+
+
+def test_target_starts_as_the_online_branch_and_takes_no_gradient():
+    method = build("mveb")
+    torch.testing.assert_close(
+        method.target_backbone.state_dict(), method.backbone.state_dict(), rtol=0, atol=0
+    )
+    torch.testing.assert_close(
+        method.target_projection_head.state_dict(),
+        method.projection_head.state_dict(),
+        rtol=0,
+        atol=0,
+    )
+    method.multi_view_step([torch.randn(6, 3, 8, 8) for _ in range(2)]).loss.backward()
+    assert all(p.grad is None for p in method.target_backbone.parameters())
+    assert all(p.grad is not None for p in method.backbone.parameters())
+
+
+def test_ema_moves_parameters_and_running_statistics_where_lightly_leaves_statistics():
+    online, target = TinyBackbone(), TinyBackbone()
+    online(torch.randn(4, 3, 8, 8) + 3)
+    by_lightly = copy.deepcopy(target)
+    update_momentum(online, by_lightly, m=0.0)
+    assert not torch.equal(by_lightly.norm.running_mean, online.norm.running_mean)  # the fault
+    start = copy.deepcopy(target.state_dict())
+    update_target(online, target, 0.75)
+    for name, value in target.state_dict().items():
+        if value.dtype.is_floating_point:
+            expected = 0.75 * start[name] + 0.25 * online.state_dict()[name]
+            torch.testing.assert_close(value, expected)
+    update_target(online, target, 0.0)
+    torch.testing.assert_close(target.state_dict(), online.state_dict())
+
+
+def test_target_follows_by_the_cosine_schedule_once_an_optimiser_step():
+    seed_everything(0)
+    method = build("mveb", optimizer=SGD, momentum_start=0.5, momentum_end=1.0)
+    expected = make_target(method.backbone)
+    momenta = [cosine_schedule(step, 4, 0.5, 1.0) for step in range(4)]
+    original = type(method).optimizer_step
+
+    def track(*args, **kwargs):
+        original(method, *args, **kwargs)
+        m = momenta.pop(0)
+        for own, online in zip(expected.parameters(), method.backbone.parameters(), strict=True):
+            own.data.mul_(m).add_(online.data, alpha=1 - m)
+
+    method.optimizer_step = track
+    fit(method, epochs=2, accumulate_grad_batches=2)  # 4 batches an epoch, 2 steps
+    assert momenta == []
+    for own, followed in zip(
+        expected.parameters(), method.target_backbone.parameters(), strict=True
+    ):
+        torch.testing.assert_close(own, followed)
+
+
+def test_multi_crop_trains():
+    losses, _ = fit(build("mveb", optimizer=SGD), sizes=(8, 8, 5, 5, 5))
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_same_seed_same_loss_curve():
+    curves = []
+    for _ in range(2):
+        seed_everything(3)
+        curves.append(fit(build("mveb", optimizer=SGD))[0])
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("lars", "LARS"), ("sgd", "SGD"), ("adamw", "AdamW")])
+def test_optimizer_groups_rate_and_schedule(name, kind):
+    backbone, classifier = TinyBackbone(), nn.Linear(12, 2)
+    options = OptimizerOptions(name, base_lr=0.3, weight_decay=0.1, warmup_epochs=2)
+    made = build_optimizer(
+        options, [backbone], classifier, global_batch_size=512, total_steps=100, epochs=10
+    )
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert type(optimizer).__name__ == kind
+    decay, no_decay, probe = optimizer.param_groups
+    assert [p.shape for p in decay["params"]] == [backbone.conv.weight.shape]
+    assert len(no_decay["params"]) == 2  # scale and shift of the normalisation
+    assert (decay["weight_decay"], no_decay["weight_decay"], probe["weight_decay"]) == (0.1, 0, 0)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    peak = 0.3 * 512 / 256
+    assert rates[0] == pytest.approx(peak / 20)  # two of ten epochs of linear warm-up: 20 steps
+    assert rates[19] == pytest.approx(peak)
+    assert max(rates) == pytest.approx(peak)
+    assert rates[-1] == pytest.approx(peak / 1000)
+    middle = rates[20:][len(rates[20:]) // 2]
+    assert middle == pytest.approx(peak / 2, rel=0.05)  # a cosine is half way down at half time
+
+
+def test_warm_up_longer_than_the_run_is_shortened_with_a_warning():
+    with pytest.warns(UserWarning, match="does not fit into 2 epochs"):
+        build_optimizer(OptimizerOptions(), [TinyBackbone()], nn.Linear(12, 2), 256, 50, 2)
+
+
+def test_registry_names_the_nearest_and_keeps_names_unique():
+    assert available_methods() == ["entrec", "mveb", "simclr"]
+    assert (get_method("mveb"), get_method("simclr"), get_method("entrec")) == (
+        MVEB,
+        SimCLR,
+        EntRec,
+    )
+    with pytest.raises(ConfigError, match=r"did you mean mveb\?"):
+        get_method("mvbe")
+    with pytest.raises(ConfigError, match="'mveb' is taken by MVEB"):
+
+        @register_method("mveb")
+        class Other(MultiViewMethod):
+            pass
+
+
+def test_a_third_partys_method_is_found_through_its_entry_point(monkeypatch, tmp_path):
+    module = tmp_path / "their_method.py"
+    module.write_text(
+        "from erssl.methods import SimCLR, register_method\n"
+        "@register_method('theirs')\n"
+        "class Theirs(SimCLR):\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = importlib.metadata.EntryPoint("theirs", "their_method", "erssl.methods")
+    monkeypatch.setattr("erssl.methods.registry.entry_points", lambda group: [entry])
+    try:
+        assert get_method("theirs").__name__ == "Theirs"
+    finally:
+        METHODS.pop("theirs", None)

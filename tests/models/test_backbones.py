@@ -1,0 +1,112 @@
+import json
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from erssl import load_backbone
+from erssl.errors import ConfigError, DataError
+from erssl.models import BackboneOptions, build_backbone, check_input_size, save_backbone
+
+FEATURE_DIMS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
+
+
+@pytest.mark.parametrize("name", FEATURE_DIMS)
+def test_resnets_have_torchvisions_names_and_features(name):
+    backbone = build_backbone(name).eval()
+    reference = getattr(torchvision.models, name)().eval()
+    expected = {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}
+    assert {k: v.shape for k, v in backbone.state_dict().items()} == {
+        k: v.shape for k, v in expected.items()
+    }
+    reference.load_state_dict(backbone.state_dict(), strict=False)
+    reference.fc = nn.Identity()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), reference(images))
+    assert backbone.feature_dim == FEATURE_DIMS[name]
+
+
+def test_cifar_stem_keeps_resolution():
+    backbone = build_backbone(BackboneOptions("resnet18", cifar_stem=True))
+    sizes = []
+    backbone.layer1.register_forward_hook(lambda m, i, o: sizes.append(o.shape[-1]))
+    assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, 512)
+    assert sizes == [32]
+
+
+def test_timm_model_gives_what_timm_gives():
+    options = BackboneOptions("resnet10t", "timm", options={"channels": [32, 64, 128, 256]})
+    backbone = build_backbone(options).eval()
+    reference = timm.create_model("resnet10t", num_classes=0, channels=(32, 64, 128, 256)).eval()
+    reference.load_state_dict(backbone.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), reference(images))
+    assert backbone.feature_dim == 256
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (BackboneOptions("resnet19"), "resnet19 is unknown; choose one of resnet18"),
+        (BackboneOptions("resnet10", "timm"), "no timm model; the nearest names are resnet10t"),
+        (BackboneOptions("resnet10t", "timm", cifar_stem=True), "cifar_stem is for torchvision"),
+        (BackboneOptions("resnet18", options={"a": 1}), "for backbone=timm only"),
+        (BackboneOptions("vit_tiny_patch16_224", "timm", options={"nope": 1}), "does not fit"),
+    ],
+)
+def test_wrong_backbones_are_refused_in_a_sentence(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        build_backbone(options)
+
+
+def test_a_transformer_of_another_size_is_refused_before_work():
+    backbone = build_backbone(BackboneOptions("test_vit", "timm"))
+    with pytest.raises(ConfigError, match=r"32 x 32 pixels .* backbone.options.img_size=32"):
+        check_input_size(backbone, [32])
+
+
+def test_checking_the_size_leaves_the_state_alone():
+    backbone = build_backbone("resnet18")
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    check_input_size(backbone, [32, 64])
+    assert backbone.training
+    torch.testing.assert_close(backbone.state_dict(), before)
+
+
+def test_saved_backbone_comes_back_equal_and_fits_torchvision(tmp_path):
+    options = BackboneOptions("resnet18", cifar_stem=True)
+    backbone = build_backbone(options).eval()
+    file = tmp_path / "backbone.safetensors"
+    save_backbone(backbone, file, options, {"image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3})
+    loaded = load_backbone(tmp_path)
+    torch.testing.assert_close(loaded.state_dict(), backbone.state_dict(), rtol=0, atol=0)
+    assert loaded.preprocessing == {"image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}
+    assert loaded.feature_dim == 512
+    names = set(torchvision.models.resnet18().state_dict()) - {"fc.weight", "fc.bias"}
+    assert set(load_file(file)) == names
+
+
+def test_compiled_backbone_is_saved_under_plain_names(tmp_path):
+    options = BackboneOptions("resnet18")
+    backbone = build_backbone(options)
+    names = set(backbone.state_dict())
+    save_backbone(torch.compile(backbone), tmp_path / "backbone.safetensors", options)
+    assert set(load_file(tmp_path / "backbone.safetensors")) == names
+
+
+def test_what_is_no_backbone_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no backbone weights"):
+        load_backbone(tmp_path)
+    truncated = tmp_path / "backbone.safetensors"
+    save_backbone(build_backbone("resnet18"), truncated, BackboneOptions("resnet18"))
+    truncated.write_bytes(truncated.read_bytes()[:1000])
+    with pytest.raises(DataError, match="not a readable safetensors file"):
+        load_backbone(tmp_path)
+    save_file({"a": torch.zeros(1)}, truncated, metadata={"x": json.dumps({})})
+    with pytest.raises(DataError, match="does not say which backbone"):
+        load_backbone(truncated)
