@@ -1,1 +1,1 @@
-"""Measurements against references and peers: ``python -m benchmarks.<name>``, one file a question."""
+"""Measurements, one file a question: ``python -m benchmarks.<name>``."""

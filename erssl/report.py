@@ -27,7 +27,9 @@ def write_report(run_dir: Path) -> None:
         run_dir: A finished run.
     """
     results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
-    plot_curves(read_metrics(run_dir / METRICS), results["metrics"], run_dir / "curves.png")
+    file = run_dir / METRICS
+    curves = read_metrics(file) if file.is_file() else {}
+    drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
     environment = results["environment"]
     rows = [f"| {name} | {value:.4f} |" for name, value in results["metrics"].items()]
     versions = ", ".join(f"{name} {v}" for name, v in environment["packages"].items())
@@ -42,7 +44,7 @@ def write_report(run_dir: Path) -> None:
         "",
         "Accuracies are those of the last epoch on the validation split.",
         "",
-        "![curves](curves.png)",
+        "![curves](curves.png)" if drawn else "The run was too short to log a curve.",
         "",
         f"Seed {results['seed']}; {results['wall_seconds']:.0f} s on {environment['device']}; "
         f"Python {environment['python']}, {versions}. The resolved settings are in config.yaml.",
@@ -50,17 +52,22 @@ def write_report(run_dir: Path) -> None:
     write_text(run_dir / "report.md", "\n".join(lines) + "\n")
 
 
-def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> None:
+def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
     """Draw loss, entropy, alignment and kNN accuracy over optimiser steps.
 
     Args:
         curves: (step, value) pairs by metric name.
         metrics: Final metrics; ``untrained_knn_top1`` is drawn as a dashed line.
         path: The PNG to write.
+
+    Returns:
+        Whether there was anything to draw.
     """
     from matplotlib.figure import Figure
 
     panels = [(name, label) for name, label in _PANELS if name in curves]
+    if not panels:
+        return False
     figure = Figure(figsize=(3.2 * len(panels), 2.6), dpi=110, layout="constrained")
     for index, (name, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
@@ -81,3 +88,4 @@ def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> None:
                 va="bottom",
             )
     figure.savefig(path)
+    return True

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 
 from erssl.cli._config import FREE, Schema, compose_config, schema_from
@@ -14,6 +16,7 @@ from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.errors import ConfigError
 from erssl.methods import OptimizerOptions, get_method
 from erssl.models import BackboneOptions
+from erssl.runs import CONFIG
 
 # What the command itself gives to a method's constructor and to Lightning's Trainer.
 _OWN_METHOD_KEYS = (
@@ -90,26 +93,68 @@ class PretrainSettings:
 def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
     """Settings from words such as ``method=mveb``, and their fully resolved config.
 
+    A resumed run takes its settings from its own ``config.yaml``; words may repeat them and may
+    change where it runs (``trainer.*``, ``data.num_workers``), not what it computes.
+
     Raises:
-        ConfigError: If a key or value is unknown.
+        ConfigError: If a key or value is unknown, or a resumed run would change.
     """
     config = compose_config("pretrain", words, _schema)
-    views = config["data"].pop("views", {})
-    data = default_options(**config["data"])
+    settings = _settings(config)
+    resolved = dataclasses.asdict(settings)
+    if not settings.resume or not (Path(str(settings.run_dir)) / CONFIG).is_file():
+        return settings, resolved
+    stored = OmegaConf.to_container(OmegaConf.load(Path(str(settings.run_dir)) / CONFIG))
+    keys = {word.partition("=")[0] for word in words}
+    said = {key for key in keys if not _may_change(key)}
+    if said:
+        _check_same(_flat(resolved), _flat(stored))
+    changed: dict[str, Any] = {**stored, "run_dir": settings.run_dir, "resume": True}  # type: ignore[dict-item]
+    changed["overwrite"] = False
+    changed["trainer"] |= {k: v for k, v in config["trainer"].items() if f"trainer.{k}" in keys}
+    if "data.num_workers" in keys:
+        changed["data"]["num_workers"] = settings.data.num_workers
+    settings = _settings(changed)
+    return settings, dataclasses.asdict(settings)
+
+
+def _settings(config: Mapping[str, Any]) -> PretrainSettings:
+    data_config = dict(config["data"])
+    views = dict(data_config.pop("views", {}))
+    data = default_options(**data_config)
     if views:
-        if "recipe" not in views:
-            views["recipe"] = data.views.recipe
+        views = {"recipe": data.views.recipe} | views
         data = dataclasses.replace(data, views=ViewOptions(**views))
-    settings = PretrainSettings(
-        **config
-        | {
+    return PretrainSettings(
+        **{
+            **config,
             "data": data,
             "backbone": BackboneOptions(**config["backbone"]),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
         }
     )
-    return settings, dataclasses.asdict(settings)
+
+
+def _may_change(key: str) -> bool:
+    free = ("run_dir", "resume", "overwrite", "data.num_workers")
+    return key in free or key.partition(".")[0] == "trainer"
+
+
+def _check_same(given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if not _may_change(key) and stored.get(key) != value:
+            raise ConfigError(
+                f"{key}={value} differs from {stored.get(key)} in the run's own {CONFIG}; a "
+                "resumed run keeps its settings, so leave the word out, or name a new run_dir."
+            )
+
+
+def _flat(node: Any, where: str = "") -> dict[str, Any]:
+    """Dotted keys and their values; lists and tuples alike."""
+    if isinstance(node, Mapping):
+        return {k: v for n in node for k, v in _flat(node[n], f"{where}.{n}".strip(".")).items()}
+    return {where: list(node) if isinstance(node, (list, tuple)) else node}
 
 
 def _schema(config: Mapping[str, Any]) -> Schema:

@@ -18,6 +18,8 @@ class PersistentMemoryBank(MemoryBankModule):
     and a batch goes on at the beginning.
     """
 
+    bank: Tensor
+    bank_ptr: Tensor
     filled: Tensor
 
     def __init__(self, size: int | Sequence[int]) -> None:

@@ -73,8 +73,8 @@ class MultiViewMethod(LightningModule):
 
     backbone: nn.Module
     projection_head: nn.Module
-    target_backbone: nn.Module | None = None
-    target_projection_head: nn.Module | None = None
+    target_backbone: nn.Module | None
+    target_projection_head: nn.Module | None
     criterion: nn.Module
 
     def __init__(
@@ -104,6 +104,9 @@ class MultiViewMethod(LightningModule):
         super().__init__()
         self.batch_size_per_device = batch_size_per_device
         self.backbone = build_backbone(backbone) if isinstance(backbone, str) else backbone
+        # Not on the class, where they would hide the modules that add_target registers.
+        self.target_backbone = None
+        self.target_projection_head = None
         self.feature_dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
         self.optimizer_options = optimizer or self.default_optimizer
         self.momentum_start = momentum_start
@@ -214,7 +217,7 @@ class MultiViewMethod(LightningModule):
         """Loss, entropy (leave-one-out KDE, nats) and alignment (mean cosine) of every method."""
         self.log("train_loss", step.loss, batch_size=batch_size)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        if every and (self.trainer.global_step % every == 0 or self.trainer.is_last_batch):
+        if every and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch):
             online = F.normalize(step.online.float(), dim=-1)
             target = F.normalize(step.target.float(), dim=-1)
             entropy = kde_entropy(online, MONITOR_KAPPA, leave_one_out=len(online) > 1)

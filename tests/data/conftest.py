@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data_pictures import noise
+
+from .data_pictures import noise
 
 
 @pytest.fixture

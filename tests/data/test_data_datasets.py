@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_pictures import noise, truncate
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets as tv
 
 from erssl.data import DataOptions, ViewOptions, default_options, load_datasets
 from erssl.errors import ConfigError, DataError
+
+from .data_pictures import noise, truncate
 
 SHARED = Path(os.environ.get("ERSSL_SHARED_DATA", Path(__file__).parents[2] / "../shared/data"))
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_pictures import noise, truncate
 from PIL import Image, ImageFile
 from torchvision.datasets.folder import pil_loader
 
 from erssl.data import find_unreadable, load_image
 from erssl.errors import DataError
+
+from .data_pictures import noise, truncate
 
 
 def _transparent_palette() -> Image.Image:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_pictures import noise
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data import DataOptions, SSLDataModule, TransformedDataset, ViewOptions, default_options
 from erssl.data.module import seed_worker
 from erssl.errors import ConfigError, DataError
+
+from .data_pictures import noise
 
 
 def _digits(workers: int = 2, seed: int = 0, batch_size: int = 256, **changes) -> SSLDataModule:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from data_pictures import noise
 from lightly.transforms import DINOTransform, SimCLRTransform
 from lightly.transforms.gaussian_blur import GaussianBlur
 from lightly.transforms.solarize import RandomSolarization
@@ -13,6 +12,8 @@ from torchvision.transforms import v2
 from erssl.data import RECIPES, ViewOptions, build_eval_transform, build_views
 from erssl.data.views import MULTI_CROP_RECIPES
 from erssl.errors import ConfigError
+
+from .data_pictures import noise
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 

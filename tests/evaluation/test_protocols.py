@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from erssl.evaluation import Features, extract_features, knn_accuracy, linear_accuracy
 
 
-def blobs(n, seed, classes=5, dim=16, spread=1.2):
+def blobs(n, seed, classes=5, dim=16, spread=3.0):
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
     labels = torch.randint(classes, (n,), generator=generator)

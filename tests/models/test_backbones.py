@@ -65,7 +65,7 @@ def test_wrong_backbones_are_refused_in_a_sentence(options, sentence):
 
 
 def test_a_transformer_of_another_size_is_refused_before_work():
-    backbone = build_backbone(BackboneOptions("test_vit", "timm"))
+    backbone = build_backbone(BackboneOptions("vit_tiny_patch16_224", "timm"))
     with pytest.raises(ConfigError, match=r"32 x 32 pixels .* backbone.options.img_size=32"):
         check_input_size(backbone, [32])
 

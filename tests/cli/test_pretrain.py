@@ -1,0 +1,246 @@
+"""Runs by the command, from words to results.json."""
+
+import csv
+import json
+import os
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import erssl
+from erssl.callbacks import OnlineKNN
+from erssl.cli.main import main
+
+TINY = (
+    *("backbone=timm", "backbone.name=test_resnet", "method.projection_hidden_dim=32"),
+    *("method.projection_dim=16", "batch_size=64", "epochs=2", "data.num_workers=0"),
+    *("trainer.accelerator=cpu", "optimizer.base_lr=0.5", "evaluation.every_n_epochs=1"),
+)
+UNMEASURED = (
+    *("evaluation.every_n_epochs=0", "evaluation.untrained=false", "evaluation.linear=false"),
+    "trainer.limit_train_batches=8",
+)
+
+
+def run(*words, run_dir):
+    return main(["pretrain", *TINY, *words, f"run_dir={run_dir}"])
+
+
+def results_of(run_dir):
+    return json.loads((run_dir / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "one"
+    assert run("method=mveb", run_dir=run_dir) == 0
+    return run_dir
+
+
+def test_run_directory_holds_what_it_promises(finished):
+    names = {p.name for p in finished.iterdir()}
+    expected = {
+        *("config.yaml", "checkpoints", "backbone.safetensors", "metrics.csv", "results.json"),
+        *("report.md", "curves.png", "environment.json"),
+    }
+    assert expected <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if name.endswith(".partial") or name.startswith(".probe")]
+    results = results_of(finished)
+    assert set(results) == {
+        *("protocol", "dataset", "method", "metrics", "published", "seed", "config"),
+        *("environment", "wall_seconds"),
+    }
+    for metric in ("knn_top1", "linear_top1", "untrained_knn_top1", "untrained_linear_top1"):
+        assert 0.2 < results["metrics"][metric] <= 1
+    assert Image.open(finished / "curves.png").width > 400
+
+
+def test_metrics_hold_the_curves(finished):
+    with (finished / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = {name for row in rows for name, value in row.items() if value}
+    assert {"train_loss", "train_entropy", "train_alignment", "val_knn_top1", "lr"} <= columns
+    knn = [float(r["val_knn_top1"]) for r in rows if r["val_knn_top1"]]
+    assert len(knn) == 3  # untrained, and after each of two epochs
+    metrics = results_of(finished)["metrics"]
+    assert knn[0] == pytest.approx(metrics["untrained_knn_top1"])
+    assert knn[-1] == pytest.approx(metrics["knn_top1"])  # the last epoch, not the best
+
+
+def test_backbone_loads_and_gives_features(finished):
+    backbone = erssl.load_backbone(finished)
+    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, backbone.feature_dim)
+    assert backbone.preprocessing["image_size"] == 32
+    state = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in backbone.state_dict().items():
+        torch.testing.assert_close(value, state[f"backbone.{name}"], rtol=0, atol=0)
+
+
+def test_finished_run_is_kept_unless_told_otherwise(finished, capsys):
+    before = (finished / "results.json").read_bytes()
+    assert run(run_dir=finished) == 2
+    assert "already holds a finished run" in capsys.readouterr().err
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_a_killed_run_goes_on_with_its_own_settings_and_keeps_its_curve(
+    tmp_path, capsys, monkeypatch
+):
+    run_dir = tmp_path / "run"
+    measure, calls = OnlineKNN.measure, []
+
+    def fail_in_the_second_epoch(self, module):
+        calls.append(1)
+        if len(calls) == 3:  # untrained, epoch 1, epoch 2
+            raise RuntimeError("killed")
+        return measure(self, module)
+
+    monkeypatch.setattr(OnlineKNN, "measure", fail_in_the_second_epoch)
+    with pytest.raises(RuntimeError, match="killed"):
+        run("method=entrec", run_dir=run_dir)
+    assert not (run_dir / "results.json").exists()
+    assert run("method=entrec", run_dir=run_dir) == 2
+    assert "already holds an unfinished run" in capsys.readouterr().err
+    assert run("method=entrec", "method.kind=discrete", "resume=true", run_dir=run_dir) == 2
+    assert "method.kind=discrete differs from continuous" in capsys.readouterr().err
+
+    assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 0  # its settings are known
+    results = results_of(run_dir)
+    assert results["method"] == "entrec"
+    assert results["config"]["method"]["projection_dim"] == 16
+    with (run_dir / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    assert steps == sorted(steps)
+    logged = [int(row["step"]) for row in rows if row["train_loss"]]
+    assert logged == list(range(4, 44, 5))  # 2 epochs of 22 steps, none twice, none missing
+
+
+def test_same_seed_same_loss_curve(tmp_path):
+    curves = []
+    for name in ("a", "b"):
+        words = ("method=simclr", "trainer.log_every_n_steps=1", *UNMEASURED)
+        assert run(*words, run_dir=tmp_path / name) == 0
+        with (tmp_path / name / "metrics.csv").open() as file:
+            curves.append([r["train_loss"] for r in csv.DictReader(file) if r["train_loss"]])
+    assert len(curves[0]) == 16
+    assert curves[0] == curves[1]
+
+
+def test_overwrite_deletes_what_erssl_wrote_and_nothing_else(tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text("method: old\n")
+    (run_dir / "notes.txt").write_text("mine")
+    words = ("method=simclr", "epochs=1", "overwrite=true", *UNMEASURED)
+    assert run(*words, run_dir=run_dir) == 0
+    assert (run_dir / "notes.txt").read_text() == "mine"
+    assert "old" not in (run_dir / "config.yaml").read_text()
+
+
+def digit_folder(folder, per_class=12, classes=3):
+    digits = load_digits()
+    for label in range(classes):
+        (folder / str(label)).mkdir(parents=True)
+        chosen = digits.images[digits.target == label][:per_class]
+        for index, scan in enumerate(chosen):
+            Image.fromarray((scan * 15).astype("uint8")).save(folder / str(label) / f"{index}.png")
+    return folder
+
+
+FOLDER = ("data=imagefolder", *TINY, "optimizer=sgd", "data.image_size=32", "batch_size=8")
+
+
+def test_without_validation_split_there_is_no_accuracy_and_a_line_says_so(tmp_path, capsys):
+    train = digit_folder(tmp_path / "train")
+    words = [*FOLDER, f"data.train_dir={train}", f"run_dir={tmp_path / 'run'}", "epochs=1"]
+    assert main(["pretrain", *words, "data.views.recipe=digits"]) == 0
+    assert "no accuracy was measured" in capsys.readouterr().out
+    assert "knn_top1" not in results_of(tmp_path / "run")["metrics"]
+    assert (tmp_path / "run" / "backbone.safetensors").is_file()
+
+
+def test_unreadable_files_stop_the_run_or_are_counted(tmp_path, capsys):
+    train = digit_folder(tmp_path / "train")
+    broken = train / "0" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    words = [*FOLDER, f"data.train_dir={train}", f"data.val_dir={train}", "epochs=1"]
+    words += [f"run_dir={tmp_path / 'run'}", "data.views.recipe=digits"]
+    assert main(["pretrain", *words]) == 2
+    error = capsys.readouterr().err
+    assert "3.png" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert main(["pretrain", *words, "data.on_error=skip"]) == 0
+    assert "2 unreadable files are left out" in capsys.readouterr().out  # in train and in val
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["method=mvb"], "did you mean mveb?"),
+        (["trainer.accelerator=cuda"], "sees no CUDA device"),
+        (["batch_size=2000"], "larger than the 1437 training pictures"),
+        (["trainer.devices=0"], "trainer.*"),
+        (["method.beta=-1"], "method=mveb cannot be built"),
+        (["data=imagefolder", "optimizer=sgd", "data.train_dir=/nowhere"], "/nowhere"),
+        (
+            ["method=simclr", "data.views.n_local_views=1", "data.views.local_image_size=8"],
+            "takes 2",
+        ),
+        (["backbone=timm", "backbone.name=vit_tiny_patch16_224"], "backbone.options.img_size=32"),
+    ],
+)
+def test_bad_input_is_one_sentence_status_two_and_no_run_directory(
+    words, sentence, tmp_path, capsys
+):
+    if "trainer.accelerator=cuda" in words and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    run_dir = tmp_path / "run"
+    status = main(
+        ["pretrain", *[w for w in TINY if "num_workers" in w], *words, f"run_dir={run_dir}"]
+    )
+    error = capsys.readouterr().err
+    assert status == 2
+    assert sentence in error
+    assert error.startswith("erssl: ")
+    assert error.count("\n") == 1
+    assert not run_dir.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_run_directory_without_permission(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert run(run_dir=tmp_path / "run") == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_run_directory_that_cannot_be_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert run(run_dir=tmp_path / "file") == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
+    assert run(run_dir=tmp_path / "file" / "run") == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_no_space_is_said_before_training(tmp_path, capsys, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("erssl.runs.shutil.disk_usage", lambda path: usage)
+    assert run(run_dir=tmp_path / "run") == 2
+    assert "make room" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_commands_help_and_wrong_commands(capsys):
+    for words in (["--help"], ["pretrain", "--help"], ["methods", "--help"], []):
+        assert main(words) == 0
+        assert "Usage: erssl" in capsys.readouterr().out
+    assert main(["pretrian"]) == 2
+    assert "did you mean pretrain?" in capsys.readouterr().err
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("mveb", "entrec", "simclr", "arXiv 2403.19078"):
+        assert name in listed

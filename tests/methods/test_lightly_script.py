@@ -1,0 +1,43 @@
+"""Our methods in the place of lightly's, in a script like lightly's ImageNet benchmark."""
+
+import pytest
+import torch
+from lightly.data import LightlyDataset
+from lightly.transforms import SimCLRTransform
+from lightly.utils.benchmarking import MetricCallback
+from PIL import Image
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from erssl.methods import METHODS
+
+
+@pytest.mark.parametrize("name", ["mveb", "entrec", "simclr"])
+def test_trains_unchanged_on_lightlys_data_set_and_loader(name, tmp_path):
+    for label in ("red", "blue"):
+        (tmp_path / label).mkdir()
+        for index in range(4):
+            Image.new("RGB", (40, 40), label).save(tmp_path / label / f"{index}.png")
+    train = LightlyDataset(str(tmp_path), transform=SimCLRTransform(input_size=32))
+    to_tensor = v2.Compose([v2.ToImage(), v2.Resize(32), v2.ToDtype(torch.float32, scale=True)])
+    val = LightlyDataset(str(tmp_path), transform=to_tensor)
+    model = METHODS[name]["model"](batch_size_per_device=4, num_classes=2)
+    metrics = MetricCallback()
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[metrics],
+    )
+    before = model.backbone.conv1.weight.clone()
+    trainer.fit(
+        model,
+        DataLoader(train, batch_size=4, shuffle=True, drop_last=True),
+        DataLoader(val, batch_size=4),
+    )
+    assert not torch.equal(model.backbone.conv1.weight, before)
+    assert 0 <= metrics.val_metrics["val_online_cls_top1"][-1] <= 1

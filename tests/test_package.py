@@ -1,0 +1,104 @@
+"""The package as others get it: the wheel, the lazy import, lightly's own benchmark contract."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    target = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(target), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    return next(target.glob("*.whl"))
+
+
+def test_wheel_holds_every_module_and_config(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "erssl").rglob("*.py")}
+    configs = {
+        f"erssl/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")
+    }
+    assert modules | configs | {"erssl/py.typed"} <= inside
+    assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_built_wheel_runs_from_another_folder(wheel, tmp_path):
+    # Only the wheel is installed; what it depends on is borrowed from this environment, without
+    # this environment's own (editable) erssl, whose .pth file a plain path entry does not run.
+    environment = tmp_path / "env"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    site = sysconfig.get_path("purelib", vars={"base": str(environment)}, scheme="venv")
+    borrowed = sysconfig.get_path("purelib")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", str(wheel)],
+        check=True,
+        capture_output=True,
+    )
+    (Path(site) / "borrowed.pth").write_text(borrowed + "\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def call(*words):
+        return subprocess.run(
+            words, cwd=elsewhere, env=variables, capture_output=True, text=True, check=True
+        ).stdout
+
+    where = call(str(python), "-c", "import erssl.loss as m; print(m.__file__)")
+    assert str(environment) in where
+    assert "mveb" in call(str(environment / "bin" / "erssl"), "methods")
+    call(
+        *(str(environment / "bin" / "erssl"), "pretrain", "method=mveb", "epochs=1"),
+        *("backbone=timm", "backbone.name=test_resnet", "trainer.limit_train_batches=2"),
+        *("method.projection_dim=8", "evaluation.linear=false", "evaluation.untrained=false"),
+        *("data.num_workers=0", "run_dir=run", "evaluation.every_n_epochs=0"),
+    )
+    assert (elsewhere / "run" / "results.json").is_file()
+
+
+def test_import_is_lazy():
+    code = (
+        "import sys, erssl; print([m for m in ('torch', 'lightly', 'hydra') if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert answer.stdout.strip() == "[]"
+    import erssl
+
+    assert erssl.loss.MVEBLoss is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = erssl.nothing
+
+
+def test_imports_run_one_way():
+    """Entropy <- loss <- methods <- cli, and evaluation knows no methods."""
+    below = {
+        "entropy": {"entropy"},
+        "loss": {"entropy", "loss"},
+        "models": {"models", "errors"},
+        "data": {"data", "errors"},
+        "evaluation": {"evaluation", "errors", "models", "data"},
+        "callbacks": {"callbacks", "errors", "entropy", "evaluation"},
+        "methods": {"methods", "errors", "entropy", "loss", "models", "data"},
+    }
+    for package, allowed in below.items():
+        for file in (ROOT / "erssl" / package).glob("*.py"):
+            for line in file.read_text().splitlines():
+                words = line.split()
+                if len(words) > 1 and words[0] in ("from", "import") and "erssl" in words[1]:
+                    parts = words[1].split(".")
+                    assert len(parts) == 1 or parts[1] in allowed, f"{file}: {line}"
