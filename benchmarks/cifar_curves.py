@@ -27,20 +27,22 @@ COMMON = (
     *("method.projection_hidden_dim=512", "method.projection_dim=256", "evaluation.knn_k=200"),
     *("evaluation.every_n_epochs=2", "trainer.log_every_n_steps=10"),
 )
+SPHERE_AUTO = ("method.geometry=sphere", "method.eta=auto")
 RUNS: dict[str, tuple[str, ...]] = {
     "mveb": ("method=mveb", "method.target=shared"),
     "entrec": ("method=entrec",),
     "simclr": ("method=simclr", "method.temperature=0.2"),
     "mveb beta 0.001": ("method=mveb", "method.target=shared", "method.beta=0.001"),
-    "mveb sphere auto": (
-        *("method=mveb", "method.target=shared", "method.geometry=sphere", "method.eta=auto"),
-    ),
+    "mveb beta 0.03": ("method=mveb", "method.target=shared", "method.beta=0.03"),
+    "mveb sphere auto": ("method=mveb", "method.target=shared", *SPHERE_AUTO),
     "mveb sphere auto beta 0.03": (
-        *("method=mveb", "method.target=shared", "method.geometry=sphere", "method.eta=auto"),
-        "method.beta=0.03",
+        *("method=mveb", "method.target=shared", *SPHERE_AUTO, "method.beta=0.03"),
+    ),
+    "mveb seed 1": ("method=mveb", "method.target=shared", "seed=1"),
+    "mveb sphere auto beta 0.03 seed 1": (
+        *("method=mveb", "method.target=shared", *SPHERE_AUTO, "method.beta=0.03", "seed=1"),
     ),
     "mveb momentum target": ("method=mveb", "method.target=momentum"),
-    "entrec self term in": ("method=entrec", "method.leave_one_out=false"),
 }
 
 
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--only", nargs="*", default=list(RUNS))
     arguments = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
     file = RESULTS / "cifar10_subset.json"
     report = json.loads(file.read_text()) if file.exists() else {"runs": {}}
     report["setting"] = (
@@ -67,7 +70,7 @@ def main() -> None:
         )
         for name in arguments.only:
             run_dir = Path(folder, name.replace(" ", "_"))
-            words = [*RUNS[name], *COMMON, f"epochs={arguments.epochs}"]
+            words = [*COMMON, *RUNS[name], f"epochs={arguments.epochs}"]
             paths = [f"data.train_dir={train}", f"data.val_dir={test}", f"run_dir={run_dir}"]
             command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *words, *paths]
             subprocess.run(command, check=True)
@@ -133,6 +136,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         "#56B4E9",
         "#000000",
         "#888888",
+        "#B8A000",
     )
     figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
     panels = (

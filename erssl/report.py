@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erssl.runs import METRICS, RESULTS, read_metrics, write_text
+from erssl.runs import METRICS, read_metrics, write_text
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -20,13 +19,13 @@ _PANELS = (
 _BLUE, _GREY = "#0072B2", "#666666"  # Okabe and Ito's colour-blind safe palette
 
 
-def write_report(run_dir: Path) -> None:
-    """Write ``report.md`` and ``curves.png`` from the results and metrics of a run directory.
+def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
+    """Write ``report.md`` and ``curves.png``.
 
     Args:
-        run_dir: A finished run.
+        results: The content of ``results.json``.
+        run_dir: The run directory, which holds ``metrics.csv``.
     """
-    results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
     file = run_dir / METRICS
     curves = read_metrics(file) if file.is_file() else {}
     drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
@@ -42,7 +41,7 @@ def write_report(run_dir: Path) -> None:
         "|---|---|",
         *rows,
         "",
-        "Accuracies are those of the last epoch on the validation split.",
+        "Accuracies, where there are some, are those of the last epoch on the validation split.",
         "",
         "![curves](curves.png)" if drawn else "The run was too short to log a curve.",
         "",

@@ -13,16 +13,20 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from erssl.errors import RunError
 
+if TYPE_CHECKING:
+    import torch
+
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 METRICS = "metrics.csv"
+ENVIRONMENT = "environment.json"
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _PACKAGES = ("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy")
 
@@ -62,9 +66,11 @@ class RunDirectory:
             )
         if self.holds_run and not (resume or overwrite):
             state = "a finished run" if self.finished else "an unfinished run"
+            resumable = (self.path / LAST_CHECKPOINT).is_file()
+            way = "continue it with resume=true, " if resumable else ""
             raise RunError(
-                f"run_dir={path} already holds {state}; continue it with resume=true, delete it "
-                "with overwrite=true, or name another run_dir."
+                f"run_dir={path} already holds {state}; {way}delete it with overwrite=true, or "
+                "name another run_dir."
             )
         self.resuming = resume
         self._check_writable(need_bytes)
@@ -86,31 +92,10 @@ class RunDirectory:
         """Write the fully resolved config."""
         write_text(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
-    def write_results(
-        self,
-        protocol: str,
-        dataset: str,
-        method: str | None,
-        metrics: Mapping[str, float],
-        seed: int,
-        config: Mapping[str, Any],
-        wall_seconds: float,
-        published: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Write ``results.json``, the one schema of every protocol, and return its content."""
-        results = {
-            "protocol": protocol,
-            "dataset": dataset,
-            "method": method,
-            "metrics": dict(metrics),
-            "published": published,
-            "seed": seed,
-            "config": config,
-            "environment": environment(),
-            "wall_seconds": wall_seconds,
-        }
-        write_json(self.path / RESULTS, results)
-        return results
+    def read_results(self) -> dict[str, Any]:
+        """The content of ``results.json``."""
+        content: dict[str, Any] = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
+        return content
 
     def _check_writable(self, need_bytes: int) -> None:
         probe = self.path / f".probe-{os.getpid()}"
@@ -134,10 +119,47 @@ class RunDirectory:
         """Delete what erssl writes, and nothing else."""
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
-        for name in (*written, "environment.json"):
+        for name in (*written, ENVIRONMENT):
             (self.path / name).unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
+
+
+def make_results(
+    protocol: str,
+    dataset: str,
+    method: str | None,
+    metrics: Mapping[str, float],
+    seed: int,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    wall_seconds: float,
+    published: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of ``results.json``, one schema for every protocol.
+
+    Args:
+        protocol: Such as ``"pretrain"`` or ``"knn"``.
+        dataset: Name of the data set.
+        method: Name of the method, where it is known.
+        metrics: Values by name; accuracies lie in [0, 1].
+        seed: Of the run.
+        config: The resolved settings.
+        environment: What :func:`environment` gave.
+        wall_seconds: Seconds that the run took (of a resumed run, its last part).
+        published: Published values of the same protocol, where there are some.
+    """
+    return {
+        "protocol": protocol,
+        "dataset": dataset,
+        "method": method,
+        "metrics": dict(metrics),
+        "published": published,
+        "seed": seed,
+        "config": config,
+        "environment": environment,
+        "wall_seconds": wall_seconds,
+    }
 
 
 def default_run_dir(method: str, data: str) -> Path:
@@ -145,16 +167,21 @@ def default_run_dir(method: str, data: str) -> Path:
     return Path("runs") / f"{method}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def environment() -> dict[str, Any]:
-    """Versions, device and git commit, for anyone who wants to run it again."""
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """Versions, device and git commit, for anyone who wants to run it again.
+
+    Args:
+        device: The device that is computed on; the CPU where nothing is said.
+    """
     import torch
 
+    on_cuda = device is not None and device.type == "cuda"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
-        "devices": torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if on_cuda else _cpu_name(),
+        "devices": torch.cuda.device_count() if on_cuda else os.cpu_count(),
         "git_commit": _git_commit(),
         "command": " ".join(["erssl", *sys.argv[1:]]),
     }
@@ -168,8 +195,11 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text under a temporary name, then rename."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -178,7 +208,7 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for name, value in row.items():
-                if name not in ("step", "epoch") and value:
+                if name not in ("step", "epoch") and value and row["step"]:
                     curves.setdefault(name, []).append((int(row["step"]), float(value)))
     return curves
 

@@ -53,10 +53,13 @@ def compose_config(
         if key in GROUPS:
             words += _choice(key, value)
         else:
-            _check_key(key, schema)
+            _check_name(key, value, pairs)
+            if _takes_text(_hint(key, schema)) and value != "null":
+                quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+                override = f"{key}='{quoted}'"  # hydra's grammar refuses many folder names
             words.append(f"++{override}")
     config = _compose(config_name, words)
-    _check_values(config, schema)
+    check_values(config, schema)
     return config
 
 
@@ -129,12 +132,26 @@ def _compose(config_name: str, words: list[str]) -> dict[str, Any]:
         raise ConfigError(f"The settings cannot be read ({reason}); see --help.") from error
 
 
-def _check_key(key: str, schema: Schema) -> None:
+def _check_name(key: str, value: str, pairs: list[tuple[str, str]]) -> None:
+    """Refuse ``method.name=simclr``, which would leave the other keys those of another choice."""
+    group, _, rest = key.partition(".")
+    timm = group == "backbone" and ("backbone", "timm") in pairs
+    if rest == "name" and group in GROUPS and not timm:
+        way = "backbone=timm backbone.name=" if group == "backbone" else f"{group}="
+        raise ConfigError(f"{key}={value} keeps the keys of another choice; write {way}{value}.")
+
+
+def _takes_text(hint: Any) -> bool:
+    return hint is str or (str in get_args(hint) and set(get_args(hint)) <= {str, type(None)})
+
+
+def _hint(key: str, schema: Schema) -> Any:
+    """What the key takes; refuses a key that nothing reads."""
     node: Any = schema
     path: list[str] = []
     for part in key.split("."):
         if node is FREE:
-            return
+            return FREE
         if not isinstance(node, dict) or part not in node:
             where = ".".join(path)
             names = node if isinstance(node, dict) else {}
@@ -142,9 +159,11 @@ def _check_key(key: str, schema: Schema) -> None:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, valid)}")
         node = node[part]
         path.append(part)
+    return node
 
 
-def _check_values(config: Mapping[str, Any], schema: Schema, where: str = "") -> None:
+def check_values(config: Mapping[str, Any], schema: Schema, where: str = "") -> None:
+    """Refuse keys that nothing reads and values of the wrong kind, by name."""
     for name, value in config.items():
         key = f"{where}{name}"
         if name not in schema:
@@ -157,7 +176,7 @@ def _check_values(config: Mapping[str, Any], schema: Schema, where: str = "") ->
         if isinstance(expected, dict):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{key}={value} is a value but {key} is a group of keys.")
-            _check_values(value, expected, f"{key}.")
+            check_values(value, expected, f"{key}.")
         elif not _fits(value, expected):
             shown = "null" if value is None else value
             raise ConfigError(f"{key}={shown} does not fit; it must be {_describe(expected)}.")

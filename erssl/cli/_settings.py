@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Trainer
+from yaml import YAMLError
 
-from erssl.cli._config import FREE, Schema, compose_config, schema_from
+from erssl.cli._config import FREE, GROUPS, Schema, check_values, compose_config, schema_from
 from erssl.data import DataOptions, ViewOptions, default_options
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, RunError
 from erssl.methods import OptimizerOptions, get_method
 from erssl.models import BackboneOptions
 from erssl.runs import CONFIG
@@ -26,6 +28,7 @@ _OWN_METHOD_KEYS = (
 _OWN_TRAINER_KEYS = (
     *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_progress_bar"),
     *("enable_checkpointing", "enable_model_summary", "plugins", "profiler", "model_registry"),
+    *("sync_batchnorm", "num_sanity_val_steps"),
 )
 
 
@@ -43,7 +46,7 @@ class EvaluationOptions:
 
     knn_k: int = 200
     knn_temperature: float = 0.1
-    every_n_epochs: int = 1
+    every_n_epochs: int = 2
     linear: bool = True
     untrained: bool = True
 
@@ -81,6 +84,8 @@ class PretrainSettings:
         for key, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed must be below 2**32 but is {self.seed}.")
         if self.optimizer.warmup_epochs >= self.epochs:
             raise ConfigError(
                 f"optimizer.warmup_epochs={self.optimizer.warmup_epochs} does not fit into "
@@ -93,29 +98,47 @@ class PretrainSettings:
 def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
     """Settings from words such as ``method=mveb``, and their fully resolved config.
 
-    A resumed run takes its settings from its own ``config.yaml``; words may repeat them and may
-    change where it runs (``trainer.*``, ``data.num_workers``), not what it computes.
+    A resumed run takes its settings from its own ``config.yaml``; words may repeat them, and may
+    change where it runs but not what it computes.
 
     Raises:
         ConfigError: If a key or value is unknown, or a resumed run would change.
+        RunError: If the ``config.yaml`` of a run to resume cannot be read.
     """
     config = compose_config("pretrain", words, _schema)
     settings = _settings(config)
     resolved = dataclasses.asdict(settings)
-    if not settings.resume or not (Path(str(settings.run_dir)) / CONFIG).is_file():
+    file = Path(settings.run_dir or "").expanduser() / CONFIG
+    if not settings.resume or not file.is_file():
         return settings, resolved
-    stored = OmegaConf.to_container(OmegaConf.load(Path(str(settings.run_dir)) / CONFIG))
-    keys = {word.partition("=")[0] for word in words}
-    said = {key for key in keys if not _may_change(key)}
-    if said:
-        _check_same(_flat(resolved), _flat(stored))
-    changed: dict[str, Any] = {**stored, "run_dir": settings.run_dir, "resume": True}  # type: ignore[dict-item]
-    changed["overwrite"] = False
-    changed["trainer"] |= {k: v for k, v in config["trainer"].items() if f"trainer.{k}" in keys}
-    if "data.num_workers" in keys:
-        changed["data"]["num_workers"] = settings.data.num_workers
-    settings = _settings(changed)
+    stored = _read_config(file)
+    said = {word.partition("=")[0] for word in words}
+    for key in said:
+        _check_same(key, _flat(resolved), _flat(stored))
+    stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
+    for key in said & set(_MAY_CHANGE):
+        node, _, name = key.rpartition(".")
+        if node:
+            stored[node][name] = resolved[node][name]
+    settings = _settings(stored)
     return settings, dataclasses.asdict(settings)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        stored: Any = OmegaConf.to_container(OmegaConf.load(file))
+        if not isinstance(stored, dict) or set(stored) != {
+            f.name for f in fields(PretrainSettings)
+        }:
+            raise ConfigError("it is not what a run writes")
+        check_values(stored, _schema(stored))
+    except (YAMLError, OmegaConfBaseException, OSError, ConfigError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise RunError(
+            f"{file} cannot be read ({reason}); start again with overwrite=true, or name another "
+            "run_dir."
+        ) from error
+    return stored
 
 
 def _settings(config: Mapping[str, Any]) -> PretrainSettings:
@@ -136,17 +159,28 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     )
 
 
-def _may_change(key: str) -> bool:
-    free = ("run_dir", "resume", "overwrite", "data.num_workers")
-    return key in free or key.partition(".")[0] == "trainer"
+_MAY_CHANGE = (
+    *("run_dir", "resume", "overwrite", "data.num_workers", "trainer.accelerator"),
+    *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
+)
 
 
-def _check_same(given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    for key, value in given.items():
-        if not _may_change(key) and stored.get(key) != value:
+def _check_same(key: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Refuse a word that says something else than the run's own config."""
+    if key in _MAY_CHANGE:
+        return
+    if key == "experiment":
+        under = list(given)
+    elif key in GROUPS:
+        under = [f"{key}.name"]
+    else:
+        under = [k for k in given if f"{k}.".startswith(f"{key}.")]
+    for name in under:
+        if name not in _MAY_CHANGE and stored.get(name) != given.get(name):
             raise ConfigError(
-                f"{key}={value} differs from {stored.get(key)} in the run's own {CONFIG}; a "
-                "resumed run keeps its settings, so leave the word out, or name a new run_dir."
+                f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
+                f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
+                "run_dir."
             )
 
 

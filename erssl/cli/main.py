@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -41,7 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words[0], words[1:])
     except ErsslError as error:
-        print(f"erssl: {error}", file=sys.stderr)
+        # A loader process hands its error on with its own traceback before the sentence.
+        sentence = str(error).strip().splitlines()[-1]
+        print(f"erssl: {sentence.rpartition('Error: ')[2]}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"erssl: {error.strerror}:{where}; make room or name another place.", file=sys.stderr)
         return 2
     except BrokenPipeError:  # erssl methods | head
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import time
@@ -10,29 +11,39 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from erssl.callbacks import LiveProgress, OnlineKNN, ResumableCSVLogger
 from erssl.cli._config import GROUPS, group_options
 from erssl.cli._settings import EvaluationOptions, PretrainSettings, read_settings
 from erssl.data import SSLDataModule
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.methods import MultiViewMethod, get_method
 from erssl.models import build_backbone, check_input_size, save_backbone
 from erssl.models.backbones import WEIGHTS_FILE
 from erssl.report import write_report
-from erssl.runs import LAST_CHECKPOINT, RunDirectory, default_run_dir, environment, write_json
+from erssl.runs import (
+    ENVIRONMENT,
+    LAST_CHECKPOINT,
+    METRICS,
+    RESULTS,
+    RunDirectory,
+    default_run_dir,
+    environment,
+    make_results,
+    write_json,
+)
 
 _RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 
@@ -82,56 +93,92 @@ def pretrain(
         console: Where the closing table goes.
 
     Returns:
-        The content of ``results.json``.
+        The content of ``results.json``; empty on every process but the first.
 
     Raises:
-        ErsslError: If the run cannot be done; nothing has been written then.
+        ErsslError: If the run cannot be done; of what can be known before training, nothing has
+            been written then.
     """
     began = time.perf_counter()
     seed_everything(settings.seed, workers=True, verbose=False)
-    batch_size_per_device = _batch_size_per_device(settings)
-    data = SSLDataModule(settings.data, batch_size_per_device, settings.seed)
-    method = _build_method(settings, batch_size_per_device, data.datasets.num_classes)
-    run_dir = _prepare_run_directory(settings, method)
-    run_dir.write_config(config)
-    write_json(run_dir.path / "environment.json", environment())
-    if data.datasets.skipped:
-        console.print(f"{len(data.datasets.skipped)} unreadable files are left out of training.")
+    probe = _probe_trainer(settings)
+    data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
+    data.validate(probe.world_size)
+    method = _build_method(settings, data)
+    first = probe.is_global_zero
+    path = _run_directory(settings)
+    try:
+        if first:
+            run_dir = RunDirectory(
+                path, settings.resume, settings.overwrite, need_bytes=_least_bytes(method)
+            )
+            if run_dir.resuming and run_dir.finished:
+                results = run_dir.read_results()
+                console.print("The run is finished; there is nothing left to resume.")
+                _print_summary(results, path, console)
+                return results
+            run_dir.write_config(config)
+            write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
+            if data.datasets.skipped:
+                files_left_out = f"{len(data.datasets.skipped)} unreadable files are left out"
+                console.print(f"{files_left_out} of training.")
+        metrics = _train(settings, data, method, path, probe)
+        if not first:
+            return {}
+        seconds = time.perf_counter() - began
+        return _finish(settings, config, method, metrics, run_dir, seconds, console)
+    finally:
+        os.environ.pop(_RUN_DIR_VARIABLE, None)
 
+
+def _train(
+    settings: PretrainSettings,
+    data: SSLDataModule,
+    method: MultiViewMethod,
+    path: Path,
+    probe: Trainer,
+) -> dict[str, float]:
+    """Measure, train, measure again; only the first process measures."""
+    device = probe.strategy.root_device
+    evaluation = settings.evaluation
+    if probe.world_size > 1 and device.type == "cuda":
+        # timm's, since torch's and so Lightning's would drop the activation of BatchNormAct2d
+        convert_sync_batchnorm(method)
+    metrics = {}
+    if probe.is_global_zero and evaluation.untrained:
+        metrics = _accuracy(method.backbone, data, evaluation, device, "untrained_")
     trainer = Trainer(
         **settings.trainer,
         max_epochs=settings.epochs,
-        logger=_loggers(run_dir),
-        callbacks=_callbacks(settings, data, run_dir),
+        logger=_loggers(path, settings.resume),
+        callbacks=_callbacks(settings, data, path),
         enable_model_summary=False,
-        default_root_dir=run_dir.path,
+        default_root_dir=path,
         num_sanity_val_steps=0,
-        sync_batchnorm=torch.cuda.device_count() > 1,
     )
-    metrics: dict[str, float] = {}
-    if settings.evaluation.untrained:
-        metrics |= _accuracy(method.backbone, data, settings.evaluation, "untrained_")
-    checkpoint = run_dir.path / LAST_CHECKPOINT if run_dir.resuming else None
+    checkpoint = path / LAST_CHECKPOINT if settings.resume else None
     trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-
-    metrics = {
-        **_accuracy(method.backbone, data, settings.evaluation),
-        **metrics,
-        **{
-            name: float(trainer.callback_metrics[name])
-            for name in ("train_loss", "train_entropy", "train_alignment", "val_online_cls_top1")
-            if name in trainer.callback_metrics and data.datasets.labelled
-        },
-    }
-    if _rank() > 0:
+    if not all(bool(p.isfinite().all()) for p in method.backbone.parameters()):
+        raise RunError(
+            "Training diverged: the backbone's weights are not finite any more; lower "
+            f"optimizer.base_lr, and see {path / METRICS} for the step at which it began."
+        )
+    if not probe.is_global_zero:
         return {}
-    return _finish(settings, config, method, metrics, run_dir, time.perf_counter() - began, console)
+    logged = ["train_loss", "train_entropy", "train_alignment"]
+    logged += ["val_online_cls_top1"] * data.datasets.labelled
+    return {
+        **_accuracy(method.backbone, data, evaluation, device),
+        **metrics,
+        **{n: float(v) for n in logged if (v := trainer.callback_metrics.get(n)) is not None},
+    }
 
 
-def _batch_size_per_device(settings: PretrainSettings) -> int:
-    """Pictures per step and device, once it is clear which devices there are."""
+def _probe_trainer(settings: PretrainSettings) -> Trainer:
+    """A trainer that trains nothing, to learn which devices there are before any work."""
     accelerator = settings.trainer.get("accelerator")
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+    other_gpu = accelerator == "gpu" and torch.backends.mps.is_available()
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available() and not other_gpu:
         raise ConfigError(
             f"trainer.accelerator={accelerator} but torch {torch.__version__} sees no CUDA device; "
             "choose trainer.accelerator=cpu or auto, or check the driver."
@@ -140,22 +187,20 @@ def _batch_size_per_device(settings: PretrainSettings) -> int:
         probe = Trainer(
             **settings.trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever Lightning has to say against its own arguments
+        reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
-            f"Lightning's Trainer refuses these trainer settings ({str(error).rstrip('.')}); "
-            "change trainer.*."
+            f"Lightning's Trainer refuses these trainer settings ({reason}); change trainer.*."
         ) from error
     if settings.batch_size % probe.world_size:
         raise ConfigError(
             f"batch_size={settings.batch_size} cannot be shared by {probe.world_size} devices; "
             "choose a multiple."
         )
-    return settings.batch_size // probe.world_size
+    return probe
 
 
-def _build_method(
-    settings: PretrainSettings, batch_size_per_device: int, num_classes: int
-) -> MultiViewMethod:
+def _build_method(settings: PretrainSettings, data: SSLDataModule) -> MultiViewMethod:
     options = dict(settings.method)
     name = options.pop("name")
     views = settings.data.views
@@ -170,8 +215,8 @@ def _build_method(
         )
     try:
         return method_class(
-            batch_size_per_device,
-            num_classes,
+            data.batch_size,
+            data.datasets.num_classes,
             backbone=backbone,
             optimizer=settings.optimizer,
             channels_last=settings.channels_last,
@@ -182,43 +227,42 @@ def _build_method(
         raise ConfigError(f"method={name} cannot be built: {error}") from error
 
 
-def _prepare_run_directory(settings: PretrainSettings, method: nn.Module) -> RunDirectory:
+def _run_directory(settings: PretrainSettings) -> Path:
+    """Path of the run directory; processes that Lightning starts take it from the first."""
     path = settings.run_dir or os.environ.get(_RUN_DIR_VARIABLE)
     path = path or str(default_run_dir(settings.method["name"], settings.data.name))
     os.environ[_RUN_DIR_VARIABLE] = path
-    first = _rank() == 0
-    # Weights, momentum and the same again while a checkpoint replaces the one before.
-    need_bytes = 4 * sum(p.numel() * p.element_size() for p in method.parameters())
-    try:
-        return RunDirectory(
-            path,
-            resume=settings.resume,
-            overwrite=settings.overwrite or not first,
-            need_bytes=need_bytes,
-        )
-    finally:
-        if settings.run_dir is not None or not torch.distributed.is_available():
-            os.environ.pop(_RUN_DIR_VARIABLE, None)
+    return Path(path).expanduser()
 
 
-def _loggers(run_dir: RunDirectory) -> list[Logger]:
+def _least_bytes(method: nn.Module) -> int:
+    """Weights, momentum and the same again while a checkpoint replaces the one before."""
+    return 4 * sum(p.numel() * p.element_size() for p in method.parameters())
+
+
+def _loggers(path: Path, resume: bool) -> list[Logger]:
     resume_step = None
-    if run_dir.resuming:
-        checkpoint = torch.load(run_dir.path / LAST_CHECKPOINT, "cpu", weights_only=True, mmap=True)
-        resume_step = int(checkpoint["global_step"])
-    loggers: list[Logger] = [ResumableCSVLogger(run_dir.path, resume_step)]
+    if resume:
+        file = path / LAST_CHECKPOINT
+        try:
+            checkpoint = torch.load(file, "cpu", weights_only=True, mmap=True)
+            resume_step = int(checkpoint["global_step"])
+        except (RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+            raise RunError(
+                f"{file} is no readable checkpoint; start again with overwrite=true, or name "
+                "another run_dir."
+            ) from error
+    loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
     # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
     with contextlib.suppress(ModuleNotFoundError):
-        loggers.append(TensorBoardLogger(run_dir.path, "", "", default_hp_metric=False))
+        loggers.append(TensorBoardLogger(path, "", "", default_hp_metric=False))
     return loggers
 
 
-def _callbacks(
-    settings: PretrainSettings, data: SSLDataModule, run_dir: RunDirectory
-) -> list[Callback]:
+def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
     callbacks: list[Callback] = []
     evaluation = settings.evaluation
-    if data.datasets.val is not None and data.datasets.labelled and evaluation.every_n_epochs:
+    if data.measurable and evaluation.every_n_epochs:
         callbacks.append(
             OnlineKNN(
                 data.eval_dataloader("train"),
@@ -231,7 +275,7 @@ def _callbacks(
         )
     last = Path(LAST_CHECKPOINT)
     checkpoint = ModelCheckpoint(
-        run_dir.path / last.parent,
+        path / last.parent,
         filename=last.stem,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
@@ -240,12 +284,15 @@ def _callbacks(
 
 
 def _accuracy(
-    backbone: nn.Module, data: SSLDataModule, options: EvaluationOptions, prefix: str = ""
+    backbone: nn.Module,
+    data: SSLDataModule,
+    options: EvaluationOptions,
+    device: torch.device,
+    prefix: str = "",
 ) -> dict[str, float]:
     """kNN and linear accuracy of frozen features, or nothing where there are no labels."""
-    if data.datasets.val is None or not data.datasets.labelled:
+    if not data.measurable:
         return {}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = backbone.to(device)
     train, val = (
         extract_features(backbone, data.eval_dataloader(split), device)
@@ -268,27 +315,24 @@ def _finish(
     wall_seconds: float,
     console: Console,
 ) -> dict[str, Any]:
-    """Write weights, results and report, results last: they mark the run as finished."""
+    """Write weights, report and results, results last: they mark the run as finished."""
     data = settings.data
     preprocessing = {"image_size": data.image_size, "mean": data.mean, "std": data.std}
     save_backbone(method.backbone, run_dir.path / WEIGHTS_FILE, settings.backbone, preprocessing)
-    results = run_dir.write_results(
+    results = make_results(
         protocol="pretrain",
         dataset=data.name,
         method=settings.method["name"],
         metrics=metrics,
         seed=settings.seed,
         config=config,
+        environment=json.loads((run_dir.path / ENVIRONMENT).read_text(encoding="utf-8")),
         wall_seconds=wall_seconds,
     )
-    write_report(run_dir.path)
+    write_report(results, run_dir.path)
+    write_json(run_dir.path / RESULTS, results)
     _print_summary(results, run_dir.path, console)
     return results
-
-
-def _rank() -> int:
-    """Number of this process among those of the run."""
-    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> None:
@@ -303,8 +347,10 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
         console.print("There are no labelled validation pictures, so no accuracy was measured.")
     console.print(f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)", soft_wrap=True)
     console.print(
-        f"Next: look at {path}/report.md; use the backbone with "
-        f'erssl.load_backbone("{path}"); train on real pictures with '
-        "erssl pretrain data=cifar10 data.download=true.",
+        f'Next: see {path}/report.md; use the backbone with erssl.load_backbone("{path}").',
         soft_wrap=True,
     )
+    if results["dataset"] == "digits":
+        console.print(
+            "Real pictures: erssl pretrain data=cifar10 data.download=true", soft_wrap=True
+        )

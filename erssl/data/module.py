@@ -109,9 +109,15 @@ class SSLDataModule(LightningDataModule):
         if needed > available:
             on = f" on {num_devices} devices" if num_devices > 1 else ""
             raise DataError(
-                f"batch_size={self.batch_size}{on} is larger than the {available} training "
-                f"pictures; set it to {max(1, available // num_devices)} or less, or add pictures."
+                f"batch_size={needed}{on} is larger than the {available} training pictures; set "
+                f"it to {max(1, available // num_devices) * num_devices} or less, or add pictures."
             )
+
+    @property
+    def measurable(self) -> bool:
+        """Whether accuracy can be measured: labelled validation pictures of several classes."""
+        found = self.datasets
+        return found.val is not None and found.labelled and found.num_classes > 1
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Give shuffled full batches of views.

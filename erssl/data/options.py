@@ -67,7 +67,7 @@ class DataOptions:
     train_dir: str | None = None
     val_dir: str | None = None
     download: bool = False
-    image_size: int = 16
+    image_size: int = 32
     mean: tuple[float, ...] = _GREY_DIGITS[0]
     std: tuple[float, ...] = _GREY_DIGITS[1]
     views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="digits"))

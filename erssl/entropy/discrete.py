@@ -12,7 +12,7 @@ from erssl.entropy._precision import full_precision
 def discrete_entropy(probs: Tensor) -> Tensor:
     r"""Entropy of the marginal, :math:`-\sum_c \bar p_c \log \bar p_c`, in nats.
 
-    Source: ER paper, section 4.1 (discrete surrogates): :math:`\bar p` is the mean of the rows,
+    Source: ER paper, discrete surrogates: :math:`\bar p` is the mean of the rows,
     so that the largest value, log K, is reached when the batch uses all K outcomes alike.
 
     Args:

@@ -25,7 +25,7 @@ def kde_entropy(
     leave_one_out: bool = True,
     memory: Tensor | None = None,
 ) -> Tensor:
-    r"""Entropy of embeddings on the sphere, in nats (ER paper, section 4.1; Joe 1989).
+    r"""Entropy of embeddings on the sphere, in nats (ER paper; Joe 1989).
 
     ``"joe"`` is :math:`-\frac1N \sum_i \log \hat p_i`; ``"plugin"`` is
     :math:`-\sum_i w_i \log \hat p_i` with :math:`w_i = \hat p_i / \sum_l \hat p_l`, through

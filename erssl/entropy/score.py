@@ -1,6 +1,6 @@
 r"""The score (gradient of the log density) of embeddings, and the entropy gradient it gives.
 
-MVEB (arXiv 2403.19078), section 4: :math:`\nabla H = -E[S(z) \nabla z]` with S the Stein
+MVEB (arXiv 2403.19078): :math:`\nabla H = -E[S(z) \nabla z]` with S the Stein
 gradient estimator of Li & Turner (2018) under the vMF kernel :math:`\exp(z_i^\top z_j/\Delta)`.
 """
 
@@ -30,7 +30,7 @@ def stein_score(
     r"""Score :math:`\nabla_z \log p(z)` at each embedding by a ridge-regularised Stein identity.
 
     With :math:`K_{ij} = \exp(z_i^\top z_j / \Delta)` the estimate is
-    :math:`S = -(K + \eta I)^{-1} G`, where ``"euclidean"`` (MVEB, section 4.3) has
+    :math:`S = -(K + \eta I)^{-1} G`, where ``"euclidean"`` (MVEB) has
     :math:`G = \mathrm{diag}(K 1) Z / \Delta` and ``"sphere"`` (the divergence theorem on the
     closed sphere) :math:`G_i = \sum_m K_{im} [(z_i - (z_i^\top z_m) z_m)/\Delta - (d-1) z_m]`.
     Only the part of S tangential to the sphere matters to a loss that normalises its rows.
@@ -90,7 +90,7 @@ def median_bandwidth(z: Tensor, similarities: Tensor | None = None) -> Tensor:
 def entropy_from_score(z: Tensor, score: Tensor) -> Tensor:
     r"""Surrogate :math:`-\frac1N \sum_i \langle S_i, z_i \rangle` whose gradient is that of H.
 
-    Source: MVEB, section 4.2, :math:`\nabla H = -E[S(z) \nabla z]`. The value is not an entropy:
+    Source: MVEB, :math:`\nabla H = -E[S(z) \nabla z]`. The value is not an entropy:
     to read one, use :func:`erssl.entropy.kde_entropy`.
 
     Args:
@@ -116,8 +116,8 @@ def _stein_right_side(z: Tensor, kernel: Tensor, delta: Tensor, geometry: Geomet
     radial = kernel.sum(dim=1, keepdim=True) * z / delta
     if geometry == "euclidean":
         return radial
-    # (z_i·z_m) / delta = log K_im + 1 / delta
-    weights = kernel.log().add_(1 / delta + (z.shape[1] - 1)).mul_(kernel)
+    # K_im (z_i·z_m) / delta = K_im (log K_im + 1 / delta), which is 0 where K_im underflows
+    weights = torch.xlogy(kernel, kernel).add_(kernel * (1 / delta + (z.shape[1] - 1)))
     return torch.addmm(radial, weights, z, alpha=-1)
 
 

@@ -26,7 +26,7 @@ _DEBYE_TERMS = 12
 def vmf_log_normalizer(dim: int, kappa: float | Tensor) -> Tensor:
     r"""Log normaliser :math:`\log C_d(\kappa)` of the vMF density, in nats.
 
-    Source: ER paper (arXiv 2307.10907), section 4.1; differentiable in ``kappa`` with
+    Source: ER paper (arXiv 2307.10907); differentiable in ``kappa`` with
     :math:`\partial \log C_d / \partial\kappa = -A_d(\kappa)`, minus the mean resultant length.
 
     Args:

@@ -39,12 +39,13 @@ def extract_features(
         Features and labels in the loader's order.
     """
     training = backbone.training
+    dtype = next((p.dtype for p in backbone.parameters()), torch.float32)
     backbone.eval()
     features, labels = [], []
     try:
         for batch in loader:
             images, targets = batch[0], batch[1]
-            output = backbone(images.to(device, non_blocking=True)).flatten(start_dim=1)
+            output = backbone(images.to(device, dtype, non_blocking=True)).flatten(start_dim=1)
             features.append(output.float().cpu())
             labels.append(targets)
     finally:

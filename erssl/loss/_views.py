@@ -48,7 +48,7 @@ def check_views(online: Views, target: Views) -> tuple[list[Tensor], list[Tensor
 
 
 def meet_targets(target: Sequence[Tensor], num_views: int) -> list[Tensor]:
-    """The target of each of ``num_views`` online views (MVEB, section 4.4).
+    """The target of each of ``num_views`` online views (MVEB, multi-crop).
 
     View 0 meets target 1, view 1 meets target 0, local views meet the mean of the two.
     """

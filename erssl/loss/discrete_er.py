@@ -12,7 +12,7 @@ from erssl.loss._views import Views, check_views, meet_targets
 
 
 class DiscreteERLoss(nn.Module):
-    r"""Negative entropy-reconstruction bound for K-way soft-max outputs ([0], section 4.2).
+    r"""Negative entropy-reconstruction bound for K-way soft-max outputs ([0]).
 
     .. math:: L = -\frac1V \sum_v \Big[ H(\bar p_v)
                   + \frac1N \sum_i \sum_k s^i_{v,k} \log p^i_{v,k} \Big]

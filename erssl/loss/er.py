@@ -27,9 +27,9 @@ class ERLoss(nn.Module):
 
     Attributes:
         kappa:
-            Concentration of the kernel and of q; 10 in [0], section 5.
+            Concentration of the kernel and of q; 10 in [0].
         estimator:
-            ``"joe"`` ([0], section 4.1) or ``"plugin"``.
+            ``"joe"`` ([0]) or ``"plugin"``.
         leave_one_out:
             Leave each sample out of its own density estimate. ``False`` reproduces the papers.
         gather_distributed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -66,7 +67,7 @@ class MVEBLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        if not beta >= 0:
+        if not 0 <= beta < math.inf:
             raise ValueError(f"The entropy weight beta must be at least 0 but is {beta}.")
         check_gather(gather_distributed)
         stein_score(torch.ones(1, 2), bandwidth, eta, geometry)  # refuses bad options now

@@ -87,7 +87,9 @@ class MVIBLoss(nn.Module):
             p0, p1 = _posterior(z0), _posterior(z1)
             divergence = 0.5 * (kl_divergence(p0, p1) + kl_divergence(p1, p0))
             divergence = gather_rows(divergence, self.gather_distributed).mean()
-            info_nce: Tensor = self.info_nce(p0.rsample(), p1.rsample())
+            # lightly's value is that of this rank's rows; the loss is the mean over ranks.
+            info_nce = self.info_nce(p0.rsample(), p1.rsample())[None]
+            info_nce = gather_rows(info_nce, self.gather_distributed).mean()
         self.terms = {"divergence": divergence.detach(), "reconstruction": -info_nce.detach()}
         return self.multiplier * divergence + info_nce
 

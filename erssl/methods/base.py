@@ -18,12 +18,13 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from erssl.entropy import kde_entropy
+from erssl.errors import ConfigError
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer
 from erssl.methods.target import make_target, update_target
 from erssl.models import build_backbone
 
 Target = Literal["momentum", "shared"]
-MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER paper, section 5)
+MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER paper)
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,17 @@ class MultiViewMethod(LightningModule):
             momentum_start: EMA of the target at the first step (MVEB, section 6.1: 0.996).
             momentum_end: EMA of the target at the last step, reached by a cosine (1).
             channels_last: Keep pictures and weights in channels-last memory.
-            compile: Compile the backbone with ``torch.compile``.
+            compile: Compile the backbones with ``torch.compile``.
+
+        Raises:
+            ConfigError: If a momentum is out of range.
         """
         super().__init__()
+        if not 0 <= momentum_start <= momentum_end <= 1:
+            raise ConfigError(
+                "The target's momentum must satisfy 0 <= momentum_start <= momentum_end <= 1 but "
+                f"goes from {momentum_start} to {momentum_end}."
+            )
         self.batch_size_per_device = batch_size_per_device
         self.backbone = build_backbone(backbone) if isinstance(backbone, str) else backbone
         # Not on the class, where they would hide the modules that add_target registers.
@@ -114,6 +123,7 @@ class MultiViewMethod(LightningModule):
         self.channels_last = channels_last
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
+        self.compiled = compile
         if compile:
             self.backbone.compile()
         self.online_classifier = OnlineLinearClassifier(
@@ -164,6 +174,8 @@ class MultiViewMethod(LightningModule):
     def add_target(self) -> None:
         """Give the method a target branch, a copy of the online one."""
         self.target_backbone = make_target(self.backbone)
+        if self.compiled:
+            self.target_backbone.compile()
         self.target_projection_head = make_target(self.projection_head)
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
@@ -214,8 +226,14 @@ class MultiViewMethod(LightningModule):
 
     @torch.no_grad()
     def _log_step(self, step: StepOutput, batch_size: int) -> None:
-        """Loss, entropy (leave-one-out KDE, nats) and alignment (mean cosine) of every method."""
+        """Loss and its terms; for every method alike entropy and alignment of view 0.
+
+        The entropy is a leave-one-out KDE of this device's rows, in nats, the alignment the mean
+        cosine with the target.
+        """
         self.log("train_loss", step.loss, batch_size=batch_size)
+        for name, value in getattr(self.criterion, "terms", {}).items():
+            self.log(f"loss_{name}", value, batch_size=batch_size)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if every and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch):
             online = F.normalize(step.online.float(), dim=-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.errors import ConfigError
 from erssl.loss import EntRecLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.optimizer import OptimizerOptions
@@ -61,6 +62,11 @@ class EntRec(MultiViewMethod):
             **training: See :class:`MultiViewMethod`.
         """
         super().__init__(batch_size_per_device, num_classes, **training)
+        if not isinstance(memory_bank_size, int) and list(memory_bank_size)[1:] != [projection_dim]:
+            raise ConfigError(
+                f"method.memory_bank_size={list(memory_bank_size)} must be 0 or [n, d] with d the "
+                f"projection_dim={projection_dim}."
+            )
         self.projection_head = mlp_head(
             self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
         )

@@ -80,7 +80,7 @@ class MVEB(MultiViewMethod):
             self.add_target()
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
-        """Online views against the targets of the global ones (section 4.4)."""
+        """Online views against the targets of the global ones (equation 11)."""
         features, online = self.online_branch(views)
         target = online[:2] if self.target_backbone is None else self.target_branch(views[:2])
         loss = self.criterion(online, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -50,13 +51,18 @@ class OptimizerOptions:
                 f"{', '.join(get_args(OptimizerName))}."
             )
         for key in ("base_lr", "trust_coefficient"):
-            if not getattr(self, key) > 0:
+            if not 0 < getattr(self, key) < math.inf:
                 raise ConfigError(f"optimizer.{key} must be above 0 but is {getattr(self, key)}.")
         for key in ("weight_decay", "warmup_epochs", "final_lr_ratio"):
-            if not getattr(self, key) >= 0:
+            if not 0 <= getattr(self, key) < math.inf:
                 raise ConfigError(
                     f"optimizer.{key} must be at least 0 but is {getattr(self, key)}."
                 )
+        if self.name == "lars" and self.weight_decay == 0:
+            raise ConfigError(
+                "optimizer.weight_decay=0 switches lightly's LARS adaptation off for every layer; "
+                "give a small value such as 1e-6, or choose optimizer=sgd."
+            )
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"optimizer.momentum must lie in [0, 1) but is {self.momentum}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from lightly.loss import NTXentLoss
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
@@ -60,4 +61,6 @@ class SimCLR(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Two views of one branch."""
         features, (z0, z1) = self.online_branch(views)
-        return StepOutput(self.criterion(z0, z1), features, z0, z1)
+        with torch.autocast(z0.device.type, enabled=False):  # as our own losses do inside
+            loss = self.criterion(z0.float(), z1.float())
+        return StepOutput(loss, features, z0, z1)

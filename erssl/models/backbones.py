@@ -78,17 +78,25 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
     """
     training = backbone.training
     backbone.eval()
-    for size in image_sizes:
-        try:
+    try:
+        for size in image_sizes:
             with torch.no_grad():
-                backbone(torch.zeros(1, 3, size, size))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"The backbone cannot take views of {size} x {size} pixels ({error}); for a timm "
-                f"transformer set backbone.options.img_size={size} or, with local views, "
-                "backbone.options.dynamic_img_size=true."
-            ) from error
-    backbone.train(training)
+                shape = tuple(backbone(torch.zeros(1, 3, size, size)).flatten(1).shape)
+            if shape != (1, backbone.feature_dim):
+                raise ConfigError(
+                    f"The backbone gives features of shape {shape} for a picture of {size} x {size} "
+                    f"pixels in place of (1, {backbone.feature_dim}); check backbone.options."
+                )
+    except ConfigError:
+        raise
+    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"The backbone cannot take RGB views of {size} x {size} pixels "
+            f"({_one_line(error)}); a timm transformer may need backbone.options.img_size={size} "
+            "or, with local views, backbone.options.dynamic_img_size=true."
+        ) from error
+    finally:
+        backbone.train(training)
 
 
 def save_backbone(
@@ -107,7 +115,7 @@ def save_backbone(
     """
     from safetensors.torch import save_file
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _plain_state(backbone)}
+    state = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
     metadata = {
         "backbone": json.dumps(asdict(options)),
         "preprocessing": json.dumps(preprocessing or {}),
@@ -152,15 +160,26 @@ def load_backbone(path: str | Path) -> nn.Module:
             f"{file} does not say which backbone it holds; give the {WEIGHTS_FILE} of a run of "
             "erssl pretrain."
         )
-    backbone = build_backbone(BackboneOptions(**json.loads(metadata["backbone"])))
+    try:
+        backbone = build_backbone(BackboneOptions(**json.loads(metadata["backbone"])))
+        preprocessing = json.loads(metadata["preprocessing"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"The header of {file} is damaged ({_one_line(error)}).") from error
+    expected = {name: t.shape for name, t in backbone.state_dict().items()}
+    matched = [name for name, t in state.items() if expected.get(name) == t.shape]
+    if len(matched) < len(expected) or len(state) > len(matched):
+        raise DataError(
+            f"{file} does not fit the backbone that it names: {len(matched)} weights match, "
+            f"{len(expected) - len(matched)} are missing and {len(state) - len(matched)} are "
+            "unexpected."
+        )
     backbone.load_state_dict(state)
-    backbone.preprocessing = json.loads(metadata["preprocessing"])
+    backbone.preprocessing = preprocessing
     return backbone.eval()
 
 
-def _plain_state(backbone: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """State without the prefix that ``torch.compile`` puts before names."""
-    return [(n.replace("_orig_mod.", ""), t) for n, t in backbone.state_dict().items()]
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
 
 
 def _resnet(name: str, cifar_stem: bool) -> nn.Module:
@@ -192,11 +211,11 @@ def _timm(options: BackboneOptions) -> nn.Module:
         )
     try:
         backbone: nn.Module = timm.create_model(options.name, num_classes=0, **options.options)
-    except TypeError as error:
+        width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    except Exception as error:  # any option goes to any model's constructor
         raise ConfigError(
-            f"backbone.options={options.options} does not fit {options.name} ({error}); remove "
-            "what the model does not take."
+            f"backbone.options={options.options} does not fit {options.name} "
+            f"({_one_line(error)}); remove what the model does not take."
         ) from error
-    width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     backbone.feature_dim = width
     return backbone

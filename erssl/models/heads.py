@@ -19,7 +19,15 @@ def mlp_head(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) 
 
     Returns:
         The head, built on lightly's ``ProjectionHead``.
+
+    Raises:
+        ValueError: If the hidden layers have no width or the embedding less than 2 dimensions.
     """
+    if hidden_dim < 1 or output_dim < 2:
+        raise ValueError(
+            "A projection head needs projection_hidden_dim of at least 1 and projection_dim of at "
+            f"least 2 but has {hidden_dim} and {output_dim}."
+        )
     widths = [input_dim, *[hidden_dim] * (num_layers - 1)]
     hidden = [(i, o, nn.BatchNorm1d(o), nn.ReLU()) for i, o in pairwise(widths)]
     return ProjectionHead([*hidden, (widths[-1], output_dim, None, None)])

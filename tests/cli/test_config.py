@@ -112,6 +112,14 @@ def test_every_value_of_a_recipe_has_its_source(name):
         (["optimizer.warmup_epochs=10"], "does not fit into epochs=10"),
         (["optimizer.momentum=1.0"], r"must lie in \[0, 1\)"),
         (["evaluation.knn_k=0"], "evaluation needs knn_k of at least 1"),
+        (["seed=4294967296"], "seed must be below"),
+        (["method.name=simclr"], "write method=simclr"),
+        (["backbone.name=resnet18"], "write backbone=timm backbone.name=resnet18"),
+        (["optimizer=lars", "optimizer.weight_decay=0", "epochs=20"], "LARS adaptation off"),
+        (["optimizer.base_lr=.inf"], "base_lr"),
+        (["data.mean=1"], "data.mean=1 does not fit"),
+        (["evaluation=null"], "evaluation"),
+        (["trainer.sync_batchnorm=true"], "key trainer.sync_batchnorm is unknown"),
         (["method"], "'method' is not understood"),
         (["--resume"], "'--resume' is not understood"),
         (["epochs=["], "cannot be read"),
@@ -135,3 +143,9 @@ def test_keys_without_a_line_in_the_yaml_are_settable():
     assert settings.data.views.recipe == "digits"  # the data set's own, kept
     assert settings.data.views.n_local_views == 2
     assert settings.trainer["max_time"] == "00:00:01:00"
+
+
+@pytest.mark.parametrize("folder", ["a=b", "läufe/x", "it's", "a,b", "photos(1)", "~/x", "2024"])
+def test_folder_names_are_taken_as_they_are(folder):
+    settings, config = read_settings([f"run_dir={folder}"])
+    assert settings.run_dir == config["run_dir"] == folder

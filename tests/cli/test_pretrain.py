@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -119,6 +122,53 @@ def test_a_killed_run_goes_on_with_its_own_settings_and_keeps_its_curve(
     assert logged == list(range(4, 44, 5))  # 2 epochs of 22 steps, none twice, none missing
 
 
+def test_resuming_a_finished_run_shows_its_result_and_changes_nothing(finished, capsys):
+    before = (finished / "results.json").read_bytes()
+    assert main(["pretrain", f"run_dir={finished}", "resume=true"]) == 0
+    assert "nothing left to resume" in capsys.readouterr().out
+    assert (finished / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("checkpoints/last.ckpt", b"PK\x03\x04 cut", "no readable checkpoint"),
+        ("config.yaml", b"a: [", "config.yaml cannot be read"),
+        ("config.yaml", b"- 1", "it is not what a run writes"),
+    ],
+)
+def test_damaged_run_is_not_resumed(finished, tmp_path, capsys, file, content, sentence):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "results.json").unlink()
+    (run_dir / file).write_bytes(content)
+    assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_two_processes_share_one_run_directory(tmp_path):
+    run_dir = tmp_path / "run"
+    words = ("method=mveb", "trainer.devices=2", "trainer.strategy=ddp", f"run_dir={run_dir}")
+    command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *TINY, *UNMEASURED, *words]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    results = results_of(run_dir)
+    assert results["config"]["batch_size"] == 64
+    before = (run_dir / "results.json").read_bytes()
+    refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "already holds a finished run" in refused.stderr
+    assert (run_dir / "results.json").read_bytes() == before
+
+
+def test_half_precision_channels_last_clipping_and_a_transformer(tmp_path):
+    words = ("backbone.name=test_vit", "trainer.precision=bf16-mixed", "channels_last=true")
+    words += ("trainer.gradient_clip_val=1.0", "optimizer=adamw", "optimizer.warmup_epochs=0")
+    assert run(*UNMEASURED, *words, "optimizer.base_lr=0.001", run_dir=tmp_path / "run") == 0
+    assert 0 < results_of(tmp_path / "run")["metrics"]["knn_top1"] <= 1
+
+
 def test_same_seed_same_loss_curve(tmp_path):
     curves = []
     for name in ("a", "b"):
@@ -185,7 +235,12 @@ def test_unreadable_files_stop_the_run_or_are_counted(tmp_path, capsys):
         (["trainer.accelerator=cuda"], "sees no CUDA device"),
         (["batch_size=2000"], "larger than the 1437 training pictures"),
         (["trainer.devices=0"], "trainer.*"),
+        (["trainer.accelerator=cpu", "trainer.devices=[0,1]"], "Lightning's Trainer refuses"),
         (["method.beta=-1"], "method=mveb cannot be built"),
+        (["method.projection_dim=1"], "projection_dim of at least 2"),
+        (["method.momentum_start=5"], "0 <= momentum_start <= momentum_end <= 1"),
+        (["method=entrec", "method.memory_bank_size=[64,5]"], "projection_dim=128"),
+        (["backbone.options.act_layer=foo"], "does not fit resnet10t"),
         (["data=imagefolder", "optimizer=sgd", "data.train_dir=/nowhere"], "/nowhere"),
         (
             ["method=simclr", "data.views.n_local_views=1", "data.views.local_image_size=8"],
@@ -209,6 +264,20 @@ def test_bad_input_is_one_sentence_status_two_and_no_run_directory(
     assert error.startswith("erssl: ")
     assert error.count("\n") == 1
     assert not run_dir.exists()
+
+
+def test_unreadable_picture_met_by_a_loader_process_is_one_sentence(tmp_path, capsys):
+    train = digit_folder(tmp_path / "train")
+    broken = train / "0" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    words = [*FOLDER, f"data.train_dir={train}", "data.verify=false", "epochs=1"]
+    words += [f"run_dir={tmp_path / 'run'}", "data.views.recipe=digits", "data.num_workers=1"]
+    assert main(["pretrain", *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("erssl: ")
+    assert "3.png" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "results.json").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

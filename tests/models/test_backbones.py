@@ -66,7 +66,7 @@ def test_wrong_backbones_are_refused_in_a_sentence(options, sentence):
 
 def test_a_transformer_of_another_size_is_refused_before_work():
     backbone = build_backbone(BackboneOptions("vit_tiny_patch16_224", "timm"))
-    with pytest.raises(ConfigError, match=r"32 x 32 pixels .* backbone.options.img_size=32"):
+    with pytest.raises(ConfigError, match=r"32 x 32 pixels .*backbone.options.img_size=32"):
         check_input_size(backbone, [32])
 
 
@@ -95,8 +95,16 @@ def test_compiled_backbone_is_saved_under_plain_names(tmp_path):
     options = BackboneOptions("resnet18")
     backbone = build_backbone(options)
     names = set(backbone.state_dict())
-    save_backbone(torch.compile(backbone), tmp_path / "backbone.safetensors", options)
+    backbone.compile()
+    save_backbone(backbone, tmp_path / "backbone.safetensors", options)
     assert set(load_file(tmp_path / "backbone.safetensors")) == names
+
+
+def test_weights_of_another_backbone_are_refused_with_counts(tmp_path):
+    file = tmp_path / "backbone.safetensors"
+    save_backbone(build_backbone("resnet18"), file, BackboneOptions("resnet34"))
+    with pytest.raises(DataError, match=r"120 weights match, 96 are missing and 0 are unexpected"):
+        load_backbone(file)
 
 
 def test_what_is_no_backbone_is_refused(tmp_path):
