@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words[0], words[1:])
     except ErsslError as error:
-        # A loader process hands its error on with its own traceback before the sentence.
-        sentence = str(error).strip().splitlines()[-1]
-        print(f"erssl: {sentence.rpartition('Error: ')[2]}", file=sys.stderr)
+        sentence = str(error)
+        if sentence.startswith("Caught "):  # by a loader process, which puts its traceback before
+            sentence = sentence.strip().splitlines()[-1].partition("Error: ")[2]
+        print(f"erssl: {sentence}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):

@@ -76,7 +76,7 @@ Keys (and those of the chosen groups, such as method.beta or trainer.precision):
 def run(words: Sequence[str]) -> int:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     settings, config = read_settings(list(words))
     pretrain(settings, config, Console())
     return 0

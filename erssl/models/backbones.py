@@ -84,7 +84,7 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
                 shape = tuple(backbone(torch.zeros(1, 3, size, size)).flatten(1).shape)
             if shape != (1, backbone.feature_dim):
                 raise ConfigError(
-                    f"The backbone gives features of shape {shape} for a picture of {size} x {size} "
+                    f"The backbone gives features {shape} for a picture of {size} x {size} "
                     f"pixels in place of (1, {backbone.feature_dim}); check backbone.options."
                 )
     except ConfigError:

@@ -109,7 +109,7 @@ def test_every_value_of_a_recipe_has_its_source(name):
         (["batch_size=1"], "batch_size must be at least 2"),
         (["resume=1"], "it must be true or false"),
         (["resume=true"], "resume=true needs run_dir"),
-        (["optimizer.warmup_epochs=10"], "does not fit into epochs=10"),
+        (["optimizer.warmup_epochs=10"], "does not fit into epochs=8"),
         (["optimizer.momentum=1.0"], r"must lie in \[0, 1\)"),
         (["evaluation.knn_k=0"], "evaluation needs knn_k of at least 1"),
         (["seed=4294967296"], "seed must be below"),
