@@ -127,17 +127,10 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """KNN accuracy, alignment and entropy over steps, a line a run."""
     from matplotlib.figure import Figure
 
-    colors = (
-        "#0072B2",
-        "#D55E00",
-        "#009E73",
-        "#CC79A7",
-        "#E69F00",
-        "#56B4E9",
-        "#000000",
-        "#888888",
-        "#B8A000",
-    )
+    # Okabe and Ito's colour-blind safe palette; a second seed is the same colour, dashed
+    palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888"]
+    settings = list(dict.fromkeys(name.partition(" seed ")[0] for name in report["runs"]))
+    colors = dict(zip(settings, palette, strict=True))
     figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
     panels = (
         ("val_knn_top1", "kNN top-1"),
@@ -146,9 +139,11 @@ def plot(report: dict[str, Any], path: Path) -> None:
     )
     for index, (metric, label) in enumerate(panels):
         axes = figure.add_subplot(1, 3, index + 1)
-        for color, (name, run) in zip(colors, report["runs"].items(), strict=False):
+        for name, run in report["runs"].items():
             steps, values = zip(*run["curves"][metric], strict=True)
-            axes.plot(steps, values, color=color, linewidth=1.4, label=name)
+            setting, again, _ = name.partition(" seed ")
+            style = "--" if again else "-"
+            axes.plot(steps, values, style, color=colors[setting], linewidth=1.4, label=name)
         axes.set(title=label, xlabel="step")
         axes.grid(alpha=0.25)
     handles, labels = figure.axes[0].get_legend_handles_labels()
