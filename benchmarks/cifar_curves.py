@@ -128,7 +128,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     # Okabe and Ito's colour-blind safe palette; a second seed is the same colour, dashed
-    palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888"]
+    palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black", "grey"]
     settings = list(dict.fromkeys(name.partition(" seed ")[0] for name in report["runs"]))
     colors = dict(zip(settings, palette, strict=True))
     figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")

@@ -1,6 +1,7 @@
 """The package as others get it: the wheel, the lazy import, lightly's own benchmark contract."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -102,3 +103,24 @@ def test_imports_run_one_way():
                 if len(words) > 1 and words[0] in ("from", "import") and "erssl" in words[1]:
                     parts = words[1].split(".")
                     assert len(parts) == 1 or parts[1] in allowed, f"{file}: {line}"
+
+
+@pytest.mark.parametrize("mark", ["from erssl.loss import MVEBLoss", "from erssl.entropy import"])
+def test_code_in_the_readme_runs(mark):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if mark in block]
+    namespace: dict[str, object] = {}
+    exec(block, namespace)
+    if "loss" in namespace:
+        assert namespace["loss"].isfinite()
+        assert namespace["model"][0].conv1.weight.grad is not None
+
+
+def test_ci_runs_the_readmes_test_command():
+    script = (ROOT / ".ci" / "run").read_text()
+    extract = re.search(r"test_command=\$\((.*)\)\n", script).group(1)
+    command = subprocess.run(
+        ["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert command.strip().endswith("-m pytest -q")
+    assert command.count("\n") == 1

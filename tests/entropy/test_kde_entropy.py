@@ -23,7 +23,7 @@ def log_normalizer(dim: int, kappa: float) -> float:
 
 
 def brute_force(z, kappa, estimator, leave_one_out, memory=None):
-    """methods.md §2 as a double loop over samples."""
+    """The definition as a double loop over samples."""
     keys = np.concatenate([z, memory]) if memory is not None else z
     scale = log_normalizer(z.shape[1], kappa)
     densities = []
@@ -83,7 +83,7 @@ def test_float32_agrees_with_float64(estimator, leave_one_out):
 @OPTIONS
 @pytest.mark.parametrize("with_memory", [False, True])
 def test_the_gradient_equals_finite_differences(estimator, leave_one_out, with_memory):
-    # The plug-in's weights carry gradient too (methods §2): a detached w would fail here.
+    # The plug-in's weights carry gradient too (ER paper's code): a detached w would fail here.
     z = unit_rows(5, 4).requires_grad_()
     memory = unit_rows(3, 4, seed=1) if with_memory else None
     assert torch.autograd.gradcheck(
@@ -125,7 +125,7 @@ def test_the_reference_code_values_come_out_with_its_normaliser(dim, count, publ
 
 
 def test_the_reference_normaliser_is_wrong_by_83_and_271_nats():
-    # methods §2: why the values above had to be corrected, and by how much ours is not shifted
+    # Why the values above had to be corrected, and by how much ours is not shifted
     for dim, shift in ((128, 83), (256, 271)):
         with mpmath.workdps(30):
             bessel = mpmath.besseli(mpmath.mpf(dim) / 2 - 1, 10)

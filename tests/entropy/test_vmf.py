@@ -54,7 +54,7 @@ def test_log_normalizer_equals_mpmath_to_1e_10(dim, kappa):
     exact = exact_log_normalizer(dim, kappa)
     computed = vmf_log_normalizer(dim, kappa)
     assert computed.dtype == torch.float64
-    # 1e-10 relative is what issue 2 asks for; no cell of the grid has a log C near zero.
+    # The promise is 1e-10 relative; no cell of the grid has a log C near zero.
     assert abs(mpmath.mpf(computed.item()) - exact) <= mpmath.mpf(1e-10) * abs(exact)
 
 

@@ -1,4 +1,4 @@
-"""The losses of methods.md §2 to §5 in float64 NumPy, one sample at a time.
+"""The papers' losses in float64 NumPy, one sample at a time.
 
 Written from the formulas, and differentiated by central differences, so that nothing is shared
 with the code under test. Embeddings are raw: their rows are normalised here.
@@ -25,7 +25,7 @@ def unit(z):
 
 
 def paired(online, target):
-    """Each online view with what it has to match: methods §5, multi-crop."""
+    """Each online view with what it has to match (MVEB, multi-crop)."""
     local = (target[0] + target[1]) / 2
     return list(zip(online, [target[1], target[0]] + [local] * (len(online) - 2), strict=True))
 
@@ -83,7 +83,7 @@ def discrete_er_loss(online, target, temperature=0.1, target_temperature=0.04, c
 
 
 def stein_score(z, eta, geometry, bandwidth=None):
-    """methods §5, dense, on the un-normalised kernel."""
+    """MVEB's estimate, dense, on the un-normalised kernel."""
     count, dim = z.shape
     if bandwidth is None:
         distances = sorted(float(1 - z[i] @ z[j]) for i in range(count) for j in range(count))

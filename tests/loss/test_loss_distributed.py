@@ -157,7 +157,7 @@ def test_two_processes_equal_one_in_value_terms_and_gradient(ranks, name, views)
 
 
 def test_without_gathering_each_rank_sees_its_own_rows_only(ranks):
-    # The papers' runs (methods §3). It also shows that the equality above is not trivial.
+    # The papers' runs did this. It also shows that the equality above is not trivial.
     expected = _train("er", "pair", rank=0, world=1)["loss"][0]
     losses = [results["not gathered"]["loss"][0] for results in ranks]
     assert all(abs(loss - expected) > 1e-3 for loss in losses)

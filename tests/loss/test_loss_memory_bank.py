@@ -169,7 +169,7 @@ def test_the_queue_survives_a_checkpoint(steps, tmp_path):
 
 
 def test_lightlys_own_bank_does_not_survive_a_checkpoint():
-    # Why the queue is not lightly's as it stands (DESIGN §3). When this fails, lightly was
+    # Why the queue is not lightly's as it stands. When this fails, lightly was
     # repaired and the wrapper may go.
     loss_fn = NTXentLoss(memory_bank_size=(30, DIM))
     first, second = ([z.float() for z in step_views(step)] for step in range(2))

@@ -78,7 +78,7 @@ def test_the_default_er_loss_is_joes_estimate_without_the_self_term_at_kappa_10(
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 @pytest.mark.parametrize("leave_one_out", [True, False])
 def test_continuous_entrec_equals_brute_force(temperature, leave_one_out):
-    # L = -1/2 sum_b [H_Joe(Z_b) + mean log q(z_b | z_other)], methods §4
+    # L = -1/2 sum_b [H_Joe(Z_b) + mean log q(z_b | z_other)] (EntRec)
     loss_fn = EntRecLoss(temperature=temperature, leave_one_out=leave_one_out)
     check_loss(
         loss_fn,
