@@ -57,14 +57,15 @@ def stein_score(
     dtype = z.dtype
     if z.device.type != "mps":  # which has no float64
         z = z.double()
-    similarities = z @ z.T
-    delta = median_bandwidth(z, similarities) if bandwidth is None else z.new_tensor(bandwidth)
-    kernel = similarities.sub_(1).div_(delta).exp_()
+    kernel = z @ z.T
+    delta = median_bandwidth(z, kernel) if bandwidth is None else z.new_tensor(bandwidth)
+    kernel.sub_(1).div_(delta).exp_()
     right_side = _stein_right_side(z, kernel, delta, geometry)
     ridge = auto_ridge(z, kernel, delta, geometry) if eta == "auto" else eta * (-1 / delta).exp()
     resolvable = len(z) * torch.finfo(z.dtype).eps
     kernel.diagonal().add_(ridge.clamp_min(resolvable))
     factor, _ = torch.linalg.cholesky_ex(kernel)
+    del kernel, z  # the solve is where most memory is held
     return torch.cholesky_solve(right_side, factor).neg_().to(dtype)
 
 
@@ -117,7 +118,7 @@ def _stein_right_side(z: Tensor, kernel: Tensor, delta: Tensor, geometry: Geomet
     if geometry == "euclidean":
         return radial
     # K_im (z_i·z_m) / delta = K_im (log K_im + 1 / delta), which is 0 where K_im underflows
-    weights = torch.xlogy(kernel, kernel).add_(kernel * (1 / delta + (z.shape[1] - 1)))
+    weights = torch.xlogy(kernel, kernel).addcmul_(kernel, 1 / delta + (z.shape[1] - 1))
     return torch.addmm(radial, weights, z, alpha=-1)
 
 

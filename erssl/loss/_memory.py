@@ -36,24 +36,18 @@ class PersistentMemoryBank(MemoryBankModule):
         """Whether the queue has room for anything."""
         return bool(self.size[0] > 0)
 
-    def rows(self, like: Tensor) -> Tensor | None:
-        """The rows written so far (M, d), or ``None`` where there are none.
-
-        Args:
-            like: Embeddings (N, d), whose dimension must be the queue's.
-
-        Raises:
-            ValueError: If it is not.
-        """
-        if not self.enabled:
-            return None
-        if like.shape[1] != self.size[1]:
+    def check(self, z: Tensor) -> None:
+        """Refuse embeddings (N, d) whose dimension is not the queue's, with a ValueError."""
+        if self.enabled and z.shape[1] != self.size[1]:
             raise ValueError(
                 f"memory_bank_size={tuple(self.size)} holds embeddings of dimension "
-                f"{self.size[1]} but the loss was given dimension {like.shape[1]}."
+                f"{self.size[1]} but the loss was given dimension {z.shape[1]}."
             )
-        filled = int(self.filled)
-        return self.bank[:filled].to(like) if filled else None
+
+    def rows(self) -> Tensor | None:
+        """The rows written so far (M, d), or ``None`` where there are none."""
+        filled = int(self.filled) if self.enabled else 0
+        return self.bank[:filled] if filled else None
 
     @torch.no_grad()
     def push(self, z: Tensor) -> None:

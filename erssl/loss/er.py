@@ -90,7 +90,8 @@ class ERLoss(nn.Module):
         with torch.autocast(online[0].device.type, enabled=False):
             views, target = normalize_views(online, target)
             targets = meet_targets(target, len(views))
-            memory = self.memory_bank.rows(views[0])
+            self.memory_bank.check(views[0])
+            memory = self.memory_bank.rows()
             entropy = torch.stack([self._entropy(z, memory) for z in views]).mean()
             pairs = zip(views, targets, strict=True)
             alignment = torch.stack([self._alignment(z, t) for z, t in pairs]).mean()
@@ -110,7 +111,7 @@ class ERLoss(nn.Module):
     def _entropy(self, z: Tensor, memory: Tensor | None) -> Tensor:
         keys = gather_rows(z, self.gather_distributed)
         if memory is not None:
-            keys = torch.cat([keys, memory])
+            keys = torch.cat([keys, memory.to(keys)])
         own_offset = rank_offset(z, self.gather_distributed) if self.leave_one_out else None
         log_density = kde_log_density(z, keys, self.kappa, own_offset)
         log_density = gather_rows(log_density, self.gather_distributed)

@@ -34,7 +34,7 @@ def test_batches_are_lists_of_views() -> None:
     loader = _digits(workers=0, batch_size=100, views=views).train_dataloader()
     assert len(loader) == 14  # 1,437 pictures, the last 37 dropped
     batch, targets = next(iter(loader))
-    assert [tuple(v.shape) for v in batch] == [(100, 3, 16, 16)] * 2 + [(100, 3, 8, 8)]
+    assert [tuple(v.shape) for v in batch] == [(100, 3, 32, 32)] * 2 + [(100, 3, 8, 8)]
     assert targets.shape == (100,)
     assert targets.dtype == torch.int64
 
@@ -92,7 +92,7 @@ def test_evaluation_is_in_order_whole_and_leaves_the_global_generators_alone() -
     before = torch.random.get_rng_state()
     images, targets = (torch.cat(part) for part in zip(*module.eval_dataloader("val"), strict=True))
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert images.shape == (360, 3, 16, 16)
+    assert images.shape == (360, 3, 32, 32)
     np.testing.assert_array_equal(targets, module.datasets.val.targets)
     train = torch.cat([x for x, _ in module.eval_dataloader("train")])
     assert len(train) == 1437
@@ -120,7 +120,7 @@ def test_batch_larger_than_the_data_is_refused_at_once(make_folder) -> None:
     )
     module = SSLDataModule(_images(make_folder("other")), batch_size=6, seed=0)
     assert len(module.train_dataloader()) == 1
-    with pytest.raises(DataError, match=r"batch_size=6 on 2 devices .* set it to 3 or less"):
+    with pytest.raises(DataError, match=r"batch_size=12 on 2 devices .* set it to 6 or less"):
         module.validate(num_devices=2)
 
 
