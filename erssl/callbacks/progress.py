@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 _METRICS = {
     "train_loss": "loss",
@@ -18,15 +20,25 @@ _METRICS = {
 }
 
 
+class _TwoLines(Progress):
+    """Progress above, metrics below, so that both fit into eighty columns."""
+
+    status = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.status, overflow="ellipsis", no_wrap=True)
+
+
 class LiveProgress(ProgressBar):
-    """One live line on a terminal, one line an epoch elsewhere (a file, a batch system)."""
+    """Two live lines on a terminal, one line an epoch elsewhere (a file, a batch system)."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Write to ``console``, by default the standard error stream."""
         super().__init__()
         self.console = console or Console(stderr=True)
         self.enabled = True
-        self._bar: Progress | None = None
+        self._bar: _TwoLines | None = None
         self._task = TaskID(0)
         self._images = 0
         self._seconds = 0.0
@@ -42,17 +54,14 @@ class LiveProgress(ProgressBar):
         self._began = time.perf_counter()
         if not self.enabled or not self.console.is_terminal:
             return
-        self._bar = Progress(
+        self._bar = _TwoLines(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[status]}"),
+            BarColumn(bar_width=20),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=self.console,
         )
-        self._task = self._bar.add_task(
-            "epoch 1", total=int(trainer.estimated_stepping_batches), status=""
-        )
+        self._task = self._bar.add_task("epoch 1", total=int(trainer.estimated_stepping_batches))
         self._bar.start()
 
     def on_train_batch_start(
@@ -82,8 +91,8 @@ class LiveProgress(ProgressBar):
                 completed=trainer.global_step,
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} "
                 f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}",
-                status=self._status(trainer),
             )
+            self._bar.status = self._status(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a line where there is no terminal to draw on."""

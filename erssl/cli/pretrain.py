@@ -345,10 +345,15 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
         console.print(table)
     else:
         console.print("There are no labelled validation pictures, so no accuracy was measured.")
-    console.print(f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)", soft_wrap=True)
+    console.print(
+        f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)",
+        soft_wrap=True,
+        highlight=False,
+    )
     console.print(
         f'Next: see {path}/report.md; use the backbone with erssl.load_backbone("{path}").',
         soft_wrap=True,
+        highlight=False,
     )
     if results["dataset"] == "digits":
         console.print(
