@@ -92,11 +92,6 @@ class RunDirectory:
         """Write the fully resolved config."""
         write_text(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
-    def read_results(self) -> dict[str, Any]:
-        """The content of ``results.json``."""
-        content: dict[str, Any] = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
-        return content
-
     def _check_writable(self, need_bytes: int) -> None:
         probe = self.path / f".probe-{os.getpid()}"
         try:

@@ -108,15 +108,12 @@ def pretrain(
     first = probe.is_global_zero
     path = _run_directory(settings)
     try:
+        if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
+            return _show_finished(path, console) if first else {}
         if first:
             run_dir = RunDirectory(
                 path, settings.resume, settings.overwrite, need_bytes=_least_bytes(method)
             )
-            if run_dir.resuming and run_dir.finished:
-                results = run_dir.read_results()
-                console.print("The run is finished; there is nothing left to resume.")
-                _print_summary(results, path, console)
-                return results
             run_dir.write_config(config)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
             if data.datasets.skipped:
@@ -332,6 +329,19 @@ def _finish(
     write_report(results, run_dir.path)
     write_json(run_dir.path / RESULTS, results)
     _print_summary(results, run_dir.path, console)
+    return results
+
+
+def _show_finished(path: Path, console: Console) -> dict[str, Any]:
+    try:
+        results: dict[str, Any] = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        console.print("The run is finished; there is nothing left to resume.")
+        _print_summary(results, path, console)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path / RESULTS} is not what a run writes; start again with overwrite=true, or name "
+            "another run_dir."
+        ) from error
     return results
 
 

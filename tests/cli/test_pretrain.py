@@ -148,6 +148,14 @@ def test_damaged_run_is_not_resumed(finished, tmp_path, capsys, file, content, s
     assert error.count("\n") == 1
 
 
+def test_results_that_no_run_wrote_are_not_shown(finished, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "results.json").write_text('{"metrics"')
+    assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 2
+    assert "results.json is not what a run writes" in capsys.readouterr().err
+
+
 def test_two_processes_share_one_run_directory(tmp_path):
     run_dir = tmp_path / "run"
     words = ("method=mveb", "trainer.devices=2", "trainer.strategy=ddp", f"run_dir={run_dir}")
