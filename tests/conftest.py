@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests start processes beside torch's threads
 
 import pytest
+import threadpoolctl
+import torch
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-@pytest.fixture
-def shared_data() -> Path:
-    """Real pictures, where there are some."""
-    folder = Path(os.environ.get("ERSSL_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real pictures at {folder}; set ERSSL_SHARED_DATA")
-    return folder
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors: a second thread costs more than it brings, tenfold on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpoolctl.threadpool_limits(1):
+        yield
+    torch.set_num_threads(threads)
