@@ -36,7 +36,6 @@ class RunDirectory:
 
     Attributes:
         path: The folder.
-        resuming: Whether an earlier run's checkpoint is to be continued.
     """
 
     def __init__(
@@ -72,7 +71,6 @@ class RunDirectory:
                 f"run_dir={path} already holds {state}; {way}delete it with overwrite=true, or "
                 "name another run_dir."
             )
-        self.resuming = resume
         self._check_writable(need_bytes)
         if overwrite:
             self._clear()

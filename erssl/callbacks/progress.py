@@ -44,6 +44,7 @@ class LiveProgress(ProgressBar):
         self._seconds = 0.0
         self._batch_began = 0.0
         self._began = 0.0
+        self._first_step = 0
 
     def disable(self) -> None:
         """Stay silent; Lightning calls it on every rank but the first."""
@@ -51,7 +52,7 @@ class LiveProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the display."""
-        self._began = time.perf_counter()
+        self._began, self._first_step = time.perf_counter(), trainer.global_step
         if not self.enabled or not self.console.is_terminal:
             return
         self._bar = _TwoLines(
@@ -67,7 +68,7 @@ class LiveProgress(ProgressBar):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin to time a step; waiting for data counts, evaluation between epochs does not."""
+        """Begin to time a step; an epoch's first wait for data and evaluation do not count."""
         if batch_idx == 0 or self._batch_began == 0.0:
             self._batch_began = time.perf_counter()
 
@@ -99,7 +100,7 @@ class LiveProgress(ProgressBar):
         if self.enabled and self._bar is None:
             done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
             elapsed = time.perf_counter() - self._began
-            left = elapsed / max(done, 1) * (total - done)
+            left = elapsed / max(done - self._first_step, 1) * (total - done)
             self.console.print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} step {done}/{total} "
                 f"{self._status(trainer)} left {left:.0f} s",

@@ -29,7 +29,7 @@ erssl COMMAND --help shows settings and examples.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, or 2 where the input was wrong."""
     # Loader processes and torch's threads share the cores: threads that spin while they wait make
-    # a run four times slower there. Read when torch is loaded, hence before anything else.
+    # a run much slower there. Read when torch is loaded, hence before anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):

@@ -101,12 +101,14 @@ def pretrain(
     """
     began = time.perf_counter()
     seed_everything(settings.seed, workers=True, verbose=False)
+    path = _run_directory(settings)
+    resume_step = _resume_step(path) if settings.resume else None
     probe = _probe_trainer(settings)
     data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
     data.validate(probe.world_size)
     method = _build_method(settings, data)
     first = probe.is_global_zero
-    path = _run_directory(settings)
+    os.environ[_RUN_DIR_VARIABLE] = str(path)
     try:
         if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
             return _show_finished(path, console) if first else {}
@@ -119,7 +121,7 @@ def pretrain(
             if data.datasets.skipped:
                 files_left_out = f"{len(data.datasets.skipped)} unreadable files are left out"
                 console.print(f"{files_left_out} of training.")
-        metrics = _train(settings, data, method, path, probe)
+        metrics = _train(settings, data, method, path, probe, resume_step)
         if not first:
             return {}
         seconds = time.perf_counter() - began
@@ -134,6 +136,7 @@ def _train(
     method: MultiViewMethod,
     path: Path,
     probe: Trainer,
+    resume_step: int | None,
 ) -> dict[str, float]:
     """Measure, train, measure again; only the first process measures."""
     device = probe.strategy.root_device
@@ -147,7 +150,7 @@ def _train(
     trainer = Trainer(
         **settings.trainer,
         max_epochs=settings.epochs,
-        logger=_loggers(path, settings.resume),
+        logger=_loggers(path, resume_step),
         callbacks=_callbacks(settings, data, path),
         enable_model_summary=False,
         default_root_dir=path,
@@ -228,7 +231,6 @@ def _run_directory(settings: PretrainSettings) -> Path:
     """Path of the run directory; processes that Lightning starts take it from the first."""
     path = settings.run_dir or os.environ.get(_RUN_DIR_VARIABLE)
     path = path or str(default_run_dir(settings.method["name"], settings.data.name))
-    os.environ[_RUN_DIR_VARIABLE] = path
     return Path(path).expanduser()
 
 
@@ -237,18 +239,21 @@ def _least_bytes(method: nn.Module) -> int:
     return 4 * sum(p.numel() * p.element_size() for p in method.parameters())
 
 
-def _loggers(path: Path, resume: bool) -> list[Logger]:
-    resume_step = None
-    if resume:
-        file = path / LAST_CHECKPOINT
-        try:
-            checkpoint = torch.load(file, "cpu", weights_only=True, mmap=True)
-            resume_step = int(checkpoint["global_step"])
-        except (RuntimeError, EOFError, KeyError, UnpicklingError) as error:
-            raise RunError(
-                f"{file} is no readable checkpoint; start again with overwrite=true, or name "
-                "another run_dir."
-            ) from error
+def _resume_step(path: Path) -> int | None:
+    """Step of the checkpoint to resume from; ``None`` where :class:`RunDirectory` will refuse."""
+    file = path / LAST_CHECKPOINT
+    if not file.is_file():
+        return None
+    try:
+        return int(torch.load(file, "cpu", weights_only=True, mmap=True)["global_step"])
+    except (RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
+        raise RunError(
+            f"{file} is no readable checkpoint; start again with overwrite=true, or name another "
+            "run_dir."
+        ) from error
+
+
+def _loggers(path: Path, resume_step: int | None) -> list[Logger]:
     loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
     # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
     with contextlib.suppress(ModuleNotFoundError):

@@ -55,7 +55,7 @@ class DataOptions:
             may use, at most 8.
         on_error: What an unreadable file in an image folder does: stop the run before training
             (``"raise"``), or be left out and listed (``"skip"``, which needs ``verify``).
-        verify: Decode every file of an image folder once before training. Takes minutes on
+        verify: Decode every file of an image folder once before training. Takes long on
             ImageNet; without it an unreadable file stops the run when its turn comes.
 
     Raises:

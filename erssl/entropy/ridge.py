@@ -20,8 +20,7 @@ def auto_ridge(z: Tensor, kernel: Tensor, delta: Tensor, geometry: str) -> Tenso
     """Ridge η on the kernel scaled to k(z, z) = 1 that predicts held-out rows best.
 
     Even rows fit, odd rows judge, at most 1024 of each; the choice among 13 candidates is refined
-    by a parabola and carried from half the rows to all by the square root of their number. Takes
-    less time than the score estimate itself at N = 4096.
+    by a parabola and carried from half the rows to all by the square root of their number.
 
     Args:
         z: Embeddings (N, d) with rows of unit norm, in no particular order.

@@ -12,7 +12,7 @@ All values are in nats. Everything is computed in float64 from the one function
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def vmf_log_normalizer(dim: int, kappa: float | Tensor) -> Tensor:
     return log_normalizer.to(dtype)
 
 
-@lru_cache(maxsize=256)
+@cache
 def log_normalizer_value(dim: int, kappa: float) -> float:
     """:func:`vmf_log_normalizer` as a number, kept: losses ask for the same one every step."""
     return float(vmf_log_normalizer(dim, kappa))

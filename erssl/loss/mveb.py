@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from erssl.entropy.score import Geometry, stein_score
+from erssl.entropy.score import Geometry, entropy_from_score, stein_score
 from erssl.loss._distributed import check_gather, gather_rows, rank_offset
 from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
@@ -111,5 +111,5 @@ class MVEBLoss(nn.Module):
         batch = gather_rows(z.detach(), self.gather_distributed)
         score = stein_score(batch, self.bandwidth, self.eta, self.geometry)
         start = rank_offset(z, self.gather_distributed)
-        surrogate = -(score[start : start + len(z)] * z).sum(dim=-1)
-        return gather_rows(surrogate, self.gather_distributed).mean()
+        surrogate = entropy_from_score(z, score[start : start + len(z)])
+        return gather_rows(surrogate[None], self.gather_distributed).mean()

@@ -142,7 +142,9 @@ def test_damaged_run_is_not_resumed(finished, tmp_path, capsys, file, content, s
     shutil.copytree(finished, run_dir)
     (run_dir / "results.json").unlink()
     (run_dir / file).write_bytes(content)
+    config = (run_dir / "config.yaml").read_bytes()
     assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 2
+    assert (run_dir / "config.yaml").read_bytes() == config  # refused before anything is written
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
