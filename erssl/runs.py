@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 METRICS = "metrics.csv"
+LENS = "lens.csv"
 ENVIRONMENT = "environment.json"
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _PACKAGES = ("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy")
@@ -112,7 +113,7 @@ class RunDirectory:
         """Delete what erssl writes, and nothing else."""
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
-        for name in (*written, ENVIRONMENT):
+        for name in (*written, ENVIRONMENT, LENS, "lens.png"):
             (self.path / name).unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
@@ -204,6 +205,23 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
                 if name not in ("step", "epoch") and value and row["step"]:
                     curves.setdefault(name, []).append((int(row["step"]), float(value)))
     return curves
+
+
+def write_lens(path: Path, readings: Sequence[dict[str, float]]) -> None:
+    """Write ``lens.csv`` under a temporary name, then rename."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in readings for k in row)))
+        writer.writeheader()
+        writer.writerows(readings)
+    partial.replace(path)
+
+
+def read_lens(path: Path, before_step: int | None = None) -> list[dict[str, float]]:
+    """The rows of a ``lens.csv``, of a resumed run those up to its checkpoint."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return [row for row in rows if before_step is None or row["step"] <= before_step]
 
 
 def _version(package: str) -> str | None:

@@ -92,8 +92,8 @@ def test_imports_run_one_way():
         "loss": {"entropy", "loss"},
         "models": {"models", "errors"},
         "data": {"data", "errors"},
-        "evaluation": {"evaluation", "errors", "models", "data"},
-        "callbacks": {"callbacks", "errors", "entropy", "evaluation"},
+        "evaluation": {"evaluation", "errors", "entropy", "models", "data"},
+        "callbacks": {"callbacks", "errors", "entropy", "evaluation", "runs"},
         "methods": {"methods", "errors", "entropy", "loss", "models", "data"},
     }
     for package, allowed in below.items():

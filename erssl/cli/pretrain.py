@@ -208,10 +208,15 @@ def _build_method(settings: PretrainSettings, data: SSLDataModule) -> MultiViewM
     sizes = [settings.data.image_size, *[views.local_image_size] * bool(views.n_local_views)]
     check_input_size(backbone, sizes)
     method_class = get_method(name)
-    if views.n_local_views and "local" not in method_class.info.views:
+    if views.n_local_views and not method_class.info.multi_crop:
         raise ConfigError(
             f"data.views.n_local_views={views.n_local_views} but method={name} takes "
             f"{method_class.info.views} views; set data.views.n_local_views=0."
+        )
+    if views.n_views < method_class.info.min_views:
+        raise ConfigError(
+            f"data.views.recipe={views.recipe} gives {views.n_views} view of a picture but "
+            f"method={name} compares {method_class.info.min_views}; choose another recipe."
         )
     try:
         return method_class(

@@ -11,13 +11,18 @@ import numpy as np
 import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
 from erssl.data.datasets import PictureDataset, load_datasets
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
-from erssl.errors import DataError
+from erssl.errors import ConfigError, DataError
+
+
+_PROBE_STREAM = 2**20  # a stream of random numbers that no training process draws from
 
 
 class TransformedDataset(Dataset[tuple[Any, int]]):
@@ -118,6 +123,37 @@ class SSLDataModule(LightningDataModule):
         """Whether accuracy can be measured: labelled validation pictures of several classes."""
         found = self.datasets
         return found.val is not None and found.labelled and found.num_classes > 1
+
+    def probe_views(self, size: int) -> tuple[Tensor, Tensor]:
+        """Draw two views of a fixed set of pictures, for the lens.
+
+        The pictures are those of the validation split (of training where there is none), spread
+        over it evenly; they and their views depend on the seed alone.
+
+        Args:
+            size: Number N of pictures.
+
+        Returns:
+            Two tensors (N, 3, image_size, image_size).
+
+        Raises:
+            ConfigError: If there are fewer pictures.
+        """
+        pictures = self.datasets.val if self.datasets.val is not None else self.datasets.train
+        if not 2 <= size <= len(pictures):
+            raise ConfigError(
+                f"lens.probe_size={size} does not fit the {len(pictures)} pictures of the split "
+                f"that it is drawn from; set it to {len(pictures)} or less and at least 2."
+            )
+        with isolate_rng():
+            torch.manual_seed(self.seed)
+            seed_worker(0, rank=_PROBE_STREAM)
+            views = []
+            for index in np.linspace(0, len(pictures) - 1, size).round().astype(int):
+                picture = pictures[int(index)][0]
+                drawn = self.train_transform(picture)
+                views.append(drawn if len(drawn) > 1 else drawn + self.train_transform(picture))
+        return torch.stack([v[0] for v in views]), torch.stack([v[1] for v in views])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Give shuffled full batches of views.

@@ -2,6 +2,7 @@
 
 from erssl.evaluation.features import Features, extract_features
 from erssl.evaluation.knn import knn_accuracy
+from erssl.evaluation.lens import lens_reading
 from erssl.evaluation.linear import linear_accuracy
 
-__all__ = ["Features", "extract_features", "knn_accuracy", "linear_accuracy"]
+__all__ = ["Features", "extract_features", "knn_accuracy", "lens_reading", "linear_accuracy"]

@@ -11,7 +11,7 @@ from erssl.entropy.kde import Estimator, entropy_from_log_density, kde_log_densi
 from erssl.entropy.vmf import log_normalizer_value
 from erssl.loss._distributed import check_gather, gather_rows, rank_offset
 from erssl.loss._memory import PersistentMemoryBank
-from erssl.loss._views import Views, check_views, meet_targets, normalize_views
+from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
 
 class ERLoss(nn.Module):
@@ -73,12 +73,16 @@ class ERLoss(nn.Module):
         self.memory_bank = PersistentMemoryBank(memory_bank_size)
         self.terms: dict[str, Tensor] = {}
 
-    def forward(self, online: Views, target: Views) -> Tensor:
+    def forward(
+        self, online: Views, target: Views, entropy_of: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Compute the loss.
 
         Args:
             online: One tensor (N, d), or the online embeddings of every view.
             target: One tensor (N, d), or the target embeddings of the two global views.
+            entropy_of: Embeddings (N, d) of every view whose entropy is taken where it is not
+                the online ones': with a predictor, the projections that it predicts from.
 
         Returns:
             Scalar loss, -(entropy + reconstruction), in nats.
@@ -92,14 +96,17 @@ class ERLoss(nn.Module):
             targets = meet_targets(target, len(views))
             self.memory_bank.check(views[0])
             memory = self.memory_bank.rows()
-            entropy = torch.stack([self._entropy(z, memory) for z in views]).mean()
+            spread = views
+            if entropy_of is not None:
+                spread = [normalize_rows(z) for z in check_views(entropy_of, target)[0]]
+            entropy = torch.stack([self._entropy(z, memory) for z in spread]).mean()
             pairs = zip(views, targets, strict=True)
             alignment = torch.stack([self._alignment(z, t) for z, t in pairs]).mean()
             reconstruction = self.kappa * alignment + log_normalizer_value(
                 views[0].shape[1], self.kappa
             )
         if entropy.requires_grad:
-            rows = [gather_rows(z.detach(), self.gather_distributed) for z in views[:2]]
+            rows = [gather_rows(z.detach(), self.gather_distributed) for z in spread[:2]]
             self.memory_bank.push(torch.cat(rows))
         self.terms = {
             "entropy": entropy.detach(),

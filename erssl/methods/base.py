@@ -21,7 +21,7 @@ from erssl.entropy import kde_entropy
 from erssl.errors import ConfigError
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer
 from erssl.methods.target import make_target, update_target
-from erssl.models import build_backbone
+from erssl.models import BackboneOptions, build_backbone
 
 Target = Literal["momentum", "shared"]
 MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER paper)
@@ -29,23 +29,44 @@ MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER pa
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What ``erssl methods`` says of a method."""
+    """What ``erssl methods`` says of a method.
+
+    Attributes:
+        paper: Authors, year and where to find it.
+        family: What it does against collapse.
+        target: The branch that views are compared with.
+        multi_crop: Whether it takes local views beside the two global ones.
+        min_views: How many views it needs.
+    """
 
     paper: str
     family: str
-    views: str
     target: str
+    multi_crop: bool = False
+    min_views: int = 2
+
+    @property
+    def views(self) -> str:
+        """The views that it takes, in words."""
+        if self.min_views == 1:
+            return "1 or more"
+        return "2, or 2 + local views" if self.multi_crop else "2"
 
 
 class TrainingOptions(TypedDict, total=False):
     """Keyword options that every method takes."""
 
-    backbone: nn.Module | str
+    backbone: nn.Module | str | None
     optimizer: OptimizerOptions | None
-    momentum_start: float
-    momentum_end: float
     channels_last: bool
     compile: bool
+
+
+class TargetOptions(TrainingOptions, total=False):
+    """Keyword options of methods with a target branch that follows by an EMA."""
+
+    momentum_start: float
+    momentum_end: float
 
 
 class StepOutput(NamedTuple):
@@ -62,20 +83,24 @@ class MultiViewMethod(LightningModule):
 
     Attributes:
         backbone: The online backbone, which is evaluated and kept.
-        projection_head: Maps features to what the loss sees.
+        projection_head: Maps features to embeddings, what the loss sees.
         criterion: The loss.
         online_classifier: lightly's linear probe, trained beside on detached features.
         info: Paper, family, views and target branch.
         default_optimizer: The paper's recipe.
+        default_backbone: The paper's backbone.
+        default_momentum: The paper's EMA of the target, at the first and the last step.
+        constant_lr: Names of modules whose learning rate is not scheduled.
     """
 
     info: ClassVar[MethodInfo]
     default_optimizer: ClassVar[OptimizerOptions] = OptimizerOptions()
+    default_backbone: ClassVar[BackboneOptions] = BackboneOptions("resnet50")
+    default_momentum: ClassVar[tuple[float, float]] = (0.996, 1.0)
+    constant_lr: ClassVar[tuple[str, ...]] = ()
 
     backbone: nn.Module
     projection_head: nn.Module
-    target_backbone: nn.Module | None
-    target_projection_head: nn.Module | None
     criterion: nn.Module
 
     def __init__(
@@ -83,10 +108,10 @@ class MultiViewMethod(LightningModule):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        backbone: nn.Module | str = "resnet50",
+        backbone: nn.Module | str | None = None,
         optimizer: OptimizerOptions | None = None,
-        momentum_start: float = 0.996,
-        momentum_end: float = 1.0,
+        momentum_start: float | None = None,
+        momentum_end: float | None = None,
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
@@ -95,10 +120,12 @@ class MultiViewMethod(LightningModule):
         Args:
             batch_size_per_device: Pictures per step and device; scales the learning rate.
             num_classes: Classes of the online probe.
-            backbone: A module with ``feature_dim``, or the name of a torchvision ResNet.
+            backbone: A module with ``feature_dim``, or the name of a torchvision ResNet; ``None``
+                takes the paper's.
             optimizer: Optimiser and schedule; ``None`` takes the paper's.
-            momentum_start: EMA of the target at the first step (MVEB, section 6.1: 0.996).
-            momentum_end: EMA of the target at the last step, reached by a cosine (1).
+            momentum_start: EMA of the target at the first step; ``None`` takes the paper's.
+            momentum_end: EMA of the target at the last step, reached by a cosine; ``None`` takes
+                the paper's.
             channels_last: Keep pictures and weights in channels-last memory.
             compile: Compile the backbones with ``torch.compile``.
 
@@ -106,16 +133,21 @@ class MultiViewMethod(LightningModule):
             ConfigError: If a momentum is out of range.
         """
         super().__init__()
+        start, end = self.default_momentum
+        momentum_start = start if momentum_start is None else momentum_start
+        momentum_end = end if momentum_end is None else momentum_end
         if not 0 <= momentum_start <= momentum_end <= 1:
             raise ConfigError(
                 "The target's momentum must satisfy 0 <= momentum_start <= momentum_end <= 1 but "
                 f"goes from {momentum_start} to {momentum_end}."
             )
         self.batch_size_per_device = batch_size_per_device
-        self.backbone = build_backbone(backbone) if isinstance(backbone, str) else backbone
-        # Not on the class, where they would hide the modules that add_target registers.
-        self.target_backbone = None
-        self.target_projection_head = None
+        self.backbone = (
+            backbone
+            if isinstance(backbone, nn.Module)
+            else build_backbone(backbone or self.default_backbone)
+        )
+        self._with_target: tuple[str, ...] = ()
         self.feature_dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
         self.optimizer_options = optimizer or self.default_optimizer
         self.momentum_start = momentum_start
@@ -150,6 +182,10 @@ class MultiViewMethod(LightningModule):
         embedding: Tensor = self.projection_head(self(images))
         return embedding
 
+    def logits(self, embedding: Tensor) -> Tensor | None:
+        """Logits (N, K) whose soft-max the loss sees, of an embedding (N, d); ``None`` without."""
+        return None
+
     def online_branch(self, views: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Features of view 0 and embeddings of every view, one pass per picture size."""
         features: list[Tensor] = []
@@ -160,23 +196,35 @@ class MultiViewMethod(LightningModule):
             embeddings += self.projection_head(group_features).chunk(len(group))
         return features[0], embeddings
 
+    @property
+    def has_target(self) -> bool:
+        """Whether there is a target branch with weights of its own."""
+        return bool(self._with_target)
+
     @torch.no_grad()
     def target_branch(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Embeddings of the global views by the target branch."""
-        if self.target_backbone is None or self.target_projection_head is None:
+        if not self.has_target:
             raise RuntimeError("This method has no target branch; call add_target in __init__.")
         images = torch.cat(list(views))
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        features = self.target_backbone(images).flatten(start_dim=1)
-        return list(self.target_projection_head(features).chunk(len(views)))
+        features = self.get_submodule("target_backbone")(images).flatten(start_dim=1)
+        embeddings: Tensor = self.get_submodule("target_projection_head")(features)
+        return list(embeddings.chunk(len(views)))
 
-    def add_target(self) -> None:
-        """Give the method a target branch, a copy of the online one."""
-        self.target_backbone = make_target(self.backbone)
-        if self.compiled:
-            self.target_backbone.compile()
-        self.target_projection_head = make_target(self.projection_head)
+    def add_target(self, *names: str) -> None:
+        """Give the method a target branch: ``target_<name>``, a copy of each online module.
+
+        Args:
+            names: Modules of the branch; by default ``backbone`` and ``projection_head``.
+        """
+        self._with_target = names or ("backbone", "projection_head")
+        for name in self._with_target:
+            target = make_target(self.get_submodule(name))
+            if name == "backbone" and self.compiled:
+                target.compile()
+            self.add_module(f"target_{name}", target)
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Loss of a batch (views, labels, …) plus that of the online probe."""
@@ -208,21 +256,21 @@ class MultiViewMethod(LightningModule):
             self.batch_size_per_device * trainer.world_size * trainer.accumulate_grad_batches,
             int(trainer.estimated_stepping_batches),
             trainer.max_epochs or 1,
+            [self.get_submodule(name) for name in self.constant_lr],
         )
 
     def trained_modules(self) -> list[nn.Module]:
-        """Modules that the optimiser trains, the online probe aside."""
-        return [self.backbone, self.projection_head]
+        """Modules that the optimiser trains, the online probe aside: whatever takes a gradient."""
+        others = [module for name, module in self.named_children() if name != "online_classifier"]
+        return [m for m in others if any(p.requires_grad for p in m.parameters())]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimiser, then let the target follow."""
         step, last = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
         super().optimizer_step(*args, **kwargs)
-        if self.target_backbone is None or self.target_projection_head is None:
-            return
         momentum = cosine_schedule(min(step, last), last, self.momentum_start, self.momentum_end)
-        update_target(self.backbone, self.target_backbone, momentum)
-        update_target(self.projection_head, self.target_projection_head, momentum)
+        for name in self._with_target:
+            update_target(self.get_submodule(name), self.get_submodule(f"target_{name}"), momentum)
 
     @torch.no_grad()
     def _log_step(self, step: StepOutput, batch_size: int) -> None:
@@ -242,6 +290,15 @@ class MultiViewMethod(LightningModule):
             self.log("train_entropy", entropy, batch_size=batch_size)
             self.log("train_alignment", (online * target).sum(-1).mean(), batch_size=batch_size)
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+
+
+def check_queue(memory_bank_size: int | Sequence[int], projection_dim: int) -> None:
+    """Refuse a queue whose rows are not of the embedding's dimension, with a ConfigError."""
+    if not isinstance(memory_bank_size, int) and list(memory_bank_size)[1:] != [projection_dim]:
+        raise ConfigError(
+            f"method.memory_bank_size={list(memory_bank_size)} must be 0 or [n, d] with d the "
+            f"projection_dim={projection_dim}."
+        )
 
 
 def _group_by_size(views: Sequence[Tensor]) -> list[list[Tensor]]:

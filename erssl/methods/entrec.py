@@ -10,9 +10,14 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
-from erssl.errors import ConfigError
 from erssl.loss import EntRecLoss
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.base import (
+    MethodInfo,
+    MultiViewMethod,
+    StepOutput,
+    TrainingOptions,
+    check_queue,
+)
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
@@ -27,7 +32,6 @@ class EntRec(MultiViewMethod):
     info = MethodInfo(
         paper="ICLR 2023 submission, OpenReview UHpva3PuKLN",
         family="entropy-reconstruction",
-        views="2",
         target="shared",
     )
     # SimCLR's recipe, which EntRec keeps: LARS 0.3 B/256, weight decay 1e-6, warm-up 10 epochs.
@@ -62,17 +66,17 @@ class EntRec(MultiViewMethod):
             **training: See :class:`MultiViewMethod`.
         """
         super().__init__(batch_size_per_device, num_classes, **training)
-        if not isinstance(memory_bank_size, int) and list(memory_bank_size)[1:] != [projection_dim]:
-            raise ConfigError(
-                f"method.memory_bank_size={list(memory_bank_size)} must be 0 or [n, d] with d the "
-                f"projection_dim={projection_dim}."
-            )
+        check_queue(memory_bank_size, projection_dim)
         self.projection_head = mlp_head(
             self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
         )
         self.criterion = EntRecLoss(
             kind, temperature, leave_one_out, gather_distributed, memory_bank_size
         )
+
+    def logits(self, embedding: Tensor) -> Tensor | None:
+        """The embedding itself, where its entries are the outcomes (discrete kind)."""
+        return embedding if self.criterion.kind == "discrete" else None
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Two views of one branch, each the other's target."""

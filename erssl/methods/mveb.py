@@ -12,7 +12,7 @@ from erssl.data import ViewOptions, build_views
 from erssl.entropy.score import Geometry
 from erssl.errors import ConfigError
 from erssl.loss import MVEBLoss
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, Target, TrainingOptions
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, Target, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 
@@ -30,8 +30,8 @@ class MVEB(MultiViewMethod):
     info = MethodInfo(
         paper="Wen et al. 2024, arXiv 2403.19078",
         family="entropy bottleneck",
-        views="2, or 2 + local views",
         target="momentum or shared",
+        multi_crop=True,
     )
 
     def __init__(
@@ -48,7 +48,7 @@ class MVEB(MultiViewMethod):
         gather_distributed: bool = True,
         projection_hidden_dim: int = 2048,
         projection_dim: int = 2048,
-        **training: Unpack[TrainingOptions],
+        **training: Unpack[TargetOptions],
     ) -> None:
         """Defaults are those of section 6.1 (ResNet-50, two views, momentum target).
 
@@ -82,6 +82,6 @@ class MVEB(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Online views against the targets of the global ones (equation 11)."""
         features, online = self.online_branch(views)
-        target = online[:2] if self.target_backbone is None else self.target_branch(views[:2])
+        target = self.target_branch(views[:2]) if self.has_target else online[:2]
         loss = self.criterion(online, target)
         return StepOutput(loss, features, online[0], target[1])

@@ -74,6 +74,7 @@ def build_optimizer(
     global_batch_size: int,
     total_steps: int,
     epochs: int,
+    constant_lr: Iterable[nn.Module] = (),
 ) -> dict[str, Any]:
     """Optimiser and per-step schedule in the form that Lightning's ``configure_optimizers`` gives.
 
@@ -84,20 +85,22 @@ def build_optimizer(
         global_batch_size: Pictures per step over all devices.
         total_steps: Optimiser steps of the whole run.
         epochs: Epochs of the whole run.
+        constant_lr: Those of ``modules`` that keep the peak learning rate (SimSiam's predictor).
 
     Returns:
         Dictionary with ``optimizer`` and ``lr_scheduler``.
     """
-    params, params_no_weight_decay = get_weight_decay_parameters(modules)
-    groups: list[dict[str, Any]] = [
-        {"name": "decay", "params": params},
-        {"name": "no_decay", "params": params_no_weight_decay, "weight_decay": 0.0},
+    constant = list(constant_lr)
+    scheduled = [m for m in modules if not any(m is c for c in constant)]
+    groups = _groups(scheduled)
+    groups.append(
         {
             "name": "online_classifier",
             "params": list(online_classifier.parameters()),
             "weight_decay": 0.0,
-        },
-    ]
+        }
+    )
+    groups += _groups(constant, "_constant_lr") if constant else []
     lr = options.base_lr * global_batch_size / 256
     optimizer: torch.optim.Optimizer
     if options.name == "lars":
@@ -122,7 +125,19 @@ def build_optimizer(
         max_epochs=total_steps,
         end_value=options.final_lr_ratio,
     )
+    for index, group in enumerate(groups):
+        if group["name"].endswith("_constant_lr"):
+            scheduler.lr_lambdas[index] = lambda step: 1.0
+            optimizer.param_groups[index]["lr"] = lr
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _groups(modules: list[nn.Module], suffix: str = "") -> list[dict[str, Any]]:
+    params, params_no_weight_decay = get_weight_decay_parameters(modules)
+    return [
+        {"name": f"decay{suffix}", "params": params},
+        {"name": f"no_decay{suffix}", "params": params_no_weight_decay, "weight_decay": 0.0},
+    ]
 
 
 def _warmup_steps(options: OptimizerOptions, total_steps: int, epochs: int) -> int:

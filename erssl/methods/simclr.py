@@ -24,7 +24,6 @@ class SimCLR(MultiViewMethod):
     info = MethodInfo(
         paper="Chen et al. 2020, arXiv 2002.05709",
         family="contrastive",
-        views="2",
         target="shared",
     )
     # SimCLR, section 2.2 and appendix B.6: LARS 0.3 B/256, weight decay 1e-6, warm-up 10 epochs.

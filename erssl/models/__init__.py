@@ -7,10 +7,11 @@ from erssl.models.backbones import (
     load_backbone,
     save_backbone,
 )
-from erssl.models.heads import mlp_head
+from erssl.models.heads import Prototypes, mlp_head
 
 __all__ = [
     "BackboneOptions",
+    "Prototypes",
     "build_backbone",
     "check_input_size",
     "load_backbone",

@@ -13,7 +13,9 @@ from torchvision.transforms import v2
 from erssl.methods import METHODS
 
 
-@pytest.mark.parametrize("name", ["mveb", "entrec", "simclr"])
+@pytest.mark.parametrize(
+    "name", ["mveb", "entrec", "simclr", "simclr_er", "byol", "byol_er", "dino", "dino_er"]
+)
 def test_trains_unchanged_on_lightlys_data_set_and_loader(name, tmp_path):
     for label in ("red", "blue"):
         (tmp_path / label).mkdir()

@@ -88,7 +88,9 @@ def fit(method, sizes=(8, 8), epochs=2, **trainer_options):
     return losses, trainer
 
 
-@pytest.mark.parametrize("name", ["mveb", "entrec", "simclr"])
+@pytest.mark.parametrize(
+    "name", ["mveb", "entrec", "simclr", "simclr_er", "byol", "byol_er", "dino", "dino_er"]
+)
 def test_loss_falls_and_state_dict_round_trips(name):
     seed_everything(0)
     losses, _ = fit(build(name, optimizer=SGD), epochs=4)
@@ -99,7 +101,9 @@ def test_loss_falls_and_state_dict_round_trips(name):
     torch.testing.assert_close(other.eval().embed(images), method.eval().embed(images))
 
 
-@pytest.mark.parametrize("name", ["mveb", "entrec", "simclr"])
+@pytest.mark.parametrize(
+    "name", ["mveb", "entrec", "simclr", "simclr_er", "byol", "byol_er", "dino", "dino_er"]
+)
 def test_class_contract_of_lightlys_benchmark(name):
     method = METHODS[name]["model"](batch_size_per_device=16, num_classes=10)
     assert isinstance(method, MultiViewMethod)
@@ -130,7 +134,7 @@ def test_mveb_step_is_the_loss_of_online_views_against_targets_of_the_others():
 
 def test_shared_mveb_has_gradient_on_both_sides_and_no_target():
     method = build("mveb", target="shared", beta=0.0)
-    assert method.target_backbone is None
+    assert method.has_target is False
     views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
     step = method.multi_view_step(views)
     assert step.target.requires_grad

@@ -1,0 +1,121 @@
+"""DINO (arXiv 2104.14294), on lightly's ``DINOLoss``."""
+
+from __future__ import annotations
+
+import torch
+from lightly.loss import DINOLoss
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import Prototypes, mlp_head
+
+transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+
+
+class DINOOptions(TargetOptions, total=False):
+    """Keyword options of DINO's network and soft-max."""
+
+    num_prototypes: int
+    temperature: float
+    target_temperature: float
+    center: bool
+    center_momentum: float
+    freeze_prototypes_epochs: int
+    projection_hidden_dim: int
+    projection_dim: int
+
+
+@register_method("dino", transform)
+class DINO(MultiViewMethod):
+    """The online branch predicts the soft assignments of a momentum branch, centred and sharp."""
+
+    info = MethodInfo(
+        paper="Caron et al. 2021, arXiv 2104.14294",
+        family="distillation",
+        target="momentum",
+        multi_crop=True,
+    )
+    # DINO's ResNet-50 recipe: SGD 0.03 B/256, weight decay 1e-4, warm-up 10 epochs.
+    default_optimizer = OptimizerOptions("sgd", base_lr=0.03, weight_decay=1e-4)
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        num_prototypes: int = 60000,
+        temperature: float = 0.1,
+        target_temperature: float = 0.04,
+        center: bool = True,
+        center_momentum: float = 0.9,
+        freeze_prototypes_epochs: int = 1,
+        projection_hidden_dim: int = 2048,
+        projection_dim: int = 256,
+        **training: Unpack[TargetOptions],
+    ) -> None:
+        """Defaults are those of DINO's ResNet-50 recipe.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            num_prototypes: Number K of outputs; 60000 with ResNet-50.
+            temperature: Of the online soft-max; 0.1.
+            target_temperature: Of the target's soft-max; 0.04.
+            center: Subtract a moving mean from the target's logits. Without it DINO collapses.
+            center_momentum: Of the moving mean; 0.9.
+            freeze_prototypes_epochs: Epochs at the beginning in which the last layer rests; 1.
+            projection_hidden_dim: Width of the projector's two hidden layers.
+            projection_dim: Dimension of the embedding, the bottleneck before the outputs.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        self.projection_head = mlp_head(
+            self.feature_dim,
+            projection_hidden_dim,
+            projection_dim,
+            num_layers=3,
+            activation=nn.GELU,
+        )
+        self.prototypes = Prototypes(projection_dim, num_prototypes)
+        self.temperature = temperature
+        self.freeze_prototypes_epochs = freeze_prototypes_epochs
+        self.criterion: nn.Module = DINOLoss(
+            num_prototypes,
+            teacher_temp=target_temperature,
+            student_temp=temperature,
+            # lightly's loss always centres; a centre that keeps its first value, 0, is none
+            center_momentum=center_momentum if center else 1.0,
+        )
+        self.add_target("backbone", "projection_head", "prototypes")
+
+    def logits(self, embedding: Tensor) -> Tensor:
+        """Outputs (N, K) of an embedding, divided by the temperature."""
+        logits: Tensor = self.prototypes(embedding) / self.temperature
+        return logits
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """Every online view against the targets of the other global views."""
+        features, online = self.online_branch(views)
+        target = self.target_branch(views[:2])
+        with torch.autocast(target[0].device.type, enabled=False):
+            outputs = self.prototypes(torch.cat(online).float()).chunk(len(online))
+            target_outputs = self.get_submodule("target_prototypes")(
+                torch.cat(target).float()
+            ).chunk(2)
+            loss = self._loss(list(outputs), list(target_outputs))
+        return StepOutput(loss, features, online[0], target[1])
+
+    def on_after_backward(self) -> None:
+        """Let the last layer rest in the first epochs (DINO, appendix: it helps early training)."""
+        if self.current_epoch < self.freeze_prototypes_epochs:
+            for parameter in self.prototypes.parameters():
+                parameter.grad = None
+
+    def _loss(self, outputs: list[Tensor], target_outputs: list[Tensor]) -> Tensor:
+        loss: Tensor = self.criterion(target_outputs, outputs)
+        return loss

@@ -1,0 +1,80 @@
+"""SimCLR + ER (arXiv 2307.10907): SimCLR's network with the entropy-reconstruction bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.entropy.kde import Estimator
+from erssl.loss import ERLoss
+from erssl.methods.base import (
+    MethodInfo,
+    MultiViewMethod,
+    StepOutput,
+    TrainingOptions,
+    check_queue,
+)
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import mlp_head
+
+transform = build_views(ViewOptions("simclr"), 224, **IMAGENET_NORMALIZE)
+
+
+@register_method("simclr_er", transform)
+class SimCLRER(MultiViewMethod):
+    """Two views of one branch; their entropy takes the place of negatives."""
+
+    info = MethodInfo(
+        paper="Rodríguez-Gálvez et al. 2023, arXiv 2307.10907",
+        family="entropy-reconstruction",
+        target="shared",
+    )
+    # ER paper: LARS, warm-up and cosine; its values are SimCLR's.
+    default_optimizer = OptimizerOptions(base_lr=0.3, final_lr_ratio=0.0)
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        kappa: float = 10.0,
+        estimator: Estimator = "joe",
+        leave_one_out: bool = True,
+        memory_bank_size: int | Sequence[int] = 0,
+        gather_distributed: bool = True,
+        projection_hidden_dim: int = 2048,
+        projection_dim: int = 128,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        """Defaults are the ER paper's, but for ``leave_one_out`` (the paper: false).
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            kappa: Concentration of kernel and reconstruction; 10.
+            estimator: ``"joe"`` or ``"plugin"``.
+            leave_one_out: Leave each sample out of its own density estimate.
+            memory_bank_size: Size (n, d) of a queue for the entropy.
+            gather_distributed: Take the entropy over the batch of all devices.
+            projection_hidden_dim: Width of the projector's hidden layer.
+            projection_dim: Dimension of the embedding; 128.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        check_queue(memory_bank_size, projection_dim)
+        self.projection_head = mlp_head(
+            self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
+        )
+        self.criterion = ERLoss(
+            kappa, estimator, leave_one_out, gather_distributed, memory_bank_size
+        )
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """Two views of one branch, each the other's target."""
+        features, (z0, z1) = self.online_branch(views)
+        return StepOutput(self.criterion(z0, z1), features, z0, z1)
