@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +16,7 @@ from yaml import YAMLError
 from erssl.cli._config import FREE, GROUPS, Schema, check_values, compose_config, schema_from
 from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.errors import ConfigError, RunError
+from erssl.evaluation.lens import KAPPAS
 from erssl.methods import OptimizerOptions, get_method
 from erssl.models import BackboneOptions
 from erssl.runs import CONFIG
@@ -61,6 +62,24 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
+class LensOptions:
+    """What the lens reads while a run goes on.
+
+    Attributes:
+        probe_size: Pictures whose two views are read; ``None`` takes 256, or all where there are
+            fewer; 0 for no lens.
+        every_n_steps: Steps between readings; ``None`` keeps them below 2 % of the training.
+        kappas: Concentrations at which the density is read.
+        on_collapse: What is done when entropy or rank is seen at its floor.
+    """
+
+    probe_size: int | None = None
+    every_n_steps: int | None = None
+    kappas: list[float] = field(default_factory=lambda: list(KAPPAS))
+    on_collapse: Literal["warn", "stop", "ignore"] = "warn"
+
+
+@dataclass(frozen=True)
 class PretrainSettings:
     """A pretraining run; every field is a key of ``configs/pretrain.yaml``."""
 
@@ -70,6 +89,7 @@ class PretrainSettings:
     optimizer: OptimizerOptions
     trainer: dict[str, Any]
     evaluation: EvaluationOptions
+    lens: LensOptions
     epochs: int
     batch_size: int
     seed: int
@@ -155,6 +175,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
             "backbone": BackboneOptions(**config["backbone"]),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
+            "lens": LensOptions(**config["lens"]),
         }
     )
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-from erssl.callbacks import LiveProgress, OnlineKNN, ResumableCSVLogger
+from erssl.callbacks import CollapseGuard, ERLens, LiveProgress, OnlineKNN, ResumableCSVLogger
 from erssl.cli._config import GROUPS, group_options
 from erssl.cli._settings import EvaluationOptions, PretrainSettings, read_settings
 from erssl.data import SSLDataModule
@@ -36,6 +36,7 @@ from erssl.report import write_report
 from erssl.runs import (
     ENVIRONMENT,
     LAST_CHECKPOINT,
+    LENS,
     METRICS,
     RESULTS,
     RunDirectory,
@@ -278,6 +279,18 @@ def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> l
                 evaluation.every_n_epochs,
                 evaluation.knn_k,
                 evaluation.knn_temperature,
+            )
+        )
+    lens = settings.lens
+    if lens.probe_size != 0:
+        guard = CollapseGuard(stop=lens.on_collapse == "stop")
+        callbacks.append(
+            ERLens(
+                data.probe_views(lens.probe_size),
+                every_n_steps=lens.every_n_steps,
+                kappas=lens.kappas,
+                guard=None if lens.on_collapse == "ignore" else guard,
+                path=path / LENS,
             )
         )
     last = Path(LAST_CHECKPOINT)

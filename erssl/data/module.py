@@ -21,7 +21,6 @@ from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
 from erssl.errors import ConfigError, DataError
 
-
 _PROBE_STREAM = 2**20  # a stream of random numbers that no training process draws from
 
 
@@ -124,14 +123,14 @@ class SSLDataModule(LightningDataModule):
         found = self.datasets
         return found.val is not None and found.labelled and found.num_classes > 1
 
-    def probe_views(self, size: int) -> tuple[Tensor, Tensor]:
+    def probe_views(self, size: int | None = None) -> tuple[Tensor, Tensor]:
         """Draw two views of a fixed set of pictures, for the lens.
 
         The pictures are those of the validation split (of training where there is none), spread
         over it evenly; they and their views depend on the seed alone.
 
         Args:
-            size: Number N of pictures.
+            size: Number N of pictures; ``None`` for 256, or all where there are fewer.
 
         Returns:
             Two tensors (N, 3, image_size, image_size).
@@ -140,6 +139,7 @@ class SSLDataModule(LightningDataModule):
             ConfigError: If there are fewer pictures.
         """
         pictures = self.datasets.val if self.datasets.val is not None else self.datasets.train
+        size = min(256, len(pictures)) if size is None else size
         if not 2 <= size <= len(pictures):
             raise ConfigError(
                 f"lens.probe_size={size} does not fit the {len(pictures)} pictures of the split "
@@ -148,7 +148,7 @@ class SSLDataModule(LightningDataModule):
         with isolate_rng():
             torch.manual_seed(self.seed)
             seed_worker(0, rank=_PROBE_STREAM)
-            views = []
+            views: list[Any] = []
             for index in np.linspace(0, len(pictures) - 1, size).round().astype(int):
                 picture = pictures[int(index)][0]
                 drawn = self.train_transform(picture)

@@ -78,7 +78,8 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     """
     singular = torch.linalg.svdvals(z)
     shares = singular / singular.sum().clamp_min(torch.finfo(z.dtype).tiny) + eps
-    return (-(shares * shares.log()).sum()).exp()
+    entropy: Tensor = -(shares * shares.log()).sum()
+    return entropy.exp()
 
 
 @full_precision
@@ -94,4 +95,4 @@ def spread(z: Tensor) -> Tensor:
         >>> spread(torch.ones(4, 1)).item()
         0.0
     """
-    return z.std(dim=0, unbiased=False).mean() * z.shape[1] ** 0.5
+    return z.std(dim=0, unbiased=False).mean() * math.sqrt(z.shape[1])

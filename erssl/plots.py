@@ -1,0 +1,157 @@
+"""Pictures of a run: its curves, and what the lens read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Curves = dict[str, list[tuple[int, float]]]
+Readings = Sequence[Mapping[str, float]]
+
+_PANELS = (
+    ("train_loss", "loss"),
+    ("train_entropy", "entropy, nats (KDE, κ = 10)"),
+    ("train_alignment", "alignment (mean cosine)"),
+    ("val_knn_top1", "kNN top-1"),
+)
+# Okabe and Ito's colour-blind safe palette
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_BLUE, _GREY = _PALETTE[0], "#666666"
+_DASHES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))  # beside colour, where runs are many
+
+
+def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
+    """Draw loss, entropy, alignment and kNN accuracy over optimiser steps.
+
+    Args:
+        curves: (step, value) pairs by metric name.
+        metrics: Final metrics; ``untrained_knn_top1`` is drawn as a dashed line.
+        path: The PNG to write.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    from matplotlib.figure import Figure
+
+    panels = [(name, label) for name, label in _PANELS if name in curves]
+    if not panels:
+        return False
+    figure = Figure(figsize=(3.2 * len(panels), 2.6), dpi=110, layout="constrained")
+    for index, (name, label) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        steps, values = zip(*curves[name], strict=True)
+        axes.plot(steps, values, color=_BLUE, linewidth=1.5)
+        axes.set(title=label, xlabel="step")
+        axes.title.set_fontsize(10)
+        axes.grid(alpha=0.25)
+        untrained = metrics.get("untrained_knn_top1")
+        if name == "val_knn_top1" and untrained is not None:
+            axes.axhline(untrained, color=_GREY, linestyle="--", linewidth=1)
+            axes.annotate(
+                "untrained",
+                (steps[-1], untrained),
+                color=_GREY,
+                fontsize=8,
+                ha="right",
+                va="bottom",
+            )
+    figure.savefig(path)
+    return True
+
+
+def plot_lens(runs: Mapping[str, Readings], path: Path) -> None:
+    """Draw entropy, reconstruction and their sum over steps, with their ceilings dashed.
+
+    Args:
+        runs: Readings of each run by its label; one run is drawn at every concentration, several
+            at the first one only.
+        path: The PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    single = len(runs) == 1
+    figure = Figure(figsize=(10, 5.6), dpi=110, layout="constrained")
+    panels = [p for p in _LENS_PANELS if any(p.columns(rows) for rows in runs.values())]
+    for index, panel in enumerate(panels):
+        axes = figure.add_subplot(2, 3, index + 1)
+        ceilings: dict[float, str] = {}
+        for number, (label, rows) in enumerate(runs.items()):
+            columns = panel.columns(rows)
+            for order, column in enumerate(columns if single else columns[:1]):
+                steps = [row["step"] for row in rows if column in row]
+                values = [row[column] for row in rows if column in row]
+                axes.plot(
+                    steps,
+                    values,
+                    color=_PALETTE[(order if single else number) % len(_PALETTE)],
+                    linestyle=_DASHES[0 if single else number // len(_PALETTE) % len(_DASHES)],
+                    linewidth=1.6,
+                    marker="o" if len(steps) < 12 else None,
+                    markersize=3,
+                    label=_legend(column) if single else label,
+                )
+            if rows and panel.ceiling in rows[-1]:
+                ceilings[rows[-1][panel.ceiling]] = panel.ceiling_label
+        for value, text in ceilings.items():
+            axes.axhline(value, color=_GREY, linestyle="--", linewidth=1)
+            axes.annotate(
+                text,
+                (0.99, value),
+                xycoords=("axes fraction", "data"),
+                color=_GREY,
+                fontsize=8,
+                ha="right",
+                va="bottom",
+            )
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xlabel("step", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.margins(y=0.12)
+        axes.grid(alpha=0.25)
+        if (
+            single
+            and len(axes.get_lines()) > 1
+            and len(panel.columns(next(iter(runs.values())))) > 1
+        ):
+            axes.legend(fontsize=7, framealpha=0.8)
+    if not single:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    figure.savefig(path)
+
+
+@dataclass(frozen=True)
+class _LensPanel:
+    title: str
+    prefixes: tuple[str, ...]
+    ceiling: str = ""
+    ceiling_label: str = ""
+
+    def columns(self, rows: Readings) -> list[str]:
+        """Columns of the readings that belong here, in the order of the prefixes."""
+        names = rows[-1] if rows else {}
+        return [n for p in self.prefixes for n in names if n == p or (p[-1] == "k" and _is(n, p))]
+
+
+def _is(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name[len(prefix) :].replace(".", "").isdigit()
+
+
+_DISCRETE = ("discrete_entropy", "discrete_reconstruction", "discrete_i_er")
+_LENS_PANELS = (
+    _LensPanel("entropy H, nats", ("entropy_k",), "log_sphere_area", "log area of the sphere"),
+    _LensPanel("reconstruction E[log q], nats", ("reconstruction_k",)),
+    _LensPanel("information of the views, nats", ("i_er_k", "infonce_k"), "log_n", "log N"),
+    _LensPanel("discrete H and E[log q], nats", _DISCRETE, "log_k", "log K"),
+    _LensPanel("alignment (mean cosine)", ("alignment",)),
+    _LensPanel("effective rank", ("effective_rank",)),
+)
+
+
+def _legend(column: str) -> str:
+    name, _, kappa = column.rpartition("_k")
+    words = {"i_er": "H + E[log q]", "infonce": "InfoNCE", "discrete_entropy": "H"}
+    words |= {"discrete_reconstruction": "E[log q]", "discrete_i_er": "H + E[log q]"}
+    return f"{words.get(name, '')} κ = {kappa}".strip() if name else words[column]
