@@ -11,22 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from erssl.runs import read_metrics, write_json
+from benchmarks._runs import COMMON as CIFAR
+from benchmarks._runs import RESULTS, link_subset, pretrain, summary
+from erssl.runs import write_json
 
-RESULTS = Path(__file__).parent / "results"
-COMMON = (
-    *("data=imagefolder", "data.image_size=32", "data.views.recipe=cifar", "data.verify=false"),
-    *("backbone=resnet10_small", "channels_last=true", "optimizer=sgd", "batch_size=256", "seed=0"),
-    *("method.projection_hidden_dim=512", "method.projection_dim=256", "evaluation.knn_k=200"),
-    *("evaluation.every_n_epochs=2", "trainer.log_every_n_steps=10"),
-)
+COMMON = (*CIFAR, "batch_size=256", "seed=0", "evaluation.every_n_epochs=2")
 SPHERE_AUTO = ("method.geometry=sphere", "method.eta=auto")
 RUNS: dict[str, tuple[str, ...]] = {
     "mveb": ("method=mveb", "method.target=shared"),
@@ -71,38 +64,12 @@ def main() -> None:
         for name in arguments.only:
             run_dir = Path(folder, name.replace(" ", "_"))
             words = [*COMMON, *RUNS[name], f"epochs={arguments.epochs}"]
-            paths = [f"data.train_dir={train}", f"data.val_dir={test}", f"run_dir={run_dir}"]
-            command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *words, *paths]
-            subprocess.run(command, check=True)
+            paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
+            pretrain(words, paths, run_dir)
             report["runs"][name] = summary(run_dir, words)
             write_json(file, report)
             plot(report, RESULTS / "cifar10_subset.png")
     print(table(report))
-
-
-def link_subset(source: Path, target: Path, per_class: int) -> Path:
-    """The first pictures of each class, as links."""
-    for folder in sorted(source.iterdir()):
-        (target / folder.name).mkdir(parents=True)
-        for picture in sorted(folder.iterdir())[:per_class]:
-            os.symlink(picture.resolve(), target / folder.name / picture.name)
-    return target
-
-
-def summary(run_dir: Path, words: list[str]) -> dict[str, Any]:
-    """Curves and results of a run, without what names this machine's folders."""
-    results = json.loads((run_dir / "results.json").read_text())
-    curves = read_metrics(run_dir / "metrics.csv")
-    kept = ("train_loss", "train_entropy", "train_alignment", "val_knn_top1")
-    environment = {k: v for k, v in results["environment"].items() if k != "command"}
-    return {
-        "command": f"erssl pretrain {' '.join(words)}",
-        "metrics": results["metrics"],
-        "curves": {name: curves[name] for name in kept},
-        "seed": results["seed"],
-        "environment": environment,
-        "wall_seconds": results["wall_seconds"],
-    }
 
 
 def table(report: dict[str, Any]) -> str:

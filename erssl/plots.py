@@ -79,14 +79,17 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> None:
         ceilings: dict[float, str] = {}
         for number, (label, rows) in enumerate(runs.items()):
             columns = panel.columns(rows)
+            colours = max(1, len(columns) // len(panel.prefixes))  # one a concentration
             for order, column in enumerate(columns if single else columns[:1]):
                 steps = [row["step"] for row in rows if column in row]
                 values = [row[column] for row in rows if column in row]
                 axes.plot(
                     steps,
                     values,
-                    color=_PALETTE[(order if single else number) % len(_PALETTE)],
-                    linestyle=_DASHES[0 if single else number // len(_PALETTE) % len(_DASHES)],
+                    color=_PALETTE[(order % colours if single else number) % len(_PALETTE)],
+                    linestyle=_DASHES[
+                        (order // colours if single else number // len(_PALETTE)) % 4
+                    ],
                     linewidth=1.6,
                     marker="o" if len(steps) < 12 else None,
                     markersize=3,
@@ -110,11 +113,7 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.margins(y=0.12)
         axes.grid(alpha=0.25)
-        if (
-            single
-            and len(axes.get_lines()) > 1
-            and len(panel.columns(next(iter(runs.values())))) > 1
-        ):
+        if single and len(panel.columns(next(iter(runs.values())))) > 1:
             axes.legend(fontsize=7, framealpha=0.8)
     if not single:
         handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -154,4 +153,4 @@ def _legend(column: str) -> str:
     name, _, kappa = column.rpartition("_k")
     words = {"i_er": "H + E[log q]", "infonce": "InfoNCE", "discrete_entropy": "H"}
     words |= {"discrete_reconstruction": "E[log q]", "discrete_i_er": "H + E[log q]"}
-    return f"{words.get(name, '')} κ = {kappa}".strip() if name else words[column]
+    return f"{words.get(name, '')} κ = {kappa}".strip() if name else words.get(column, column)

@@ -23,7 +23,7 @@ from erssl.entropy import (
 )
 from erssl.entropy.vmf import log_normalizer_value
 
-KAPPAS = (10.0, 30.0, 100.0)  # the ER paper's 10, and sharper kernels for later in a training
+KAPPAS = (10.0, 3.0, 30.0)  # the ER paper's 10, a wider kernel and a sharper one
 
 
 @torch.no_grad()

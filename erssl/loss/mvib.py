@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._information import MINE, mige
+
+Estimator = Literal["infonce", "mine", "mige"]
 
 _SCALE_FLOOR = 1e-7  # Federici et al.'s reference code
 
@@ -20,9 +25,10 @@ class MVIBLoss(nn.Module):
               D_{KL}(p(z_2|v_2) \| p(z_1|v_1)) \big] - \hat I(z_1; z_2)
 
     Heads are stochastic: a row holds a mean and a raw scale, the posterior is the diagonal
-    normal N(mean, softplus(raw)²), z is one reparameterised sample, and :math:`-\hat I` is the
-    InfoNCE loss (lightly's ``NTXentLoss``) of the samples, so that the bound on I is
-    log(2N - 1) minus it.
+    normal N(mean, softplus(raw)²), and z is one reparameterised sample. :math:`\hat I` of the
+    samples comes from one of MVEB's three options: ``"infonce"`` (:math:`-\hat I` is lightly's
+    ``NTXentLoss``, so that the bound on I is log(2N - 1) minus it), ``"mine"`` (a learned critic)
+    or ``"mige"`` (the gradient of I from scores; its value means nothing).
 
     - [0] Learning Robust Representations via Multi-View Information Bottleneck, 2020,
       https://arxiv.org/abs/2002.07017
@@ -32,13 +38,19 @@ class MVIBLoss(nn.Module):
             λ. Not printed for MVEB's comparison; 1e-3 is where [0] begins its schedule.
         temperature:
             Temperature of InfoNCE; 0.5, lightly's and SimCLR's small-picture value.
+        estimator:
+            ``"infonce"``, ``"mine"`` or ``"mige"``.
+        dim:
+            Dimension d of a sample; needed with ``"mine"`` only, whose critic it sizes.
         gather_distributed:
             If True, negatives come from all processes.
         terms:
-            Divergence and -InfoNCE of the last call, detached, in nats.
+            Divergence of the last call, detached, in nats; and ``reconstruction``, -InfoNCE, or
+            ``information``, MINE's bound.
 
     Raises:
-        ValueError: If the multiplier is negative or the temperature not above 0.
+        ValueError: If the multiplier is negative, the temperature not above 0, the estimator
+            unknown, or ``"mine"`` lacks ``dim``.
 
     Examples:
         >>> loss_fn = MVIBLoss()
@@ -52,6 +64,8 @@ class MVIBLoss(nn.Module):
         multiplier: float = 1e-3,
         temperature: float = 0.5,
         gather_distributed: bool = False,
+        estimator: Estimator = "infonce",
+        dim: int | None = None,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
@@ -59,10 +73,18 @@ class MVIBLoss(nn.Module):
             raise ValueError(f"The multiplier must be at least 0 but is {multiplier}.")
         if not temperature > 0:
             raise ValueError(f"The temperature must be above 0 but is {temperature}.")
+        if estimator not in get_args(Estimator):
+            raise ValueError(
+                f"The estimator must be 'infonce', 'mine' or 'mige' but is {estimator!r}."
+            )
+        if estimator == "mine" and dim is None:
+            raise ValueError("estimator='mine' needs dim, the dimension of a sample.")
         check_gather(gather_distributed)
         self.multiplier = multiplier
         self.gather_distributed = gather_distributed
+        self.estimator = estimator
         self.info_nce = NTXentLoss(temperature, gather_distributed=gather_distributed)
+        self.mine = MINE(dim) if estimator == "mine" and dim is not None else None
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
@@ -87,11 +109,20 @@ class MVIBLoss(nn.Module):
             p0, p1 = _posterior(z0), _posterior(z1)
             divergence = 0.5 * (kl_divergence(p0, p1) + kl_divergence(p1, p0))
             divergence = gather_rows(divergence, self.gather_distributed).mean()
+            information = self._information(p0.rsample(), p1.rsample())
+        self.terms = {"divergence": divergence.detach()}
+        if self.estimator != "mige":
+            name = "reconstruction" if self.estimator == "infonce" else "information"
+            self.terms[name] = information.detach()
+        return self.multiplier * divergence - information
+
+    def _information(self, z0: Tensor, z1: Tensor) -> Tensor:
+        if self.estimator == "infonce":
             # lightly's value is that of this rank's rows; the loss is the mean over ranks.
-            info_nce = self.info_nce(p0.rsample(), p1.rsample())[None]
-            info_nce = gather_rows(info_nce, self.gather_distributed).mean()
-        self.terms = {"divergence": divergence.detach(), "reconstruction": -info_nce.detach()}
-        return self.multiplier * divergence + info_nce
+            info_nce = self.info_nce(z0, z1)[None]
+            return -gather_rows(info_nce, self.gather_distributed).mean()
+        z0, z1 = (gather_rows(z, self.gather_distributed) for z in (z0, z1))
+        return mige(z0, z1) if self.mine is None else self.mine(z0, z1)
 
 
 def _posterior(z: Tensor) -> Independent[Normal]:

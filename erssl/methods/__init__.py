@@ -3,14 +3,18 @@
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput
 from erssl.methods.byol import BYOL
 from erssl.methods.byol_er import BYOLER
+from erssl.methods.deepcluster_er import DeepClusterER
+from erssl.methods.deepclusterv2 import DeepClusterV2
 from erssl.methods.dino import DINO
 from erssl.methods.dino_er import DINOER
 from erssl.methods.entrec import EntRec
 from erssl.methods.mveb import MVEB
+from erssl.methods.mvib import MVIB
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import METHODS, available_methods, get_method, register_method
 from erssl.methods.simclr import SimCLR
 from erssl.methods.simclr_er import SimCLRER
+from erssl.methods.swav_er import SwAVER
 
 __all__ = [
     "BYOL",
@@ -19,6 +23,9 @@ __all__ = [
     "DINOER",
     "METHODS",
     "MVEB",
+    "MVIB",
+    "DeepClusterER",
+    "DeepClusterV2",
     "EntRec",
     "MethodInfo",
     "MultiViewMethod",
@@ -26,6 +33,7 @@ __all__ = [
     "SimCLR",
     "SimCLRER",
     "StepOutput",
+    "SwAVER",
     "available_methods",
     "get_method",
     "register_method",

@@ -1,0 +1,56 @@
+"""What the training benchmarks share: a part of CIFAR-10, and runs by the ``erssl`` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from erssl.runs import LENS, read_lens, read_metrics
+
+RESULTS = Path(__file__).parent / "results"
+COMMON = (
+    *("data=imagefolder", "data.image_size=32", "data.views.recipe=cifar", "data.verify=false"),
+    *("backbone=resnet10_small", "channels_last=true", "optimizer=sgd"),
+    *("method.projection_hidden_dim=512", "method.projection_dim=256", "evaluation.knn_k=200"),
+    "trainer.log_every_n_steps=10",
+)
+
+
+def link_subset(source: Path, target: Path, per_class: int) -> Path:
+    """The first pictures of each class, as links."""
+    for folder in sorted(source.iterdir()):
+        (target / folder.name).mkdir(parents=True)
+        for picture in sorted(folder.iterdir())[:per_class]:
+            os.symlink(picture.resolve(), target / folder.name / picture.name)
+    return target
+
+
+def pretrain(words: list[str], paths: list[str], run_dir: Path, threads: int = 0) -> None:
+    """``erssl pretrain`` in a process of its own; on ``threads`` threads, or as many as suit it."""
+    variables = dict(os.environ)
+    if threads:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *words, *paths]
+    subprocess.run([*command, f"run_dir={run_dir}"], check=True, env=variables)
+
+
+def summary(run_dir: Path, words: list[str]) -> dict[str, Any]:
+    """Curves and results of a run, without what names this machine's folders."""
+    results = json.loads((run_dir / "results.json").read_text())
+    curves = read_metrics(run_dir / "metrics.csv")
+    kept = ("train_loss", "train_entropy", "train_alignment", "val_knn_top1")
+    environment = {k: v for k, v in results["environment"].items() if k != "command"}
+    lens = read_lens(run_dir / LENS) if (run_dir / LENS).is_file() else []
+    return {
+        "command": f"erssl pretrain {' '.join(words)}",
+        "metrics": results["metrics"],
+        "curves": {name: curves[name] for name in kept if name in curves},
+        "lens": [{k: float(f"{v:.6g}") for k, v in row.items()} for row in lens],
+        "seed": results["seed"],
+        "environment": environment,
+        "wall_seconds": results["wall_seconds"],
+    }

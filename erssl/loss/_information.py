@@ -1,0 +1,77 @@
+"""Neural estimates of mutual information that the loss of MVIB can choose from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from erssl.entropy import entropy_from_score, stein_score
+from erssl.loss._views import normalize_rows
+
+_RATE = 0.01  # of the moving average; the paper's method section names none
+
+
+class MINE(nn.Module):
+    r"""Mutual information neural estimation ([0]): the Donsker-Varadhan bound of a learned critic.
+
+    .. math:: \hat I = E_{p(z_0, z_1)}[T] - \log E_{p(z_0) p(z_1)}[e^T]
+
+    The gradient of the logarithm has its denominator replaced by a moving average over steps
+    ([0], section 3.2), kept in ``state_dict``; the value is the bound itself. Pairs of different
+    samples are those of each row with the next.
+
+    - [0] Mutual Information Neural Estimation, 2018, https://arxiv.org/abs/1801.04062
+    """
+
+    log_average: Tensor
+
+    def __init__(self, dim: int, hidden_dim: int = 512) -> None:
+        """Build the critic, an MLP with two hidden layers on both embeddings.
+
+        Args:
+            dim: Dimension d of each embedding.
+            hidden_dim: Width of the hidden layers; not named in [0].
+        """
+        super().__init__()
+        self.critic = nn.Sequential(
+            nn.Linear(2 * dim, hidden_dim),
+            nn.ELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ELU(),
+            nn.Linear(hidden_dim, 1),
+        )
+        self.register_buffer("log_average", torch.tensor(math.nan))
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """The bound in nats, with the corrected gradient, of embeddings (N, d) and (N, d)."""
+        joint: Tensor = self.critic(torch.cat([z0, z1], dim=1)).mean()
+        others: Tensor = self.critic(torch.cat([z0, z1.roll(1, dims=0)], dim=1))
+        log_mean = others.flatten().logsumexp(dim=0) - math.log(len(z0))
+        if torch.is_grad_enabled():
+            now = log_mean.detach()
+            before = now if self.log_average.isnan() else self.log_average
+            weights = (math.log(1 - _RATE), math.log(_RATE))
+            self.log_average.copy_(torch.logaddexp(weights[0] + before, weights[1] + now))
+        bound = joint - log_mean
+        corrected = joint - (log_mean - self.log_average).exp()
+        return corrected + (bound - corrected).detach() if bound.requires_grad else bound
+
+
+def mige(z0: Tensor, z1: Tensor) -> Tensor:
+    r"""Surrogate whose gradient is that of the mutual information, from three scores.
+
+    Source: MIGE (2020, https://arxiv.org/abs/2005.01123), :math:`\nabla I = \nabla H(z_0) +
+    \nabla H(z_1) - \nabla H(z_0, z_1)`. The scores are those of :func:`erssl.entropy.stein_score`
+    on unit rows (a pair of them divided by √2 is one too) where the paper has the spectral Stein
+    estimator. The value means nothing.
+
+    Args:
+        z0: Embeddings (N, d) of view 0.
+        z1: Embeddings (N, d) of view 1.
+    """
+    z0, z1 = normalize_rows(z0), normalize_rows(z1)
+    pairs = torch.cat([z0, z1], dim=1) / math.sqrt(2)
+    own = [entropy_from_score(z, stein_score(z.detach())) for z in (z0, z1)]
+    return own[0] + own[1] - entropy_from_score(pairs, stein_score(pairs.detach()))

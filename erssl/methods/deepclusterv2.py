@@ -1,0 +1,161 @@
+"""DeepCluster v2 (arXiv 2006.09882, appendix), on scikit-learn's k-means."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.errors import ConfigError
+from erssl.loss._distributed import gather_rows
+from erssl.loss._memory import PersistentMemoryBank
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import mlp_head
+
+transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+
+
+class DeepClusterOptions(TrainingOptions, total=False):
+    """Keyword options of DeepCluster's network and clustering."""
+
+    num_prototypes: int
+    num_clusterings: int
+    temperature: float
+    memory_bank_size: int
+    kmeans_iterations: int
+    projection_hidden_dim: int
+    projection_dim: int
+
+
+@register_method("deepclusterv2", transform)
+class DeepClusterV2(MultiViewMethod):
+    """Views predict the k-means cluster of their picture; clusters are found anew every epoch.
+
+    The reference keeps the embedding of every picture by its index. Here a queue keeps the latest
+    embeddings of the first view, k-means runs on it (as soon as it holds two rows a cluster, then
+    after every epoch), and the cluster of a picture is the one next to its other view's
+    embedding: no data set has to know indices.
+    """
+
+    info = MethodInfo(
+        paper="Caron et al. 2020, arXiv 2006.09882",
+        family="clustering",
+        target="k-means clusters",
+        multi_crop=True,
+    )
+    # Reference code: LARC 0.3 B/256, weight decay 1e-6, warm-up 10 epochs, cosine to 1/1000.
+    default_optimizer = OptimizerOptions(base_lr=0.3)
+
+    prototypes: Tensor
+    clustered: Tensor
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        num_prototypes: int = 3000,
+        num_clusterings: int = 3,
+        temperature: float = 0.1,
+        memory_bank_size: int = 131072,
+        kmeans_iterations: int = 10,
+        projection_hidden_dim: int = 2048,
+        projection_dim: int = 128,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        """Defaults are the reference code's, but for the queue.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            num_prototypes: Number K of clusters; 3000.
+            num_clusterings: Clusterings from different starts, whose losses are averaged; 3.
+            temperature: Of the predictions; 0.1.
+            memory_bank_size: Embeddings that are clustered; the reference clusters all pictures.
+            kmeans_iterations: Of each clustering; 10.
+            projection_hidden_dim: Width of the projector's hidden layer.
+            projection_dim: Dimension of the embedding.
+            **training: See :class:`MultiViewMethod`.
+
+        Raises:
+            ConfigError: If there are fewer than two clusters, or no room to find them in.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        if num_prototypes < 2 or num_clusterings < 1 or memory_bank_size < 2 * num_prototypes:
+            raise ConfigError(
+                "Clustering needs method.num_prototypes of at least 2, method.num_clusterings of "
+                "at least 1 and method.memory_bank_size of at least two rows a cluster but has "
+                f"{num_prototypes}, {num_clusterings} and {memory_bank_size}."
+            )
+        self.projection_head = mlp_head(
+            self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
+        )
+        self.temperature = temperature
+        self.kmeans_iterations = kmeans_iterations
+        self.bank = PersistentMemoryBank((memory_bank_size, projection_dim))
+        prototypes = torch.randn(num_clusterings, num_prototypes, projection_dim)
+        self.register_buffer("prototypes", F.normalize(prototypes, dim=-1))
+        self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
+        self.criterion: nn.Module = nn.CrossEntropyLoss()
+
+    def logits(self, embedding: Tensor) -> Tensor:
+        """Scores (N, K) of an embedding in the first clustering, divided by the temperature."""
+        return F.normalize(embedding, dim=-1) @ self.prototypes[0].T / self.temperature
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """Predictions of every view against the clusters of the other global views."""
+        features, online = self.online_branch(views)
+        with torch.autocast(online[0].device.type, enabled=False):
+            z = [F.normalize(v.float(), dim=-1) for v in online]
+            self._keep(z[0].detach())
+            losses = [self._loss(z, prototypes) for prototypes in self.prototypes]
+            loss = torch.stack(losses).mean()
+        return StepOutput(loss, features, online[0], online[1])
+
+    def on_train_epoch_end(self) -> None:
+        """Find the clusters of the next epoch."""
+        self.cluster()
+
+    @torch.no_grad()
+    def cluster(self) -> None:
+        """K-means on the queue; the same on every rank, whose queues are the same."""
+        rows = self.bank.rows()
+        count = self.prototypes.shape[1]
+        if rows is None or len(rows) < 2 * count:
+            return
+        for index in range(self.prototypes.shape[0]):
+            kmeans = KMeans(
+                count, init="random", n_init=1, max_iter=self.kmeans_iterations, random_state=index
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                kmeans.fit(rows.float().cpu().numpy())
+            centroids = torch.from_numpy(kmeans.cluster_centers_).to(self.prototypes)
+            self.prototypes[index] = F.normalize(centroids, dim=-1)
+        self.clustered.fill_(True)
+
+    def _loss(self, z: list[Tensor], prototypes: Tensor) -> Tensor:
+        """Cross-entropy of each view with the cluster of another global view."""
+        scores = [v @ prototypes.T for v in z]
+        clusters = [s.argmax(dim=1) for s in scores[:2]]
+        losses = [
+            self.criterion(score / self.temperature, clusters[1 if view == 0 else 0])
+            for view, score in enumerate(scores)
+        ]
+        return torch.stack(losses).mean()
+
+    def _keep(self, z: Tensor) -> None:
+        if not self.training:
+            return
+        self.bank.push(gather_rows(z, gather_distributed=True))
+        if not self.clustered:
+            self.cluster()

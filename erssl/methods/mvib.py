@@ -1,0 +1,74 @@
+"""MVIB: the multi-view information bottleneck (arXiv 2002.07017), MVEB's baseline."""
+
+from __future__ import annotations
+
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.loss import MVIBLoss
+from erssl.loss.mvib import Estimator
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.registry import register_method
+from erssl.models import mlp_head
+
+transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+
+
+@register_method("mvib", transform)
+class MVIB(MultiViewMethod):
+    """Stochastic embeddings that say much of each other and little that only one view knows."""
+
+    info = MethodInfo(
+        paper="Federici et al. 2020, arXiv 2002.07017",
+        family="information bottleneck",
+        target="shared",
+    )
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        multiplier: float = 1e-3,
+        estimator: Estimator = "infonce",
+        temperature: float = 0.5,
+        gather_distributed: bool = True,
+        projection_hidden_dim: int = 2048,
+        projection_dim: int = 2048,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        """Defaults are MVEB's network and optimiser, where MVIB is its baseline.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            multiplier: λ, the weight of what only one view knows; see :class:`MVIBLoss`.
+            estimator: Of the mutual information: ``"infonce"``, ``"mine"`` or ``"mige"``.
+            temperature: Of InfoNCE.
+            gather_distributed: Estimate from the batch of all devices.
+            projection_hidden_dim: Width of the projector's two hidden layers.
+            projection_dim: Dimension of the embedding; the projector gives as many scales too.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        self.projection_head = mlp_head(
+            self.feature_dim, projection_hidden_dim, 2 * projection_dim, num_layers=3
+        )
+        self.criterion = MVIBLoss(
+            multiplier, temperature, gather_distributed, estimator, projection_dim
+        )
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Mean (N, d) of the posterior of images (N, 3, H, W)."""
+        return _mean(super().embed(images))
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """Posteriors of two views of one branch."""
+        features, (z0, z1) = self.online_branch(views)
+        return StepOutput(self.criterion(z0, z1), features, _mean(z0), _mean(z1))
+
+
+def _mean(posterior: Tensor) -> Tensor:
+    return posterior.chunk(2, dim=1)[0]

@@ -1,0 +1,84 @@
+"""SwAV's network with the discrete entropy-reconstruction bound in place of Sinkhorn-Knopp."""
+
+from __future__ import annotations
+
+import torch
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.loss import DiscreteERLoss
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import Prototypes, mlp_head
+
+transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+
+
+@register_method("swav_er", transform)
+class SwAVER(MultiViewMethod):
+    """Views predict each other's soft cluster; the entropy of the clusters keeps all in use.
+
+    SwAV (arXiv 2006.09882) balances the codes of a batch by Sinkhorn-Knopp. Here a code is the
+    soft-max of the scores as it is, without gradient, and the entropy of the batch's mean
+    prediction is maximised instead (ER paper, section on clustering methods).
+    """
+
+    info = MethodInfo(
+        paper="Rodríguez-Gálvez et al. 2023, arXiv 2307.10907",
+        family="entropy-reconstruction",
+        target="stop-gradient",
+        multi_crop=True,
+    )
+    # SwAV's reference code: LARC 0.3 B/256, weight decay 1e-6, warm-up 10 epochs, cosine to 1/1000.
+    default_optimizer = OptimizerOptions(base_lr=0.3)
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        num_prototypes: int = 3000,
+        temperature: float = 0.1,
+        target_temperature: float = 0.05,
+        gather_distributed: bool = True,
+        projection_hidden_dim: int = 2048,
+        projection_dim: int = 128,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        """Defaults are SwAV's network; the ER paper trains none.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            num_prototypes: Number K of clusters; 3000 in SwAV.
+            temperature: Of the predictions; 0.1 in SwAV.
+            target_temperature: Of the codes; 0.05, SwAV's Sinkhorn epsilon.
+            gather_distributed: Take the entropy over the batch of all devices.
+            projection_hidden_dim: Width of the projector's hidden layer.
+            projection_dim: Dimension of the embedding.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        self.projection_head = mlp_head(
+            self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
+        )
+        self.prototypes = Prototypes(projection_dim, num_prototypes)
+        self.criterion = DiscreteERLoss(
+            temperature, target_temperature, gather_distributed=gather_distributed
+        )
+
+    def logits(self, embedding: Tensor) -> Tensor:
+        """Scores (N, K) of an embedding, divided by the temperature."""
+        logits: Tensor = self.prototypes(embedding) / self.criterion.temperature
+        return logits
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """Predictions of every view against the codes of the other global views."""
+        features, online = self.online_branch(views)
+        with torch.autocast(online[0].device.type, enabled=False):
+            scores = list(self.prototypes(torch.cat(online).float()).chunk(len(online)))
+            loss = self.criterion(scores, [s.detach() for s in scores[:2]])
+        return StepOutput(loss, features, online[0], online[1])
