@@ -119,6 +119,8 @@ def _choice(group: str, value: str) -> list[str]:
         return [f"{group}={value}"]
     if value == "null" and group == "experiment":
         return []
+    if "," in value and set(value.split(",")) <= set(options):
+        raise ConfigError(f"{group}={value} names several; add --multirun to run them all.")
     raise ConfigError(f"{group}={value} is unknown; {nearest(value, options)}")
 
 

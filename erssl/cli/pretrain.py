@@ -46,6 +46,7 @@ from erssl.runs import (
     write_json,
 )
 
+_MULTIRUN = ("--multirun", "-m")
 _RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 
 
@@ -66,6 +67,7 @@ Examples:
       backbone.name=vit_small_patch16_224 optimizer=adamw trainer.precision=16-mixed
   erssl pretrain experiment=mveb_imagenet_2view data.root=/imagenet trainer.devices=8
   erssl pretrain run_dir=runs/mine resume=true
+  erssl pretrain method=mveb,simclr,byol seed=0,1,2 simclr.temperature=0.2 --multirun
 
 Choices:
 {groups}
@@ -78,6 +80,10 @@ def run(words: Sequence[str]) -> int:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    if set(words) & set(_MULTIRUN):
+        from erssl.cli import compare
+
+        return compare.run([word for word in words if word not in _MULTIRUN])
     settings, config = read_settings(list(words))
     pretrain(settings, config, Console())
     return 0
