@@ -144,6 +144,36 @@ def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
     return settings, dataclasses.asdict(settings)
 
 
+def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
+    """Settings of a run directory; ``words`` may change what it is read on, not what it is.
+
+    The preprocessing stays that of the run unless a word says otherwise.
+
+    Raises:
+        ConfigError: If a word is wrong.
+        RunError: If the run's ``config.yaml`` cannot be read.
+    """
+    settings = _settings(_read_config(run_dir / CONFIG))
+    said = {word.partition("=")[0] for word in words}
+    if "backbone" in {key.partition(".")[0] for key in said}:
+        raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
+    if any(key.startswith("data.") for key in said) and "data" not in said:
+        data = settings.data
+        own = {k: getattr(data, k) for k in ("root", "train_dir", "val_dir") if getattr(data, k)}
+        words = [f"data={data.name}", *(f"data.{k}={v}" for k, v in own.items()), *words]
+    composed, _ = read_settings(words)
+    changes: dict[str, Any] = {}
+    if any(key.partition(".")[0] == "data" for key in said):
+        keep = {k: getattr(settings.data, k) for k in ("image_size", "mean", "std")}
+        keep = {k: v for k, v in keep.items() if f"data.{k}" not in said}
+        changes["data"] = dataclasses.replace(composed.data, **keep)
+    if any(key.startswith("lens.") for key in said):
+        changes["lens"] = composed.lens
+    if "seed" in said:
+        changes["seed"] = composed.seed
+    return dataclasses.replace(settings, **changes)
+
+
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         stored: Any = OmegaConf.to_container(OmegaConf.load(file))

@@ -13,6 +13,7 @@ from erssl.errors import ErsslError
 
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
+    "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
     "methods": "list the methods with their paper, family, views and target branch",
 }
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly

@@ -24,13 +24,14 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from erssl.callbacks import CollapseGuard, ERLens, LiveProgress, OnlineKNN, ResumableCSVLogger
+from erssl.cli._build import build_method
 from erssl.cli._config import GROUPS, group_options
 from erssl.cli._settings import EvaluationOptions, PretrainSettings, read_settings
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
-from erssl.methods import MultiViewMethod, get_method
-from erssl.models import build_backbone, check_input_size, save_backbone
+from erssl.methods import MultiViewMethod
+from erssl.models import save_backbone
 from erssl.models.backbones import WEIGHTS_FILE
 from erssl.report import write_report
 from erssl.runs import (
@@ -113,7 +114,7 @@ def pretrain(
     probe = _probe_trainer(settings)
     data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
     data.validate(probe.world_size)
-    method = _build_method(settings, data)
+    method = build_method(settings, data.datasets.num_classes, data.batch_size)
     first = probe.is_global_zero
     os.environ[_RUN_DIR_VARIABLE] = str(path)
     try:
@@ -205,38 +206,6 @@ def _probe_trainer(settings: PretrainSettings) -> Trainer:
             "choose a multiple."
         )
     return probe
-
-
-def _build_method(settings: PretrainSettings, data: SSLDataModule) -> MultiViewMethod:
-    options = dict(settings.method)
-    name = options.pop("name")
-    views = settings.data.views
-    backbone = build_backbone(settings.backbone)
-    sizes = [settings.data.image_size, *[views.local_image_size] * bool(views.n_local_views)]
-    check_input_size(backbone, sizes)
-    method_class = get_method(name)
-    if views.n_local_views and not method_class.info.multi_crop:
-        raise ConfigError(
-            f"data.views.n_local_views={views.n_local_views} but method={name} takes "
-            f"{method_class.info.views} views; set data.views.n_local_views=0."
-        )
-    if views.n_views < method_class.info.min_views:
-        raise ConfigError(
-            f"data.views.recipe={views.recipe} gives {views.n_views} view of a picture but "
-            f"method={name} compares {method_class.info.min_views}; choose another recipe."
-        )
-    try:
-        return method_class(
-            data.batch_size,
-            data.datasets.num_classes,
-            backbone=backbone,
-            optimizer=settings.optimizer,
-            channels_last=settings.channels_last,
-            compile=settings.compile,
-            **options,
-        )
-    except ValueError as error:
-        raise ConfigError(f"method={name} cannot be built: {error}") from error
 
 
 def _run_directory(settings: PretrainSettings) -> Path:

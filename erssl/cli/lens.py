@@ -1,0 +1,208 @@
+"""``erssl lens``: entropy and reconstruction of a checkpoint, or of several runs in one picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from erssl.callbacks import ERLens
+from erssl.cli._build import build_method
+from erssl.cli._config import nearest
+from erssl.cli._settings import PretrainSettings, read_settings, run_settings
+from erssl.data import SSLDataModule
+from erssl.errors import ConfigError, DataError
+from erssl.methods import MultiViewMethod
+from erssl.models import load_backbone
+from erssl.models.foreign import load_branch
+from erssl.plots import plot_lens
+from erssl.runs import (
+    CONFIG,
+    LAST_CHECKPOINT,
+    LENS,
+    environment,
+    make_results,
+    read_lens,
+    write_json,
+)
+
+_OWN = {
+    "checkpoint": "a run directory, a backbone.safetensors, or a foreign .ckpt or .pth file",
+    "on": "embedding (what the loss sees) or features (of the backbone)",
+    "output": "a folder for the result, or the picture of several runs",
+    "backbone_prefix": "what the backbone's names begin with in a foreign file (backbone.)",
+    "head_prefix": "what the head's names begin with in a foreign file (projection_head.)",
+    "head_activation": "relu or gelu, of a foreign head's hidden layers",
+}
+_SHARED = ("data", "backbone", "lens", "seed")  # groups and keys of erssl pretrain
+Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    own = "\n".join(f"  {key:<16} {what}" for key, what in _OWN.items())
+    return f"""erssl lens: entropy and reconstruction of a checkpoint, or a picture of several runs
+
+Usage: erssl lens checkpoint=<what> [key=value ...]
+       erssl lens <run directory> <run directory> ... [output=lens.png]
+
+Examples:
+  erssl lens checkpoint=runs/mine
+  erssl lens checkpoint=runs/mine data=cifar10 data.root=data on=features
+  erssl lens checkpoint=last.ckpt backbone=resnet50 data=imagenet data.root=/imagenet
+  erssl lens runs/mveb runs/simclr runs/byol output=lens.png
+
+Keys:
+{own}
+  data, data.*     as in erssl pretrain; of a run directory its own where nothing is said
+  backbone         as in erssl pretrain, for a foreign file
+  lens.probe_size  pictures that are read (256, or all where there are fewer)
+  lens.kappas      concentrations, [10, 3, 30]
+  seed             of the probe's views
+"""
+
+
+def run(words: Sequence[str]) -> int:
+    """Read a checkpoint, or draw what was read of several runs."""
+    console = Console()
+    own = dict(w.partition("=")[::2] for w in words if w.partition("=")[0] in _OWN)
+    rest = [w for w in words if w.partition("=")[0] not in _OWN]
+    folders = [w for w in rest if "=" not in w]
+    if folders:
+        extra = [w for w in words if "=" in w and not w.startswith("output=")]
+        if extra:
+            raise ConfigError(
+                "erssl lens draws run directories together with output= only; leave "
+                f"{extra[0]} out."
+            )
+        return draw(folders, Path(own.get("output", "lens.png")), console)
+    for word in rest:
+        key = word.partition("=")[0]
+        if key.partition(".")[0] not in _SHARED:
+            raise ConfigError(f"The key {key} is unknown; {nearest(key, [*_OWN, *_SHARED])}")
+    if "checkpoint" not in own:
+        raise ConfigError("erssl lens needs checkpoint=<what to read>, or run directories.")
+    if own.get("on", "embedding") not in ("embedding", "features"):
+        raise ConfigError(f"on={own['on']} is unknown; choose embedding or features.")
+    if own.get("head_activation", "relu") not in ("relu", "gelu"):
+        raise ConfigError(
+            f"head_activation={own['head_activation']} is unknown; choose relu or gelu."
+        )
+    measure(own, rest, console)
+    return 0
+
+
+def draw(folders: Sequence[str], output: Path, console: Console) -> int:
+    """One picture of what was read of several runs.
+
+    Raises:
+        DataError: If one of them has no ``lens.csv``.
+    """
+    runs = {}
+    for folder in folders:
+        file = Path(folder).expanduser() / LENS
+        if not file.is_file():
+            raise DataError(
+                f"There is no {LENS} in {folder}; name run directories of erssl pretrain, whose "
+                "lens was not switched off."
+            )
+        runs[_label(folder, folders)] = read_lens(file)
+    plot_lens(runs, output)
+    console.print(f"Drawn: {output}", highlight=False)
+    return 0
+
+
+def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str, float]:
+    """Read the lens of one checkpoint, print it, and write it where ``output`` says.
+
+    Raises:
+        ErsslError: If the checkpoint cannot be read, or does not fit the pictures.
+    """
+    began = time.perf_counter()
+    path = Path(own["checkpoint"]).expanduser()
+    trained_here = path.is_dir() and (path / CONFIG).is_file()
+    settings = run_settings(path, words) if trained_here else read_settings(words)[0]
+    if not trained_here and not any(w.startswith("data=") for w in words):
+        raise ConfigError(f"checkpoint={path} needs data=<what to read it on>.")
+    module, embed, settings = _module(path, own, settings, trained_here)
+    data = SSLDataModule(settings.data, 2, settings.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    probe = data.probe_views(settings.lens.probe_size)
+    lens = ERLens(probe, embed, kappas=settings.lens.kappas)
+    reading = lens.read(module.to(device).eval())
+    table = Table("quantity", "value", box=None, pad_edge=False)
+    for name, value in reading.items():
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)
+    console.print(
+        f"\n{len(probe[0])} pictures of {settings.data.name} in two views; information in nats.",
+        highlight=False,
+    )
+    if "output" in own:
+        folder = Path(own["output"]).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        results = make_results(
+            protocol="lens",
+            dataset=settings.data.name,
+            method=settings.method["name"] if trained_here else None,
+            metrics=reading,
+            seed=settings.seed,
+            config=dataclasses.asdict(settings),
+            environment=environment(device),
+            wall_seconds=time.perf_counter() - began,
+        )
+        write_json(folder / "lens.json", results)
+        console.print(f"Written: {folder / 'lens.json'}", highlight=False)
+    return reading
+
+
+def _module(
+    path: Path, own: dict[str, str], settings: PretrainSettings, trained_here: bool
+) -> tuple[nn.Module, Embed | None, PretrainSettings]:
+    """The module to read, how to read it, and settings with its preprocessing."""
+    features = own.get("on") == "features"
+    if trained_here and not features:
+        return _trained_method(path, settings), None, settings
+    if path.is_dir() or path.suffix == ".safetensors":
+        backbone = load_backbone(path)
+        kept = {k: v for k, v in backbone.preprocessing.items() if v is not None}  # type: ignore[union-attr,operator]
+        data = dataclasses.replace(settings.data, **kept) if kept else settings.data
+        return backbone, backbone, dataclasses.replace(settings, data=data)
+    backbone, head = load_branch(
+        path,
+        settings.backbone,
+        own.get("backbone_prefix", "backbone."),
+        "\0" if features else own.get("head_prefix", "projection_head."),
+        own.get("head_activation", "relu"),  # type: ignore[arg-type]
+    )
+    branch = nn.Sequential(backbone, nn.Flatten(), head)
+    return branch, branch, settings
+
+
+def _trained_method(run_dir: Path, settings: PretrainSettings) -> MultiViewMethod:
+    """The method of a run as its last checkpoint has it."""
+    file = run_dir / LAST_CHECKPOINT
+    try:
+        state = torch.load(file, "cpu", weights_only=True)["state_dict"]
+        probe = state["online_classifier.classification_head.weight"]
+        method = build_method(settings, num_classes=len(probe), batch_size=2)
+        method.load_state_dict(state)
+    except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"{file} is no checkpoint of this run ({reason}); on=features reads its backbone."
+        ) from error
+    return method
+
+
+def _label(folder: str, folders: Sequence[str]) -> str:
+    """The folder's own name, or the whole where two share it."""
+    name = Path(folder).name
+    return name if [Path(f).name for f in folders].count(name) == 1 else folder
