@@ -108,7 +108,9 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> None:
                 ha="right",
                 va="bottom",
             )
-        axes.set_title(panel.title, fontsize=10)
+        first = next(c for rows in runs.values() for c in panel.columns(rows))
+        title = panel.title if single else panel.of_several.format(first.rpartition("_k")[2])
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.margins(y=0.12)
@@ -124,6 +126,7 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> None:
 @dataclass(frozen=True)
 class _LensPanel:
     title: str
+    of_several: str
     prefixes: tuple[str, ...]
     ceiling: str = ""
     ceiling_label: str = ""
@@ -138,14 +141,35 @@ def _is(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and name[len(prefix) :].replace(".", "").isdigit()
 
 
-_DISCRETE = ("discrete_entropy", "discrete_reconstruction", "discrete_i_er")
 _LENS_PANELS = (
-    _LensPanel("entropy H, nats", ("entropy_k",), "log_sphere_area", "log area of the sphere"),
-    _LensPanel("reconstruction E[log q], nats", ("reconstruction_k",)),
-    _LensPanel("information of the views, nats", ("i_er_k", "infonce_k"), "log_n", "log N"),
-    _LensPanel("discrete H and E[log q], nats", _DISCRETE, "log_k", "log K"),
-    _LensPanel("alignment (mean cosine)", ("alignment",)),
-    _LensPanel("effective rank", ("effective_rank",)),
+    _LensPanel(
+        title="entropy H, nats",
+        of_several="entropy H, nats (κ = {})",
+        prefixes=("entropy_k",),
+        ceiling="log_sphere_area",
+        ceiling_label="log area of the sphere",
+    ),
+    _LensPanel(
+        title="reconstruction E[log q], nats",
+        of_several="reconstruction E[log q], nats (κ = {})",
+        prefixes=("reconstruction_k",),
+    ),
+    _LensPanel(
+        title="information of the views, nats",
+        of_several="H + E[log q], nats (κ = {})",
+        prefixes=("i_er_k", "infonce_k"),
+        ceiling="log_n",
+        ceiling_label="log N",
+    ),
+    _LensPanel(
+        title="discrete H and E[log q], nats",
+        of_several="discrete H, nats",
+        prefixes=("discrete_entropy", "discrete_reconstruction", "discrete_i_er"),
+        ceiling="log_k",
+        ceiling_label="log K",
+    ),
+    _LensPanel("alignment (mean cosine)", "alignment (mean cosine)", ("alignment",)),
+    _LensPanel("effective rank", "effective rank", ("effective_rank",)),
 )
 
 

@@ -26,27 +26,38 @@ class CollapseGuard:
     Attributes:
         floor: Share of the range of an entropy that counts as its floor.
         min_rank: Effective rank below which a single direction is left.
-        patience: Readings in a row, after the one before training, until it speaks.
+        patience: Readings in a row until it speaks.
+        grace_steps: Optimiser steps in which a network that has not been seen healthy yet is let
+            be: before training its embeddings are often next to a single point, and in eval mode
+            its normalisation takes a while to follow.
         stop: Whether the run shall end.
     """
 
     def __init__(
-        self, floor: float = 0.02, min_rank: float = 2.0, patience: int = 2, stop: bool = False
+        self,
+        floor: float = 0.02,
+        min_rank: float = 2.0,
+        patience: int = 2,
+        grace_steps: int = 100,
+        stop: bool = False,
     ) -> None:
         """Set the floors; see the class.
 
         Raises:
             ValueError: If a floor is out of range or the patience not at least 1.
         """
-        if not 0 < floor < 1 or min_rank < 1 or patience < 1:
+        if not 0 < floor < 1 or min_rank < 1 or patience < 1 or grace_steps < 0:
             raise ValueError(
-                "The guard needs floor in (0, 1), min_rank of at least 1 and patience of at least "
-                f"1 but has {floor}, {min_rank} and {patience}."
+                "The guard needs floor in (0, 1), min_rank and patience of at least 1 and "
+                f"grace_steps of at least 0 but has {floor}, {min_rank}, {patience} and "
+                f"{grace_steps}."
             )
         self.floor = floor
         self.min_rank = min_rank
         self.patience = patience
+        self.grace_steps = grace_steps
         self.stop = stop
+        self._healthy = False
         self._low = 0
         self._best_bound = 0.0
 
@@ -61,7 +72,10 @@ class CollapseGuard:
         Returns:
             Step, values and likely causes; ``None`` where all is well or it was said before.
         """
-        signs = self._signs(reading, dim) if step > 0 else []
+        signs = self._signs(reading, dim)
+        self._healthy = self._healthy or not signs
+        if not self._healthy and step <= self.grace_steps:
+            return None
         self._low = self._low + 1 if signs else 0
         if self._low != self.patience:
             return None

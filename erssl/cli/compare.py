@@ -73,8 +73,7 @@ def run(words: Sequence[str]) -> int:
         console.print(f"\nRun {number} of {len(runs)}: {said}", highlight=False)
         resumable = settings.resume and (item.path / LAST_CHECKPOINT).is_file()
         state = [f"resume={resumable}".lower(), f"overwrite={not resumable}".lower()]
-        command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *item.words]
-        status = subprocess.run([*command, f"run_dir={item.path}", *state], check=False).returncode
+        status = start([*item.words, f"run_dir={item.path}", *state])
         if status or not (item.path / RESULTS).is_file():
             failed.append(item)
     finished = [item for item in runs if item not in failed]
@@ -89,6 +88,16 @@ def run(words: Sequence[str]) -> int:
     for item in failed:
         console.print(f"Failed: {item.path}", highlight=False, soft_wrap=True)
     return 2 if failed else 0
+
+
+def start(words: Sequence[str]) -> int:
+    """One run in a process of its own, and its exit status.
+
+    The random numbers of a run, and the processes that Lightning starts for its devices, are then
+    those of a run that was started alone.
+    """
+    command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *words]
+    return subprocess.run(command, check=False).returncode
 
 
 def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:

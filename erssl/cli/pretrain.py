@@ -115,6 +115,7 @@ def pretrain(
     data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
     data.validate(probe.world_size)
     method = build_method(settings, data.datasets.num_classes, data.batch_size)
+    callbacks = _callbacks(settings, data, path)
     first = probe.is_global_zero
     os.environ[_RUN_DIR_VARIABLE] = str(path)
     try:
@@ -129,7 +130,7 @@ def pretrain(
             if data.datasets.skipped:
                 files_left_out = f"{len(data.datasets.skipped)} unreadable files are left out"
                 console.print(f"{files_left_out} of training.")
-        metrics = _train(settings, data, method, path, probe, resume_step)
+        metrics = _train(settings, data, method, callbacks, path, probe, resume_step)
         if not first:
             return {}
         seconds = time.perf_counter() - began
@@ -142,6 +143,7 @@ def _train(
     settings: PretrainSettings,
     data: SSLDataModule,
     method: MultiViewMethod,
+    callbacks: list[Callback],
     path: Path,
     probe: Trainer,
     resume_step: int | None,
@@ -159,7 +161,7 @@ def _train(
         **settings.trainer,
         max_epochs=settings.epochs,
         logger=_loggers(path, resume_step),
-        callbacks=_callbacks(settings, data, path),
+        callbacks=callbacks,
         enable_model_summary=False,
         default_root_dir=path,
         num_sanity_val_steps=0,

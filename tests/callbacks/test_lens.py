@@ -1,0 +1,247 @@
+"""The lens and the collapse guard on modules of ours and of others."""
+
+import csv
+import math
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from pytorch_lightning import LightningModule, Trainer, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from erssl.callbacks import CollapseGuard, ERLens
+from erssl.errors import ConfigError, RunError
+from erssl.evaluation import lens_reading
+from erssl.runs import read_lens
+
+
+class Foreign(LightningModule):
+    """Somebody else's module: a backbone with batch norm and dropout, a head, no ``embed``."""
+
+    def __init__(self, shrink=False):
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Flatten(), nn.Linear(48, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2)
+        )
+        self.head = nn.Linear(16, 8)
+        self.shrink = shrink
+        self.losses = []
+
+    def forward(self, images):
+        return self.backbone(images)
+
+    def training_step(self, batch, batch_idx):
+        z0, z1 = (self.head(self(v)) for v in batch[0])
+        loss = (z0 - z1).square().mean() + (z0 - 1).square().mean() * self.shrink
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5 if self.shrink else 0.1)
+
+
+class Views(Dataset):
+    def __init__(self, n=32):
+        generator = torch.Generator().manual_seed(0)
+        self.views = torch.randn(2, n, 3, 4, 4, generator=generator)
+
+    def __len__(self):
+        return self.views.shape[1]
+
+    def __getitem__(self, index):
+        return [v[index] for v in self.views], 0
+
+
+def probe(n=12):
+    return list(Views(64).views[:, -n:])
+
+
+def fit(*callbacks, module=None, epochs=2, **options):
+    seed_everything(0)
+    module = module or Foreign()
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, DataLoader(Views(), batch_size=8, shuffle=True, drop_last=True))
+    return module
+
+
+def lens_for(module, **options):
+    return ERLens(probe(), embed=lambda images: module.head(module(images)), **options)
+
+
+def test_reads_a_foreign_module_by_a_function_at_the_interval_and_at_the_end(tmp_path):
+    module = Foreign()
+    lens = lens_for(module, every_n_steps=3, kappas=(5,), path=tmp_path / "lens.csv")
+    fit(lens, module=module)
+    assert [r["step"] for r in lens.readings] == [0, 3, 6, 8]
+    module.eval()
+    with torch.no_grad():
+        expected = lens_reading([module.head(module(v)) for v in probe()], kappas=(5,))
+    last = lens.readings[-1]
+    assert {k: last[k] for k in expected} == pytest.approx(expected)
+    with (tmp_path / "lens.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows] == [0, 3, 6, 8]
+    assert float(rows[1]["entropy_k5"]) == pytest.approx(lens.readings[1]["entropy_k5"])
+
+
+def test_changes_nothing_about_the_training():
+    plain = fit(module=Foreign())
+    module = Foreign()
+    watched = fit(lens_for(module, every_n_steps=1), module=module)
+    assert watched.losses == plain.losses  # dropout and order draw the same random numbers
+    torch.testing.assert_close(watched.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert watched.training == plain.training
+
+
+def test_logits_bring_the_discrete_part():
+    module = Foreign()
+    lens = ERLens(probe(), embed=lambda x: (module(x), module.head(module(x))))
+    reading = lens.read(module)
+    assert reading["log_k"] == pytest.approx(math.log(8))
+    assert reading["log_n"] == pytest.approx(math.log(12))
+
+
+def test_a_module_without_embeddings_is_refused_before_training():
+    with pytest.raises(ConfigError, match=r"cannot read a Foreign, which has no embed\(images\)"):
+        fit(ERLens(probe()))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"every_n_steps": 0}, "every_n_steps must be at least 1"),
+        ({"kappas": ()}, "kappas above 0"),
+        ({"kappas": (0.0,)}, "kappas above 0"),
+        ({"share": 1.5}, r"share in \(0, 1\)"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        ERLens(probe(), **options)
+
+
+def test_views_that_are_no_pair_are_refused():
+    view = torch.zeros(4, 3, 2, 2)
+    for views in ([view], [view, view[:3]], [view[:1], view[:1]]):
+        with pytest.raises(ConfigError, match="two views of the same pictures"):
+            ERLens(views)
+
+
+def test_default_interval_keeps_the_probes_share_of_the_forward_passes():
+    module = Foreign()
+    lens = lens_for(module)
+    fit(lens, module=module, epochs=18)
+    # 2 x 12 pictures against 3 x 2 x 8 a step: half a step's passes, 0.015 of them after 34 steps
+    assert [r["step"] for r in lens.readings] == [0, 34, 68, 72]
+
+
+def test_resumed_run_keeps_the_readings_before_its_checkpoint(tmp_path):
+    path = tmp_path / "lens.csv"
+    module = Foreign()
+    fit(lens_for(module, every_n_steps=2, path=path), module=module, epochs=1)
+    first = read_lens(path)
+    lens = lens_for(module, every_n_steps=2, path=path)
+    trainer = type("T", (), {"global_step": 4, "is_global_zero": True, "loggers": []})
+    lens.on_train_start(trainer, module)
+    assert [r["step"] for r in lens.readings] == [r["step"] for r in first if r["step"] <= 4]
+
+
+def _read_on_rank(rank, world, file, results):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=world
+    )
+    torch.manual_seed(0)
+    module = Foreign()
+    results[rank] = lens_for(module).read(module)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_read_what_one_reads(tmp_path):
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_read_on_rank, (2, tmp_path / "store", results), nprocs=2)
+        torch.manual_seed(0)
+        module = Foreign()
+        expected = lens_for(module).read(module)
+        for rank in range(2):
+            assert results[rank] == pytest.approx(expected, rel=1e-5)
+
+
+def test_guard_names_step_values_and_causes_once():
+    module = Foreign(shrink=True)
+    lens = lens_for(
+        module, every_n_steps=1, guard=CollapseGuard(patience=2, floor=0.2, grace_steps=0)
+    )
+    with pytest.warns(UserWarning, match=r"collapsed at step \d+") as caught:
+        fit(lens, module=module, epochs=8)
+    said = [str(w.message) for w in caught if "collapsed" in str(w.message)]
+    assert len(said) == 1
+    for part in ("entropy", "nats", "at a single point", "learning rate", "method.beta"):
+        assert part in said[0]
+
+
+def test_guard_ends_the_run_where_asked():
+    module = Foreign(shrink=True)
+    guard = CollapseGuard(patience=1, floor=0.2, grace_steps=0, stop=True)
+    with pytest.raises(RunError, match=r"collapsed at step .* The run was ended, as asked"):
+        fit(lens_for(module, every_n_steps=1, guard=guard), module=module, epochs=8)
+
+
+def healthy(**changes):
+    z = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    return lens_reading([z, z], kappas=(10,)) | changes
+
+
+def test_guard_tells_collapse_from_health():
+    point = torch.ones(64, 8)
+    collapsed = lens_reading([point, point], kappas=(10,))
+    guard = CollapseGuard(patience=2)
+    assert guard.check(0, collapsed, 8) is None  # before training
+    assert guard.check(1, collapsed, 8) is None  # nor soon after
+    assert guard.check(2, collapsed, 8) is None
+    assert guard.check(3, healthy(), 8) is None
+    assert guard.check(5, collapsed, 8) is None  # once may be chance
+    assert guard.check(10, healthy(), 8) is None
+    assert guard.check(15, collapsed, 8) is None
+    sentence = guard.check(20, collapsed, 8)
+    assert "step 20" in sentence
+    assert "effective rank 1.00 of 8" in sentence
+    assert guard.check(25, collapsed, 8) is None  # said already
+
+
+def test_guard_waits_for_a_network_that_never_was_healthy_only_so_long():
+    point = torch.ones(64, 8)
+    collapsed = lens_reading([point, point], kappas=(10,))
+    guard = CollapseGuard(patience=2, grace_steps=100)
+    sentences = [guard.check(step, collapsed, 8) for step in range(0, 160, 20)]
+    assert [s is not None for s in sentences] == [False] * 7 + [True]
+
+
+def test_guard_sees_outputs_that_use_one_outcome_or_are_all_alike():
+    log_k = math.log(100)
+    outcomes = {"log_k": log_k, "discrete_entropy": log_k, "discrete_i_er": 2.0}
+    guard = CollapseGuard(patience=1)
+    assert guard.check(1, healthy(**outcomes), 8) is None
+    one = healthy(**outcomes | {"discrete_entropy": 0.01})
+    assert "entropy of the outputs 0.010 of 4.61 nats" in guard.check(2, one, 8)
+    assert guard.check(3, healthy(**outcomes), 8) is None
+    alike = healthy(**outcomes | {"discrete_i_er": 0.05})
+    assert "fell to 0.050 from 2.000 nats" in guard.check(4, alike, 8)
+
+
+@pytest.mark.parametrize(
+    "options", [{"floor": 0}, {"min_rank": 0.5}, {"patience": 0}, {"grace_steps": -1}]
+)
+def test_guard_refuses_floors_out_of_range(options):
+    with pytest.raises(ValueError, match="The guard needs"):
+        CollapseGuard(**options)

@@ -1,0 +1,162 @@
+"""``erssl lens`` on runs, files of ours and of others."""
+
+import json
+
+import pytest
+import torch
+from lightly.models.modules.heads import DINOProjectionHead, SimCLRProjectionHead
+from PIL import Image
+from torch import nn
+
+from erssl.cli.main import main
+from erssl.data import SSLDataModule, default_options
+from erssl.errors import DataError
+from erssl.evaluation import lens_reading
+from erssl.models import BackboneOptions, build_backbone
+from erssl.models.foreign import build_head, load_branch
+from erssl.runs import read_lens
+
+from .test_pretrain import TINY, UNMEASURED
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folders = []
+    for method in ("mveb", "dino_er"):
+        folder = tmp_path_factory.mktemp("lens") / method
+        own = ["method.num_prototypes=16"] if method == "dino_er" else []
+        words = [*TINY, *UNMEASURED, *own, "lens.probe_size=64", "lens.every_n_steps=4"]
+        assert main(["pretrain", *words, f"method={method}", f"run_dir={folder}"]) == 0
+        folders.append(folder)
+    return folders
+
+
+def printed(text):
+    words = [line.split() for line in text.splitlines()]
+    return {w[0]: float(w[1]) for w in words if len(w) == 2 and "." in w[1] and "/" not in w[1]}
+
+
+def test_a_run_is_read_as_its_own_lens_read_it_last(trained, capsys):
+    for folder in trained:
+        assert main(["lens", f"checkpoint={folder}", f"output={folder / 'again'}"]) == 0
+        reading = json.loads((folder / "again" / "lens.json").read_text())
+        last = read_lens(folder / "lens.csv")[-1]
+        expected = {k: v for k, v in last.items() if k not in ("step", "epoch", "seconds")}
+        assert reading["metrics"] == pytest.approx(expected, rel=1e-4)
+        assert (reading["protocol"], reading["dataset"]) == ("lens", "digits")
+        assert printed(capsys.readouterr().out)["i_er_k10"] == pytest.approx(
+            last["i_er_k10"], abs=1e-3
+        )
+
+
+def test_lens_files_of_a_run(trained):
+    rows = read_lens(trained[1] / "lens.csv")
+    assert [r["step"] for r in rows] == [0, 4, 8, 12, 16]
+    assert {"discrete_entropy", "log_k"} <= set(rows[0])
+    assert "discrete_entropy" not in read_lens(trained[0] / "lens.csv")[0]
+    for folder in trained:
+        assert Image.open(folder / "lens.png").width > 800
+        assert "lens.png" in (folder / "report.md").read_text()
+
+
+def test_several_runs_make_one_picture(trained, tmp_path, capsys):
+    picture = tmp_path / "both.png"
+    assert main(["lens", *map(str, trained), f"output={picture}"]) == 0
+    assert Image.open(picture).width > 800
+
+
+def test_backbone_file_and_features(trained, capsys):
+    assert main(["lens", f"checkpoint={trained[0]}", "on=features", "lens.probe_size=32"]) == 0
+    first = printed(capsys.readouterr().out)
+    file = trained[0] / "backbone.safetensors"
+    assert main(["lens", f"checkpoint={file}", "data=digits", "lens.probe_size=32"]) == 0
+    assert printed(capsys.readouterr().out) == first
+
+
+def test_foreign_checkpoint_with_lightlys_names(tmp_path, capsys):
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18").eval()
+    head = SimCLRProjectionHead(512, 32, 16).eval()
+    state = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    state |= {f"projection_head.{k}": v for k, v in head.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
+    words = ["data=digits", "backbone=resnet18", "lens.probe_size=16", "data.num_workers=0"]
+    assert main(["lens", f"checkpoint={tmp_path / 'last.ckpt'}", *words]) == 0
+    views = SSLDataModule(default_options("digits", num_workers=0), 2, 0).probe_views(16)
+    with torch.no_grad():
+        expected = lens_reading([head(backbone(v)) for v in views])
+    assert printed(capsys.readouterr().out) == pytest.approx(expected, abs=1e-3)
+
+
+def test_head_of_a_foreign_file_is_rebuilt_from_its_weights():
+    z = torch.randn(3, 12)
+    for head, activation in (
+        (SimCLRProjectionHead(12, 8, 4, num_layers=3), "relu"),
+        (DINOProjectionHead(12, 8, 6, 4, batch_norm=True).layers, "gelu"),
+        (nn.Linear(12, 4, bias=False), "relu"),
+    ):
+        head.eval()
+        rebuilt = build_head(head.state_dict(), activation).eval()
+        torch.testing.assert_close(rebuilt(z), head(z))
+    with pytest.raises(DataError, match="layer 0 is neither linear nor"):
+        build_head(nn.Sequential(nn.Conv2d(3, 4, 3)).state_dict())
+
+
+def test_probe_of_a_data_module_is_fixed_and_leaves_random_numbers_alone():
+    data = SSLDataModule(default_options("digits", num_workers=0), 8, 0)
+    torch.manual_seed(5)
+    first = torch.rand(1)
+    torch.manual_seed(5)
+    views = data.probe_views(10)
+    assert torch.equal(torch.rand(1), first)
+    assert [v.shape for v in views] == [(10, 3, 32, 32)] * 2
+    assert not torch.equal(*views)
+    assert all(torch.equal(a, b) for a, b in zip(views, data.probe_views(10), strict=True))
+    assert len(data.probe_views()[0]) == 256
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "needs checkpoint="),
+        (["chekpoint=x"], "did you mean checkpoint?"),
+        (["checkpoint=/nowhere.ckpt", "data=digits"], "There is no checkpoint at /nowhere.ckpt"),
+        (["checkpoint=/nowhere.ckpt"], "needs data="),
+        (["checkpoint=x", "on=head"], "choose embedding or features"),
+        (["checkpoint=x", "head_activation=tanh"], "choose relu or gelu"),
+        (["checkpoint=x", "method=mveb"], "The key method is unknown"),
+        (["/nowhere"], "There is no lens.csv in /nowhere"),
+        (["/nowhere", "seed=1"], "leave seed=1 out"),
+    ],
+)
+def test_wrong_words_are_one_sentence(words, sentence, capsys):
+    assert main(["lens", *words]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_wrong_files_are_one_sentence(trained, tmp_path, capsys):
+    (tmp_path / "not.ckpt").write_bytes(b"no checkpoint")
+    assert main(["lens", f"checkpoint={tmp_path / 'not.ckpt'}", "data=digits"]) == 2
+    assert "cannot be read safely" in capsys.readouterr().err
+    torch.save({"state_dict": {"encoder.weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    with pytest.raises(DataError, match="does not hold the backbone resnet18"):
+        load_branch(tmp_path / "other.ckpt", BackboneOptions("resnet18"))
+    assert main(["lens", f"checkpoint={trained[0]}", "lens.probe_size=361"]) == 2
+    assert "set it to 360 or less" in capsys.readouterr().err
+    assert main(["lens", f"checkpoint={trained[0]}", "backbone=resnet18"]) == 2
+    assert "has a backbone of its own" in capsys.readouterr().err
+
+
+def test_probe_larger_than_the_data_stops_a_run_before_training(tmp_path, capsys):
+    words = [*TINY, *UNMEASURED, "lens.probe_size=500", f"run_dir={tmp_path / 'run'}"]
+    assert main(["pretrain", *words]) == 2
+    assert "lens.probe_size=500 does not fit the 360 pictures" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_lens_can_be_switched_off(tmp_path):
+    words = [*TINY, *UNMEASURED, "lens.probe_size=0", "epochs=1", f"run_dir={tmp_path / 'run'}"]
+    assert main(["pretrain", *words]) == 0
+    assert not (tmp_path / "run" / "lens.csv").exists()
