@@ -21,7 +21,6 @@ from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
 from erssl.errors import ConfigError, DataError
 
-
 _PROBE_STREAM = 2**20  # a stream of random numbers that no training process draws from
 
 
