@@ -140,8 +140,11 @@ class SelfClassifier(MultiViewMethod):
             **training: See :class:`MultiViewMethod`.
         """
         super().__init__(batch_size_per_device, num_classes, **training)
-        if not classes_per_head:
-            raise ConfigError("method.classes_per_head is empty; give at least one number.")
+        if not classes_per_head or min(classes_per_head) < 2:
+            raise ConfigError(
+                f"method.classes_per_head={list(classes_per_head)} must name at least one number "
+                "of classes, each at least 2."
+            )
         self.projection_head = mlp_head(
             self.feature_dim,
             projection_hidden_dim,

@@ -77,7 +77,8 @@ class SimMIM(MaskedImageMethod):
             **training: See :class:`MultiViewMethod`.
 
         Raises:
-            ConfigError: If the ratio is out of range or the squares do not fit the patches.
+            ConfigError: If the ratio is out of range, or the squares fit neither the patches nor
+                the pictures.
         """
         super().__init__(batch_size_per_device, num_classes, **training)
         if not 0 < mask_ratio < 1:
@@ -90,29 +91,34 @@ class SimMIM(MaskedImageMethod):
         self.mask_ratio = mask_ratio
         self.mask_size = mask_size
         self.criterion = nn.L1Loss()
+        if not self.backbone.dynamic_img_size:
+            self._squares(self.backbone.patch_embed.img_size[0])
         self.decoder = PixelHead(self.feature_dim, 3 * self.patch_size**2)
         self.set_encoder(
             self.decoder.mask_token, weight_initialization="skip", pos_embed_initialization="skip"
         )
 
     def draw_mask(self, images: Tensor) -> Tensor:
-        """Indices of the masked patches (N, M), whole squares of ``mask_size`` pixels.
-
-        Raises:
-            ConfigError: If the pictures do not hold whole squares, or so few that none is seen.
-        """
-        side, patches = images.shape[-1] // self.mask_size, self.mask_size // self.patch_size
-        masked = math.ceil(side**2 * self.mask_ratio)
-        if images.shape[-1] % self.mask_size or masked == side**2:
-            raise ConfigError(
-                f"Views of {images.shape[-1]} pixels cannot be masked in squares of "
-                f"method.mask_size={self.mask_size} such that one in two or more is seen; choose a "
-                "smaller divisor of data.image_size."
-            )
+        """Indices of the masked patches (N, M), whole squares of ``mask_size`` pixels."""
+        side, masked = self._squares(images.shape[-1])
+        patches = self.mask_size // self.patch_size
         order = torch.rand(len(images), side**2, device=images.device).argsort(dim=1)
         squares = torch.zeros_like(order).scatter(1, order[:, :masked], 1).view(-1, side, side)
         mask = squares.repeat_interleave(patches, 1).repeat_interleave(patches, 2).flatten(1)
         return mask.argsort(dim=1, descending=True, stable=True)[:, : masked * patches**2]
+
+    def _squares(self, image_size: int) -> tuple[int, int]:
+        """Squares on a side of a picture and number of masked ones; refuses sizes without."""
+        side = image_size // self.mask_size
+        masked = math.ceil(side**2 * self.mask_ratio)
+        if image_size % self.mask_size or masked == side**2:
+            raise ConfigError(
+                f"Views of {image_size} pixels cannot be masked in squares of "
+                f"method.mask_size={self.mask_size} pixels with method.mask_ratio="
+                f"{self.mask_ratio} and some left to see; choose a smaller mask_size that divides "
+                f"{image_size}."
+            )
+        return side, masked
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean absolute error of the masked pixels."""

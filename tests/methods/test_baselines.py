@@ -281,8 +281,9 @@ def test_self_classifier_averages_its_heads_and_prefers_full_classes_that_agree(
     collapsed = torch.zeros(8, 4) + torch.tensor([1.0, 0, 0, 0])
     assert method.criterion([one_hot, one_hot]) < 1e-3
     close(method.criterion([collapsed, collapsed]), math.log(4))
-    with pytest.raises(ConfigError, match="classes_per_head is empty"):
-        build("self_classifier", classes_per_head=[])
+    for wrong in ([], [4, 1]):
+        with pytest.raises(ConfigError, match="must name at least one number"):
+            build("self_classifier", classes_per_head=wrong)
 
 
 def test_swav_step_is_the_swapped_prediction_of_balanced_codes():
@@ -483,13 +484,15 @@ def test_simmim_masks_whole_squares_and_finds_a_constant_picture_easy():
         method.draw_mask(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ConfigError, match=r"mask_size=6 must be a multiple .* 4 pixels"):
         masked("simmim", mask_size=6)
+    with pytest.raises(ConfigError, match="Views of 16 pixels cannot be masked in squares"):
+        masked("simmim", mask_size=16)
 
 
 @pytest.mark.parametrize("name", ["mae", "simmim"])
 def test_masked_methods_take_any_size_that_the_backbone_takes(name):
     method = masked(name, VIT | {"dynamic_img_size": True, "reg_tokens": 2})
     for size in (16, 24, 32):
-        assert math.isfinite(method.multi_view_step([torch.randn(2, 3, size, size)]).loss)
+        assert method.multi_view_step([torch.randn(2, 3, size, size)]).loss.isfinite()
 
 
 @pytest.mark.parametrize("name", ["mae", "simmim"])
@@ -519,3 +522,17 @@ def test_mae_default_is_the_papers_vit_and_optimiser():
         masked("mae", decoder_heads=3)
     with pytest.raises(ConfigError, match="mask_ratio must lie between 0 and 1 but is 1"):
         masked("mae", mask_ratio=1.0)
+
+
+@pytest.mark.parametrize("name", [*MULTI_VIEW, "mae", "simmim"])
+def test_under_autocast_the_loss_stays_in_float32(name):
+    seed_everything(0)
+    if name in ("mae", "simmim"):
+        method, batch = masked(name), views(16)
+    else:
+        method, batch = build(name), views()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step = method.multi_view_step(batch)
+    assert step.loss.dtype == torch.float32
+    step.loss.backward()
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
