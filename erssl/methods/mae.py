@@ -142,8 +142,13 @@ class MAE(MaskedImageMethod):
             grid=math.isqrt(self.backbone.patch_embed.num_patches),
             prefix=self.num_prefix_tokens,
         )
-        ways = ("", "sincos") if initialize_backbone else ("skip", "skip")
-        self.set_encoder(weight_initialization=ways[0], pos_embed_initialization=ways[1])
+        self.set_encoder(
+            weight_initialization="" if initialize_backbone else "skip",
+            pos_embed_initialization="skip",  # lightly's overlooks no_embed_class
+        )
+        if initialize_backbone:
+            prefix = 0 if self.backbone.no_embed_class else self.num_prefix_tokens
+            utils.initialize_positional_embedding(self.backbone.pos_embed, "sincos", prefix)
 
     def draw_mask(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of kept and of masked tokens, each picture's own; prefix tokens are kept."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightly.models.modules import MaskedVisionTransformerTIMM
 from timm.models.vision_transformer import VisionTransformer
@@ -35,16 +37,18 @@ class MaskedImageMethod(MultiViewMethod):
             **training: See :class:`MultiViewMethod`.
 
         Raises:
-            ConfigError: If the backbone is no vision transformer of timm.
+            ConfigError: If the backbone is no vision transformer of timm, or one that cannot be
+                trained so.
         """
         super().__init__(batch_size_per_device, num_classes, **training)
-        vit: nn.Module = self.backbone
-        if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
+        vit = self.backbone
+        fault = _fault(vit)
+        if fault:
             raise ConfigError(
-                "Masked pictures need a timm VisionTransformer with position embeddings but the "
-                f"backbone is a {type(vit).__name__}; choose backbone=timm "
-                "backbone.name=vit_base_patch16_224 or another vit_* of timm."
+                f"Masked pictures need a timm VisionTransformer but the backbone {fault}; choose "
+                "backbone=timm backbone.name=vit_base_patch16_224 or another plain vit_* of timm."
             )
+        vit.fc_norm.requires_grad_(False)  # after the tokens, where no gradient comes from
         self.projection_head = nn.Identity()
         self.patch_size = int(vit.patch_embed.patch_size[0])
         self.num_prefix_tokens = int(vit.num_prefix_tokens)
@@ -74,3 +78,16 @@ class MaskedImageMethod(MultiViewMethod):
         losses, tokens = zip(*(self.reconstruct(view) for view in views), strict=True)
         features = [self.backbone.forward_head(t) for t in tokens]
         return StepOutput(torch.stack(losses).mean(), features[0], features[0], features[-1])
+
+
+def _fault(backbone: nn.Module) -> str:
+    """What keeps the backbone from being trained on masked pictures; empty if nothing does."""
+    if not isinstance(backbone, VisionTransformer):
+        return f"is a {type(backbone).__name__}"
+    vit: Any = backbone
+    if vit.pos_embed is None:
+        return "has no position embeddings"
+    if vit.attn_pool is not None:
+        return "pools by attention, which reconstruction would not train"
+    rows, columns = vit.patch_embed.grid_size
+    return "" if rows == columns else f"takes {rows} x {columns} patches, not a square"

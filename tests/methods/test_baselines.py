@@ -496,6 +496,36 @@ def test_masked_methods_take_any_size_that_the_backbone_takes(name):
 
 
 @pytest.mark.parametrize("name", ["mae", "simmim"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"no_embed_class": True},
+        {"no_embed_class": True, "reg_tokens": 2, "dynamic_img_size": True},
+        {"class_token": False, "global_pool": "avg"},
+        {"init_values": 0.1, "drop_path_rate": 0.1},
+    ],
+)
+def test_masked_methods_train_every_parameter_of_other_transformers(name, options):
+    method = masked(name, VIT | options)
+    method.multi_view_step(views(16)).loss.backward()
+    method.online_classifier.requires_grad_(False)
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"pos_embed": "none"}, "has no position embeddings"),
+        ({"global_pool": "map"}, "pools by attention"),
+        ({"img_size": (16, 32)}, "takes 4 x 8 patches, not a square"),
+    ],
+)
+def test_masked_methods_refuse_transformers_that_they_would_not_train_well(options, fault):
+    with pytest.raises(ConfigError, match=f"the backbone {fault}"):
+        masked("mae", VIT | options)
+
+
+@pytest.mark.parametrize("name", ["mae", "simmim"])
 @pytest.mark.parametrize("backbone", ["resnet18", TinyBackbone()])
 def test_masked_methods_refuse_other_backbones(name, backbone):
     with pytest.raises(ConfigError, match=r"backbone=timm backbone\.name=vit_base_patch16_224"):
