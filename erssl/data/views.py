@@ -17,21 +17,35 @@ from lightly.transforms.byol_transform import (
     BYOLView2Transform,
 )
 from lightly.transforms.dino_transform import DINOViewTransform
+from lightly.transforms.gaussian_blur import GaussianBlur
+from lightly.transforms.mae_transform import MAETransform
 from lightly.transforms.multi_view_transform import MultiViewTransform
 from lightly.transforms.simclr_transform import SimCLRViewTransform
 from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
+from timm.data.auto_augment import rand_augment_transform
 
 from erssl.data.checks import as_numbers, check_choice, check_whole
 from erssl.errors import ConfigError
 
-Recipe = Literal["byol", "simclr", "dino", "cifar", "digits"]
+Recipe = Literal[
+    "byol", "simclr", "mocov2", "infomin", "mae", "simmim", "dino", "swav", "cifar", "digits"
+]
 Scale = tuple[float, float]
 
 RECIPES: tuple[str, ...] = get_args(Recipe)
-MULTI_CROP_RECIPES: tuple[str, ...] = ("dino", "cifar", "digits")
+MULTI_CROP_RECIPES: tuple[str, ...] = ("dino", "swav", "cifar", "digits")
+ONE_VIEW_RECIPES: tuple[str, ...] = ("mae", "simmim")
 
+_GLOBAL_SCALE: dict[str, Scale] = {  # of two views; else lightly's and BYOL's (0.08, 1)
+    "mocov2": (0.2, 1.0),  # MoCo's code
+    "infomin": (0.2, 1.0),  # PyContrast, augmentation "D"
+    "mae": (0.2, 1.0),  # MAE's code
+    "simmim": (0.67, 1.0),  # SimMIM's code
+    "digits": (0.5, 1.0),
+}
 _LOCAL_SCALE: dict[str, Scale] = {
     "dino": (0.05, 0.4),  # MVEB §6.1, DINO's two-to-many crops
+    "swav": (0.05, 0.14),  # SwAV's code
     "cifar": (0.05, 0.4),  # as "dino"
     "digits": (0.3, 0.5),  # below 0.3 a stroke is left that several digits share
 }
@@ -49,6 +63,14 @@ class ViewOptions:
               second view, bicubic.
             - ``"byol"``: lightly's BYOL defaults (the same strengths, bilinear), two views.
             - ``"simclr"``: lightly's SimCLR defaults (jitter 0.8/0.8/0.8/0.2), two views.
+            - ``"mocov2"``: SimCLR's with MoCo v2's weaker jitter 0.4/0.4/0.4/0.1 and larger crops,
+              two views; SimSiam and UniGrad too.
+            - ``"infomin"``: InfoMin's "D" as in PyContrast: SimCLR's jitter, blur 0.5, timm's
+              RandAugment (2 operations of magnitude 10 ± 0.5, each with probability 0.5), grey
+              0.2, two views.
+            - ``"mae"``, ``"simmim"``: crop and flip only, bicubic, one view.
+            - ``"swav"``: jitter 0.8/0.8/0.8/0.2 and blur 0.5 in every view; bicubic here, bilinear
+              in SwAV's code.
             - ``"cifar"``: lightly's CIFAR-10 benchmark for SimCLR (strength 0.5, thus jitter
               0.4/0.4/0.4/0.1, and no blur, which would wipe out 32 × 32 pictures), bicubic.
             - ``"digits"``: small grey scans of characters: no flips (a mirrored 2 or a turned 6
@@ -60,10 +82,12 @@ class ViewOptions:
             is the recipe's own: (0.08, 1) for two views (lightly's and BYOL's default: the
             variety must come from the crops themselves) but (0.4, 1) for ``"dino"`` and
             ``"cifar"`` once there are local views (MVEB §6.1: the local views bring the variety,
-            and a global view is the whole that they are compared with); (0.5, 1) for
-            ``"digits"``, where half of a scan still shows which digit it is.
-        local_scale: The same for the local views. ``None``: (0.05, 0.4) (MVEB §6.1), and
-            (0.3, 0.5) for ``"digits"``.
+            and a global view is the whole that they are compared with) and (0.14, 1) for
+            ``"swav"``; (0.2, 1) for ``"mocov2"``, ``"infomin"`` and ``"mae"``, (0.67, 1) for
+            ``"simmim"``; (0.5, 1) for ``"digits"``, where half of a scan still shows which digit
+            it is.
+        local_scale: The same for the local views. ``None``: (0.05, 0.4) (MVEB §6.1),
+            (0.05, 0.14) for ``"swav"`` and (0.3, 0.5) for ``"digits"``.
 
     Raises:
         ConfigError: If a value is out of range, or the recipe has no local views.
@@ -83,7 +107,7 @@ class ViewOptions:
         if self.n_local_views > 0 and self.recipe not in MULTI_CROP_RECIPES:
             raise ConfigError(
                 f"data.views.n_local_views={self.n_local_views} cannot be had with "
-                f"data.views.recipe={self.recipe}, which gives two views; choose one of "
+                f"data.views.recipe={self.recipe}, which has none; choose one of "
                 f"{', '.join(MULTI_CROP_RECIPES)}, or n_local_views=0."
             )
         for key in ("global_scale", "local_scale"):
@@ -102,7 +126,7 @@ class ViewOptions:
     @property
     def n_views(self) -> int:
         """Number of views of a picture, global and local."""
-        return 2 + self.n_local_views
+        return 1 if self.recipe in ONE_VIEW_RECIPES else 2 + self.n_local_views
 
 
 def build_views(
@@ -112,13 +136,13 @@ def build_views(
 
     Args:
         options: The recipe and its sizes.
-        image_size: Side of the two global views in pixels.
+        image_size: Side of the global views in pixels.
         mean: Channel means to subtract, three values for pixels in 0..1.
         std: Channel deviations to divide by.
 
     Returns:
-        A transform from a PIL picture to a list of ``options.n_views`` tensors: two of
-        (3, image_size, image_size), then the local ones of
+        A transform from a PIL picture to a list of ``options.n_views`` tensors: two (of
+        ``"mae"`` and ``"simmim"`` one) of (3, image_size, image_size), then the local ones of
         (3, local_image_size, local_image_size).
 
     Raises:
@@ -139,9 +163,17 @@ def build_views(
             "normalize": normalize,
         }
         return BYOLTransform(BYOLView1Transform(**common), BYOLView2Transform(**common))
-    if options.recipe == "simclr":
-        view = SimCLRViewTransform(input_size=image_size, min_scale=scale[0], normalize=normalize)
+    if options.recipe in ("simclr", "mocov2"):
+        jitter = _JITTER_MOCOV2 if options.recipe == "mocov2" else {}
+        view = SimCLRViewTransform(
+            input_size=image_size, min_scale=scale[0], normalize=normalize, **jitter
+        )
         return MultiViewTransform([view, view])
+    if options.recipe == "infomin":
+        return MultiViewTransform([_infomin_view(image_size, scale, normalize)] * 2)
+    if options.recipe in ONE_VIEW_RECIPES:
+        one = MAETransform(input_size=image_size, min_scale=scale[0], normalize=normalize)
+        return MultiViewTransform([one.transform])
     globals_ = [
         DINOViewTransform(
             crop_size=image_size,
@@ -186,13 +218,31 @@ def build_eval_transform(image_size: int, mean: Sequence[float], std: Sequence[f
 
 
 def _default_global_scale(options: ViewOptions) -> Scale:
-    if options.recipe == "digits":
-        return (0.5, 1.0)
-    return (0.4, 1.0) if options.n_local_views > 0 else (0.08, 1.0)
+    if options.n_local_views > 0 and options.recipe != "digits":
+        return (0.14, 1.0) if options.recipe == "swav" else (0.4, 1.0)
+    return _GLOBAL_SCALE.get(options.recipe, (0.08, 1.0))
+
+
+def _infomin_view(image_size: int, scale: Scale, normalize: dict[str, list[float]]) -> Any:
+    """Augmentation "D" of PyContrast, in its order."""
+    return T.Compose(
+        [
+            T.RandomResizedCrop(image_size, scale=scale),
+            T.RandomHorizontalFlip(),
+            T.RandomApply([T.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            GaussianBlur(sigmas=(0.1, 2.0), prob=0.5),
+            rand_augment_transform("rand-m10-n2-mstd0.5", {"img_mean": (124, 116, 104)}),
+            T.RandomGrayscale(p=0.2),
+            T.ToTensor(),
+            T.Normalize(**normalize),
+        ]
+    )
 
 
 def _strengths(recipe: str, role: int) -> dict[str, Any]:
     """Keywords of lightly's view transform; role 0 and 1 are the global views, 2 is local."""
+    if recipe == "swav":
+        return _STRENGTHS_SWAV
     if recipe == "dino":
         return _JITTER_DINO | {
             "gaussian_blur": (1.0, 0.1, 0.5)[role],
@@ -207,6 +257,22 @@ _JITTER_DINO: dict[str, Any] = {
     "cj_contrast": 0.4,
     "cj_sat": 0.2,
     "cj_hue": 0.1,
+}
+_JITTER_MOCOV2: dict[str, Any] = {
+    "cj_strength": 1.0,
+    "cj_bright": 0.4,
+    "cj_contrast": 0.4,
+    "cj_sat": 0.4,
+    "cj_hue": 0.1,
+}
+_STRENGTHS_SWAV: dict[str, Any] = {
+    "cj_strength": 1.0,
+    "cj_bright": 0.8,
+    "cj_contrast": 0.8,
+    "cj_sat": 0.8,
+    "cj_hue": 0.2,
+    "gaussian_blur": 0.5,
+    "solarization_prob": 0.0,
 }
 # lightly's CIFAR-10 benchmark: SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
 _STRENGTHS_CIFAR: dict[str, Any] = {

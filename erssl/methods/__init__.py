@@ -1,39 +1,63 @@
 """Methods: one short file each, a small base, and the registry."""
 
+from erssl.methods.barlowtwins import BarlowTwins
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput
 from erssl.methods.byol import BYOL
 from erssl.methods.byol_er import BYOLER
+from erssl.methods.cmc import CMC
 from erssl.methods.deepcluster_er import DeepClusterER
 from erssl.methods.deepclusterv2 import DeepClusterV2
 from erssl.methods.dino import DINO
 from erssl.methods.dino_er import DINOER
 from erssl.methods.entrec import EntRec
+from erssl.methods.infomin import InfoMin
+from erssl.methods.mae import MAE
+from erssl.methods.mocov2 import MoCoV2
+from erssl.methods.mocov3 import MoCoV3
 from erssl.methods.mveb import MVEB
 from erssl.methods.mvib import MVIB
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import METHODS, available_methods, get_method, register_method
+from erssl.methods.self_classifier import SelfClassifier
 from erssl.methods.simclr import SimCLR
 from erssl.methods.simclr_er import SimCLRER
+from erssl.methods.simmim import SimMIM
+from erssl.methods.simsiam import SimSiam
+from erssl.methods.swav import SwAV
 from erssl.methods.swav_er import SwAVER
+from erssl.methods.unigrad import UniGrad
+from erssl.methods.vicreg import VICReg
 
 __all__ = [
     "BYOL",
     "BYOLER",
+    "CMC",
     "DINO",
     "DINOER",
+    "MAE",
     "METHODS",
     "MVEB",
     "MVIB",
+    "BarlowTwins",
     "DeepClusterER",
     "DeepClusterV2",
     "EntRec",
+    "InfoMin",
     "MethodInfo",
+    "MoCoV2",
+    "MoCoV3",
     "MultiViewMethod",
     "OptimizerOptions",
+    "SelfClassifier",
     "SimCLR",
     "SimCLRER",
+    "SimMIM",
+    "SimSiam",
     "StepOutput",
+    "SwAV",
     "SwAVER",
+    "UniGrad",
+    "VICReg",
     "available_methods",
     "get_method",
     "register_method",

@@ -28,6 +28,7 @@ class OptimizerOptions:
         base_lr: Learning rate for a batch of 256; it is scaled by batch / 256 (Goyal et al.
             2017). MVEB section 6.1: 0.4 with LARS (its reference code: 0.3).
         momentum: Momentum of LARS and SGD; β1 of AdamW.
+        beta2: β2 of AdamW.
         weight_decay: Not applied to biases and normalisation layers, which LARS does not adapt
             either.
         trust_coefficient: Of LARS.
@@ -38,6 +39,7 @@ class OptimizerOptions:
     name: OptimizerName = "lars"
     base_lr: float = 0.4
     momentum: float = 0.9
+    beta2: float = 0.999
     weight_decay: float = 1e-6
     trust_coefficient: float = 0.001
     warmup_epochs: int = 10
@@ -63,8 +65,11 @@ class OptimizerOptions:
                 "optimizer.weight_decay=0 switches lightly's LARS adaptation off for every layer; "
                 "give a small value such as 1e-6, or choose optimizer=sgd."
             )
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"optimizer.momentum must lie in [0, 1) but is {self.momentum}.")
+        for key in ("momentum", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(
+                    f"optimizer.{key} must lie in [0, 1) but is {getattr(self, key)}."
+                )
 
 
 def build_optimizer(
@@ -117,7 +122,10 @@ def build_optimizer(
         )
     else:
         optimizer = torch.optim.AdamW(
-            groups, lr=lr, betas=(options.momentum, 0.999), weight_decay=options.weight_decay
+            groups,
+            lr=lr,
+            betas=(options.momentum, options.beta2),
+            weight_decay=options.weight_decay,
         )
     scheduler = CosineWarmupScheduler(
         optimizer,

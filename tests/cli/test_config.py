@@ -8,6 +8,7 @@ import pytest
 from erssl.cli._config import group_options
 from erssl.cli._settings import read_settings
 from erssl.errors import ConfigError
+from erssl.methods import get_method
 
 EXPERIMENTS = [
     "entrec_imagenet",
@@ -78,6 +79,41 @@ def test_ablation_and_entrec_recipes():
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_recipe_trains_its_method_on_views_that_it_takes(name):
+    settings, _ = read_settings([f"experiment={name}", "data.root=/x"])
+    info, views = get_method(settings.method["name"]).info, settings.data.views
+    assert name.startswith(settings.method["name"])
+    assert views.n_local_views == 0 or info.multi_crop
+    assert views.n_views >= info.min_views
+    assert (settings.data.name, settings.data.image_size) == ("imagenet", 224)
+
+
+def test_recipes_of_masked_methods_bring_a_vision_transformer():
+    for name, beta2 in (("mae", 0.95), ("simmim", 0.999)):
+        settings, _ = read_settings([f"experiment={name}_imagenet", "data.root=/x"])
+        assert (settings.backbone.library, settings.backbone.name) == (
+            "timm",
+            "vit_base_patch16_224",
+        )
+        assert (settings.optimizer.name, settings.optimizer.beta2) == ("adamw", beta2)
+    assert settings.backbone.options == {"init_values": 0.1, "drop_path_rate": 0.1}
+    assert settings.trainer["gradient_clip_val"] == 5.0
+
+
+def test_er_recipes_are_the_papers():
+    # ER paper: 400 epochs, batch 4096, LARS, κ = 10, each device its own entropy, self term kept.
+    for name in ("simclr_er", "byol_er", "dino_er"):
+        settings, _ = read_settings([f"experiment={name}_imagenet", "data.root=/x"])
+        assert (settings.epochs, settings.batch_size) == (400, 4096)
+        assert settings.optimizer.name == "lars"
+        assert settings.method["gather_distributed"] is False
+        if name == "dino_er":
+            assert settings.method["num_prototypes"] == 60000
+        else:
+            assert (settings.method["kappa"], settings.method["leave_one_out"]) == (10.0, False)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_value_of_a_recipe_has_its_source(name):
     text = (files("erssl.configs") / "experiment" / f"{name}.yaml").read_text()
     body = text.partition("defaults:")[2].partition("\n\n")[2]
@@ -90,11 +126,14 @@ def test_every_value_of_a_recipe_has_its_source(name):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["method=mvb"], r"method=mvb is unknown; did you mean mveb\? Choose from: entrec, mveb"),
+        (
+            ["method=mvb"],
+            r"method=mvb is unknown; did you mean mveb\? Choose from: barlowtwins, byol",
+        ),
         (["data=digit"], r"did you mean digits\?"),
         (["backbone=resnet51"], r"did you mean resnet50\?"),
         (["optimizer=lamb"], "Choose from: adamw, lars, sgd"),
-        (["experiment=mveb"], "Choose from: entrec_imagenet"),
+        (["experiment=mveb"], "Choose from: barlowtwins_imagenet"),
         (["method.bta=1"], r"key method.bta is unknown; did you mean method.beta\?"),
         (["epoch=3"], r"key epoch is unknown; did you mean epochs\?"),
         (["method=simclr", "method.beta=1"], "key method.beta is unknown"),

@@ -37,14 +37,14 @@ def _around_one(strength: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_two_views_of_the_asked_size(recipe: str) -> None:
+def test_views_of_the_asked_number_and_size(recipe: str) -> None:
     options = ViewOptions(recipe)
     views = build_views(options, 32, MEAN, STD)(noise((50, 40)))
-    assert options.n_views == len(views) == 2
+    assert options.n_views == len(views) == (1 if recipe in ("mae", "simmim") else 2)
     for view in views:
         assert view.shape == (3, 32, 32)
         assert view.dtype == torch.float32
-    assert not torch.equal(*views)
+    assert len(views) == 1 or not torch.equal(*views)
 
 
 @pytest.mark.parametrize("recipe", MULTI_CROP_RECIPES)
@@ -145,6 +145,41 @@ def test_byol_and_simclr_are_lightlys_defaults() -> None:
         assert tuple(_part(view, v2.RandomResizedCrop).scale) == (0.08, 1.0)
 
 
+def test_mocov2_and_swav_strengths() -> None:
+    for view in build_views(ViewOptions("mocov2"), 224, MEAN, STD).transforms:
+        assert _jitter(view)["brightness"] == _around_one(0.4)
+        assert _jitter(view)["saturation"] == _around_one(0.4)
+        assert _part(view, GaussianBlur).prob == 0.5
+    options = ViewOptions("swav", n_local_views=2)
+    for view in build_views(options, 224, MEAN, STD).transforms:
+        assert _jitter(view)["brightness"] == _around_one(0.8)
+        assert _part(view, GaussianBlur).prob == 0.5
+        assert _part(view, RandomSolarization).prob == 0
+    assert tuple(_part(view, v2.RandomResizedCrop).scale) == (0.05, 0.14)
+
+
+@pytest.mark.parametrize(("recipe", "scale"), [("mae", (0.2, 1.0)), ("simmim", (0.67, 1.0))])
+def test_masked_methods_see_crops_and_flips_only(recipe, scale) -> None:
+    [view] = build_views(ViewOptions(recipe), 224, MEAN, STD).transforms
+    crop, flip, *rest = view.transforms
+    assert (tuple(crop.scale), tuple(crop.ratio)) == (scale, (3 / 4, 4 / 3))
+    assert crop.interpolation == v2.InterpolationMode.BICUBIC
+    assert flip.p == 0.5
+    assert [type(t).__name__ for t in rest] == ["ToTensor", "Normalize"]
+
+
+def test_infomin_is_stronger_than_simclr_and_draws_every_view_anew() -> None:
+    """RandAugment inverts every fifteenth view, which turns a white picture black."""
+    white = Image.new("RGB", (32, 32), "white")
+    dark = {}
+    for recipe in ("infomin", "simclr"):
+        make = build_views(ViewOptions(recipe), 16, (0.0,) * 3, (1.0,) * 3)
+        views = torch.stack([view for _ in range(300) for view in make(white)])
+        dark[recipe] = (views.mean((1, 2, 3)) < 0.1).float().mean()
+    assert dark["simclr"] == 0
+    assert 0.03 < dark["infomin"] < 0.12  # 2 draws of 15, each used half the time: 1/15
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -154,6 +189,9 @@ def test_byol_and_simclr_are_lightlys_defaults() -> None:
         (ViewOptions("dino", global_scale=(0.3, 0.9)), (0.3, 0.9)),
         (ViewOptions("byol", global_scale=(0.3, 1.0)), (0.3, 1.0)),
         (ViewOptions("simclr", global_scale=[0.2, 1.0]), (0.2, 1.0)),
+        (ViewOptions("mocov2"), (0.2, 1.0)),
+        (ViewOptions("swav"), (0.08, 1.0)),
+        (ViewOptions("swav", n_local_views=1, local_image_size=16), (0.14, 1.0)),
     ],
 )
 def test_global_scale(options: ViewOptions, expected: tuple[float, float]) -> None:
@@ -206,6 +244,7 @@ def test_digits_stay_grey() -> None:
         ({"recipe": "dyno"}, ("data.views.recipe=dyno", *RECIPES)),
         ({"recipe": "byol", "n_local_views": 2}, ("byol", *MULTI_CROP_RECIPES)),
         ({"recipe": "simclr", "n_local_views": 2}, ("simclr", *MULTI_CROP_RECIPES)),
+        ({"recipe": "mae", "n_local_views": 1}, ("mae", *MULTI_CROP_RECIPES)),
         ({"n_local_views": -1}, ("data.views.n_local_views=-1",)),
         ({"n_local_views": 2.5}, ("data.views.n_local_views=2.5",)),
         ({"global_scale": 0.5}, ("data.views.global_scale=0.5",)),

@@ -1,0 +1,83 @@
+"""MoCo v3 (arXiv 2104.02057): contrast with a momentum branch's keys of the same batch."""
+
+from __future__ import annotations
+
+from lightly.models.modules.heads import ProjectionHead
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
+from erssl.methods.cmc import InfoNCELoss
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import mlp_head
+
+transform = build_views(ViewOptions("byol", global_scale=(0.2, 1.0)), 224, **IMAGENET_NORMALIZE)
+
+
+@register_method("mocov3", transform)
+class MoCoV3(MultiViewMethod):
+    """BYOL's network with InfoNCE: the prediction finds its key in the batch, both ways."""
+
+    info = MethodInfo(
+        paper="Chen et al. 2021, arXiv 2104.02057", family="contrastive", target="momentum"
+    )
+    # MoCo v3's code, ResNet-50, 300 epochs: LARS 0.3 B/256, weight decay 1e-6, warm-up 10.
+    default_optimizer = OptimizerOptions(base_lr=0.3, final_lr_ratio=0.0)
+    default_momentum = (0.99, 1.0)  # 0.996 for 1000 epochs
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        temperature: float = 1.0,
+        gather_distributed: bool = True,
+        projection_hidden_dim: int = 4096,
+        projection_dim: int = 256,
+        prediction_hidden_dim: int = 4096,
+        **training: Unpack[TargetOptions],
+    ) -> None:
+        """Defaults are those of MoCo v3's code for ResNet-50.
+
+        Vision transformers have a deeper projector there, temperature 0.2 and a frozen patch
+        embedding; these are not built here.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            temperature: Of InfoNCE; 1.
+            gather_distributed: Take negatives from all devices.
+            projection_hidden_dim: Width of the projector's hidden layer.
+            projection_dim: Dimension of the embedding.
+            prediction_hidden_dim: Width of the predictor's hidden layer.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        self.projection_head = mlp_head(
+            self.feature_dim,
+            projection_hidden_dim,
+            projection_dim,
+            num_layers=2,
+            output_norm=nn.BatchNorm1d(projection_dim, affine=False),
+        )
+        hidden_norm = nn.BatchNorm1d(prediction_hidden_dim)
+        self.prediction_head = ProjectionHead(
+            [
+                (projection_dim, prediction_hidden_dim, hidden_norm, nn.ReLU()),
+                (prediction_hidden_dim, projection_dim, None, None, False),
+            ]
+        )
+        self.criterion = InfoNCELoss(temperature, gather_distributed)
+        self.temperature = temperature
+        self.add_target()
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """The prediction from each view finds the key of the other (Algorithm 1)."""
+        features, online = self.online_branch(views)
+        k0, k1 = self.target_branch(views)
+        q0, q1 = (self.prediction_head(z) for z in online)
+        loss = 2 * self.temperature * (self.criterion(q0, k1) + self.criterion(q1, k0))
+        return StepOutput(loss, features, online[0], k1)

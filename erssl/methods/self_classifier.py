@@ -1,0 +1,170 @@
+"""Self-Classifier (arXiv 2103.10994): classes agreed upon by two views, none of them empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import full_precision
+from erssl.errors import ConfigError
+from erssl.loss._distributed import check_gather, gather_rows
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import Prototypes, mlp_head
+
+transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+EPS = 1e-12  # in the logarithm, the authors' code
+
+
+class SelfClassifierLoss(nn.Module):
+    r"""Cross entropy of one view's classes given another's, under a uniform prior over classes.
+
+    .. math:: \ell(i, j) = -\frac1N \sum_n \sum_c t_i(c \mid n) \log
+              \frac{\tfrac NC \, p_j(c \mid n)}{\sum_{n'} p_j(c \mid n')}, \qquad
+              t_i(c \mid n) = \frac{a_i(n \mid c)}{\sum_{c'} a_i(n \mid c')}
+
+    with p the soft-max over the C classes at the temperature and a the soft-max over the batch at
+    the target temperature. Both sides take gradients. Averaged over ordered pairs of views but for
+    those of two local ones. After the authors' code, whose v2 differs from the first paper's.
+    """
+
+    def __init__(
+        self, temperature: float, target_temperature: float, gather_distributed: bool = True
+    ) -> None:
+        """Set the temperatures.
+
+        Args:
+            temperature: Of the prediction, over classes.
+            target_temperature: Of the target, over the batch.
+            gather_distributed: Take the batch of all devices.
+
+        Raises:
+            ConfigError: If a temperature is not above 0.
+        """
+        super().__init__()
+        if not (temperature > 0 and target_temperature > 0):
+            raise ConfigError(
+                "method.temperature and method.target_temperature must be above 0 but are "
+                f"{temperature} and {target_temperature}."
+            )
+        check_gather(gather_distributed)
+        self.temperature = temperature
+        self.target_temperature = target_temperature
+        self.gather_distributed = gather_distributed
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """Loss of one classifier's outputs (N, C) for every view, the two global ones first."""
+        targets, predictions = zip(*(self._sides(s) for s in views), strict=True)
+        pairs = [(i, j) for i, j in permutations(range(len(views)), 2) if i < 2 or j < 2]
+        losses = [-(targets[i] * predictions[j]).sum(-1).mean() for i, j in pairs]
+        return torch.stack(losses).mean()
+
+    @full_precision
+    def _sides(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Target (N, C) and logarithm of the prediction (N, C) of one view."""
+        logits = gather_rows(logits, self.gather_distributed)
+        over_batch = (logits / self.target_temperature).softmax(dim=0)
+        target = F.normalize(over_batch, p=1, dim=1, eps=EPS)
+        over_classes = (logits / self.temperature).softmax(dim=1)
+        share = F.normalize(over_classes, p=1, dim=0, eps=EPS)
+        rows, classes = logits.shape
+        return target, (rows / classes * share + EPS).log()
+
+
+class Classifier(Prototypes):
+    """Prototypes with a learned gain each: a linear layer under weight normalisation."""
+
+    def __init__(self, embedding_dim: int, num_classes: int) -> None:
+        """Begin with gains of 1.
+
+        Args:
+            embedding_dim: Dimension d of the embeddings.
+            num_classes: Number C of classes.
+        """
+        super().__init__(embedding_dim, num_classes)
+        self.gain = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Outputs (N, C) of embeddings (N, d)."""
+        return super().forward(z) * self.gain
+
+
+@register_method("self_classifier", transform)
+class SelfClassifier(MultiViewMethod):
+    """Several classifiers, each of which must say the same of two views of a picture.
+
+    The authors' queue, which replaces view 0 by its nearest neighbour, is left out.
+    """
+
+    info = MethodInfo(
+        paper="Amrani et al. 2022, arXiv 2103.10994",
+        family="clustering",
+        target="shared",
+        multi_crop=True,
+    )
+    # The authors' 100-epoch script: 0.3 B/256 (LARC), weight decay 1e-6, warm-up 10, cosine 1/1000.
+    default_optimizer = OptimizerOptions(base_lr=0.3)
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        classes_per_head: Sequence[int] = (1000, 2000, 4000, 8000),
+        temperature: float = 0.1,
+        target_temperature: float = 0.05,
+        gather_distributed: bool = True,
+        projection_hidden_dim: int = 4096,
+        projection_dim: int = 128,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        """Defaults are those of the authors' code.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            classes_per_head: Number of classes of each classifier.
+            temperature: Of the prediction, over classes; 0.1.
+            target_temperature: Of the target, over the batch; 0.05.
+            gather_distributed: Take the batch of all devices.
+            projection_hidden_dim: Width of the projector's hidden layer.
+            projection_dim: Dimension of the embedding.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        if not classes_per_head or min(classes_per_head) < 2:
+            raise ConfigError(
+                f"method.classes_per_head={list(classes_per_head)} must name at least one number "
+                "of classes, each at least 2."
+            )
+        self.projection_head = mlp_head(
+            self.feature_dim,
+            projection_hidden_dim,
+            projection_dim,
+            num_layers=2,
+            activation=nn.LeakyReLU,
+        )
+        self.classifiers = nn.ModuleList(Classifier(projection_dim, c) for c in classes_per_head)
+        self.temperature = temperature
+        self.criterion = SelfClassifierLoss(temperature, target_temperature, gather_distributed)
+
+    def logits(self, embedding: Tensor) -> Tensor:
+        """Outputs (N, C) of the first classifier, divided by the temperature."""
+        logits: Tensor = self.classifiers[0](embedding) / self.temperature
+        return logits
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """The mean over classifiers, each of which sees every view."""
+        features, online = self.online_branch(views)
+        with torch.autocast(online[0].device.type, enabled=False):
+            z = torch.cat(online).float()
+            losses = [self.criterion(c(z).chunk(len(views))) for c in self.classifiers]
+        return StepOutput(torch.stack(losses).mean(), features, online[0], online[1])

@@ -1,0 +1,73 @@
+"""SimSiam (arXiv 2011.10566), on lightly's ``NegativeCosineSimilarity``."""
+
+from __future__ import annotations
+
+import torch
+from lightly.loss import NegativeCosineSimilarity
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import mlp_head
+
+transform = build_views(ViewOptions("mocov2"), 224, **IMAGENET_NORMALIZE)
+
+
+@register_method("simsiam", transform)
+class SimSiam(MultiViewMethod):
+    """BYOL without a momentum branch: the target is the online branch, without gradient."""
+
+    info = MethodInfo(
+        paper="Chen & He 2021, arXiv 2011.10566", family="distillation", target="shared"
+    )
+    # SimSiam's code: SGD 0.05 B/256, weight decay 1e-4, no warm-up, cosine to 0.
+    default_optimizer = OptimizerOptions(
+        "sgd", base_lr=0.05, weight_decay=1e-4, warmup_epochs=0, final_lr_ratio=0.0
+    )
+    constant_lr = ("prediction_head",)
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        projection_hidden_dim: int = 2048,
+        projection_dim: int = 2048,
+        prediction_hidden_dim: int = 512,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        """Defaults are those of SimSiam's code.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            projection_hidden_dim: Width of the projector's two hidden layers.
+            projection_dim: Dimension of the embedding.
+            prediction_hidden_dim: Width of the predictor's hidden layer, its bottleneck.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        self.projection_head = mlp_head(
+            self.feature_dim,
+            projection_hidden_dim,
+            projection_dim,
+            num_layers=3,
+            output_norm=nn.BatchNorm1d(projection_dim, affine=False),
+        )
+        self.prediction_head = mlp_head(
+            projection_dim, prediction_hidden_dim, projection_dim, num_layers=2
+        )
+        self.criterion = NegativeCosineSimilarity()
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """The prediction from each view against the other, which takes no gradient (Alg. 1)."""
+        features, (z0, z1) = self.online_branch(views)
+        p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
+        t0, t1 = z0.detach().float(), z1.detach().float()
+        with torch.autocast(z0.device.type, enabled=False):
+            loss = 0.5 * (self.criterion(p0.float(), t1) + self.criterion(p1.float(), t0))
+        return StepOutput(loss, features, z0, t1)

@@ -1,0 +1,135 @@
+"""SwAV (arXiv 2006.09882), on lightly's ``SwaVLoss``."""
+
+from __future__ import annotations
+
+import torch
+from lightly.loss import SwaVLoss
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from lightly.utils import dist
+from torch import Tensor
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.errors import ConfigError
+from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._memory import PersistentMemoryBank
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import Prototypes, mlp_head
+
+transform = build_views(ViewOptions("swav"), 224, **IMAGENET_NORMALIZE)
+
+
+@register_method("swav", transform)
+class SwAV(MultiViewMethod):
+    """Each view predicts to which prototypes a balanced assignment gives the global views.
+
+    Prototypes are normalised inside :class:`Prototypes`, which has no bias; lightly's
+    ``SwaVPrototypes`` has one, which the authors' code has not.
+    """
+
+    info = MethodInfo(
+        paper="Caron et al. 2020, arXiv 2006.09882",
+        family="clustering",
+        target="shared",
+        multi_crop=True,
+    )
+    # SwAV's code at batch 4096: 0.3 B/256 (LARC), weight decay 1e-6, warm-up 10, cosine to 1/1000.
+    default_optimizer = OptimizerOptions(base_lr=0.3)
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        num_prototypes: int = 3000,
+        temperature: float = 0.1,
+        sinkhorn_epsilon: float = 0.05,
+        sinkhorn_iterations: int = 3,
+        queue_length: int = 0,
+        queue_start_epoch: int = 15,
+        freeze_prototypes_epochs: int = 1,
+        gather_distributed: bool = True,
+        projection_hidden_dim: int = 2048,
+        projection_dim: int = 128,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        """Defaults are those of SwAV's code at batch 4096.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            num_prototypes: Number K of prototypes; 3000.
+            temperature: Of the prediction; 0.1.
+            sinkhorn_epsilon: ε, smoothness of the assignment; 0.05.
+            sinkhorn_iterations: Of the assignment; 3.
+            queue_length: Earlier embeddings of each global view, over all devices, that are
+                assigned along with a small batch once there are so many; 3840 at batch 256.
+            queue_start_epoch: Epoch from which the queue is filled; 15.
+            freeze_prototypes_epochs: Epochs at the beginning in which the prototypes rest; 1.
+            gather_distributed: Assign the batch of all devices at once.
+            projection_hidden_dim: Width of the projector's hidden layer.
+            projection_dim: Dimension of the embedding.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        if not (temperature > 0 and sinkhorn_epsilon > 0):
+            raise ConfigError(
+                "method.temperature and method.sinkhorn_epsilon must be above 0 but are "
+                f"{temperature} and {sinkhorn_epsilon}."
+            )
+        check_gather(gather_distributed)
+        self.projection_head = mlp_head(
+            self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
+        )
+        self.prototypes = Prototypes(projection_dim, num_prototypes)
+        self.temperature = temperature
+        self.freeze_prototypes_epochs = freeze_prototypes_epochs
+        self.queue_start_epoch = queue_start_epoch
+        self.gather_distributed = gather_distributed
+        size = [queue_length, projection_dim] if queue_length else 0
+        self.queue_length = queue_length
+        self.queue0, self.queue1 = PersistentMemoryBank(size), PersistentMemoryBank(size)
+        self.criterion = SwaVLoss(
+            temperature, sinkhorn_iterations, sinkhorn_epsilon, gather_distributed
+        )
+
+    def logits(self, embedding: Tensor) -> Tensor:
+        """Outputs (N, K) of an embedding, divided by the temperature."""
+        logits: Tensor = self.prototypes(embedding) / self.temperature
+        return logits
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """Every view predicts the assignments of the other global views."""
+        features, online = self.online_branch(views)
+        with torch.autocast(online[0].device.type, enabled=False):
+            z = torch.cat(online).float()
+            outputs = list(self.prototypes(z).chunk(len(views)))
+            queued = self._queued_outputs()
+            loss = self.criterion(outputs[:2], outputs[2:], queued).squeeze(0)
+        self._enqueue(online[0], online[1])
+        return StepOutput(loss, features, online[0], online[1])
+
+    def on_after_backward(self) -> None:
+        """Let the prototypes rest in the first epochs."""
+        if self.current_epoch < self.freeze_prototypes_epochs:
+            for parameter in self.prototypes.parameters():
+                parameter.grad = None
+
+    @torch.no_grad()
+    def _queued_outputs(self) -> list[Tensor] | None:
+        """Outputs of this device's share of the queues; ``None`` until they are full."""
+        queued = [self.queue0.rows(), self.queue1.rows()]
+        shared = self.gather_distributed
+        share = slice(dist.rank(), None, dist.world_size()) if shared else slice(None)
+        full = [
+            rows[share] for rows in queued if rows is not None and len(rows) == self.queue_length
+        ]
+        return [self.prototypes(rows) for rows in full] if len(full) == 2 else None
+
+    @torch.no_grad()
+    def _enqueue(self, z0: Tensor, z1: Tensor) -> None:
+        if self.training and self.current_epoch >= self.queue_start_epoch:
+            for queue, z in ((self.queue0, z0), (self.queue1, z1)):
+                queue.push(gather_rows(z, self.gather_distributed))

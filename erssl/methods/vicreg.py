@@ -1,0 +1,73 @@
+"""VICReg (arXiv 2105.04906), on lightly's ``VICRegLoss``."""
+
+from __future__ import annotations
+
+import torch
+from lightly.loss import VICRegLoss
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor
+from typing_extensions import Unpack
+
+from erssl.data import ViewOptions, build_views
+from erssl.loss._distributed import check_gather, gather_rows
+from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.registry import register_method
+from erssl.models import mlp_head
+
+transform = build_views(ViewOptions("byol"), 224, **IMAGENET_NORMALIZE)
+
+
+@register_method("vicreg", transform)
+class VICReg(MultiViewMethod):
+    """Invariance between views, variance within each dimension, no covariance between them."""
+
+    info = MethodInfo(
+        paper="Bardes et al. 2022, arXiv 2105.04906",
+        family="redundancy reduction",
+        target="shared",
+    )
+    # VICReg's code: LARS 0.2 B/256, weight decay 1e-6, warm-up 10 epochs.
+    default_optimizer = OptimizerOptions(base_lr=0.2)
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        lambda_param: float = 25.0,
+        mu_param: float = 25.0,
+        nu_param: float = 1.0,
+        gather_distributed: bool = True,
+        projection_hidden_dim: int = 8192,
+        projection_dim: int = 8192,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        """Defaults are those of VICReg's code.
+
+        Args:
+            batch_size_per_device: Pictures per step and device.
+            num_classes: Classes of the online probe.
+            lambda_param: λ, weight of the invariance; 25.
+            mu_param: μ, weight of the variance; 25.
+            nu_param: ν, weight of the covariance; 1.
+            gather_distributed: Take variance and covariance over the batch of all devices.
+            projection_hidden_dim: Width of the expander's two hidden layers.
+            projection_dim: Dimension of the embedding.
+            **training: See :class:`MultiViewMethod`.
+        """
+        super().__init__(batch_size_per_device, num_classes, **training)
+        check_gather(gather_distributed)
+        self.gather_distributed = gather_distributed
+        self.projection_head = mlp_head(
+            self.feature_dim, projection_hidden_dim, projection_dim, num_layers=3
+        )
+        self.criterion = VICRegLoss(lambda_param, mu_param, nu_param)
+
+    def multi_view_step(self, views: list[Tensor]) -> StepOutput:
+        """Two views of one branch, not normalised."""
+        features, (z0, z1) = self.online_branch(views)
+        a, b = (gather_rows(z.float(), self.gather_distributed) for z in (z0, z1))
+        with torch.autocast(z0.device.type, enabled=False):
+            loss = self.criterion(a, b)
+        return StepOutput(loss, features, z0, z1)

@@ -1,0 +1,95 @@
+"""Two gloo processes with gather_distributed equal one process on the whole batch.
+
+A step of each baseline whose loss is over the global batch, three times, so that queues and
+moments have a history. Networks are in eval mode: batch statistics are SyncBatchNorm's matter.
+"""
+
+import datetime
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from erssl.methods import get_method
+
+from .test_methods import SMALL, TinyBackbone
+
+WORLD, TOTAL, STEPS = 2, 8, 3
+SCENARIOS = {
+    "cmc": {},
+    "mocov2": {"memory_bank_size": 12},
+    "mocov3": {"prediction_hidden_dim": 16},
+    "barlowtwins": {},
+    "vicreg": {},
+    "unigrad": {},
+    "self_classifier": {"classes_per_head": [4, 6]},
+    "swav": {"num_prototypes": 4, "queue_length": 12, "queue_start_epoch": 0},
+}
+
+
+def _train(name, rank, world, gather=True):
+    """Loss, and gradient averaged over ranks as by DDP, of three steps on this rank's share."""
+    torch.manual_seed(0)
+    method = get_method(name)(
+        TOTAL, 2, backbone=TinyBackbone(), gather_distributed=gather, **SMALL, **SCENARIOS[name]
+    )
+    images = torch.randn(STEPS, 2, TOTAL, 3, 8, 8)
+    share = slice(rank * TOTAL // world, (rank + 1) * TOTAL // world)
+    method.eval()
+    method.training = method.criterion.training = True
+    history = []
+    for step in range(STEPS):
+        method.zero_grad()
+        loss = method.multi_view_step([view[share] for view in images[step]]).loss
+        loss.backward()
+        gradients = [p.grad for p in method.parameters() if p.grad is not None]
+        total = [loss.detach(), *gradients]
+        for value in total if world > 1 else []:
+            dist.all_reduce(value)
+            value /= world
+        history.append([value.clone() for value in total])
+    return history
+
+
+def _worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=WORLD,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    results = {name: _train(name, rank, WORLD) for name in SCENARIOS}
+    results |= {f"{name} alone": _train(name, rank, WORLD, gather=False) for name in SCENARIOS}
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    context = mp.spawn(_worker, args=(str(folder),), nprocs=WORLD, join=False)
+    deadline = time.monotonic() + 120
+    while not context.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            pytest.fail("The two processes did not end within two minutes.")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_processes_equal_one_in_value_and_gradient(ranks, name):
+    expected = _train(name, rank=0, world=1)
+    for results in ranks:
+        for ours, theirs in zip(results[name], expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    # and the equality is not trivial: devices by themselves give something else
+    alone = ranks[0][f"{name} alone"][-1]
+    assert any(
+        not torch.allclose(a, b, rtol=1e-3, atol=1e-3)
+        for a, b in zip(alone, expected[-1], strict=True)
+    )
