@@ -32,7 +32,7 @@ class BYOL(MultiViewMethod):
     info = MethodInfo(
         paper="Grill et al. 2020, arXiv 2006.07733", family="distillation", target="momentum"
     )
-    # BYOL, section 3.2 (1000 epochs): LARS 0.2 B/256, weight decay 1.5e-6, warm-up 10 epochs.
+    # BYOL, section 3.3 (1000 epochs): LARS 0.2 B/256, weight decay 1.5e-6, warm-up 10 epochs.
     default_optimizer = OptimizerOptions(base_lr=0.2, weight_decay=1.5e-6, final_lr_ratio=0.0)
 
     def __init__(
@@ -45,7 +45,7 @@ class BYOL(MultiViewMethod):
         prediction_hidden_dim: int = 4096,
         **training: Unpack[TargetOptions],
     ) -> None:
-        """Defaults are the paper's (section 3.2).
+        """Defaults are the paper's (section 3.3).
 
         Args:
             batch_size_per_device: Pictures per step and device.

@@ -19,7 +19,8 @@ class MaskedImageMethod(MultiViewMethod):
     """Reconstructs every view that it is given; the loss is the mean over views.
 
     There is no projection head: :meth:`embed` gives the backbone's features. Those that the online
-    probe is trained on are of the masked pictures, as in lightly's benchmark.
+    probe is trained on are of the masked pictures, as in lightly's benchmark. ``channels_last`` and
+    ``compile`` reach evaluation only: in training the tokens pass the blocks one by one.
     """
 
     default_backbone = BackboneOptions("vit_base_patch16_224", library="timm")
