@@ -73,7 +73,7 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> None:
 
     single = len(runs) == 1
     figure = Figure(figsize=(10, 5.6), dpi=110, layout="constrained")
-    panels = [p for p in _LENS_PANELS if any(p.columns(rows) for rows in runs.values())]
+    panels = [p for p in _LENS_PANELS if any(p.columns(rows) for rows in runs.values())][:6]
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(2, 3, index + 1)
         ceilings: dict[float, str] = {}
@@ -170,6 +170,7 @@ _LENS_PANELS = (
     ),
     _LensPanel("alignment (mean cosine)", "alignment (mean cosine)", ("alignment",)),
     _LensPanel("effective rank", "effective rank", ("effective_rank",)),
+    _LensPanel("uniformity", "uniformity", ("uniformity",)),  # where there is no discrete panel
 )
 
 

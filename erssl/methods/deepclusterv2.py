@@ -21,7 +21,7 @@ from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 
-transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+transform = build_views(ViewOptions("swav"), 224, **IMAGENET_NORMALIZE)
 
 
 class DeepClusterOptions(TrainingOptions, total=False):

@@ -58,10 +58,21 @@ LOSSES = {
     ),
     "entrec discrete": lambda gather: EntRecLoss("discrete", gather_distributed=gather),
     "mvib": lambda gather: MVIBLoss(multiplier=0.3, gather_distributed=gather),
+    "mvib mine": lambda gather: _mine(gather),
+    "mvib mige": lambda gather: MVIBLoss(0.3, gather_distributed=gather, estimator="mige"),
 }
+
+
+def _mine(gather):
+    torch.manual_seed(0)  # one critic on all ranks, as DDP sees to
+    loss = MVIBLoss(0.3, gather_distributed=gather, estimator="mine", dim=OUT_DIM // 2)
+    return loss.double()
+
+
 # Two tensors of a shared branch, or 2 + 2 online views against the two targets of another branch
 SCENARIOS = [(name, views) for name in LOSSES for views in ("pair", "multi-crop")]
-SCENARIOS.remove(("mvib", "multi-crop"))
+for _name in ("mvib", "mvib mine", "mvib mige"):
+    SCENARIOS.remove((_name, "multi-crop"))
 
 
 def _train(name, views, rank, world, gather=True):
