@@ -61,6 +61,23 @@ for _seed in (0, 1):
         RUNS[f"simclr_er {_entropy} batch 64 seed {_seed}"] = (
             *("method=simclr_er", "batch_size=64", f"seed={_seed}", *_words),
         )
+RUNS["byol_er H of the prediction batch 256"] = (
+    *RUNS[f"byol_er batch {LARGE}"],
+    "method.entropy_of=prediction",
+)
+CLUSTERS = ("batch_size=256", "method.num_prototypes=300")
+SWAV = (*CLUSTERS, "method.projection_dim=64", "optimizer.base_lr=0.3")
+KMEANS = (*CLUSTERS, "method.projection_dim=64", "method.memory_bank_size=6144")
+RUNS |= {
+    "swav": ("method=swav", *SWAV, "method.freeze_prototypes_epochs=0"),
+    "swav without Sinkhorn": (
+        *("method=swav", *SWAV, "method.freeze_prototypes_epochs=0"),
+        "method.sinkhorn_iterations=0",
+    ),
+    "swav_er": ("method=swav_er", *SWAV),
+    "deepclusterv2": ("method=deepclusterv2", *KMEANS),
+    "deepcluster_er": ("method=deepcluster_er", *KMEANS),
+}
 
 
 def main() -> None:

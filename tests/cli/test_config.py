@@ -127,8 +127,8 @@ def test_every_value_of_a_recipe_has_its_source(name):
     ("words", "sentence"),
     [
         (
-            ["method=mvb"],
-            r"method=mvb is unknown; did you mean mveb\? Choose from: barlowtwins, byol",
+            ["method=mvebb"],
+            r"method=mvebb is unknown; did you mean mveb\? Choose from: barlowtwins, byol",
         ),
         (["data=digit"], r"did you mean digits\?"),
         (["backbone=resnet51"], r"did you mean resnet50\?"),
