@@ -10,6 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+
+from erssl.methods import METHODS, available_methods
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,15 +108,38 @@ def test_imports_run_one_way():
                     assert len(parts) == 1 or parts[1] in allowed, f"{file}: {line}"
 
 
-@pytest.mark.parametrize("mark", ["from erssl.loss import MVEBLoss", "from erssl.entropy import"])
-def test_code_in_the_readme_runs(mark):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    ("page", "mark"),
+    [
+        ("README.md", "from erssl.loss import MVEBLoss"),
+        ("README.md", "from erssl.entropy import"),
+        ("docs/lens.md", "ERLens"),
+        ("docs/methods.md", "register_method"),
+    ],
+)
+def test_code_in_the_docs_runs(page, mark):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     (block,) = [block for block in blocks if mark in block]
-    namespace: dict[str, object] = {}
+    namespace: dict[str, object] = {"__name__": "docs"}
     exec(block, namespace)
     if "loss" in namespace:
         assert namespace["loss"].isfinite()
         assert namespace["model"][0].conv1.weight.grad is not None
+    if "Mine" in namespace:
+        method = namespace["Mine"](8, 2, backbone="resnet18")
+        views = list(torch.rand(2, 4, 3, 32, 32))
+        assert method.multi_view_step(views).loss.isfinite()
+        METHODS.pop("mine")
+
+
+def test_every_method_has_a_config_a_row_in_the_docs_and_is_named_in_the_readme():
+    page, readme = ((ROOT / p).read_text() for p in ("docs/methods.md", "README.md"))
+    for name in available_methods():
+        assert (ROOT / "configs" / "method" / f"{name}.yaml").is_file()
+        assert f"| `{name}` |" in page
+        assert f"`{name}`" in readme
+    recipes = {p.stem for p in (ROOT / "configs" / "experiment").glob("*.yaml")}
+    assert all(f"`{recipe}`" in page for recipe in recipes)
 
 
 def test_ci_runs_the_readmes_test_command():

@@ -95,8 +95,13 @@ class ERLens(Callback):
         """Refuse a module without embeddings, before training.
 
         Raises:
-            ConfigError: If there is no function to read it by.
+            ConfigError: If there is no function to read it by, or a process would have no picture.
         """
+        if len(self.views[0]) < trainer.world_size:
+            raise ConfigError(
+                f"The lens has {len(self.views[0])} pictures for {trainer.world_size} processes; "
+                "give at least one each."
+            )
         if self.embed is None and not callable(getattr(pl_module, "embed", None)):
             raise ConfigError(
                 f"The lens cannot read a {type(pl_module).__name__}, which has no embed(images); "
@@ -140,26 +145,26 @@ class ERLens(Callback):
 
     def read(self, module: torch.nn.Module) -> dict[str, float]:
         """One reading of a module as it is now; see :func:`lens_reading`."""
-        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        parameter = next(module.parameters(), torch.empty(0))
         rank, world = dist.rank(), dist.world_size()
         own = len(self.views[0]) // world
         training = module.training
         module.eval()
         try:
             with torch.no_grad():
-                parts = [self._pass(module, v[rank * own :][:own], device) for v in self.views]
+                parts = [
+                    self._pass(module, v[rank * own :][:own].to(parameter)) for v in self.views
+                ]
         finally:
             module.train(training)
         embeddings = [_gathered(embedding) for embedding, _ in parts]
         logits = [_gathered(x) for _, x in parts if x is not None]
         return lens_reading(embeddings, logits or None, self.kappas)
 
-    def _pass(
-        self, module: torch.nn.Module, images: Tensor, device: torch.device
-    ) -> tuple[Tensor, Tensor | None]:
+    def _pass(self, module: torch.nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
         embeddings, logits = [], []
         for chunk in images.split(_CHUNK):
-            output = (self.embed or _own_embed(module))(chunk.to(device))
+            output = (self.embed or _own_embed(module))(chunk)
             embedding, outcome = output if isinstance(output, tuple) else (output, None)
             embeddings.append(embedding.flatten(start_dim=1))
             logits += [] if outcome is None else [outcome]

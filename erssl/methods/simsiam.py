@@ -22,7 +22,7 @@ class SimSiam(MultiViewMethod):
     """BYOL without a momentum branch: the target is the online branch, without gradient."""
 
     info = MethodInfo(
-        paper="Chen & He 2021, arXiv 2011.10566", family="distillation", target="shared"
+        paper="Chen & He 2021, arXiv 2011.10566", family="distillation", target="stop-gradient"
     )
     # SimSiam's code: SGD 0.05 B/256, weight decay 1e-4, no warm-up, cosine to 0.
     default_optimizer = OptimizerOptions(

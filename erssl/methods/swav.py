@@ -32,7 +32,7 @@ class SwAV(MultiViewMethod):
     info = MethodInfo(
         paper="Caron et al. 2020, arXiv 2006.09882",
         family="clustering",
-        target="shared",
+        target="stop-gradient",
         multi_crop=True,
     )
     # SwAV's code at batch 4096: 0.3 B/256 (LARC), weight decay 1e-6, warm-up 10, cosine to 1/1000.
