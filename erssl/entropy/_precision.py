@@ -29,7 +29,10 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x``, in float32 where it is of half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def _upcast(argument: object) -> object:
-    if isinstance(argument, Tensor) and argument.dtype in (torch.float16, torch.bfloat16):
-        return argument.float()
-    return argument
+    return at_least_float32(argument) if isinstance(argument, Tensor) else argument

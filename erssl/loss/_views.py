@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from erssl.entropy._precision import at_least_float32
+
 Views = Tensor | Sequence[Tensor]
 
 
@@ -59,7 +61,7 @@ def meet_targets(target: Sequence[Tensor], num_views: int) -> list[Tensor]:
 
 def normalize_rows(z: Tensor) -> Tensor:
     """Rows of unit norm, at least in float32, for any finite input scale (a row of 0 stays 0)."""
-    z = z if z.dtype == torch.float64 else z.float()
+    z = at_least_float32(z)
     scale = z.detach().abs().amax(dim=-1, keepdim=True)
     # A scaled row has norm 1 or more, or is 0: the floor of 0.5 changes nothing but the gradient
     # at a row of 0, which stays small.

@@ -6,6 +6,7 @@ import torch
 from lightly.models.modules.center import Center
 from torch import Tensor, nn
 
+from erssl.entropy._precision import at_least_float32
 from erssl.entropy.discrete import discrete_entropy
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.loss._views import Views, check_views, meet_targets
@@ -96,8 +97,8 @@ class DiscreteERLoss(nn.Module):
                 f"The centre has output_dim={self.center.size[1]} outputs but the logits have "
                 f"{num_outcomes}."
             )
-        logits = [_full_precision(z) for z in online]
-        target_logits = [_full_precision(t) for t in target]
+        logits = [at_least_float32(z) for z in online]
+        target_logits = [at_least_float32(t) for t in target]
         with torch.autocast(logits[0].device.type, enabled=False):
             targets = meet_targets([self._target_probs(t) for t in target_logits], len(logits))
             if self.center is not None and torch.is_grad_enabled():
@@ -121,7 +122,3 @@ class DiscreteERLoss(nn.Module):
     def _reconstruction(self, log_probs: Tensor, target: Tensor) -> Tensor:
         per_sample = (target * log_probs).sum(dim=-1)
         return gather_rows(per_sample, self.gather_distributed).mean()
-
-
-def _full_precision(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()

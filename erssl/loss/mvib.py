@@ -10,6 +10,7 @@ from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from erssl.entropy._precision import at_least_float32
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.loss._information import MINE, mige
 
@@ -126,5 +127,5 @@ class MVIBLoss(nn.Module):
 
 
 def _posterior(z: Tensor) -> Independent[Normal]:
-    mean, raw_scale = (z if z.dtype == torch.float64 else z.float()).chunk(2, dim=1)
+    mean, raw_scale = at_least_float32(z).chunk(2, dim=1)
     return Independent(Normal(mean, F.softplus(raw_scale) + _SCALE_FLOOR), 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.optimizer import OptimizerOptions
@@ -64,7 +65,7 @@ class BarlowTwins(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Two views of one branch."""
         features, (z0, z1) = self.online_branch(views)
-        a, b = (gather_rows(z.float(), self.gather_distributed) for z in (z0, z1))
+        a, b = (gather_rows(at_least_float32(z), self.gather_distributed) for z in (z0, z1))
         with torch.autocast(z0.device.type, enabled=False):
             loss = self.criterion(a, b)
         return StepOutput(loss, features, z0, z1)

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
@@ -76,7 +77,7 @@ class BYOL(MultiViewMethod):
         self, online: list[Tensor], predictions: list[Tensor], target: list[Tensor]
     ) -> Tensor:
         with torch.autocast(target[0].device.type, enabled=False):
-            p0, p1 = (p.float() for p in predictions)
-            t0, t1 = (t.float() for t in target)
+            p0, p1 = (at_least_float32(p) for p in predictions)
+            t0, t1 = (at_least_float32(t) for t in target)
             loss: Tensor = 0.5 * (self.criterion(p0, t1) + self.criterion(p1, t0))
         return loss

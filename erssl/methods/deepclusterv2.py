@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
 from erssl.loss._distributed import gather_rows
 from erssl.loss._memory import PersistentMemoryBank
@@ -115,7 +116,7 @@ class DeepClusterV2(MultiViewMethod):
         """Predictions of every view against the clusters of the other global views."""
         features, online = self.online_branch(views)
         with torch.autocast(online[0].device.type, enabled=False):
-            z = [F.normalize(v.float(), dim=-1) for v in online]
+            z = [F.normalize(at_least_float32(v), dim=-1) for v in online]
             self._keep(z[0].detach())
             losses = [self._loss(z, prototypes) for prototypes in self.prototypes]
             loss = torch.stack(losses).mean()

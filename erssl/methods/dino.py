@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
@@ -103,9 +104,9 @@ class DINO(MultiViewMethod):
         features, online = self.online_branch(views)
         target = self.target_branch(views[:2])
         with torch.autocast(target[0].device.type, enabled=False):
-            outputs = self.prototypes(torch.cat(online).float()).chunk(len(online))
+            outputs = self.prototypes(at_least_float32(torch.cat(online))).chunk(len(online))
             target_outputs = self.get_submodule("target_prototypes")(
-                torch.cat(target).float()
+                at_least_float32(torch.cat(target))
             ).chunk(2)
             loss = self._loss(list(outputs), list(target_outputs))
         return StepOutput(loss, features, online[0], target[1])

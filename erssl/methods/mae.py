@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
 from erssl.methods.base import MethodInfo, TrainingOptions
 from erssl.methods.masked import MaskedImageMethod
@@ -167,8 +168,8 @@ class MAE(MaskedImageMethod):
         idx_keep, idx_mask = self.draw_mask(images)
         tokens = self.encoder.encode(images, idx_keep=idx_keep)
         predicted = self.decoder.fill_in(tokens, idx_keep, idx_mask)
-        patches = utils.patchify(images.float(), self.patch_size)
+        patches = utils.patchify(at_least_float32(images), self.patch_size)
         target = utils.get_at_index(patches, idx_mask - self.num_prefix_tokens)
         if self.norm_pixels:
             target = utils.normalize_mean_var(target, dim=-1)
-        return self.criterion(predicted.float(), target), tokens
+        return self.criterion(at_least_float32(predicted), target), tokens

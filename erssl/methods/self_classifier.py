@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
-from erssl.entropy._precision import full_precision
+from erssl.entropy._precision import at_least_float32, full_precision
 from erssl.errors import ConfigError
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
@@ -165,6 +165,6 @@ class SelfClassifier(MultiViewMethod):
         """The mean over classifiers, each of which sees every view."""
         features, online = self.online_branch(views)
         with torch.autocast(online[0].device.type, enabled=False):
-            z = torch.cat(online).float()
+            z = at_least_float32(torch.cat(online))
             losses = [self.criterion(c(z).chunk(len(views))) for c in self.classifiers]
         return StepOutput(torch.stack(losses).mean(), features, online[0], online[1])

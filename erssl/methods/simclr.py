@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
@@ -61,5 +62,5 @@ class SimCLR(MultiViewMethod):
         """Two views of one branch."""
         features, (z0, z1) = self.online_branch(views)
         with torch.autocast(z0.device.type, enabled=False):  # as our own losses do inside
-            loss = self.criterion(z0.float(), z1.float())
+            loss = self.criterion(at_least_float32(z0), at_least_float32(z1))
         return StepOutput(loss, features, z0, z1)

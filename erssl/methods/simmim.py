@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
 from erssl.methods.base import MethodInfo, TrainingOptions
 from erssl.methods.masked import MaskedImageMethod
@@ -126,5 +127,7 @@ class SimMIM(MaskedImageMethod):
         idx_token = idx_mask + self.num_prefix_tokens
         tokens = self.encoder.encode(images, idx_mask=idx_token)
         predicted = self.decoder(utils.get_at_index(tokens, idx_token))
-        patches = utils.patchify(images.float(), self.patch_size)
-        return self.criterion(predicted.float(), utils.get_at_index(patches, idx_mask)), tokens
+        patches = utils.patchify(at_least_float32(images), self.patch_size)
+        return self.criterion(
+            at_least_float32(predicted), utils.get_at_index(patches, idx_mask)
+        ), tokens

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
@@ -67,7 +68,9 @@ class SimSiam(MultiViewMethod):
         """The prediction from each view against the other, which takes no gradient (Alg. 1)."""
         features, (z0, z1) = self.online_branch(views)
         p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
-        t0, t1 = z0.detach().float(), z1.detach().float()
+        t0, t1 = at_least_float32(z0.detach()), at_least_float32(z1.detach())
         with torch.autocast(z0.device.type, enabled=False):
-            loss = 0.5 * (self.criterion(p0.float(), t1) + self.criterion(p1.float(), t0))
+            loss = 0.5 * (
+                self.criterion(at_least_float32(p0), t1) + self.criterion(at_least_float32(p1), t0)
+            )
         return StepOutput(loss, features, z0, t1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.loss._memory import PersistentMemoryBank
@@ -104,7 +105,7 @@ class SwAV(MultiViewMethod):
         """Every view predicts the assignments of the other global views."""
         features, online = self.online_branch(views)
         with torch.autocast(online[0].device.type, enabled=False):
-            z = torch.cat(online).float()
+            z = at_least_float32(torch.cat(online))
             outputs = list(self.prototypes(z).chunk(len(views)))
             queued = self._queued_outputs()
             loss = self.criterion(outputs[:2], outputs[2:], queued).squeeze(0)

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
+from erssl.entropy._precision import at_least_float32
 from erssl.loss import DiscreteERLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.optimizer import OptimizerOptions
@@ -79,6 +80,6 @@ class SwAVER(MultiViewMethod):
         """Predictions of every view against the codes of the other global views."""
         features, online = self.online_branch(views)
         with torch.autocast(online[0].device.type, enabled=False):
-            scores = list(self.prototypes(torch.cat(online).float()).chunk(len(online)))
+            scores = list(self.prototypes(at_least_float32(torch.cat(online))).chunk(len(online)))
             loss = self.criterion(scores, [s.detach() for s in scores[:2]])
         return StepOutput(loss, features, online[0], online[1])

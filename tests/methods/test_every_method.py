@@ -123,6 +123,17 @@ def test_logits_and_embeddings_are_what_a_callback_expects(name):
     assert logits is None or (logits.ndim == 2 and len(logits) == 3)
 
 
+@pytest.mark.parametrize("name", available_methods())
+def test_under_autocast_the_loss_stays_in_float32(name):
+    seed_everything(0)
+    method = build(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step = method.multi_view_step([torch.randn(8, 3, 32, 32) for _ in range(2)])
+    assert step.loss.dtype == torch.float32
+    step.loss.backward()
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
 def test_families_and_views_are_said():
     for name in available_methods():
         info = get_method(name).info
