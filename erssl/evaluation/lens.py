@@ -21,6 +21,7 @@ from erssl.entropy import (
     spread,
     uniformity,
 )
+from erssl.entropy._precision import at_least_float32
 from erssl.entropy.vmf import log_normalizer_value
 
 KAPPAS = (10.0, 3.0, 30.0)  # the ER paper's 10, a wider kernel and a sharper one
@@ -74,7 +75,7 @@ def lens_reading(
             f"infonce_k{kappa:g}": float(math.log(n) + kappa * aligned - 0.5 * contrast),
         }
     if logits is not None:
-        reading |= _discrete(*(_wide(x).log_softmax(dim=1) for x in logits))
+        reading |= _discrete(*(at_least_float32(x).log_softmax(dim=1) for x in logits))
     return reading | {
         "alignment": float(aligned),
         "uniformity": float(0.5 * (uniformity(z0) + uniformity(z1))),
