@@ -66,61 +66,61 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> None:
 
     Args:
         runs: Readings of each run by its label; one run is drawn at every concentration, several
-            at the first one only.
+            at the first that they share.
         path: The PNG to write.
     """
     from matplotlib.figure import Figure
 
-    single = len(runs) == 1
     figure = Figure(figsize=(10, 5.6), dpi=110, layout="constrained")
-    panels = [p for p in _LENS_PANELS if any(p.columns(rows) for rows in runs.values())][:6]
+    panels = [panel for panel in _LENS_PANELS if panel.columns(runs)][:6]
     for index, panel in enumerate(panels):
-        axes = figure.add_subplot(2, 3, index + 1)
-        ceilings: dict[float, str] = {}
-        for number, (label, rows) in enumerate(runs.items()):
-            columns = panel.columns(rows)
-            colours = max(1, len(columns) // len(panel.prefixes))  # one a concentration
-            for order, column in enumerate(columns if single else columns[:1]):
-                steps = [row["step"] for row in rows if column in row]
-                values = [row[column] for row in rows if column in row]
-                axes.plot(
-                    steps,
-                    values,
-                    color=_PALETTE[(order % colours if single else number) % len(_PALETTE)],
-                    linestyle=_DASHES[
-                        (order // colours if single else number // len(_PALETTE)) % 4
-                    ],
-                    linewidth=1.6,
-                    marker="o" if len(steps) < 12 else None,
-                    markersize=3,
-                    label=_legend(column) if single else label,
-                )
-            if rows and panel.ceiling in rows[-1]:
-                ceilings[rows[-1][panel.ceiling]] = panel.ceiling_label
-        for value, text in ceilings.items():
-            axes.axhline(value, color=_GREY, linestyle="--", linewidth=1)
-            axes.annotate(
-                text,
-                (0.99, value),
-                xycoords=("axes fraction", "data"),
-                color=_GREY,
-                fontsize=8,
-                ha="right",
-                va="bottom",
-            )
-        first = next(c for rows in runs.values() for c in panel.columns(rows))
-        title = panel.title if single else panel.of_several.format(first.rpartition("_k")[2])
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("step", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.margins(y=0.12)
-        axes.grid(alpha=0.25)
-        if single and len(panel.columns(next(iter(runs.values())))) > 1:
-            axes.legend(fontsize=7, framealpha=0.8)
-    if not single:
+        _draw_panel(figure.add_subplot(2, 3, index + 1), panel, runs)
+    if len(runs) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(path)
+
+
+def _draw_panel(axes: Any, panel: _LensPanel, runs: Mapping[str, Readings]) -> None:
+    single = len(runs) == 1
+    columns = panel.columns(runs)
+    colours = max(1, len(columns) // len(panel.prefixes))  # of one run: one a concentration
+    ceilings: dict[float, str] = {}
+    for number, (label, rows) in enumerate(runs.items()):
+        for order, column in enumerate(columns if single else columns[:1]):
+            points = [(row["step"], row[column]) for row in rows if column in row]
+            if not points:
+                continue
+            axes.plot(
+                *zip(*points, strict=True),
+                color=_PALETTE[(order % colours if single else number) % len(_PALETTE)],
+                linestyle=_DASHES[(order // colours if single else number // len(_PALETTE)) % 4],
+                linewidth=1.6,
+                marker="o" if len(points) < 12 else None,
+                markersize=3,
+                label=_legend(column) if single else label,
+            )
+        if rows and panel.ceiling in rows[-1]:
+            ceilings[rows[-1][panel.ceiling]] = panel.ceiling_label
+    for value, text in ceilings.items():
+        axes.axhline(value, color=_GREY, linestyle="--", linewidth=1)
+        axes.annotate(
+            text,
+            (0.99, value),
+            xycoords=("axes fraction", "data"),
+            color=_GREY,
+            fontsize=8,
+            ha="right",
+            va="bottom",
+        )
+    title = panel.title if single else panel.of_several.format(columns[0].rpartition("_k")[2])
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("step", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.margins(y=0.12)
+    axes.grid(alpha=0.25)
+    if single and len(columns) > 1:
+        axes.legend(fontsize=7, framealpha=0.8)
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,15 @@ class _LensPanel:
     ceiling: str = ""
     ceiling_label: str = ""
 
-    def columns(self, rows: Readings) -> list[str]:
-        """Columns of the readings that belong here, in the order of the prefixes."""
-        names = rows[-1] if rows else {}
-        return [n for p in self.prefixes for n in names if n == p or (p[-1] == "k" and _is(n, p))]
+    def columns(self, runs: Mapping[str, Readings]) -> list[str]:
+        """Columns that belong here and that every run has which has any, prefix by prefix."""
+        names = [[n for n in rows[-1] if self._holds(n)] for rows in runs.values() if rows]
+        having = [own for own in names if own]
+        common = [n for n in (having[0] if having else []) if all(n in own for own in having)]
+        return sorted(common, key=lambda n: [n.startswith(p) for p in self.prefixes], reverse=True)
 
-
-def _is(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and name[len(prefix) :].replace(".", "").isdigit()
+    def _holds(self, name: str) -> bool:
+        return any(name == p or (p.endswith("_k") and name.startswith(p)) for p in self.prefixes)
 
 
 _LENS_PANELS = (

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erssl.plots import plot_curves, plot_lens
-from erssl.runs import LENS, METRICS, read_lens, read_metrics, write_text
+from erssl.plots import plot_curves
+from erssl.runs import LENS_PICTURE, METRICS, read_metrics, write_text
 
 
 def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
-    """Write ``report.md``, ``curves.png`` and ``lens.png``.
+    """Write ``report.md`` and ``curves.png``.
 
     Args:
         results: The content of ``results.json``.
@@ -20,9 +20,7 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
     file = run_dir / METRICS
     curves = read_metrics(file) if file.is_file() else {}
     drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
-    readings = read_lens(run_dir / LENS) if (run_dir / LENS).is_file() else []
-    if readings:
-        plot_lens({str(results["method"]): readings}, run_dir / "lens.png")
+    lens = (run_dir / LENS_PICTURE).is_file()
     environment = results["environment"]
     rows = [f"| {name} | {value:.4f} |" for name, value in results["metrics"].items()]
     versions = ", ".join(f"{name} {v}" for name, v in environment["packages"].items())
@@ -39,7 +37,7 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
         "",
         "![curves](curves.png)" if drawn else "The run was too short to log a curve.",
         "",
-        *(["![entropy and reconstruction](lens.png)", ""] if readings else []),
+        *(["![entropy and reconstruction](lens.png)", ""] if lens else []),
         f"Seed {results['seed']}; {results['wall_seconds']:.0f} s on {environment['device']}; "
         f"Python {environment['python']}, {versions}. The resolved settings are in config.yaml.",
     ]

@@ -27,6 +27,7 @@ CONFIG = "config.yaml"
 RESULTS = "results.json"
 METRICS = "metrics.csv"
 LENS = "lens.csv"
+LENS_PICTURE = "lens.png"
 ENVIRONMENT = "environment.json"
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _PACKAGES = ("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy")
@@ -113,7 +114,7 @@ class RunDirectory:
         """Delete what erssl writes, and nothing else."""
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
-        for name in (*written, ENVIRONMENT, LENS, "lens.png"):
+        for name in (*written, ENVIRONMENT, LENS, LENS_PICTURE):
             (self.path / name).unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
@@ -217,11 +218,10 @@ def write_lens(path: Path, readings: Sequence[dict[str, float]]) -> None:
     partial.replace(path)
 
 
-def read_lens(path: Path, before_step: int | None = None) -> list[dict[str, float]]:
-    """The rows of a ``lens.csv``, of a resumed run those up to its checkpoint."""
+def read_lens(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``lens.csv``."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    return [row for row in rows if before_step is None or row["step"] <= before_step]
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def _version(package: str) -> str | None:

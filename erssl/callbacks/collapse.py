@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from erssl.entropy.vmf import log_normalizer_value
 
 _CAUSES = (
-    "Likely causes: an entropy weight that is too small (method.beta), a learning rate that is "
-    "too high (optimizer.base_lr), or centring switched off without an entropy term "
+    "Likely causes: a learning rate that is too high (optimizer.base_lr), an entropy weight that "
+    "is too small (MVEB's method.beta), or DINO's centring switched off without an entropy term "
     "(method.center)."
 )
 
@@ -61,6 +62,15 @@ class CollapseGuard:
         self._low = 0
         self._best_bound = 0.0
 
+    def state_dict(self) -> dict[str, float]:
+        """What it has seen, to go on from a checkpoint."""
+        return {"healthy": self._healthy, "low": self._low, "best_bound": self._best_bound}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._healthy, self._low = bool(state["healthy"]), int(state["low"])
+        self._best_bound = float(state["best_bound"])
+
     def check(self, step: int, reading: Mapping[str, float], dim: int) -> str | None:
         """Give a sentence when a collapse is seen for the first time in a row.
 
@@ -82,6 +92,9 @@ class CollapseGuard:
         return f"The embeddings have collapsed at step {step}: {'; '.join(signs)}. {_CAUSES}"
 
     def _signs(self, reading: Mapping[str, float], dim: int) -> list[str]:
+        broken = [name for name, value in reading.items() if not math.isfinite(value)]
+        if broken:
+            return [f"{broken[0]} is not finite"]
         signs = []
         name = next(n for n in reading if n.startswith("entropy_k"))
         kappa = float(name.removeprefix("entropy_k"))

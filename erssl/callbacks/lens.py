@@ -14,14 +14,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from erssl.callbacks.collapse import CollapseGuard
 from erssl.errors import ConfigError, RunError
+from erssl.evaluation.features import eval_mode
 from erssl.evaluation.lens import KAPPAS, lens_reading
-from erssl.runs import read_lens, write_lens
+from erssl.runs import write_lens
 
 Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 _CHUNK = 256  # pictures that pass the network at a time
+_MOST_READINGS = 500  # of a run whose interval was not given: a curve needs no more
 
 
 class ERLens(Callback):
@@ -59,7 +62,7 @@ class ERLens(Callback):
                 ``None`` takes the module's own ``embed`` and ``logits``.
             every_n_steps: Optimiser steps between two readings; ``None`` chooses them so that
                 the forward passes of the probe take ``share`` of those of training (a backward
-                pass counted as two forward passes).
+                pass counted as two forward passes), and that there are 500 readings at most.
             kappas: Concentrations at which the density is read.
             guard: Warns of a collapse, or ends the run; ``None`` for none.
             path: Where to write ``lens.csv``; ``None`` for nowhere.
@@ -110,22 +113,34 @@ class ERLens(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the untrained module; of a resumed run, take up the readings before."""
+        """Read the untrained module; a resumed run goes on from its checkpoint's readings."""
         self._last_step = trainer.global_step if trainer.global_step else -1
-        self.readings = []
-        if trainer.global_step and self.path is not None and self.path.is_file():
-            self.readings = read_lens(self.path, trainer.global_step)
         if trainer.global_step == 0:
+            self.readings = []
             self._measure(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings so far and what the guard has seen, kept in the checkpoint."""
+        guard = self.guard.state_dict() if self.guard else None
+        return {"readings": self.readings, "guard": guard}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.readings = list(state["readings"])
+        if self.guard and state["guard"]:
+            self.guard.load_state_dict(state["guard"])
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Choose the interval by what the first batch costs, unless it was given."""
         if self._interval is None:
-            pixels = sum(view.numel() for view in batch[0]) * trainer.accumulate_grad_batches
+            leaves = [x for x in tree_leaves(batch) if isinstance(x, Tensor) and x.ndim == 4]
+            pixels = sum(x.numel() for x in leaves) * trainer.accumulate_grad_batches
             probe = sum(view.numel() for view in self.views) / trainer.world_size
-            self._interval = max(1, math.ceil(probe / (3 * pixels * self.share)))
+            by_share = probe / (3 * max(pixels, 1) * self.share)
+            by_count = float(trainer.estimated_stepping_batches) / _MOST_READINGS
+            self._interval = max(1, math.ceil(max(by_share, min(by_count, 1e4))))
 
     def on_train_batch_end(
         self,
@@ -148,15 +163,8 @@ class ERLens(Callback):
         parameter = next(module.parameters(), torch.empty(0))
         rank, world = dist.rank(), dist.world_size()
         own = len(self.views[0]) // world
-        training = module.training
-        module.eval()
-        try:
-            with torch.no_grad():
-                parts = [
-                    self._pass(module, v[rank * own :][:own].to(parameter)) for v in self.views
-                ]
-        finally:
-            module.train(training)
+        with eval_mode(module), torch.no_grad():
+            parts = [self._pass(module, v[rank * own :][:own].to(parameter)) for v in self.views]
         embeddings = [_gathered(embedding) for embedding, _ in parts]
         logits = [_gathered(x) for _, x in parts if x is not None]
         return lens_reading(embeddings, logits or None, self.kappas)

@@ -147,7 +147,7 @@ def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
 def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
     """Settings of a run directory; ``words`` may change what it is read on, not what it is.
 
-    The preprocessing stays that of the run unless a word says otherwise.
+    Preprocessing and views stay those of the run unless a word says otherwise.
 
     Raises:
         ConfigError: If a word is wrong.
@@ -157,16 +157,26 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
     said = {word.partition("=")[0] for word in words}
     if "backbone" in {key.partition(".")[0] for key in said}:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
-    if any(key.startswith("data.") for key in said) and "data" not in said:
-        data = settings.data
-        own = {k: getattr(data, k) for k in ("root", "train_dir", "val_dir") if getattr(data, k)}
-        words = [f"data={data.name}", *(f"data.{k}={v}" for k, v in own.items()), *words]
+    own = settings.data
+    if "data" not in said:
+        places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
+        words = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *words]
     composed, _ = read_settings(words)
-    changes: dict[str, Any] = {}
-    if any(key.partition(".")[0] == "data" for key in said):
-        keep = {k: getattr(settings.data, k) for k in ("image_size", "mean", "std")}
-        keep = {k: v for k, v in keep.items() if f"data.{k}" not in said}
-        changes["data"] = dataclasses.replace(composed.data, **keep)
+    data = own
+    if (
+        composed.data.name != own.name
+    ):  # other pictures, with the preprocessing and views of the run
+        kept = {k: getattr(own, k) for k in ("image_size", "mean", "std", "views")}
+        data = dataclasses.replace(composed.data, **kept)
+    for key in said:
+        group, _, name = key.partition(".")
+        if group == "data" and name.startswith("views."):
+            view = name.removeprefix("views.")
+            views = dataclasses.replace(data.views, **{view: getattr(composed.data.views, view)})
+            data = dataclasses.replace(data, views=views)
+        elif group == "data" and name:
+            data = dataclasses.replace(data, **{name: getattr(composed.data, name)})
+    changes: dict[str, Any] = {"data": data}
     if any(key.startswith("lens.") for key in said):
         changes["lens"] = composed.lens
     if "seed" in said:
@@ -213,6 +223,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
 _MAY_CHANGE = (
     *("run_dir", "resume", "overwrite", "data.num_workers", "trainer.accelerator"),
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
+    *("lens.on_collapse", "lens.every_n_steps"),
 )
 
 

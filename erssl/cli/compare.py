@@ -24,6 +24,7 @@ from erssl.runs import (
     CONFIG,
     LAST_CHECKPOINT,
     LENS,
+    LENS_PICTURE,
     RESULTS,
     default_run_dir,
     environment,
@@ -83,7 +84,7 @@ def run(words: Sequence[str]) -> int:
         write_json(folder / "compare.json", report | {"environment": environment()})
         table = table_text(report)
         write_text(folder / "compare.md", table + "\n")
-        _draw(finished, folder / "lens.png")
+        _draw(finished, folder / LENS_PICTURE)
         console.print(f"\n{table}\n\nSee {folder}.", highlight=False, soft_wrap=True)
     for item in failed:
         console.print(f"Failed: {item.path}", highlight=False, soft_wrap=True)
@@ -126,7 +127,11 @@ def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:
             "--multirun needs a key with several values, for example method=mveb,simclr or "
             "seed=0,1,2; leave it out for one run."
         )
-    unused = set(own) - set(swept.get("method", [said.get("method", "mveb")]))
+    if said.get("resume") == "true" and "run_dir" not in said:
+        raise ConfigError("resume=true needs run_dir=<the comparison to continue>.")
+    chosen = read_settings([w for w in shared if w.partition("=")[0] not in swept])[0].method
+    methods_run = swept.get("method", [chosen["name"]])
+    unused = set(own) - set(methods_run)
     if unused:
         raise ConfigError(
             f"{own[min(unused)][0].replace('method', min(unused), 1)} is for method={min(unused)}, "
@@ -138,13 +143,15 @@ def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:
     folder: Path | None = None
     for values in itertools.product(*swept.values()):
         choices = dict(zip(swept, values, strict=True))
-        mine = own.get(choices.get("method", said.get("method", "mveb")), [])
+        mine = own.get(choices.get("method", chosen["name"]), [])
         run_words = [*fixed, *(f"{k}={v}" for k, v in choices.items()), *mine]
         settings, _ = read_settings(run_words)
         if folder is None:
             folder = Path(said.get("run_dir", default_run_dir("compare", settings.data.name)))
             folder = folder.expanduser()
         runs.append(Run(choices, run_words, folder / _name(choices)))
+    if len({item.path for item in runs}) < len(runs):
+        raise ConfigError("Two of the runs would be the same; give each value once.")
     checked, _ = read_settings([*runs[0].words, *state, f"run_dir={folder}"])
     return runs, checked
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -41,6 +42,7 @@ _OWN = {
     "head_prefix": "what the head's names begin with in a foreign file (projection_head.)",
     "head_activation": "relu or gelu, of a foreign head's hidden layers",
 }
+_PICTURES = (".png", ".pdf", ".svg")
 _SHARED = ("data", "backbone", "lens", "seed")  # groups and keys of erssl pretrain
 Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
@@ -82,7 +84,7 @@ def run(words: Sequence[str]) -> int:
                 "erssl lens draws run directories together with output= only; leave "
                 f"{extra[0]} out."
             )
-        return draw(folders, Path(own.get("output", "lens.png")), console)
+        return draw(folders, Path(own.get("output", "lens.png")).expanduser(), console)
     for word in rest:
         key = word.partition("=")[0]
         if key.partition(".")[0] not in _SHARED:
@@ -103,8 +105,14 @@ def draw(folders: Sequence[str], output: Path, console: Console) -> int:
     """One picture of what was read of several runs.
 
     Raises:
+        ConfigError: If ``output`` is no picture's name.
         DataError: If one of them has no ``lens.csv``.
     """
+    if output.suffix not in _PICTURES:
+        raise ConfigError(
+            f"output={output} must end in one of {', '.join(_PICTURES)} for a picture of runs."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
     runs = {}
     for folder in folders:
         file = Path(folder).expanduser() / LENS
@@ -127,11 +135,16 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     """
     began = time.perf_counter()
     path = Path(own["checkpoint"]).expanduser()
+    if path.suffix == ".ckpt" and (path.parent.parent / CONFIG).is_file():
+        path, own = path.parent.parent, own | {"file": str(path)}  # a checkpoint of our own run
+    if Path(own.get("output", "")).expanduser().is_file():
+        raise ConfigError(f"output={own['output']} is a file; name a folder.")
     trained_here = path.is_dir() and (path / CONFIG).is_file()
     settings = run_settings(path, words) if trained_here else read_settings(words)[0]
     if not trained_here and not any(w.startswith("data=") for w in words):
         raise ConfigError(f"checkpoint={path} needs data=<what to read it on>.")
-    module, embed, settings = _module(path, own, settings, trained_here)
+    said = {word.partition("=")[0] for word in words}
+    module, embed, settings = _module(path, own, settings, trained_here, said)
     data = SSLDataModule(settings.data, 2, settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     probe = data.probe_views(settings.lens.probe_size)
@@ -141,9 +154,13 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     for name, value in reading.items():
         table.add_row(name, f"{value:.4f}")
     console.print(table)
+    headless = own.get("on") == "features" or path.suffix == ".safetensors"
+    what = "backbone features" if headless else "embeddings"
     console.print(
-        f"\n{len(probe[0])} pictures of {settings.data.name} in two views; information in nats.",
+        f"\n{len(probe[0])} pictures of {settings.data.name} in two views, their {what}; "
+        "information in nats.",
         highlight=False,
+        soft_wrap=True,
     )
     if "output" in own:
         folder = Path(own["output"]).expanduser()
@@ -154,7 +171,7 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
             method=settings.method["name"] if trained_here else None,
             metrics=reading,
             seed=settings.seed,
-            config=dataclasses.asdict(settings),
+            config={**dataclasses.asdict(settings), **own},
             environment=environment(device),
             wall_seconds=time.perf_counter() - began,
         )
@@ -164,31 +181,36 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
 
 
 def _module(
-    path: Path, own: dict[str, str], settings: PretrainSettings, trained_here: bool
+    path: Path,
+    own: dict[str, str],
+    settings: PretrainSettings,
+    trained_here: bool,
+    said: set[str],
 ) -> tuple[nn.Module, Embed | None, PretrainSettings]:
     """The module to read, how to read it, and settings with its preprocessing."""
     features = own.get("on") == "features"
     if trained_here and not features:
-        return _trained_method(path, settings), None, settings
+        file = Path(own.get("file", path / LAST_CHECKPOINT))
+        return _trained_method(file, settings), None, settings
     if path.is_dir() or path.suffix == ".safetensors":
         backbone = load_backbone(path)
-        kept = {k: v for k, v in backbone.preprocessing.items() if v is not None}  # type: ignore[union-attr,operator]
+        found: Any = backbone.preprocessing
+        kept = {k: v for k, v in found.items() if v is not None and f"data.{k}" not in said}
         data = dataclasses.replace(settings.data, **kept) if kept else settings.data
         return backbone, backbone, dataclasses.replace(settings, data=data)
     backbone, head = load_branch(
         path,
         settings.backbone,
         own.get("backbone_prefix", "backbone."),
-        "\0" if features else own.get("head_prefix", "projection_head."),
+        None if features else own.get("head_prefix", "projection_head."),
         own.get("head_activation", "relu"),  # type: ignore[arg-type]
     )
     branch = nn.Sequential(backbone, nn.Flatten(), head)
     return branch, branch, settings
 
 
-def _trained_method(run_dir: Path, settings: PretrainSettings) -> MultiViewMethod:
-    """The method of a run as its last checkpoint has it."""
-    file = run_dir / LAST_CHECKPOINT
+def _trained_method(file: Path, settings: PretrainSettings) -> MultiViewMethod:
+    """The method of a run as a checkpoint of it has it."""
     try:
         state = torch.load(file, "cpu", weights_only=True)["state_dict"]
         probe = state["online_classifier.classification_head.weight"]

@@ -33,17 +33,20 @@ from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
 from erssl.models.backbones import WEIGHTS_FILE
+from erssl.plots import plot_lens
 from erssl.report import write_report
 from erssl.runs import (
     ENVIRONMENT,
     LAST_CHECKPOINT,
     LENS,
+    LENS_PICTURE,
     METRICS,
     RESULTS,
     RunDirectory,
     default_run_dir,
     environment,
     make_results,
+    read_lens,
     write_json,
 )
 
@@ -115,12 +118,12 @@ def pretrain(
     data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
     data.validate(probe.world_size)
     method = build_method(settings, data.datasets.num_classes, data.batch_size)
-    callbacks = _callbacks(settings, data, path)
     first = probe.is_global_zero
     os.environ[_RUN_DIR_VARIABLE] = str(path)
     try:
         if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
             return _show_finished(path, console) if first else {}
+        callbacks = _callbacks(settings, data, path)
         if first:
             run_dir = RunDirectory(
                 path, settings.resume, settings.overwrite, need_bytes=_least_bytes(method)
@@ -167,7 +170,11 @@ def _train(
         num_sanity_val_steps=0,
     )
     checkpoint = path / LAST_CHECKPOINT if settings.resume else None
-    trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    finally:  # most of all where a collapse or an interruption ended it
+        if probe.is_global_zero and (path / LENS).is_file():
+            plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_PICTURE)
     if not all(bool(p.isfinite().all()) for p in method.backbone.parameters()):
         raise RunError(
             "Training diverged: the backbone's weights are not finite any more; lower "
@@ -218,8 +225,9 @@ def _run_directory(settings: PretrainSettings) -> Path:
 
 
 def _least_bytes(method: nn.Module) -> int:
-    """Weights, momentum and the same again while a checkpoint replaces the one before."""
-    return 4 * sum(p.numel() * p.element_size() for p in method.parameters())
+    """Weights, momentum, buffers; the same again while a checkpoint replaces the one before."""
+    weights = sum(p.numel() * p.element_size() for p in method.parameters())
+    return 4 * weights + 2 * sum(b.numel() * b.element_size() for b in method.buffers())
 
 
 def _resume_step(path: Path) -> int | None:

@@ -72,10 +72,15 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
         z: Embeddings (N, d).
         eps: Added to the shares, for a finite logarithm.
 
+    Returns:
+        Scalar tensor; NaN where an embedding is not finite.
+
     Examples:
         >>> round(effective_rank(torch.eye(5)).item(), 3)
         5.0
     """
+    if not z.isfinite().all():
+        return z.new_tensor(math.nan)  # which svdvals would raise at
     singular = torch.linalg.svdvals(z)
     shares = singular / singular.sum().clamp_min(torch.finfo(z.dtype).tiny) + eps
     entropy: Tensor = -(shares * shares.log()).sum()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,21 @@ class Features(NamedTuple):
 
     features: Tensor
     labels: Tensor
+
+
+@contextlib.contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode, and every part of it back into its own mode afterwards.
+
+    ``module.train()`` would wake up the batch normalisations that somebody has put to rest.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 @torch.no_grad()
@@ -38,16 +54,12 @@ def extract_features(
     Returns:
         Features and labels in the loader's order.
     """
-    training = backbone.training
     dtype = next((p.dtype for p in backbone.parameters()), torch.float32)
-    backbone.eval()
     features, labels = [], []
-    try:
+    with eval_mode(backbone):
         for batch in loader:
             images, targets = batch[0], batch[1]
             output = backbone(images.to(device, dtype, non_blocking=True)).flatten(start_dim=1)
             features.append(output.float().cpu())
             labels.append(targets)
-    finally:
-        backbone.train(training)
     return Features(torch.cat(features), torch.cat(labels))

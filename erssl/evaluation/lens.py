@@ -24,6 +24,7 @@ from erssl.entropy import (
 from erssl.entropy._precision import at_least_float32
 from erssl.entropy.vmf import log_normalizer_value
 
+_OUTPUTS = 2**22  # held at a time
 KAPPAS = (10.0, 3.0, 30.0)  # the ER paper's 10, a wider kernel and a sharper one
 
 
@@ -68,14 +69,15 @@ def lens_reading(
         reconstruction = kappa * aligned + log_normalizer_value(dim, kappa)
         similarities = kappa * (z0 @ z1.T)
         contrast = similarities.logsumexp(dim=1).mean() + similarities.logsumexp(dim=0).mean()
+        name = _label(kappa)
         reading |= {
-            f"entropy_k{kappa:g}": float(entropy),
-            f"reconstruction_k{kappa:g}": float(reconstruction),
-            f"i_er_k{kappa:g}": float(entropy + reconstruction),
-            f"infonce_k{kappa:g}": float(math.log(n) + kappa * aligned - 0.5 * contrast),
+            f"entropy_k{name}": float(entropy),
+            f"reconstruction_k{name}": float(reconstruction),
+            f"i_er_k{name}": float(entropy + reconstruction),
+            f"infonce_k{name}": float(math.log(n) + kappa * aligned - 0.5 * contrast),
         }
     if logits is not None:
-        reading |= _discrete(*(at_least_float32(x).log_softmax(dim=1) for x in logits))
+        reading |= _discrete(*logits)
     return reading | {
         "alignment": float(aligned),
         "uniformity": float(0.5 * (uniformity(z0) + uniformity(z1))),
@@ -86,17 +88,29 @@ def lens_reading(
     }
 
 
-def _discrete(log_p0: Tensor, log_p1: Tensor) -> dict[str, float]:
-    p0, p1 = log_p0.exp(), log_p1.exp()
-    entropy = 0.5 * (discrete_entropy(p0) + discrete_entropy(p1))
-    cross = [(p * log_q).sum(dim=1).mean() for p, log_q in ((p0, log_p1), (p1, log_p0))]
-    reconstruction = 0.5 * (cross[0] + cross[1])
+def _discrete(logits0: Tensor, logits1: Tensor) -> dict[str, float]:
+    """Terms of the discrete bound; a few rows at a time, since outputs can be many."""
+    rows, outcomes = logits0.shape
+    size = max(1, _OUTPUTS // outcomes)
+    means = _wide(logits0.new_zeros(2, outcomes))
+    cross = 0.0
+    for pair in zip(logits0.split(size), logits1.split(size), strict=True):
+        log_p0, log_p1 = (at_least_float32(x).log_softmax(dim=1) for x in pair)
+        p0, p1 = log_p0.exp(), log_p1.exp()
+        means += torch.stack([p0.sum(dim=0), p1.sum(dim=0)])
+        cross += 0.5 * float((p0 * log_p1).sum() + (p1 * log_p0).sum())
+    entropy = 0.5 * sum(float(discrete_entropy(mean[None] / rows)) for mean in means)
     return {
-        "discrete_entropy": float(entropy),
-        "discrete_reconstruction": float(reconstruction),
-        "discrete_i_er": float(entropy + reconstruction),
-        "log_k": math.log(p0.shape[1]),
+        "discrete_entropy": entropy,
+        "discrete_reconstruction": cross / rows,
+        "discrete_i_er": entropy + cross / rows,
+        "log_k": math.log(outcomes),
     }
+
+
+def _label(kappa: float) -> str:
+    short = f"{kappa:g}"
+    return short if float(short) == kappa else repr(float(kappa))
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class MINE(nn.Module):
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """The bound in nats, with the corrected gradient, of embeddings (N, d) and (N, d)."""
+        weight = next(self.critic.parameters())
+        z0, z1 = z0.to(weight.dtype), z1.to(weight.dtype)
         joint: Tensor = self.critic(torch.cat([z0, z1], dim=1)).mean()
         others: Tensor = self.critic(torch.cat([z0, z1.roll(1, dims=0)], dim=1))
         log_mean = others.flatten().logsumexp(dim=0) - math.log(len(z0))

@@ -110,7 +110,9 @@ class DeepClusterV2(MultiViewMethod):
 
     def logits(self, embedding: Tensor) -> Tensor:
         """Scores (N, K) of an embedding in the first clustering, divided by the temperature."""
-        return F.normalize(embedding, dim=-1) @ self.prototypes[0].T / self.temperature
+        return (
+            F.normalize(embedding, dim=-1) @ self.prototypes[0].to(embedding).T / self.temperature
+        )
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Predictions of every view against the clusters of the other global views."""
@@ -118,7 +120,7 @@ class DeepClusterV2(MultiViewMethod):
         with torch.autocast(online[0].device.type, enabled=False):
             z = [F.normalize(at_least_float32(v), dim=-1) for v in online]
             self._keep(z[0].detach())
-            losses = [self._loss(z, prototypes) for prototypes in self.prototypes]
+            losses = [self._loss(z, prototypes) for prototypes in self.prototypes.to(z[0])]
             loss = torch.stack(losses).mean()
         return StepOutput(loss, features, online[0], online[1])
 
@@ -157,6 +159,7 @@ class DeepClusterV2(MultiViewMethod):
     def _keep(self, z: Tensor) -> None:
         if not self.training:
             return
-        self.bank.push(gather_rows(z, gather_distributed=True))
+        rows = gather_rows(z, gather_distributed=True)
+        self.bank.push(rows[rows.isfinite().all(dim=1)])  # k-means would raise at others
         if not self.clustered:
             self.cluster()

@@ -14,13 +14,14 @@ from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions, build_backbone
 
 Activation = Literal["relu", "gelu"]
+_CLASSIFIERS = ("fc.", "head.", "classifier.")  # after the features, of no account here
 
 
 def load_branch(
     path: str | Path,
     options: BackboneOptions,
     backbone_prefix: str = "backbone.",
-    head_prefix: str = "projection_head.",
+    head_prefix: str | None = "projection_head.",
     activation: Activation = "relu",
 ) -> tuple[nn.Module, nn.Module]:
     """Read one branch, backbone and head, of a checkpoint such as lightly's benchmarks write.
@@ -32,7 +33,7 @@ def load_branch(
         path: A ``.ckpt`` or ``.pth`` file with a state dict, or with one under ``state_dict``.
         options: The backbone; all its weights must be there.
         backbone_prefix: What the names of its weights begin with.
-        head_prefix: The same of the head; where nothing begins so, the head is the identity.
+        head_prefix: The same of the head; ``None`` for none.
         activation: Of the head's hidden layers.
 
     Returns:
@@ -43,23 +44,39 @@ def load_branch(
     """
     state = _read(Path(path))
     backbone = build_backbone(options)
-    own = {
-        n.removeprefix(backbone_prefix): t
-        for n, t in state.items()
-        if n.startswith(backbone_prefix)
-    }
+    own = _under(state, backbone_prefix)
     expected = {name: t.shape for name, t in backbone.state_dict().items()}
     matched = {n: t for n, t in own.items() if expected.get(n) == t.shape}
     missing = [n for n in expected if n not in matched and not n.endswith("num_batches_tracked")]
-    if missing:
+    unexpected = [n for n in own if n not in expected and not n.startswith(_CLASSIFIERS)]
+    if missing or unexpected:
         raise DataError(
             f"{path} does not hold the backbone {options.name} under {backbone_prefix!r}: "
-            f"{len(matched)} weights match and {len(missing)} are missing, such as {missing[0]}. "
-            "Set backbone=<what it is> and backbone_prefix=<what its names begin with>."
+            f"{len(matched)} weights match, {len(missing)} are missing and {len(unexpected)} "
+            f"unexpected, such as {(missing + unexpected)[0]}. Set backbone=<what it is> and "
+            "backbone_prefix=<what its names begin with>."
         )
     backbone.load_state_dict(matched, strict=False)
-    head = {n.removeprefix(head_prefix): t for n, t in state.items() if n.startswith(head_prefix)}
-    return backbone.eval(), build_head(head, activation).eval()
+    if head_prefix is None:
+        return backbone.eval(), nn.Identity()
+    layers = _under(state, head_prefix)
+    if not layers:
+        raise DataError(
+            f"{path} holds no head under {head_prefix!r}; set head_prefix=<what its names begin "
+            "with>, or on=features for the backbone alone."
+        )
+    head = build_head(layers, activation).eval()
+    width = next((m.in_features for m in head.modules() if isinstance(m, nn.Linear)), None)
+    if width != backbone.feature_dim:
+        raise DataError(
+            f"The head under {head_prefix!r} takes {width} features but {options.name} gives "
+            f"{backbone.feature_dim}; set head_prefix to the head that follows the backbone."
+        )
+    return backbone.eval(), head
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
 def build_head(state: Mapping[str, Tensor], activation: Activation = "relu") -> nn.Module:
@@ -103,7 +120,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path} cannot be read safely ({reason}).") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {n: t for n, t in state.items() if isinstance(t, Tensor)}
+    named = state.items() if isinstance(state, dict) else ()
+    tensors = {n: t for n, t in named if isinstance(n, str) and isinstance(t, Tensor)}
     if not tensors:
         raise DataError(f"{path} holds no state dict.")
     return tensors

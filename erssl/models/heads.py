@@ -72,4 +72,4 @@ class Prototypes(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Cosines (N, K) of embeddings (N, d)."""
-        return F.linear(F.normalize(z, dim=-1), F.normalize(self.layer.weight, dim=-1))
+        return F.linear(F.normalize(z, dim=-1), F.normalize(self.layer.weight.to(z.dtype), dim=-1))

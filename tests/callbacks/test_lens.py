@@ -145,15 +145,69 @@ def test_default_interval_keeps_the_probes_share_of_the_forward_passes():
     assert [r["step"] for r in lens.readings] == [0, 34, 68, 72]
 
 
-def test_resumed_run_keeps_the_readings_before_its_checkpoint(tmp_path):
+def test_resumed_run_goes_on_from_the_readings_and_the_guard_of_its_checkpoint(tmp_path):
     path = tmp_path / "lens.csv"
+    checkpoint = tmp_path / "half.ckpt"
+
+    def run(epochs, ckpt_path=None):
+        seed_everything(0)
+        module = Foreign()
+        guard = CollapseGuard(patience=50)
+        lens = lens_for(module, every_n_steps=3, path=path, guard=guard)
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            logger=False,
+            callbacks=[lens],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        loader = DataLoader(Views(), batch_size=8, drop_last=True)
+        trainer.fit(module, loader, ckpt_path=ckpt_path, weights_only=True)
+        if ckpt_path is None:
+            trainer.save_checkpoint(checkpoint)
+        return lens
+
+    first = run(2)
+    path.write_text(path.read_text() + "999,9\n")  # a row of steps that the checkpoint never saw
+    guard = first.guard.state_dict()
+    second = run(3, checkpoint)
+    assert [r["step"] for r in second.readings] == [0, 3, 6, 8, 9, 12]
+    assert second.readings[:4] == first.readings
+    assert [r["step"] for r in read_lens(path)] == [0, 3, 6, 8, 9, 12]
+    fresh = CollapseGuard()
+    fresh.load_state_dict(guard)
+    assert fresh.state_dict() == guard
+
+
+def test_parts_that_were_put_to_rest_stay_so():
     module = Foreign()
-    fit(lens_for(module, every_n_steps=2, path=path), module=module, epochs=1)
-    first = read_lens(path)
-    lens = lens_for(module, every_n_steps=2, path=path)
-    trainer = type("T", (), {"global_step": 4, "is_global_zero": True, "loggers": []})
-    lens.on_train_start(trainer, module)
-    assert [r["step"] for r in lens.readings] == [r["step"] for r in first if r["step"] <= 4]
+    module.backbone[2].eval()  # a frozen batch normalisation
+    lens_for(module).read(module)
+    assert module.training
+    assert not module.backbone[2].training
+    assert module.backbone[4].training
+
+
+def test_embeddings_that_are_not_finite_are_a_sign_and_no_crash():
+    module = Foreign()
+    with torch.no_grad():
+        module.head.weight.fill_(math.nan)
+    reading = lens_for(module).read(module)
+    assert math.isnan(reading["effective_rank"])
+    guard = CollapseGuard(patience=1, grace_steps=0)
+    assert "is not finite" in guard.check(5, reading, 8)
+
+
+def test_default_interval_leaves_long_runs_five_hundred_readings():
+    lens = lens_for(Foreign())
+    trainer = type(
+        "T", (), {"accumulate_grad_batches": 1, "world_size": 1, "estimated_stepping_batches": 5e4}
+    )
+    views = [torch.zeros(4096, 3, 4, 4)] * 2
+    lens.on_train_batch_start(trainer, None, {"views": views, "id": 3}, 0)  # batches of any shape
+    assert lens._interval == 100
 
 
 def _read_on_rank(rank, world, file, results):

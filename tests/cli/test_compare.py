@@ -29,6 +29,8 @@ def test_a_methods_own_key_reaches_its_runs_alone():
     runs, _ = plan(["method=mveb,simclr", "simclr.temperature=0.2"])
     assert "method.temperature=0.2" not in runs[0].words
     assert "method.temperature=0.2" in runs[1].words
+    recipe = ["experiment=simclr_imagenet", "data.root=/x", "seed=0,1", "simclr.temperature=0.3"]
+    assert "method.temperature=0.3" in plan(recipe)[0][0].words
 
 
 def test_other_keys_are_swept_and_commas_in_brackets_and_paths_are_not():
@@ -45,6 +47,8 @@ def test_other_keys_are_swept_and_commas_in_brackets_and_paths_are_not():
         (["method=mveb,simclr", "byol.momentum_start=0.9"], "is for method=byol, which is not"),
         (["method=mveb,simcl"], "method=simcl is unknown"),
         (["seed=0,1", "epoch=3"], "key epoch is unknown"),
+        (["seed=0,0"], "would be the same"),
+        (["seed=0,1", "resume=true"], "resume=true needs run_dir"),
     ],
 )
 def test_wrong_words_stop_before_the_first_run(words, sentence, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """``erssl lens`` on runs, files of ours and of others."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from lightly.models.modules.heads import DINOProjectionHead, SimCLRProjectionHea
 from PIL import Image
 from torch import nn
 
+from erssl.cli._settings import run_settings
 from erssl.cli.main import main
 from erssl.data import SSLDataModule, default_options
 from erssl.errors import DataError
@@ -127,6 +129,7 @@ def test_probe_of_a_data_module_is_fixed_and_leaves_random_numbers_alone():
         (["checkpoint=x", "method=mveb"], "The key method is unknown"),
         (["/nowhere"], "There is no lens.csv in /nowhere"),
         (["/nowhere", "seed=1"], "leave seed=1 out"),
+        (["/nowhere", "output=lens.xyz"], "must end in one of .png, .pdf, .svg"),
     ],
 )
 def test_wrong_words_are_one_sentence(words, sentence, capsys):
@@ -147,6 +150,62 @@ def test_wrong_files_are_one_sentence(trained, tmp_path, capsys):
     assert "set it to 360 or less" in capsys.readouterr().err
     assert main(["lens", f"checkpoint={trained[0]}", "backbone=resnet18"]) == 2
     assert "has a backbone of its own" in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_views_whatever_else_is_said(trained):
+    run = trained[0]
+    stored = run_settings(run, [])
+    assert stored.data.views.recipe == "digits"
+    changed = run_settings(run, ["data.num_workers=1", "data.views.global_scale=[0.3,1.0]"])
+    assert changed.data.num_workers == 1
+    assert changed.data.views == dataclasses.replace(stored.data.views, global_scale=(0.3, 1.0))
+    other = run_settings(run, ["data=cifar10", "data.root=/pictures", "seed=4"])
+    assert (other.data.name, other.data.root, other.seed) == ("cifar10", "/pictures", 4)
+    assert other.data.views == stored.data.views
+    assert other.data.mean == stored.data.mean
+
+
+def test_own_checkpoint_file_is_read_as_its_run(trained, capsys):
+    assert main(["lens", f"checkpoint={trained[1]}", "lens.probe_size=32"]) == 0
+    first = printed(capsys.readouterr().out)
+    file = trained[1] / "checkpoints" / "last.ckpt"
+    assert main(["lens", f"checkpoint={file}", "lens.probe_size=32"]) == 0
+    assert printed(capsys.readouterr().out) == first
+
+
+def test_another_backbone_or_head_is_refused(tmp_path):
+    file = tmp_path / "resnet34.ckpt"
+    state = {f"backbone.{k}": v for k, v in build_backbone("resnet34").state_dict().items()}
+    torch.save({"state_dict": state}, file)
+    with pytest.raises(DataError, match="0 are missing and 96 unexpected, such as layer1"):
+        load_branch(file, BackboneOptions("resnet18"))  # all of whose names are there
+    with pytest.raises(DataError, match="holds no head under"):
+        load_branch(file, BackboneOptions("resnet34"))
+    assert isinstance(
+        load_branch(file, BackboneOptions("resnet34"), head_prefix=None)[1], nn.Identity
+    )
+    state |= {"projection_head.0.weight": torch.zeros(4, 7)}
+    torch.save({"state_dict": state}, file)
+    with pytest.raises(DataError, match="takes 7 features but resnet34 gives 512"):
+        load_branch(file, BackboneOptions("resnet34"))
+    torch.save({"state_dict": torch.zeros(3)}, file)
+    with pytest.raises(DataError, match="holds no state dict"):
+        load_branch(file, BackboneOptions("resnet34"))
+
+
+def test_a_run_that_collapses_or_diverges_ends_in_a_sentence_and_leaves_its_picture(
+    tmp_path, capsys
+):
+    words = [*TINY, *UNMEASURED, "method=simclr", "optimizer.base_lr=1e7", "epochs=1"]
+    assert main(["pretrain", *words, "lens.every_n_steps=1", f"run_dir={tmp_path / 'a'}"]) == 2
+    error = capsys.readouterr().err
+    assert "Training diverged" in error
+    assert (tmp_path / "a" / "lens.png").is_file()
+    words += ["lens.every_n_steps=1", "lens.on_collapse=stop", "trainer.limit_train_batches=20"]
+    words += ["epochs=8"]
+    assert main(["pretrain", *words, f"run_dir={tmp_path / 'b'}"]) == 2
+    assert "The run was ended, as asked" in capsys.readouterr().err
+    assert (tmp_path / "b" / "lens.png").is_file()
 
 
 def test_probe_larger_than_the_data_stops_a_run_before_training(tmp_path, capsys):

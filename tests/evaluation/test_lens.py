@@ -83,7 +83,7 @@ def test_a_single_point_reads_as_the_floor():
     assert reading["infonce_k10"] == pytest.approx(0, abs=1e-9)
     assert reading["effective_rank"] == pytest.approx(1, rel=1e-4)
     assert reading["spread"] == pytest.approx(0, abs=1e-9)
-    assert reading["discrete_i_er"] == pytest.approx(0, abs=1e-9)
+    assert reading["discrete_i_er"] == pytest.approx(0, abs=1e-6)  # logits in float32
 
 
 def test_views_of_different_shape_are_refused():
