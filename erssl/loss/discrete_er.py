@@ -37,6 +37,11 @@ class DiscreteERLoss(nn.Module):
             Momentum of the centre; 0.9 as in DINO.
         gather_distributed:
             If True, the entropy is that of the batch over all processes.
+        entropy_temperature:
+            Temperature of the soft-max whose entropy is taken; ``None`` for ``temperature``, as in
+            [0]. On shared branches with sharper targets give ``target_temperature``: the entropy
+            is then that of the targets themselves. Else the loss is low where all targets are one
+            outcome and the predictions hedge.
         terms:
             Entropy and reconstruction (nats) of the last call, detached.
 
@@ -58,19 +63,23 @@ class DiscreteERLoss(nn.Module):
         output_dim: int | None = None,
         center_momentum: float = 0.9,
         gather_distributed: bool = False,
+        entropy_temperature: float | None = None,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        if not (temperature > 0 and target_temperature > 0):
+        entropy_temperature = temperature if entropy_temperature is None else entropy_temperature
+        if not (temperature > 0 and target_temperature > 0 and entropy_temperature > 0):
             raise ValueError(
                 "Temperatures must be above 0 but are "
-                f"temperature={temperature} and target_temperature={target_temperature}."
+                f"temperature={temperature}, target_temperature={target_temperature} and "
+                f"entropy_temperature={entropy_temperature}."
             )
         if center and output_dim is None:
             raise ValueError("center=True needs output_dim, the number of outputs K.")
         check_gather(gather_distributed)
         self.temperature = temperature
         self.target_temperature = target_temperature
+        self.entropy_temperature = entropy_temperature
         self.gather_distributed = gather_distributed
         self.center = Center((1, output_dim), momentum=center_momentum) if center else None
         self.terms: dict[str, Tensor] = {}
@@ -104,7 +113,7 @@ class DiscreteERLoss(nn.Module):
             if self.center is not None and torch.is_grad_enabled():
                 self.center.update(torch.cat(target_logits).detach())
             log_probs = [(z / self.temperature).log_softmax(dim=-1) for z in logits]
-            entropy = torch.stack([self._entropy(p) for p in log_probs]).mean()
+            entropy = torch.stack([self._entropy(z) for z in logits]).mean()
             reconstruction = torch.stack(
                 [self._reconstruction(p, t) for p, t in zip(log_probs, targets, strict=True)]
             ).mean()
@@ -115,8 +124,8 @@ class DiscreteERLoss(nn.Module):
         centered = logits if self.center is None else logits - self.center.value.to(logits)
         return (centered / self.target_temperature).softmax(dim=-1)
 
-    def _entropy(self, log_probs: Tensor) -> Tensor:
-        mean = log_probs.exp().mean(dim=0, keepdim=True)
+    def _entropy(self, logits: Tensor) -> Tensor:
+        mean = (logits / self.entropy_temperature).softmax(dim=-1).mean(dim=0, keepdim=True)
         return discrete_entropy(gather_rows(mean, self.gather_distributed))
 
     def _reconstruction(self, log_probs: Tensor, target: Tensor) -> Tensor:

@@ -23,14 +23,15 @@ class SwAVER(MultiViewMethod):
     """Views predict each other's soft cluster; the entropy of the clusters keeps all in use.
 
     SwAV (arXiv 2006.09882) balances the codes of a batch by Sinkhorn-Knopp. Here a code is the
-    soft-max of the scores as it is, without gradient, and the entropy of the batch's mean
-    prediction is maximised instead (ER paper, section on clustering methods).
+    soft-max of the scores as it is, and the entropy of the batch's mean code is maximised instead
+    (ER paper, section on clustering methods). Both terms give the codes their gradient, as in
+    EntRec: with codes held fixed all pictures fell into the same code (docs/er.md).
     """
 
     info = MethodInfo(
         paper="Rodríguez-Gálvez et al. 2023, arXiv 2307.10907",
         family="entropy-reconstruction",
-        target="stop-gradient",
+        target="shared",
         multi_crop=True,
     )
     # SwAV's reference code: LARC 0.3 B/256, weight decay 1e-6, warm-up 10 epochs, cosine to 1/1000.
@@ -68,7 +69,10 @@ class SwAVER(MultiViewMethod):
         )
         self.prototypes = Prototypes(projection_dim, num_prototypes)
         self.criterion = DiscreteERLoss(
-            temperature, target_temperature, gather_distributed=gather_distributed
+            temperature,
+            target_temperature,
+            gather_distributed=gather_distributed,
+            entropy_temperature=target_temperature,
         )
 
     def logits(self, embedding: Tensor) -> Tensor:
@@ -81,5 +85,5 @@ class SwAVER(MultiViewMethod):
         features, online = self.online_branch(views)
         with torch.autocast(online[0].device.type, enabled=False):
             scores = list(self.prototypes(at_least_float32(torch.cat(online))).chunk(len(online)))
-            loss = self.criterion(scores, [s.detach() for s in scores[:2]])
+            loss = self.criterion(scores, scores[:2])
         return StepOutput(loss, features, online[0], online[1])

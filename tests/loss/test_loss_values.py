@@ -372,3 +372,19 @@ def test_er_takes_the_entropy_of_other_rows_where_told():
     torch.testing.assert_close(loss, -(entropy + reconstruction))
     with pytest.raises(ValueError, match="one shape"):
         loss_fn(list(predictions), list(targets), [p[:3] for p in projections])
+
+
+def test_discrete_er_takes_the_entropy_at_the_temperature_it_is_told():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64)
+    loss_fn = DiscreteERLoss(0.5, 0.2, entropy_temperature=0.2)
+    loss_fn(*logits)
+    means = [(z / 0.2).softmax(dim=1).mean(dim=0) for z in logits]
+    expected = sum(-(p * p.log()).sum() for p in means) / 2
+    torch.testing.assert_close(loss_fn.terms["entropy"], expected)
+    plain = DiscreteERLoss(0.5, 0.2)
+    plain(*logits)
+    torch.testing.assert_close(loss_fn.terms["reconstruction"], plain.terms["reconstruction"])
+    assert plain.terms["entropy"] != loss_fn.terms["entropy"]
+    with pytest.raises(ValueError, match=r"entropy_temperature=0\.0"):
+        DiscreteERLoss(entropy_temperature=0.0)

@@ -122,11 +122,16 @@ def test_dino_er_is_the_discrete_bound_on_dinos_branches(center):
     assert (method.criterion.center is not None) is center
 
 
-def test_swav_er_takes_soft_codes_without_gradient():
+def test_swav_er_is_the_bound_with_soft_codes_and_their_entropy():
     method = build("swav_er", num_prototypes=5)
     pictures = views(local=1)
     scores = [method.prototypes(method.embed(v)) for v in pictures]
-    expected = DiscreteERLoss(0.1, 0.05)(scores, [s.detach() for s in scores[:2]])
+    codes = [(s / 0.05).softmax(dim=1) for s in scores]
+    entropy = sum(-(c.mean(0) * c.mean(0).log()).sum() for c in codes) / 3
+    targets = [codes[1], codes[0], (codes[0] + codes[1]) / 2]
+    pairs = zip(targets, scores, strict=True)
+    reconstruction = sum((c * (s / 0.1).log_softmax(1)).sum(1).mean() for c, s in pairs) / 3
+    expected = -(entropy + reconstruction)
     step = method.multi_view_step(pictures)
     torch.testing.assert_close(step.loss, expected)
     torch.testing.assert_close(method.logits(method.embed(pictures[0])), scores[0] / 0.1)
@@ -250,9 +255,9 @@ def test_the_entropy_keeps_clusters_in_use_without_sinkhorn(with_entropy):
         noisy = [pictures + 0.3 * torch.randn(64, 3, 8, 8, generator=generator) for _ in range(2)]
         _, z = method.online_branch(noisy)
         scores = [method.prototypes(v) for v in z]
-        loss = method.criterion(scores, [s.detach() for s in scores])
+        loss = method.criterion(scores, scores)
         if not with_entropy:
-            means = [(s / 0.1).softmax(dim=1).mean(dim=0) for s in scores]
+            means = [(s / 0.05).softmax(dim=1).mean(dim=0) for s in scores]
             loss = loss - sum((p * p.log()).sum() for p in means) / 2
         optimizer.zero_grad()
         loss.backward()
