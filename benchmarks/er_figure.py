@@ -111,8 +111,11 @@ def main() -> None:
             words += [f"epochs={arguments.epochs}", "data.num_workers=0"]
             pretrain(words, [f"data.train_dir={train}", f"data.val_dir={test}"], run_dir, threads=1)
             with lock:
-                report["runs"][name] = summary(run_dir, words)
-                report["runs"] = {n: report["runs"][n] for n in RUNS if n in report["runs"]}
+                run = summary(run_dir, words)
+                run.pop("curves")  # what the lens read is enough
+                report["runs"][name] = run
+                order = [*RUNS, *report["runs"]]  # those of earlier versions last
+                report["runs"] = {n: report["runs"][n] for n in order if n in report["runs"]}
                 write_json(FILE, report)
 
         todo = [name for name in arguments.only if name not in report["runs"]]
@@ -120,6 +123,8 @@ def main() -> None:
             list(pool.map(one, todo))
     plot(report, PICTURE)
     print(table(report))
+    print()
+    print(drops(report))
 
 
 def table(report: dict[str, Any]) -> str:
@@ -143,6 +148,29 @@ def table(report: dict[str, Any]) -> str:
             f"{last['entropy_k10']:.1f} | {last['reconstruction_k10']:.1f} | "
             f"{' | '.join(discrete)} | {last['alignment']:.3f} | {last['effective_rank']:.1f} |"
         )
+    return "\n".join(lines)
+
+
+def drops(report: dict[str, Any]) -> str:
+    """Markdown table of what a small batch and a fast target change, in points."""
+    lines = [
+        f"| method | kNN, linear at batch {LARGE} | change at batch {SMALL} | change at EMA 0.8 |",
+        "|---|---|---|---|",
+    ]
+    runs = report["runs"]
+    for name in NETWORK:
+        if f"{name} batch {LARGE}" not in runs:
+            continue
+        base = runs[f"{name} batch {LARGE}"]["metrics"]
+        cells = [f"{100 * base['knn_top1']:.1f}, {100 * base['linear_top1']:.1f}"]
+        for other in (f"{name} batch {SMALL}", f"{name} EMA 0.8 batch {LARGE}"):
+            found = runs.get(other, {}).get("metrics")
+            cells.append(
+                ", ".join(f"{100 * (found[m] - base[m]):+.1f}" for m in ("knn_top1", "linear_top1"))
+                if found
+                else ""
+            )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -182,13 +210,23 @@ def plot(report: dict[str, Any], path: Path) -> None:
                     )
                     ceiling = "log_k" if name == "discrete_entropy" else "log_sphere_area"
                     if row == 0:
-                        axes.axhline(last[ceiling], color="#666666", linestyle=":", linewidth=1)
+                        axes.axhline(
+                            last[ceiling],
+                            color="#666666",
+                            linestyle=":",
+                            linewidth=1,
+                            label="ceiling (log area of the sphere, log K)",
+                        )
             axes.set_title(f"{title}\n{'H' if row == 0 else 'E[log q]'}, nats", fontsize=10)
             axes.set_xlabel("share of the training", fontsize=9)
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.25)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    once = dict(zip(labels, handles, strict=True))
+    order = sorted(once, key=lambda label: label.startswith("ceiling"))
+    figure.legend(
+        [once[label] for label in order], order, loc="outside lower center", ncols=5, fontsize=9
+    )
     figure.savefig(path)
 
 

@@ -94,7 +94,7 @@ def test_entrec_names_an_unknown_kind_and_a_bad_temperature():
 
 
 def test_discrete_er_names_bad_temperatures_and_a_missing_output_dim():
-    message = "must be above 0 but are temperature={} and target_temperature={}"
+    message = "must be above 0 but are temperature={}, target_temperature={} and"
     with pytest.raises(ValueError, match=message.format("0", "0.04")):
         DiscreteERLoss(temperature=0)
     with pytest.raises(ValueError, match=message.format("0.1", "-1")):

@@ -263,4 +263,4 @@ def test_the_entropy_keeps_clusters_in_use_without_sinkhorn(with_entropy):
         loss.backward()
         optimizer.step()
     share = float(method.criterion.terms["entropy"]) / math.log(8)
-    assert share > 0.95 if with_entropy else share < 0.5
+    assert share > 0.85 if with_entropy else share < 0.1

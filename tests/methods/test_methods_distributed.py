@@ -29,7 +29,7 @@ SCENARIOS = {
     "simclr_er": {"memory_bank_size": [12, 8]},
     "byol_er": {"prediction_hidden_dim": 16},
     "dino_er": {"num_prototypes": 5},
-    "swav_er": {"num_prototypes": 5},
+    "swav_er": {"num_prototypes": 5, "temperature": 0.3, "target_temperature": 0.2},
     "deepcluster_er": {"num_prototypes": 3, "num_clusterings": 1, "memory_bank_size": 12},
 }
 
