@@ -244,7 +244,7 @@ def test_unreadable_files_stop_the_run_or_are_counted(tmp_path, capsys):
         (["method=mvebb"], "did you mean mveb?"),
         (["method=simclr", "data.views.recipe=mae"], "gives 1 view of a picture but method=simclr"),
         (["method=dino", "method.num_prototypes=1"], "num_prototypes must be at least 2"),
-        (["method=simclr_er", "method.memory_bank_size=[64,7]"], "with d the projection_dim=16"),
+        (["method=simclr_er", "method.memory_bank_size=[64,7]"], "with d the projection_dim=128"),
         (["method=simsiam", "lens.probe_size=1"], "and at least 2"),
         (["lens.kappas=[0]"], "kappas above 0"),
         (["lens.every_n_steps=0"], "every_n_steps must be at least 1"),

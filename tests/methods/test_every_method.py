@@ -51,14 +51,14 @@ def backbone_of(name):
     return build_backbone(BackboneOptions("resnet10t", "timm", options=channels))
 
 
-def fit(method, n_local_views=0):
+def fit(method, n_local_views=0, batch_size=128, batches=1.0):
     recipe = "simmim" if isinstance(method, METHODS["simmim"]["model"]) else "digits"
     recipe = "mae" if isinstance(method, METHODS["mae"]["model"]) else recipe
     views = ViewOptions(recipe, n_local_views=n_local_views, local_image_size=16)
-    data = SSLDataModule(default_options("digits", num_workers=0, views=views), 64, seed=0)
+    data = SSLDataModule(default_options("digits", num_workers=0, views=views), batch_size, seed=0)
     trainer = Trainer(
         max_epochs=2,
-        limit_train_batches=10,
+        limit_train_batches=batches,
         limit_val_batches=0,
         accelerator="cpu",
         logger=False,
@@ -97,7 +97,7 @@ def test_two_epochs_of_digits_lower_the_loss_and_the_state_dict_round_trips(name
 def test_multi_crop(name):
     seed_everything(0)
     method = build(name, optimizer=ADAM)
-    losses = fit(method, n_local_views=2)
+    losses = fit(method, n_local_views=2, batch_size=64, batches=10)
     assert all(math.isfinite(loss) for loss in losses)
     assert sum(losses[-5:]) < sum(losses[1:6])
 
