@@ -129,21 +129,22 @@ def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:
         )
     if said.get("resume") == "true" and "run_dir" not in said:
         raise ConfigError("resume=true needs run_dir=<the comparison to continue>.")
-    chosen = read_settings([w for w in shared if w.partition("=")[0] not in swept])[0].method
-    methods_run = swept.get("method", [chosen["name"]])
+    fixed = [w for w in shared if w.partition("=")[0] not in swept]
+    # An experiment may name the method; what is fixed need not fit any other than the runs' own.
+    one_run = [*fixed, *(f"{k}={v[0]}" for k, v in swept.items())]
+    methods_run = swept.get("method") or [read_settings(one_run)[0].method["name"]]
     unused = set(own) - set(methods_run)
     if unused:
         raise ConfigError(
             f"{own[min(unused)][0].replace('method', min(unused), 1)} is for method={min(unused)}, "
             "which is not among the runs."
         )
-    fixed = [w for w in shared if w.partition("=")[0] not in swept]
     state = [f"{k}={said[k]}" for k in ("resume", "overwrite") if k in said]
     runs: list[Run] = []
     folder: Path | None = None
     for values in itertools.product(*swept.values()):
         choices = dict(zip(swept, values, strict=True))
-        mine = own.get(choices.get("method", chosen["name"]), [])
+        mine = own.get(choices.get("method", methods_run[0]), [])
         run_words = [*fixed, *(f"{k}={v}" for k, v in choices.items()), *mine]
         settings, _ = read_settings(run_words)
         if folder is None:

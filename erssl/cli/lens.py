@@ -217,7 +217,7 @@ def _trained_method(file: Path, settings: PretrainSettings) -> MultiViewMethod:
         method = build_method(settings, num_classes=len(probe), batch_size=2)
         method.load_state_dict(state)
     except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise DataError(
             f"{file} is no checkpoint of this run ({reason}); on=features reads its backbone."
         ) from error

@@ -117,7 +117,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, "cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise DataError(f"{path} cannot be read safely ({reason}).") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     named = state.items() if isinstance(state, dict) else ()

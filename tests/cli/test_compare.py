@@ -29,6 +29,9 @@ def test_a_methods_own_key_reaches_its_runs_alone():
     runs, _ = plan(["method=mveb,simclr", "simclr.temperature=0.2"])
     assert "method.temperature=0.2" not in runs[0].words
     assert "method.temperature=0.2" in runs[1].words
+    shared = ["method=simclr,cmc", "method.temperature=0.2"]  # not a key of the default method
+    assert all("method.temperature=0.2" in r.words for r in plan(shared)[0])
+    assert len(plan(["data=cifar10,cifar100", "data.root=/x"])[0]) == 2  # not read by the default
     recipe = ["experiment=simclr_imagenet", "data.root=/x", "seed=0,1", "simclr.temperature=0.3"]
     assert "method.temperature=0.3" in plan(recipe)[0][0].words
 

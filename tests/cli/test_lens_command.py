@@ -143,6 +143,12 @@ def test_wrong_files_are_one_sentence(trained, tmp_path, capsys):
     (tmp_path / "not.ckpt").write_bytes(b"no checkpoint")
     assert main(["lens", f"checkpoint={tmp_path / 'not.ckpt'}", "data=digits"]) == 2
     assert "cannot be read safely" in capsys.readouterr().err
+    whole = (trained[0] / "checkpoints" / "last.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert main(["lens", f"checkpoint={tmp_path / 'cut.ckpt'}", "data=digits"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "central directory).\n"
+    )  # a sentence, not a part of one
     torch.save({"state_dict": {"encoder.weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
     with pytest.raises(DataError, match="does not hold the backbone resnet18"):
         load_branch(tmp_path / "other.ckpt", BackboneOptions("resnet18"))
