@@ -5,19 +5,18 @@ scenario trains a linear layer for three steps with the gradient averaged over r
 does), so that queues and centres have a history. Float64.
 """
 
-import datetime
-import time
 import traceback
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributions import Normal
 
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
 
-WORLD, TOTAL, IN_DIM, OUT_DIM, STEPS = 2, 8, 5, 4, 3
+from ..gloo import WORLD, results_of_ranks, start_rank
+
+TOTAL, IN_DIM, OUT_DIM, STEPS = 8, 5, 4, 3
 
 
 def _er(estimator="joe", leave_one_out=True, memory=0):
@@ -115,14 +114,7 @@ def _train(name, views, rank, world, gather=True):
 
 
 def _worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=WORLD,
-        timeout=datetime.timedelta(seconds=60),
-    )
+    start_rank(rank, folder)
     results = {}
     for name, views in SCENARIOS:
         try:
@@ -136,15 +128,7 @@ def _worker(rank, folder):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gloo")
-    context = mp.spawn(_worker, args=(str(folder),), nprocs=WORLD, join=False)
-    deadline = time.monotonic() + 120
-    while not context.join(timeout=5):
-        if time.monotonic() > deadline:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("The two processes did not end within two minutes.")
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    return results_of_ranks(_worker, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize(("name", "views"), SCENARIOS)

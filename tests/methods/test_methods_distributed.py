@@ -4,19 +4,16 @@ A step of each method whose loss is over the global batch, three times, so that 
 moments have a history. Networks are in eval mode: batch statistics are SyncBatchNorm's matter.
 """
 
-import datetime
-import time
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from erssl.methods import get_method
 
+from ..gloo import WORLD, results_of_ranks, start_rank
 from .test_methods import SMALL, TinyBackbone
 
-WORLD, TOTAL, STEPS = 2, 8, 3
+TOTAL, STEPS = 8, 3
 SCENARIOS = {
     "cmc": {},
     "mocov2": {"memory_bank_size": 12},
@@ -59,14 +56,7 @@ def _train(name, rank, world, gather=True):
 
 
 def _worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=WORLD,
-        timeout=datetime.timedelta(seconds=60),
-    )
+    start_rank(rank, folder)
     results = {name: _train(name, rank, WORLD) for name in SCENARIOS}
     results |= {f"{name} alone": _train(name, rank, WORLD, gather=False) for name in SCENARIOS}
     torch.save(results, f"{folder}/{rank}.pt")
@@ -75,15 +65,7 @@ def _worker(rank, folder):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gloo")
-    context = mp.spawn(_worker, args=(str(folder),), nprocs=WORLD, join=False)
-    deadline = time.monotonic() + 120
-    while not context.join(timeout=5):
-        if time.monotonic() > deadline:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("The two processes did not end within two minutes.")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return results_of_ranks(_worker, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
