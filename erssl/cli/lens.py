@@ -35,15 +35,15 @@ from erssl.runs import (
 )
 
 _OWN = {
-    "checkpoint": "a run directory, a backbone.safetensors, or a foreign .ckpt or .pth file",
+    "checkpoint": "a run directory, a checkpoint of any layout, or zoo:<name>",
     "on": "embedding (what the loss sees) or features (of the backbone)",
     "output": "a folder for the result, or the picture of several runs",
-    "backbone_prefix": "what the backbone's names begin with in a foreign file (backbone.)",
+    "arch": "the backbone of a foreign file, where its shapes do not tell",
     "head_prefix": "what the head's names begin with in a foreign file (projection_head.)",
     "head_activation": "relu or gelu, of a foreign head's hidden layers",
 }
 _PICTURES = (".png", ".pdf", ".svg")
-_SHARED = ("data", "backbone", "lens", "seed")  # groups and keys of erssl pretrain
+_SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain
 Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
@@ -58,13 +58,12 @@ Usage: erssl lens checkpoint=<what> [key=value ...]
 Examples:
   erssl lens checkpoint=runs/mine
   erssl lens checkpoint=runs/mine data=cifar10 data.root=data on=features
-  erssl lens checkpoint=last.ckpt backbone=resnet50 data=imagenet data.root=/imagenet
+  erssl lens checkpoint=last.ckpt data=imagenet data.root=/imagenet
   erssl lens runs/mveb runs/simclr runs/byol output=lens.png
 
 Keys:
 {own}
   data, data.*     as in erssl pretrain; of a run directory its own where nothing is said
-  backbone         as in erssl pretrain, for a foreign file
   lens.probe_size  pictures that are read (256, or all where there are fewer)
   lens.kappas      concentrations, [10, 3, 30]
   seed             of the probe's views
@@ -192,21 +191,21 @@ def _module(
     if trained_here and not features:
         file = Path(own.get("file", path / LAST_CHECKPOINT))
         return _trained_method(file, settings), None, settings
-    if path.is_dir() or path.suffix == ".safetensors":
-        backbone = load_backbone(path)
-        found: Any = backbone.preprocessing
-        kept = {k: v for k, v in found.items() if v is not None and f"data.{k}" not in said}
-        data = dataclasses.replace(settings.data, **kept) if kept else settings.data
-        return backbone, backbone, dataclasses.replace(settings, data=data)
-    backbone, head = load_branch(
-        path,
-        settings.backbone,
-        own.get("backbone_prefix", "backbone."),
-        None if features else own.get("head_prefix", "projection_head."),
-        own.get("head_activation", "relu"),  # type: ignore[arg-type]
-    )
+    if features or path.is_dir() or path.suffix == ".safetensors":
+        backbone = load_backbone(own["checkpoint"], own.get("arch"))
+        head: nn.Module = nn.Identity()
+    else:
+        backbone, head = load_branch(
+            own["checkpoint"],
+            own.get("arch"),
+            own.get("head_prefix", "projection_head."),
+            own.get("head_activation", "relu"),  # type: ignore[arg-type]
+        )
+    found: Any = backbone.preprocessing
+    kept = {k: v for k, v in found.items() if f"data.{k}" not in said}
+    data = dataclasses.replace(settings.data, **kept) if kept else settings.data
     branch = nn.Sequential(backbone, nn.Flatten(), head)
-    return branch, branch, settings
+    return branch, branch, dataclasses.replace(settings, data=data)
 
 
 def _trained_method(file: Path, settings: PretrainSettings) -> MultiViewMethod:

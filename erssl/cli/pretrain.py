@@ -32,7 +32,7 @@ from erssl.errors import ConfigError, RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
-from erssl.models.backbones import WEIGHTS_FILE
+from erssl.models.loading import WEIGHTS_FILE
 from erssl.plots import plot_lens
 from erssl.report import write_report
 from erssl.runs import (
@@ -322,8 +322,8 @@ def _finish(
 ) -> dict[str, Any]:
     """Write weights, report and results, results last: they mark the run as finished."""
     data = settings.data
-    preprocessing = {"image_size": data.image_size, "mean": data.mean, "std": data.std}
-    save_backbone(method.backbone, run_dir.path / WEIGHTS_FILE, settings.backbone, preprocessing)
+    weights = run_dir.path / WEIGHTS_FILE
+    save_backbone(method.backbone, weights, settings.backbone, data.preprocessing)
     results = make_results(
         protocol="pretrain",
         dataset=data.name,

@@ -95,7 +95,7 @@ class SSLDataModule(LightningDataModule):
         # Before the pictures, since a wrong recipe is quicker to find than a broken file.
         size, mean, std = options.image_size, options.mean, options.std
         self.train_transform = build_views(options.views, size, mean, std)
-        self.eval_transform = build_eval_transform(size, mean, std)
+        self.eval_transform = build_eval_transform(size, mean, std, options.interpolation)
         self.datasets = load_datasets(options)
         self.validate()
 

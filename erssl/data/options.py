@@ -14,6 +14,8 @@ from erssl.errors import ConfigError
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet"]
 
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
+
 DATASETS: tuple[str, ...] = get_args(DatasetName)
 
 _GREY_DIGITS = ((0.3054,) * 3, (0.376,) * 3)  # of the 1,437 training scans
@@ -49,6 +51,7 @@ class DataOptions:
         image_size: Side of the global views and of evaluation pictures, pixels.
         mean: Channel means of pixels in 0..1.
         std: Channel deviations of pixels in 0..1.
+        interpolation: With which evaluation pictures are resized; not the augmentation's.
         views: The augmentation.
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
@@ -70,6 +73,7 @@ class DataOptions:
     image_size: int = 32
     mean: tuple[float, ...] = _GREY_DIGITS[0]
     std: tuple[float, ...] = _GREY_DIGITS[1]
+    interpolation: Interpolation = "bilinear"
     views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="digits"))
     num_workers: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
@@ -78,6 +82,7 @@ class DataOptions:
     def __post_init__(self) -> None:
         """Check the values; tuples may come as lists, as configuration files have them."""
         check_choice("data.name", self.name, DATASETS)
+        check_choice("data.interpolation", self.interpolation, get_args(Interpolation))
         check_choice("data.on_error", self.on_error, ("raise", "skip"))
         check_switch("data.download", self.download)
         check_switch("data.verify", self.verify)
@@ -106,6 +111,16 @@ class DataOptions:
                 f"data.std={list(self.std)} holds a value that is not positive; give the "
                 "deviations of the three channels."
             )
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What evaluation pictures pass through, to travel with the weights."""
+        return {
+            "image_size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+        }
 
     @property
     def workers(self) -> int:

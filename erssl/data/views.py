@@ -192,7 +192,12 @@ def build_views(
     return MultiViewTransform([*globals_, *[local] * options.n_local_views])
 
 
-def build_eval_transform(image_size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
+def build_eval_transform(
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bilinear",
+) -> Any:
     """Make the transform without augmentation, for features and accuracy.
 
     From 96 pixels up the shorter side is resized to 256/224 of ``image_size`` before the centre is
@@ -202,6 +207,7 @@ def build_eval_transform(image_size: int, mean: Sequence[float], std: Sequence[f
         image_size: Side of the result in pixels.
         mean: Channel means to subtract, three values for pixels in 0..1.
         std: Channel deviations to divide by.
+        interpolation: ``bilinear``, ``bicubic``, ``nearest`` or ``lanczos``.
 
     Returns:
         A transform from a PIL picture to a tensor (3, image_size, image_size).
@@ -209,7 +215,7 @@ def build_eval_transform(image_size: int, mean: Sequence[float], std: Sequence[f
     resized = round(image_size * 256 / 224) if image_size >= 96 else image_size
     return T.Compose(
         [
-            T.Resize(resized),
+            T.Resize(resized, T.InterpolationMode(interpolation)),
             T.CenterCrop(image_size),
             T.ToTensor(),
             T.Normalize(mean=list(mean), std=list(std)),

@@ -7,7 +7,7 @@ A method of its own is a short file: it builds a head and a criterion in ``__ini
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
 import torch
@@ -22,6 +22,7 @@ from erssl.errors import ConfigError
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
+from erssl.models.loading import HEADER
 
 Target = Literal["momentum", "shared"]
 MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER paper)
@@ -245,6 +246,17 @@ class MultiViewMethod(LightningModule):
         loss, probe_log = self.online_classifier.validation_step((self(images), labels), batch_idx)
         self.log_dict(probe_log, batch_size=len(labels), sync_dist=True)
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint what the backbone is, for ``load_backbone``."""
+        architecture = getattr(self.backbone, "architecture", None)
+        if isinstance(architecture, BackboneOptions):
+            data = getattr(getattr(self.trainer, "datamodule", None), "options", None)
+            preprocessing = getattr(data, "preprocessing", {})
+            checkpoint[HEADER] = {
+                "backbone": asdict(architecture),
+                "preprocessing": dict(preprocessing),
+            }
 
     def configure_optimizers(self) -> Any:
         """Optimiser and per-step schedule of :class:`OptimizerOptions`."""

@@ -1,20 +1,17 @@
-"""Backbones and heads."""
+"""Backbones and heads, and the files that they come from and go to."""
 
-from erssl.models.backbones import (
-    BackboneOptions,
-    build_backbone,
-    check_input_size,
-    load_backbone,
-    save_backbone,
-)
+from erssl.models.backbones import BackboneOptions, build_backbone, check_input_size
 from erssl.models.heads import Prototypes, mlp_head
+from erssl.models.loading import LoadReport, load_backbone, named_architecture, save_backbone
 
 __all__ = [
     "BackboneOptions",
+    "LoadReport",
     "Prototypes",
     "build_backbone",
     "check_input_size",
     "load_backbone",
     "mlp_head",
+    "named_architecture",
     "save_backbone",
 ]

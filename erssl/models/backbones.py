@@ -1,4 +1,4 @@
-"""Backbones: torchvision's ResNets, any timm model, and the files they are kept in.
+"""Backbones: torchvision's ResNets and any timm model.
 
 A backbone is a plain module that gives features (N, feature_dim) and has ``feature_dim``; its
 parameter names are those of its library, so that its weights fit everybody else's code.
@@ -7,19 +7,17 @@ parameter names are those of its library, so that its weights fit everybody else
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from erssl.errors import ConfigError, DataError
+from erssl.errors import ConfigError
+from erssl.models.checkpoints import one_line
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-WEIGHTS_FILE = "backbone.safetensors"
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,18 @@ class BackboneOptions:
 
     Attributes:
         name: A torchvision ResNet (``resnet18`` to ``resnet101``) or any timm model name.
-        library: Where the name comes from.
+        library: Where the name comes from; ``lightly`` has the ResNets of its own model zoo.
         cifar_stem: For small pictures: a 3x3 convolution of stride 1 and no max-pooling in place
-            of a ResNet's 7x7 stem (lightly's CIFAR benchmark; padding 1).
-        options: Keyword arguments for ``timm.create_model``, such as ``img_size``.
+            of a ResNet's 7x7 stem (lightly's CIFAR benchmark).
+        stem_padding: Padding of that convolution; 1 in lightly, 2 in solo-learn.
+        options: Keyword arguments for ``timm.create_model``, such as ``img_size``; of lightly's
+            ResNets ``width`` and ``num_ftrs``.
     """
 
     name: str = "resnet50"
-    library: Literal["torchvision", "timm"] = "torchvision"
+    library: Literal["torchvision", "timm", "lightly"] = "torchvision"
     cifar_stem: bool = False
+    stem_padding: int = 1
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -47,7 +48,8 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
         options: The backbone, or the name of a torchvision ResNet.
 
     Returns:
-        Module giving features (N, feature_dim), with the attribute ``feature_dim``.
+        Module giving features (N, feature_dim), with the attributes ``feature_dim`` and
+        ``architecture``, its options.
 
     Raises:
         ConfigError: If the name is unknown or an option does not fit it.
@@ -55,7 +57,9 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
     if isinstance(options, str):
         options = BackboneOptions(options)
     if options.library == "timm":
-        return _timm(options)
+        return _with_options(_timm(options), options)
+    if options.library == "lightly":
+        return _with_options(_lightly(options), options)
     if options.name not in RESNETS:
         raise ConfigError(
             f"backbone.name={options.name} is unknown; choose one of {', '.join(RESNETS)}, or "
@@ -63,7 +67,7 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
         )
     if options.options:
         raise ConfigError("backbone.options is for backbone=timm only; remove it.")
-    return _resnet(options.name, options.cifar_stem)
+    return _with_options(_resnet(options), options)
 
 
 def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
@@ -92,104 +96,27 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
             f"The backbone cannot take RGB views of {size} x {size} pixels "
-            f"({_one_line(error)}); a timm transformer may need backbone.options.img_size={size} "
+            f"({one_line(error)}); a timm transformer may need backbone.options.img_size={size} "
             "or, with local views, backbone.options.dynamic_img_size=true."
         ) from error
     finally:
         backbone.train(training)
 
 
-def save_backbone(
-    backbone: nn.Module,
-    path: Path,
-    options: BackboneOptions,
-    preprocessing: dict[str, Any] | None = None,
-) -> None:
-    """Write weights as safetensors with all that is needed to use them in the file's header.
-
-    Args:
-        backbone: The trained backbone.
-        path: The file to write.
-        options: What the backbone was built from.
-        preprocessing: ``mean``, ``std``, ``image_size`` and the like of the training data.
-    """
-    from safetensors.torch import save_file
-
-    state = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
-    metadata = {
-        "backbone": json.dumps(asdict(options)),
-        "preprocessing": json.dumps(preprocessing or {}),
-    }
-    partial = path.with_suffix(".partial")
-    save_file(state, partial, metadata=metadata)
-    partial.replace(path)
+def _with_options(backbone: nn.Module, options: BackboneOptions) -> nn.Module:
+    backbone.architecture = options  # type: ignore[assignment]
+    return backbone
 
 
-def load_backbone(path: str | Path) -> nn.Module:
-    """Read the backbone of a run directory or of a ``backbone.safetensors`` file.
-
-    Args:
-        path: Run directory of ``erssl pretrain``, or the weights file in it.
-
-    Returns:
-        The backbone in eval mode, giving features (N, feature_dim), with the attributes
-        ``feature_dim`` and ``preprocessing`` (``mean``, ``std``, ``image_size``).
-
-    Raises:
-        DataError: If there is no such file, or it was not written by :func:`save_backbone`.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    file = path / WEIGHTS_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(
-            f"There are no backbone weights at {file}; give a finished run directory or its "
-            f"{WEIGHTS_FILE}."
-        )
-    try:
-        with safe_open(file, framework="pt") as weights:
-            metadata = weights.metadata() or {}
-            state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"{file} is not a readable safetensors file ({error}); give a finished run directory."
-        ) from error
-    if "backbone" not in metadata:
-        raise DataError(
-            f"{file} does not say which backbone it holds; give the {WEIGHTS_FILE} of a run of "
-            "erssl pretrain."
-        )
-    try:
-        backbone = build_backbone(BackboneOptions(**json.loads(metadata["backbone"])))
-        preprocessing = json.loads(metadata["preprocessing"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"The header of {file} is damaged ({_one_line(error)}).") from error
-    expected = {name: t.shape for name, t in backbone.state_dict().items()}
-    matched = [name for name, t in state.items() if expected.get(name) == t.shape]
-    if len(matched) < len(expected) or len(state) > len(matched):
-        raise DataError(
-            f"{file} does not fit the backbone that it names: {len(matched)} weights match, "
-            f"{len(expected) - len(matched)} are missing and {len(state) - len(matched)} are "
-            "unexpected."
-        )
-    backbone.load_state_dict(state)
-    backbone.preprocessing = preprocessing
-    return backbone.eval()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-
-
-def _resnet(name: str, cifar_stem: bool) -> nn.Module:
+def _resnet(options: BackboneOptions) -> nn.Module:
     import torchvision
 
-    backbone: nn.Module = getattr(torchvision.models, name)()
+    backbone: nn.Module = getattr(torchvision.models, options.name)()
     backbone.feature_dim = backbone.fc.in_features  # type: ignore[union-attr]
     backbone.fc = nn.Identity()
-    if cifar_stem:
-        backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    if options.cifar_stem:
+        padding = options.stem_padding
+        backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     return backbone
@@ -215,7 +142,28 @@ def _timm(options: BackboneOptions) -> nn.Module:
     except Exception as error:  # any option goes to any model's constructor
         raise ConfigError(
             f"backbone.options={options.options} does not fit {options.name} "
-            f"({_one_line(error)}); remove what the model does not take."
+            f"({one_line(error)}); remove what the model does not take."
         ) from error
     backbone.feature_dim = width
+    return backbone
+
+
+def _lightly(options: BackboneOptions) -> nn.Module:
+    """The network of lightly's zoo, as its ``cli._helpers.get_model_from_config`` builds it."""
+    from lightly.models import ResNetGenerator
+    from lightly.models.batchnorm import get_norm_layer
+
+    num_ftrs = options.options.get("num_ftrs", 32)
+    try:
+        *children, last = ResNetGenerator(options.name, options.options.get("width", 1)).children()
+    except ValueError as error:
+        raise ConfigError(f"backbone.name={options.name} is no ResNet of lightly's.") from error
+    backbone: nn.Module = nn.Sequential(
+        get_norm_layer(3, 0),
+        *children,
+        nn.Conv2d(last.in_features, num_ftrs, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    backbone.feature_dim = num_ftrs
     return backbone

@@ -1,40 +1,42 @@
-"""Backbone and head of somebody else's checkpoint, by the prefixes of their names."""
+"""Backbone and head of somebody else's checkpoint, for the lens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from erssl.errors import DataError
-from erssl.models.backbones import BackboneOptions, build_backbone
+from erssl.models.backbones import BackboneOptions
+from erssl.models.checkpoints import read_checkpoint
+from erssl.models.layouts import named_tensors
+from erssl.models.loading import load_backbone
 
 Activation = Literal["relu", "gelu"]
-_CLASSIFIERS = ("fc.", "head.", "classifier.")  # after the features, of no account here
 
 
 def load_branch(
     path: str | Path,
-    options: BackboneOptions,
-    backbone_prefix: str = "backbone.",
+    arch: str | BackboneOptions | None = None,
     head_prefix: str | None = "projection_head.",
     activation: Activation = "relu",
+    layout: str | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Read one branch, backbone and head, of a checkpoint such as lightly's benchmarks write.
 
-    The head is an MLP that its weights describe: linear layers and batch normalisations in the
-    order of their names, with the activation before every linear layer but the first.
+    The backbone is found as :func:`erssl.load_backbone` finds it. The head is an MLP that its
+    weights describe: linear layers and batch normalisations in the order of their names, with the
+    activation before every linear layer but the first.
 
     Args:
-        path: A ``.ckpt`` or ``.pth`` file with a state dict, or with one under ``state_dict``.
-        options: The backbone; all its weights must be there.
-        backbone_prefix: What the names of its weights begin with.
-        head_prefix: The same of the head; ``None`` for none.
+        path: A checkpoint of any layout that ``load_backbone`` reads.
+        arch: The backbone; ``None`` infers it.
+        head_prefix: What the names of the head begin with, in the state dict that holds the
+            backbone; ``None`` for none.
         activation: Of the head's hidden layers.
+        layout: Name of the only layout to try.
 
     Returns:
         Backbone and head in eval mode.
@@ -42,24 +44,12 @@ def load_branch(
     Raises:
         DataError: If the file cannot be read safely, or backbone or head do not fit.
     """
-    state = _read(Path(path))
-    backbone = build_backbone(options)
-    own = _under(state, backbone_prefix)
-    expected = {name: t.shape for name, t in backbone.state_dict().items()}
-    matched = {n: t for n, t in own.items() if expected.get(n) == t.shape}
-    missing = [n for n in expected if n not in matched and not n.endswith("num_batches_tracked")]
-    unexpected = [n for n in own if n not in expected and not n.startswith(_CLASSIFIERS)]
-    if missing or unexpected:
-        raise DataError(
-            f"{path} does not hold the backbone {options.name} under {backbone_prefix!r}: "
-            f"{len(matched)} weights match, {len(missing)} are missing and {len(unexpected)} "
-            f"unexpected, such as {(missing + unexpected)[0]}. Set backbone=<what it is> and "
-            "backbone_prefix=<what its names begin with>."
-        )
-    backbone.load_state_dict(matched, strict=False)
+    backbone = load_backbone(path, arch, layout=layout)
     if head_prefix is None:
-        return backbone.eval(), nn.Identity()
-    layers = _under(state, head_prefix)
+        return backbone, nn.Identity()
+    content, _ = read_checkpoint(Path(path).expanduser())
+    report: Any = backbone.report
+    layers = _under(named_tensors(content, report.layout), head_prefix)
     if not layers:
         raise DataError(
             f"{path} holds no head under {head_prefix!r}; set head_prefix=<what its names begin "
@@ -69,10 +59,10 @@ def load_branch(
     width = next((m.in_features for m in head.modules() if isinstance(m, nn.Linear)), None)
     if width != backbone.feature_dim:
         raise DataError(
-            f"The head under {head_prefix!r} takes {width} features but {options.name} gives "
+            f"The head under {head_prefix!r} takes {width} features but the backbone gives "
             f"{backbone.feature_dim}; set head_prefix to the head that follows the backbone."
         )
-    return backbone.eval(), head
+    return backbone, head
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -109,19 +99,3 @@ def _layer(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
             "to what its MLP begins with, or read it with erssl.callbacks.ERLens(embed=...)."
         )
     return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in weights)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise DataError(f"There is no checkpoint at {path}.")
-    try:
-        content = torch.load(path, "cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-        raise DataError(f"{path} cannot be read safely ({reason}).") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    named = state.items() if isinstance(state, dict) else ()
-    tensors = {n: t for n, t in named if isinstance(n, str) and isinstance(t, Tensor)}
-    if not tensors:
-        raise DataError(f"{path} holds no state dict.")
-    return tensors

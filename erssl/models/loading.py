@@ -1,0 +1,239 @@
+"""``load_backbone``: any checkpoint to a module that gives features."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor, nn
+
+from erssl.errors import DataError
+from erssl.models.architectures import infer_architecture
+from erssl.models.backbones import RESNETS, BackboneOptions, build_backbone
+from erssl.models.checkpoints import check_finite, one_line, read_checkpoint
+from erssl.models.layouts import Found, find_backbone
+
+WEIGHTS_FILE = "backbone.safetensors"
+HEADER = "erssl"  # where a checkpoint of erssl pretrain says what its backbone is
+_UNTRACKED = "num_batches_tracked"  # of a batch normalisation; counts steps, older files have none
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What was found in a checkpoint.
+
+    Attributes:
+        layout: Name of the rule by which the backbone was found.
+        matched: Number of backbone weights that were read.
+        missing: Names that the backbone has and the file has not, or in another shape.
+        unexpected: Names of backbone weights in the file that the backbone has no place for.
+        heads: Number of weights of heads, which are left out.
+    """
+
+    layout: str
+    matched: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    heads: int
+
+    def __str__(self) -> str:
+        """One sentence with the counts."""
+        return (
+            f"{self.matched} backbone weights matched, {len(self.missing)} missing, "
+            f"{len(self.unexpected)} unexpected ({self.layout} layout, {self.heads} of heads left "
+            "out)"
+        )
+
+
+def load_backbone(
+    path: str | Path,
+    arch: str | BackboneOptions | None = None,
+    *,
+    allow_partial: bool = False,
+    layout: str | None = None,
+) -> nn.Module:
+    """Read the backbone of any checkpoint.
+
+    Reads run directories of ``erssl pretrain``, their ``backbone.safetensors`` and checkpoints,
+    and every layout of :data:`erssl.models.layouts.LAYOUTS`: torchvision, timm, MoCo, MoCo v3,
+    SimSiam, SwAV, DeepCluster v2, DINO, Barlow Twins, VICReg, BYOL, MVEB, MAE, lightly, solo-learn,
+    vissl and more. Nothing in the file is executed (``weights_only=True``).
+
+    Args:
+        path: A run directory, a file, or ``"zoo:<name>"`` for published weights.
+        arch: The architecture: a torchvision ResNet (``"resnet50"``), the same for small pictures
+            (``"resnet18_cifar"``), a timm name, or options. ``None`` infers it from names and
+            shapes.
+        allow_partial: Take a file that does not hold every weight of the backbone; the others stay
+            random.
+        layout: Name of the only layout to try.
+
+    Returns:
+        The backbone in eval mode, giving features (N, feature_dim), with the attributes
+        ``feature_dim``, ``architecture`` (:class:`BackboneOptions`), ``preprocessing`` (``mean``,
+        ``std``, ``image_size``, ``interpolation``; empty where nothing is known) and ``report``
+        (:class:`LoadReport`).
+
+    Raises:
+        DataError: If there is no such file, it cannot be read safely, no layout fits, weights are
+            missing or not finite, or the architecture cannot be told.
+        ConfigError: If ``arch`` or ``layout`` is unknown.
+
+    Example:
+        >>> backbone = load_backbone("checkpoint.pth.tar")  # doctest: +SKIP
+        >>> print(backbone.report)  # doctest: +SKIP
+        318 backbone weights matched, 0 missing, 0 unexpected (MoCo layout, 4 of heads left out)
+    """
+    if str(path).startswith("zoo:"):
+        from erssl.models.zoo import zoo_file  # type: ignore[import-not-found]
+
+        path, row = zoo_file(str(path).removeprefix("zoo:"))
+        arch, layout = arch or row.arch, layout or row.layout
+    path = Path(path).expanduser()
+    file = path / WEIGHTS_FILE if (path / WEIGHTS_FILE).is_file() else path
+    if file.is_dir():
+        raise DataError(
+            f"{path} has no {WEIGHTS_FILE}; name a finished run directory, or one of its "
+            "checkpoints/*.ckpt."
+        )
+    content, header = read_checkpoint(file)
+    options = _options(arch)
+    own, preprocessing = _own_header(file, content, header)
+    options = options or own
+    found = _find(file, content, options, layout)
+    check_finite(file, found.state)
+    if options is None:
+        rule = found.layout
+        options = infer_architecture(found.state, rule.stem_padding, rule.vit_heads)
+    if options is None:
+        raise DataError(
+            f"The architecture of {file} ({found.layout.name} layout, {len(found.state)} weights) "
+            "is none of those that shapes tell (ResNet-18, 34, 50, 101 and plain ViTs); name it "
+            "with arch=<torchvision or timm name>."
+        )
+    if preprocessing is None:
+        preprocessing = _usual_preprocessing(options, found)
+    backbone = build_backbone(options)
+    backbone.report = _fill(file, backbone, found, options, allow_partial)  # type: ignore[assignment]
+    backbone.preprocessing = preprocessing  # type: ignore[assignment]
+    return backbone.eval()
+
+
+def save_backbone(
+    backbone: nn.Module,
+    path: Path,
+    options: BackboneOptions,
+    preprocessing: dict[str, Any] | None = None,
+) -> None:
+    """Write weights as safetensors with all that is needed to use them in the file's header.
+
+    Args:
+        backbone: The trained backbone.
+        path: The file to write.
+        options: What the backbone was built from.
+        preprocessing: ``mean``, ``std``, ``image_size`` and ``interpolation`` of the pictures.
+    """
+    from safetensors.torch import save_file
+
+    state = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
+    metadata = {
+        "backbone": json.dumps(dataclasses.asdict(options)),
+        "preprocessing": json.dumps(preprocessing or {}),
+    }
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(state, partial, metadata=metadata)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def named_architecture(name: str) -> BackboneOptions:
+    """Options of an architecture by its name: a torchvision ResNet, ``…_cifar``, or timm's."""
+    plain = name.removesuffix("_cifar")
+    if plain in RESNETS:
+        return BackboneOptions(plain, cifar_stem=plain != name)
+    return BackboneOptions(name, "timm")
+
+
+def _options(arch: str | BackboneOptions | None) -> BackboneOptions | None:
+    return named_architecture(arch) if isinstance(arch, str) else arch
+
+
+def _own_header(
+    file: Path, content: Mapping[str, Any], header: Mapping[str, str]
+) -> tuple[BackboneOptions | None, dict[str, Any] | None]:
+    """Architecture and preprocessing of a file of ours, which says both itself."""
+    found: Any = content.get(HEADER)
+    try:
+        if "backbone" in header:
+            found = {key: json.loads(header[key]) for key in ("backbone", "preprocessing")}
+        if not isinstance(found, Mapping):
+            return None, None
+        return BackboneOptions(**found["backbone"]), dict(found["preprocessing"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"The header of {file} is damaged ({one_line(error)}).") from error
+
+
+def _find(
+    file: Path, content: Mapping[str, Any], options: BackboneOptions | None, layout: str | None
+) -> Found:
+    # With a known architecture its own first weight marks the backbone, whatever timm calls it.
+    stem = None if options is None else next(iter(build_backbone(options).state_dict()))
+    found = find_backbone(content, layout, stem)
+    if found is not None:
+        return found
+    keys = ", ".join(str(key) for key in list(content)[:6])
+    of = f"the layout {layout}" if layout else "any known layout"
+    what = "" if options is None else f" of {options.name}"
+    raise DataError(
+        f"{file} holds no backbone{what} in {of} (its keys begin with {keys}); name its "
+        "architecture with arch=<torchvision or timm name>, or save backbone.state_dict() alone."
+    )
+
+
+def _usual_preprocessing(options: BackboneOptions, found: Found) -> dict[str, Any]:
+    """ImageNet's, which every layout of the table was published with; none of small pictures."""
+    if options.cifar_stem:
+        return {}
+    return {
+        "image_size": 224,
+        "mean": list(IMAGENET_NORMALIZE["mean"]),
+        "std": list(IMAGENET_NORMALIZE["std"]),
+        "interpolation": found.layout.interpolation,
+    }
+
+
+def _fill(
+    file: Path, backbone: nn.Module, found: Found, options: BackboneOptions, allow_partial: bool
+) -> LoadReport:
+    expected = backbone.state_dict()
+    state = found.state
+    matched = {n: t for n, t in state.items() if n in expected and expected[n].shape == t.shape}
+    report = LoadReport(
+        found.layout.name,
+        len(matched),
+        tuple(n for n in expected if n not in matched and not n.endswith(_UNTRACKED)),
+        tuple(n for n in state if n not in matched),
+        found.heads,
+    )
+    wrong = report.missing + report.unexpected
+    if wrong and not (allow_partial and matched):
+        first = _named(wrong[0], expected, state)
+        raise DataError(
+            f"{file} does not fit {options.name}: {report}, such as {first}; name "
+            "what it is with arch=<torchvision or timm name>, or take what matches with "
+            "allow_partial=true."
+        )
+    backbone.load_state_dict(matched, strict=False)
+    return report
+
+
+def _named(name: str, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    if name in expected and name in state:
+        return f"{name} of shape {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+    return name
