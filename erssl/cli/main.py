@@ -14,6 +14,7 @@ from erssl.errors import ErsslError
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
     "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
+    "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
     "methods": "list the methods with their paper, family, views and target branch",
 }
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly

@@ -1,0 +1,94 @@
+"""``erssl export`` on a run's backbone, used as its last lines say."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from erssl.cli.main import main
+from erssl.models import BackboneOptions, load_backbone
+
+from ..models.export_sources import same_features, saved_backbone
+
+FORMATS = {
+    "torchvision": "weights.pth",
+    "timm": "weights.safetensors",
+    "huggingface": "folder [a]",  # brackets are no mark-up
+    "safetensors": "other.safetensors",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    saved_backbone(folder, BackboneOptions("resnet18"))
+    return folder
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_printed_lines_load_what_was_written(run, format, tmp_path, capsys):
+    output = tmp_path / FORMATS[format]
+    words = [f"checkpoint={run}", f"format={format}", f"output={output}"]
+    assert main(["export", *words]) == 0
+    printed = capsys.readouterr().out
+    assert f"Written: {output}\n" in printed
+    assert "4 pictures of 64 x 64 pixels; the largest difference is" in printed
+    namespace = {}
+    exec("\n".join(line[2:] for line in printed.splitlines() if line[:2] == "  "), namespace)
+    model = namespace.get("model", namespace.get("backbone"))
+    if format == "torchvision":
+        model.fc = nn.Identity()
+    same_features(load_backbone(run), model)
+    assert main(["export", *words]) == 2
+    assert "replace it with overwrite=true" in capsys.readouterr().err
+    assert main(["export", *words, "overwrite=true"]) == 0
+
+
+def test_detectron2_says_what_read_the_file(run, tmp_path, capsys):
+    words = [f"checkpoint={run}", "format=detectron2", f"output={tmp_path / 'R-18.pkl'}"]
+    assert main(["export", *words, "pickle=true"]) == 0
+    printed = capsys.readouterr().out
+    with_it = "loaded by Detectron2's DetectionCheckpointer" in printed
+    assert with_it != ("Detectron2 is not installed" in printed)
+    assert "'MODEL.RESNETS.DEPTH', 18" in printed
+
+
+def test_a_timm_backbone_by_its_file(tmp_path, capsys):
+    options = BackboneOptions("test_resnet", "timm")
+    backbone = saved_backbone(tmp_path, options)
+    file, output = tmp_path / "backbone.safetensors", tmp_path / "weights.pth"
+    assert main(["export", f"checkpoint={file}", "format=timm", f"output={output}"]) == 0
+    assert "timm.create_model('test_resnet', num_classes=0" in capsys.readouterr().out
+    same_features(
+        backbone, timm.create_model("test_resnet", num_classes=0, checkpoint_path=str(output))
+    )
+    assert set(torch.load(output, weights_only=True)) == set(backbone.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "erssl export needs checkpoint=<...>"),
+        (["checkpoint=a", "output=b"], "needs format=<...>: torchvision, timm"),
+        (["checkpoint=a", "format=timm"], "needs output=<...>"),
+        (["checkpoint=a", "format=tim", "output=b"], "did you mean timm?"),
+        (["chekpoint=a"], "did you mean checkpoint?"),
+        (["runs/mine"], "The key runs/mine is unknown"),
+        (["checkpoint=/nowhere", "format=timm", "output=b.pth"], "no backbone weights at /nowhere"),
+        (["checkpoint={run}", "format=timm", "output=b.pth", "overwrite=yes"], "true or false"),
+        (["checkpoint={run}", "format=timm", "output=b.bin"], "must end in .safetensors or .pth"),
+    ],
+)
+def test_wrong_words_are_one_sentence(run, words, sentence, capsys):
+    assert main(["export", *(w.replace("{run}", str(run)) for w in words)]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_help_names_every_format(capsys):
+    assert main(["export", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in (*FORMATS, "detectron2"))
+    assert main([]) == 0
+    assert "export" in capsys.readouterr().out
