@@ -26,11 +26,15 @@ Schema = dict[str, Any]
 """Valid keys of a node and what each takes: a type annotation, or a schema for a nested node."""
 
 GROUPS = ("method", "data", "backbone", "optimizer", "trainer", "experiment")
+PRETRAIN_GROUPS = {group: group for group in GROUPS}
 FREE: Any = object()  # a node whose keys somebody else checks
 
 
 def compose_config(
-    config_name: str, overrides: list[str], schema_of: Callable[[Mapping[str, Any]], Schema]
+    config_name: str,
+    overrides: list[str],
+    schema_of: Callable[[Mapping[str, Any]], Schema],
+    groups: Mapping[str, str] = PRETRAIN_GROUPS,
 ) -> dict[str, Any]:
     """Compose a config from its YAML files and overrides, and check every key and value.
 
@@ -38,6 +42,7 @@ def compose_config(
         config_name: The YAML file without its ending.
         overrides: Words such as ``method=mveb`` or ``optimizer.base_lr=0.3``.
         schema_of: Gives the schema of a composed config; it depends on the chosen method.
+        groups: Keys that choose a YAML file, and the folder of ``configs`` that each chooses from.
 
     Returns:
         Nested dictionary of plain values.
@@ -46,12 +51,12 @@ def compose_config(
         ConfigError: If a word is not ``key=value``, or a key or value is unknown.
     """
     pairs = [_split(word) for word in overrides]
-    choices = [_choice(key, value) for key, value in pairs if key in GROUPS]
+    choices = [_choice(key, value, groups[key]) for key, value in pairs if key in groups]
     schema = schema_of(_compose(config_name, [word for words in choices for word in words]))
     words = []
     for (key, value), override in zip(pairs, overrides, strict=True):
-        if key in GROUPS:
-            words += _choice(key, value)
+        if key in groups:
+            words += _choice(key, value, groups[key])
         else:
             _check_name(key, value, pairs)
             if _takes_text(_hint(key, schema)) and value != "null":
@@ -65,7 +70,7 @@ def compose_config(
 
 def group_options(group: str) -> list[str]:
     """Names that may be chosen for a config group, such as the methods for ``method``."""
-    folder = files("erssl.configs") / group
+    folder = files("erssl.configs").joinpath(*group.split("/"))
     names = {f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")}
     if group == "method":
         from erssl.methods import available_methods
@@ -111,7 +116,7 @@ def _split(word: str) -> tuple[str, str]:
     return key, value
 
 
-def _choice(group: str, value: str) -> list[str]:
+def _choice(key: str, value: str, group: str) -> list[str]:
     options = group_options(group)
     if value in options:
         if group == "method" and not (files("erssl.configs") / group / f"{value}.yaml").is_file():
@@ -119,9 +124,9 @@ def _choice(group: str, value: str) -> list[str]:
         return [f"{group}={value}"]
     if value == "null" and group == "experiment":
         return []
-    if "," in value and set(value.split(",")) <= set(options):
-        raise ConfigError(f"{group}={value} names several; add --multirun to run them all.")
-    raise ConfigError(f"{group}={value} is unknown; {nearest(value, options)}")
+    if "," in value and set(value.split(",")) <= set(options) and group == key:
+        raise ConfigError(f"{key}={value} names several; add --multirun to run them all.")
+    raise ConfigError(f"{key}={value} is unknown; {nearest(value, options)}")
 
 
 def _compose(config_name: str, words: list[str]) -> dict[str, Any]:

@@ -2,6 +2,14 @@
 
 from erssl.data.datasets import Datasets, PictureDataset, load_datasets
 from erssl.data.images import find_unreadable, load_image
+from erssl.data.labelled import (
+    LabelledDataModule,
+    labels_of,
+    listed_subset,
+    require_labels,
+    stratified_subset,
+    subset_digest,
+)
 from erssl.data.module import SSLDataModule, TransformedDataset
 from erssl.data.options import DATASETS, DataOptions, default_options
 from erssl.data.views import RECIPES, ViewOptions, build_eval_transform, build_views
@@ -11,6 +19,7 @@ __all__ = [
     "RECIPES",
     "DataOptions",
     "Datasets",
+    "LabelledDataModule",
     "PictureDataset",
     "SSLDataModule",
     "TransformedDataset",
@@ -19,6 +28,11 @@ __all__ = [
     "build_views",
     "default_options",
     "find_unreadable",
+    "labels_of",
+    "listed_subset",
     "load_datasets",
     "load_image",
+    "require_labels",
+    "stratified_subset",
+    "subset_digest",
 ]

@@ -60,6 +60,30 @@ def seed_worker(worker_id: int, rank: int = 0) -> None:
     np.random.seed(sequence.spawn(1)[0].generate_state(4))
 
 
+def make_loader(
+    dataset: Dataset[Any],
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    epoch: int = 0,
+    rank: int = 0,
+    **keywords: Any,
+) -> DataLoader[Any]:
+    """A loader whose order and augmentations depend on seed, epoch and rank alone."""
+    # Without a generator of its own, a loader draws from the global one and so changes what the
+    # rest of the run draws.
+    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(int(state)),
+        worker_init_fn=partial(seed_worker, rank=rank),
+        **keywords,
+    )
+
+
 class SSLDataModule(LightningDataModule):
     """Loaders of a data set for pretraining and its evaluation.
 
@@ -203,16 +227,7 @@ class SSLDataModule(LightningDataModule):
     def _loader(
         self, dataset: TransformedDataset, epoch: int = 0, **keywords: Any
     ) -> DataLoader[Any]:
-        # Without a generator of its own, a loader draws from the global one and so changes what
-        # the rest of the run draws.
-        state = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
         rank = self.trainer.global_rank if self.trainer is not None else 0
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.options.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(int(state)),
-            worker_init_fn=partial(seed_worker, rank=rank),
-            **keywords,
+        return make_loader(
+            dataset, self.batch_size, self.options.workers, self.seed, epoch, rank, **keywords
         )

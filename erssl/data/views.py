@@ -223,6 +223,35 @@ def build_eval_transform(
     )
 
 
+def build_crop_transform(
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: Scale = (0.08, 1.0),
+    flip: bool = True,
+) -> Any:
+    """Make the transform by which classifiers are trained: a random crop, flipped half of the time.
+
+    Args:
+        image_size: Side of the result in pixels.
+        mean: Channel means to subtract, three values for pixels in 0..1.
+        std: Channel deviations to divide by.
+        scale: Area of the crop as a share of the picture's.
+        flip: Whether to flip at all.
+
+    Returns:
+        A transform from a PIL picture to a tensor (3, image_size, image_size).
+    """
+    return T.Compose(
+        [
+            T.RandomResizedCrop(image_size, scale=scale),
+            *([T.RandomHorizontalFlip()] if flip else []),
+            T.ToTensor(),
+            T.Normalize(mean=list(mean), std=list(std)),
+        ]
+    )
+
+
 def _default_global_scale(options: ViewOptions) -> Scale:
     if options.n_local_views > 0 and options.recipe != "digits":
         return (0.14, 1.0) if options.recipe == "swav" else (0.4, 1.0)

@@ -1,0 +1,222 @@
+"""Loaders for training a classifier, and subsets of the labelled pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Subset
+from torch.utils.data.distributed import DistributedSampler
+
+from erssl.data.datasets import Datasets, PictureDataset
+from erssl.data.folders import named
+from erssl.data.module import TransformedDataset, make_loader
+from erssl.data.options import DataOptions
+from erssl.data.views import build_crop_transform, build_eval_transform
+from erssl.errors import ConfigError, DataError
+
+Indices = npt.NDArray[np.int64]
+
+
+class LabelledDataModule(LightningDataModule):
+    """Random crops to train on, and the validation pictures as they are.
+
+    Every process validates on all pictures, so that none is counted twice.
+
+    Attributes:
+        batch_size: Pictures per step and device: no more than there are.
+    """
+
+    def __init__(
+        self,
+        options: DataOptions,
+        datasets: Datasets,
+        batch_size: int,
+        seed: int,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        flip: bool = True,
+        indices: Indices | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        """Take pictures that are loaded already.
+
+        Args:
+            options: How they are read: size, channel statistics, loader processes.
+            datasets: The pictures; with labels and a validation split.
+            batch_size: Pictures per step and device.
+            seed: Of the order and the crops.
+            crop_scale: Area of the random crops.
+            flip: Whether they are flipped.
+            indices: Training pictures to use, by their numbers; ``None`` for all.
+            drop_last: Leave out a last batch that is smaller, for batch normalisation's sake.
+        """
+        super().__init__()
+        pictures = datasets.train
+        # Subset keeps to its indices: no other picture is ever read
+        chosen: Any = pictures if indices is None else Subset(pictures, indices.tolist())  # type: ignore[arg-type]
+        size, mean, std = options.image_size, options.mean, options.std
+        crop = build_crop_transform(size, mean, std, crop_scale, flip)
+        plain = build_eval_transform(size, mean, std, options.interpolation)
+        self.workers = options.workers
+        self.seed = seed
+        self.train_pictures = TransformedDataset(chosen, crop)
+        self.val_pictures = TransformedDataset(require_labels(options, datasets), plain)
+        self.batch_size = min(batch_size, len(self.train_pictures))
+        self.drop_last = drop_last
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled crops: ``[images, targets]`` with (B, 3, H, W) and (B,)."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        epoch = trainer.current_epoch if trainer else 0
+        order: dict[str, Any] = {"shuffle": True}
+        if world > 1:
+            order = {"sampler": DistributedSampler(self.train_pictures, seed=self.seed)}
+        return make_loader(
+            self.train_pictures,
+            self.batch_size,
+            self.workers,
+            self.seed,
+            epoch,
+            rank,
+            drop_last=self.drop_last,
+            persistent_workers=self.workers > 0,
+            **order,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The validation pictures in their order."""
+        return make_loader(self.val_pictures, self.batch_size, self.workers, self.seed)
+
+
+def require_labels(options: DataOptions, datasets: Datasets) -> PictureDataset:
+    """The validation pictures, once it is sure that accuracy can be measured.
+
+    Raises:
+        DataError: If there are no labels, no validation pictures, or a single class.
+    """
+    if datasets.val is None:
+        raise DataError(
+            f"data.name={options.name} has no validation pictures here; name a folder of them with "
+            "data.val_dir."
+        )
+    if not datasets.labelled or datasets.num_classes < 2:
+        raise DataError(
+            f"data.name={options.name} has {datasets.num_classes} class; accuracy needs at least "
+            "two, each in a sub-folder of its own."
+        )
+    return datasets.val
+
+
+def labels_of(pictures: PictureDataset) -> Indices:
+    """Class numbers (N,) of all pictures, without reading one."""
+    targets: Any = getattr(pictures, "targets", None)
+    if targets is None:
+        samples: Any = getattr(pictures, "samples")  # noqa: B009 - the protocol does not name it
+        targets = [target for _, target in samples]
+    return np.asarray(targets, dtype=np.int64)
+
+
+def stratified_subset(labels: Indices, fraction: float, seed: int = 0) -> Indices:
+    """Choose the same share of every class.
+
+    Args:
+        labels: Class numbers (N,).
+        fraction: Share, above 0 and at most 1.
+        seed: Of the choice.
+
+    Returns:
+        Indices of the chosen pictures, sorted.
+
+    Raises:
+        ConfigError: If ``fraction`` is out of range.
+        DataError: If a class would be left without pictures.
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"fraction={fraction} must lie above 0 and be at most 1.")
+    generator = np.random.default_rng(seed)
+    chosen, empty = [], []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = round(fraction * len(members))
+        chosen.append(generator.permutation(members)[:count])
+        if count == 0:
+            empty.append(f"class {label} with {len(members)}")
+    if empty:
+        raise DataError(
+            f"fraction={fraction} leaves {len(empty)} of {len(chosen)} classes without a picture "
+            f"({named(empty)}); raise the fraction."
+        )
+    return np.sort(np.concatenate(chosen))
+
+
+def listed_subset(pictures: PictureDataset, file: str | Path) -> Indices:
+    """Choose the pictures that a file lists, one a line.
+
+    A line is a picture's file name (``n01440764_10026.JPEG``, as the published 1 % and 10 % lists
+    of SimCLR have it), its path below the folder of classes, or its number where the pictures are
+    no files.
+
+    Args:
+        pictures: The training pictures.
+        file: The list.
+
+    Returns:
+        Indices of the chosen pictures, sorted.
+
+    Raises:
+        DataError: If the file is missing or empty, names a picture that is not there or names one
+            twice, or leaves a class without pictures.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise DataError(
+            f"fraction={file} is neither a number nor a file; give 0.01, 0.1 or a list."
+        )
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"fraction={file} is no list of pictures; give a text file.") from error
+    names = [line for line in lines if line]
+    numbers = _numbers(pictures)
+    missing = [name for name in names if name not in numbers]
+    if missing or not names:
+        what = f"names {len(missing)} pictures that are not there ({named(missing)})"
+        raise DataError(
+            f"fraction={file} {what if names else 'is empty'}; it must list training pictures by "
+            "file name, or by number where they are no files."
+        )
+    chosen = np.asarray([numbers[name] for name in names], dtype=np.int64)
+    unique = np.unique(chosen)
+    if len(unique) < len(chosen):
+        raise DataError(f"fraction={file} names {len(chosen) - len(unique)} pictures twice.")
+    labels = labels_of(pictures)
+    if lost := sorted(set(labels.tolist()) - set(labels[unique].tolist())):
+        raise DataError(
+            f"fraction={file} leaves {len(lost)} classes without a picture "
+            f"({named(str(label) for label in lost)}); add some of each."
+        )
+    return unique
+
+
+def subset_digest(indices: Sequence[int] | Indices) -> str:
+    """SHA-256 of the chosen numbers, to tell whether two runs had the same subset."""
+    return hashlib.sha256(np.asarray(indices, dtype="<i8").tobytes()).hexdigest()
+
+
+def _numbers(pictures: PictureDataset) -> dict[str, int]:
+    """Names by which a list may call each picture."""
+    samples: Any = getattr(pictures, "samples", None)
+    if samples is None:
+        return {str(i): i for i in range(len(pictures))}
+    paths = [Path(path).parts for path, _ in samples]
+    files = Counter(parts[-1] for parts in paths)
+    numbers = {"/".join(parts[-2:]): index for index, parts in enumerate(paths)}
+    # a file name alone will do where no two classes have the same
+    return numbers | {p[-1]: index for index, p in enumerate(paths) if files[p[-1]] == 1}
