@@ -1,8 +1,15 @@
 """How good a backbone is: frozen features, then a protocol ``features -> metrics``."""
 
 from erssl.evaluation.features import Features, extract_features
-from erssl.evaluation.knn import knn_accuracy
+from erssl.evaluation.knn import knn_accuracy, knn_scores
 from erssl.evaluation.lens import lens_reading
 from erssl.evaluation.linear import linear_accuracy
 
-__all__ = ["Features", "extract_features", "knn_accuracy", "lens_reading", "linear_accuracy"]
+__all__ = [
+    "Features",
+    "extract_features",
+    "knn_accuracy",
+    "knn_scores",
+    "lens_reading",
+    "linear_accuracy",
+]

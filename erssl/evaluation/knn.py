@@ -2,36 +2,141 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from lightly.utils.benchmarking import knn_predict
+from collections.abc import Iterator
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from erssl.errors import ConfigError, DataError
 from erssl.evaluation.features import Features
 
-_SIMILARITIES = 2**24  # held at a time; bounds the memory whatever the number of pictures
+# Held at a time: similarities of 1,024 queries to 16,384 training pictures, 64 MiB. Of the sizes
+# tried on a CPU, fewer queries normalise the training pictures too often, and shorter blocks leave
+# torch's quick top-k (it needs 64 times k).
+_QUERIES, _BLOCK = 1024, 16384
+
+
+def knn_scores(
+    train: Features, val: Features, num_classes: int, k: int = 200, temperature: float = 0.1
+) -> Tensor:
+    """Votes of weighted kNN with cosine similarity (Wu et al. 2018).
+
+    Each of the k nearest training pictures votes exp(similarity / temperature) for its class. The
+    votes of a picture are given relative to that of its nearest neighbour, which changes no order
+    and cannot overflow at any temperature. The most voted class is that of lightly's
+    ``knn_predict``.
+
+    It computes in float32 on the device of ``train.features``. Beside the result only one chunk of
+    similarities and one of normalised features are held, whatever the number of pictures and
+    classes.
+
+    Args:
+        train: Features that vote (N, d), of any floating type; ℓ2-normalised inside.
+        val: Features that are classified (N_val, d).
+        num_classes: Number of classes C.
+        k: Neighbours; 200 in lightly's benchmarks (Wu et al. 2018). No more than there are
+            training pictures are asked.
+        temperature: Of the votes; 0.1 (DINO: 0.07).
+
+    Returns:
+        Votes (N_val, C), float32, not normalised; a row of NaN where a feature was not finite.
+
+    Raises:
+        ConfigError: If ``k`` or ``temperature`` is out of range.
+        DataError: If features and labels do not fit together.
+    """
+    device = train.features.device
+    scores = torch.empty(len(val.features), num_classes, device=device)
+    start = 0
+    for votes in _votes(train, val, num_classes, k, temperature):
+        scores[start : start + len(votes)] = votes
+        start += len(votes)
+    return scores
 
 
 def knn_accuracy(
     train: Features, val: Features, num_classes: int, k: int = 200, temperature: float = 0.1
 ) -> float:
-    """Top-1 accuracy of weighted kNN with cosine similarity, by lightly's ``knn_predict``.
+    """Top-1 accuracy of weighted kNN with cosine similarity.
 
-    Args:
-        train: Features that vote; ℓ2-normalised inside.
-        val: Features that are classified.
-        num_classes: Number of classes.
-        k: Neighbours; 200 in lightly's benchmarks (Wu et al. 2018). No more than there are
-            training pictures are asked.
-        temperature: Of the votes exp(similarity / temperature); 0.1 (DINO: 0.07).
+    The arguments are those of :func:`knn_scores`. A picture whose votes are NaN counts as wrong, so
+    that a diverged backbone reads 0 and not the share of a class.
 
     Returns:
         Share of ``val`` that is classified right, in [0, 1].
+
+    Raises:
+        ConfigError: If ``k`` or ``temperature`` is out of range.
+        DataError: If features and labels do not fit together.
     """
-    bank = F.normalize(train.features, dim=1).T.contiguous()
-    queries = F.normalize(val.features, dim=1)
-    k = min(k, bank.shape[1])
-    correct = 0
-    size = max(1, _SIMILARITIES // bank.shape[1])
-    for chunk, labels in zip(queries.split(size), val.labels.split(size), strict=True):
-        ranked = knn_predict(chunk, bank, train.labels, num_classes, k, temperature)
-        correct += int((ranked[:, 0] == labels).sum())
-    return correct / len(queries)
+    correct, start = 0, 0
+    for votes in _votes(train, val, num_classes, k, temperature):
+        labels = val.labels[start : start + len(votes)].to(votes.device)
+        right = (votes.argmax(dim=1) == labels) & ~votes[:, 0].isnan()
+        correct += int(right.sum())
+        start += len(votes)
+    return correct / len(val.labels)
+
+
+@torch.no_grad()
+def _votes(
+    train: Features, val: Features, num_classes: int, k: int, temperature: float
+) -> Iterator[Tensor]:
+    """Votes (B, C) of one chunk of queries after another."""
+    _check(train, val, num_classes, k, temperature)
+    device = train.features.device
+    labels = train.labels.to(device)
+    for chunk in val.features.split(_QUERIES):
+        queries = F.normalize(chunk.to(device).float(), dim=1)
+        similarities, neighbours = _nearest(queries, train.features, min(k, len(labels)))
+        nearest = similarities.amax(dim=1, keepdim=True)
+        weights = ((similarities - nearest) / temperature).exp()
+        votes = weights.new_zeros(len(queries), num_classes)
+        votes.scatter_add_(1, labels[neighbours], weights)
+        # Classes without neighbours would keep a clean 0 beside the others' NaN.
+        yield votes.masked_fill_(nearest.isnan(), torch.nan)
+
+
+def _nearest(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Similarities and indices (B, k) of the nearest rows of ``bank``, in no order."""
+    similarities, indices = queries.new_empty(len(queries), 0), None
+    size = max(_BLOCK, 64 * k)
+    for start in range(0, len(bank), size):
+        block = F.normalize(bank[start : start + size].float(), dim=1)
+        near, where = (queries @ block.T).topk(min(k, len(block)), dim=1, sorted=False)
+        where += start
+        if indices is not None:
+            near = torch.cat([similarities, near], dim=1)
+            where = torch.cat([indices, where], dim=1)
+            near, kept = near.topk(min(k, near.shape[1]), dim=1, sorted=False)
+            where = where.gather(1, kept)
+        similarities, indices = near, where
+    assert indices is not None
+    return similarities, indices
+
+
+def _check(train: Features, val: Features, num_classes: int, k: int, temperature: float) -> None:
+    if k < 1 or not temperature > 0:
+        raise ConfigError(
+            f"kNN was given k={k} and temperature={temperature}; give k of at least 1 and a "
+            "temperature above 0."
+        )
+    for name, split in (("training", train), ("validation", val)):
+        n = len(split.labels)
+        if split.features.ndim != 2 or len(split.features) != n or n == 0:
+            raise DataError(
+                f"kNN was given {name} features {tuple(split.features.shape)} and {n} labels; "
+                "give features (N, d) and N labels, N of at least 1."
+            )
+    if train.features.shape[1] != val.features.shape[1]:
+        raise DataError(
+            f"kNN was given training features of {train.features.shape[1]} dimensions and "
+            f"validation features of {val.features.shape[1]}; give those of one backbone."
+        )
+    low, high = int(train.labels.min()), int(train.labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"kNN was given training labels from {low} to {high} and num_classes={num_classes}; "
+            "give labels from 0 to num_classes - 1."
+        )
