@@ -4,9 +4,12 @@ from erssl.evaluation.features import Features, extract_features
 from erssl.evaluation.knn import knn_accuracy, knn_scores
 from erssl.evaluation.lens import lens_reading
 from erssl.evaluation.linear import linear_accuracy
+from erssl.evaluation.metrics import classification_metrics, confusion_matrix
 
 __all__ = [
     "Features",
+    "classification_metrics",
+    "confusion_matrix",
     "extract_features",
     "knn_accuracy",
     "knn_scores",
