@@ -1,6 +1,6 @@
 """How good a backbone is: frozen features, then a protocol ``features -> metrics``."""
 
-from erssl.evaluation.features import Features, extract_features
+from erssl.evaluation.features import Features, cached_features, extract_features
 from erssl.evaluation.knn import knn_accuracy, knn_scores
 from erssl.evaluation.lens import lens_reading
 from erssl.evaluation.linear import linear_accuracy
@@ -8,6 +8,7 @@ from erssl.evaluation.metrics import classification_metrics, confusion_matrix
 
 __all__ = [
     "Features",
+    "cached_features",
     "classification_metrics",
     "confusion_matrix",
     "extract_features",

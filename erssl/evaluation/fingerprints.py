@@ -1,0 +1,139 @@
+"""What frozen features depend on, as short digests: the backbone and the pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from erssl.errors import ConfigError, DataError
+
+_BLOCK = 8192  # files that a thread looks at in one go
+_THREADS = 8  # of no use on a local disk; network file systems answer slowly, but many at a time
+
+
+def weights_digest(backbone: nn.Module) -> str:
+    """Digest of all that a backbone computes with.
+
+    It covers the names, types, shapes and bytes of all parameters and buffers, and the class and
+    plain options (numbers, texts, switches and lists of them) of every part: two activations may
+    hold the same weights. Whether the backbone trains or evaluates does not matter.
+
+    Args:
+        backbone: The backbone, on any device.
+
+    Returns:
+        SHA-256 in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for name, part in backbone.named_modules():
+        kind = f"{type(part).__module__}.{type(part).__qualname__}"
+        digest.update(repr((name, kind, _options(part))).encode())
+    for kind in ("parameter", "buffer"):
+        for name, tensor in getattr(backbone, f"named_{kind}s")():
+            digest.update(repr((kind, name, str(tensor.dtype), tuple(tensor.shape))).encode())
+            digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def data_digest(pictures: Any) -> str:
+    """Digest of a data set's pictures and class numbers, in their order.
+
+    Of picture files the path, size, time of change and class number of each count, not the bytes;
+    of pictures in memory the pixels.
+
+    Args:
+        pictures: A data set with ``samples`` (``PictureFiles``, torchvision's ``ImageFolder``),
+            with ``pixels`` or ``data`` and ``targets`` (``PicturesInMemory``, torchvision's
+            CIFAR), or a ``Subset`` of one.
+
+    Returns:
+        SHA-256 in hexadecimal.
+
+    Raises:
+        ConfigError: If the data set is of another kind.
+        DataError: If a picture file is gone.
+    """
+    digest = hashlib.sha256()
+    if isinstance(pictures, Subset):
+        digest.update(data_digest(pictures.dataset).encode())
+        digest.update(np.asarray(pictures.indices, dtype=np.int64).tobytes())
+        return digest.hexdigest()
+    kind = type(pictures)
+    own = [without_addresses(getattr(pictures, name, None)) for name in _TRANSFORMS]
+    digest.update(repr((f"{kind.__module__}.{kind.__qualname__}", own)).encode())
+    pixels = getattr(pictures, "pixels", getattr(pictures, "data", None))
+    if hasattr(pictures, "samples"):
+        for line in _files(pictures.samples):
+            digest.update(line)
+    elif isinstance(pixels, np.ndarray | Tensor) and hasattr(pictures, "targets"):
+        values = torch.as_tensor(pixels)
+        digest.update(repr((str(values.dtype), tuple(values.shape))).encode())
+        digest.update(tensor_bytes(values))
+        digest.update(np.asarray(pictures.targets, dtype=np.int64).tobytes())
+    else:
+        raise ConfigError(
+            f"Features of a {kind.__qualname__} cannot be cached, since nothing tells when its "
+            "pictures change; give a data_key that does, or cache_dir=None."
+        )
+    return digest.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor of any type, without a copy where it lies on the CPU in order."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def without_addresses(thing: object) -> str:
+    """The text of an object without the places in memory that differ from run to run."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
+
+
+_TRANSFORMS = ("transform", "target_transform")
+
+
+def _options(part: nn.Module) -> list[tuple[str, object]]:
+    options = {k: v for k, v in vars(part).items() if not k.startswith("_") and _is_plain(v)}
+    options.pop("training")
+    return sorted(options.items())
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _files(samples: Sequence[tuple[str, int]]) -> Iterator[bytes]:
+    blocks = [samples[start : start + _BLOCK] for start in range(0, len(samples), _BLOCK)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(_file_block, blocks)
+
+
+def _file_block(samples: Sequence[tuple[str, int]]) -> bytes:
+    try:
+        rows = [
+            (
+                os.path.abspath(path),
+                (found := os.stat(path)).st_size,
+                found.st_mtime_ns,
+                int(target),
+            )
+            for path, target in samples
+        ]
+    except OSError as error:
+        raise DataError(
+            f"The picture {error.filename} cannot be read ({error.strerror}); scan the folder "
+            "again."
+        ) from error
+    return json.dumps(rows).encode(errors="surrogatepass")
