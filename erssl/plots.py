@@ -16,6 +16,7 @@ _PANELS = (
     ("train_alignment", "alignment (mean cosine)"),
     ("val_knn_top1", "kNN top-1"),
 )
+_NAMED_CLASSES, _WRITTEN_CLASSES, _BARS = 40, 20, 60
 # Okabe and Ito's colour-blind safe palette
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _BLUE, _GREY = _PALETTE[0], "#666666"
@@ -180,3 +181,58 @@ def _legend(column: str) -> str:
     words = {"i_er": "H + E[log q]", "infonce": "InfoNCE", "discrete_entropy": "H"}
     words |= {"discrete_reconstruction": "E[log q]", "discrete_i_er": "H + E[log q]"}
     return f"{words.get(name, '')} κ = {kappa}".strip() if name else words.get(column, column)
+
+
+def plot_confusion(matrix: Any, names: Sequence[str], path: Path) -> None:
+    """Draw which class is taken for which, as shares of each true class.
+
+    Args:
+        matrix: Counts (C, C), rows are the truth.
+        names: Of the classes; written where there are at most 40.
+        path: The PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(names)
+    side = min(12.0, 2.4 + 0.32 * count)
+    figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
+    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="true")
+    if count <= _NAMED_CLASSES:
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+    if count <= _WRITTEN_CLASSES:
+        for i, row in enumerate(shares.tolist()):
+            for j, share in enumerate(row):
+                if share >= 0.005:
+                    colour = "white" if share > 0.6 else "black"
+                    text = f"{share:.0%}"
+                    axes.text(j, i, text, color=colour, ha="center", va="center", fontsize=7)
+    figure.savefig(path)
+
+
+def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
+    """Draw the accuracy of each class, the worst at the top.
+
+    Args:
+        recall: Share (C,) of each class that is classified right.
+        names: Of the classes; beyond 60 the worst 60 are drawn.
+        path: The PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    order = recall.argsort()[:_BARS]
+    values, labels = recall[order].tolist(), [names[i] for i in order.tolist()]
+    figure = Figure(figsize=(5, 1.2 + 0.22 * len(labels)), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(range(len(labels)), values, color=_BLUE)
+    axes.axvline(float(recall.mean()), color=_GREY, linestyle="--", linewidth=1, label="mean")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="accuracy of the class")
+    axes.legend(loc="lower right", frameon=False)
+    axes.grid(axis="x", alpha=0.25)
+    figure.savefig(path)

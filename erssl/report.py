@@ -1,8 +1,8 @@
-"""The report of a run: its table, its curves, how to do it again."""
+"""The report of a run or an evaluation: its table, its curves, how to do it again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,11 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
     curves = read_metrics(file) if file.is_file() else {}
     drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
     lens = (run_dir / LENS_PICTURE).is_file()
-    environment = results["environment"]
     rows = [f"| {name} | {value:.4f} |" for name, value in results["metrics"].items()]
-    versions = ", ".join(f"{name} {v}" for name, v in environment["packages"].items())
     lines = [
         f"# {results['method']} on {results['dataset']}",
         "",
-        f"`{environment['command']}`",
+        f"`{results['environment']['command']}`",
         "",
         "| metric | value |",
         "|---|---|",
@@ -38,7 +36,67 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
         "![curves](curves.png)" if drawn else "The run was too short to log a curve.",
         "",
         *(["![entropy and reconstruction](lens.png)", ""] if lens else []),
-        f"Seed {results['seed']}; {results['wall_seconds']:.0f} s on {environment['device']}; "
-        f"Python {environment['python']}, {versions}. The resolved settings are in config.yaml.",
+        _how(results),
     ]
     write_text(run_dir / "report.md", "\n".join(lines) + "\n")
+
+
+def write_evaluation_report(
+    results: Mapping[str, Any], folder: Path, pictures: Sequence[str] = ()
+) -> None:
+    """Write the ``report.md`` of an evaluation.
+
+    Args:
+        results: The content of ``results.json``.
+        folder: Where it goes.
+        pictures: Names of pictures in that folder.
+    """
+    metrics = results["metrics"]
+    rows = [f"| {name} | {_shown(name, value)} |" for name, value in metrics.items()]
+    lines = [
+        f"# {results['protocol']}: {results['method']} on {results['dataset']}",
+        "",
+        f"`{results['environment']['command']}`",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *rows,
+        "",
+        "Accuracies are those of the last epoch on the validation split; `best_on_val` chose its "
+        "epoch on that split.",
+        "",
+        *published_lines(results["published"]),
+        "",
+        *(line for name in pictures for line in (f"![{name}]({name})", "")),
+        _how(results),
+    ]
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
+
+
+def published_lines(published: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """Published numbers of the same protocol, each group in a line that says where it is from."""
+    lines = []
+    for group in published or ():
+        rows = []
+        for method, values in group["rows"].items():
+            numbers = " / ".join(f"{value:g}" for value in values.values())
+            rows.append(f"{method} {numbers}")
+        names = " / ".join(dict.fromkeys(k for values in group["rows"].values() for k in values))
+        lines.append(
+            f"Published ({names}, per cent; {group['setting']}; {group['source']}): "
+            f"{', '.join(rows)}."
+        )
+    return lines
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.0f}" if name.endswith("epoch") else f"{value:.4f}"
+
+
+def _how(results: Mapping[str, Any]) -> str:
+    environment = results["environment"]
+    versions = ", ".join(f"{name} {v}" for name, v in environment["packages"].items())
+    return (
+        f"Seed {results['seed']}; {results['wall_seconds']:.0f} s on {environment['device']}; "
+        f"Python {environment['python']}, {versions}. The resolved settings are in config.yaml."
+    )

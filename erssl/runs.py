@@ -29,7 +29,11 @@ METRICS = "metrics.csv"
 LENS = "lens.csv"
 LENS_PICTURE = "lens.png"
 ENVIRONMENT = "environment.json"
+RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
+_EVALUATION_FILES = (
+    *("subset.txt", "confusion.csv", "confusion.png", "per_class.csv", "per_class.png"),
+)
 _PACKAGES = ("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy")
 
 
@@ -41,7 +45,12 @@ class RunDirectory:
     """
 
     def __init__(
-        self, path: str | Path, resume: bool = False, overwrite: bool = False, need_bytes: int = 0
+        self,
+        path: str | Path,
+        resume: bool = False,
+        overwrite: bool = False,
+        need_bytes: int = 0,
+        resume_from: str = LAST_CHECKPOINT,
     ) -> None:
         """Make the folder ready to be written to.
 
@@ -50,6 +59,7 @@ class RunDirectory:
             resume: Continue the run that is in it.
             overwrite: Delete the run that is in it.
             need_bytes: What the run will write at the least, for the check of free space.
+            resume_from: The file without which there is nothing to resume.
 
         Raises:
             RunError: If it holds a run and neither is asked for, there is nothing to resume, or
@@ -60,14 +70,14 @@ class RunDirectory:
             raise RunError("resume=true and overwrite=true exclude each other; give one of them.")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"run_dir={path} is a file; name a folder.")
-        if resume and not (self.path / LAST_CHECKPOINT).is_file():
+        if resume and not (self.path / resume_from).is_file():
             raise RunError(
-                f"resume=true but {self.path / LAST_CHECKPOINT} does not exist; "
+                f"resume=true but {self.path / resume_from} does not exist; "
                 "name the run_dir of a run that was started, or leave resume out."
             )
         if self.holds_run and not (resume or overwrite):
             state = "a finished run" if self.finished else "an unfinished run"
-            resumable = (self.path / LAST_CHECKPOINT).is_file()
+            resumable = (self.path / resume_from).is_file()
             way = "continue it with resume=true, " if resumable else ""
             raise RunError(
                 f"run_dir={path} already holds {state}; {way}delete it with overwrite=true, or "
@@ -76,7 +86,6 @@ class RunDirectory:
         self._check_writable(need_bytes)
         if overwrite:
             self._clear()
-        (self.path / CHECKPOINTS).mkdir(exist_ok=True)
 
     @property
     def holds_run(self) -> bool:
@@ -116,8 +125,12 @@ class RunDirectory:
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
         for name in (*written, ENVIRONMENT, LENS, LENS_PICTURE):
             (self.path / name).unlink(missing_ok=True)
+        for name in (*_EVALUATION_FILES, "hparams.yaml"):
+            (self.path / name).unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
+        for seed in self.path.glob("seed[0-9]*"):
+            shutil.rmtree(seed, ignore_errors=True)
 
 
 def make_results(

@@ -93,9 +93,9 @@ def test_imports_run_one_way():
     below = {
         "entropy": {"entropy"},
         "loss": {"entropy", "loss"},
-        "models": {"models", "errors"},
+        "models": {"models", "errors", "paths"},
         "data": {"data", "errors"},
-        "evaluation": {"evaluation", "errors", "entropy", "models", "data"},
+        "evaluation": {"evaluation", "errors", "paths", "entropy", "models", "data"},
         "callbacks": {"callbacks", "errors", "entropy", "evaluation", "runs"},
         "methods": {"methods", "errors", "entropy", "loss", "models", "data"},
     }

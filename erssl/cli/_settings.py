@@ -14,6 +14,7 @@ from pytorch_lightning import Trainer
 from yaml import YAMLError
 
 from erssl.cli._config import FREE, GROUPS, Schema, check_values, compose_config, schema_from
+from erssl.cli._trainer import OWN_TRAINER_KEYS
 from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens import KAPPAS
@@ -21,15 +22,10 @@ from erssl.methods import OptimizerOptions, get_method
 from erssl.models import BackboneOptions
 from erssl.runs import CONFIG
 
-# What the command itself gives to a method's constructor and to Lightning's Trainer.
+# What the command itself gives to a method's constructor.
 _OWN_METHOD_KEYS = (
     *("batch_size_per_device", "num_classes", "backbone", "optimizer"),
     *("channels_last", "compile"),
-)
-_OWN_TRAINER_KEYS = (
-    *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_progress_bar"),
-    *("enable_checkpointing", "enable_model_summary", "plugins", "profiler", "model_registry"),
-    *("sync_batchnorm", "num_sanity_val_steps"),
 )
 
 
@@ -134,7 +130,7 @@ def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
     stored = _read_config(file)
     said = {word.partition("=")[0] for word in words}
     for key in said:
-        _check_same(key, _flat(resolved), _flat(stored))
+        _check_same(key, flat(resolved), flat(stored))
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
     for key in said & set(_MAY_CHANGE):
         node, _, name = key.rpartition(".")
@@ -246,10 +242,10 @@ def _check_same(key: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -
             )
 
 
-def _flat(node: Any, where: str = "") -> dict[str, Any]:
+def flat(node: Any, where: str = "") -> dict[str, Any]:
     """Dotted keys and their values; lists and tuples alike."""
     if isinstance(node, Mapping):
-        return {k: v for n in node for k, v in _flat(node[n], f"{where}.{n}".strip(".")).items()}
+        return {k: v for n in node for k, v in flat(node[n], f"{where}.{n}".strip(".")).items()}
     return {where: list(node) if isinstance(node, (list, tuple)) else node}
 
 
@@ -262,5 +258,5 @@ def _schema(config: Mapping[str, Any]) -> Schema:
         "method": {"name": str, **method},
         "data": schema_from(DataOptions),
         "backbone": backbone,
-        "trainer": schema_from(Trainer, without=_OWN_TRAINER_KEYS),
+        "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
     }

@@ -13,6 +13,10 @@ from erssl.errors import ErsslError
 
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
+    "knn": "judge a backbone by its nearest neighbours",
+    "linear": "judge it by a linear classifier on frozen features",
+    "semi": "judge it by training on a part of the labels",
+    "finetune": "judge it by training on all labels",
     "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
     "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
     "methods": "list the methods with their paper, family, views and target branch",

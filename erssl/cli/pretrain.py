@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -11,24 +10,23 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-from erssl.callbacks import CollapseGuard, ERLens, LiveProgress, OnlineKNN, ResumableCSVLogger
+from erssl.callbacks import CollapseGuard, ERLens, LiveProgress, OnlineKNN
 from erssl.cli._build import build_method
 from erssl.cli._config import GROUPS, group_options
 from erssl.cli._settings import EvaluationOptions, PretrainSettings, read_settings
+from erssl.cli._trainer import make_checkpoint, make_loggers, probe_trainer, resume_step
 from erssl.data import SSLDataModule
-from erssl.errors import ConfigError, RunError
+from erssl.errors import RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
@@ -42,6 +40,7 @@ from erssl.runs import (
     LENS_PICTURE,
     METRICS,
     RESULTS,
+    RUN_DIR_VARIABLE,
     RunDirectory,
     default_run_dir,
     environment,
@@ -51,7 +50,6 @@ from erssl.runs import (
 )
 
 _MULTIRUN = ("--multirun", "-m")
-_RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 
 
 def help_text() -> str:
@@ -113,13 +111,13 @@ def pretrain(
     began = time.perf_counter()
     seed_everything(settings.seed, workers=True, verbose=False)
     path = _run_directory(settings)
-    resume_step = _resume_step(path) if settings.resume else None
-    probe = _probe_trainer(settings)
+    step = resume_step(path) if settings.resume else None
+    probe = probe_trainer(settings.trainer, settings.batch_size)
     data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
     data.validate(probe.world_size)
     method = build_method(settings, data.datasets.num_classes, data.batch_size)
     first = probe.is_global_zero
-    os.environ[_RUN_DIR_VARIABLE] = str(path)
+    os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
         if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
             return _show_finished(path, console) if first else {}
@@ -133,13 +131,13 @@ def pretrain(
             if data.datasets.skipped:
                 files_left_out = f"{len(data.datasets.skipped)} unreadable files are left out"
                 console.print(f"{files_left_out} of training.")
-        metrics = _train(settings, data, method, callbacks, path, probe, resume_step)
+        metrics = _train(settings, data, method, callbacks, path, probe, step)
         if not first:
             return {}
         seconds = time.perf_counter() - began
         return _finish(settings, config, method, metrics, run_dir, seconds, console)
     finally:
-        os.environ.pop(_RUN_DIR_VARIABLE, None)
+        os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
 def _train(
@@ -149,7 +147,7 @@ def _train(
     callbacks: list[Callback],
     path: Path,
     probe: Trainer,
-    resume_step: int | None,
+    step: int | None,
 ) -> dict[str, float]:
     """Measure, train, measure again; only the first process measures."""
     device = probe.strategy.root_device
@@ -163,7 +161,7 @@ def _train(
     trainer = Trainer(
         **settings.trainer,
         max_epochs=settings.epochs,
-        logger=_loggers(path, resume_step),
+        logger=make_loggers(path, step),
         callbacks=callbacks,
         enable_model_summary=False,
         default_root_dir=path,
@@ -191,35 +189,9 @@ def _train(
     }
 
 
-def _probe_trainer(settings: PretrainSettings) -> Trainer:
-    """A trainer that trains nothing, to learn which devices there are before any work."""
-    accelerator = settings.trainer.get("accelerator")
-    other_gpu = accelerator == "gpu" and torch.backends.mps.is_available()
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available() and not other_gpu:
-        raise ConfigError(
-            f"trainer.accelerator={accelerator} but torch {torch.__version__} sees no CUDA device; "
-            "choose trainer.accelerator=cpu or auto, or check the driver."
-        )
-    try:
-        probe = Trainer(
-            **settings.trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False
-        )
-    except Exception as error:  # whatever Lightning has to say against its own arguments
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ConfigError(
-            f"Lightning's Trainer refuses these trainer settings ({reason}); change trainer.*."
-        ) from error
-    if settings.batch_size % probe.world_size:
-        raise ConfigError(
-            f"batch_size={settings.batch_size} cannot be shared by {probe.world_size} devices; "
-            "choose a multiple."
-        )
-    return probe
-
-
 def _run_directory(settings: PretrainSettings) -> Path:
     """Path of the run directory; processes that Lightning starts take it from the first."""
-    path = settings.run_dir or os.environ.get(_RUN_DIR_VARIABLE)
+    path = settings.run_dir or os.environ.get(RUN_DIR_VARIABLE)
     path = path or str(default_run_dir(settings.method["name"], settings.data.name))
     return Path(path).expanduser()
 
@@ -228,28 +200,6 @@ def _least_bytes(method: nn.Module) -> int:
     """Weights, momentum, buffers; the same again while a checkpoint replaces the one before."""
     weights = sum(p.numel() * p.element_size() for p in method.parameters())
     return 4 * weights + 2 * sum(b.numel() * b.element_size() for b in method.buffers())
-
-
-def _resume_step(path: Path) -> int | None:
-    """Step of the checkpoint to resume from; ``None`` where :class:`RunDirectory` will refuse."""
-    file = path / LAST_CHECKPOINT
-    if not file.is_file():
-        return None
-    try:
-        return int(torch.load(file, "cpu", weights_only=True, mmap=True)["global_step"])
-    except (RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
-        raise RunError(
-            f"{file} is no readable checkpoint; start again with overwrite=true, or name another "
-            "run_dir."
-        ) from error
-
-
-def _loggers(path: Path, resume_step: int | None) -> list[Logger]:
-    loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
-    # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
-    with contextlib.suppress(ModuleNotFoundError):
-        loggers.append(TensorBoardLogger(path, "", "", default_hp_metric=False))
-    return loggers
 
 
 def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
@@ -278,14 +228,7 @@ def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> l
                 path=path / LENS,
             )
         )
-    last = Path(LAST_CHECKPOINT)
-    checkpoint = ModelCheckpoint(
-        path / last.parent,
-        filename=last.stem,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    return [*callbacks, LiveProgress(), checkpoint]
+    return [*callbacks, LiveProgress(), make_checkpoint(path)]
 
 
 def _accuracy(

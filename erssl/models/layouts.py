@@ -88,11 +88,13 @@ class Found:
         layout: The rule that held.
         state: Weights under torchvision's or timm's names.
         heads: How many weights under the prefix belong to heads.
+        name: Whose file it is.
     """
 
     layout: Layout
     state: dict[str, Tensor]
     heads: int
+    name: str
 
 
 def find_backbone(
@@ -123,7 +125,7 @@ def find_backbone(
             state = _named_sequential(state)
         if any(name in state for name in ([stem] if stem is not None else rule.stems)):
             own = {n: t for n, t in state.items() if not n.startswith(rule.heads)}
-            return Found(rule, _timm_registers(own), len(state) - len(own))
+            return Found(rule, _timm_registers(own), len(state) - len(own), rule.name)
     return None
 
 

@@ -105,13 +105,15 @@ def load_backbone(
     own, preprocessing = _own_header(file, content, header)
     options = options or own
     found = _find(file, content, options, layout)
+    if own is not None:
+        found = dataclasses.replace(found, name="erssl")
     check_finite(file, found.state)
     if options is None:
         rule = found.layout
         options = infer_architecture(found.state, rule.stem_padding, rule.vit_heads)
     if options is None:
         raise DataError(
-            f"The architecture of {file} ({found.layout.name} layout, {len(found.state)} weights) "
+            f"The architecture of {file} ({found.name} layout, {len(found.state)} weights) "
             "is none of those that shapes tell (ResNet-18, 34, 50, 101 and plain ViTs); name it "
             "with arch=<torchvision or timm name>."
         )
@@ -215,7 +217,7 @@ def _fill(
     state = found.state
     matched = {n: t for n, t in state.items() if n in expected and expected[n].shape == t.shape}
     report = LoadReport(
-        found.layout.name,
+        found.name,
         len(matched),
         tuple(n for n in expected if n not in matched and not n.endswith(_UNTRACKED)),
         tuple(n for n in state if n not in matched),

@@ -1,0 +1,257 @@
+"""What the evaluation commands share: features, results and what is printed of them."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from erssl.cli._protocols import (
+    EvaluationSettings,
+    FeatureSettings,
+    TrainingSettings,
+    check_same_settings,
+    resolved,
+)
+from erssl.cli._subject import Subject
+from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
+from erssl.evaluation import Features, cached_features, confusion_matrix
+from erssl.evaluation.published import published
+from erssl.paths import erssl_home
+from erssl.plots import plot_confusion, plot_recall
+from erssl.report import published_lines, write_evaluation_report
+from erssl.runs import (
+    CONFIG,
+    ENVIRONMENT,
+    RESULTS,
+    RUN_DIR_VARIABLE,
+    RunDirectory,
+    environment,
+    make_results,
+    write_json,
+    write_text,
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an evaluation came to.
+
+    Attributes:
+        metrics: Values of each seed, in their order.
+        predicted: Class numbers (N_val,) of the first seed.
+    """
+
+    metrics: list[dict[str, float]]
+    predicted: Tensor
+
+
+class Evaluation:
+    """One evaluation: its pictures, its folder, its clock.
+
+    Attributes:
+        subject: What is judged.
+        datasets: The pictures.
+        path: The folder of the results.
+    """
+
+    def __init__(self, protocol: str, settings: EvaluationSettings, subject: Subject) -> None:
+        """Load the pictures; nothing is written yet.
+
+        Args:
+            protocol: Name of the command.
+            settings: What was asked for.
+            subject: What is judged.
+
+        Raises:
+            DataError: If the pictures cannot be used, or have no labels.
+        """
+        self.began = time.perf_counter()
+        self.protocol = protocol
+        self.settings = settings
+        self.subject = subject
+        self.datasets: Datasets = load_datasets(subject.data)
+        require_labels(subject.data, self.datasets)
+        self.path = self._folder()
+
+    def open(self) -> None:
+        """Make the folder ready, or go on in it.
+
+        Raises:
+            ConfigError: If an evaluation that is resumed would change.
+            RunError: If the folder holds another one, or cannot be written to.
+        """
+        settings = self.settings
+        resume = isinstance(settings, TrainingSettings) and settings.resume
+        config = resolved(settings, asdict(self.subject.data))
+        run_dir = RunDirectory(self.path, resume, settings.overwrite, resume_from=CONFIG)
+        if resume:
+            check_same_settings(self.path / CONFIG, config)
+        run_dir.write_config(config)
+
+    def _folder(self) -> Path:
+        # processes that Lightning starts take a default name from the first
+        named = self.settings.run_dir or os.environ.get(RUN_DIR_VARIABLE)
+        if named:
+            return Path(named).expanduser()
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        name = f"{self.protocol}-{self.subject.slug}-{self.subject.data.name}-{stamp}"
+        return Path("runs") / name
+
+    def features(
+        self, options: FeatureSettings, device: torch.device, console: Console
+    ) -> tuple[Features, Features]:
+        """Features of training and validation pictures, from the cache as far as they are there."""
+        data = self.subject.data
+        transform = build_eval_transform(data.image_size, data.mean, data.std, data.interpolation)
+        folder = Path(options.cache_dir).expanduser() if options.cache_dir else _default_cache()
+        both = []
+        for split, pictures in (("training", self.datasets.train), ("validation", _val(self))):
+            with _progress(console, f"features of {len(pictures)} {split} pictures") as update:
+                both.append(
+                    cached_features(
+                        self.subject.backbone.to(device),
+                        pictures,
+                        transform,
+                        cache_dir=folder if options.cache else None,
+                        preprocessing=data.preprocessing,
+                        dtype=options.features_dtype,
+                        batch_size=options.feature_batch_size,
+                        num_workers=data.workers,
+                        device=device,
+                        progress=update,
+                    )
+                )
+        return both[0], both[1]
+
+    def finish(
+        self,
+        judged: Judged,
+        device: torch.device,
+        console: Console,
+        facts: Mapping[str, Any] | None = None,
+        **setting: Any,
+    ) -> dict[str, Any]:
+        """Write results and report, and print them beside what is published.
+
+        Args:
+            judged: What came out.
+            device: Where it was computed.
+            console: Where it is printed.
+            facts: What else belongs into the record, such as the subset that was used.
+            **setting: Of the protocol, by which published numbers are found.
+
+        Returns:
+            The content of ``results.json``.
+        """
+        data = self.subject.data
+        surroundings = environment(device)
+        results = make_results(
+            protocol=self.protocol,
+            dataset=data.name,
+            method=self.subject.name,
+            metrics=summarize(judged.metrics),
+            seed=self.settings.seed,
+            config={**resolved(self.settings, asdict(data)), **(facts or {})},
+            environment=surroundings,
+            wall_seconds=time.perf_counter() - self.began,
+            published=published(self.protocol, data.name, **setting),
+        )
+        write_json(self.path / ENVIRONMENT, surroundings)
+        pictures = self._draw(judged.predicted) if self.settings.plots else []
+        write_evaluation_report(results, self.path, pictures)
+        write_json(self.path / RESULTS, results)
+        print_results(results, self.subject.found, self.path, console)
+        return results
+
+    def _draw(self, predicted: Tensor) -> list[str]:
+        """Confusion matrix and recall of each class, as pictures and tables."""
+        names = [name.replace(",", ";") for name in self.datasets.class_names]
+        labels = val_labels(self.datasets)
+        one_hot = torch.nn.functional.one_hot(predicted, len(names)).float()
+        matrix = confusion_matrix(one_hot, labels, len(names))
+        recall = matrix.diagonal() / matrix.sum(dim=1).clamp_min(1)
+        counts = zip(names, matrix.tolist(), strict=True)
+        rows = [["true", *names], *([name, *map(str, row)] for name, row in counts)]
+        write_text(self.path / "confusion.csv", "".join(",".join(row) + "\n" for row in rows))
+        shares = zip(names, recall.tolist(), strict=True)
+        lines = ["class,accuracy", *(f"{name},{share:.4f}" for name, share in shares)]
+        write_text(self.path / "per_class.csv", "".join(line + "\n" for line in lines))
+        plot_confusion(matrix, names, self.path / "confusion.png")
+        plot_recall(recall, names, self.path / "per_class.png")
+        return ["confusion.png", "per_class.png"]
+
+
+def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of the seeds, their standard deviation (n - 1), and each; one seed stands alone."""
+    if len(metrics) == 1:
+        return dict(metrics[0])
+    summary: dict[str, float] = {}
+    for name in metrics[0]:
+        values = [row[name] for row in metrics]
+        summary[name] = statistics.fmean(values)
+        summary[f"{name}_std"] = statistics.stdev(values)
+        summary |= {f"{name}_seed{i}": value for i, value in enumerate(values)}
+    return summary
+
+
+def print_results(results: Mapping[str, Any], found: str, path: Path, console: Console) -> None:
+    """What came out, and what is published for the same protocol."""
+    metrics = results["metrics"]
+    console.print(f"{results['method']}: {found}", highlight=False, markup=False, soft_wrap=True)
+    table = Table("metric", results["protocol"], box=None, pad_edge=False)
+    for name, value in metrics.items():
+        if name.endswith("_std") or "_seed" in name:
+            continue
+        form = ".0f" if name.endswith("epoch") else ".2%"
+        shown = f"{value:{form}}"
+        if f"{name}_std" in metrics:
+            shown += f" ± {metrics[f'{name}_std']:{form}}"
+        table.add_row(name, shown)
+    console.print(table)
+    for line in published_lines(results["published"]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"\nResults: {path} ({results['wall_seconds']:.0f} s)", highlight=False, soft_wrap=True
+    )
+
+
+def best_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def val_labels(datasets: Datasets) -> Tensor:
+    """Class numbers (N_val,) of the validation pictures."""
+    from erssl.data import labels_of
+
+    assert datasets.val is not None  # Evaluation has made sure
+    return torch.from_numpy(labels_of(datasets.val))
+
+
+def _val(evaluation: Evaluation) -> Any:
+    return evaluation.datasets.val
+
+
+def _default_cache() -> Path:
+    return erssl_home() / "features"
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the standard error stream, where somebody is looking."""
+    seen = Console(stderr=True)
+    with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,217 @@
+"""The settings of the evaluation commands: what may be said, and what it becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning import Trainer
+from yaml import YAMLError
+
+from erssl.cli._config import Schema, compose_config, nearest, schema_from
+from erssl.cli._settings import flat
+from erssl.cli._trainer import OWN_TRAINER_KEYS
+from erssl.errors import ConfigError, RunError
+from erssl.evaluation.classifier import ClassifierOptions
+
+# Beside what every command of ours keeps to itself: each process validates on all pictures.
+_OWN_TRAINER_KEYS = (*OWN_TRAINER_KEYS, "use_distributed_sampler")
+# Of an evaluation that is resumed: where and how it runs, not what it computes.
+_MAY_CHANGE = (
+    *("resume", "overwrite", "run_dir", "plots", "cache", "cache_dir", "feature_batch_size"),
+    *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
+    *("trainer.strategy", "trainer.log_every_n_steps"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What every evaluation reads: ``configs/evaluate.yaml``."""
+
+    preset: str
+    checkpoint: str | None
+    arch: str | None
+    layout: str | None
+    allow_partial: bool
+    seed: int
+    run_dir: str | None
+    overwrite: bool
+    plots: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no evaluation."""
+        if not self.checkpoint:
+            raise ConfigError(
+                "An evaluation needs checkpoint=<a run directory, a checkpoint, zoo:<name>, "
+                "random:<run or architecture>, or pixels>."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must lie in [0, 2**32) but is {self.seed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """How features are taken once: ``configs/features.yaml``."""
+
+    feature_batch_size: int
+    features_dtype: Literal["float32", "float16"]
+    cache: bool
+    cache_dir: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnSettings(EvaluationSettings, FeatureSettings):
+    """``configs/knn.yaml``."""
+
+    k: int
+    temperature: float
+
+    def __post_init__(self) -> None:
+        """Refuse values that no protocol takes."""
+        super().__post_init__()
+        if self.k < 1 or not 0 < self.temperature < math.inf:
+            raise ConfigError(
+                f"kNN needs k of at least 1 and temperature above 0 but has {self.k} and "
+                f"{self.temperature}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(ClassifierOptions, EvaluationSettings):
+    """What evaluations read that train: ``configs/training.yaml`` and the preset."""
+
+    seeds: int
+    resume: bool
+    trainer: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse values that train nothing."""
+        ClassifierOptions.__post_init__(self)
+        EvaluationSettings.__post_init__(self)
+        if self.seeds < 1:
+            raise ConfigError(f"seeds must be at least 1 but is {self.seeds}.")
+        if self.resume and self.run_dir is None:
+            raise ConfigError("resume=true needs run_dir=<the evaluation to continue>.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSettings(TrainingSettings, FeatureSettings):
+    """``configs/linear.yaml``."""
+
+    mode: Literal["augmented", "cached"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemiSettings(TrainingSettings):
+    """``configs/semi.yaml``."""
+
+    fraction: str
+    subset_seed: int
+    one_percent: tuple[float, float]
+    ten_percent: tuple[float, float]
+
+    @property
+    def share(self) -> float | None:
+        """The fraction as a number; ``None`` where it names a file."""
+        return _number(self.fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(TrainingSettings):
+    """``configs/finetune.yaml``."""
+
+
+S = TypeVar("S", bound=EvaluationSettings)
+
+
+def read_protocol(
+    protocol: str, settings_class: type[S], words: Sequence[str]
+) -> tuple[S, list[str]]:
+    """Settings of an evaluation, and the words about data, which the run may have a say in.
+
+    Args:
+        protocol: Name of the command and of its YAML file.
+        settings_class: What the settings become.
+        words: ``key=value`` words of the command line.
+
+    Raises:
+        ConfigError: If a key or value is unknown.
+    """
+    about_data = [w for w in words if w.partition("=")[0].partition(".")[0] == "data"]
+    own = [w for w in words if w not in about_data]
+    groups = {"preset": f"preset/{protocol}"}
+    if issubclass(settings_class, TrainingSettings):
+        groups["trainer"] = "trainer"
+    for word in own:
+        key = word.partition("=")[0].partition(".")[0]
+        known = {*_schema(settings_class), "data"}
+        if key not in known:
+            raise ConfigError(f"The key {key} is unknown; {nearest(key, known)}")
+    config = compose_config(protocol, own, lambda _: _schema(settings_class), groups)
+    if settings_class is SemiSettings:
+        _fill_rates(config)
+    if "crop_scale" in config:
+        config["crop_scale"] = tuple(config["crop_scale"])
+    return settings_class(**config), about_data
+
+
+def _schema(settings_class: type[EvaluationSettings]) -> Schema:
+    schema = schema_from(settings_class)
+    if issubclass(settings_class, TrainingSettings):
+        schema["trainer"] = schema_from(Trainer, without=_OWN_TRAINER_KEYS)
+    if not issubclass(settings_class, (SemiSettings, FinetuneSettings)):
+        schema.pop("backbone_lr", None)  # frozen
+    if settings_class is FinetuneSettings:
+        schema["backbone_lr"] = float
+    if settings_class is SemiSettings:
+        schema["head_lr"] = float | None
+    return schema
+
+
+def _fill_rates(config: dict[str, Any]) -> None:
+    """Take the preset's rates of the fraction that is nearer, as far as nothing else is said."""
+    fraction = _number(config["fraction"])
+    # a list is taken by its name: the published ones are 1percent.txt and 10percent.txt
+    ten = "10" in str(config["fraction"]) if fraction is None else fraction > math.sqrt(0.01 * 0.1)
+    backbone_lr, head_lr = config["ten_percent" if ten else "one_percent"]
+    config["backbone_lr"] = backbone_lr if config["backbone_lr"] is None else config["backbone_lr"]
+    config["head_lr"] = head_lr if config["head_lr"] is None else config["head_lr"]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def check_same_settings(file: Path, config: Mapping[str, Any]) -> None:
+    """Make sure that an evaluation goes on as it began.
+
+    Raises:
+        ConfigError: Naming the first key that differs.
+        RunError: If the file cannot be read.
+    """
+    try:
+        stored: Any = OmegaConf.to_container(OmegaConf.load(file))
+    except (YAMLError, OmegaConfBaseException, OSError) as error:
+        raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
+    given = OmegaConf.to_container(OmegaConf.create(dict(config)))
+    before, now = flat(stored), flat(given)
+    for key in sorted({*before, *now}):
+        if key not in _MAY_CHANGE and before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "
+                "that is resumed keeps its settings, so say the same, or name a new run_dir."
+            )
+
+
+def resolved(settings: EvaluationSettings, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as ``config.yaml`` has them."""
+    return {**dataclasses.asdict(settings), "data": dict(data)}

@@ -1,0 +1,148 @@
+"""Training a classifier by a protocol, once for each seed, and going on where it was stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from erssl.callbacks import LiveProgress
+from erssl.cli._evaluate import Evaluation, Judged
+from erssl.cli._protocols import TrainingSettings
+from erssl.cli._trainer import make_checkpoint, make_loggers, resume_step
+from erssl.data import LabelledDataModule
+from erssl.data.labelled import Indices
+from erssl.errors import RunError
+from erssl.evaluation.classifier import ClassifierTraining, best_epoch
+from erssl.models import save_backbone
+from erssl.models.loading import WEIGHTS_FILE
+from erssl.runs import LAST_CHECKPOINT, RUN_DIR_VARIABLE, write_json
+
+_SEED, _PREDICTED, _HEAD = "seed.json", "predicted.safetensors", "head.safetensors"
+
+
+def train_seeds(
+    evaluation: Evaluation,
+    settings: TrainingSettings,
+    probe: Trainer,
+    indices: Indices | None = None,
+) -> Judged:
+    """Train with each seed; those that are finished in the folder are not trained again.
+
+    Args:
+        evaluation: Pictures and folder.
+        settings: The protocol.
+        probe: A trainer of the same settings, which knows the devices.
+        indices: Training pictures to use; ``None`` for all.
+    """
+    metrics, predicted = [], torch.empty(0)
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        folder = seed_folder(evaluation.path, seed)
+        if not (settings.resume and (folder / _SEED).is_file()):
+            _train(evaluation, settings, probe, indices, seed, folder)
+        row, found = read_seed(folder)
+        metrics.append(row)
+        predicted = found if seed == settings.seed else predicted
+    return Judged(metrics, predicted)
+
+
+def seed_folder(path: Path, seed: int) -> Path:
+    """Where the training with one seed is kept."""
+    folder = path / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def keep_seed(
+    folder: Path, history: list[dict[str, float]], scores: Tensor, head: nn.Module | None = None
+) -> None:
+    """Write what a training came to; ``seed.json`` last, since it marks it as finished."""
+    last, best = history[-1], best_epoch(history)
+    metrics = {k: v for k, v in last.items() if k not in ("epoch", "train_loss")}
+    metrics |= {"best_on_val_top1": best["top1"], "best_on_val_epoch": best["epoch"] + 1}
+    save_file({"predicted": scores.argmax(dim=1)}, folder / _PREDICTED)
+    if head is not None:
+        state = {n: t.detach().cpu().contiguous() for n, t in head.state_dict().items()}
+        save_file(state, folder / _HEAD)
+    write_json(folder / _SEED, {"metrics": metrics, "history": history})
+
+
+def read_seed(folder: Path) -> tuple[dict[str, float], Tensor]:
+    """Metrics and predictions of a finished training.
+
+    Raises:
+        RunError: If they cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / _SEED).read_text(encoding="utf-8"))
+        metrics: dict[str, float] = content["metrics"]
+        return metrics, load_file(folder / _PREDICTED)["predicted"]
+    except Exception as error:  # damaged by hand or by a disk, in any way
+        raise RunError(
+            f"{folder} is not what a training leaves; delete it, or start again with "
+            "overwrite=true."
+        ) from error
+
+
+def _train(
+    evaluation: Evaluation,
+    settings: TrainingSettings,
+    probe: Trainer,
+    indices: Indices | None,
+    seed: int,
+    folder: Path,
+) -> None:
+    seed_everything(seed, workers=True, verbose=False)
+    subject = evaluation.subject
+    frozen = settings.backbone_lr is None
+    data = LabelledDataModule(
+        subject.data,
+        evaluation.datasets,
+        settings.batch_size // probe.world_size,
+        seed,
+        settings.crop_scale,
+        settings.flip,
+        indices,
+        drop_last=not frozen,
+    )
+    size = data.batch_size * probe.world_size
+    backbone = copy.deepcopy(subject.backbone)
+    module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size)
+    step = resume_step(folder) if settings.resume else None
+    trainer = Trainer(
+        **settings.trainer,
+        max_epochs=settings.epochs,
+        logger=make_loggers(folder, step),
+        callbacks=[LiveProgress(), make_checkpoint(folder)],
+        enable_model_summary=False,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    checkpoint = folder / LAST_CHECKPOINT if step is not None else None
+    os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        os.environ.pop(RUN_DIR_VARIABLE, None)
+    if not module.history:
+        raise RunError(f"No epoch was finished in {folder}; leave trainer.max_steps out.")
+    if len(module.scores) == 0:  # resumed after its last epoch
+        trainer.validate(module, datamodule=data, verbose=False)
+        module.history.pop()
+    if trainer.is_global_zero:
+        if not frozen:
+            weights = folder / WEIGHTS_FILE
+            save_backbone(backbone, weights, _architecture(backbone), subject.data.preprocessing)
+        keep_seed(folder, module.history, module.scores, module.head)
+
+
+def _architecture(backbone: nn.Module) -> Any:
+    return backbone.architecture

@@ -1,0 +1,93 @@
+"""Lightning's Trainer, its loggers and its checkpoints, as every training command uses them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from erssl.callbacks import ResumableCSVLogger
+from erssl.errors import ConfigError, RunError
+from erssl.runs import LAST_CHECKPOINT
+
+# What the commands themselves give to the Trainer.
+OWN_TRAINER_KEYS = (
+    *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_progress_bar"),
+    *("enable_checkpointing", "enable_model_summary", "plugins", "profiler", "model_registry"),
+    *("sync_batchnorm", "num_sanity_val_steps"),
+)
+
+
+def probe_trainer(trainer: Mapping[str, Any], batch_size: int) -> Trainer:
+    """A trainer that trains nothing, to learn which devices there are before any work.
+
+    Raises:
+        ConfigError: If the settings make no trainer, or the batch cannot be shared by the devices.
+    """
+    accelerator = trainer.get("accelerator")
+    other_gpu = accelerator == "gpu" and torch.backends.mps.is_available()
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available() and not other_gpu:
+        raise ConfigError(
+            f"trainer.accelerator={accelerator} but torch {torch.__version__} sees no CUDA device; "
+            "choose trainer.accelerator=cpu or auto, or check the driver."
+        )
+    try:
+        probe = Trainer(
+            **trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+    except Exception as error:  # whatever Lightning has to say against its own arguments
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"Lightning's Trainer refuses these trainer settings ({reason}); change trainer.*."
+        ) from error
+    if batch_size % probe.world_size:
+        raise ConfigError(
+            f"batch_size={batch_size} cannot be shared by {probe.world_size} devices; "
+            "choose a multiple."
+        )
+    return probe
+
+
+def resume_step(path: Path) -> int | None:
+    """Step of the checkpoint to resume from; ``None`` where there is none.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+    file = path / LAST_CHECKPOINT
+    if not file.is_file():
+        return None
+    try:
+        return int(torch.load(file, "cpu", weights_only=True, mmap=True)["global_step"])
+    except (RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
+        raise RunError(
+            f"{file} is no readable checkpoint; start again with overwrite=true, or name another "
+            "run_dir."
+        ) from error
+
+
+def make_loggers(path: Path, resume_step: int | None) -> list[Logger]:
+    """``metrics.csv``, and TensorBoard's files where its package is installed."""
+    loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
+    # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
+    with contextlib.suppress(ModuleNotFoundError):
+        loggers.append(TensorBoardLogger(path, "", "", default_hp_metric=False))
+    return loggers
+
+
+def make_checkpoint(path: Path) -> ModelCheckpoint:
+    """Keep the state after the last epoch."""
+    last = Path(LAST_CHECKPOINT)
+    return ModelCheckpoint(
+        path / last.parent,
+        filename=last.stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )

@@ -1,0 +1,60 @@
+"""``erssl finetune``: backbone and classifier trained on all labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from erssl.cli._evaluate import Evaluation
+from erssl.cli._help import protocol_help, quiet
+from erssl.cli._protocols import FinetuneSettings, read_protocol
+from erssl.cli._subject import read_subject, require_backbone
+from erssl.cli._train import train_seeds
+from erssl.cli._trainer import probe_trainer
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return protocol_help(
+        "finetune",
+        "backbone and classifier trained on all labels",
+        (
+            "erssl finetune checkpoint=runs/mine",
+            "erssl finetune checkpoint=runs/mine epochs=10 backbone_lr=0.01 head_lr=0.1 seeds=3",
+            "erssl finetune checkpoint=last.ckpt data=imagenet data.root=/imagenet "
+            "trainer.precision=16-mixed",
+        ),
+    )
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by what it becomes."""
+    quiet()
+    settings, about_data = read_protocol("finetune", FinetuneSettings, words)
+    finetune(settings, about_data, Console())
+    return 0
+
+
+def finetune(
+    settings: FinetuneSettings, about_data: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """Train backbone and linear layer on all training pictures.
+
+    Returns:
+        The content of ``results.json``; empty on every process but the first.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    probe = probe_trainer(settings.trainer, settings.batch_size)
+    subject = read_subject(settings, about_data)
+    require_backbone(subject, "finetune")
+    evaluation = Evaluation("finetune", settings, subject)
+    if probe.is_global_zero:
+        evaluation.open()
+    judged = train_seeds(evaluation, settings, probe)
+    if not probe.is_global_zero:
+        return {}
+    return evaluation.finish(judged, probe.strategy.root_device, console)

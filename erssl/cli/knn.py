@@ -1,0 +1,55 @@
+"""``erssl knn``: weighted nearest neighbours on frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from erssl.cli._evaluate import Evaluation, Judged, best_device
+from erssl.cli._help import protocol_help
+from erssl.cli._protocols import KnnSettings, read_protocol
+from erssl.cli._subject import read_subject
+from erssl.evaluation import classification_metrics, knn_scores
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return protocol_help(
+        "knn",
+        "weighted nearest neighbours on frozen features",
+        (
+            "erssl knn checkpoint=runs/mine",
+            "erssl knn checkpoint=moco_v2_800ep_pretrain.pth.tar data=imagenet data.root=/imagenet",
+            "erssl knn checkpoint=zoo:dino_resnet50 preset=dino data=cifar10 data.root=data",
+            "erssl knn checkpoint=random:runs/mine    the same network before training",
+        ),
+    )
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by its nearest neighbours."""
+    settings, about_data = read_protocol("knn", KnnSettings, words)
+    knn(settings, about_data, Console())
+    return 0
+
+
+def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+    """Classify the validation pictures by their neighbours among the training pictures.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    subject = read_subject(settings, about_data)
+    evaluation = Evaluation("knn", settings, subject)
+    evaluation.open()
+    device = best_device()
+    train, val = evaluation.features(settings, device, console)
+    classes = evaluation.datasets.num_classes
+    scores = knn_scores(train, val, classes, settings.k, settings.temperature)
+    judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
+    return evaluation.finish(judged, device, console)

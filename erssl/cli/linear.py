@@ -1,0 +1,79 @@
+"""``erssl linear``: a linear classifier on a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from rich.console import Console
+
+from erssl.cli._evaluate import Evaluation, Judged
+from erssl.cli._help import protocol_help, quiet
+from erssl.cli._protocols import LinearSettings, read_protocol
+from erssl.cli._subject import read_subject
+from erssl.cli._train import keep_seed, read_seed, seed_folder, train_seeds
+from erssl.cli._trainer import probe_trainer
+from erssl.evaluation.linear import train_linear
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return protocol_help(
+        "linear",
+        "a linear classifier on a frozen backbone",
+        (
+            "erssl linear checkpoint=runs/mine mode=cached",
+            "erssl linear checkpoint=runs/mine preset=lightly epochs=20 seeds=3",
+            "erssl linear checkpoint=zoo:swav_800ep preset=barlowtwins data=imagenet "
+            "data.root=/imagenet trainer.devices=8",
+        ),
+    )
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by a linear classifier."""
+    quiet()
+    settings, about_data = read_protocol("linear", LinearSettings, words)
+    linear(settings, about_data, Console())
+    return 0
+
+
+def linear(settings: LinearSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+    """Train a linear layer on features, with random crops or on features taken once.
+
+    Returns:
+        The content of ``results.json``; empty on every process but the first.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    probe = probe_trainer(settings.trainer, settings.batch_size)
+    subject = read_subject(settings, about_data)
+    evaluation = Evaluation("linear", settings, subject)
+    if probe.is_global_zero:
+        evaluation.open()
+    if settings.mode == "cached":
+        judged = _on_features(evaluation, settings, probe, console)
+    else:
+        judged = train_seeds(evaluation, settings, probe)
+    if not probe.is_global_zero:
+        return {}
+    return evaluation.finish(judged, probe.strategy.root_device, console)
+
+
+def _on_features(
+    evaluation: Evaluation, settings: LinearSettings, probe: Trainer, console: Console
+) -> Judged:
+    device = probe.strategy.root_device
+    train, val = evaluation.features(settings, device, console)
+    metrics, predicted = [], torch.empty(0)
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        folder = seed_folder(evaluation.path, seed)
+        result = train_linear(train, val, evaluation.datasets.num_classes, settings, seed, device)
+        keep_seed(folder, result.history, result.scores)
+        row, found = read_seed(folder)
+        metrics.append(row)
+        predicted = found if seed == settings.seed else predicted
+    return Judged(metrics, predicted)

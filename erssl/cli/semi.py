@@ -1,0 +1,81 @@
+"""``erssl semi``: backbone and classifier trained on a part of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from erssl.cli._evaluate import Evaluation
+from erssl.cli._help import protocol_help, quiet
+from erssl.cli._protocols import SemiSettings, read_protocol
+from erssl.cli._subject import read_subject, require_backbone
+from erssl.cli._train import train_seeds
+from erssl.cli._trainer import probe_trainer
+from erssl.data import labels_of, listed_subset, stratified_subset, subset_digest
+from erssl.data.labelled import Indices
+from erssl.runs import write_text
+
+SUBSET = "subset.txt"
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return protocol_help(
+        "semi",
+        "backbone and classifier trained on a part of the labels",
+        (
+            "erssl semi checkpoint=runs/mine fraction=0.1",
+            "erssl semi checkpoint=resnet50.pth fraction=1percent.txt data=imagenet "
+            "data.root=/imagenet",
+            "erssl semi checkpoint=zoo:vicreg preset=vicreg fraction=0.01 data=imagenet "
+            "data.root=/imagenet",
+        ),
+    )
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by what few labels make of it."""
+    quiet()
+    settings, about_data = read_protocol("semi", SemiSettings, words)
+    semi(settings, about_data, Console())
+    return 0
+
+
+def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+    """Train backbone and linear layer on a subset of the training pictures.
+
+    The subset is kept as ``subset.txt``, the numbers of its pictures, with its SHA-256 in
+    ``results.json``.
+
+    Returns:
+        The content of ``results.json``; empty on every process but the first.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    probe = probe_trainer(settings.trainer, settings.batch_size)
+    subject = read_subject(settings, about_data)
+    require_backbone(subject, "semi")
+    evaluation = Evaluation("semi", settings, subject)
+    indices = choose(settings, evaluation)
+    if probe.is_global_zero:
+        evaluation.open()
+        write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
+    judged = train_seeds(evaluation, settings, probe, indices)
+    if not probe.is_global_zero:
+        return {}
+    facts = {"subset": {"pictures": len(indices), "sha256": subset_digest(indices)}}
+    share = len(indices) / len(evaluation.datasets.train)
+    return evaluation.finish(
+        judged, probe.strategy.root_device, console, facts, fraction=round(share, 3)
+    )
+
+
+def choose(settings: SemiSettings, evaluation: Evaluation) -> Indices:
+    """Numbers of the training pictures that may be used."""
+    pictures = evaluation.datasets.train
+    if settings.share is None:
+        return listed_subset(pictures, settings.fraction)
+    return stratified_subset(labels_of(pictures), settings.share, settings.subset_seed)
