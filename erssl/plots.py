@@ -236,3 +236,40 @@ def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
     axes.legend(loc="lower right", frameon=False)
     axes.grid(axis="x", alpha=0.25)
     figure.savefig(path)
+
+
+def plot_results(entries: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """Draw top-1 of several results as bars, one panel for each protocol and data set.
+
+    Args:
+        entries: Lines of a table: ``method``, ``protocol``, ``dataset`` and ``top1``.
+        path: The PNG to write.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    from matplotlib.figure import Figure
+
+    panels: dict[str, list[tuple[str, float, float]]] = {}
+    for entry in entries:
+        if "top1" in entry:
+            panel = panels.setdefault(f"{entry['protocol']}, {entry['dataset']}", [])
+            panel.append((str(entry["method"]), entry["top1"], entry.get("top1_std", 0.0)))
+    if not panels:
+        return False
+    longest = max(len(bars) for bars in panels.values())
+    size = (4.2 * len(panels), 1.3 + 0.32 * longest)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    for index, (title, bars) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        names, values, errors = zip(*bars, strict=True)
+        axes.barh(range(len(bars)), values, xerr=errors, color=_BLUE, ecolor=_GREY)
+        axes.set_yticks(range(len(bars)), names, fontsize=8)
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 1), xlabel="top-1")
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="x", alpha=0.25)
+        for row, value in enumerate(values):
+            axes.text(0.01, row, f"{value:.1%}", va="center", fontsize=8, color="white")
+    figure.savefig(path)
+    return True

@@ -19,6 +19,7 @@ COMMANDS = {
     "finetune": "judge it by training on all labels",
     "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
     "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
+    "report": "put any number of results into one table",
     "methods": "list the methods with their paper, family, views and target branch",
 }
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly

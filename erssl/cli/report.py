@@ -1,0 +1,57 @@
+"""``erssl report``: any number of results in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from erssl.errors import ConfigError, DataError
+from erssl.plots import plot_results
+from erssl.runs import write_text
+from erssl.summary import collect
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return """erssl report: any number of results in one table
+
+Usage: erssl report <folder> ... [output=<folder>]
+
+Examples:
+  erssl report runs
+  erssl report runs/knn-mveb runs/knn-simclr output=tables
+
+Each folder is a run directory or holds some. Written are report.md, report.html, report.csv (every
+metric, unrounded) and report.png, into output (report).
+"""
+
+
+def run(words: Sequence[str]) -> int:
+    """Collect results, print and write their table."""
+    own = dict(word.partition("=")[::2] for word in words if "=" in word)
+    if set(own) - {"output"}:
+        raise ConfigError(f"erssl report takes folders and output= but was given {words}.")
+    places = [word for word in words if "=" not in word]
+    if not places:
+        raise DataError("erssl report needs run directories, or a folder that holds some.")
+    folder = Path(own.get("output", "report")).expanduser()
+    if folder.is_file():
+        raise ConfigError(f"output={folder} is a file; name a folder.")
+    summary = collect(places)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = plot_results(summary.entries, folder / "report.png")
+    picture = "report.png" if drawn else None
+    markdown = summary.markdown() + (f"\n![accuracies]({picture})\n" if picture else "")
+    write_text(folder / "report.md", markdown)
+    write_text(folder / "report.html", summary.html(picture))
+    write_text(folder / "report.csv", summary.csv())
+    console = Console(width=max(140, Console().width))
+    table = Table(*summary.header()[:-1], box=None, pad_edge=False)
+    for row in summary.rows():  # the folder is in the files
+        table.add_row(*row[:-1])
+    console.print(table)
+    console.print(f"\nWritten: {folder}", highlight=False, soft_wrap=True)
+    return 0
