@@ -14,7 +14,10 @@ from erssl.models.export import Export, export_and_report
 from erssl.models.formats import FORMATS
 
 _OWN = {
-    "checkpoint": "a run directory or a backbone.safetensors",
+    "checkpoint": "a run directory, a checkpoint of any layout, or zoo:<name>",
+    "arch": "its architecture, where shapes do not tell",
+    "layout": "the only layout to try",
+    "allow_partial": "true to take a file that lacks some weights (false)",
     "format": "torchvision, timm, huggingface, detectron2 or safetensors",
     "output": "the file to write; the folder of huggingface",
     "pickle": "true for detectron2's classic .pkl of arrays (false)",
@@ -63,7 +66,12 @@ def run(words: Sequence[str]) -> int:
             raise ConfigError(f"erssl export needs {key}=<...>: {_OWN[key]}.")
     if own["format"] not in FORMATS:
         raise ConfigError(f"format={own['format']} is unknown; {nearest(own['format'], FORMATS)}")
-    backbone = load_backbone(Path(own["checkpoint"]).expanduser())
+    backbone = load_backbone(
+        own["checkpoint"],
+        own.get("arch"),
+        allow_partial=_flag(own, "allow_partial"),
+        layout=own.get("layout"),
+    )
     export = export_and_report(
         backbone,
         own["format"],

@@ -31,12 +31,17 @@ class _Inert:
         """Leave the state alone."""
 
 
+def _plain_dict(*factory: object) -> collections.OrderedDict[Any, Any]:
+    """In place of a defaultdict, which torch's reader cannot fill."""
+    return collections.OrderedDict()
+
+
 # What published files hold beside tensors. The first few set attributes and run nothing; the others
 # are never imported: their names stand for an empty object. Every other name is refused.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     pathlib.PosixPath,
-    collections.defaultdict,
+    (_plain_dict, "collections.defaultdict"),
     *(dict, list, tuple, set, str, int, float, bool),
     np.dtype,
     *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1")},
@@ -146,6 +151,9 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
             f"{path} is a plain pickle and not torch's format; a pickle may run any code, so it is "
             "not read. Save the state dict with torch.save or as safetensors."
         )
+    if _begins(path, _ZIP):
+        reason = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
+        return f"{path} cannot be read safely ({reason[:200]}); save the state dict alone."
     return f"{path} is no checkpoint that torch can read; give a .pth, .ckpt or .safetensors file."
 
 

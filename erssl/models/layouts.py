@@ -122,7 +122,7 @@ def find_backbone(
             continue
         state = _under(named, rule.prefix)
         if rule.sequential:
-            state = _named_sequential(state)
+            state = _named_sequential(state) if "0.weight" in state else {}
         if any(name in state for name in ([stem] if stem is not None else rule.stems)):
             own = {n: t for n, t in state.items() if not n.startswith(rule.heads)}
             return Found(rule, _timm_registers(own), len(state) - len(own), rule.name)

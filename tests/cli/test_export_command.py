@@ -74,7 +74,10 @@ def test_a_timm_backbone_by_its_file(tmp_path, capsys):
         (["checkpoint=a", "format=tim", "output=b"], "did you mean timm?"),
         (["chekpoint=a"], "did you mean checkpoint?"),
         (["runs/mine"], "The key runs/mine is unknown"),
-        (["checkpoint=/nowhere", "format=timm", "output=b.pth"], "no backbone weights at /nowhere"),
+        (
+            ["checkpoint=/nowhere", "format=timm", "output=b.pth"],
+            "There is no checkpoint at /nowhere",
+        ),
         (["checkpoint={run}", "format=timm", "output=b.pth", "overwrite=yes"], "true or false"),
         (["checkpoint={run}", "format=timm", "output=b.bin"], "must end in .safetensors or .pth"),
     ],
