@@ -77,14 +77,17 @@ def published_lines(published: Sequence[Mapping[str, Any]] | None) -> list[str]:
     """Published numbers of the same protocol, each group in a line that says where it is from."""
     lines = []
     for group in published or ():
+        metrics = list(dict.fromkeys(k for values in group["rows"].values() for k in values))
         rows = []
         for method, values in group["rows"].items():
-            numbers = " / ".join(f"{value:g}" for value in values.values())
-            rows.append(f"{method} {numbers}")
-        names = " / ".join(dict.fromkeys(k for values in group["rows"].values() for k in values))
+            numbers = (f"{values[k]:g}" if k in values else "-" for k in metrics)
+            rows.append(f"{method} {' / '.join(numbers)}")
+        unit = "per cent" if group["unit"] == "percent" else group["unit"]
+        setting = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in group["setting"].items())
+        note = f" {group['note']}" if "note" in group else ""
         lines.append(
-            f"Published ({names}, per cent; {group['setting']}; {group['source']}): "
-            f"{', '.join(rows)}."
+            f"Published ({' / '.join(metrics)}, {unit}; {setting}; {group['source']}): "
+            f"{', '.join(rows)}.{note}"
         )
     return lines
 

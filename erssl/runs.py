@@ -142,7 +142,7 @@ def make_results(
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
     wall_seconds: float,
-    published: Mapping[str, Any] | None = None,
+    published: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json``, one schema for every protocol.
 
@@ -155,7 +155,8 @@ def make_results(
         config: The resolved settings.
         environment: What :func:`environment` gave.
         wall_seconds: Seconds that the run took (of a resumed run, its last part).
-        published: Published values of the same protocol, where there are some.
+        published: Published values of the same protocol, a group for each source and setting,
+            where there are some.
     """
     return {
         "protocol": protocol,

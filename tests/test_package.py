@@ -34,7 +34,8 @@ def test_wheel_holds_every_module_and_config(wheel):
     configs = {
         f"erssl/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")
     }
-    assert modules | configs | {"erssl/py.typed"} <= inside
+    tables = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("erssl/[!c]*/*.yaml")}
+    assert modules | configs | tables | {"erssl/py.typed"} <= inside
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
 
 

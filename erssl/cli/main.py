@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
     "report": "put any number of results into one table",
     "methods": "list the methods with their paper, family, views and target branch",
+    "zoo": "list published checkpoints, fetch them by name, add your own",
 }
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly
 
@@ -54,14 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sentence = sentence.strip().splitlines()[-1].partition("Error: ")[2]
         print(f"erssl: {sentence}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # erssl methods | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         where = f" {error.filename}" if error.filename else ""
         print(f"erssl: {error.strerror}:{where}; make room or name another place.", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # erssl methods | head
-        return 0
 
 
 def _run(command: str, words: list[str]) -> int:

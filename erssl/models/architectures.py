@@ -50,6 +50,19 @@ def infer_architecture(
     return None
 
 
+def architecture_label(options: BackboneOptions) -> str:
+    """An architecture in a word, such as ``resnet18_cifar`` or ``vit_small_patch14_reg4``."""
+    if options.library == "torchvision":
+        return options.name + ("_cifar" if options.cifar_stem else "")
+    own = options.options
+    if options.library == "lightly":
+        return f"{options.name}_w{own.get('width', 1):g}_d{own.get('num_ftrs', 32)}"
+    name = options.name
+    if "patch_size" in own:
+        name = re.sub(r"_patch\d+_\d+", f"_patch{own['patch_size']}", name)
+    return name + (f"_reg{own['reg_tokens']}" if "reg_tokens" in own else "")
+
+
 def _resnet(state: Mapping[str, Tensor], stem_padding: int) -> BackboneOptions | None:
     blocks: tuple[int, ...] = tuple(
         _count(state, rf"layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)

@@ -13,6 +13,7 @@ from erssl.models.backbones import BackboneOptions
 from erssl.models.checkpoints import read_checkpoint
 from erssl.models.layouts import named_tensors
 from erssl.models.loading import load_backbone
+from erssl.models.zoo import zoo_file
 
 Activation = Literal["relu", "gelu"]
 
@@ -31,7 +32,7 @@ def load_branch(
     activation before every linear layer but the first.
 
     Args:
-        path: A checkpoint of any layout that ``load_backbone`` reads.
+        path: A checkpoint of any layout that ``load_backbone`` reads, or ``"zoo:<name>"``.
         arch: The backbone; ``None`` infers it.
         head_prefix: What the names of the head begin with, in the state dict that holds the
             backbone; ``None`` for none.
@@ -47,6 +48,8 @@ def load_branch(
     backbone = load_backbone(path, arch, layout=layout)
     if head_prefix is None:
         return backbone, nn.Identity()
+    if str(path).startswith("zoo:"):
+        path = zoo_file(str(path).removeprefix("zoo:"))[0]
     content, _ = read_checkpoint(Path(path).expanduser())
     report: Any = backbone.report
     layers = _under(named_tensors(content, report.layout), head_prefix)

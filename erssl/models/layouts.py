@@ -59,6 +59,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("solo-learn", _STATE, "encoder.", mark="classifier.", stem_padding=2),  # before 2022
     Layout("erssl, lightly, mmselfsup", _STATE, "backbone."),
     Layout("lightly, Sequential", _STATE, "backbone.", sequential=True),
+    Layout("lightly, timm", _STATE, "backbone.vit."),  # its MaskedVisionTransformerTIMM
+    Layout("lightly, timm", _STATE, "teacher_backbone.vit."),  # its iBOT, which has no other
     Layout("lightly zoo", _STATE, "model.backbone.", stems=("0.running_mean",)),
     Layout("lightly zoo", _STATE, "model.features.", stems=("0.running_mean",)),
     Layout("SimSiam", _STATE, "encoder."),

@@ -88,11 +88,12 @@ def load_backbone(
         >>> print(backbone.report)  # doctest: +SKIP
         318 backbone weights matched, 0 missing, 0 unexpected (MoCo layout, 4 of heads left out)
     """
+    prepared: dict[str, Any] = {}
     if str(path).startswith("zoo:"):
-        from erssl.models.zoo import zoo_file  # type: ignore[import-not-found]
+        from erssl.models.zoo import zoo_file
 
         path, row = zoo_file(str(path).removeprefix("zoo:"))
-        arch, layout = arch or row.arch, layout or row.layout
+        arch, layout, prepared = arch or row.arch, layout or row.layout, row.preprocessing
     path = Path(path).expanduser()
     file = path / WEIGHTS_FILE if (path / WEIGHTS_FILE).is_file() else path
     if file.is_dir():
@@ -121,7 +122,7 @@ def load_backbone(
         preprocessing = _usual_preprocessing(options, found)
     backbone = build_backbone(options)
     backbone.report = _fill(file, backbone, found, options, allow_partial)  # type: ignore[assignment]
-    backbone.preprocessing = preprocessing  # type: ignore[assignment]
+    backbone.preprocessing = {**preprocessing, **prepared}  # type: ignore[assignment]
     return backbone.eval()
 
 
