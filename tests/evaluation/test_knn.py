@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation import Features, knn_accuracy, knn_scores
+from erssl.evaluation.knn import _top
 from erssl.models import build_backbone
 
 CUT = 1300  # digits that vote; the other 497 are classified
@@ -83,6 +84,16 @@ def test_chunks_change_nothing(splits, monkeypatch):
     blocks = knn_scores(train, val, 10, k=3)  # 64 * 3 pictures a block, the last one shorter
     torch.testing.assert_close(blocks, whole, rtol=1e-4, atol=1e-6)
     assert knn_accuracy(train, val, 10, k=3) == (whole.argmax(1) == val.labels).double().mean()
+
+
+@pytest.mark.parametrize("columns", [64, 640, 4096, 4099])
+def test_folded_top_k_is_torchs(columns):
+    values = torch.randn(50, columns, generator=torch.Generator().manual_seed(columns))
+    values[:, ::3] = values[:, 1:2]  # ties
+    found, where = _top(values, 4)
+    assert torch.equal(found.sort(dim=1, descending=True).values, values.topk(4).values)
+    assert torch.equal(values.gather(1, where), found)
+    assert all(len(set(row)) == 4 for row in where.tolist())
 
 
 def test_every_picture_votes_where_k_is_larger(splits, monkeypatch):
