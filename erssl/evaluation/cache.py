@@ -157,7 +157,7 @@ class FeatureCache:
         warnings.warn(
             f"Features cannot be kept in {self.folder} ({error.strerror or error}), which the run "
             "goes on without; make room there, or give another cache_dir.",
-            stacklevel=6,
+            stacklevel=5,
         )
 
 

@@ -141,7 +141,7 @@ def cached_features(
             "transform": without_addresses(transform),
         }
         cache = FeatureCache(cache_dir, about, _DTYPES[dtype], total, shard_size)
-        missing = _read(cache, shards, table, getattr(backbone, "feature_dim", None))
+        missing = _read(cache, shards, table)
     batches = [rows for i in missing for rows in _split(shards[i], batch_size)]
     steps = _steps(TransformedDataset(pictures, transform), batches, num_workers, device)
     for i in missing:
@@ -184,9 +184,10 @@ class _Table:
         return Features(self.rows, self.labels)
 
 
-def _read(cache: FeatureCache, shards: list[range], table: _Table, width: int | None) -> list[int]:
+def _read(cache: FeatureCache, shards: list[range], table: _Table) -> list[int]:
     """Fill the table from the cache; the numbers of the shards that it lacks."""
-    missing = []
+    missing: list[int] = []
+    width = None  # that of the first whole shard holds for all
     for i, rows in enumerate(shards):
         if (found := cache.load(i, len(rows), width)) is None:
             missing.append(i)
