@@ -73,10 +73,10 @@ def write_evaluation_report(
     write_text(folder / "report.md", "\n".join(lines) + "\n")
 
 
-def published_lines(published: Sequence[Mapping[str, Any]] | None) -> list[str]:
+def published_lines(published: Mapping[str, Any] | None) -> list[str]:
     """Published numbers of the same protocol, each group in a line that says where it is from."""
     lines = []
-    for group in published or ():
+    for group in published["groups"] if published else ():
         metrics = list(dict.fromkeys(k for values in group["rows"].values() for k in values))
         rows = []
         for method, values in group["rows"].items():

@@ -163,7 +163,7 @@ def make_results(
         "dataset": dataset,
         "method": method,
         "metrics": dict(metrics),
-        "published": published,
+        "published": {"label": "published", "groups": list(published)} if published else None,
         "seed": seed,
         "config": config,
         "environment": environment,

@@ -43,6 +43,8 @@ from erssl.runs import (
     write_text,
 )
 
+_PUBLISHED = 3  # groups of published numbers that are printed; the report has all
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -166,7 +168,7 @@ class Evaluation:
             config={**resolved(self.settings, asdict(data)), **(facts or {})},
             environment=surroundings,
             wall_seconds=time.perf_counter() - self.began,
-            published=published(self.protocol, data.name, **setting),
+            published=self._published(setting),
         )
         write_json(self.path / ENVIRONMENT, surroundings)
         pictures = self._draw(judged.predicted) if self.settings.plots else []
@@ -174,6 +176,12 @@ class Evaluation:
         write_json(self.path / RESULTS, results)
         print_results(results, self.subject.found, self.path, console)
         return results
+
+    def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """Published numbers of the protocol: of the same backbone, where there are some."""
+        name = getattr(getattr(self.subject.backbone, "architecture", None), "name", None)
+        place = (self.protocol, self.subject.data.name)
+        return published(*place, backbone=name, **setting) or published(*place, **setting)
 
     def _draw(self, predicted: Tensor) -> list[str]:
         """Confusion matrix and recall of each class, as pictures and tables."""
@@ -220,8 +228,11 @@ def print_results(results: Mapping[str, Any], found: str, path: Path, console: C
             shown += f" ± {metrics[f'{name}_std']:{form}}"
         table.add_row(name, shown)
     console.print(table)
-    for line in published_lines(results["published"]):
+    lines = published_lines(results["published"])
+    for line in lines[:_PUBLISHED]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if len(lines) > _PUBLISHED:
+        console.print(f"{len(lines) - _PUBLISHED} more published settings are in the report.")
     console.print(
         f"\nResults: {path} ({results['wall_seconds']:.0f} s)", highlight=False, soft_wrap=True
     )
