@@ -132,11 +132,10 @@ def _train(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
-    if not module.history:
-        raise RunError(f"No epoch was finished in {folder}; leave trainer.max_steps out.")
-    if len(module.scores) == 0:  # resumed after its last epoch
+    if module.validated_step != trainer.global_step:  # trainer.check_val_every_n_epoch, or resumed
+        module.history = [row for row in module.history if row["epoch"] < settings.epochs - 1]
         trainer.validate(module, datamodule=data, verbose=False)
-        module.history.pop()
+        module.history[-1]["epoch"] = settings.epochs - 1.0
     if trainer.is_global_zero:
         if not frozen:
             weights = folder / WEIGHTS_FILE

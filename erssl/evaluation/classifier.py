@@ -123,7 +123,8 @@ class ClassifierTraining(LightningModule):
 
     Attributes:
         history: Metrics on the validation pictures after each epoch.
-        scores: Logits (N_val, C) of the last epoch, in the loader's order, on the CPU.
+        scores: Logits (N_val, C) of the last validation, in the loader's order, on the CPU.
+        validated_step: The optimiser step after which that was.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class ClassifierTraining(LightningModule):
         self.history: list[dict[str, float]] = []
         self.scores = torch.empty(0)
         self.labels = torch.empty(0, dtype=torch.long)
+        self.validated_step = -1
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def train(self, mode: bool = True) -> ClassifierTraining:
@@ -182,6 +184,7 @@ class ClassifierTraining(LightningModule):
         if self.trainer.sanity_checking:
             return
         self.scores, self.labels = scores, labels
+        self.validated_step = self.trainer.global_step
         metrics = classification_metrics(scores, labels)
         self.history.append({"epoch": float(self.current_epoch), **metrics})
         self.log_dict({f"val_{name}": value for name, value in metrics.items()})
