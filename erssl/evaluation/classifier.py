@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from erssl.data.checks import check_choice
 from erssl.errors import ConfigError
 from erssl.evaluation.metrics import classification_metrics
 
@@ -35,7 +36,8 @@ class ClassifierOptions:
         optimizer: SGD with momentum, or the same with LARS's adaptation (LARC; SimSiam and MVEB).
         momentum: Of SGD.
         weight_decay: Of all trained parameters.
-        schedule: How often the cosine moves: once an ``epoch``, or every ``step``.
+        schedule: How often the cosine moves: once an ``epoch``, whose end would be its last value
+            (torch's ``CosineAnnealingLR``), or every ``step``, the last of which has it (lightly).
         final_lr: Share of the learning rate at the end of the cosine (lightly: 0.001).
         head_init: ``normal``: weights N(0, 0.01) and bias 0; ``torch``: as ``nn.Linear`` comes.
         crop_scale: Area of the random crops that are trained on (torchvision: 0.08 to 1).
@@ -61,19 +63,23 @@ class ClassifierOptions:
         for key, least in (("epochs", 1), ("batch_size", 1)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
+        for key in ("optimizer", "schedule", "head_init"):
+            check_choice(key, getattr(self, key), get_args(get_type_hints(ClassifierOptions)[key]))
         rates = {"head_lr": self.head_lr, "backbone_lr": self.backbone_lr}
         for key, rate in rates.items():
             if rate is not None and not 0 <= rate < math.inf:
                 raise ConfigError(f"{key} must be a number of at least 0 but is {rate}.")
-        if not (0 <= self.momentum < 1 and self.weight_decay >= 0 and 0 <= self.final_lr <= 1):
+        decay_fits = 0 <= self.weight_decay < math.inf
+        if not (0 <= self.momentum < 1 and decay_fits and 0 <= self.final_lr <= 1):
             raise ConfigError(
                 "momentum must lie in [0, 1), weight_decay must be at least 0 and final_lr lie in "
                 f"[0, 1] but they are {self.momentum}, {self.weight_decay} and {self.final_lr}."
             )
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
+        scale = tuple(self.crop_scale)
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise ConfigError(
-                f"crop_scale must be two numbers with 0 < low <= high <= 1 but is [{low}, {high}]."
+                "crop_scale must be two numbers with 0 < low <= high <= 1 but is "
+                f"[{', '.join(map(str, scale))}]."
             )
 
 
@@ -160,6 +166,10 @@ class ClassifierTraining(LightningModule):
             self.backbone.eval()
         return self
 
+    def on_train_epoch_start(self) -> None:
+        """Wake a trained backbone, which was read in eval mode: Lightning leaves modes alone."""
+        self.train()
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of images (N, 3, H, W)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -195,7 +205,8 @@ class ClassifierTraining(LightningModule):
         backbone = None if self.frozen else self.backbone
         optimizer = make_optimizer(options, self.head, backbone, self.batch_size)
         each_epoch = options.schedule == "epoch"
-        moves = options.epochs if each_epoch else int(self.trainer.estimated_stepping_batches)
+        steps = int(self.trainer.estimated_stepping_batches)
+        moves = options.epochs if each_epoch else max(1, steps - 1)
         scheduler = LambdaLR(optimizer, lambda done: cosine(moves, done, options.final_lr))
         return [optimizer], [{"scheduler": scheduler, "interval": options.schedule}]
 

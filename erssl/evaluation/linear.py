@@ -72,7 +72,7 @@ def train_linear(
             moves, done = (
                 (options.epochs, epoch)
                 if options.schedule == "epoch"
-                else (options.epochs * batches, epoch * batches + number)
+                else (max(1, options.epochs * batches - 1), epoch * batches + number)
             )
             optimizer.param_groups[0]["lr"] = rate * cosine(moves, done, options.final_lr)
             features = train.features[rows].to(device, torch.float32)
