@@ -20,14 +20,19 @@ from erssl.cli._trainer import OWN_TRAINER_KEYS
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
 
-# Beside what every command of ours keeps to itself: each process validates on all pictures.
-_OWN_TRAINER_KEYS = (*OWN_TRAINER_KEYS, "use_distributed_sampler")
+# Beside what every command of ours keeps to itself: each process validates on all pictures, after
+# every epoch.
+_OWN_TRAINER_KEYS = (
+    *(*OWN_TRAINER_KEYS, "use_distributed_sampler", "fast_dev_run", "overfit_batches", "barebones"),
+    *("limit_val_batches", "val_check_interval", "check_val_every_n_epoch"),
+)
 # Of an evaluation that is resumed: where and how it runs, not what it computes.
 _MAY_CHANGE = (
     *("resume", "overwrite", "run_dir", "plots", "cache", "cache_dir", "feature_batch_size"),
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
-    *("trainer.strategy", "trainer.log_every_n_steps"),
+    *("trainer.strategy", "trainer.log_every_n_steps", "trainer.max_steps", "trainer.max_time"),
 )
+_BETWEEN = math.sqrt(0.01 * 0.1)  # a share above it is nearer to ten per cent than to one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +99,10 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
         """Refuse values that train nothing."""
         ClassifierOptions.__post_init__(self)
         EvaluationSettings.__post_init__(self)
-        if self.seeds < 1:
-            raise ConfigError(f"seeds must be at least 1 but is {self.seeds}.")
+        if not 1 <= self.seeds <= 2**32 - self.seed:
+            raise ConfigError(
+                f"seeds must be at least 1 and seed + seeds at most 2**32 but seeds={self.seeds}."
+            )
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the evaluation to continue>.")
 
@@ -177,8 +184,8 @@ def _schema(settings_class: type[EvaluationSettings]) -> Schema:
 def _fill_rates(config: dict[str, Any]) -> None:
     """Take the preset's rates of the fraction that is nearer, as far as nothing else is said."""
     fraction = _number(config["fraction"])
-    # a list is taken by its name: the published ones are 1percent.txt and 10percent.txt
-    ten = "10" in str(config["fraction"]) if fraction is None else fraction > math.sqrt(0.01 * 0.1)
+    # a list is taken by its file name: the published ones are 1percent.txt and 10percent.txt
+    ten = "10" in Path(config["fraction"]).name if fraction is None else fraction > _BETWEEN
     backbone_lr, head_lr = config["ten_percent" if ten else "one_percent"]
     config["backbone_lr"] = backbone_lr if config["backbone_lr"] is None else config["backbone_lr"]
     config["head_lr"] = head_lr if config["head_lr"] is None else config["head_lr"]
@@ -200,7 +207,9 @@ def check_same_settings(file: Path, config: Mapping[str, Any]) -> None:
     """
     try:
         stored: Any = OmegaConf.to_container(OmegaConf.load(file))
-    except (YAMLError, OmegaConfBaseException, OSError) as error:
+        if not isinstance(stored, dict):
+            raise TypeError("it holds no settings")
+    except (YAMLError, OmegaConfBaseException, OSError, TypeError) as error:
         raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
     before, now = flat(stored), flat(given)

@@ -45,7 +45,7 @@ def train_seeds(
     metrics, predicted = [], torch.empty(0)
     for seed in range(settings.seed, settings.seed + settings.seeds):
         folder = seed_folder(evaluation.path, seed)
-        if not (settings.resume and (folder / _SEED).is_file()):
+        if not (settings.resume and is_finished(folder)):
             _train(evaluation, settings, probe, indices, seed, folder)
         row, found = read_seed(folder)
         metrics.append(row)
@@ -58,6 +58,11 @@ def seed_folder(path: Path, seed: int) -> Path:
     folder = path / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the training of this folder came to its end."""
+    return (folder / _SEED).is_file()
 
 
 def keep_seed(
@@ -111,6 +116,7 @@ def _train(
         settings.flip,
         indices,
         drop_last=not frozen,
+        devices=probe.world_size,
     )
     size = data.batch_size * probe.world_size
     backbone = copy.deepcopy(subject.backbone)
@@ -132,6 +138,11 @@ def _train(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
+    if trainer.current_epoch < settings.epochs:  # the last epoch is what is reported
+        raise RunError(
+            f"The training in {folder} was stopped after {trainer.current_epoch} of "
+            f"{settings.epochs} epochs; go on with resume=true, without a limit in trainer.*."
+        )
     if module.validated_step != trainer.global_step:  # trainer.check_val_every_n_epoch, or resumed
         module.history = [row for row in module.history if row["epoch"] < settings.epochs - 1]
         trainer.validate(module, datamodule=data, verbose=False)
@@ -141,6 +152,7 @@ def _train(
             weights = folder / WEIGHTS_FILE
             save_backbone(backbone, weights, _architecture(backbone), subject.data.preprocessing)
         keep_seed(folder, module.history, module.scores, module.head)
+    trainer.strategy.barrier()  # the other processes read what the first has written
 
 
 def _architecture(backbone: nn.Module) -> Any:

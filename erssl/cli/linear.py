@@ -13,7 +13,7 @@ from erssl.cli._evaluate import Evaluation, Judged
 from erssl.cli._help import protocol_help, quiet
 from erssl.cli._protocols import LinearSettings, read_protocol
 from erssl.cli._subject import read_subject
-from erssl.cli._train import keep_seed, read_seed, seed_folder, train_seeds
+from erssl.cli._train import is_finished, keep_seed, read_seed, seed_folder, train_seeds
 from erssl.cli._trainer import probe_trainer
 from erssl.evaluation.linear import train_linear
 
@@ -71,8 +71,10 @@ def _on_features(
     metrics, predicted = [], torch.empty(0)
     for seed in range(settings.seed, settings.seed + settings.seeds):
         folder = seed_folder(evaluation.path, seed)
-        result = train_linear(train, val, evaluation.datasets.num_classes, settings, seed, device)
-        keep_seed(folder, result.history, result.scores)
+        if not (settings.resume and is_finished(folder)):
+            classes = evaluation.datasets.num_classes
+            result = train_linear(train, val, classes, settings, seed, device)
+            keep_seed(folder, result.history, result.scores)
         row, found = read_seed(folder)
         metrics.append(row)
         predicted = found if seed == settings.seed else predicted

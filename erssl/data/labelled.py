@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class LabelledDataModule(LightningDataModule):
     Every process validates on all pictures, so that none is counted twice.
 
     Attributes:
-        batch_size: Pictures per step and device: no more than there are.
+        batch_size: Pictures per step and device: no more than a device's share of those there are.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class LabelledDataModule(LightningDataModule):
         flip: bool = True,
         indices: Indices | None = None,
         drop_last: bool = False,
+        devices: int = 1,
     ) -> None:
         """Take pictures that are loaded already.
 
@@ -55,6 +57,7 @@ class LabelledDataModule(LightningDataModule):
             flip: Whether they are flipped.
             indices: Training pictures to use, by their numbers; ``None`` for all.
             drop_last: Leave out a last batch that is smaller, for batch normalisation's sake.
+            devices: Processes that share the training pictures.
         """
         super().__init__()
         pictures = datasets.train
@@ -67,7 +70,7 @@ class LabelledDataModule(LightningDataModule):
         self.seed = seed
         self.train_pictures = TransformedDataset(chosen, crop)
         self.val_pictures = TransformedDataset(require_labels(options, datasets), plain)
-        self.batch_size = min(batch_size, len(self.train_pictures))
+        self.batch_size = min(batch_size, -(-len(self.train_pictures) // devices))
         self.drop_last = drop_last
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -75,11 +78,12 @@ class LabelledDataModule(LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         epoch = trainer.current_epoch if trainer else 0
+        pictures = self.train_pictures
         order: dict[str, Any] = {"shuffle": True}
         if world > 1:
-            order = {"sampler": DistributedSampler(self.train_pictures, seed=self.seed)}
+            order = {"sampler": DistributedSampler(pictures, world, rank, seed=self.seed)}
         return make_loader(
-            self.train_pictures,
+            pictures,
             self.batch_size,
             self.workers,
             self.seed,
@@ -187,10 +191,13 @@ def listed_subset(pictures: PictureDataset, file: str | Path) -> Indices:
     numbers = _numbers(pictures)
     missing = [name for name in names if name not in numbers]
     if missing or not names:
-        what = f"names {len(missing)} pictures that are not there ({named(missing)})"
+        what = (
+            f"names {len(missing)} pictures that are not there or that several folders have "
+            f"({named(missing)})"
+        )
         raise DataError(
             f"fraction={file} {what if names else 'is empty'}; it must list training pictures by "
-            "file name, or by number where they are no files."
+            "file name or <class>/<file name>, or by number where they are no files."
         )
     chosen = np.asarray([numbers[name] for name in names], dtype=np.int64)
     unique = np.unique(chosen)
@@ -215,8 +222,9 @@ def _numbers(pictures: PictureDataset) -> dict[str, int]:
     samples: Any = getattr(pictures, "samples", None)
     if samples is None:
         return {str(i): i for i in range(len(pictures))}
-    paths = [Path(path).parts for path, _ in samples]
-    files = Counter(parts[-1] for parts in paths)
-    numbers = {"/".join(parts[-2:]): index for index, parts in enumerate(paths)}
-    # a file name alone will do where no two classes have the same
-    return numbers | {p[-1]: index for index, p in enumerate(paths) if files[p[-1]] == 1}
+    paths = [Path(path) for path, _ in samples]
+    root = os.path.commonpath(paths)  # of at least two classes: the folder that holds theirs
+    files = Counter(path.name for path in paths)
+    numbers = {path.relative_to(root).as_posix(): index for index, path in enumerate(paths)}
+    # a file name alone will do where no two folders have the same
+    return numbers | {p.name: index for index, p in enumerate(paths) if files[p.name] == 1}
