@@ -92,7 +92,8 @@ def test_a_column_of_values_has_one_source():
 
 
 def test_groups_are_printed_with_their_setting_and_without_gaps():
-    (line,) = published_lines(published("linear", "imagenet", epochs=400)[:1])
+    groups = published("linear", "imagenet", epochs=400)[:1]
+    (line,) = published_lines({"label": "published", "groups": groups})
     assert line.startswith(
         "Published (top1 / drop_batch512 / drop_ema0.8, per cent; backbone resnet50, epochs 400, "
         "batch 4096; ER (arXiv 2307.10907), Table 2): DINO 75.59 / 6.76 / 8.25, "
