@@ -53,17 +53,19 @@ def compose_config(
     pairs = [_split(word) for word in overrides]
     choices = [_choice(key, value, groups[key]) for key, value in pairs if key in groups]
     schema = schema_of(_compose(config_name, [word for words in choices for word in words]))
-    words = []
+    words, plain = [], {}
     for (key, value), override in zip(pairs, overrides, strict=True):
         if key in groups:
             words += _choice(key, value, groups[key])
+        elif key in GROUPS and key in schema:  # hydra takes it for the choice of a YAML file
+            plain[key] = value
         else:
             _check_name(key, value, pairs)
             if _takes_text(_hint(key, schema)) and value != "null":
                 quoted = value.replace("\\", "\\\\").replace("'", "\\'")
                 override = f"{key}='{quoted}'"  # hydra's grammar refuses many folder names
             words.append(f"++{override}")
-    config = _compose(config_name, words)
+    config = _compose(config_name, words) | plain
     check_values(config, schema)
     return config
 

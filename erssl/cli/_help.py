@@ -16,6 +16,7 @@ def protocol_help(command: str, what: str, examples: Sequence[str]) -> str:
     names += [] if command == "knn" else ["training"]
     shown = "\n".join(f"  {example}" for example in examples)
     keys = "".join(_keys(name) for name in [*names, command])
+    trainer = "" if command == "knn" else "  trainer.*  as in erssl pretrain\n"
     presets = group_options(f"preset/{command}")
     default = next(p for p in presets if f"preset/{command}: {p}\n" in _text(command))
     return f"""erssl {command}: {what}
@@ -32,7 +33,7 @@ own pictures where data= is not said; image size and channel statistics are thos
 preset={"|".join(presets)}; its keys, each of which may be said otherwise (those of {default}):
 {_indented(f"preset/{command}/{default}")}
 Keys:
-{keys}  data, data.*  as in erssl pretrain
+{keys}{trainer}  data, data.*  as in erssl pretrain
 """
 
 
