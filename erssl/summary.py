@@ -63,7 +63,8 @@ class Summary:
     def markdown(self) -> str:
         """The table in Markdown, with what is published for the same protocols."""
         lines = [f"| {' | '.join(self.header())} |", "|" + "---|" * len(self.header())]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
+        rows = ([cell.replace("|", "\\|") for cell in row] for row in self.rows())
+        lines += [f"| {' | '.join(row)} |" for row in rows]
         return "\n".join([*lines, "", _NOTE, "", *(f"- {line}" for line in self.published()), ""])
 
     def html(self, picture: str | None = None) -> str:
@@ -123,6 +124,11 @@ def _read(file: Path) -> Mapping[str, Any]:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         if not (isinstance(content, dict) and content.keys() >= _KEYS):
             raise ValueError("keys are missing")
+        metrics, config = content["metrics"], content["config"]
+        if not (isinstance(metrics, dict) and isinstance(config, dict)):
+            raise ValueError("metrics and config are no groups of keys")
+        if not all(isinstance(value, int | float) for value in metrics.values()):
+            raise ValueError("metrics are no numbers")
         return content
     except (ValueError, OSError) as error:
         raise DataError(
@@ -139,8 +145,11 @@ def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
         for prefix, (name, protocol) in _AT_THE_END.items():
             own = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
             method = name.format(result["method"])
+            k = config.get("evaluation", {}).get("knn_k")
+            said = f"k={k}" if "knn" in prefix and k is not None else ""
             if own:
-                found.append({"method": method, "protocol": protocol, "setting": ""} | common | own)
+                line = {"method": method, "protocol": protocol, "setting": said}
+                found.append(line | common | own)
         return found
     said = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
     own = {"method": result["method"], "protocol": result["protocol"], "setting": " ".join(said)}

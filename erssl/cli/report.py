@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from erssl.errors import ConfigError, DataError
 from erssl.plots import plot_results
-from erssl.runs import write_text
+from erssl.runs import RESULTS, write_text
 from erssl.summary import collect
 
 
@@ -40,6 +41,8 @@ def run(words: Sequence[str]) -> int:
     folder = Path(own.get("output", "report")).expanduser()
     if folder.is_file():
         raise ConfigError(f"output={folder} is a file; name a folder.")
+    if (folder / RESULTS).is_file():
+        raise ConfigError(f"output={folder} holds a run, which has a report.md of its own.")
     summary = collect(places)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = plot_results(summary.entries, folder / "report.png")
@@ -51,7 +54,7 @@ def run(words: Sequence[str]) -> int:
     console = Console(width=max(140, Console().width))
     table = Table(*summary.header()[:-1], box=None, pad_edge=False)
     for row in summary.rows():  # the folder is in the files
-        table.add_row(*row[:-1])
+        table.add_row(*map(escape, row[:-1]))
     console.print(table)
-    console.print(f"\nWritten: {folder}", highlight=False, soft_wrap=True)
+    console.print(f"\nWritten: {folder}", highlight=False, markup=False, soft_wrap=True)
     return 0
