@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,8 @@ class RunDirectory:
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
         for seed in self.path.glob("seed[0-9]*"):
-            shutil.rmtree(seed, ignore_errors=True)
+            if seed.name.removeprefix("seed").isdigit():
+                shutil.rmtree(seed, ignore_errors=True)
 
 
 def make_results(
@@ -209,6 +211,13 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file under a temporary name, then rename."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:

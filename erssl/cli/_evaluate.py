@@ -24,8 +24,9 @@ from erssl.cli._protocols import (
     check_same_settings,
     resolved,
 )
-from erssl.cli._subject import Subject
+from erssl.cli._subject import Subject, run_of
 from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
+from erssl.errors import RunError
 from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.published import published
 from erssl.paths import erssl_home
@@ -34,13 +35,14 @@ from erssl.report import published_lines, write_evaluation_report
 from erssl.runs import (
     CONFIG,
     ENVIRONMENT,
+    LAST_CHECKPOINT,
     RESULTS,
     RUN_DIR_VARIABLE,
     RunDirectory,
     environment,
     make_results,
     write_json,
-    write_text,
+    write_rows,
 )
 
 _PUBLISHED = 3  # groups of published numbers that are printed; the report has all
@@ -92,12 +94,18 @@ class Evaluation:
 
         Raises:
             ConfigError: If an evaluation that is resumed would change.
-            RunError: If the folder holds another one, or cannot be written to.
+            RunError: If the folder holds another one or a pretraining, or cannot be written to.
         """
         settings = self.settings
+        if run_of(str(self.path)) is not None:  # which overwrite=true would delete
+            raise RunError(
+                f"run_dir={self.path} holds a run of erssl pretrain; name a folder of its own for "
+                "the evaluation."
+            )
         resume = isinstance(settings, TrainingSettings) and settings.resume
         config = resolved(settings, asdict(self.subject.data))
-        run_dir = RunDirectory(self.path, resume, settings.overwrite, resume_from=CONFIG)
+        resumable = CONFIG if isinstance(settings, TrainingSettings) else LAST_CHECKPOINT
+        run_dir = RunDirectory(self.path, resume, settings.overwrite, resume_from=resumable)
         if resume:
             check_same_settings(self.path / CONFIG, config)
         run_dir.write_config(config)
@@ -185,17 +193,17 @@ class Evaluation:
 
     def _draw(self, predicted: Tensor) -> list[str]:
         """Confusion matrix and recall of each class, as pictures and tables."""
-        names = [name.replace(",", ";") for name in self.datasets.class_names]
+        names = self.datasets.class_names
         labels = val_labels(self.datasets)
         one_hot = torch.nn.functional.one_hot(predicted, len(names)).float()
         matrix = confusion_matrix(one_hot, labels, len(names))
         recall = matrix.diagonal() / matrix.sum(dim=1).clamp_min(1)
         counts = zip(names, matrix.tolist(), strict=True)
-        rows = [["true", *names], *([name, *map(str, row)] for name, row in counts)]
-        write_text(self.path / "confusion.csv", "".join(",".join(row) + "\n" for row in rows))
+        write_rows(
+            self.path / "confusion.csv", [("true", *names), *((name, *row) for name, row in counts)]
+        )
         shares = zip(names, recall.tolist(), strict=True)
-        lines = ["class,accuracy", *(f"{name},{share:.4f}" for name, share in shares)]
-        write_text(self.path / "per_class.csv", "".join(line + "\n" for line in lines))
+        write_rows(self.path / "per_class.csv", [("class", "accuracy"), *shares])
         plot_confusion(matrix, names, self.path / "confusion.png")
         plot_recall(recall, names, self.path / "per_class.png")
         return ["confusion.png", "per_class.png"]
@@ -233,9 +241,8 @@ def print_results(results: Mapping[str, Any], found: str, path: Path, console: C
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if len(lines) > _PUBLISHED:
         console.print(f"{len(lines) - _PUBLISHED} more published settings are in the report.")
-    console.print(
-        f"\nResults: {path} ({results['wall_seconds']:.0f} s)", highlight=False, soft_wrap=True
-    )
+    where = f"\nResults: {path} ({results['wall_seconds']:.0f} s)"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
 
 
 def best_device() -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,15 @@ def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Sub
         ErsslError: If the checkpoint cannot be read, or no data are named.
     """
     checkpoint = str(settings.checkpoint)
-    run = _run_of(checkpoint.removeprefix(_RANDOM))
+    run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
     if checkpoint == _PIXELS:
         return Subject(_pixels(data), "raw pixels", "the pixels themselves", data)
     if checkpoint.startswith(_RANDOM):
-        architecture = _architecture(checkpoint.removeprefix(_RANDOM), settings)
+        architecture, preprocessing = _architecture(checkpoint.removeprefix(_RANDOM), settings)
         with isolate_rng(include_cuda=False):
             torch.manual_seed(settings.seed)
             backbone = build_backbone(architecture).eval()
-        preprocessing: Any = {} if run is None else load_backbone(run).preprocessing
         found = f"random weights of {architecture.name}, seed {settings.seed}"
         data = _with_preprocessing(data, preprocessing, about_data)
         return Subject(backbone, f"untrained {architecture.name}", found, data)
@@ -76,15 +75,14 @@ def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Sub
         allow_partial=settings.allow_partial,
         layout=settings.layout,
     )
-    preprocessing = backbone.preprocessing
     name = checkpoint if checkpoint.startswith("zoo:") else Path(checkpoint).expanduser().name
     if run is not None:
         name = f"{run_settings(run, []).method['name']}"
-    data = _with_preprocessing(data, preprocessing, about_data)
+    data = _with_preprocessing(data, backbone.preprocessing, about_data)
     return Subject(backbone, name, str(backbone.report), data)
 
 
-def _run_of(checkpoint: str) -> Path | None:
+def run_of(checkpoint: str) -> Path | None:
     """The run directory of ``erssl pretrain`` that a path lies in, if it does."""
     path = Path(checkpoint).expanduser()
     for folder in (path, path.parent, path.parent.parent):
@@ -106,7 +104,7 @@ def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptio
 
 
 def _with_preprocessing(
-    data: DataOptions, preprocessing: dict[str, Any], about_data: Sequence[str]
+    data: DataOptions, preprocessing: Any, about_data: Sequence[str]
 ) -> DataOptions:
     said = {word.partition("=")[0] for word in about_data}
     return dataclasses.replace(
@@ -114,14 +112,16 @@ def _with_preprocessing(
     )
 
 
-def _architecture(what: str, settings: EvaluationSettings) -> BackboneOptions:
-    """The architecture of a file or a run, or one by name."""
-    if Path(what).expanduser().exists():
-        found: Any = load_backbone(what, settings.arch).architecture
-        return BackboneOptions(**dataclasses.asdict(found))
+def _architecture(
+    what: str, settings: EvaluationSettings
+) -> tuple[BackboneOptions, Mapping[str, Any]]:
+    """Architecture and preprocessing of a file or a run, or an architecture by name."""
     if not what:
         raise ConfigError("checkpoint=random: needs an architecture or a run, as random:resnet50.")
-    return named_architecture(what)
+    if Path(what).expanduser().exists():
+        trained: Any = load_backbone(what, settings.arch, layout=settings.layout)
+        return trained.architecture, trained.preprocessing
+    return named_architecture(what), {}
 
 
 def _pixels(data: DataOptions) -> nn.Module:
