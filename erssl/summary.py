@@ -148,11 +148,12 @@ def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
             k = config.get("evaluation", {}).get("knn_k")
             said = f"k={k}" if "knn" in prefix and k is not None else ""
             if own:
-                line = {"method": method, "protocol": protocol, "setting": said}
-                found.append(line | common | own)
+                found.append(
+                    {"method": method, "protocol": protocol, "setting": said} | common | own
+                )
         return found
-    said = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
-    own = {"method": result["method"], "protocol": result["protocol"], "setting": " ".join(said)}
+    said = " ".join(f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None)
+    own = {"method": result["method"], "protocol": result["protocol"], "setting": said}
     return [own | common | metrics]
 
 
