@@ -250,26 +250,44 @@ def plot_results(entries: Sequence[Mapping[str, Any]], path: Path) -> bool:
     """
     from matplotlib.figure import Figure
 
-    panels: dict[str, list[tuple[str, float, float]]] = {}
+    panels: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
         if "top1" in entry:
-            panel = panels.setdefault(f"{entry['protocol']}, {entry['dataset']}", [])
-            panel.append((str(entry["method"]), entry["top1"], entry.get("top1_std", 0.0)))
+            panels.setdefault(f"{entry['protocol']}, {entry['dataset']}", []).append(entry)
     if not panels:
         return False
     longest = max(len(bars) for bars in panels.values())
-    size = (4.2 * len(panels), 1.3 + 0.32 * longest)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (4.4 * columns, rows * (1.0 + 0.34 * longest))
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     for index, (title, bars) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), index + 1)
-        names, values, errors = zip(*bars, strict=True)
+        axes = figure.add_subplot(rows, columns, index + 1)
+        values = [bar["top1"] for bar in bars]
+        errors = [bar.get("top1_std", 0.0) for bar in bars]
         axes.barh(range(len(bars)), values, xerr=errors, color=_BLUE, ecolor=_GREY)
-        axes.set_yticks(range(len(bars)), names, fontsize=8)
-        axes.invert_yaxis()
-        axes.set(xlim=(0, 1), xlabel="top-1")
+        axes.set_yticks(range(len(bars)), _bar_names(bars), fontsize=8)
+        axes.set(xlim=(0, 1), ylim=(longest - 0.4, -0.6), xlabel="top-1")
         axes.set_title(title, fontsize=10)
         axes.grid(axis="x", alpha=0.25)
         for row, value in enumerate(values):
-            axes.text(0.01, row, f"{value:.1%}", va="center", fontsize=8, color="white")
+            inside = value > 0.2
+            axes.text(
+                0.01 if inside else value + 0.02,
+                row,
+                f"{value:.1%}",
+                va="center",
+                fontsize=8,
+                color="white" if inside else "black",
+            )
     figure.savefig(path)
     return True
+
+
+def _bar_names(bars: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The method of each bar, with its setting where methods repeat."""
+    names = [str(bar["method"]) for bar in bars]
+    if len(set(names)) == len(names):
+        return names
+    said = [str(bar.get("setting", "")).replace(" ", "\n", 1) for bar in bars]
+    return [f"{name}, {setting}" for name, setting in zip(names, said, strict=True)]
