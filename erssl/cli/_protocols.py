@@ -20,11 +20,11 @@ from erssl.cli._trainer import OWN_TRAINER_KEYS
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
 
-# Beside what every command of ours keeps to itself: each process validates on all pictures, after
-# every epoch.
+# Beside what every command of ours keeps to itself: each process validates on all pictures, at the
+# end of an epoch.
 _OWN_TRAINER_KEYS = (
     *(*OWN_TRAINER_KEYS, "use_distributed_sampler", "fast_dev_run", "overfit_batches", "barebones"),
-    *("limit_val_batches", "val_check_interval", "check_val_every_n_epoch"),
+    *("limit_val_batches", "val_check_interval"),
 )
 # Of an evaluation that is resumed: where and how it runs, not what it computes.
 _MAY_CHANGE = (

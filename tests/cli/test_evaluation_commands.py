@@ -377,6 +377,17 @@ def test_a_training_that_a_limit_stops_is_no_result_and_goes_on_without_it(
     assert judge(tmp_path / "run", *words, "resume=true") == 0
 
 
+def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp_path):
+    often, rarely = tmp_path / "often", tmp_path / "rarely"
+    words = (*SEMI[:-1], "epochs=3", f"checkpoint={tiny_run}")
+    assert judge(often, *words) == 0
+    assert judge(rarely, *words, "trainer.check_val_every_n_epoch=2") == 0
+    every, some = (
+        json.loads((p / "seed0" / "seed.json").read_text())["history"] for p in (often, rarely)
+    )
+    assert some == every[1:]
+
+
 @pytest.mark.parametrize("content", [b"a: [", b"- 1"])
 def test_settings_that_no_evaluation_wrote_are_not_resumed(
     judged, tiny_run, tmp_path, capsys, content
