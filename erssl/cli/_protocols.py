@@ -122,11 +122,26 @@ class SemiSettings(TrainingSettings):
     subset_seed: int
     one_percent: tuple[float, float]
     ten_percent: tuple[float, float]
+    said_rates: tuple[float | None, float | None]
 
     @property
     def share(self) -> float | None:
         """The fraction as a number; ``None`` where it names a file."""
-        return _number(self.fraction)
+        try:
+            return float(self.fraction)
+        except ValueError:
+            return None
+
+    def with_rates(self, share: float) -> SemiSettings:
+        """The settings with the preset's rates of the nearer fraction, where none are said.
+
+        Args:
+            share: Part of the training pictures that is used.
+        """
+        preset = self.ten_percent if share > _BETWEEN else self.one_percent
+        pairs = zip(self.said_rates, preset, strict=True)
+        backbone_lr, head_lr = (own if own is not None else rate for own, rate in pairs)
+        return dataclasses.replace(self, backbone_lr=backbone_lr, head_lr=head_lr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +177,8 @@ def read_protocol(
             raise ConfigError(f"The key {key} is unknown; {nearest(key, known)}")
     config = compose_config(protocol, own, lambda _: _schema(settings_class), groups)
     if settings_class is SemiSettings:
-        _fill_rates(config)
+        config["said_rates"] = (config["backbone_lr"], config["head_lr"])
+        config["backbone_lr"] = config["head_lr"] = 0.0  # until the share of the labels is known
     if "crop_scale" in config:
         config["crop_scale"] = tuple(config["crop_scale"])
     return settings_class(**config), about_data
@@ -178,24 +194,8 @@ def _schema(settings_class: type[EvaluationSettings]) -> Schema:
         schema["backbone_lr"] = float
     if settings_class is SemiSettings:
         schema["head_lr"] = float | None
+        schema.pop("said_rates")
     return schema
-
-
-def _fill_rates(config: dict[str, Any]) -> None:
-    """Take the preset's rates of the fraction that is nearer, as far as nothing else is said."""
-    fraction = _number(config["fraction"])
-    # a list is taken by its file name: the published ones are 1percent.txt and 10percent.txt
-    ten = "10" in Path(config["fraction"]).name if fraction is None else fraction > _BETWEEN
-    backbone_lr, head_lr = config["ten_percent" if ten else "one_percent"]
-    config["backbone_lr"] = backbone_lr if config["backbone_lr"] is None else config["backbone_lr"]
-    config["head_lr"] = head_lr if config["head_lr"] is None else config["head_lr"]
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def check_same_settings(file: Path, config: Mapping[str, Any]) -> None:

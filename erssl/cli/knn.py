@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from erssl.cli._evaluate import Evaluation, Judged, best_device
+from erssl.cli._evaluate import Evaluation, Judged, best_device, on_device
 from erssl.cli._help import protocol_help
 from erssl.cli._protocols import KnnSettings, read_protocol
 from erssl.cli._subject import read_subject
@@ -50,6 +50,7 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> d
     device = best_device()
     train, val = evaluation.features(settings, device, console)
     classes = evaluation.datasets.num_classes
-    scores = knn_scores(train, val, classes, settings.k, settings.temperature)
-    judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
+    train, val = on_device(train, val, device)
+    scores = knn_scores(train, val, classes, settings.k, settings.temperature).cpu()
+    judged = Judged([classification_metrics(scores, val.labels.cpu())], scores.argmax(dim=1))
     return evaluation.finish(judged, device, console)

@@ -60,6 +60,8 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     require_backbone(subject, "semi")
     evaluation = Evaluation("semi", settings, subject)
     indices = choose(settings, evaluation)
+    share = len(indices) / len(evaluation.datasets.train)
+    evaluation.settings = settings = settings.with_rates(share)
     if probe.is_global_zero:
         evaluation.open()
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
@@ -67,7 +69,6 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     if not probe.is_global_zero:
         return {}
     facts = {"subset": {"pictures": len(indices), "sha256": subset_digest(indices)}}
-    share = len(indices) / len(evaluation.datasets.train)
     return evaluation.finish(
         judged, probe.strategy.root_device, console, facts, fraction=round(share, 3)
     )
