@@ -29,6 +29,7 @@ from erssl.data import Datasets, build_eval_transform, load_datasets, require_la
 from erssl.errors import RunError
 from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.published import published
+from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home
 from erssl.plots import plot_confusion, plot_recall
 from erssl.report import published_lines, write_evaluation_report
@@ -45,6 +46,7 @@ from erssl.runs import (
     write_rows,
 )
 
+_CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}
 _PUBLISHED = 3  # groups of published numbers that are printed; the report has all
 
 
@@ -186,10 +188,24 @@ class Evaluation:
         return results
 
     def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-        """Published numbers of the protocol: of the same backbone, where there are some."""
-        name = getattr(getattr(self.subject.backbone, "architecture", None), "name", None)
-        place = (self.protocol, self.subject.data.name)
-        return published(*place, backbone=name, **setting) or published(*place, **setting)
+        """Published numbers of the same protocol, data set and backbone, where there are some."""
+        name = self.subject.data.name
+        classes = _CLASSES.get(name)
+        options = getattr(self.subject.backbone, "architecture", None)
+        if classes != self.datasets.num_classes or options is None:
+            return None  # a part of the data set, or another of the same name
+        if setting.get("mode") == "cached":
+            return None
+        label = architecture_label(options)
+        same = {label, label.rpartition("_patch")[0] or label, label.removesuffix("_224")}
+        groups = published(self.protocol, name) or []
+        kept = [
+            group
+            for group in groups
+            if group["setting"].get("backbone") in same
+            and all(group["setting"].get(k, v) == v for k, v in setting.items())
+        ]
+        return kept or None
 
     def _draw(self, predicted: Tensor) -> list[str]:
         """Confusion matrix and recall of each class, as pictures and tables."""
@@ -248,15 +264,6 @@ def print_results(results: Mapping[str, Any], found: str, path: Path, console: C
 def best_device() -> torch.device:
     """The first GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def on_device(train: Features, val: Features, device: torch.device) -> tuple[Features, Features]:
-    """Features where they are compared quicker, or where they are if they do not fit there."""
-    try:
-        moved = [Features(*(tensor.to(device) for tensor in each)) for each in (train, val)]
-    except torch.cuda.OutOfMemoryError:
-        return train, val
-    return moved[0], moved[1]
 
 
 def val_labels(datasets: Datasets) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from erssl.cli._evaluate import Evaluation, Judged, best_device, on_device
+from erssl.cli._evaluate import Evaluation, Judged, best_device
 from erssl.cli._help import protocol_help
 from erssl.cli._protocols import KnnSettings, read_protocol
 from erssl.cli._subject import read_subject
-from erssl.evaluation import classification_metrics, knn_scores
+from erssl.evaluation import Features, classification_metrics, knn_scores
 
 
 def help_text() -> str:
@@ -50,7 +51,12 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> d
     device = best_device()
     train, val = evaluation.features(settings, device, console)
     classes = evaluation.datasets.num_classes
-    train, val = on_device(train, val, device)
-    scores = knn_scores(train, val, classes, settings.k, settings.temperature).cpu()
-    judged = Judged([classification_metrics(scores, val.labels.cpu())], scores.argmax(dim=1))
-    return evaluation.finish(judged, device, console)
+    k = min(settings.k, len(train.features))
+    try:
+        bank, queries = (Features(*(t.to(device) for t in each)) for each in (train, val))
+        scores = knn_scores(bank, queries, classes, k, settings.temperature).cpu()
+    except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
+        scores = knn_scores(train, val, classes, k, settings.temperature)
+    judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
+    setting = {"k": k, "temperature": settings.temperature}
+    return evaluation.finish(judged, device, console, setting, **setting)

@@ -60,7 +60,8 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
         judged = train_seeds(evaluation, settings, probe)
     if not probe.is_global_zero:
         return {}
-    return evaluation.finish(judged, probe.strategy.root_device, console)
+    # published numbers are of random crops, which features that are taken once do not have
+    return evaluation.finish(judged, probe.strategy.root_device, console, mode=settings.mode)
 
 
 def _on_features(

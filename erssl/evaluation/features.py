@@ -260,6 +260,6 @@ def _narrow(features: Tensor, dtype: torch.dtype, shard: range) -> Tensor:
     if not narrow.isfinite().all():
         raise DataError(
             f"Features reach {float(features.abs().max()):.3g}, which float16 cannot hold; give "
-            "dtype=float32."
+            "float32 (features_dtype=float32)."
         )
     return narrow

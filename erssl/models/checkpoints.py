@@ -91,8 +91,14 @@ def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
     """Refuse weights that hold NaN or infinity.
 
     Raises:
-        DataError: Naming the first of them and how many there are.
+        DataError: Naming the first of them and how many there are; or one that is no plain tensor.
     """
+    odd = [n for n, t in state.items() if t.layout != torch.strided or t.is_quantized]
+    if odd:
+        raise DataError(
+            f"{path} has sparse or quantised weights, such as {odd[0]}; save the backbone before "
+            "it is compressed."
+        )
     bad = [n for n, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if bad:
         raise DataError(

@@ -55,6 +55,8 @@ class Format:
 
 def refusal(options: BackboneOptions, format: str) -> str:
     """Why a format cannot hold such a backbone, as a sentence, or nothing."""
+    if options.library == "lightly" and format != "safetensors":
+        return f"{options.name} is lightly's own network; choose format=safetensors."
     if options.library == "timm" and format in ("torchvision", "detectron2"):
         return (
             f"format={format} is for torchvision's ResNets and {options.name} is timm's; choose "
@@ -101,6 +103,9 @@ def note_on(format: str, source: Source) -> str:
                 "The stem is a 3x3 convolution without max-pooling; the model has to be changed "
                 "to it before the weights fit, as below."
             )
+    if format in ("torchvision", "timm") and source.preprocessing:
+        said = ", ".join(f"{key} {value}" for key, value in source.preprocessing.items())
+        notes.append(f"The file cannot say its preprocessing: {said}.")
     if format == "huggingface" and not {"mean", "std", "image_size"} <= source.preprocessing.keys():
         notes.append(
             "The checkpoint does not say its mean, std and picture size; config.json has what timm "
@@ -124,7 +129,7 @@ def _read_torchvision(source: Source, path: Path) -> nn.Module:
 
     model: nn.Module = getattr(torchvision.models, source.options.name)()
     if source.options.cifar_stem:
-        model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        model.conv1 = nn.Conv2d(3, 64, 3, 1, source.options.stem_padding, bias=False)
         model.maxpool = nn.Identity()
     left = model.load_state_dict(torch.load(path, weights_only=True), strict=False)
     if set(left.missing_keys) != {"fc.weight", "fc.bias"} or left.unexpected_keys:
@@ -135,7 +140,7 @@ def _read_torchvision(source: Source, path: Path) -> nn.Module:
 
 def _use_torchvision(source: Source, path: Path) -> str:
     stem = (
-        "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)\n"
+        f"model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, {source.options.stem_padding}, bias=False)\n"
         "model.maxpool = torch.nn.Identity()\n"
     )
     return (

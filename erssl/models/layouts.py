@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, DataError
 
 # The first weights of torchvision's ResNets and timm's transformers.
 _STEMS = ("conv1.weight", "patch_embed.proj.weight")
@@ -17,6 +17,8 @@ _SEQUENTIAL = {"0": "conv1", "1": "bn1", **{f"{i}": f"layer{i - 3}" for i in ran
 _FLAT = ("fc.", "head.", "classifier.", "mask_token", "projection_head.", "prototypes.")
 _STATE = ("state_dict",)
 _MODEL = ("model",)
+# A probe beside a head that is trained without labels; a supervised file has no such head.
+_SOLO = (("classifier.",), ("projector.", "momentum_", "prototypes", "head.", "decoder"))
 _VISSL = ("classy_state_dict", "base_model", "model", "trunk")
 
 
@@ -32,7 +34,7 @@ class Layout:
         sequential: Whether names are those of ``nn.Sequential(*resnet.children())``: 0 for the
             first convolution, 1 for its normalisation, 4 to 7 for the stages.
         stems: Names, one of which the first weight must have under the prefix.
-        mark: A beginning that some name in the state dict must have for this rule to hold.
+        marks: Beginnings, of each group of which some name in the state dict must have one.
         stem_padding: Padding of a 3x3 stem.
         vit_heads: Attention heads of its transformers, where not one for 64 channels.
         interpolation: With which evaluation pictures are resized.
@@ -44,7 +46,7 @@ class Layout:
     heads: tuple[str, ...] = ("fc.", "head.", "mask_token")
     sequential: bool = False
     stems: tuple[str, ...] = _STEMS
-    mark: str = ""
+    marks: tuple[tuple[str, ...], ...] = ()
     stem_padding: int = 1
     vit_heads: int | None = None
     interpolation: str = "bilinear"
@@ -55,8 +57,8 @@ class Layout:
 LAYOUTS: tuple[Layout, ...] = (
     Layout("MoCo", _STATE, "encoder_q."),
     Layout("MoCo v3", _STATE, "base_encoder.", vit_heads=12),  # its ViT-S has 12, timm's 6
-    Layout("solo-learn", _STATE, "backbone.", mark="classifier.", stem_padding=2),
-    Layout("solo-learn", _STATE, "encoder.", mark="classifier.", stem_padding=2),  # before 2022
+    Layout("solo-learn", _STATE, "backbone.", marks=_SOLO, stem_padding=2),
+    Layout("solo-learn", _STATE, "encoder.", marks=_SOLO, stem_padding=2),  # before 2022
     Layout("erssl, lightly, mmselfsup", _STATE, "backbone."),
     Layout("lightly, Sequential", _STATE, "backbone.", sequential=True),
     Layout("lightly, timm", _STATE, "backbone.vit."),  # its MaskedVisionTransformerTIMM
@@ -76,8 +78,10 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("BYOL", _STATE, "learner.online_encoder.net."),  # its Lightning example
     Layout("vissl", _VISSL, "_feature_blocks."),
     Layout("vissl", _VISSL, "base_model._feature_blocks."),
-    Layout("MAE", _MODEL, "", heads=("decoder_", "mask_token", "head.", "fc.")),
+    Layout("MAE", _MODEL, "", marks=(("decoder_",),), heads=("decoder_", "mask_token")),
+    Layout("timm, weight average", ("state_dict_ema",), "", heads=_FLAT),  # what timm evaluates
     Layout("torchvision, timm, SwAV", (), "", heads=_FLAT),
+    Layout("torchvision, timm, SwAV", _MODEL, "", heads=_FLAT),
     Layout("torchvision, timm, SwAV", _STATE, "", heads=_FLAT),
 )
 
@@ -117,10 +121,11 @@ def find_backbone(
 
     Raises:
         ConfigError: If there is no rule of that name.
+        DataError: If a state dict has a name twice.
     """
     for rule in _rules(layout):
         named = _state_dict(content, rule.place)
-        if rule.mark and not any(name.startswith(rule.mark) for name in named):
+        if not all(any(name.startswith(mark) for name in named) for mark in rule.marks):
             continue
         state = _under(named, rule.prefix)
         if rule.sequential:
@@ -156,9 +161,14 @@ def _state_dict(content: Mapping[str, Any], place: Sequence[str]) -> dict[str, T
         node = node.get(key) if isinstance(node, Mapping) else None
     if not isinstance(node, Mapping):
         return {}
-    return {
-        _unwrapped(n): t for n, t in node.items() if isinstance(n, str) and isinstance(t, Tensor)
-    }
+    tensors = {n: t for n, t in node.items() if isinstance(n, str) and isinstance(t, Tensor)}
+    named = {_unwrapped(n): t for n, t in tensors.items()}
+    if len(named) < len(tensors):
+        raise DataError(
+            f"The state dict has {len(tensors) - len(named)} names twice, with and without a "
+            "wrapper such as module.; save one of the two."
+        )
+    return named
 
 
 def _unwrapped(name: str) -> str:

@@ -19,6 +19,7 @@ from erssl.models.layouts import Found, find_backbone
 
 WEIGHTS_FILE = "backbone.safetensors"
 HEADER = "erssl"  # where a checkpoint of erssl pretrain says what its backbone is
+_SMALL = 96  # pixels; a transformer of smaller pictures was not trained on ImageNet's
 _UNTRACKED = "num_batches_tracked"  # of a batch normalisation; counts steps, older files have none
 
 
@@ -32,6 +33,8 @@ class LoadReport:
         missing: Names that the backbone has and the file has not, or in another shape.
         unexpected: Names of backbone weights in the file that the backbone has no place for.
         heads: Number of weights of heads, which are left out.
+        assumed: Whether the preprocessing is what such files usually have, since neither the file
+            nor the zoo says it.
     """
 
     layout: str
@@ -39,13 +42,14 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     heads: int
+    assumed: bool = False
 
     def __str__(self) -> str:
         """One sentence with the counts."""
         return (
             f"{self.matched} backbone weights matched, {len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected ({self.layout} layout, {self.heads} of heads left "
-            "out)"
+            "out)" + ("; preprocessing is assumed" if self.assumed else "")
         )
 
 
@@ -102,27 +106,31 @@ def load_backbone(
             "checkpoints/*.ckpt."
         )
     content, header = read_checkpoint(file)
-    options = _options(arch)
+    options = named_architecture(arch) if isinstance(arch, str) else arch
     own, preprocessing = _own_header(file, content, header)
     options = options or own
     found = _find(file, content, options, layout)
     if own is not None:
         found = dataclasses.replace(found, name="erssl")
     check_finite(file, found.state)
+    rule = found.layout
     if options is None:
-        rule = found.layout
         options = infer_architecture(found.state, rule.stem_padding, rule.vit_heads)
+    elif isinstance(arch, str) and own is None:
+        options = _with_what_no_name_says(options, found)
     if options is None:
         raise DataError(
             f"The architecture of {file} ({found.name} layout, {len(found.state)} weights) "
             "is none of those that shapes tell (ResNet-18, 34, 50, 101 and plain ViTs); name it "
             "with arch=<torchvision or timm name>."
         )
-    if preprocessing is None:
-        preprocessing = _usual_preprocessing(options, found)
     backbone = build_backbone(options)
-    backbone.report = _fill(file, backbone, found, options, allow_partial)  # type: ignore[assignment]
-    backbone.preprocessing = {**preprocessing, **prepared}  # type: ignore[assignment]
+    report = _fill(file, backbone, found, options, allow_partial)
+    if preprocessing is None:
+        preprocessing = {**_usual_preprocessing(options, found), **prepared}
+        report = dataclasses.replace(report, assumed=not prepared)
+    backbone.report = report  # type: ignore[assignment]
+    backbone.preprocessing = preprocessing  # type: ignore[assignment]
     return backbone.eval()
 
 
@@ -163,8 +171,15 @@ def named_architecture(name: str) -> BackboneOptions:
     return BackboneOptions(name, "timm")
 
 
-def _options(arch: str | BackboneOptions | None) -> BackboneOptions | None:
-    return named_architecture(arch) if isinstance(arch, str) else arch
+def _with_what_no_name_says(options: BackboneOptions, found: Found) -> BackboneOptions:
+    """Padding of a small stem and heads of a transformer, which the layout knows and no name."""
+    rule = found.layout
+    if options.cifar_stem:
+        return dataclasses.replace(options, stem_padding=rule.stem_padding)
+    if rule.vit_heads is not None and "patch_embed.proj.weight" in found.state:
+        heads = {"num_heads": rule.vit_heads}
+        return dataclasses.replace(options, options={**heads, **options.options})
+    return options
 
 
 def _own_header(
@@ -203,6 +218,8 @@ def _usual_preprocessing(options: BackboneOptions, found: Found) -> dict[str, An
     """ImageNet's, which every layout of the table was published with; none of small pictures."""
     if options.cifar_stem:
         return {}
+    if (own_size := options.options.get("img_size", _SMALL)) < _SMALL:
+        return {"image_size": own_size}
     return {
         "image_size": 224,
         "mean": list(IMAGENET_NORMALIZE["mean"]),
@@ -216,7 +233,7 @@ def _fill(
 ) -> LoadReport:
     expected = backbone.state_dict()
     state = found.state
-    matched = {n: t for n, t in state.items() if n in expected and expected[n].shape == t.shape}
+    matched = {n: t for n, t in state.items() if n in expected and _alike(t, expected[n])}
     report = LoadReport(
         found.name,
         len(matched),
@@ -236,7 +253,15 @@ def _fill(
     return report
 
 
+def _alike(given: Tensor, expected: Tensor) -> bool:
+    same_kind = given.is_floating_point() == expected.is_floating_point()
+    return same_kind and given.shape == expected.shape
+
+
 def _named(name: str, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     if name in expected and name in state:
-        return f"{name} of shape {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+        given, wanted = state[name], expected[name]
+        if given.shape == wanted.shape:
+            return f"{name} of type {given.dtype} for {wanted.dtype}"
+        return f"{name} of shape {tuple(given.shape)} for {tuple(wanted.shape)}"
     return name

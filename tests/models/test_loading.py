@@ -122,6 +122,9 @@ def files(model):
     yield "vissl", {"classy_state_dict": {"base_model": {"model": extractor}}}
     yield "MVEB", {"state_dict": mveb}  # saved by other hands
     yield "MVEB", mveb
+    yield "torchvision, timm, SwAV", {"model": whole, "epoch": 4}  # torchvision's references
+    worse = {n: t + 1 for n, t in whole.items()}
+    yield "timm, weight average", {"state_dict": worse, "state_dict_ema": whole, "arch": "resnet50"}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ def every(resnet):
     return list(files(resnet))
 
 
-@pytest.mark.parametrize("number", range(22))
+@pytest.mark.parametrize("number", range(24))
 def test_resnet50_comes_back_equal_from_every_layout(resnet, every, tmp_path, number):
     name, content = every[number]
     torch.save(content, tmp_path / "file.pth.tar")
@@ -144,9 +147,9 @@ def test_resnet50_comes_back_equal_from_every_layout(resnet, every, tmp_path, nu
 
 
 def test_every_rule_of_the_table_is_read_by_a_test(every):
-    assert len(every) == 22
+    assert len(every) == 24
     read = {find_backbone(content).layout for _, content in every}
-    elsewhere = ("MAE", "lightly zoo", "DINO student")
+    elsewhere = ("MAE", "lightly zoo", "lightly, timm", "DINO student")
     assert read | {rule for rule in LAYOUTS if rule.name in elsewhere} == set(LAYOUTS)
 
 
@@ -182,8 +185,8 @@ def test_shapes_tell_the_resnet_and_its_stem(name, cifar_stem):
 def test_solo_learns_small_stem_is_padded_by_two(tmp_path):
     options = BackboneOptions("resnet18", cifar_stem=True, stem_padding=2)
     reference = build_backbone(options).eval()
-    state = prefixed("backbone.", reference.state_dict()) | {"classifier.bias": torch.zeros(1)}
-    torch.save({"state_dict": state}, tmp_path / "solo.ckpt")
+    state = prefixed("backbone.", reference.state_dict()) | mlp("classifier", "")
+    torch.save({"state_dict": state | mlp("projector.", 0)}, tmp_path / "solo.ckpt")
     backbone = load_backbone(tmp_path / "solo.ckpt")
     assert backbone.architecture == options
     assert backbone.preprocessing == {}  # small pictures have no usual size and statistics
@@ -279,6 +282,44 @@ def test_lightlys_own_zoo_networks_are_read(tmp_path):
         with torch.no_grad():
             torch.testing.assert_close(backbone(images), features(images).flatten(1))
         assert (backbone.report.layout, backbone.feature_dim) == ("lightly zoo", 16)
+
+
+def test_a_named_architecture_keeps_what_only_the_layout_knows(tmp_path):
+    torch.manual_seed(2)
+    twelve = timm.create_model("vit_small_patch16_224", num_classes=0, num_heads=12).eval()
+    moco = {"state_dict": prefixed("module.base_encoder.", twelve.state_dict())}
+    torch.save(moco, tmp_path / "vit.pth.tar")
+    backbone = load_backbone(tmp_path / "vit.pth.tar", "vit_small_patch16_224")
+    assert backbone.blocks[0].attn.num_heads == 12
+    small = build_backbone(BackboneOptions("resnet18", cifar_stem=True)).state_dict()
+    heads = mlp("projector.", 0) | mlp("classifier", "")
+    torch.save({"state_dict": prefixed("backbone.", small) | heads}, tmp_path / "solo.ckpt")
+    assert load_backbone(tmp_path / "solo.ckpt", "resnet18_cifar").conv1.padding == (2, 2)
+    supervised = prefixed("backbone.", small) | mlp("classifier", "")  # nobody's projector
+    torch.save({"state_dict": supervised}, tmp_path / "plain.ckpt")
+    assert load_backbone(tmp_path / "plain.ckpt").conv1.padding == (1, 1)
+
+
+def test_preprocessing_that_nobody_said_is_called_assumed(tmp_path):
+    torch.save(build_backbone("resnet18").state_dict(), tmp_path / "resnet.pth")
+    backbone = load_backbone(tmp_path / "resnet.pth")
+    assert str(backbone.report).endswith("preprocessing is assumed")
+    reference = vit(patch_size=8, img_size=32)
+    torch.save(reference.state_dict(), tmp_path / "vit.pth")
+    assert load_backbone(tmp_path / "vit.pth").preprocessing == {"image_size": 32}
+
+
+def test_weights_that_cannot_be_told_apart_or_are_of_another_kind_are_refused(tmp_path):
+    state = build_backbone("resnet18").state_dict()
+    torch.save(prefixed("module.", state) | state, tmp_path / "twice.pth")
+    with pytest.raises(DataError, match="has 120 names twice"):
+        load_backbone(tmp_path / "twice.pth")
+    torch.save({n: t.to(torch.int8) for n, t in state.items()}, tmp_path / "int8.pth")
+    with pytest.raises(DataError, match=r"conv1.weight of type torch.int8 for torch.float32"):
+        load_backbone(tmp_path / "int8.pth")
+    torch.save(state | {"conv1.weight": state["conv1.weight"].to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.raises(DataError, match=r"sparse or quantised weights, such as conv1.weight"):
+        load_backbone(tmp_path / "sparse.pth")
 
 
 def test_arch_says_what_shapes_do_not(tmp_path):
