@@ -12,7 +12,9 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_backbone"]
 
-_SUBPACKAGES = ("callbacks", "data", "entropy", "evaluation", "loss", "methods", "models")
+_SUBPACKAGES = (
+    *("callbacks", "data", "downstream", "entropy", "evaluation", "loss", "methods", "models"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,9 @@ def wheel(tmp_path_factory):
 def test_wheel_holds_every_module_and_config(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "erssl").rglob("*.py")}
+    modules |= {
+        f"erssl/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "downstream").rglob("*.py")
+    }
     configs = {
         f"erssl/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")
     }
@@ -64,6 +67,7 @@ def test_built_wheel_runs_from_another_folder(wheel, tmp_path):
 
     where = call(str(python), "-c", "import erssl.loss as m; print(m.__file__)")
     assert str(environment) in where
+    call(str(python), "-c", "from erssl.downstream.transfer.datasets import load_transfer")
     assert "mveb" in call(str(environment / "bin" / "erssl"), "methods")
     call(
         *(str(environment / "bin" / "erssl"), "pretrain", "method=mveb", "epochs=1"),
@@ -90,7 +94,7 @@ def test_import_is_lazy():
 
 
 def test_imports_run_one_way():
-    """Entropy <- loss <- methods <- cli, and evaluation knows no methods."""
+    """Entropy <- loss <- methods <- cli; neither evaluation nor downstream knows methods."""
     below = {
         "entropy": {"entropy"},
         "loss": {"entropy", "loss"},
@@ -99,9 +103,13 @@ def test_imports_run_one_way():
         "evaluation": {"evaluation", "errors", "paths", "entropy", "models", "data"},
         "callbacks": {"callbacks", "errors", "entropy", "evaluation", "runs"},
         "methods": {"methods", "errors", "entropy", "loss", "models", "data"},
+        "downstream": {"downstream", "evaluation", "models", "data", "errors", "paths", "runs"},
     }
     for package, allowed in below.items():
-        for file in (ROOT / "erssl" / package).glob("*.py"):
+        folder = ROOT / package if package == "downstream" else ROOT / "erssl" / package
+        files = list(folder.rglob("*.py"))
+        assert files, f"{folder} has no modules"
+        for file in files:
             for line in file.read_text().splitlines():
                 words = line.split()
                 if len(words) > 1 and words[0] in ("from", "import") and "erssl" in words[1]:

@@ -82,7 +82,7 @@ class FeatureCache:
             width: Dimension d of the features, where it is known.
 
         Returns:
-            Features (n, d) and labels (n,); ``None`` if there is none that can be used.
+            Features (n, d) and labels (n, …); ``None`` if there is none that can be used.
         """
         path = self.folder / _name(shard)
         if not os.path.exists(path):  # Path.exists raises in a folder without permission
@@ -99,7 +99,9 @@ class FeatureCache:
             self._faults[shard] = "it belongs to other features"
         elif header.get("sha256") != _checksum(features, labels):
             self._faults[shard] = "its checksum differs"
-        elif features.shape != shape or features.dtype != self._dtype or labels.shape != (rows,):
+        elif (
+            features.shape != shape or features.dtype != self._dtype or labels.shape[:1] != (rows,)
+        ):
             self._faults[shard] = f"it holds {features.dtype} of shape {tuple(features.shape)}"
         else:
             return features, labels
@@ -111,7 +113,7 @@ class FeatureCache:
         Args:
             shard: Its number.
             features: (n, d), on the CPU, of the type that the cache was opened with.
-            labels: (n,).
+            labels: (n,), or (n, K).
         """
         if not self._writable:
             return

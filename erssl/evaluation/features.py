@@ -26,7 +26,7 @@ class Features(NamedTuple):
 
     Attributes:
         features: Backbone features (N, feature_dim), float32, on the CPU.
-        labels: Class indices (N,).
+        labels: Class indices (N,), or 1 and 0 for each of K classes (N, K), int64.
     """
 
     features: Tensor
@@ -117,7 +117,8 @@ def cached_features(
         progress: Called with the number of pictures done and of all.
 
     Returns:
-        Features (N, d), float32, and labels (N,), on the CPU, in the order of ``pictures``.
+        Features (N, d), float32, and labels (N,), or (N, K) where pictures show several classes,
+        on the CPU, in the order of ``pictures``.
 
     Raises:
         ConfigError: If an option is out of range, or nothing tells when the pictures change.
@@ -158,14 +159,15 @@ class _Table:
 
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
         self.rows: Tensor | None = None
-        self.labels = torch.empty(total, dtype=torch.int64)
+        self.labels: Tensor | None = None
         self._total = total
         self._done = 0
         self._progress = progress
 
     def fill(self, rows: range, features: Tensor, labels: Tensor) -> None:
-        if self.rows is None:
+        if self.rows is None or self.labels is None:
             self.rows = torch.empty(self._total, features.shape[1])
+            self.labels = torch.empty(self._total, *labels.shape[1:], dtype=torch.int64)
         if features.shape[1] != self.rows.shape[1]:
             raise DataError(
                 f"The backbone gives features of {features.shape[1]} dimensions where earlier ones "
@@ -180,7 +182,7 @@ class _Table:
             self._progress(self._done, self._total)
 
     def features(self) -> Features:
-        assert self.rows is not None
+        assert self.rows is not None and self.labels is not None
         return Features(self.rows, self.labels)
 
 

@@ -52,7 +52,8 @@ def data_digest(pictures: Any) -> str:
     of pictures in memory the pixels.
 
     Args:
-        pictures: A data set with ``samples`` (``PictureFiles``, torchvision's ``ImageFolder``),
+        pictures: A data set with ``samples`` (``PictureFiles``, torchvision's ``ImageFolder``; the
+            class number may be a sequence of marks, where pictures show several classes),
             with ``pixels`` or ``data`` and ``targets`` (``PicturesInMemory``, torchvision's
             CIFAR), or a ``Subset`` of one.
 
@@ -127,7 +128,7 @@ def _file_block(samples: Sequence[tuple[str, int]]) -> bytes:
                 os.path.abspath(path),
                 (found := os.stat(path)).st_size,
                 found.st_mtime_ns,
-                int(target),
+                np.asarray(target, dtype=np.int64).tolist(),
             )
             for path, target in samples
         ]
