@@ -1,0 +1,217 @@
+"""Preconditioned L-BFGS for logistic regression, softmax or one-vs-rest."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from erssl.downstream.transfer.rotation import Rotation
+
+_MEMORY = 10  # pairs of steps and changes of the gradient
+_SEARCHES = 30
+_FLATTER = 0.1  # a step is taken where the slope has fallen to this share
+_WIDTH = 16  # MKL multiplies by 48 columns twice as fast as by 47
+
+
+class Problem:
+    """Mean cross-entropy plus penalty of rotated features, and where the search stands.
+
+    Parameters are (p + 1, C), the biases in the last row. The problem is one for softmax; for
+    one-vs-rest it is C problems that share products of matrices, each with its own search
+    direction, step and memory, so that every inner product below is one number or one a column.
+
+    Attributes:
+        features: Rotated features (N, p).
+        parameters: Where the search stands (p + 1, C).
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, parameters: Tensor, rotation: Rotation):
+        """Start at given parameters.
+
+        Args:
+            features: Rotated features (N, p), float32 or float64: all is computed in that type.
+            labels: Class numbers (N,), or zeros and ones (N, C) of one-vs-rest.
+            parameters: Start (p + 1, C).
+            rotation: What the features were rotated by.
+        """
+        self.features, self.labels, self.rotation = features, labels, rotation
+        self.joint = labels.ndim == 1
+        self.over = (0, 1) if self.joint else (0,)
+        self.spread = features.square().mean(dim=0)
+        # Only rounding keeps the gradient from a new low for so long.
+        self.patience = 50 if features.dtype == torch.float32 else sys.maxsize
+        self.pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=_MEMORY)
+        self.move(parameters)
+
+    def move(self, parameters: Tensor) -> None:
+        """Stand at other parameters, with everything computed anew."""
+        self.parameters = parameters.to(self.features)
+        self.logits = _times(self.features, self.parameters[:-1]) + self.parameters[-1]
+        self._differentiate()
+
+    def forget(self, parameters: Tensor) -> None:
+        """Start anew at ``parameters``."""
+        self.pairs.clear()
+        self.move(parameters)
+
+    def _differentiate(self) -> None:
+        residuals, self.curvature = self._residuals(self.logits)
+        products = _times(self.features.T, residuals)
+        whole = torch.cat([products, residuals.sum(dim=0, keepdim=True)])
+        self.slopes = whole / len(residuals)
+
+    def _residuals(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities minus labels (N, C), and the mean of p (1 - p) of each class (1, C)."""
+        chances = logits.softmax(dim=1) if self.joint else logits.sigmoid()
+        curvature = (chances - chances.square()).mean(dim=0, keepdim=True)
+        if self.joint:
+            chances.scatter_add_(1, self.labels[:, None], chances.new_full((len(chances), 1), -1.0))
+        else:
+            chances -= self.labels
+        return chances, curvature
+
+    def gradient(self, penalty: float) -> Tensor:
+        """Gradient (p + 1, C) of the mean loss plus penalty / 2 |W|²."""
+        gradient = self.slopes.clone()
+        gradient[:-1] += penalty * self.parameters[:-1]
+        return gradient
+
+    def steepest(self, penalty: float) -> float:
+        """Largest entry of the gradient in the coordinates of the features."""
+        return float(self.rotation.gradient(self.gradient(penalty)).abs().max())
+
+    def value(self, penalty: float) -> float:
+        """Mean loss plus penalty / 2 |W|², in float64."""
+        logits = self.logits.double()
+        if self.joint:
+            losses = F.cross_entropy(logits, self.labels, reduction="sum")
+        else:
+            losses = (F.softplus(logits) - self.labels * logits).sum()
+        squares = self.parameters[:-1].double().square().sum()
+        return float(losses) / len(logits) + penalty / 2 * float(squares)
+
+    def minimise(self, penalty: float, tolerance: float, max_iter: int) -> tuple[int, float]:
+        """Search until no entry of the gradient exceeds ``tolerance``.
+
+        It ends sooner after ``max_iter`` steps, or where rounding leaves nothing to descend.
+
+        Args:
+            penalty: λ / N.
+            tolerance: Largest entry of the gradient in the coordinates of the features.
+            max_iter: Steps at the most.
+
+        Returns:
+            Steps taken and the largest entry of the gradient, with logits computed anew.
+        """
+        self._penalise(penalty)
+        iterations, since, least, promise, fresh = 0, 0, math.inf, math.inf, True
+        while True:
+            gradient = self.gradient(penalty)
+            norm = float(gradient.norm())
+            since, least = (0, norm) if norm < least else (since + 1, least)
+            last = iterations >= max_iter or since >= self.patience
+            if norm <= promise or last:
+                steepest = self.steepest(penalty)
+                if (steepest <= tolerance or last) and fresh:
+                    return iterations, steepest
+                if steepest <= tolerance or last:
+                    self.move(self.parameters)
+                    fresh = True
+                    continue
+                # To rotate the gradient back costs a fifth of a step; not before it may do.
+                promise = 1.2 * norm * tolerance / steepest
+            if not self._step(gradient, penalty):
+                self.move(self.parameters)
+                return iterations, self.steepest(penalty)
+            fresh = False
+            iterations += 1
+
+    def _penalise(self, penalty: float) -> None:
+        """Take the penalty's part of the remembered changes of the gradient from the steps."""
+        self.penalty = penalty
+        self.changes = deque((self._change(s, y) for s, y in self.pairs), maxlen=_MEMORY)
+
+    def _change(self, step: Tensor, change: Tensor) -> Tensor:
+        whole = change.clone()
+        whole[:-1] += self.penalty * step[:-1]
+        return whole
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        """Newton's step as the diagonal of the Hessian and the last steps tell it."""
+        curvature = self.curvature.clamp_min(1e-12)
+        scale = torch.cat([self.spread[:, None] * curvature + self.penalty, curvature])
+        direction = gradient.clone()
+        weights = []
+        for (step, _), change in zip(reversed(self.pairs), reversed(self.changes), strict=True):
+            share = self._dot(step, direction) / self._dot(step, change).clamp_min(1e-30)
+            direction -= share * change
+            weights.append(share)
+        direction /= scale
+        if self.pairs:
+            step, change = self.pairs[-1][0], self.changes[-1]
+            met = self._dot(change, change / scale).clamp_min(1e-30)
+            direction *= self._dot(step, change) / met
+        for (step, _), change, share in zip(
+            self.pairs, self.changes, reversed(weights), strict=True
+        ):
+            back = self._dot(change, direction) / self._dot(step, change).clamp_min(1e-30)
+            direction += (share - back) * step
+        return -direction
+
+    def _dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum(dim=self.over, keepdim=True)
+
+    def _step(self, gradient: Tensor, penalty: float) -> bool:
+        """Go along a direction to where the slope is nearly 0; False if nothing descends."""
+        direction = self._direction(gradient)
+        slope = self._dot(direction, gradient)
+        if not bool((slope < 0).any()):
+            return False
+        direction = torch.where(slope < 0, direction, 0.0)
+        along = _times(self.features, direction[:-1]) + direction[-1]
+        reached = self._search(along, direction, slope, penalty)
+        before = self.slopes
+        step = reached * direction
+        self.parameters = self.parameters + step
+        self.logits = self.logits + reached * along
+        self._differentiate()
+        self.pairs.append((step, self.slopes - before))
+        self.changes.append(self._change(*self.pairs[-1]))
+        return True
+
+    def _search(self, along: Tensor, direction: Tensor, slope: Tensor, penalty: float) -> Tensor:
+        """Length of the step, where the slope is nearly 0.
+
+        The objective is convex and the logits are linear along the way, so that this is the zero of
+        a rising function without products of matrices, and no two values of the loss, equal but for
+        rounding near the optimum, need be compared.
+        """
+        weights, rate = self.parameters[:-1], direction[:-1]
+        inner, square = self._dot(weights, rate), self._dot(rate, rate)
+        low = torch.zeros_like(slope)
+        high = torch.full_like(slope, math.inf)
+        length = torch.ones_like(slope)
+        for _ in range(_SEARCHES):
+            residuals, _ = self._residuals(self.logits + length * along)
+            here = self._dot(residuals, along) / len(along) + penalty * (inner + length * square)
+            flat = (here.abs() <= _FLATTER * slope.abs()) | (slope >= 0)
+            if bool(flat.all()):
+                break
+            low = torch.where(here < 0, length, low)
+            high = torch.where(here > 0, length, high)
+            # The secant from the start; halves or doubles where it leaves the bracket.
+            guess = length * slope / (slope - here)
+            guess = torch.where((guess > low) & (guess < high), guess, (low + high) / 2)
+            guess = torch.where(guess.isfinite() & (guess <= 10 * length), guess, 10 * length)
+            length = torch.where(flat, length, guess)
+        return length
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    """Product (n, C) of matrices with columns added to a width that multiplies fast."""
+    return (a @ F.pad(b, (0, -b.shape[1] % _WIDTH)))[:, : b.shape[1]]
