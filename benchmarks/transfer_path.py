@@ -1,0 +1,230 @@
+"""How long does the path of 45 penalties take beside scikit-learn's protocol?
+
+    python -m benchmarks.transfer_path
+
+5,000 × 2,048 features of 47 classes, and 1,000 held-out rows that choose the penalty. The features
+are made, not a network's: 256 Gaussian factors of falling variance, the first 48 of which carry the
+class, mixed, with noise and a ReLU, into non-negative features two thirds of which are 0; 12 % of
+the labels are drawn at random, as classes of textures overlap. About 70 % are classified right at
+the best penalty, which lies inside the path.
+
+scikit-learn fits ``LogisticRegression(solver="lbfgs", warm_start=True)`` to the same float32
+matrix, its faster type here, one penalty after another from the largest to the smallest, its faster
+order, as ours does. Both are asked for the same tolerance, each in processes of its own by turns;
+ours twice. At scikit-learn's default tolerance, 1e-4, all 45 fits are made; at ours, 1e-6, every
+fourth. A process that has not ended after ``LIMIT`` seconds is stopped, and only the fits that it
+ended are compared. Writes ``benchmarks/results/transfer_path.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from benchmarks._runs import RESULTS
+from erssl.downstream.transfer.linear import LAMBDAS
+from erssl.downstream.transfer.logistic import logistic_fits
+from erssl.evaluation import Features
+from erssl.runs import environment, write_json
+
+N, HELD_OUT, DIM, CLASSES = 5000, 1000, 2048, 47
+FACTORS, INFORMATIVE, SPREAD, RANDOM_LABELS = 256, 48, 0.62, 0.12
+SETTINGS = {1e-4: LAMBDAS[::-1], 1e-6: LAMBDAS[::-4]}  # penalties fitted at each tolerance
+TURNS = ("erssl", "scikit-learn", "erssl")
+MAX_ITER, LIMIT = 20_000, 420
+
+
+def main() -> None:
+    comparisons = []
+    for tolerance in SETTINGS:
+        comparisons.append(compare(tolerance))
+        print(f"\n{table(comparisons)}\n", flush=True)
+    report = {
+        "command": "python -m benchmarks.transfer_path",
+        "setting": {
+            **{"n": N, "held_out": HELD_OUT, "dim": DIM, "classes": CLASSES},
+            **{"factors": FACTORS, "informative": INFORMATIVE, "spread": SPREAD},
+            **{"random_labels": RANDOM_LABELS, "seed": 0, "max_iter": MAX_ITER},
+        },
+        "threads": torch.get_num_threads(),
+        "limit_seconds": LIMIT,
+        "comparisons": comparisons,
+        "environment": environment(),
+    }
+    report["environment"]["command"] = report["command"]
+    write_json(RESULTS / "transfer_path.json", report)
+
+
+def compare(tolerance: float) -> dict[str, Any]:
+    """Both contenders at one tolerance, on the fits that all ended."""
+    runs = [(name, in_own_process(name, tolerance)) for name in TURNS]
+    common = min(len(fits) for _, fits in runs)
+    ours, theirs = ([fits for name, fits in runs if name == own] for own in TURNS[:2])
+    seconds = {
+        name: [sum(fit["seconds"] for fit in fits[:common]) for fits in found]
+        for name, found in zip(TURNS, (ours, theirs), strict=False)
+    }
+    # The slower of our two turns: what else the machine does falls on either.
+    ratio = seconds["scikit-learn"][0] / max(seconds["erssl"])
+    pairs = list(zip(ours[0][:common], theirs[0][:common], strict=True))
+    return {
+        "tolerance": tolerance,
+        "penalties_asked": len(SETTINGS[tolerance]),
+        "penalties_compared": common,
+        "seconds": seconds,
+        "ratio": ratio,
+        "iterations": {
+            name: sum(fit["iterations"] for fit in fits[:common]) for name, fits in runs
+        },
+        "converged": {name: sum(fit["converged"] for fit in fits[:common]) for name, fits in runs},
+        "selected": {name: selected(fits[:common]) for name, fits in runs},
+        "max_relative_loss_difference": max(abs(a["loss"] / b["loss"] - 1) for a, b in pairs),
+        "max_loss_difference_nats_per_row": max(abs(a["loss"] - b["loss"]) / N for a, b in pairs),
+        "max_accuracy_difference": max(abs(a["accuracy"] - b["accuracy"]) for a, b in pairs),
+        "fits": {"erssl": ours[0][:common], "scikit-learn": theirs[0][:common]},
+    }
+
+
+def selected(fits: list[dict[str, Any]]) -> dict[str, float]:
+    """Penalty of the highest accuracy on the held-out rows; of equal ones the largest."""
+    best = max(fits, key=lambda fit: (fit["accuracy"], fit["lambda"]))
+    return {"lambda": best["lambda"], "accuracy": best["accuracy"]}
+
+
+def in_own_process(name: str, tolerance: float) -> list[dict[str, Any]]:
+    """Fits of one contender that ended within the limit."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fits.jsonl"
+        words = ["--contender", name, "--tolerance", str(tolerance), "--file", str(file)]
+        command = [sys.executable, "-m", "benchmarks.transfer_path", *words]
+        try:
+            subprocess.run(command, check=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            print(f"{name} stopped after {LIMIT} s", flush=True)
+        fits = [json.loads(line) for line in file.read_text().splitlines()]
+    print(f"{name} {tolerance:g}: {len(fits)} fits, {sum(f['seconds'] for f in fits):.1f} s")
+    return fits
+
+
+def run(name: str, tolerance: float, file: Path) -> None:
+    """Fit, and write a line a fit as it ends; what is said about a fit is not in its time."""
+    train, held_out = made_features()
+    fits = (erssl if name == "erssl" else scikit_learn)(train, tolerance)
+    with file.open("w") as lines:
+        start, cpu = time.perf_counter(), time.process_time()
+        for lam, weight, bias, iterations in fits:
+            row = {
+                "lambda": lam,
+                "seconds": time.perf_counter() - start,
+                "cpu_seconds": time.process_time() - cpu,
+                "iterations": iterations,
+            }
+            loss, norm = objective(train, weight, bias, lam)
+            right = (held_out.features.double() @ weight.T + bias).argmax(dim=1) == held_out.labels
+            row |= {"converged": norm <= 1.01 * tolerance, "gradient_norm": norm, "loss": loss}
+            print(json.dumps(row | {"accuracy": float(right.double().mean())}), file=lines)
+            lines.flush()
+            start, cpu = time.perf_counter(), time.process_time()
+
+
+Made = Iterator[tuple[float, Tensor, Tensor, int]]
+
+
+def erssl(train: Features, tolerance: float) -> Made:
+    """Ours; the first fit's time holds that of the principal axes."""
+    penalties = SETTINGS[tolerance]
+    options = {"tolerance": tolerance, "max_iter": MAX_ITER}
+    for fit in logistic_fits(*train, CLASSES, penalties, **options):
+        yield fit.lam, fit.weight, fit.bias, fit.iterations
+
+
+def scikit_learn(train: Features, tolerance: float) -> Made:
+    """scikit-learn's protocol."""
+    model = LogisticRegression(solver="lbfgs", tol=tolerance, max_iter=MAX_ITER, warm_start=True)
+    matrix, labels = train.features.numpy(), train.labels.numpy()
+    for lam in SETTINGS[tolerance]:
+        model.set_params(C=1 / lam)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(matrix, labels)
+        weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+        yield lam, weight.double(), bias.double(), int(model.n_iter_[0])
+
+
+def objective(train: Features, weight: Tensor, bias: Tensor, lam: float) -> tuple[float, float]:
+    """scikit-learn's objective and the largest entry of its gradient / N, in float64."""
+    features = train.features.double()
+    logits = features @ weight.T + bias
+    loss = F.cross_entropy(logits, train.labels, reduction="sum") + lam / 2 * weight.square().sum()
+    residuals = logits.softmax(dim=1)
+    residuals[torch.arange(N), train.labels] -= 1
+    gradient = torch.cat([residuals.T @ features + lam * weight, residuals.sum(dim=0)[:, None]], 1)
+    return float(loss), float(gradient.abs().max()) / N
+
+
+def made_features() -> tuple[Features, Features]:
+    """Training and held-out rows."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rows = N + HELD_OUT
+    scale = torch.arange(1, FACTORS + 1) ** -0.5
+    centres = normal(CLASSES, FACTORS) * scale * SPREAD
+    centres[:, INFORMATIVE:] = 0
+    labels = torch.randint(CLASSES, (rows,), generator=generator)
+    factors = centres[labels] + normal(rows, FACTORS) * scale
+    mixed = factors @ normal(FACTORS, DIM) / scale.norm()
+    features = torch.relu(mixed + 0.5 * normal(rows, DIM) - 0.5)
+    other = torch.randint(CLASSES, (rows,), generator=generator)
+    labels = torch.where(torch.rand(rows, generator=generator) < RANDOM_LABELS, other, labels)
+    return Features(features[:N], labels[:N]), Features(features[N:], labels[N:])
+
+
+def table(comparisons: list[dict[str, Any]]) -> str:
+    """Markdown table of both contenders at each tolerance."""
+    lines = [
+        "| tolerance | contender | fits | converged | iterations | s | selected λ | accuracy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for found in comparisons:
+        for name in TURNS[:2]:
+            seconds = " / ".join(f"{value:.1f}" for value in found["seconds"][name])
+            chosen = found["selected"][name]
+            lines.append(
+                f"| {found['tolerance']:g} | {name} | {found['penalties_compared']} of "
+                f"{found['penalties_asked']} | {found['converged'][name]} | "
+                f"{found['iterations'][name]} | {seconds} | {chosen['lambda']:.3g} | "
+                f"{chosen['accuracy']:.3f} |"
+            )
+        lines.append(
+            f"| {found['tolerance']:g} | ratio {found['ratio']:.1f} | | | | | | differ by at most "
+            f"{found['max_accuracy_difference']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--contender", choices=TURNS[:2])
+    parser.add_argument("--tolerance", type=float)
+    parser.add_argument("--file", type=Path)
+    options = parser.parse_args()
+    if options.contender is None:
+        main()
+    else:
+        run(options.contender, options.tolerance, options.file)
