@@ -132,35 +132,42 @@ class Problem:
             iterations += 1
 
     def _penalise(self, penalty: float) -> None:
-        """Take the penalty's part of the remembered changes of the gradient from the steps."""
+        """Give the remembered changes of the gradient, which are the loss's, the penalty's part."""
         self.penalty = penalty
         self.changes = deque((self._change(s, y) for s, y in self.pairs), maxlen=_MEMORY)
 
-    def _change(self, step: Tensor, change: Tensor) -> Tensor:
+    def _change(self, step: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Change of the whole gradient over a step, and 1 / curvature; 0 where that is rounding."""
         whole = change.clone()
         whole[:-1] += self.penalty * step[:-1]
-        return whole
+        curvature = self._dot(step, whole)
+        least = self._dot(step, step) * self._dot(whole, whole)
+        sure = curvature > torch.finfo(whole.dtype).eps * least.sqrt()
+        return whole, torch.where(sure, 1 / curvature, 0.0)
 
     def _direction(self, gradient: Tensor) -> Tensor:
-        """Newton's step as the diagonal of the Hessian and the last steps tell it."""
+        """Newton's step as the diagonal of the Hessian and the last steps tell it.
+
+        The two loops of Nocedal (1980).
+        """
         curvature = self.curvature.clamp_min(1e-12)
         scale = torch.cat([self.spread[:, None] * curvature + self.penalty, curvature])
         direction = gradient.clone()
-        weights = []
-        for (step, _), change in zip(reversed(self.pairs), reversed(self.changes), strict=True):
-            share = self._dot(step, direction) / self._dot(step, change).clamp_min(1e-30)
-            direction -= share * change
-            weights.append(share)
-        direction /= scale
-        if self.pairs:
-            step, change = self.pairs[-1][0], self.changes[-1]
-            met = self._dot(change, change / scale).clamp_min(1e-30)
-            direction *= self._dot(step, change) / met
-        for (step, _), change, share in zip(
-            self.pairs, self.changes, reversed(weights), strict=True
+        shares = []
+        for (step, _), (change, inverse) in zip(
+            reversed(self.pairs), reversed(self.changes), strict=True
         ):
-            back = self._dot(change, direction) / self._dot(step, change).clamp_min(1e-30)
-            direction += (share - back) * step
+            shares.append(inverse * self._dot(step, direction))
+            direction -= shares[-1] * change
+        direction /= scale
+        if self.changes:
+            change, inverse = self.changes[-1]
+            met = inverse * self._dot(change, change / scale)
+            direction /= torch.where(met > 0, met, 1.0)
+        for (step, _), (change, inverse), share in zip(
+            self.pairs, self.changes, reversed(shares), strict=True
+        ):
+            direction += (share - inverse * self._dot(change, direction)) * step
         return -direction
 
     def _dot(self, a: Tensor, b: Tensor) -> Tensor:
@@ -204,7 +211,7 @@ class Problem:
                 break
             low = torch.where(here < 0, length, low)
             high = torch.where(here > 0, length, high)
-            # The secant from the start; halves or doubles where it leaves the bracket.
+            # The secant from the start, or the bracket's middle; tenfold while there is no bracket.
             guess = length * slope / (slope - here)
             guess = torch.where((guess > low) & (guess < high), guess, (low + high) / 2)
             guess = torch.where(guess.isfinite() & (guess <= 10 * length), guess, 10 * length)
