@@ -9,32 +9,39 @@ from importlib.resources import files
 
 from erssl.cli._config import group_options
 
+_RUNS_OWN = """, or pixels. A run is judged on its
+own pictures where data= is not said; image size and channel statistics are those of the weights."""
+_ELEVEN = """. Data sets are looked for in
+data_root and in each folder of it, in their original layouts."""
+
 
 def protocol_help(command: str, what: str, examples: Sequence[str]) -> str:
     """Usage, examples, presets and keys of an evaluation command."""
-    names = ["evaluate"] + (["features"] if command in ("knn", "linear") else [])
-    names += [] if command == "knn" else ["training"]
+    names = ["evaluate"] + (["features"] if command in ("knn", "linear", "transfer") else [])
+    names += [] if command in ("knn", "transfer") else ["training"]
     shown = "\n".join(f"  {example}" for example in examples)
     keys = "".join(_keys(name) for name in [*names, command])
-    trainer = "" if command == "knn" else "  trainer.*  as in erssl pretrain\n"
+    own_data = command == "transfer"
+    others = "" if command in ("knn", "transfer") else "  trainer.*  as in erssl pretrain\n"
+    others += "" if own_data else "  data, data.*  as in erssl pretrain\n"
+    usage = "data_root=<folder>" if own_data else "[data=<pictures>]"
+    what_is_judged = _ELEVEN if own_data else _RUNS_OWN
     presets = group_options(f"preset/{command}")
     default = next(p for p in presets if f"preset/{command}: {p}\n" in _text(command))
     return f"""erssl {command}: {what}
 
-Usage: erssl {command} checkpoint=<what> [data=<pictures>] [key=value ...]
+Usage: erssl {command} checkpoint=<what> {usage} [key=value ...]
 
 Examples:
 {shown}
 
 checkpoint= takes a run directory, a checkpoint of any known layout, zoo:<name> for published
-weights, random:<run or architecture> for an untrained network, or pixels. A run is judged on its
-own pictures where data= is not said; image size and channel statistics are those of the weights.
+weights, or random:<run or architecture> for an untrained network{what_is_judged}
 
 preset={"|".join(presets)}; its keys, each of which may be said otherwise (those of {default}):
 {_indented(f"preset/{command}/{default}")}
 Keys:
-{keys}{trainer}  data, data.*  as in erssl pretrain
-"""
+{keys}{others}"""
 
 
 def quiet() -> None:

@@ -22,7 +22,7 @@ from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone, load_backbone, named_architecture
 from erssl.runs import CONFIG
 
-_RANDOM, _PIXELS = "random:", "pixels"
+_RANDOM, PIXELS = "random:", "pixels"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,52 @@ class Subject:
     @property
     def slug(self) -> str:
         """Its name as a part of a folder's."""
-        return "".join(c if c.isalnum() or c in "._" else "-" for c in self.name).strip("-")
+        return slug(self.name)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A backbone that ``checkpoint=`` names.
+
+    Attributes:
+        backbone: In eval mode, with ``feature_dim``.
+        name: What tables call it.
+        found: One sentence on what was read.
+        preprocessing: What came with the weights; empty where nothing is known.
+    """
+
+    backbone: nn.Module
+    name: str
+    found: str
+    preprocessing: Mapping[str, Any]
+
+
+def read_backbone(settings: EvaluationSettings) -> Read:
+    """Read a checkpoint, or build an untrained network.
+
+    Raises:
+        ErsslError: If it cannot be read.
+    """
+    checkpoint = str(settings.checkpoint)
+    if checkpoint.startswith(_RANDOM):
+        architecture, preprocessing = _architecture(checkpoint.removeprefix(_RANDOM), settings)
+        with isolate_rng(include_cuda=False):
+            torch.manual_seed(settings.seed)
+            backbone = build_backbone(architecture).eval()
+        found = f"random weights of {architecture.name}, seed {settings.seed}"
+        return Read(backbone, f"untrained {architecture.name}", found, preprocessing)
+    backbone = load_backbone(
+        checkpoint,
+        settings.arch,
+        allow_partial=settings.allow_partial,
+        layout=settings.layout,
+    )
+    run = run_of(checkpoint)
+    name = checkpoint if checkpoint.startswith("zoo:") else Path(checkpoint).expanduser().name
+    if run is not None:
+        name = f"{run_settings(run, []).method['name']}"
+    preprocessing_found: Any = backbone.preprocessing
+    return Read(backbone, name, str(backbone.report), preprocessing_found)
 
 
 def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Subject:
@@ -59,27 +104,16 @@ def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Sub
     checkpoint = str(settings.checkpoint)
     run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
-    if checkpoint == _PIXELS:
+    if checkpoint == PIXELS:
         return Subject(_pixels(data), "raw pixels", "the pixels themselves", data)
-    if checkpoint.startswith(_RANDOM):
-        architecture, preprocessing = _architecture(checkpoint.removeprefix(_RANDOM), settings)
-        with isolate_rng(include_cuda=False):
-            torch.manual_seed(settings.seed)
-            backbone = build_backbone(architecture).eval()
-        found = f"random weights of {architecture.name}, seed {settings.seed}"
-        data = _with_preprocessing(data, preprocessing, about_data)
-        return Subject(backbone, f"untrained {architecture.name}", found, data)
-    backbone = load_backbone(
-        checkpoint,
-        settings.arch,
-        allow_partial=settings.allow_partial,
-        layout=settings.layout,
-    )
-    name = checkpoint if checkpoint.startswith("zoo:") else Path(checkpoint).expanduser().name
-    if run is not None:
-        name = f"{run_settings(run, []).method['name']}"
-    data = _with_preprocessing(data, backbone.preprocessing, about_data)
-    return Subject(backbone, name, str(backbone.report), data)
+    read = read_backbone(settings)
+    data = _with_preprocessing(data, read.preprocessing, about_data)
+    return Subject(read.backbone, read.name, read.found, data)
+
+
+def slug(name: str) -> str:
+    """A name as a part of a folder's."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name).strip("-")
 
 
 def run_of(checkpoint: str) -> Path | None:

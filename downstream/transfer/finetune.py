@@ -1,0 +1,262 @@
+"""Fine-tuning as SimCLR and BYOL transfer: a grid of rates, the best on validation, refitted.
+
+Source: Kornblith et al. 2019, §A.5; SimCLR (arXiv 2002.05709) §B.8; MVEB §6.4.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from erssl.data.module import make_loader
+from erssl.errors import ConfigError, RunError
+from erssl.evaluation.classifier import cosine, make_head
+from erssl.runs import write_json
+
+Metric = Callable[[Tensor, Tensor], float]
+_LOOK = 50  # steps between looks at the loss; each makes a GPU wait
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """The grid and what is the same at each of its points.
+
+    Attributes:
+        steps: Optimiser steps of each training (MVEB §6.4: 5,000).
+        batch_size: Pictures a step (64).
+        learning_rates: Four values from 1e-4 to 1e-1, spaced evenly in the logarithm.
+        weight_decays: 0 and four values from 1e-6 to 1e-3; divided by the learning rate for SGD.
+        momentum: Of Nesterov's SGD.
+    """
+
+    steps: int = 5000
+    batch_size: int = 64
+    learning_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    weight_decays: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Refuse a grid that trains nothing."""
+        if self.steps < 1 or self.batch_size < 1:
+            raise ConfigError(
+                f"steps and batch_size must be at least 1 but are {self.steps} and "
+                f"{self.batch_size}."
+            )
+        rates = self.learning_rates
+        if not rates or not all(0 < rate < math.inf for rate in rates):
+            raise ConfigError(f"learning_rates={list(rates)} must be numbers above 0.")
+        decays = self.weight_decays
+        if not decays or not all(0 <= decay < math.inf for decay in decays):
+            raise ConfigError(f"weight_decays={list(decays)} must be numbers of at least 0.")
+
+    @property
+    def grid(self) -> list[tuple[float, float]]:
+        """Every (learning rate, weight decay)."""
+        return list(product(self.learning_rates, self.weight_decays))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid.
+
+    Attributes:
+        learning_rate: Of the first step.
+        weight_decay: Before it is divided by the learning rate.
+        metric: On the validation pictures; ``None`` where the training diverged.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    metric: float | None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The splits of a data set, transformed: crops to train on, plain ones to measure on.
+
+    Attributes:
+        train: Crops of the training pictures.
+        val: Plain validation pictures.
+        train_val: Crops of both.
+        test: Plain test pictures.
+    """
+
+    train: Dataset[Any]
+    val: Dataset[Any]
+    train_val: Dataset[Any]
+    test: Dataset[Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt.
+
+    Attributes:
+        outputs: Number of classes C.
+        multi_label: Whether a picture may be of several: labels (C,) of zeros and ones.
+        metric: From scores (N, C) and labels to a number, higher for better.
+    """
+
+    outputs: int
+    multi_label: bool
+    metric: Metric
+
+
+def finetune(
+    backbone: nn.Module,
+    pictures: Pictures,
+    task: Task,
+    options: FinetuneOptions,
+    folder: Path,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    on_point: Callable[[int, Point], None] | None = None,
+) -> tuple[Tensor, Tensor, list[Point]]:
+    """Train at every point of the grid, choose on validation, train again on all, and test.
+
+    Each point is kept in ``folder`` when it is done, and is not trained again.
+
+    Args:
+        backbone: Module giving features (N, feature_dim); a copy of it is trained each time.
+        pictures: The splits.
+        task: What is learnt.
+        options: The grid.
+        folder: Where finished points are kept.
+        seed: Of the head and of the order.
+        device: Where it is trained.
+        workers: Loader processes.
+        on_point: Called with the number of a finished point and the point.
+
+    Returns:
+        Scores (N_test, C) and labels of the test pictures, and the points.
+
+    Raises:
+        RunError: If every point diverged, or a kept point cannot be read.
+    """
+    trainer = _Trainer(backbone, task, options, seed, device, workers)
+    points = []
+    for number, (rate, decay) in enumerate(options.grid):
+        file = folder / f"point{number:02d}.json"
+        point = _read(file) if file.is_file() else None
+        if point is None or (point.learning_rate, point.weight_decay) != (rate, decay):
+            model = trainer.fit(pictures.train, rate, decay)
+            value = None if model is None else task.metric(*trainer.scores(model, pictures.val))
+            point = Point(rate, decay, value)
+            write_json(file, asdict(point))
+        points.append(point)
+        if on_point is not None:
+            on_point(number, point)
+    best = choose(points)
+    model = trainer.fit(pictures.train_val, best.learning_rate, best.weight_decay)
+    if model is None:
+        raise RunError(
+            f"The training on all labels diverged at the learning rate {best.learning_rate:g} that "
+            "was best on the validation pictures; leave it out of learning_rates."
+        )
+    scores, labels = trainer.scores(model, pictures.test)
+    return scores, labels, points
+
+
+def choose(points: list[Point]) -> Point:
+    """The best point; of equal ones that of the smaller learning rate, then weight decay.
+
+    Raises:
+        RunError: If every training diverged.
+    """
+    left = [point for point in points if point.metric is not None]
+    if not left:
+        raise RunError(
+            "Every training of the grid diverged; name smaller rates with learning_rates=[...]."
+        )
+    return max(left, key=lambda p: (p.metric, -p.learning_rate, -p.weight_decay))
+
+
+class _Trainer:
+    """One training at a time, all from the same weights and the same order."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        task: Task,
+        options: FinetuneOptions,
+        seed: int,
+        device: torch.device | str,
+        workers: int,
+    ) -> None:
+        self.backbone, self.task, self.options = backbone, task, options
+        self.seed, self.device, self.workers = seed, device, workers
+
+    def fit(self, pictures: Dataset[Any], rate: float, decay: float) -> nn.Module | None:
+        """Train on the pictures; ``None`` where the loss is not finite any more."""
+        options = self.options
+        with isolate_rng(include_cuda=False):
+            torch.manual_seed(self.seed)
+            feature_dim: Any = self.backbone.feature_dim
+            head = make_head(feature_dim, self.task.outputs, "torch")
+        backbone = copy.deepcopy(self.backbone).requires_grad_(True)
+        model = nn.Sequential(backbone, nn.Flatten(), head).to(self.device).train()
+        optimizer = torch.optim.SGD(
+            model.parameters(), rate, options.momentum, weight_decay=decay / rate, nesterov=True
+        )
+        for step, (images, labels) in enumerate(self._batches(pictures)):
+            optimizer.param_groups[0]["lr"] = rate * cosine(options.steps, step)
+            loss = self._loss(model(images.to(self.device)), labels.to(self.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if (step + 1) % _LOOK == 0 or step + 1 == options.steps:
+                weights = (p.isfinite().all() for p in model.parameters())
+                if not (math.isfinite(float(loss.detach())) and all(map(bool, weights))):
+                    return None
+        return model.eval()
+
+    @torch.no_grad()
+    def scores(self, model: nn.Module, pictures: Dataset[Any]) -> tuple[Tensor, Tensor]:
+        """Scores (N, C) and labels of all pictures, on the CPU."""
+        loader = make_loader(pictures, self.options.batch_size, self.workers, self.seed)
+        pairs = [(model(images.to(self.device)).cpu(), labels) for images, labels in loader]
+        scores, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return scores, labels
+
+    def _batches(self, pictures: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As many full batches as there are steps, the pictures drawn anew each time around."""
+        count = len(pictures)  # type: ignore[arg-type]
+        size, done, epoch = min(self.options.batch_size, count), 0, 0
+        while done < self.options.steps:
+            loader = make_loader(
+                pictures, size, self.workers, self.seed, epoch, shuffle=True, drop_last=True
+            )
+            for images, labels in loader:
+                yield images, labels
+                done += 1
+                if done == self.options.steps:
+                    return
+            epoch += 1
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        if self.task.multi_label:
+            return F.binary_cross_entropy_with_logits(scores, labels.float())
+        return F.cross_entropy(scores, labels)
+
+
+def _read(file: Path) -> Point:
+    try:
+        return Point(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, OSError) as error:
+        raise RunError(
+            f"{file} is not what a fine-tuning leaves; delete it, or start again with "
+            "overwrite=true."
+        ) from error

@@ -1,0 +1,139 @@
+"""The suite's table: ours among the published rows, as Markdown, CSV, JSON and a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erssl.downstream.transfer.table import TRANSFER_DATASETS
+from erssl.evaluation.published import published
+from erssl.runs import write_json, write_text
+
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: Who.
+        values: Per cent by data set.
+        spread: Standard deviation over seeds, by data set.
+        published: Whether somebody else has printed it.
+        incomplete: Data sets of which only a part was there.
+    """
+
+    name: str
+    values: Mapping[str, float]
+    spread: Mapping[str, float]
+    published: bool
+    incomplete: Sequence[str] = ()
+
+    @property
+    def average(self) -> float | None:
+        """Mean of the eleven, or ``None`` where one is missing or a part."""
+        if set(self.values) != set(TRANSFER_DATASETS) or self.incomplete:
+            return None
+        return sum(self.values.values()) / len(self.values)
+
+
+def published_rows(mode: str) -> list[Row]:
+    """What MVEB's tables print for linear evaluation or fine-tuning."""
+    values: dict[str, dict[str, float]] = {}
+    for name, dataset in TRANSFER_DATASETS.items():
+        for group in (published(f"transfer_{mode}", name) or [])[:1]:
+            for method, metrics in group["rows"].items():
+                values.setdefault(method, {})[name] = metrics[dataset.metric]
+    return [Row(method, found, {}, published=True) for method, found in values.items()]
+
+
+def markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """The table in Markdown."""
+    header = ["", *names, AVERAGE]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for row in rows:
+        label = f"{row.name} (published)" if row.published else f"**{row.name}**"
+        cells = [_cell(row, name) for name in names]
+        average = "-" if row.average is None else f"{row.average:.1f}"
+        lines.append(f"| {' | '.join([label, *cells, average])} |")
+    note = ["\\* a part of the data set: not comparable with published rows.\n"]
+    parts = any(row.incomplete for row in rows)
+    return "\n".join([*lines, "", *(note if parts else [])])
+
+
+def write_table(folder: Path, rows: Sequence[Row], names: Sequence[str], mode: str) -> None:
+    """Write ``transfer.md``, ``transfer.csv``, ``transfer.json`` and ``transfer.png``.
+
+    Args:
+        folder: Where they go.
+        rows: Ours first, then the published ones.
+        names: Data sets, the columns.
+        mode: ``linear`` or ``finetune``.
+    """
+    title = {"linear": "linear evaluation", "finetune": "fine-tuning"}[mode]
+    text = f"# Transfer, {title}: metric of each data set in per cent\n\n{markdown(rows, names)}\n"
+    write_text(folder / "transfer.md", text + "\n![transfer](transfer.png)\n")
+    write_text(folder / "transfer.csv", _csv(rows, names))
+    content = [
+        {
+            "name": row.name,
+            "published": row.published,
+            "values": {n: row.values[n] for n in names if n in row.values},
+            "std": dict(row.spread),
+            "incomplete": list(row.incomplete),
+            "average": row.average,
+        }
+        for row in rows
+    ]
+    write_json(folder / "transfer.json", {"mode": mode, "unit": "percent", "rows": content})
+    _plot(rows, names, folder / "transfer.png")
+
+
+def _cell(row: Row, name: str) -> str:
+    if name not in row.values:
+        return "-"
+    spread = f" ± {row.spread[name]:.1f}" if name in row.spread else ""
+    return f"{row.values[name]:.1f}{spread}{'*' if name in row.incomplete else ''}"
+
+
+def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["name", "published", *names, AVERAGE, *(f"{name}_std" for name in names)])
+    for row in rows:
+        values = [row.values.get(name, "") for name in names]
+        average = "" if row.average is None else row.average
+        spreads = [row.spread.get(name, "") for name in names]
+        writer.writerow([row.name, row.published, *values, average, *spreads])
+    return out.getvalue()
+
+
+def _plot(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    size = (max(8.0, 1.6 + 1.15 * len(names)), 3.4)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(rows)
+    shades: Any = [f"{0.45 + 0.4 * i / max(1, len(rows) - 1):.2f}" for i in range(len(rows))]
+    for index, row in enumerate(rows):
+        shown = [name for name in names if name in row.values]
+        places = [names.index(name) + (index + 0.5) * width - 0.4 for name in shown]
+        axes.bar(
+            places,
+            [row.values[name] for name in shown],
+            width,
+            yerr=[row.spread.get(name, 0.0) for name in shown],
+            color=shades[index] if row.published else "#0072B2",
+            label=f"{row.name} (published)" if row.published else row.name,
+        )
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set(ylim=(0, 100), ylabel="per cent")
+    axes.grid(axis="y", alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    figure.savefig(path)

@@ -1,0 +1,165 @@
+"""One data set of the suite from the backbone to its metric, linear or fine-tuned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from erssl.data import TransformedDataset
+from erssl.downstream.transfer.datasets import TransferData
+from erssl.downstream.transfer.finetune import FinetuneOptions, Pictures, Point, Task, finetune
+from erssl.downstream.transfer.linear import linear_probe
+from erssl.downstream.transfer.metrics import transfer_metrics
+from erssl.downstream.transfer.transforms import (
+    TransferPreprocessing,
+    build_finetune_transform,
+    build_linear_transform,
+)
+from erssl.evaluation import Features, cached_features
+
+MULTI_LABEL = "map11"  # the metric of data sets whose pictures may be of several classes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a data set came to.
+
+    Attributes:
+        metrics: On the test pictures, the data set's own metric among them.
+        facts: How it was chosen: penalty or grid, and what converged.
+        notes: Sentences that a reader of the metric must know.
+    """
+
+    metrics: dict[str, float]
+    facts: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def run_linear(
+    backbone: nn.Module,
+    data: TransferData,
+    preprocessing: TransferPreprocessing,
+    extraction: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    partial_ok: bool = False,
+    tolerance: float = 1e-6,
+    max_iter: int = 1000,
+) -> Outcome:
+    """Logistic regression on features that are taken once.
+
+    Args:
+        backbone: Module giving features (N, feature_dim).
+        data: The data set.
+        preprocessing: Size and statistics of its pictures.
+        extraction: Arguments of :func:`erssl.evaluation.cached_features` beside these.
+        device: Where features are taken and classifiers fitted.
+        partial_ok: Whether classes may lack test pictures.
+        tolerance: Of the gradient.
+        max_iter: Steps at each penalty at the most.
+
+    Returns:
+        Metrics, the path of penalties and notes.
+
+    Raises:
+        DataError: If a picture cannot be read or features are not finite.
+    """
+    transform = build_linear_transform(preprocessing)
+    both, test = (
+        cached_features(
+            backbone,
+            pictures,
+            transform,
+            preprocessing=preprocessing.as_dict(),
+            device=device,
+            **extraction,
+        )
+        for pictures in (data.train_val, data.test)
+    )
+    parts = (torch.from_numpy(i) for i in (data.train_indices, data.val_indices))
+    train, val = (Features(both.features[i], both.labels[i]) for i in parts)
+    probe = linear_probe(
+        train,
+        val,
+        test,
+        data.num_classes,
+        _metric(data, partial_ok),
+        tolerance=tolerance,
+        max_iter=max_iter,
+        device=device,
+    )
+    weight, bias = probe.fit.weight.cpu().double(), probe.fit.bias.cpu().double()
+    scores = test.features.double() @ weight.T + bias
+    facts = {
+        "penalty": probe.lam,
+        "val_metric": probe.val_metric,
+        "path": [dict(point._asdict()) for point in probe.path],
+    }
+    metrics = transfer_metrics(
+        data.metric, scores, test.labels, data.class_names, partial_ok=partial_ok
+    )
+    return Outcome(metrics, facts, [*data.notes, *probe.notes])
+
+
+def run_finetune(
+    backbone: nn.Module,
+    data: TransferData,
+    preprocessing: TransferPreprocessing,
+    options: FinetuneOptions,
+    folder: Path,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    partial_ok: bool = False,
+    on_point: Callable[[int, Point], None] | None = None,
+) -> Outcome:
+    """Train backbone and classifier at every point of the grid, and the best again on all labels.
+
+    Args:
+        backbone: Module giving features (N, feature_dim).
+        data: The data set.
+        preprocessing: Size and statistics of its pictures.
+        options: The grid.
+        folder: Where finished points are kept.
+        seed: Of the head and the order.
+        device: Where it is trained.
+        workers: Loader processes.
+        partial_ok: Whether classes may lack test pictures.
+        on_point: Called with each finished point.
+
+    Returns:
+        Metrics, the grid and notes.
+
+    Raises:
+        RunError: If every training diverged.
+    """
+    crop, plain = build_finetune_transform(preprocessing), build_linear_transform(preprocessing)
+    pictures = Pictures(
+        train=TransformedDataset(data.train, crop),
+        val=TransformedDataset(data.val, plain),
+        train_val=TransformedDataset(data.train_val, crop),
+        test=TransformedDataset(data.test, plain),
+    )
+    task = Task(data.num_classes, data.metric == MULTI_LABEL, _metric(data, partial_ok))
+    scores, labels, points = finetune(
+        backbone, pictures, task, options, folder, seed, device, workers, on_point
+    )
+    metrics = transfer_metrics(data.metric, scores, labels, data.class_names, partial_ok=partial_ok)
+    diverged = sum(point.metric is None for point in points)
+    notes = [f"{diverged} of {len(points)} trainings diverged."] if diverged else []
+    facts = {"grid": [asdict(point) for point in points]}
+    return Outcome(metrics, facts, [*data.notes, *notes])
+
+
+def _metric(data: TransferData, partial_ok: bool) -> Callable[[Tensor, Tensor], float]:
+    def measure(scores: Tensor, labels: Tensor) -> float:
+        found = transfer_metrics(data.metric, scores, labels, partial_ok=partial_ok)
+        value = found[data.metric]
+        return value if math.isfinite(value) else float("-inf")
+
+    return measure

@@ -1,0 +1,170 @@
+"""``erssl transfer`` on stand-ins of two data sets in their original layouts."""
+
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from erssl.cli import transfer as command
+from erssl.cli.main import main
+from erssl.downstream.transfer.datasets import load_transfer
+from erssl.downstream.transfer.metrics import transfer_metrics
+from erssl.downstream.transfer.results import Row, published_rows
+from erssl.downstream.transfer.table import TRANSFER_DATASETS
+from erssl.models import BackboneOptions, build_backbone, save_backbone
+
+OPTIONS = BackboneOptions("test_resnet", "timm")
+SMALL = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
+
+
+@pytest.fixture
+def words(aircraft, flowers, tmp_path, monkeypatch):
+    monkeypatch.setenv("ERSSL_HOME", str(tmp_path / "home"))
+    torch.manual_seed(0)
+    save_backbone(build_backbone(OPTIONS), tmp_path / "backbone.safetensors", OPTIONS, SMALL)
+    return [
+        *(f"checkpoint={tmp_path / 'backbone.safetensors'}", f"data_root={tmp_path}"),
+        *("datasets=[aircraft,flowers]", "partial_ok=true", "num_workers=0"),
+        f"run_dir={tmp_path / 'suite'}",
+    ]
+
+
+def results(path, name, seed=0):
+    return json.loads((path / "suite" / f"seed{seed}" / name / "results.json").read_text())
+
+
+def test_linear_writes_results_splits_and_one_table(words, tmp_path, capsys):
+    assert main(["transfer", *words]) == 0
+    found = results(tmp_path, "aircraft")
+    assert (found["protocol"], found["dataset"]) == ("transfer_linear", "aircraft")
+    assert found["published"] is None  # of the whole data set, which this is not
+    assert len(found["config"]["path"]) == 45
+    assert found["config"]["counts"] == {"train": 12, "val": 8, "test": 8}
+    assert not found["config"]["complete"]
+    rows = list(csv.DictReader((tmp_path / "suite" / "transfer.csv").open()))
+    assert rows[0]["published"] == "False" and rows[0]["average"] == ""
+    assert float(rows[0]["aircraft"]) == pytest.approx(100 * found["metrics"]["mean_per_class"])
+    mveb = next(row for row in rows if row["name"] == "MVEB")
+    assert (mveb["aircraft"], mveb["flowers"], mveb["published"]) == ("55.8", "95.7", "True")
+    assert "| MVEB (published) | 55.8 | 95.7 | 79.6 |" in capsys.readouterr().out
+    assert "a part of the data set" in (tmp_path / "suite" / "transfer.md").read_text()
+    assert Image.open(tmp_path / "suite" / "transfer.png").width > 600
+
+
+def test_seeds_give_mean_and_deviation(words, tmp_path):
+    assert main(["transfer", *words, "seeds=2", "datasets=[flowers]"]) == 0
+    values = [100 * results(tmp_path, "flowers", s)["metrics"]["mean_per_class"] for s in (0, 1)]
+    table = json.loads((tmp_path / "suite" / "transfer.json").read_text())
+    ours = table["rows"][0]
+    assert ours["values"]["flowers"] == pytest.approx(sum(values) / 2)
+    expected = torch.tensor(values, dtype=torch.float64).std().item()
+    assert ours["std"]["flowers"] == pytest.approx(expected)
+
+
+def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(words, tmp_path, monkeypatch):
+    original = command.load_transfer
+    loaded = []
+
+    def dies_at_flowers(name, *args):
+        loaded.append(name)
+        if name == "flowers" and len(loaded) == 2:
+            raise KeyboardInterrupt
+        return original(name, *args)
+
+    monkeypatch.setattr(command, "load_transfer", dies_at_flowers)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(words)
+    first = results(tmp_path, "aircraft")
+    assert main(["transfer", *words, "resume=true"]) == 0
+    assert loaded == ["aircraft", "flowers", "flowers"]
+    assert results(tmp_path, "aircraft") == first
+
+
+def test_a_suite_that_would_change_is_not_resumed(words, tmp_path, capsys):
+    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
+    assert main(["transfer", *words, "datasets=[aircraft]", "resume=true", "max_iter=7"]) == 2
+    assert "max_iter=7 differs from 1000" in capsys.readouterr().err
+    torch.manual_seed(1)
+    save_backbone(build_backbone(OPTIONS), tmp_path / "backbone.safetensors", OPTIONS, SMALL)
+    assert main(["transfer", *words, "datasets=[aircraft]", "resume=true"]) == 2
+    assert "weights=" in capsys.readouterr().err
+
+
+def test_finetune_chooses_on_val_and_tests_once(words, tmp_path):
+    own = ["mode=finetune", "steps=3", "batch_size=4", "datasets=[aircraft]"]
+    grid = ["learning_rates=[0.01,0.001]", "weight_decays=[0.0]"]
+    assert main(["transfer", *words, *own, *grid]) == 0
+    found = results(tmp_path, "aircraft")
+    assert [p["learning_rate"] for p in found["config"]["grid"]] == [0.01, 0.001]
+    assert set(found["metrics"]) >= {"top1", "mean_per_class"}
+    assert found["protocol"] == "transfer_finetune"
+
+
+def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
+    """Its own features, its own fit at the penalty that was chosen."""
+    from sklearn.linear_model import LogisticRegression
+
+    from erssl import load_backbone
+    from erssl.downstream.transfer.transforms import build_linear_transform, preprocessing_of
+
+    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
+    found = results(tmp_path, "aircraft")
+    backbone = load_backbone(tmp_path / "backbone.safetensors")
+    transform = build_linear_transform(preprocessing_of(backbone.preprocessing))
+    data = load_transfer("aircraft", tmp_path, partial_ok=True)
+
+    def features(pictures):
+        images = torch.stack([transform(picture) for picture, _ in pictures])
+        with torch.no_grad():
+            return backbone(images).double().numpy(), [label for _, label in pictures]
+
+    penalty = found["config"]["penalty"]
+    reference = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=20000)
+    reference.fit(*features(data.train_val))
+    test, labels = features(data.test)
+    scores = torch.full((len(labels), 100), -1e9, dtype=torch.float64)
+    scores[:, reference.classes_] = torch.from_numpy(reference.decision_function(test))
+    expected = transfer_metrics("mean_per_class", scores, torch.tensor(labels))
+    assert found["metrics"]["mean_per_class"] == pytest.approx(
+        expected["mean_per_class"], abs=0.126
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        (["datasets=[dtdd]"], "did you mean dtd?"),
+        (["datasets=[]"], "names none"),
+        (["mode=probe"], "must be linear or finetune"),
+        (["data_root=null"], "needs data_root="),
+        (["data_root=/nowhere"], "/nowhere"),
+        (["checkpoint=pixels"], "no weights to transfer"),
+        (["resume=true", "run_dir=null"], "resume=true needs run_dir="),
+        (["stepps=3"], "did you mean steps?"),
+        (["plots=true"], "leave plots out"),
+        (["learning_rates=[0.0]"], "numbers above 0"),
+        (["partial_ok=false"], "partial_ok=true"),
+    ],
+)
+def test_wrong_words_are_one_sentence(words, own, sentence, capsys):
+    assert main(["transfer", *words, *own]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("mode", "average"), [("linear", 79.6), ("finetune", 85.3)])
+def test_published_rows_are_the_papers(mode, average):
+    rows = {row.name: row for row in published_rows(mode)}
+    assert len(rows) == 7
+    assert all(set(row.values) == set(TRANSFER_DATASETS) for row in rows.values())
+    assert rows["MVEB"].average == pytest.approx(average, abs=0.05)
+
+
+def test_no_average_is_given_of_less_than_all_or_of_parts():
+    values = dict.fromkeys(TRANSFER_DATASETS, 50.0)
+    assert Row("a", values, {}, published=False).average == 50.0
+    assert Row("a", values, {}, published=False, incomplete=["dtd"]).average is None
+    assert Row("a", {"dtd": 50.0}, {}, published=False).average is None
