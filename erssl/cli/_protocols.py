@@ -24,13 +24,15 @@ from erssl.evaluation.classifier import ClassifierOptions
 # end of an epoch.
 _OWN_TRAINER_KEYS = (
     *(*OWN_TRAINER_KEYS, "use_distributed_sampler", "fast_dev_run", "overfit_batches", "barebones"),
-    *("limit_val_batches", "val_check_interval"),
+    *("limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval"),
 )
+# What ends a training within an epoch or before the last: an evaluation is all of its epochs.
+_LIMITS = ("max_steps", "max_time", "min_steps", "min_epochs", "limit_train_batches")
 # Of an evaluation that is resumed: where and how it runs, not what it computes.
 _MAY_CHANGE = (
     *("resume", "overwrite", "run_dir", "plots", "cache", "cache_dir", "feature_batch_size"),
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
-    *("trainer.strategy", "trainer.log_every_n_steps", "trainer.max_steps", "trainer.max_time"),
+    *("trainer.strategy", "trainer.log_every_n_steps"),
 )
 _BETWEEN = math.sqrt(0.01 * 0.1)  # a share above it is nearer to ten per cent than to one
 
@@ -175,6 +177,12 @@ def read_protocol(
         known = {*_schema(settings_class), "data"}
         if key not in known:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, known)}")
+        setting = word.partition("=")[0].removeprefix("trainer.")
+        if key == "trainer" and setting in _LIMITS:
+            raise ConfigError(
+                f"trainer.{setting} would leave out a part of the training, and an evaluation is "
+                "all of its epochs; set epochs, or stop it and go on with resume=true."
+            )
     config = compose_config(protocol, own, lambda _: _schema(settings_class), groups)
     if settings_class is SemiSettings:
         config["said_rates"] = (config["backbone_lr"], config["head_lr"])
@@ -187,7 +195,7 @@ def read_protocol(
 def _schema(settings_class: type[EvaluationSettings]) -> Schema:
     schema = schema_from(settings_class)
     if issubclass(settings_class, TrainingSettings):
-        schema["trainer"] = schema_from(Trainer, without=_OWN_TRAINER_KEYS)
+        schema["trainer"] = schema_from(Trainer, without=(*_OWN_TRAINER_KEYS, *_LIMITS))
     if not issubclass(settings_class, (SemiSettings, FinetuneSettings)):
         schema.pop("backbone_lr", None)  # frozen
     if settings_class is FinetuneSettings:

@@ -138,11 +138,6 @@ def _train(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
-    if trainer.current_epoch < settings.epochs:  # the last epoch is what is reported
-        raise RunError(
-            f"The training in {folder} was stopped after {trainer.current_epoch} of "
-            f"{settings.epochs} epochs; go on with resume=true, without a limit in trainer.*."
-        )
     if module.validated_step != trainer.global_step:  # trainer.check_val_every_n_epoch, or resumed
         module.history = [row for row in module.history if row["epoch"] < settings.epochs - 1]
         trainer.validate(module, datamodule=data, verbose=False)

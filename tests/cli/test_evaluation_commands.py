@@ -366,15 +366,14 @@ def test_ctrl_c_leaves_no_results(tiny_run, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "seed0" / "seed.json").exists()
 
 
-def test_a_training_that_a_limit_stops_is_no_result_and_goes_on_without_it(
-    tiny_run, tmp_path, capsys
-):
+@pytest.mark.parametrize(
+    "limit", ["max_steps=1", "max_time=00:00:00:01", "min_steps=90", "limit_train_batches=1"]
+)
+def test_a_limit_that_would_cut_an_epoch_is_refused(limit, tiny_run, tmp_path, capsys):
     words = (*SEMI[:-1], f"checkpoint={tiny_run}")
-    assert judge(tmp_path / "run", *words, "trainer.max_steps=1") == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "was stopped after 1 of 2 epochs; go on with resume=true" in error
-    assert not (tmp_path / "run" / "results.json").exists()
-    assert judge(tmp_path / "run", *words, "resume=true") == 0
+    assert judge(tmp_path / "run", *words, f"trainer.{limit}") == 2
+    assert "an evaluation is all of its epochs" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp_path):
