@@ -120,7 +120,7 @@ def _train(
     )
     size = data.batch_size * probe.world_size
     backbone = copy.deepcopy(subject.backbone)
-    module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size)
+    module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)
     step = resume_step(folder) if settings.resume else None
     trainer = Trainer(
         **settings.trainer,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Subset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.data.distributed import DistributedSampler
 
 from erssl.data.datasets import Datasets, PictureDataset
@@ -23,6 +25,46 @@ from erssl.data.views import build_crop_transform, build_eval_transform
 from erssl.errors import ConfigError, DataError
 
 Indices = npt.NDArray[np.int64]
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """A process's share of an epoch's order, as pairs of epoch and picture.
+
+    Lightning says ``set_epoch`` as each epoch begins, except for the first of a training that is
+    resumed: that epoch is known before, from the checkpoint.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        """The epoch's order."""
+        return ((self.epoch, index) for index in super().__iter__())
+
+
+class DrawnPictures(Dataset[tuple[Tensor, int]]):
+    """Random crops that depend on seed, epoch and picture alone.
+
+    No matter which loader process draws them, and what it drew before: a training that was stopped
+    goes on with the crops that it would have had.
+    """
+
+    def __init__(self, pictures: TransformedDataset, seed: int) -> None:
+        """Take pictures whose transform draws from torch's global generator."""
+        self.pictures = pictures
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pictures)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
+        """The crop of an epoch from a picture, and its class number."""
+        epoch, index = place
+        state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(int(state))  # not that of a GPU, as torch.manual_seed
+        try:
+            return self.pictures[index]
+        finally:
+            torch.set_rng_state(before)
 
 
 class LabelledDataModule(LightningDataModule):
@@ -72,26 +114,32 @@ class LabelledDataModule(LightningDataModule):
         self.val_pictures = TransformedDataset(require_labels(options, datasets), plain)
         self.batch_size = min(batch_size, -(-len(self.train_pictures) // devices))
         self.drop_last = drop_last
+        self.first_epoch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint at the end of an epoch keeps: the epoch to go on with."""
+        return {"first_epoch": self.trainer.current_epoch + 1 if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the next epoch; read before Lightning asks for the loaders."""
+        self.first_epoch = state_dict["first_epoch"]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled crops: ``[images, targets]`` with (B, 3, H, W) and (B,)."""
+        """Shuffled crops of the sampler's epoch: ``[images, targets]``, (B, 3, H, W) and (B,)."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        epoch = trainer.current_epoch if trainer else 0
-        pictures = self.train_pictures
-        order: dict[str, Any] = {"shuffle": True}
-        if world > 1:
-            order = {"sampler": DistributedSampler(pictures, world, rank, seed=self.seed)}
+        pictures = DrawnPictures(self.train_pictures, self.seed)
+        sampler = EpochSampler(pictures, world, rank, seed=self.seed)
+        sampler.set_epoch(self.first_epoch)
         return make_loader(
             pictures,
             self.batch_size,
             self.workers,
             self.seed,
-            epoch,
-            rank,
+            rank=rank,
             drop_last=self.drop_last,
             persistent_workers=self.workers > 0,
-            **order,
+            sampler=sampler,
         )
 
     def val_dataloader(self) -> DataLoader[Any]:

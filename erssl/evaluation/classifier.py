@@ -6,10 +6,12 @@ One module for the three: they differ in what is trained, at which rates, and on
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
@@ -134,7 +136,12 @@ class ClassifierTraining(LightningModule):
     """
 
     def __init__(
-        self, backbone: nn.Module, num_classes: int, options: ClassifierOptions, batch_size: int
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        options: ClassifierOptions,
+        batch_size: int,
+        seed: int = 0,
     ) -> None:
         """Put a new linear layer on a backbone.
 
@@ -143,6 +150,7 @@ class ClassifierTraining(LightningModule):
             num_classes: Number of classes C.
             options: How it is trained.
             batch_size: Pictures per step over all devices, which the rates are for.
+            seed: Of what the backbone draws while it is trained, such as dropout.
         """
         super().__init__()
         feature_dim: Any = backbone.feature_dim
@@ -150,6 +158,7 @@ class ClassifierTraining(LightningModule):
         self.head = make_head(feature_dim, num_classes, options.head_init)
         self.options = options
         self.batch_size = batch_size
+        self.seed = seed
         self.frozen = options.backbone_lr is None
         if self.frozen:
             backbone.requires_grad_(False)
@@ -167,8 +176,16 @@ class ClassifierTraining(LightningModule):
         return self
 
     def on_train_epoch_start(self) -> None:
-        """Wake a trained backbone, which was read in eval mode: Lightning leaves modes alone."""
+        """Wake a trained backbone, which was read in eval mode: Lightning leaves modes alone.
+
+        Each epoch draws from its own seed, so that a resumed training goes on as it would have.
+        """
         self.train()
+        place = [self.seed, self.current_epoch, self.global_rank]
+        torch_seed, python_seed, numpy_seed = np.random.SeedSequence(place).generate_state(3)
+        torch.manual_seed(int(torch_seed))
+        random.seed(int(python_seed))
+        np.random.seed(int(numpy_seed))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of images (N, 3, H, W)."""

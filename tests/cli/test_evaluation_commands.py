@@ -329,6 +329,33 @@ def test_a_killed_evaluation_goes_on_and_leaves_finished_seeds_alone(
     assert [row["epoch"] for row in history] == [0, 1]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("command", ["linear", "finetune"])
+def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
+    command, workers, tiny_run, tmp_path, monkeypatch
+):
+    words = [command, *QUICK, "epochs=4", "batch_size=512", f"checkpoint={tiny_run}"]
+    words += [f"data.num_workers={workers}", *["backbone_lr=0.01"] * (command == "finetune")]
+    forward = ClassifierTraining.forward
+
+    def with_dropout(self, images):
+        return F.dropout(forward(self, images), 0.2, self.training)
+
+    monkeypatch.setattr(ClassifierTraining, "forward", with_dropout)
+    assert judge(tmp_path / "whole", *words) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3, RuntimeError("killed"))
+        with pytest.raises(RuntimeError, match="killed"):
+            judge(tmp_path / "run", *words)
+    assert judge(tmp_path / "run", *words, "resume=true") == 0
+    names = ["head.safetensors", *["backbone.safetensors"] * (command == "finetune")]
+    for name in names:
+        one, other = (load_file(tmp_path / p / "seed0" / name) for p in ("whole", "run"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    histories = [(tmp_path / p / "seed0" / "seed.json").read_text() for p in ("whole", "run")]
+    assert histories[0] == histories[1]
+
+
 def test_an_evaluation_that_is_killed_after_its_last_epoch_gives_the_same(
     judged, tiny_run, tmp_path
 ):

@@ -21,6 +21,7 @@ from erssl.data import (
     subset_digest,
 )
 from erssl.data.folders import PictureFiles, scan_folder
+from erssl.data.labelled import DrawnPictures
 from erssl.errors import ConfigError, DataError
 
 OPTIONS = default_options("digits", num_workers=0)
@@ -174,9 +175,41 @@ def test_an_epoch_reads_the_subset_and_no_other_picture(digits):
 
 def test_each_epoch_has_another_order(digits):
     loader = module_of(digits, batch_size=2000).train_dataloader()
-    first, second = (next(iter(loader))[1].tolist() for _ in range(2))
+    first = next(iter(loader))[1].tolist()
+    loader.sampler.set_epoch(1)
+    second = next(iter(loader))[1].tolist()
     assert first != second
     assert sorted(first) == sorted(second)
+
+
+def epoch_of(digits, epoch, workers=0, before=()):
+    options = default_options("digits", num_workers=workers)
+    loader = LabelledDataModule(options, digits, 16, 0, indices=np.arange(40)).train_dataloader()
+    for each in (*before, epoch):
+        loader.sampler.set_epoch(each)
+        batches = list(loader)
+    return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_crops_are_those_of_the_epoch_whatever_was_before(digits, workers):
+    torch.manual_seed(1)
+    images, labels = epoch_of(digits, 1, workers, before=(0,))
+    torch.manual_seed(2)
+    again, same = epoch_of(digits, 1)
+    assert torch.equal(images, again)
+    assert torch.equal(labels, same)
+    other = epoch_of(digits, 2)[0]
+    assert not torch.equal(images.sum(dim=(1, 2, 3)).sort()[0], other.sum(dim=(1, 2, 3)).sort()[0])
+
+
+def test_crops_leave_the_global_generator_alone(digits):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    data = DrawnPictures(module_of(digits).train_pictures, 0)
+    assert not torch.equal(data[0, 0][0], data[1, 0][0])
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_crops_of_the_whole_picture_without_flip_are_the_picture(digits):
