@@ -28,6 +28,7 @@ from erssl.cli._subject import Subject, run_of
 from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
 from erssl.errors import RunError
 from erssl.evaluation import Features, cached_features, confusion_matrix
+from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.evaluation.published import published
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home
@@ -70,6 +71,7 @@ class Evaluation:
         subject: What is judged.
         datasets: The pictures.
         path: The folder of the results.
+        facts: What else belongs into the record: digests, and the subset that was used.
     """
 
     def __init__(self, protocol: str, settings: EvaluationSettings, subject: Subject) -> None:
@@ -90,9 +92,13 @@ class Evaluation:
         self.datasets: Datasets = load_datasets(subject.data)
         require_labels(subject.data, self.datasets)
         self.path = self._folder()
+        self.facts: dict[str, Any] = {}
 
-    def open(self) -> None:
+    def open(self, **facts: Any) -> None:
         """Make the folder ready, or go on in it.
+
+        Args:
+            **facts: What else belongs into the record, such as the subset that was used.
 
         Raises:
             ConfigError: If an evaluation that is resumed would change.
@@ -104,13 +110,28 @@ class Evaluation:
                 f"run_dir={self.path} holds a run of erssl pretrain; name a folder of its own for "
                 "the evaluation."
             )
+        trains = isinstance(settings, TrainingSettings)
         resume = isinstance(settings, TrainingSettings) and settings.resume
-        config = resolved(settings, asdict(self.subject.data))
-        resumable = CONFIG if isinstance(settings, TrainingSettings) else LAST_CHECKPOINT
+        self.facts = facts | ({"digests": self._digests()} if trains else {})
+        config = self._config()
+        resumable = CONFIG if trains else LAST_CHECKPOINT
         run_dir = RunDirectory(self.path, resume, settings.overwrite, resume_from=resumable)
         if resume:
             check_same_settings(self.path / CONFIG, config)
         run_dir.write_config(config)
+
+    def _config(self) -> dict[str, Any]:
+        return {**resolved(self.settings, asdict(self.subject.data)), **self.facts}
+
+    def _digests(self) -> dict[str, str]:
+        """What seeds that are finished were trained and judged on, whatever its files are called.
+
+        The backbone is still as it was read.
+        """
+        data = self.datasets
+        pictures = {"training_pictures": data.train, "validation_pictures": data.val}
+        digests = {name: data_digest(each) for name, each in pictures.items()}
+        return {"weights": weights_digest(self.subject.backbone), **digests}
 
     def _folder(self) -> Path:
         # processes that Lightning starts take a default name from the first
@@ -152,7 +173,6 @@ class Evaluation:
         judged: Judged,
         device: torch.device,
         console: Console,
-        facts: Mapping[str, Any] | None = None,
         **setting: Any,
     ) -> dict[str, Any]:
         """Write results and report, and print them beside what is published.
@@ -161,7 +181,6 @@ class Evaluation:
             judged: What came out.
             device: Where it was computed.
             console: Where it is printed.
-            facts: What else belongs into the record, such as the subset that was used.
             **setting: Of the protocol, by which published numbers are found.
 
         Returns:
@@ -175,7 +194,7 @@ class Evaluation:
             method=self.subject.name,
             metrics=summarize(judged.metrics),
             seed=self.settings.seed,
-            config={**resolved(self.settings, asdict(data)), **(facts or {})},
+            config=self._config(),
             environment=surroundings,
             wall_seconds=time.perf_counter() - self.began,
             published=self._published(setting),

@@ -34,6 +34,14 @@ _MAY_CHANGE = (
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
     *("trainer.strategy", "trainer.log_every_n_steps"),
 )
+# Of what is judged and on what, which may change under the same name; after the words for it.
+_DIGESTS = {
+    "digests.weights": "The weights of checkpoint= are",
+    "digests.training_pictures": "The training pictures are",
+    "digests.validation_pictures": "The validation pictures are",
+    "subset.pictures": "The pictures of fraction= are",
+    "subset.sha256": "The pictures of fraction= are",
+}
 _BETWEEN = math.sqrt(0.01 * 0.1)  # a share above it is nearer to ten per cent than to one
 
 
@@ -221,11 +229,19 @@ def check_same_settings(file: Path, config: Mapping[str, Any]) -> None:
         raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
     before, now = flat(stored), flat(given)
+    if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
+        before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     for key in sorted({*before, *now}):
-        if key not in _MAY_CHANGE and before.get(key) != now.get(key):
+        if key not in (*_MAY_CHANGE, *_DIGESTS) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "
                 "that is resumed keeps its settings, so say the same, or name a new run_dir."
+            )
+    for key, what in _DIGESTS.items():
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{what} not what they were when the evaluation in {file.parent} began; name a new "
+                "run_dir, or start again with overwrite=true."
             )
 
 

@@ -47,7 +47,7 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     """Train backbone and linear layer on a subset of the training pictures.
 
     The subset is kept as ``subset.txt``, the numbers of its pictures, with its SHA-256 in
-    ``results.json``.
+    ``config.yaml`` and ``results.json``.
 
     Returns:
         The content of ``results.json``; empty on every process but the first.
@@ -63,15 +63,12 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     share = len(indices) / len(evaluation.datasets.train)
     evaluation.settings = settings = settings.with_rates(share)
     if probe.is_global_zero:
-        evaluation.open()
+        evaluation.open(subset={"pictures": len(indices), "sha256": subset_digest(indices)})
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
     judged = train_seeds(evaluation, settings, probe, indices)
     if not probe.is_global_zero:
         return {}
-    facts = {"subset": {"pictures": len(indices), "sha256": subset_digest(indices)}}
-    return evaluation.finish(
-        judged, probe.strategy.root_device, console, facts, fraction=round(share, 3)
-    )
+    return evaluation.finish(judged, probe.strategy.root_device, console, fraction=round(share, 3))
 
 
 def choose(settings: SemiSettings, evaluation: Evaluation) -> Indices:

@@ -89,8 +89,9 @@ def test_results_have_the_one_schema(judged, tiny_run, name):
         assert 0 <= results["metrics"][metric] <= 1
     config = OmegaConf.to_container(OmegaConf.load(judged / name / "config.yaml"))
     assert config["checkpoint"] == str(tiny_run)
-    subset = {"subset"} if name == "semi" else set()
-    assert set(results["config"]) == set(config) | subset
+    assert results["config"] == config
+    assert ("subset" in config) == (name == "semi")
+    assert ("digests" in config) == (name != "knn")
     report = (judged / name / "report.md").read_text()
     assert f"# {COMMANDS[name][0]}: simclr on digits" in report
 
@@ -412,6 +413,53 @@ def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp
         json.loads((p / "seed0" / "seed.json").read_text())["history"] for p in (often, rarely)
     )
     assert some == every[1:]
+
+
+def test_a_seed_of_other_weights_is_not_taken_for_one_of_these(tmp_path, capsys):
+    options, file = named_architecture("test_resnet"), tmp_path / "mine.safetensors"
+    own = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    words = (*CACHED, "data=digits", f"checkpoint={file}")
+    for seed, status in ((0, 0), (1, 2)):
+        torch.manual_seed(seed)
+        save_backbone(build_backbone(options), file, options, own)
+        resume = ["resume=true"] * seed
+        assert judge(tmp_path / "run", "linear", *words, *resume) == status
+    error = capsys.readouterr().err
+    assert "The weights of checkpoint= are not what they were" in error
+    assert error.count("\n") == 1
+
+
+def test_a_seed_of_another_list_is_not_taken_for_one_of_this(tiny_run, tmp_path, capsys):
+    words = ("semi", *QUICK, "epochs=1", f"checkpoint={tiny_run}", f"fraction={tmp_path / 'a.txt'}")
+    labels = labels_of(digits().train)
+    for seed, status in ((0, 0), (1, 2)):
+        chosen = stratified_subset(labels, 0.05, seed)
+        (tmp_path / "a.txt").write_text("\n".join(map(str, chosen)))
+        assert judge(tmp_path / "run", *words, *["resume=true"] * seed) == status
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "The pictures of fraction= are not what they were" in error
+
+
+def test_a_seed_of_other_pictures_is_not_taken_for_one_of_these(tmp_path, capsys):
+    train = digit_folder(tmp_path / "train")
+    words = ["checkpoint=random:test_resnet", "data=imagefolder", f"data.train_dir={train}"]
+    words += [f"data.val_dir={train}", "data.image_size=16", *CACHED]
+    assert judge(tmp_path / "run", "linear", *words) == 0
+    next(train.glob("*/*")).unlink()
+    assert judge(tmp_path / "run", "linear", *words, "resume=true") == 2
+    assert "The training pictures are not what they were" in capsys.readouterr().err
+
+
+def test_seeds_may_be_added_to_an_evaluation_but_not_taken_away(judged, tiny_run, tmp_path, capsys):
+    few = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "seeds=1")
+    run_dir = tmp_path / "run"
+    assert judge(run_dir, *few) == 0
+    kept = (run_dir / "seed0" / "seed.json").stat().st_mtime_ns
+    assert judge(run_dir, *few[:-1], "resume=true") == 0
+    assert (run_dir / "seed0" / "seed.json").stat().st_mtime_ns == kept
+    assert results_of(run_dir)["metrics"] == results_of(judged / "cached")["metrics"]
+    assert judge(run_dir, *few, "resume=true") == 2
+    assert "seeds=1 differs from 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"- 1"])
