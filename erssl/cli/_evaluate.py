@@ -25,8 +25,9 @@ from erssl.cli._protocols import (
     resolved,
 )
 from erssl.cli._subject import Subject, run_of
+from erssl.cli._trainer import started_processes
 from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
-from erssl.errors import RunError
+from erssl.errors import ConfigError, RunError
 from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.evaluation.published import published
@@ -83,15 +84,16 @@ class Evaluation:
             subject: What is judged.
 
         Raises:
+            ConfigError: If processes that something else has started have no run_dir in common.
             DataError: If the pictures cannot be used, or have no labels.
         """
         self.began = time.perf_counter()
         self.protocol = protocol
         self.settings = settings
         self.subject = subject
+        self.path = self._folder()
         self.datasets: Datasets = load_datasets(subject.data)
         require_labels(subject.data, self.datasets)
-        self.path = self._folder()
         self.facts: dict[str, Any] = {}
 
     def open(self, **facts: Any) -> None:
@@ -138,6 +140,11 @@ class Evaluation:
         named = self.settings.run_dir or os.environ.get(RUN_DIR_VARIABLE)
         if named:
             return Path(named).expanduser()
+        if (processes := started_processes()) > 1:  # each would name a folder after its own clock
+            raise ConfigError(
+                f"{processes} processes were started together and must agree on a folder; name it "
+                "with run_dir=<folder>."
+            )
         stamp = time.strftime("%Y%m%d-%H%M%S")
         name = f"{self.protocol}-{self.subject.slug}-{self.subject.data.name}-{stamp}"
         return Path("runs") / name

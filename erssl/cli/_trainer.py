@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -47,12 +48,24 @@ def probe_trainer(trainer: Mapping[str, Any], batch_size: int) -> Trainer:
         raise ConfigError(
             f"Lightning's Trainer refuses these trainer settings ({reason}); change trainer.*."
         ) from error
+    started = started_processes()
+    if started > 1 and probe.world_size != started:  # each would take itself for the only one
+        raise ConfigError(
+            f"{started} processes were started but the trainer has {probe.world_size}; set "
+            "trainer.devices to those of a machine, trainer.num_nodes and trainer.strategy=ddp."
+        )
     if batch_size % probe.world_size:
         raise ConfigError(
             f"batch_size={batch_size} cannot be shared by {probe.world_size} devices; "
             "choose a multiple."
         )
     return probe
+
+
+def started_processes() -> int:
+    """How many processes torchrun or SLURM's srun have started together, this one among them."""
+    counts = (os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    return max(1, *(int(count) if count.isdigit() else 1 for count in counts))
 
 
 def resume_step(path: Path) -> int | None:

@@ -55,6 +55,8 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
     if probe.is_global_zero:
         evaluation.open()
     if settings.mode == "cached":
+        if not probe.is_global_zero:
+            return {}  # one process is enough, and all would write to the same files
         judged = _on_features(evaluation, settings, probe, console)
     else:
         judged = train_seeds(evaluation, settings, probe)

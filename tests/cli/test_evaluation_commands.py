@@ -526,6 +526,40 @@ def test_without_run_dir_the_folder_is_named_after_what_was_done(tiny_run, tmp_p
     assert folder.name.startswith("knn-simclr-digits-2")
 
 
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_that_were_started_together_need_a_folder_in_common(
+    variable, tiny_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "2")
+    assert main(["knn", f"checkpoint={tiny_run}", "data.num_workers=0"]) == 2
+    error = capsys.readouterr().err
+    assert "2 processes were started together" in error
+    assert "run_dir=<folder>" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_processes_that_the_trainer_does_not_know_of_are_refused(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ("finetune", *QUICK, f"checkpoint={tiny_run}", "trainer.devices=1")
+    assert judge(tmp_path / "run", *words) == 2
+    assert "2 processes were started but the trainer has 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["cached", "augmented"])
+def test_processes_that_torchrun_starts_leave_one_result(mode, tiny_run, tmp_path):
+    words = ["linear", *QUICK, f"mode={mode}", f"checkpoint={tiny_run}", f"run_dir={tmp_path}/run"]
+    words += ["trainer.devices=2", "trainer.strategy=ddp", f"cache_dir={tmp_path}/cache"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--master-port=29581", "-m", "erssl.cli.main", *words]
+    done = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, text=True)
+    assert done.stdout.count("Results: ") == 1
+    assert results_of(tmp_path / "run")["metrics"]["top1"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
