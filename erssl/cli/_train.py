@@ -19,7 +19,7 @@ from erssl.cli._protocols import TrainingSettings
 from erssl.cli._trainer import make_checkpoint, make_loggers, resume_step
 from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices
-from erssl.errors import RunError
+from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierTraining, best_epoch
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
@@ -51,6 +51,26 @@ def train_seeds(
         metrics.append(row)
         predicted = found if seed == settings.seed else predicted
     return Judged(metrics, predicted)
+
+
+def require_pairs(settings: TrainingSettings, probe: Trainer, pictures: int) -> None:
+    """Make sure that batch normalisation has more than one picture to take a variance of.
+
+    Args:
+        settings: Of a protocol that trains the backbone.
+        probe: A trainer that knows the devices.
+        pictures: Number of training pictures.
+
+    Raises:
+        ConfigError: If a step has fewer than two on a device.
+    """
+    devices = probe.world_size
+    if min(settings.batch_size, pictures) < 2 * devices:
+        raise ConfigError(
+            f"batch_size={settings.batch_size} of {pictures} training pictures on {devices} "
+            "device(s) is one picture or none on a device, and a backbone that is trained needs at "
+            f"least 2; set batch_size to {2 * devices} or more, or use more pictures."
+        )
 
 
 def seed_folder(path: Path, seed: int) -> Path:

@@ -11,7 +11,7 @@ from erssl.cli._evaluate import Evaluation
 from erssl.cli._help import protocol_help, quiet
 from erssl.cli._protocols import FinetuneSettings, read_protocol
 from erssl.cli._subject import read_subject, require_backbone
-from erssl.cli._train import train_seeds
+from erssl.cli._train import require_pairs, train_seeds
 from erssl.cli._trainer import probe_trainer
 
 
@@ -52,6 +52,7 @@ def finetune(
     subject = read_subject(settings, about_data)
     require_backbone(subject, "finetune")
     evaluation = Evaluation("finetune", settings, subject)
+    require_pairs(settings, probe, len(evaluation.datasets.train))
     if probe.is_global_zero:
         evaluation.open()
     judged = train_seeds(evaluation, settings, probe)

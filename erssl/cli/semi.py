@@ -11,7 +11,7 @@ from erssl.cli._evaluate import Evaluation
 from erssl.cli._help import protocol_help, quiet
 from erssl.cli._protocols import SemiSettings, read_protocol
 from erssl.cli._subject import read_subject, require_backbone
-from erssl.cli._train import train_seeds
+from erssl.cli._train import require_pairs, train_seeds
 from erssl.cli._trainer import probe_trainer
 from erssl.data import labels_of, listed_subset, stratified_subset, subset_digest
 from erssl.data.labelled import Indices
@@ -62,6 +62,7 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     indices = choose(settings, evaluation)
     share = len(indices) / len(evaluation.datasets.train)
     evaluation.settings = settings = settings.with_rates(share)
+    require_pairs(settings, probe, len(indices))
     if probe.is_global_zero:
         evaluation.open(subset={"pictures": len(indices), "sha256": subset_digest(indices)})
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))

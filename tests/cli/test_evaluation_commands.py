@@ -576,6 +576,8 @@ def test_processes_that_torchrun_starts_leave_one_result(mode, tiny_run, tmp_pat
         (["semi", "RUN", "fraction=1percnt.txt", *HERE], "is neither a number nor a file"),
         (["linear", "RUN", "trainer.accelerator=cpu", "trainer.devices=[0,1]"], "refuses"),
         (["linear", "RUN", *HERE, "trainer.devices=3", "batch_size=256"], "by 3 devices"),
+        (["finetune", "RUN", *HERE, "batch_size=1"], "set batch_size to 2 or more"),
+        (["semi", "RUN", *HERE, "fraction=0.1", "batch_size=1"], "set batch_size to 2 or more"),
         (["linear", "RUN", *HERE, "overwrite=true", "resume=true"], "exclude each other"),
         (["linear", "RUN", *HERE, "resume=true"], "config.yaml does not exist"),
         (["linear", "RUN", "arch=resnet51", *HERE], "resnet51"),
