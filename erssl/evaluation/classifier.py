@@ -149,7 +149,8 @@ class ClassifierTraining(LightningModule):
             backbone: Module giving features (N, feature_dim).
             num_classes: Number of classes C.
             options: How it is trained.
-            batch_size: Pictures per step over all devices, which the rates are for.
+            batch_size: Pictures per step of the optimiser over all devices, which the rates are
+                for.
             seed: Of what the backbone draws while it is trained, such as dropout.
         """
         super().__init__()

@@ -404,6 +404,24 @@ def test_a_limit_that_would_cut_an_epoch_is_refused(limit, tiny_run, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("batches", "pictures"), [(1, 64), (4, 256), (100, 1437)])
+def test_rates_are_those_of_the_pictures_of_a_step(
+    batches, pictures, tiny_run, tmp_path, monkeypatch
+):
+    seen, configure = [], ClassifierTraining.configure_optimizers
+
+    def watched(self):
+        optimizers = configure(self)
+        seen.append(optimizers[0][0].param_groups[0]["lr"])
+        return optimizers
+
+    monkeypatch.setattr(ClassifierTraining, "configure_optimizers", watched)
+    words = ("linear", *QUICK, "epochs=1", "lr_per_256=true", f"checkpoint={tiny_run}")
+    words += (f"trainer.accumulate_grad_batches={batches}",)
+    assert judge(tmp_path / "run", *words) == 0
+    assert seen == [pytest.approx(0.05 * pictures / 256)]
+
+
 def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp_path):
     often, rarely = tmp_path / "often", tmp_path / "rarely"
     words = (*SEMI[:-1], "epochs=3", f"checkpoint={tiny_run}")
