@@ -42,6 +42,8 @@ _DIGESTS = {
     "subset.pictures": "The pictures of fraction= are",
     "subset.sha256": "The pictures of fraction= are",
 }
+# What linear mode=cached takes of the trainer: the devices; it has a loop of its own.
+_CACHED_TRAINER = ("accelerator", "devices", "num_nodes", "strategy")
 _BETWEEN = math.sqrt(0.01 * 0.1)  # a share above it is nearer to ten per cent than to one
 
 
@@ -192,12 +194,24 @@ def read_protocol(
                 "all of its epochs; set epochs, or stop it and go on with resume=true."
             )
     config = compose_config(protocol, own, lambda _: _schema(settings_class), groups)
+    if config.get("mode") == "cached":
+        _refuse_unread(own)
     if settings_class is SemiSettings:
         config["said_rates"] = (config["backbone_lr"], config["head_lr"])
         config["backbone_lr"] = config["head_lr"] = 0.0  # until the share of the labels is known
     if "crop_scale" in config:
         config["crop_scale"] = tuple(config["crop_scale"])
     return settings_class(**config), about_data
+
+
+def _refuse_unread(words: Sequence[str]) -> None:
+    for word in words:
+        key, _, rest = word.partition("=")[0].partition(".")
+        if key in ("flip", "crop_scale") or (key == "trainer" and rest not in _CACHED_TRAINER):
+            raise ConfigError(
+                f"{word.partition('=')[0]} does nothing with mode=cached, which trains on the "
+                "features of whole pictures; leave it out, or set mode=augmented."
+            )
 
 
 def _schema(settings_class: type[EvaluationSettings]) -> Schema:
