@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,11 +48,12 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> d
     """
     subject = read_subject(settings, about_data)
     evaluation = Evaluation("knn", settings, subject)
+    k = min(settings.k, len(evaluation.datasets.train))  # more neighbours do not vote
+    evaluation.settings = settings = dataclasses.replace(settings, k=k)
     evaluation.open()
     device = best_device()
     train, val = evaluation.features(settings, device, console)
     classes = evaluation.datasets.num_classes
-    k = min(settings.k, len(train.features))
     try:
         bank, queries = (Features(*(t.to(device) for t in each)) for each in (train, val))
         scores = knn_scores(bank, queries, classes, k, settings.temperature).cpu()
@@ -59,4 +61,4 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> d
         scores = knn_scores(train, val, classes, k, settings.temperature)
     judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
     setting = {"k": k, "temperature": settings.temperature}
-    return evaluation.finish(judged, device, console, setting, **setting)
+    return evaluation.finish(judged, device, console, **setting)
