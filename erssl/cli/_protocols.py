@@ -207,7 +207,8 @@ def read_protocol(
 def _refuse_unread(words: Sequence[str]) -> None:
     for word in words:
         key, _, rest = word.partition("=")[0].partition(".")
-        if key in ("flip", "crop_scale") or (key == "trainer" and rest not in _CACHED_TRAINER):
+        unread = key == "trainer" and rest and rest not in _CACHED_TRAINER
+        if unread or key in ("flip", "crop_scale"):
             raise ConfigError(
                 f"{word.partition('=')[0]} does nothing with mode=cached, which trains on the "
                 "features of whole pictures; leave it out, or set mode=augmented."

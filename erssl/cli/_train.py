@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from erssl.callbacks import LiveProgress
 from erssl.cli._evaluate import Evaluation, Judged
 from erssl.cli._protocols import TrainingSettings
 from erssl.cli._trainer import make_checkpoint, make_loggers, resume_step
+from erssl.cli.main import was_interrupted
 from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices
 from erssl.errors import ConfigError, RunError
@@ -46,7 +49,8 @@ def train_seeds(
     for seed in range(settings.seed, settings.seed + settings.seeds):
         folder = seed_folder(evaluation.path, seed)
         if not (settings.resume and is_finished(folder)):
-            _train(evaluation, settings, probe, indices, seed, folder)
+            with telling_how_to_go_on(evaluation.path):
+                _train(evaluation, settings, probe, indices, seed, folder)
         row, found = read_seed(folder)
         metrics.append(row)
         predicted = found if seed == settings.seed else predicted
@@ -71,6 +75,25 @@ def require_pairs(settings: TrainingSettings, probe: Trainer, pictures: int) -> 
             "device(s) is one picture or none on a device, and a backbone that is trained needs at "
             f"least 2; set batch_size to {2 * devices} or more, or use more pictures."
         )
+
+
+@contextmanager
+def telling_how_to_go_on(path: Path) -> Iterator[None]:
+    """Say of Ctrl-C how to go on.
+
+    Args:
+        path: The folder of the evaluation.
+
+    Raises:
+        KeyboardInterrupt: With the sentence that the command line ends with.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not was_interrupted(end):
+            raise
+        sentence = f"Stopped by Ctrl-C; go on with resume=true run_dir={path}."
+        raise KeyboardInterrupt(sentence) from end
 
 
 def seed_folder(path: Path, seed: int) -> Path:

@@ -13,7 +13,14 @@ from erssl.cli._evaluate import Evaluation, Judged
 from erssl.cli._help import protocol_help, quiet
 from erssl.cli._protocols import LinearSettings, read_protocol
 from erssl.cli._subject import read_subject
-from erssl.cli._train import is_finished, keep_seed, read_seed, seed_folder, train_seeds
+from erssl.cli._train import (
+    is_finished,
+    keep_seed,
+    read_seed,
+    seed_folder,
+    telling_how_to_go_on,
+    train_seeds,
+)
 from erssl.cli._trainer import probe_trainer
 from erssl.evaluation.linear import train_linear
 
@@ -76,7 +83,8 @@ def _on_features(
         folder = seed_folder(evaluation.path, seed)
         if not (settings.resume and is_finished(folder)):
             classes = evaluation.datasets.num_classes
-            result = train_linear(train, val, classes, settings, seed, device)
+            with telling_how_to_go_on(evaluation.path):
+                result = train_linear(train, val, classes, settings, seed, device)
             keep_seed(folder, result.history, result.scores)
         row, found = read_seed(folder)
         metrics.append(row)

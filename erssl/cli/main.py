@@ -36,7 +36,11 @@ erssl COMMAND --help shows settings and examples.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 where the input was wrong."""
+    """Run the command line and return its exit status.
+
+    Returns:
+        0, 2 where the input was wrong, or 130 where Ctrl-C ended it.
+    """
     # Loader processes and torch's threads share the cores: threads that spin while they wait make
     # a run much slower there. Read when torch is loaded, hence before anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -56,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sentence = sentence.strip().splitlines()[-1].partition("Error: ")[2]
         print(f"erssl: {sentence}", file=sys.stderr)
         return 2
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not was_interrupted(end):
+            raise
+        print(f"erssl: {_sentence_of(end)}", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # erssl methods | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0
@@ -65,6 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f" {error.filename}" if error.filename else ""
         print(f"erssl: {error.strerror}:{where}; make room or name another place.", file=sys.stderr)
         return 2
+
+
+def was_interrupted(end: BaseException) -> bool:
+    """Whether it is Ctrl-C, or the SystemExit that Lightning makes of it."""
+    return isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
+
+
+def _sentence_of(end: BaseException) -> str:
+    told = isinstance(end, KeyboardInterrupt) and str(end)
+    return told or "Stopped by Ctrl-C."
 
 
 def _run(command: str, words: list[str]) -> int:

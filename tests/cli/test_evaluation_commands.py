@@ -382,16 +382,32 @@ def test_features_are_not_trained_on_again_by_a_seed_that_is_finished(judged, ti
     assert results_of(run_dir)["metrics"]["top1_seed1"] == 0.125
 
 
-def test_ctrl_c_leaves_no_results(tiny_run, tmp_path, monkeypatch):
-    interrupt_at(monkeypatch, 1, KeyboardInterrupt())
-    before = signal.getsignal(signal.SIGINT)
+def test_ctrl_c_leaves_no_results_and_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys):
+    before, run_dir = signal.getsignal(signal.SIGINT), tmp_path / "run"
+    words = (*SEMI, f"checkpoint={tiny_run}")
     try:
-        with pytest.raises(SystemExit):
-            judge(tmp_path / "run", *SEMI, f"checkpoint={tiny_run}")
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, 1, KeyboardInterrupt())
+            assert judge(run_dir, *words) == 130
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
-    assert not (tmp_path / "run" / "results.json").exists()
-    assert not (tmp_path / "run" / "seed0" / "seed.json").exists()
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"erssl: Stopped by Ctrl-C; go on with resume=true run_dir={run_dir}."
+    assert not (run_dir / "results.json").exists()
+    assert not (run_dir / "seed0" / "seed.json").exists()
+    assert judge(run_dir, *words, "resume=true") == 0
+
+
+def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("erssl.cli.linear.train_linear", stop)
+    assert judge(tmp_path / "run", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
+    assert f"resume=true run_dir={tmp_path / 'run'}" in capsys.readouterr().err
+    monkeypatch.setattr("erssl.cli.linear.Evaluation", stop)  # before there is a folder
+    assert judge(tmp_path / "other", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
+    assert capsys.readouterr().err == "erssl: Stopped by Ctrl-C.\n"
 
 
 @pytest.mark.parametrize(
