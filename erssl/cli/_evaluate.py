@@ -36,6 +36,7 @@ from erssl.paths import erssl_home
 from erssl.plots import plot_confusion, plot_recall
 from erssl.report import published_lines, write_evaluation_report
 from erssl.runs import (
+    CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
     LAST_CHECKPOINT,
@@ -111,6 +112,11 @@ class Evaluation:
             raise RunError(
                 f"run_dir={self.path} holds a run of erssl pretrain; name a folder of its own for "
                 "the evaluation."
+            )
+        if self.path.name == CHECKPOINTS and (self.path.parent / CONFIG).is_file():
+            raise RunError(
+                f"run_dir={self.path} is the folder of checkpoints of a run, which goes with it; "
+                "name a folder of its own for the evaluation."
             )
         trains = isinstance(settings, TrainingSettings)
         resume = isinstance(settings, TrainingSettings) and settings.resume

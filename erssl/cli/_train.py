@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ def train_seeds(
     for seed in range(settings.seed, settings.seed + settings.seeds):
         folder = seed_folder(evaluation.path, seed)
         if not (settings.resume and is_finished(folder)):
-            with telling_how_to_go_on(evaluation.path):
+            with naming_folder(evaluation.path):
                 _train(evaluation, settings, probe, indices, seed, folder)
         row, found = read_seed(folder)
         metrics.append(row)
@@ -78,14 +80,15 @@ def require_pairs(settings: TrainingSettings, probe: Trainer, pictures: int) -> 
 
 
 @contextmanager
-def telling_how_to_go_on(path: Path) -> Iterator[None]:
-    """Say of Ctrl-C how to go on.
+def naming_folder(path: Path) -> Iterator[None]:
+    """Say of Ctrl-C how to go on, and of a full disk where it is.
 
     Args:
-        path: The folder of the evaluation.
+        path: The folder of the evaluation, which is all that is written to.
 
     Raises:
         KeyboardInterrupt: With the sentence that the command line ends with.
+        OSError: With the folder, where nothing else is named.
     """
     try:
         yield
@@ -94,6 +97,14 @@ def telling_how_to_go_on(path: Path) -> Iterator[None]:
             raise
         sentence = f"Stopped by Ctrl-C; go on with resume=true run_dir={path}."
         raise KeyboardInterrupt(sentence) from end
+    except OSError as error:
+        if error.filename is None:  # as of any write to a file that is open
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def seed_folder(path: Path, seed: int) -> Path:

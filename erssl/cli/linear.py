@@ -16,9 +16,9 @@ from erssl.cli._subject import read_subject
 from erssl.cli._train import (
     is_finished,
     keep_seed,
+    naming_folder,
     read_seed,
     seed_folder,
-    telling_how_to_go_on,
     train_seeds,
 )
 from erssl.cli._trainer import probe_trainer
@@ -83,9 +83,9 @@ def _on_features(
         folder = seed_folder(evaluation.path, seed)
         if not (settings.resume and is_finished(folder)):
             classes = evaluation.datasets.num_classes
-            with telling_how_to_go_on(evaluation.path):
+            with naming_folder(evaluation.path):
                 result = train_linear(train, val, classes, settings, seed, device)
-            keep_seed(folder, result.history, result.scores)
+                keep_seed(folder, result.history, result.scores)
         row, found = read_seed(folder)
         metrics.append(row)
         predicted = found if seed == settings.seed else predicted

@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        where = f" {error.filename}" if error.filename else ""
+        place = error.filename2 or error.filename  # of a file that is moved, where it was to go
+        where = f" {place}" if place else ""
         print(f"erssl: {error.strerror}:{where}; make room or name another place.", file=sys.stderr)
         return 2
 

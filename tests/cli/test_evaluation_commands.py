@@ -1,6 +1,7 @@
 """``erssl knn``, ``linear``, ``semi`` and ``finetune`` on a tiny run, from words to results."""
 
 import csv
+import errno
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ import torch
 from lightly.utils.benchmarking.knn import knn_predict
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 from torch.nn import functional as F
@@ -551,6 +553,39 @@ def test_a_pretraining_is_never_overwritten_by_its_own_evaluation(tiny_run, caps
     assert judge(tiny_run, *words) == 2
     assert "holds a run of erssl pretrain; name a folder of its own" in capsys.readouterr().err
     assert names_in(tiny_run) == before
+
+
+def test_the_checkpoints_of_a_run_are_no_place_for_its_evaluation(tiny_run, capsys):
+    before = names_in(tiny_run)
+    words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}")
+    assert judge(tiny_run / "checkpoints", *words) == 2
+    assert "is the folder of checkpoints of a run" in capsys.readouterr().err
+    assert names_in(tiny_run) == before
+
+
+FULL = errno.ENOSPC, "No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("lightning_fabric.utilities.cloud_io.torch.save", OSError(*FULL)),
+        ("shutil.move", OSError(*FULL, "/tmp/tmpabc", None, "RUN/last.ckpt")),
+        ("erssl.cli._train.save_file", SafetensorError("I/O error: (os error 28)")),
+    ],
+)
+def test_a_full_disk_is_named_by_the_run_and_not_by_a_temporary_file(
+    place, error, tiny_run, tmp_path, monkeypatch, capsys
+):
+    def fail(*_, **__):
+        raise error
+
+    if isinstance(error, OSError) and error.filename2:
+        error.filename2 = f"{tmp_path}/run/last.ckpt"
+    monkeypatch.setattr(place, fail)
+    assert judge(tmp_path / "run", *SEMI, "epochs=1", f"checkpoint={tiny_run}") == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith(f"erssl: No space left on device: {tmp_path}/run")
 
 
 def test_without_run_dir_the_folder_is_named_after_what_was_done(tiny_run, tmp_path, monkeypatch):
