@@ -73,7 +73,7 @@ def linear_probe(
     *,
     lambdas: Sequence[float] = LAMBDAS,
     tolerance: float = 1e-6,
-    max_iter: int = 1000,
+    max_iter: int = 5000,
     device: torch.device | str = "cpu",
 ) -> LinearProbe:
     """Fit to train at each penalty, choose on val, fit to train + val, measure on test.
@@ -171,5 +171,5 @@ def _notes(constant: int, train: Features, path: list[PathPoint], fit: Fit) -> l
     if open_ends := [f"{point.lam:g}" for point in path if not point.converged]:
         notes.append(f"Not converged at λ = {', '.join(open_ends)}.")
     if not fit.converged:
-        notes.append(f"The fit to training and validation part, λ = {fit.lam:g}, not converged.")
+        notes.append(f"The fit to train + val at λ = {fit.lam:g} has not converged.")
     return notes

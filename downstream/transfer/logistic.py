@@ -53,7 +53,7 @@ def logistic_path(
     lambdas: Sequence[float],
     *,
     tolerance: float = 1e-6,
-    max_iter: int = 1000,
+    max_iter: int = 5000,
     warm_start: bool = True,
     start: Fit | None = None,
     rotation: Rotation | None = None,
@@ -77,9 +77,10 @@ def logistic_path(
     not.
 
     The solver is L-BFGS (Liu and Nocedal 1989) on features in their principal axes, from the
-    largest λ to the smallest. Each fit starts from the last one and from what it learnt of the
-    curvature, preconditioned by the diagonal of the Hessian. Products of matrices are in float32
-    while the tolerance is above its rounding and in float64 otherwise, whatever the features' type.
+    largest λ to the smallest. Each fit starts where the last three point to, with what they learnt
+    of the curvature, preconditioned by the diagonal of the Hessian. Products of matrices are in
+    float32 while the tolerance is above its rounding and in float64 otherwise, whatever the
+    features' type.
 
     Args:
         features: Features (N, d), of any floating type.
@@ -130,7 +131,7 @@ def logistic_fits(
     lambdas: Sequence[float],
     *,
     tolerance: float = 1e-6,
-    max_iter: int = 1000,
+    max_iter: int = 5000,
     warm_start: bool = True,
     start: Fit | None = None,
     rotation: Rotation | None = None,
@@ -150,24 +151,25 @@ def logistic_fits(
     else:
         targets, factor = labels[:, kept.to(device)].float(), 1.0
     rotation = Rotation.of(features) if rotation is None else rotation.to(device)
-    natural = float(features.abs().mean(dim=0, dtype=torch.float64).max())
-    dtype = torch.float32 if tolerance >= _ROUNDING * natural else torch.float64
+    magnitude = float(features.abs().mean(dim=0, dtype=torch.float64).max())
+    dtype = torch.float32 if tolerance >= _ROUNDING * magnitude else torch.float64
     origin = torch.zeros(rotation.basis.shape[1] + 1, len(kept), dtype=torch.float64, device=device)
     if start is not None:
         intercepts = start.bias.where(start.bias.isfinite(), 0.0)[kept]
         origin = rotation.inward(start.weight[kept].to(device), intercepts.to(device))
-    problem = _problem(features, targets, origin, rotation, dtype)
+    problem = _problem(features, targets, origin, rotation, magnitude, dtype)
+    told, weight = None, torch.empty(0)
     for lam in lambdas:
         penalty = factor * lam / len(features)
         if not warm_start:
             problem.forget(origin)
         iterations, norm = problem.minimise(penalty, tolerance, max_iter)
-        if norm > tolerance and iterations < max_iter and dtype == torch.float32:
+        if not norm <= tolerance and iterations < max_iter and dtype == torch.float32:
             dtype = torch.float64
-            problem = _problem(features, targets, problem.parameters, rotation, dtype)
+            problem = _problem(features, targets, problem.parameters, rotation, magnitude, dtype)
             more, norm = problem.minimise(penalty, tolerance, max_iter - iterations)
             iterations += more
-        if norm > tolerance:
+        if not norm <= tolerance:  # NaN, too
             warnings.warn(
                 f"Logistic regression with λ = {lam:g} has not converged in {iterations} steps: "
                 f"the gradient is {norm:.2g}, the tolerance {tolerance:.2g}; give a larger "
@@ -175,10 +177,12 @@ def logistic_fits(
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        weight = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
-        bias = bias.clone()
-        inner, intercepts = problem.rotation.outward(problem.parameters)
-        weight[kept], bias[kept] = inner.cpu(), intercepts.cpu()
+        if problem.parameters is not told:  # small λ may move nothing
+            told = problem.parameters
+            inner, intercepts = problem.rotation.outward(told)
+            weight = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
+            weight[kept] = inner.cpu()
+            bias = bias.index_copy(0, kept, intercepts.cpu())
         loss = problem.value(penalty) * len(features)
         yield Fit(lam, weight, bias, iterations, norm <= tolerance, norm, loss)
 
@@ -224,10 +228,15 @@ def check_labelled(features: Tensor, labels: Tensor, num_classes: int, name: str
 
 
 def _problem(
-    features: Tensor, targets: Tensor, parameters: Tensor, rotation: Rotation, dtype: torch.dtype
+    features: Tensor,
+    targets: Tensor,
+    parameters: Tensor,
+    rotation: Rotation,
+    magnitude: float,
+    dtype: torch.dtype,
 ) -> Problem:
     exact = rotation if dtype == torch.float32 else rotation.exact()
-    return Problem(exact.apply(features, dtype), targets, parameters, exact)
+    return Problem(exact.apply(features, dtype), targets, parameters, exact, magnitude)
 
 
 def _fitted_classes(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

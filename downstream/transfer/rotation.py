@@ -19,7 +19,7 @@ class Rotation(NamedTuple):
     Hessian nearly diagonal, which is what the solver builds on.
 
     Attributes:
-        centre: Mean of the features (d,), float64.
+        centre: Mean of the features (d,), float64 of float32's digits, so that both subtract it.
         basis: Orthonormal columns (d, p), p = min(N, d), to float32's accuracy or better; they span
             the rows of the centred features they were taken from.
     """
@@ -30,12 +30,13 @@ class Rotation(NamedTuple):
     @classmethod
     def of(cls, features: Tensor) -> Rotation:
         """Principal axes of features (N, d); of fewer pictures than dimensions, of their span."""
-        centre = features.mean(dim=0, dtype=torch.float64)
+        centre = features.mean(dim=0, dtype=torch.float64).float().double()
         n, d = features.shape
         if n < d:
             # Squaring would lose the small singular values; QR keeps the span to the last digit.
             outer, inner = torch.linalg.qr((features.double() - centre).T)
-            return cls(centre, outer @ _orthonormal(_axes(inner.T.float()).double()))
+            axes = _axes(inner.T, torch.zeros_like(centre[:n]))
+            return cls(centre, outer @ _orthonormal(axes.double()))
         return cls(centre, _axes(features, centre))
 
     def exact(self) -> Rotation:
@@ -48,10 +49,11 @@ class Rotation(NamedTuple):
 
     def apply(self, features: Tensor, dtype: torch.dtype) -> Tensor:
         """Features (N, d) in these coordinates (N, p)."""
-        basis, centre = self.basis.to(dtype), self.centre
+        basis = self.basis.to(dtype)
+        wide = torch.promote_types(features.dtype, dtype)
         moved = features.new_empty(len(features), basis.shape[1], dtype=dtype)
         for rows, out in zip(features.split(_ROWS), moved.split(_ROWS), strict=True):
-            torch.mm((rows - centre).to(dtype), basis, out=out)
+            torch.mm((rows.to(wide) - self.centre.to(wide)).to(dtype), basis, out=out)
         return moved
 
     def inward(self, weight: Tensor, bias: Tensor) -> Tensor:
@@ -71,11 +73,12 @@ class Rotation(NamedTuple):
         return torch.cat([weight, gradient[-1:]])
 
 
-def _axes(features: Tensor, centre: Tensor | None = None) -> Tensor:
+def _axes(features: Tensor, centre: Tensor) -> Tensor:
     """Principal axes (d, d), float32."""
     products = features.new_zeros(features.shape[1], features.shape[1], dtype=torch.float32)
+    wide = torch.promote_types(features.dtype, torch.float32)
     for rows in features.split(_ROWS):
-        part = (rows if centre is None else rows - centre).float()
+        part = (rows.to(wide) - centre.to(wide)).float()
         products.addmm_(part.T, part)
     axes: Tensor = torch.linalg.eigh(products).eigenvectors
     return axes

@@ -106,10 +106,12 @@ def test_rounding_does_not_hide_a_constant():
 
 
 def test_fits_that_do_not_converge_are_said(parts):
-    with pytest.warns(UserWarning, match="has not converged in 2 steps"):
-        found = linear_probe(*parts, 10, top1, lambdas=(1e-2, 1.0, 1e6), max_iter=2, tolerance=1e-4)
+    lambdas = (1e-2, 1.0, 1e6)
+    with pytest.warns(UserWarning, match="has not converged in 5 steps"):
+        found = linear_probe(*parts, 10, top1, lambdas=lambdas, max_iter=5, tolerance=1e-4)
     assert [point.converged for point in found.path] == [False, False, True]
     assert found.notes[0] == "Not converged at λ = 1, 0.01."
+    assert "train" in found.notes[1]
 
 
 def changed(parts, place, **changes):

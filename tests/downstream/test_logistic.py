@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from erssl.downstream.transfer.linear import LAMBDAS
 from erssl.downstream.transfer.logistic import logistic_path
 from erssl.downstream.transfer.rotation import Rotation
 from erssl.errors import ConfigError, DataError
@@ -206,6 +207,18 @@ def test_the_ends_of_the_protocols_path(pixels):
     agree(large, reference(features, labels, 1e5), features, labels, rtol=1e-2)
     assert small.scores(features).argmax(dim=1).equal(labels)
     assert small.loss < 1
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_the_whole_path_converges(resnet, tags):
+    features, labels = resnet
+    if tags:
+        labels = (labels[:, None] >= torch.arange(1, 9)).long()
+    fits = logistic_path(features, labels, 8 if tags else 10, LAMBDAS)
+    assert all(fit.converged for fit in fits)
+    losses = [fit.loss for fit in fits]
+    assert losses == sorted(losses)
+    assert max(fit.iterations for fit in fits) < 200
 
 
 def test_separable_classes_end_at_the_penalised_optimum():
