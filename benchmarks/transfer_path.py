@@ -218,8 +218,8 @@ def table(comparisons: list[dict[str, Any]]) -> str:
                 f"{chosen['accuracy']:.3f} |"
             )
         lines.append(
-            f"| {found['tolerance']:g} | ratio {found['ratio_seconds']:.1f} | | | | | | differ by at "
-            f"most {found['max_accuracy_difference']:.3f} |"
+            f"| {found['tolerance']:g} | ratio {found['ratio_seconds']:.1f} | | | | | "
+            f"| differ by at most {found['max_accuracy_difference']:.3f} |"
         )
     return "\n".join(lines)
 
