@@ -175,6 +175,7 @@ def _train(
     step_size = data.batch_size * probe.world_size * probe.accumulate_grad_batches
     size = min(step_size, len(data.train_pictures))  # an epoch's end is a step in any case
     backbone = copy.deepcopy(subject.backbone)
+    backbone.preprocessing = subject.data.preprocessing  # type: ignore[assignment]
     module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)
     step = resume_step(folder) if settings.resume else None
     trainer = Trainer(

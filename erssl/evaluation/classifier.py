@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from erssl.data.checks import check_choice
 from erssl.errors import ConfigError
 from erssl.evaluation.metrics import classification_metrics
+from erssl.models.loading import checkpoint_header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,8 +230,10 @@ class ClassifierTraining(LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": options.schedule}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history, so that a resumed run still knows its best epoch."""
+        """Keep the history, for a resumed run's best epoch, and what the backbone is."""
         checkpoint["history"] = self.history
+        preprocessing: Any = getattr(self.backbone, "preprocessing", {})
+        checkpoint |= checkpoint_header(self.backbone, preprocessing)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the history of the run that is resumed."""

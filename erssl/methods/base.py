@@ -7,7 +7,7 @@ A method of its own is a short file: it builds a head and a criterion in ``__ini
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
 import torch
@@ -22,7 +22,7 @@ from erssl.errors import ConfigError
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
-from erssl.models.loading import HEADER
+from erssl.models.loading import checkpoint_header
 
 Target = Literal["momentum", "shared"]
 MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER paper)
@@ -249,14 +249,8 @@ class MultiViewMethod(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint what the backbone is, for ``load_backbone``."""
-        architecture = getattr(self.backbone, "architecture", None)
-        if isinstance(architecture, BackboneOptions):
-            data = getattr(getattr(self.trainer, "datamodule", None), "options", None)
-            preprocessing = getattr(data, "preprocessing", {})
-            checkpoint[HEADER] = {
-                "backbone": asdict(architecture),
-                "preprocessing": dict(preprocessing),
-            }
+        data = getattr(getattr(self.trainer, "datamodule", None), "options", None)
+        checkpoint |= checkpoint_header(self.backbone, getattr(data, "preprocessing", {}))
 
     def configure_optimizers(self) -> Any:
         """Optimiser and per-step schedule of :class:`OptimizerOptions`."""

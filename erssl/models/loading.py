@@ -18,7 +18,7 @@ from erssl.models.checkpoints import check_finite, one_line, read_checkpoint
 from erssl.models.layouts import Found, find_backbone
 
 WEIGHTS_FILE = "backbone.safetensors"
-HEADER = "erssl"  # where a checkpoint of erssl pretrain says what its backbone is
+_HEADER = "erssl"  # where a checkpoint of ours says what its backbone is
 _SMALL = 96  # pixels; a transformer of smaller pictures was not trained on ImageNet's
 _UNTRACKED = "num_batches_tracked"  # of a batch normalisation; counts steps, older files have none
 
@@ -163,6 +163,25 @@ def save_backbone(
         partial.unlink(missing_ok=True)
 
 
+def checkpoint_header(
+    backbone: nn.Module, preprocessing: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What a checkpoint keeps beside its state dict, so that its backbone can be read from it.
+
+    Args:
+        backbone: The backbone that was trained.
+        preprocessing: What its pictures pass through.
+
+    Returns:
+        Keys to add to the checkpoint; none where the architecture is not known.
+    """
+    architecture = getattr(backbone, "architecture", None)
+    if not isinstance(architecture, BackboneOptions):
+        return {}
+    options = dataclasses.asdict(architecture)
+    return {_HEADER: {"backbone": options, "preprocessing": dict(preprocessing)}}
+
+
 def named_architecture(name: str) -> BackboneOptions:
     """Options of an architecture by its name: a torchvision ResNet, ``…_cifar``, or timm's."""
     plain = name.removesuffix("_cifar")
@@ -186,7 +205,7 @@ def _own_header(
     file: Path, content: Mapping[str, Any], header: Mapping[str, str]
 ) -> tuple[BackboneOptions | None, dict[str, Any] | None]:
     """Architecture and preprocessing of a file of ours, which says both itself."""
-    found: Any = content.get(HEADER)
+    found: Any = content.get(_HEADER)
     try:
         if "backbone" in header:
             found = {key: json.loads(header[key]) for key in ("backbone", "preprocessing")}

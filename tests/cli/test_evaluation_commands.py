@@ -726,3 +726,12 @@ def test_two_processes_train_one_classifier(tiny_run, tmp_path):
     before = load_file(tiny_run / "backbone.safetensors")["bn1.num_batches_tracked"]
     after = load_file(tmp_path / "run" / "seed1" / "backbone.safetensors")
     assert int(after["bn1.num_batches_tracked"] - before) == 2  # a step an epoch
+
+
+def test_a_checkpoint_of_an_evaluation_says_what_its_backbone_is(judged):
+    folder = judged / "finetune" / "seed0"
+    last = erssl.load_backbone(folder / "checkpoints" / "last.ckpt")
+    kept = erssl.load_backbone(folder)
+    torch.testing.assert_close(last.state_dict(), kept.state_dict(), rtol=0, atol=0)
+    assert last.architecture == kept.architecture
+    assert last.preprocessing == kept.preprocessing != {}
