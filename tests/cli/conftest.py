@@ -17,3 +17,28 @@ def tiny_run(tmp_path_factory):
     words = [*TINY, *UNMEASURED, *own, "method=simclr", "lens.probe_size=0"]
     assert main(["pretrain", *words, f"run_dir={folder}"]) == 0
     return folder
+
+
+HERE = ("trainer.accelerator=cpu", "data.num_workers=0")
+QUICK = (*HERE, "epochs=2", "batch_size=64", "lr_per_256=false", "optimizer=sgd", "head_lr=0.05")
+CACHED = (*HERE, "mode=cached", "epochs=4", "optimizer=sgd", "batch_size=256")
+COMMANDS = {
+    "knn": ("knn", "data.num_workers=0", "k=20", "plots=true"),
+    "cached": ("linear", *CACHED, "seeds=3"),
+    "augmented": ("linear", *QUICK, "epochs=1", "batch_size=512"),
+    "semi": ("semi", *QUICK, "fraction=0.1", "backbone_lr=0.01", "seeds=2", "plots=true"),
+    "finetune": ("finetune", *QUICK, "epochs=1", "backbone_lr=0.01", "trainer.log_every_n_steps=1"),
+}
+
+
+def judge(run_dir, *words):
+    command, *rest = words
+    return main([command, *rest, f"run_dir={run_dir}"])
+
+
+@pytest.fixture(scope="session")
+def judged(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluations")
+    for name, words in COMMANDS.items():
+        assert judge(folder / name, *words, f"checkpoint={tiny_run}") == 0
+    return folder

@@ -1,13 +1,8 @@
 """``erssl knn``, ``linear``, ``semi`` and ``finetune`` on a tiny run, from words to results."""
 
 import csv
-import errno
 import json
-import shutil
-import signal
 import statistics
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,47 +10,21 @@ import torch
 from lightly.utils.benchmarking.knn import knn_predict
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 from torch.nn import functional as F
 from torchvision import transforms as T
 
 import erssl
-from erssl.cli.main import main
 from erssl.data import default_options, labels_of, load_datasets, stratified_subset, subset_digest
 from erssl.data.datasets import PicturesInMemory
-from erssl.evaluation.classifier import ClassifierTraining
 from erssl.models import build_backbone, named_architecture, save_backbone
 from erssl.runs import make_results
 
-from .conftest import OWN_PREPROCESSING
+from .conftest import CACHED, COMMANDS, HERE, OWN_PREPROCESSING, QUICK, judge
 from .test_pretrain import digit_folder, results_of
 
 SCHEMA = set(make_results("", "", "", {}, 0, {}, {}, 0.0))
-HERE = ("trainer.accelerator=cpu", "data.num_workers=0")
-QUICK = (*HERE, "epochs=2", "batch_size=64", "lr_per_256=false", "optimizer=sgd", "head_lr=0.05")
-CACHED = (*HERE, "mode=cached", "epochs=4", "optimizer=sgd", "batch_size=256")
-COMMANDS = {
-    "knn": ("knn", "data.num_workers=0", "k=20", "plots=true"),
-    "cached": ("linear", *CACHED, "seeds=3"),
-    "augmented": ("linear", *QUICK, "epochs=1", "batch_size=512"),
-    "semi": ("semi", *QUICK, "fraction=0.1", "backbone_lr=0.01", "seeds=2", "plots=true"),
-    "finetune": ("finetune", *QUICK, "epochs=1", "backbone_lr=0.01", "trainer.log_every_n_steps=1"),
-}
-
-
-def judge(run_dir, *words):
-    command, *rest = words
-    return main([command, *rest, f"run_dir={run_dir}"])
-
-
-@pytest.fixture(scope="module")
-def judged(tiny_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluations")
-    for name, words in COMMANDS.items():
-        assert judge(folder / name, *words, f"checkpoint={tiny_run}") == 0
-    return folder
 
 
 def digits():
@@ -281,357 +250,6 @@ def test_pixels_are_judged_as_lightlys_knn_judges_them(tmp_path):
     assert results["method"] == "raw pixels"
 
 
-SEMI = ("semi", *QUICK, "fraction=0.05", "backbone_lr=0.01", "seeds=2")
-
-
-def interrupt_at(monkeypatch, call, error):
-    """Let the validation fail when it comes for the ``call``-th time."""
-    ended, calls = ClassifierTraining.on_validation_epoch_end, []
-
-    def fail(self):
-        calls.append(1)
-        if len(calls) == call:
-            raise error
-        return ended(self)
-
-    monkeypatch.setattr(ClassifierTraining, "on_validation_epoch_end", fail)
-    return calls
-
-
-def names_in(folder):
-    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    return {name for name in names if "tfevents" not in name}
-
-
-def test_a_killed_evaluation_goes_on_and_leaves_finished_seeds_alone(
-    tiny_run, tmp_path, monkeypatch, capsys
-):
-    run_dir, words = tmp_path / "run", (*SEMI, f"checkpoint={tiny_run}")
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 4, RuntimeError("killed"))  # in the second epoch of the second seed
-        with pytest.raises(RuntimeError, match="killed"):
-            judge(run_dir, *words)
-    assert not (run_dir / "results.json").exists()
-    finished = {p.name: p.stat().st_mtime_ns for p in (run_dir / "seed0").glob("*.safetensors")}
-    assert judge(run_dir, *words) == 2
-    assert "continue it with resume=true" in capsys.readouterr().err
-    assert judge(run_dir, *words, "resume=true", "epochs=3") == 2
-    assert "epochs=3 differs from 2" in capsys.readouterr().err
-    assert judge(run_dir, *words, "resume=true", "data.image_size=32") == 2
-    assert "data.image_size=32 differs from 28" in capsys.readouterr().err
-
-    calls = interrupt_at(monkeypatch, 0, None)
-    assert judge(run_dir, *words, "resume=true") == 0
-    assert len(calls) == 1  # the epoch that was missing
-    assert finished == {
-        p.name: p.stat().st_mtime_ns for p in (run_dir / "seed0").glob("*.safetensors")
-    }
-    assert judge(tmp_path / "whole", *words) == 0
-    assert names_in(run_dir) == names_in(tmp_path / "whole")
-    one, other = (results_of(p)["metrics"] for p in (run_dir, tmp_path / "whole"))
-    assert set(one) == set(other)
-    assert one["top1_seed0"] == other["top1_seed0"]
-    history = json.loads((run_dir / "seed1" / "seed.json").read_text())["history"]
-    assert [row["epoch"] for row in history] == [0, 1]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("command", ["linear", "finetune"])
-def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
-    command, workers, tiny_run, tmp_path, monkeypatch
-):
-    words = [command, *QUICK, "epochs=4", "batch_size=512", f"checkpoint={tiny_run}"]
-    words += [f"data.num_workers={workers}", *["backbone_lr=0.01"] * (command == "finetune")]
-    forward = ClassifierTraining.forward
-
-    def with_dropout(self, images):
-        return F.dropout(forward(self, images), 0.2, self.training)
-
-    monkeypatch.setattr(ClassifierTraining, "forward", with_dropout)
-    assert judge(tmp_path / "whole", *words) == 0
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 3, RuntimeError("killed"))
-        with pytest.raises(RuntimeError, match="killed"):
-            judge(tmp_path / "run", *words)
-    assert judge(tmp_path / "run", *words, "resume=true") == 0
-    names = ["head.safetensors", *["backbone.safetensors"] * (command == "finetune")]
-    for name in names:
-        one, other = (load_file(tmp_path / p / "seed0" / name) for p in ("whole", "run"))
-        assert all(torch.equal(one[key], other[key]) for key in one)
-    histories = [(tmp_path / p / "seed0" / "seed.json").read_text() for p in ("whole", "run")]
-    assert histories[0] == histories[1]
-
-
-def test_an_evaluation_that_is_killed_after_its_last_epoch_gives_the_same(
-    judged, tiny_run, tmp_path
-):
-    run_dir = tmp_path / "run"
-    shutil.copytree(judged / "finetune", run_dir)
-    before = json.loads((run_dir / "seed0" / "seed.json").read_text())
-    for name in ("seed.json", "predicted.safetensors"):
-        (run_dir / "seed0" / name).unlink()
-    words = (*COMMANDS["finetune"], f"checkpoint={tiny_run}", "resume=true")
-    assert judge(run_dir, *words) == 0
-    assert json.loads((run_dir / "seed0" / "seed.json").read_text()) == before
-
-
-def test_features_are_not_trained_on_again_by_a_seed_that_is_finished(judged, tiny_run, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(judged / "cached", run_dir)
-    marked = run_dir / "seed1" / "seed.json"
-    content = json.loads(marked.read_text())
-    content["metrics"]["top1"] = 0.125
-    marked.write_text(json.dumps(content))
-    words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert judge(run_dir, *words) == 0
-    assert results_of(run_dir)["metrics"]["top1_seed1"] == 0.125
-
-
-def test_ctrl_c_leaves_no_results_and_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys):
-    before, run_dir = signal.getsignal(signal.SIGINT), tmp_path / "run"
-    words = (*SEMI, f"checkpoint={tiny_run}")
-    try:
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, 1, KeyboardInterrupt())
-            assert judge(run_dir, *words) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error == f"erssl: Stopped by Ctrl-C; go on with resume=true run_dir={run_dir}."
-    assert not (run_dir / "results.json").exists()
-    assert not (run_dir / "seed0" / "seed.json").exists()
-    assert judge(run_dir, *words, "resume=true") == 0
-
-
-def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("erssl.cli.linear.train_linear", stop)
-    assert judge(tmp_path / "run", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
-    assert f"resume=true run_dir={tmp_path / 'run'}" in capsys.readouterr().err
-    monkeypatch.setattr("erssl.cli.linear.Evaluation", stop)  # before there is a folder
-    assert judge(tmp_path / "other", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
-    assert capsys.readouterr().err == "erssl: Stopped by Ctrl-C.\n"
-
-
-@pytest.mark.parametrize(
-    "limit", ["max_steps=1", "max_time=00:00:00:01", "min_steps=90", "limit_train_batches=1"]
-)
-def test_a_limit_that_would_cut_an_epoch_is_refused(limit, tiny_run, tmp_path, capsys):
-    words = (*SEMI[:-1], f"checkpoint={tiny_run}")
-    assert judge(tmp_path / "run", *words, f"trainer.{limit}") == 2
-    assert "an evaluation is all of its epochs" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(("batches", "pictures"), [(1, 64), (4, 256), (100, 1437)])
-def test_rates_are_those_of_the_pictures_of_a_step(
-    batches, pictures, tiny_run, tmp_path, monkeypatch
-):
-    seen, configure = [], ClassifierTraining.configure_optimizers
-
-    def watched(self):
-        optimizers = configure(self)
-        seen.append(optimizers[0][0].param_groups[0]["lr"])
-        return optimizers
-
-    monkeypatch.setattr(ClassifierTraining, "configure_optimizers", watched)
-    words = ("linear", *QUICK, "epochs=1", "lr_per_256=true", f"checkpoint={tiny_run}")
-    words += (f"trainer.accumulate_grad_batches={batches}",)
-    assert judge(tmp_path / "run", *words) == 0
-    assert seen == [pytest.approx(0.05 * pictures / 256)]
-
-
-def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp_path):
-    often, rarely = tmp_path / "often", tmp_path / "rarely"
-    words = (*SEMI[:-1], "epochs=3", f"checkpoint={tiny_run}")
-    assert judge(often, *words) == 0
-    assert judge(rarely, *words, "trainer.check_val_every_n_epoch=2") == 0
-    every, some = (
-        json.loads((p / "seed0" / "seed.json").read_text())["history"] for p in (often, rarely)
-    )
-    assert some == every[1:]
-
-
-def test_a_seed_of_other_weights_is_not_taken_for_one_of_these(tmp_path, capsys):
-    options, file = named_architecture("test_resnet"), tmp_path / "mine.safetensors"
-    own = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
-    words = (*CACHED, "data=digits", f"checkpoint={file}")
-    for seed, status in ((0, 0), (1, 2)):
-        torch.manual_seed(seed)
-        save_backbone(build_backbone(options), file, options, own)
-        resume = ["resume=true"] * seed
-        assert judge(tmp_path / "run", "linear", *words, *resume) == status
-    error = capsys.readouterr().err
-    assert "The weights of checkpoint= are not what they were" in error
-    assert error.count("\n") == 1
-
-
-def test_a_seed_of_another_list_is_not_taken_for_one_of_this(tiny_run, tmp_path, capsys):
-    words = ("semi", *QUICK, "epochs=1", f"checkpoint={tiny_run}", f"fraction={tmp_path / 'a.txt'}")
-    labels = labels_of(digits().train)
-    for seed, status in ((0, 0), (1, 2)):
-        chosen = stratified_subset(labels, 0.05, seed)
-        (tmp_path / "a.txt").write_text("\n".join(map(str, chosen)))
-        assert judge(tmp_path / "run", *words, *["resume=true"] * seed) == status
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "The pictures of fraction= are not what they were" in error
-
-
-def test_a_seed_of_other_pictures_is_not_taken_for_one_of_these(tmp_path, capsys):
-    train = digit_folder(tmp_path / "train")
-    words = ["checkpoint=random:test_resnet", "data=imagefolder", f"data.train_dir={train}"]
-    words += [f"data.val_dir={train}", "data.image_size=16", *CACHED]
-    assert judge(tmp_path / "run", "linear", *words) == 0
-    next(train.glob("*/*")).unlink()
-    assert judge(tmp_path / "run", "linear", *words, "resume=true") == 2
-    assert "The training pictures are not what they were" in capsys.readouterr().err
-
-
-def test_seeds_may_be_added_to_an_evaluation_but_not_taken_away(judged, tiny_run, tmp_path, capsys):
-    few = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "seeds=1")
-    run_dir = tmp_path / "run"
-    assert judge(run_dir, *few) == 0
-    kept = (run_dir / "seed0" / "seed.json").stat().st_mtime_ns
-    assert judge(run_dir, *few[:-1], "resume=true") == 0
-    assert (run_dir / "seed0" / "seed.json").stat().st_mtime_ns == kept
-    assert results_of(run_dir)["metrics"] == results_of(judged / "cached")["metrics"]
-    assert judge(run_dir, *few, "resume=true") == 2
-    assert "seeds=1 differs from 3" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("content", [b"a: [", b"- 1"])
-def test_settings_that_no_evaluation_wrote_are_not_resumed(
-    judged, tiny_run, tmp_path, capsys, content
-):
-    run_dir = tmp_path / "run"
-    shutil.copytree(judged / "cached", run_dir)
-    (run_dir / "config.yaml").write_bytes(content)
-    words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert judge(run_dir, *words) == 2
-    assert "config.yaml cannot be read; start again with overwrite=true" in capsys.readouterr().err
-    assert (run_dir / "config.yaml").read_bytes() == content
-
-
-def test_a_damaged_seed_is_one_sentence(judged, tiny_run, tmp_path, capsys):
-    run_dir = tmp_path / "run"
-    shutil.copytree(judged / "cached", run_dir)
-    (run_dir / "seed2" / "predicted.safetensors").write_bytes(b"cut")
-    words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert judge(run_dir, *words) == 2
-    assert "seed2 is not what a training leaves; delete it" in capsys.readouterr().err
-
-
-def test_an_existing_evaluation_is_kept_and_no_way_is_named_that_there_is_not(
-    judged, tiny_run, capsys
-):
-    before = (judged / "knn" / "results.json").read_bytes()
-    assert judge(judged / "knn", *COMMANDS["knn"], f"checkpoint={tiny_run}") == 2
-    error = capsys.readouterr().err
-    assert "already holds a finished run; delete it with overwrite=true" in error
-    assert "resume" not in error  # which erssl knn does not have
-    assert (judged / "knn" / "results.json").read_bytes() == before
-
-
-def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(judged, tiny_run, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(judged / "semi", run_dir)
-    (run_dir / "notes.txt").write_text("mine")
-    (run_dir / "seed1-notes").mkdir()
-    (run_dir / "seed1-notes" / "a.txt").write_text("mine")
-    words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}", "overwrite=true")
-    assert judge(run_dir, *words) == 0
-    left = {p.name for p in run_dir.iterdir()}
-    assert left == {
-        *("notes.txt", "seed1-notes", "config.yaml", "environment.json", "report.md"),
-        "results.json",
-    }
-    assert (run_dir / "seed1-notes" / "a.txt").read_text() == "mine"
-
-
-def test_a_pretraining_is_never_overwritten_by_its_own_evaluation(tiny_run, capsys):
-    before = names_in(tiny_run)
-    words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}", "overwrite=true")
-    assert judge(tiny_run, *words) == 2
-    assert "holds a run of erssl pretrain; name a folder of its own" in capsys.readouterr().err
-    assert names_in(tiny_run) == before
-
-
-def test_the_checkpoints_of_a_run_are_no_place_for_its_evaluation(tiny_run, capsys):
-    before = names_in(tiny_run)
-    words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}")
-    assert judge(tiny_run / "checkpoints", *words) == 2
-    assert "is the folder of checkpoints of a run" in capsys.readouterr().err
-    assert names_in(tiny_run) == before
-
-
-FULL = errno.ENOSPC, "No space left on device"
-
-
-@pytest.mark.parametrize(
-    ("place", "error"),
-    [
-        ("lightning_fabric.utilities.cloud_io.torch.save", OSError(*FULL)),
-        ("shutil.move", OSError(*FULL, "/tmp/tmpabc", None, "RUN/last.ckpt")),
-        ("erssl.cli._train.save_file", SafetensorError("I/O error: (os error 28)")),
-    ],
-)
-def test_a_full_disk_is_named_by_the_run_and_not_by_a_temporary_file(
-    place, error, tiny_run, tmp_path, monkeypatch, capsys
-):
-    def fail(*_, **__):
-        raise error
-
-    if isinstance(error, OSError) and error.filename2:
-        error.filename2 = f"{tmp_path}/run/last.ckpt"
-    monkeypatch.setattr(place, fail)
-    assert judge(tmp_path / "run", *SEMI, "epochs=1", f"checkpoint={tiny_run}") == 2
-    sentence = capsys.readouterr().err.splitlines()[-1]
-    assert sentence.startswith(f"erssl: No space left on device: {tmp_path}/run")
-
-
-def test_without_run_dir_the_folder_is_named_after_what_was_done(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["knn", f"checkpoint={tiny_run}", "data.num_workers=0"]) == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("knn-simclr-digits-2")
-
-
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_processes_that_were_started_together_need_a_folder_in_common(
-    variable, tiny_run, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(variable, "2")
-    assert main(["knn", f"checkpoint={tiny_run}", "data.num_workers=0"]) == 2
-    error = capsys.readouterr().err
-    assert "2 processes were started together" in error
-    assert "run_dir=<folder>" in error
-    assert not (tmp_path / "runs").exists()
-
-
-def test_processes_that_the_trainer_does_not_know_of_are_refused(
-    tiny_run, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    words = ("finetune", *QUICK, f"checkpoint={tiny_run}", "trainer.devices=1")
-    assert judge(tmp_path / "run", *words) == 2
-    assert "2 processes were started but the trainer has 1" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["cached", "augmented"])
-def test_processes_that_torchrun_starts_leave_one_result(mode, tiny_run, tmp_path):
-    words = ["linear", *QUICK, f"mode={mode}", f"checkpoint={tiny_run}", f"run_dir={tmp_path}/run"]
-    words += ["trainer.devices=2", "trainer.strategy=ddp", f"cache_dir={tmp_path}/cache"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--master-port=29581", "-m", "erssl.cli.main", *words]
-    done = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, text=True)
-    assert done.stdout.count("Results: ") == 1
-    assert results_of(tmp_path / "run")["metrics"]["top1"] > 0
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -707,25 +325,6 @@ def test_class_names_with_commas_stay_whole_in_the_tables(tmp_path):
     with (tmp_path / "run" / "confusion.csv").open() as file:
         assert [row[0] for row in csv.reader(file)] == ["true", "1", 'null, "zero"']
     assert "top5" not in results_of(tmp_path / "run")["metrics"]  # of two classes
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_classifier(tiny_run, tmp_path):
-    # The batch of 256 holds all pictures: each process must have its part of them.
-    words = [*SEMI, f"checkpoint={tiny_run}", f"run_dir={tmp_path / 'run'}", "batch_size=256"]
-    command = [sys.executable, "-m", "erssl.cli.main", *words]
-    subprocess.run(
-        [*command, "trainer.devices=2", "trainer.strategy=ddp"],
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-    )
-    results = results_of(tmp_path / "run")
-    assert {"top1_seed0", "top1_seed1"} <= set(results["metrics"])
-    assert {p.name for p in tmp_path.iterdir()} == {"run"}
-    before = load_file(tiny_run / "backbone.safetensors")["bn1.num_batches_tracked"]
-    after = load_file(tmp_path / "run" / "seed1" / "backbone.safetensors")
-    assert int(after["bn1.num_batches_tracked"] - before) == 2  # a step an epoch
 
 
 def test_a_checkpoint_of_an_evaluation_says_what_its_backbone_is(judged):
