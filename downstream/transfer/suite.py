@@ -49,7 +49,7 @@ def run_linear(
     device: torch.device | str = "cpu",
     partial_ok: bool = False,
     tolerance: float = 1e-6,
-    max_iter: int = 1000,
+    max_iter: int = 5000,
 ) -> Outcome:
     """Logistic regression on features that are taken once.
 
