@@ -93,8 +93,7 @@ def run_linear(
         max_iter=max_iter,
         device=device,
     )
-    weight, bias = probe.fit.weight.cpu().double(), probe.fit.bias.cpu().double()
-    scores = test.features.double() @ weight.T + bias
+    scores = probe.fit.scores(test.features.double())
     facts = {
         "penalty": probe.lam,
         "val_metric": probe.val_metric,
