@@ -10,7 +10,7 @@ from rich.console import Console
 from erssl.cli._config import nearest
 from erssl.errors import ConfigError
 from erssl.models import load_backbone
-from erssl.models.export import Export, export_and_report
+from erssl.models.export import Export, export_backbone
 from erssl.models.formats import FORMATS
 
 _OWN = {
@@ -72,7 +72,7 @@ def run(words: Sequence[str]) -> int:
         allow_partial=_flag(own, "allow_partial"),
         layout=own.get("layout"),
     )
-    export = export_and_report(
+    export = export_backbone(
         backbone,
         own["format"],
         Path(own["output"]).expanduser(),

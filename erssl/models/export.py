@@ -55,7 +55,7 @@ def export_backbone(
     *,
     pickle: bool = False,
     overwrite: bool = False,
-) -> Path:
+) -> Export:
     """Write a backbone for another library, after that library has read it back.
 
     Args:
@@ -66,39 +66,13 @@ def export_backbone(
         overwrite: Replace what is there.
 
     Returns:
-        What was written.
+        What was written, how it was checked, and how it is loaded.
 
     Raises:
         ConfigError: If the format cannot hold this backbone or the name does not fit the format.
         DataError: If the backbone's features are not finite.
         RunError: If there is something already, it cannot be written, or it was written but does
             not give the same features; then ``output`` is left as it was.
-    """
-    return export_and_report(backbone, format, output, pickle=pickle, overwrite=overwrite).path
-
-
-def export_and_report(
-    backbone: nn.Module,
-    format: str,
-    output: Path,
-    *,
-    pickle: bool = False,
-    overwrite: bool = False,
-) -> Export:
-    """:func:`export_backbone`, with what the check found.
-
-    Args:
-        backbone: What :func:`erssl.load_backbone` gives.
-        format: ``torchvision``, ``timm``, ``huggingface``, ``detectron2`` or ``safetensors``.
-        output: The file, or the folder of ``huggingface``.
-        pickle: Write ``detectron2`` as the classic ``.pkl`` of arrays.
-        overwrite: Replace what is there.
-
-    Returns:
-        Path, loader, difference and usage.
-
-    Raises:
-        ErsslError: As :func:`export_backbone`.
     """
     output = Path(output)
     source = _source(backbone)

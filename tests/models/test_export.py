@@ -14,7 +14,7 @@ from torch import nn
 
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.models import BackboneOptions, formats, load_backbone
-from erssl.models.export import export_and_report, export_backbone
+from erssl.models.export import export_backbone
 
 from .export_sources import PREPROCESSING, same_features, saved_backbone
 
@@ -49,7 +49,7 @@ def used(report):
 @pytest.mark.parametrize("options", [RESNET18, RESNET50], ids=lambda o: o.name)
 def test_torchvision_file_has_all_but_the_classifier(source, options, tmp_path):
     backbone = source(options)
-    report = export_and_report(backbone, "torchvision", tmp_path / "weights.pth")
+    report = export_backbone(backbone, "torchvision", tmp_path / "weights.pth")
     state = torch.load(report.path, weights_only=True)
     assert type(state) is dict
     model = getattr(torchvision.models, options.name)()
@@ -63,7 +63,7 @@ def test_torchvision_file_has_all_but_the_classifier(source, options, tmp_path):
 
 
 def test_torchvision_file_with_a_small_stem_says_how_to_change_the_model(source, tmp_path):
-    report = export_and_report(source(CIFAR), "torchvision", tmp_path / "weights.pth")
+    report = export_backbone(source(CIFAR), "torchvision", tmp_path / "weights.pth")
     assert "3x3 convolution without max-pooling" in report.note
     model = used(report)
     model.fc = nn.Identity()
@@ -73,7 +73,7 @@ def test_torchvision_file_with_a_small_stem_says_how_to_change_the_model(source,
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
 @pytest.mark.parametrize("options", [RESNET18, NARROW, VIT], ids=lambda o: o.name)
 def test_timm_file(source, options, ending, tmp_path):
-    report = export_and_report(source(options), "timm", tmp_path / f"weights{ending}")
+    report = export_backbone(source(options), "timm", tmp_path / f"weights{ending}")
     model = timm.create_model(
         options.name,
         num_classes=0,
@@ -85,14 +85,14 @@ def test_timm_file(source, options, ending, tmp_path):
 
 
 def test_timm_computes_torchvisions_bottlenecks(source, tmp_path):
-    file = export_backbone(source(RESNET50), "timm", tmp_path / "weights.safetensors")
+    file = export_backbone(source(RESNET50), "timm", tmp_path / "weights.safetensors").path
     model = timm.create_model("resnet50", num_classes=0, checkpoint_path=str(file))
     same_features(source(RESNET50), model)
 
 
 @pytest.mark.parametrize("options", [RESNET18, NARROW, VIT], ids=lambda o: o.name)
 def test_huggingface_folder(source, options, tmp_path):
-    report = export_and_report(source(options), "huggingface", tmp_path / "my-0.1")
+    report = export_backbone(source(options), "huggingface", tmp_path / "my-0.1")
     assert {f.name for f in report.path.iterdir()} == {
         "config.json",
         "model.safetensors",
@@ -117,7 +117,7 @@ def test_huggingface_folder(source, options, tmp_path):
 
 
 def test_huggingface_folder_takes_a_classifier(source, tmp_path):
-    folder = export_backbone(source(NARROW), "huggingface", tmp_path / "folder")
+    folder = export_backbone(source(NARROW), "huggingface", tmp_path / "folder").path
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=10)
     assert model.fc.out_features == 10
     model.reset_classifier(0)
@@ -126,7 +126,7 @@ def test_huggingface_folder_takes_a_classifier(source, tmp_path):
 
 def test_unknown_preprocessing_is_said_to_be_timms(tmp_path):
     backbone = saved_backbone(tmp_path, BackboneOptions("test_resnet", "timm"), {})
-    report = export_and_report(backbone, "huggingface", tmp_path / "folder")
+    report = export_backbone(backbone, "huggingface", tmp_path / "folder")
     assert "does not say its mean, std and picture size" in report.note
     assert report.pictures[-1] == 160  # of timm's own configuration
     published = resolve_model_data_config(timm.create_model("test_resnet"))
@@ -138,7 +138,7 @@ def test_unknown_preprocessing_is_said_to_be_timms(tmp_path):
 @pytest.mark.parametrize("options", [CIFAR, NARROW], ids=lambda o: o.name)
 def test_safetensors_file_is_read_by_both(source, options, tmp_path):
     backbone = source(options)
-    report = export_and_report(backbone, "safetensors", tmp_path / "other.safetensors")
+    report = export_backbone(backbone, "safetensors", tmp_path / "other.safetensors")
     torch.testing.assert_close(load_file(report.path), backbone.state_dict(), rtol=0, atol=0)
     loaded = used(report)
     same_features(backbone, loaded)

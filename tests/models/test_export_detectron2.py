@@ -10,7 +10,7 @@ from torch import nn
 from erssl.errors import DataError, RunError
 from erssl.models import BackboneOptions, build_backbone, detectron, formats
 from erssl.models.detectron import detectron2_names, torchvision_names
-from erssl.models.export import export_and_report, export_backbone
+from erssl.models.export import export_backbone
 
 from .export_sources import PREPROCESSING, same_features, saved_backbone
 
@@ -67,7 +67,7 @@ def test_names_of_other_networks_are_refused():
 
 
 def test_file_is_plain_tensors_without_detectron2(resnets, tmp_path, without_detectron2):
-    report = export_and_report(resnets["resnet18"], "detectron2", tmp_path / "R-18.pth")
+    report = export_backbone(resnets["resnet18"], "detectron2", tmp_path / "R-18.pth")
     content = torch.load(report.path, weights_only=True)
     assert {k: v for k, v in content.items() if k != "model"} == {
         "__author__": "erssl",
@@ -84,7 +84,9 @@ def test_file_is_plain_tensors_without_detectron2(resnets, tmp_path, without_det
 
 
 def test_pickle_holds_arrays(resnets, tmp_path, without_detectron2):
-    file = export_backbone(resnets["resnet18"], "detectron2", tmp_path / "R-18.pkl", pickle=True)
+    file = export_backbone(
+        resnets["resnet18"], "detectron2", tmp_path / "R-18.pkl", pickle=True
+    ).path
     content = pickle.loads(file.read_bytes())
     assert content["matching_heuristics"] is True
     named = detectron2_names(resnets["resnet18"].state_dict())
@@ -120,7 +122,7 @@ def test_a_wrong_name_leaves_no_file(resnets, tmp_path, monkeypatch, here):
 
 def test_unknown_colours_are_said(tmp_path, without_detectron2):
     backbone = saved_backbone(tmp_path, BackboneOptions("resnet18"), {"image_size": 64})
-    report = export_and_report(backbone, "detectron2", tmp_path / "R-18.pth")
+    report = export_backbone(backbone, "detectron2", tmp_path / "R-18.pth")
     assert "set MODEL.PIXEL_MEAN" in report.note
     assert "PIXEL_MEAN" not in report.usage
 
@@ -135,7 +137,7 @@ def test_detectron2_loads_every_weight_and_computes_the_same(resnets, tmp_path, 
     from detectron2.modeling.backbone import build_resnet_backbone
 
     file = tmp_path / f"weights{ending}"
-    report = export_and_report(resnets[name], "detectron2", file, pickle=ending == ".pkl")
+    report = export_backbone(resnets[name], "detectron2", file, pickle=ending == ".pkl")
     assert report.loader == "Detectron2's DetectionCheckpointer"
     cfg = get_cfg()
     exec(report.usage, {"cfg": cfg})
@@ -159,7 +161,7 @@ def test_names_fit_the_backbone_of_a_detector(resnets, tmp_path):
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
 
-    report = export_and_report(resnets["resnet50"], "detectron2", tmp_path / "R-50.pth")
+    report = export_backbone(resnets["resnet50"], "detectron2", tmp_path / "R-50.pth")
     cfg = get_cfg()
     exec(report.usage, {"cfg": cfg})
     stages = ["res2", "res3", "res4", "res5"]
