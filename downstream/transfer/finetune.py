@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning import seed_everything
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -124,7 +125,8 @@ def finetune(
     device: torch.device | str = "cpu",
     workers: int = 0,
     on_point: Callable[[int, Point], None] | None = None,
-) -> tuple[Tensor, Tensor, list[Point]]:
+    only: Collection[int] | None = None,
+) -> tuple[Tensor, Tensor, list[Point]] | None:
     """Train at every point of the grid, choose on validation, train again on all, and test.
 
     Each point is kept in ``folder`` when it is done, and is not trained again.
@@ -139,9 +141,10 @@ def finetune(
         device: Where it is trained.
         workers: Loader processes.
         on_point: Called with the number of a finished point and the point.
+        only: Numbers of the points to train, which ends there; ``None`` for all, and what follows.
 
     Returns:
-        Scores (N_test, C) and labels of the test pictures, and the points.
+        Scores (N_test, C) and labels of the test pictures, and the points; ``None`` with ``only``.
 
     Raises:
         RunError: If every point diverged, or a kept point cannot be read.
@@ -149,7 +152,9 @@ def finetune(
     trainer = _Trainer(backbone, task, options, seed, device, workers)
     points = []
     for number, (rate, decay) in enumerate(options.grid):
-        file = folder / f"point{number:02d}.json"
+        if only is not None and number not in only:
+            continue
+        file = point_file(folder, number)
         point = _read(file) if file.is_file() else None
         if point is None or (point.learning_rate, point.weight_decay) != (rate, decay):
             model = trainer.fit(pictures.train, rate, decay)
@@ -159,6 +164,8 @@ def finetune(
         points.append(point)
         if on_point is not None:
             on_point(number, point)
+    if only is not None:
+        return None
     best = choose(points)
     model = trainer.fit(pictures.train_val, best.learning_rate, best.weight_decay)
     if model is None:
@@ -168,6 +175,11 @@ def finetune(
         )
     scores, labels = trainer.scores(model, pictures.test)
     return scores, labels, points
+
+
+def point_file(folder: Path, number: int) -> Path:
+    """Where a finished point of the grid is kept."""
+    return folder / f"point{number:02d}.json"
 
 
 def choose(points: list[Point]) -> Point:
@@ -200,12 +212,18 @@ class _Trainer:
         self.seed, self.device, self.workers = seed, device, workers
 
     def fit(self, pictures: Dataset[Any], rate: float, decay: float) -> nn.Module | None:
-        """Train on the pictures; ``None`` where the loss is not finite any more."""
+        """Train on the pictures; ``None`` where the loss is not finite any more.
+
+        Head, order, crops and dropout follow from the seed alone, whatever was trained before.
+        """
+        with isolate_rng():
+            seed_everything(self.seed, verbose=False)
+            return self._fit(pictures, rate, decay)
+
+    def _fit(self, pictures: Dataset[Any], rate: float, decay: float) -> nn.Module | None:
         options = self.options
-        with isolate_rng(include_cuda=False):
-            torch.manual_seed(self.seed)
-            feature_dim: Any = self.backbone.feature_dim
-            head = make_head(feature_dim, self.task.outputs, "torch")
+        feature_dim: Any = self.backbone.feature_dim
+        head = make_head(feature_dim, self.task.outputs, "torch")
         backbone = copy.deepcopy(self.backbone).requires_grad_(True)
         model = nn.Sequential(backbone, nn.Flatten(), head).to(self.device).train()
         optimizer = torch.optim.SGD(

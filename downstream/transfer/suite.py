@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,8 @@ def run_finetune(
     workers: int = 0,
     partial_ok: bool = False,
     on_point: Callable[[int, Point], None] | None = None,
-) -> Outcome:
+    only: Collection[int] | None = None,
+) -> Outcome | None:
     """Train backbone and classifier at every point of the grid, and the best again on all labels.
 
     Args:
@@ -130,9 +131,10 @@ def run_finetune(
         workers: Loader processes.
         partial_ok: Whether classes may lack test pictures.
         on_point: Called with each finished point.
+        only: Numbers of the points to train, which ends there; ``None`` for all, and the test.
 
     Returns:
-        Metrics, the grid and notes.
+        Metrics, the grid and notes; ``None`` with ``only``.
 
     Raises:
         RunError: If every training diverged.
@@ -145,9 +147,12 @@ def run_finetune(
         test=TransformedDataset(data.test, plain),
     )
     task = Task(data.num_classes, data.metric == MULTI_LABEL, _metric(data, partial_ok))
-    scores, labels, points = finetune(
-        backbone, pictures, task, options, folder, seed, device, workers, on_point
+    found = finetune(
+        backbone, pictures, task, options, folder, seed, device, workers, on_point, only
     )
+    if found is None:
+        return None
+    scores, labels, points = found
     metrics = transfer_metrics(data.metric, scores, labels, data.class_names, partial_ok=partial_ok)
     diverged = sum(point.metric is None for point in points)
     notes = [f"{diverged} of {len(points)} trainings diverged."] if diverged else []

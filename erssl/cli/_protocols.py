@@ -229,8 +229,15 @@ def _schema(settings_class: type[EvaluationSettings]) -> Schema:
     return schema
 
 
-def check_same_settings(file: Path, config: Mapping[str, Any]) -> None:
+def check_same_settings(
+    file: Path, config: Mapping[str, Any], may_change: Sequence[str] = ()
+) -> None:
     """Make sure that an evaluation goes on as it began.
+
+    Args:
+        file: Its settings as it began.
+        config: Its settings now.
+        may_change: Keys that may differ, beside those of where and how it runs.
 
     Raises:
         ConfigError: Naming the first key that differs.
@@ -247,7 +254,7 @@ def check_same_settings(file: Path, config: Mapping[str, Any]) -> None:
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     for key in sorted({*before, *now}):
-        if key not in (*_MAY_CHANGE, *_DIGESTS) and before.get(key) != now.get(key):
+        if key not in (*_MAY_CHANGE, *_DIGESTS, *may_change) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "
                 "that is resumed keeps its settings, so say the same, or name a new run_dir."

@@ -2,95 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from erssl.cli._config import compose_config, nearest, schema_from
 from erssl.cli._evaluate import best_device
 from erssl.cli._help import protocol_help, quiet
-from erssl.cli._protocols import EvaluationSettings, FeatureSettings, check_same_settings
+from erssl.cli._protocols import check_same_settings
+from erssl.cli._shares import SHARED_OUT, Shares, finished, part_folder, read_shares
 from erssl.cli._subject import PIXELS, Read, read_backbone, slug
+from erssl.cli._transfer_settings import TransferSettings
 from erssl.data.options import DataOptions
 from erssl.downstream.transfer.datasets import TRANSFER_DATASETS, TransferData, load_transfer
-from erssl.downstream.transfer.finetune import FinetuneOptions, Point
+from erssl.downstream.transfer.finetune import Point
 from erssl.downstream.transfer.results import Row, markdown, published_rows, write_table
 from erssl.downstream.transfer.splits import keep_splits
 from erssl.downstream.transfer.suite import Outcome, run_finetune, run_linear
 from erssl.downstream.transfer.transforms import preprocessing_of
-from erssl.errors import ConfigError, RunError
+from erssl.errors import ConfigError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
 from erssl.paths import erssl_home
 from erssl.runs import CONFIG, RESULTS, RunDirectory, environment, make_results, write_json
-
-_OWN_PRESET = ("learning_rates", "weight_decays")
-_FINETUNE = ("steps", "batch_size", "learning_rates", "weight_decays", "momentum")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferSettings(EvaluationSettings, FeatureSettings):
-    """``configs/transfer.yaml``."""
-
-    mode: Literal["linear", "finetune"]
-    datasets: list[str] | str
-    data_root: str | None
-    download: bool
-    partial_ok: bool
-    seeds: int
-    resume: bool
-    num_workers: int | None
-    tolerance: float
-    max_iter: int
-    steps: int
-    batch_size: int
-    learning_rates: list[float]
-    weight_decays: list[float]
-    momentum: float
-
-    def __post_init__(self) -> None:
-        """Refuse values that transfer nothing."""
-        super().__post_init__()
-        for name in self.names:
-            if name not in TRANSFER_DATASETS:
-                raise ConfigError(
-                    f"datasets={name} is unknown; {nearest(name, [*TRANSFER_DATASETS, 'all'])}"
-                )
-        if not self.names:
-            raise ConfigError("datasets=[] names none; give all, or a list such as [dtd,pets].")
-        if self.data_root is None:
-            raise ConfigError("erssl transfer needs data_root=<the folder of the data sets>.")
-        if self.seeds < 1 or self.max_iter < 1 or not 0 < self.tolerance < math.inf:
-            raise ConfigError(
-                "seeds and max_iter must be at least 1 and tolerance above 0 but are "
-                f"{self.seeds}, {self.max_iter} and {self.tolerance}."
-            )
-        if self.resume and self.run_dir is None:
-            raise ConfigError("resume=true needs run_dir=<the suite to go on with>.")
-        if self.plots:
-            raise ConfigError("erssl transfer draws transfer.png anyway; leave plots out.")
-
-    @property
-    def names(self) -> list[str]:
-        """The data sets, each once, in the suite's order."""
-        said = [self.datasets] if isinstance(self.datasets, str) else self.datasets
-        if said == ["all"]:
-            return list(TRANSFER_DATASETS)
-        return [*dict.fromkeys(said)]
-
-    @property
-    def grid(self) -> FinetuneOptions:
-        """What fine-tuning tries."""
-        own = {key: getattr(self, key) for key in _FINETUNE}
-        return FinetuneOptions(**own | {key: tuple(own[key]) for key in _OWN_PRESET})
 
 
 def help_text() -> str:
@@ -102,6 +42,7 @@ def help_text() -> str:
             "erssl transfer checkpoint=runs/mine data_root=/data datasets=[dtd,pets,cifar10]",
             "erssl transfer checkpoint=zoo:swav_800ep data_root=/data download=true",
             "erssl transfer checkpoint=resnet50.pth mode=finetune data_root=/data run_dir=runs/t",
+            "erssl transfer checkpoint=resnet50.pth mode=finetune data_root=/data --multirun",
         ),
     )
 
@@ -109,103 +50,134 @@ def help_text() -> str:
 def run(words: Sequence[str]) -> int:
     """Judge a backbone by what it is worth elsewhere."""
     quiet()
-    schema = schema_from(TransferSettings)
-    for word in words:
-        key = word.partition("=")[0]
-        if key.partition(".")[0] not in schema:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, schema)}")
-    config = compose_config(
-        "transfer", list(words), lambda _: schema, {"preset": "preset/transfer"}
-    )
-    transfer(TransferSettings(**config), Console())
+    settings, shares = read_shares(words)
+    transfer(settings, Console(), shares)
     return 0
 
 
-def transfer(settings: TransferSettings, console: Console) -> list[dict[str, Any]]:
+def transfer(
+    settings: TransferSettings, console: Console, shares: Shares | None = None
+) -> list[dict[str, Any]]:
     """Run the suite; every data set leaves its own ``results.json``, all together one table.
 
+    Args:
+        settings: The suite.
+        console: Where results and the table go.
+        shares: Does it side by side; ``None`` for one data set after another.
+
     Returns:
-        The content of the ``results.json`` of each data set and seed.
+        The content of the ``results.json`` of each data set and seed; nothing where only points of
+        the grid were asked for.
 
     Raises:
-        ErsslError: If it cannot be done.
+        ErsslError: If it cannot be done. All data sets are opened before the first is computed on.
     """
-    grid = settings.grid
     if settings.checkpoint == PIXELS:
         raise ConfigError("checkpoint=pixels has no weights to transfer; name a backbone.")
     read = read_backbone(settings)
-    folder = _folder(settings, read)
+    folder = _open_folder(settings, read)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    results: dict[tuple[int, str], dict[str, Any]] = {}
+    parts = []
+    for seed, name in product(seeds, settings.names):
+        done = finished(part_folder(folder, seed, name))
+        if done is None:
+            parts.append(_open(settings, folder, seed, name))
+        else:
+            results[seed, name] = done
+    if shares is not None:
+        shares.run(folder, [(part.seed, part.data.name) for part in parts])
+    for part in parts:
+        done = finished(part.place) or _one(part, settings, read, console)
+        if done is not None:
+            results[part.seed, part.data.name] = done
+    if settings.points is not None:
+        points = f"Points {', '.join(map(str, settings.points))} of the grid are in {folder}"
+        sentence = f"{points}; choose among all, and test, with resume=true."
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        return []
+    ordered = [results[key] for key in product(seeds, settings.names)]
+    _tell(settings, read, folder, ordered, console)
+    return ordered
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One data set with one seed.
+
+    Attributes:
+        data: The data set.
+        seed: Of splits and training.
+        place: Where its results go.
+        splits: SHA-256 of each split.
+    """
+
+    data: TransferData
+    seed: int
+    place: Path
+    splits: dict[str, str]
+
+
+def _open_folder(settings: TransferSettings, read: Read) -> Path:
+    """The suite's folder, with its settings."""
     config = {**asdict(settings), "weights": weights_digest(read.backbone)}
+    if settings.run_dir is not None:
+        folder = Path(settings.run_dir).expanduser()
+    else:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        folder = Path("runs") / f"transfer-{settings.mode}-{slug(read.name)}-{stamp}"
     run_dir = RunDirectory(folder, settings.resume, settings.overwrite, resume_from=CONFIG)
     if settings.resume:
-        check_same_settings(folder / CONFIG, config)
-    run_dir.write_config(config)
-    results = []
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        for name in settings.names:
-            place = folder / f"seed{seed}" / name
-            done = _finished(place) if settings.resume else None
-            if done is None:
-                done = _one(name, settings, grid, read, seed, place, console)
-            results.append(done)
-            value = done["metrics"][TRANSFER_DATASETS[name].metric]
-            console.print(f"{name}: {value:.1%} ({TRANSFER_DATASETS[name].metric})")
-    rows = [_ours(read.name, results), *published_rows(settings.mode)]
-    write_table(folder, rows, settings.names, settings.mode)
-    console.print(f"\n{markdown(rows, settings.names)}", highlight=False, markup=False)
-    console.print(f"\nResults: {folder}", highlight=False, markup=False, soft_wrap=True)
-    return results
+        check_same_settings(folder / CONFIG, config, SHARED_OUT)
+    else:
+        run_dir.write_config(config)
+    return folder
+
+
+def _open(settings: TransferSettings, folder: Path, seed: int, name: str) -> _Part:
+    root = Path(str(settings.data_root)).expanduser()
+    data = load_transfer(name, root, settings.download, seed, settings.partial_ok)
+    place = part_folder(folder, seed, name)
+    place.mkdir(parents=True, exist_ok=True)
+    return _Part(data, seed, place, keep_splits(place, data))
 
 
 def _one(
-    name: str,
-    settings: TransferSettings,
-    grid: FinetuneOptions,
-    read: Read,
-    seed: int,
-    place: Path,
-    console: Console,
-) -> dict[str, Any]:
+    part: _Part, settings: TransferSettings, read: Read, console: Console
+) -> dict[str, Any] | None:
+    """What a data set comes to; ``None`` where only points of the grid were asked for."""
     began = time.perf_counter()
-    root = Path(str(settings.data_root)).expanduser()
-    data = load_transfer(name, root, settings.download, seed, settings.partial_ok)
-    place.mkdir(parents=True, exist_ok=True)
-    digests = keep_splits(place, data)
-    device = best_device()
-    outcome = _judge(settings, grid, read, data, place, seed, device, console)
+    data, device = part.data, best_device()
+    outcome = _judge(settings, read, part, device, console)
+    if outcome is None:
+        return None
     for note in outcome.notes:
-        console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{data.name}: {note}", highlight=False, markup=False, soft_wrap=True)
     protocol = f"transfer_{settings.mode}"
-    facts = {"splits": digests, "counts": data.counts, "complete": data.complete}
+    facts = {"splits": part.splits, "counts": data.counts, "complete": data.complete}
     results = make_results(
         protocol=protocol,
-        dataset=name,
+        dataset=data.name,
         method=read.name,
         metrics=outcome.metrics,
-        seed=seed,
+        seed=part.seed,
         config={**asdict(settings), **facts, **outcome.facts, "notes": outcome.notes},
         environment=environment(device),
         wall_seconds=time.perf_counter() - began,
-        published=published(protocol, name) if data.complete else None,
+        published=published(protocol, data.name) if data.complete else None,
     )
-    write_json(place / RESULTS, results)
+    write_json(part.place / RESULTS, results)
     return results
 
 
 def _judge(
-    settings: TransferSettings,
-    grid: FinetuneOptions,
-    read: Read,
-    data: TransferData,
-    place: Path,
-    seed: int,
-    device: torch.device,
-    console: Console,
-) -> Outcome:
-    preprocessing = preprocessing_of(read.preprocessing)
+    settings: TransferSettings, read: Read, part: _Part, device: torch.device, console: Console
+) -> Outcome | None:
+    data, preprocessing = part.data, preprocessing_of(read.preprocessing)
     workers = DataOptions(num_workers=settings.num_workers).workers
     backbone = read.backbone.to(device)
     if settings.mode == "finetune":
+        grid = settings.grid
 
         def tell(number: int, point: Point) -> None:
             shown = "diverged" if point.metric is None else f"{point.metric:.1%}"
@@ -218,12 +190,13 @@ def _judge(
             data,
             preprocessing,
             grid,
-            place,
-            seed,
+            part.place,
+            part.seed,
             device,
             workers,
             settings.partial_ok,
             tell,
+            settings.points,
         )
     home = Path(settings.cache_dir).expanduser() if settings.cache_dir else None
     extraction = {
@@ -244,26 +217,24 @@ def _judge(
     )
 
 
-def _folder(settings: TransferSettings, read: Read) -> Path:
-    if settings.run_dir is not None:
-        return Path(settings.run_dir).expanduser()
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"transfer-{settings.mode}-{slug(read.name)}-{stamp}"
-
-
-def _finished(place: Path) -> dict[str, Any] | None:
-    """The result of a data set that is finished, as its file has it."""
-    file = place / RESULTS
-    if not file.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        found["metrics"][TRANSFER_DATASETS[found["dataset"]].metric]
-        return found
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{file} is not what the suite writes; delete it, or start again with overwrite=true."
-        ) from error
+def _tell(
+    settings: TransferSettings,
+    read: Read,
+    folder: Path,
+    results: Sequence[Mapping[str, Any]],
+    console: Console,
+) -> None:
+    """Each result, and the table unless it is left to another process."""
+    for result in results:
+        metric = TRANSFER_DATASETS[result["dataset"]].metric
+        value = f"{result['dataset']}: {result['metrics'][metric]:.1%} ({metric})"
+        console.print(value, highlight=False)
+    if not settings.table:
+        return
+    rows = [_ours(read.name, results), *published_rows(settings.mode)]
+    write_table(folder, rows, settings.names, settings.mode)
+    console.print(f"\n{markdown(rows, settings.names)}", highlight=False, markup=False)
+    console.print(f"\nResults: {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _ours(name: str, results: Sequence[Mapping[str, Any]]) -> Row:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from erssl.downstream.transfer import finetune as module
 from erssl.downstream.transfer.finetune import (
@@ -38,6 +38,25 @@ def split(n, seed, multi_label=False):
 def pictures(multi_label=False):
     parts = [split(n, seed, multi_label) for seed, n in enumerate((24, 12, 36, 20))]
     return Pictures(*parts)
+
+
+class Crops(Dataset):
+    """Pictures that are drawn anew each time, as random crops are."""
+
+    def __init__(self, pictures):
+        self.pictures = pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        image, label = self.pictures[index]
+        return image + 0.3 * torch.randn_like(image), label
+
+
+def crops():
+    plain = pictures()
+    return Pictures(Crops(plain.train), plain.val, Crops(plain.train_val), plain.test)
 
 
 def accuracy(scores, labels):
@@ -99,7 +118,7 @@ def test_one_training_is_sgd_with_nesterov_and_a_cosine_per_step(tmp_path, monke
 
 def test_finished_points_are_not_trained_again(tmp_path, monkeypatch):
     task = Task(2, False, accuracy)
-    first = finetune(backbone(), pictures(), task, TINY, tmp_path)
+    first = finetune(backbone(), crops(), task, TINY, tmp_path)
     (tmp_path / "point02.json").unlink()  # as a kill leaves it
     trained = []
     fit = module._Trainer.fit
@@ -109,7 +128,7 @@ def test_finished_points_are_not_trained_again(tmp_path, monkeypatch):
         return fit(self, data, rate, decay)
 
     monkeypatch.setattr(module._Trainer, "fit", counted)
-    again = finetune(backbone(), pictures(), task, TINY, tmp_path)
+    again = finetune(backbone(), crops(), task, TINY, tmp_path)
     best = choose(first[2])
     assert trained == [TINY.grid[2], (best.learning_rate, best.weight_decay)]
     torch.testing.assert_close(again[0], first[0], rtol=0, atol=0)
@@ -117,6 +136,19 @@ def test_finished_points_are_not_trained_again(tmp_path, monkeypatch):
     (tmp_path / "point00.json").write_text("{")
     with pytest.raises(RunError, match=r"point00.json is not what a fine-tuning leaves"):
         finetune(backbone(), pictures(), task, TINY, tmp_path)
+
+
+def test_a_point_is_the_same_alone_and_among_others(tmp_path):
+    """Its crops too: what was trained before it has drawn from other random numbers."""
+    (tmp_path / "alone").mkdir()
+    task = Task(2, False, lambda scores, labels: float(scores.double().sum()))
+    every = finetune(backbone(), crops(), task, TINY, tmp_path)[2]
+    before = torch.get_rng_state()
+    arguments = (backbone(), crops(), task, TINY, tmp_path / "alone")
+    assert finetune(*arguments, only=[3]) is None
+    assert torch.equal(torch.get_rng_state(), before)
+    alone = finetune(*arguments)[2]
+    assert alone == every
 
 
 def test_a_training_that_diverges_is_left_out_of_the_choice(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from erssl.cli import _shares
 from erssl.cli import transfer as command
 from erssl.cli.main import main
 from erssl.downstream.transfer.datasets import load_transfer
@@ -65,20 +66,26 @@ def test_seeds_give_mean_and_deviation(words, tmp_path):
 
 def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(words, tmp_path, monkeypatch):
     original = command.load_transfer
+    judge = command._judge
     loaded = []
 
-    def dies_at_flowers(name, *args):
+    def load(name, *args):
         loaded.append(name)
-        if name == "flowers" and len(loaded) == 2:
-            raise KeyboardInterrupt
         return original(name, *args)
 
-    monkeypatch.setattr(command, "load_transfer", dies_at_flowers)
-    with pytest.raises(KeyboardInterrupt):
-        command.run(words)
+    def dies_at_flowers(settings, read, part, *args):
+        if part.data.name == "flowers":
+            raise KeyboardInterrupt
+        return judge(settings, read, part, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_judge", dies_at_flowers)
+        with pytest.raises(KeyboardInterrupt):
+            command.run(words)
+    monkeypatch.setattr(command, "load_transfer", load)
     first = results(tmp_path, "aircraft")
     assert main(["transfer", *words, "resume=true"]) == 0
-    assert loaded == ["aircraft", "flowers", "flowers"]
+    assert loaded == ["flowers"]  # what is finished is not even opened
     assert results(tmp_path, "aircraft") == first
 
 
@@ -100,6 +107,64 @@ def test_finetune_chooses_on_val_and_tests_once(words, tmp_path):
     assert [p["learning_rate"] for p in found["config"]["grid"]] == [0.01, 0.001]
     assert set(found["metrics"]) >= {"top1", "mean_per_class"}
     assert found["protocol"] == "transfer_finetune"
+
+
+GRID = [
+    *("mode=finetune", "steps=3", "batch_size=4"),
+    *("learning_rates=[0.01,0.001]", "weight_decays=[0.0]"),
+]
+
+
+def facts(path, name):
+    """What a data set came to, without what differs by place and time."""
+    found = results(path, name)
+    return found["metrics"], found["config"].get("grid"), found["config"]["splits"]
+
+
+@pytest.mark.slow
+def test_side_by_side_is_the_same_as_one_after_another(words, tmp_path, capfd):
+    own = [*words[:-1], *GRID, "datasets=[aircraft]"]
+    assert main(["transfer", *own, f"run_dir={tmp_path / 'suite'}"]) == 0
+    (tmp_path / "other").mkdir()
+    there = f"run_dir={tmp_path / 'other' / 'suite'}"
+    assert main(["transfer", *own, there, "--multirun", "jobs=2"]) == 0
+    assert facts(tmp_path / "other", "aircraft") == facts(tmp_path, "aircraft")
+    tables = [p / "suite" / "transfer.csv" for p in (tmp_path, tmp_path / "other")]
+    assert tables[0].read_text() == tables[1].read_text()
+    assert capfd.readouterr().out.count("| MVEB (published) |") == 2  # by the command alone
+
+
+def test_only_points_that_are_missing_are_shared_out(words, tmp_path, monkeypatch):
+    """A point that was finished by hand, as on another machine, is not trained again."""
+    own = [*words, *GRID, "datasets=[flowers]"]
+    assert main(["transfer", *own, "points=[1]"]) == 0
+    folder = tmp_path / "suite" / "seed0" / "flowers"
+    assert {p.name for p in folder.glob("*.json")} == {"point01.json", "flowers-splits.json"}
+    before = (folder / "point01.json").stat().st_mtime_ns
+    launched = []
+
+    def here(commands, *_):
+        launched.extend(commands)
+        assert [main(list(words)) for words in commands] == [0] * len(commands)
+
+    monkeypatch.setattr(_shares, "launch", here)
+    shared = ["datasets=flowers", "resume=true", "-m"]
+    assert main(["transfer", *own[:-1], *shared]) == 0
+    assert ["points=[0]" in words for words in launched] == [True, False]
+    assert not any("points=[1]" in words for words in launched)
+    assert (folder / "point01.json").stat().st_mtime_ns == before
+    assert (tmp_path / "suite" / "transfer.md").is_file()
+
+
+def test_a_share_that_fails_is_named_and_the_others_are_kept(words, tmp_path, monkeypatch, capsys):
+    def first_only(commands, *_):
+        main(list(commands[0]))
+
+    monkeypatch.setattr(_shares, "launch", first_only)
+    assert main(["transfer", *words, "--multirun"]) == 2
+    error = capsys.readouterr().err
+    assert "1 of 2 shares of the suite failed" in error and "seed0/flowers/results.json" in error
+    assert results(tmp_path, "aircraft")["metrics"]
 
 
 def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
@@ -146,6 +211,13 @@ def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
         (["plots=true"], "leave plots out"),
         (["learning_rates=[0.0]"], "numbers above 0"),
         (["partial_ok=false"], "partial_ok=true"),
+        (["points=[0]"], "of the grid of mode=finetune"),
+        (["mode=finetune", "points=[20]"], "from 0 to 19"),
+        (["jobs=2"], "add --multirun"),
+        (["hydra/launcher=joblib"], "add --multirun"),
+        (["jobs=0", "--multirun"], "at least 1"),
+        (["table=false", "--multirun"], "leave out points= and table="),
+        (["jobs=2", "hydra/launcher=basic", "--multirun"], "leave out jobs="),
     ],
 )
 def test_wrong_words_are_one_sentence(words, own, sentence, capsys):

@@ -1,0 +1,105 @@
+"""The settings of ``erssl transfer``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from erssl.cli._config import compose_config, nearest, schema_from
+from erssl.cli._protocols import EvaluationSettings, FeatureSettings
+from erssl.downstream.transfer.datasets import TRANSFER_DATASETS
+from erssl.downstream.transfer.finetune import FinetuneOptions
+from erssl.errors import ConfigError
+
+_OWN_PRESET = ("learning_rates", "weight_decays")
+_FINETUNE = ("steps", "batch_size", "learning_rates", "weight_decays", "momentum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings(EvaluationSettings, FeatureSettings):
+    """``configs/transfer.yaml``."""
+
+    mode: Literal["linear", "finetune"]
+    datasets: list[str] | str
+    data_root: str | None
+    download: bool
+    partial_ok: bool
+    seeds: int
+    resume: bool
+    num_workers: int | None
+    tolerance: float
+    max_iter: int
+    steps: int
+    batch_size: int
+    learning_rates: list[float]
+    weight_decays: list[float]
+    momentum: float
+    jobs: int | None
+    points: list[int] | None
+    table: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values that transfer nothing."""
+        super().__post_init__()
+        for name in self.names:
+            if name not in TRANSFER_DATASETS:
+                raise ConfigError(
+                    f"datasets={name} is unknown; {nearest(name, [*TRANSFER_DATASETS, 'all'])}"
+                )
+        if not self.names:
+            raise ConfigError("datasets=[] names none; give all, or a list such as [dtd,pets].")
+        if self.data_root is None:
+            raise ConfigError("erssl transfer needs data_root=<the folder of the data sets>.")
+        if self.seeds < 1 or self.max_iter < 1 or not 0 < self.tolerance < math.inf:
+            raise ConfigError(
+                "seeds and max_iter must be at least 1 and tolerance above 0 but are "
+                f"{self.seeds}, {self.max_iter} and {self.tolerance}."
+            )
+        if self.resume and self.run_dir is None:
+            raise ConfigError("resume=true needs run_dir=<the suite to go on with>.")
+        if self.plots:
+            raise ConfigError("erssl transfer draws transfer.png anyway; leave plots out.")
+        if self.jobs is not None and self.jobs < 1:
+            raise ConfigError(f"jobs={self.jobs} must be at least 1.")
+        last = len(self.grid.grid) - 1
+        if self.points is not None:
+            self._check_points(self.points, last)
+
+    def _check_points(self, points: list[int], last: int) -> None:
+        if self.mode != "finetune":
+            raise ConfigError("points= are of the grid of mode=finetune; leave it out.")
+        if not points or min(points) < 0 or max(points) > last:
+            raise ConfigError(f"points={points} must be numbers of the grid, from 0 to {last}.")
+
+    @property
+    def names(self) -> list[str]:
+        """The data sets, each once, in the suite's order."""
+        said = [self.datasets] if isinstance(self.datasets, str) else self.datasets
+        if said == ["all"]:
+            return list(TRANSFER_DATASETS)
+        return [*dict.fromkeys(said)]
+
+    @property
+    def grid(self) -> FinetuneOptions:
+        """What fine-tuning tries."""
+        own = {key: getattr(self, key) for key in _FINETUNE}
+        return FinetuneOptions(**own | {key: tuple(own[key]) for key in _OWN_PRESET})
+
+
+def read_transfer(words: Sequence[str]) -> TransferSettings:
+    """Settings of the suite.
+
+    Raises:
+        ConfigError: If a key or value is unknown.
+    """
+    schema = schema_from(TransferSettings)
+    for word in words:
+        key = word.partition("=")[0]
+        if key.partition(".")[0] not in schema:
+            raise ConfigError(f"The key {key} is unknown; {nearest(key, schema)}")
+    config = compose_config(
+        "transfer", list(words), lambda _: schema, {"preset": "preset/transfer"}
+    )
+    return TransferSettings(**config)
