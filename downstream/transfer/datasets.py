@@ -11,13 +11,21 @@ import numpy as np
 from erssl.data.checks import check_choice, check_switch, check_whole
 from erssl.data.datasets import PicturesInMemory
 from erssl.data.folders import named
+from erssl.data.images import find_unreadable
 from erssl.downstream.transfer.metrics import Metric
 from erssl.downstream.transfer.pictures import Found, Pictures, take, targets_of
 from erssl.downstream.transfer.splits import SPLITS, Indices, draw_validation
 from erssl.downstream.transfer.table import TRANSFER_DATASETS, TransferDataset
 from erssl.errors import DataError
 
-__all__ = ["TRANSFER_DATASETS", "TransferData", "TransferDataset", "load_transfer", "targets_of"]
+__all__ = [
+    "TRANSFER_DATASETS",
+    "TransferData",
+    "TransferDataset",
+    "check_pictures",
+    "load_transfer",
+    "targets_of",
+]
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,26 @@ def load_transfer(
             "files there."
         ) from error
     return _assemble(row, folder, seed, found, partial_ok)
+
+
+def check_pictures(data: TransferData, workers: int = 1) -> None:
+    """Decode every picture file once.
+
+    Args:
+        data: The data set.
+        workers: Threads to decode with.
+
+    Raises:
+        DataError: If a picture cannot be read.
+    """
+    files = (p for p in (data.train_val, data.test) if not isinstance(p, PicturesInMemory))
+    faults = find_unreadable([path for part in files for path, _ in part.samples], workers)
+    if faults:
+        names = named(str(Path(path).relative_to(data.root)) for path, _ in faults)
+        raise DataError(
+            f"{data.name} in {data.root} has {len(faults)} pictures that cannot be read ({names}; "
+            f"the first: {faults[0][1]}); put the original files there."
+        )
 
 
 def _assemble(

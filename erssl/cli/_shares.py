@@ -18,7 +18,7 @@ from erssl.errors import ConfigError, RunError
 from erssl.runs import RESULTS
 
 # What the processes of one suite say differently: which share is theirs.
-SHARED_OUT = ("datasets", "seed", "seeds", "points", "table", "jobs")
+SHARED_OUT = ("datasets", "seed", "seeds", "points", "table", "jobs", "verify")
 _STATE = ("run_dir", "resume", "overwrite", "download")
 
 
@@ -62,7 +62,7 @@ class Shares:
     def _share(self, folder: Path, seed: int, name: str, point: int | None = None) -> list[str]:
         """The command of one share."""
         kept = [w for w in self.words if w.partition("=")[0] not in (*SHARED_OUT, *_STATE)]
-        own = [f"datasets=[{name}]", f"seed={seed}", "seeds=1", "table=false"]
+        own = [f"datasets=[{name}]", f"seed={seed}", "seeds=1", "table=false", "verify=false"]
         if self.settings.num_workers is None:
             cores = (os.cpu_count() or 1) // count_jobs(self.settings.jobs)
             own.append(f"num_workers={min(8, max(0, cores - 1))}")

@@ -39,6 +39,7 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
     jobs: int | None
     points: list[int] | None
     table: bool
+    verify: bool
 
     def __post_init__(self) -> None:
         """Refuse values that transfer nothing."""

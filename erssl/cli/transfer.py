@@ -20,7 +20,12 @@ from erssl.cli._shares import SHARED_OUT, Shares, finished, part_folder, read_sh
 from erssl.cli._subject import PIXELS, Read, read_backbone, slug
 from erssl.cli._transfer_settings import TransferSettings
 from erssl.data.options import DataOptions
-from erssl.downstream.transfer.datasets import TRANSFER_DATASETS, TransferData, load_transfer
+from erssl.downstream.transfer.datasets import (
+    TRANSFER_DATASETS,
+    TransferData,
+    check_pictures,
+    load_transfer,
+)
 from erssl.downstream.transfer.finetune import Point
 from erssl.downstream.transfer.results import Row, markdown, published_rows, write_table
 from erssl.downstream.transfer.splits import keep_splits
@@ -75,16 +80,16 @@ def transfer(
     if settings.checkpoint == PIXELS:
         raise ConfigError("checkpoint=pixels has no weights to transfer; name a backbone.")
     read = read_backbone(settings)
-    folder = _open_folder(settings, read)
+    config = {**asdict(settings), "weights": weights_digest(read.backbone)}
+    run_dir = _open_folder(settings, read, config)
+    folder = run_dir.path
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    results: dict[tuple[int, str], dict[str, Any]] = {}
-    parts = []
-    for seed, name in product(seeds, settings.names):
-        done = finished(part_folder(folder, seed, name))
-        if done is None:
-            parts.append(_open(settings, folder, seed, name))
-        else:
-            results[seed, name] = done
+    keys = list(product(seeds, settings.names))
+    results = {key: done for key in keys if (done := finished(part_folder(folder, *key)))}
+    loaded = {key: _load(settings, *key) for key in keys if key not in results}
+    if not settings.resume:
+        run_dir.write_config(config)
+    parts = [_open(folder, seed, data) for (seed, _), data in loaded.items()]
     if shares is not None:
         shares.run(folder, [(part.seed, part.data.name) for part in parts])
     for part in parts:
@@ -96,7 +101,7 @@ def transfer(
         sentence = f"{points}; choose among all, and test, with resume=true."
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         return []
-    ordered = [results[key] for key in product(seeds, settings.names)]
+    ordered = [results[key] for key in keys]
     _tell(settings, read, folder, ordered, console)
     return ordered
 
@@ -118,9 +123,8 @@ class _Part:
     splits: dict[str, str]
 
 
-def _open_folder(settings: TransferSettings, read: Read) -> Path:
-    """The suite's folder, with its settings."""
-    config = {**asdict(settings), "weights": weights_digest(read.backbone)}
+def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:
+    """The suite's folder, once what is in it agrees with what was asked for."""
     if settings.run_dir is not None:
         folder = Path(settings.run_dir).expanduser()
     else:
@@ -129,15 +133,19 @@ def _open_folder(settings: TransferSettings, read: Read) -> Path:
     run_dir = RunDirectory(folder, settings.resume, settings.overwrite, resume_from=CONFIG)
     if settings.resume:
         check_same_settings(folder / CONFIG, config, SHARED_OUT)
-    else:
-        run_dir.write_config(config)
-    return folder
+    return run_dir
 
 
-def _open(settings: TransferSettings, folder: Path, seed: int, name: str) -> _Part:
+def _load(settings: TransferSettings, seed: int, name: str) -> TransferData:
     root = Path(str(settings.data_root)).expanduser()
     data = load_transfer(name, root, settings.download, seed, settings.partial_ok)
-    place = part_folder(folder, seed, name)
+    if settings.mode == "finetune" and settings.verify and seed == settings.seed:
+        check_pictures(data, DataOptions(num_workers=settings.num_workers).workers + 1)
+    return data
+
+
+def _open(folder: Path, seed: int, data: TransferData) -> _Part:
+    place = part_folder(folder, seed, data.name)
     place.mkdir(parents=True, exist_ok=True)
     return _Part(data, seed, place, keep_splits(place, data))
 

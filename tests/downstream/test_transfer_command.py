@@ -167,6 +167,24 @@ def test_a_share_that_fails_is_named_and_the_others_are_kept(words, tmp_path, mo
     assert results(tmp_path, "aircraft")["metrics"]
 
 
+@pytest.mark.parametrize("mode", ["linear", "finetune"])
+def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_trained(
+    words, tmp_path, mode, capsys
+):
+    """The last one: a test picture, which fine-tuning would come to after all its trainings."""
+    broken = sorted((tmp_path / "flowers-102" / "jpg").iterdir())[-1]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:300])
+    assert main(["transfer", *words, *GRID, f"mode={mode}", "datasets=[flowers]"]) == 2
+    error = capsys.readouterr().err
+    assert broken.name in error and error.count("\n") == 1
+    folder = tmp_path / "suite" / "seed0" / "flowers"
+    assert not list(folder.glob("point*")) and not (folder / "results.json").exists()
+    broken.write_bytes(whole)
+    again = "resume=true" if mode == "linear" else "overwrite=false"  # nothing was begun
+    assert main(["transfer", *words, *GRID, f"mode={mode}", "datasets=[flowers]", again]) == 0
+
+
 def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
     """Its own features, its own fit at the penalty that was chosen."""
     from sklearn.linear_model import LogisticRegression
