@@ -6,6 +6,7 @@ Source: Kornblith et al. 2019, §A.5; SimCLR (arXiv 2002.05709) §B.8; MVEB §6.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -14,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import seed_everything
@@ -21,6 +23,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from erssl.data.labelled import DrawnPictures
 from erssl.data.module import make_loader
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import cosine, make_head
@@ -250,19 +253,29 @@ class _Trainer:
         return scores, labels
 
     def _batches(self, pictures: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        """As many full batches as there are steps, the pictures drawn anew each time around."""
+        """As many full batches as there are steps, the pictures drawn anew each time around.
+
+        Order and crops depend on seed, round and picture alone, not on the number of loader
+        processes.
+        """
         count = len(pictures)  # type: ignore[arg-type]
-        size, done, epoch = min(self.options.batch_size, count), 0, 0
-        while done < self.options.steps:
+        size, done = min(self.options.batch_size, count), 0
+        drawn = DrawnPictures(pictures, self.seed)
+        for epoch in itertools.count():
+            order = np.random.RandomState([self.seed, epoch]).permutation(count).tolist()
             loader = make_loader(
-                pictures, size, self.workers, self.seed, epoch, shuffle=True, drop_last=True
+                drawn,
+                size,
+                self.workers,
+                self.seed,
+                sampler=[(epoch, index) for index in order],
+                drop_last=True,
             )
             for images, labels in loader:
                 yield images, labels
                 done += 1
                 if done == self.options.steps:
                     return
-            epoch += 1
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         if self.task.multi_label:

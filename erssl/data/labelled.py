@@ -46,14 +46,14 @@ class DrawnPictures(Dataset[tuple[Tensor, int]]):
     goes on with the crops that it would have had.
     """
 
-    def __init__(self, pictures: TransformedDataset, seed: int) -> None:
+    def __init__(self, pictures: Dataset[Any], seed: int) -> None:
         """Take pictures whose transform draws from torch's global generator."""
         self.pictures = pictures
         self.seed = seed
 
     def __len__(self) -> int:
         """Number of pictures."""
-        return len(self.pictures)
+        return len(self.pictures)  # type: ignore[arg-type]
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
         """The crop of an epoch from a picture, and its class number."""
@@ -62,7 +62,8 @@ class DrawnPictures(Dataset[tuple[Tensor, int]]):
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(int(state))  # not that of a GPU, as torch.manual_seed
         try:
-            return self.pictures[index]
+            drawn: tuple[Tensor, int] = self.pictures[index]
+            return drawn
         finally:
             torch.set_rng_state(before)
 

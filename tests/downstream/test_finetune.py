@@ -151,6 +151,25 @@ def test_a_point_is_the_same_alone_and_among_others(tmp_path):
     assert alone == every
 
 
+def test_crops_do_not_depend_on_the_number_of_loader_processes():
+    def batches(workers):
+        trainer = module._Trainer(backbone(), Task(2, False, accuracy), TINY, 3, "cpu", workers)
+        return list(trainer._batches(crops().train))
+
+    torch.testing.assert_close(batches(2), batches(0), rtol=0, atol=0)
+
+
+def test_every_round_draws_each_picture_once_in_an_order_and_with_crops_of_its_own():
+    numbered = TensorDataset(torch.zeros(24, 1), torch.arange(24))
+    trainer = module._Trainer(backbone(), Task(2, False, accuracy), TINY, 3, "cpu", 0)
+    batches = list(trainer._batches(Crops(numbered)))
+    assert len(batches) == TINY.steps  # of 8 pictures each, three a round
+    rounds = [torch.cat([labels for _, labels in batches[k : k + 3]]) for k in (0, 3)]
+    assert all(sorted(order.tolist()) == list(range(24)) for order in rounds)
+    assert not torch.equal(*rounds)
+    assert len(torch.cat([images for images, _ in batches]).unique()) == 64
+
+
 def test_a_training_that_diverges_is_left_out_of_the_choice(tmp_path):
     options = FinetuneOptions(60, 8, (0.1, 1e20), (0.0,))
     points = finetune(backbone(), pictures(), Task(2, False, accuracy), options, tmp_path)[2]
