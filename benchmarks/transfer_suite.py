@@ -29,10 +29,10 @@ from erssl.runs import environment, write_json
 DATASETS = ("caltech101", "cars", "cifar10", "cifar100", "dtd", "food", "pets", "sun397", "voc2007")
 COMMON = (f"datasets=[{','.join(DATASETS)}]", "partial_ok=true", "num_workers=1")
 MODES = {
-    "linear": ("mode=linear", "seeds=3"),
+    "linear": ("mode=linear", "seeds=2"),
     "finetune": (
-        *("mode=finetune", "steps=60", "batch_size=32"),
-        *("learning_rates=[0.001,0.01,0.1]", "weight_decays=[0.0,0.0001]"),
+        *("mode=finetune", "steps=20", "batch_size=32"),
+        *("learning_rates=[0.003,0.03,0.3]", "weight_decays=[0.0001]"),
     ),
 }
 ROWS = ("pretrained", "untrained")

@@ -102,7 +102,8 @@ def transfer(
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         return []
     ordered = [results[key] for key in keys]
-    _tell(settings, read, folder, ordered, console)
+    if settings.table:
+        _show_table(settings, read, folder, ordered, console)
     return ordered
 
 
@@ -175,6 +176,9 @@ def _one(
         published=published(protocol, data.name) if data.complete else None,
     )
     write_json(part.place / RESULTS, results)
+    metric = TRANSFER_DATASETS[data.name].metric
+    value = f"{data.name}: {outcome.metrics[metric]:.1%} ({metric})"
+    console.print(value, highlight=False)
     return results
 
 
@@ -225,20 +229,14 @@ def _judge(
     )
 
 
-def _tell(
+def _show_table(
     settings: TransferSettings,
     read: Read,
     folder: Path,
     results: Sequence[Mapping[str, Any]],
     console: Console,
 ) -> None:
-    """Each result, and the table unless it is left to another process."""
-    for result in results:
-        metric = TRANSFER_DATASETS[result["dataset"]].metric
-        value = f"{result['dataset']}: {result['metrics'][metric]:.1%} ({metric})"
-        console.print(value, highlight=False)
-    if not settings.table:
-        return
+    """The table, among the published rows."""
     rows = [_ours(read.name, results), *published_rows(settings.mode)]
     write_table(folder, rows, settings.names, settings.mode)
     console.print(f"\n{markdown(rows, settings.names)}", highlight=False, markup=False)
