@@ -64,6 +64,8 @@ class FinetuneOptions:
         decays = self.weight_decays
         if not decays or not all(0 <= decay < math.inf for decay in decays):
             raise ConfigError(f"weight_decays={list(decays)} must be numbers of at least 0.")
+        if not 0 < self.momentum < 1:
+            raise ConfigError(f"momentum={self.momentum} must lie between 0 and 1 (Nesterov's).")
 
     @property
     def grid(self) -> list[tuple[float, float]]:

@@ -192,6 +192,8 @@ def test_of_equal_points_the_smaller_rates_are_chosen():
         ({"learning_rates": (0.0,)}, "numbers above 0"),
         ({"weight_decays": (-1.0,)}, "numbers of at least 0"),
         ({"weight_decays": (math.inf,)}, "numbers of at least 0"),
+        ({"momentum": 0.0}, "between 0 and 1"),
+        ({"momentum": 1.0}, "between 0 and 1"),
     ],
 )
 def test_grids_that_train_nothing_are_refused(wrong, sentence):
