@@ -142,7 +142,7 @@ def finetune(
         task: What is learnt.
         options: The grid.
         folder: Where finished points are kept.
-        seed: Of the head and of the order.
+        seed: Of the head, the order and the crops.
         device: Where it is trained.
         workers: Loader processes.
         on_point: Called with the number of a finished point and the point.
@@ -163,7 +163,7 @@ def finetune(
         point = _read(file) if file.is_file() else None
         if point is None or (point.learning_rate, point.weight_decay) != (rate, decay):
             model = trainer.fit(pictures.train, rate, decay)
-            value = None if model is None else task.metric(*trainer.scores(model, pictures.val))
+            value = None if model is None else _value(task, *trainer.scores(model, pictures.val))
             point = Point(rate, decay, value)
             write_json(file, asdict(point))
         points.append(point)
@@ -173,13 +173,18 @@ def finetune(
         return None
     best = choose(points)
     model = trainer.fit(pictures.train_val, best.learning_rate, best.weight_decay)
-    if model is None:
+    found = None if model is None else trainer.scores(model, pictures.test)
+    if found is None or not found[0].isfinite().all():
         raise RunError(
             f"The training on all labels diverged at the learning rate {best.learning_rate:g} that "
             "was best on the validation pictures; leave it out of learning_rates."
         )
-    scores, labels = trainer.scores(model, pictures.test)
-    return scores, labels, points
+    return (*found, points)
+
+
+def _value(task: Task, scores: Tensor, labels: Tensor) -> float | None:
+    """The metric; ``None`` where scores are not finite, though the last loss was."""
+    return task.metric(scores, labels) if scores.isfinite().all() else None
 
 
 def point_file(folder: Path, number: int) -> Path:

@@ -126,7 +126,7 @@ def run_finetune(
         preprocessing: Size and statistics of its pictures.
         options: The grid.
         folder: Where finished points are kept.
-        seed: Of the head and the order.
+        seed: Of the head, the order and the crops.
         device: Where it is trained.
         workers: Loader processes.
         partial_ok: Whether classes may lack test pictures.

@@ -178,6 +178,27 @@ def test_a_training_that_diverges_is_left_out_of_the_choice(tmp_path):
         choose([Point(1.0, 0.0, None)])
 
 
+class Unstable(nn.Module):
+    """Finite in training, but not in evaluation where its rate was large."""
+
+    feature_dim = 4
+
+    def __init__(self):
+        super().__init__()
+        self.inner = backbone()
+
+    def forward(self, images):
+        features = self.inner(images).flatten(1)
+        far = self.inner[0].weight.abs().max() > 1e3
+        return features if self.training or not far else features * math.nan
+
+
+def test_a_training_whose_scores_are_not_finite_has_diverged(tmp_path):
+    options = FinetuneOptions(4, 8, (0.01, 1e6), (0.0,))
+    points = finetune(Unstable(), pictures(), Task(2, False, accuracy), options, tmp_path)[2]
+    assert points[0].metric is not None and points[1].metric is None
+
+
 def test_of_equal_points_the_smaller_rates_are_chosen():
     points = [Point(0.1, 0.0, 0.5), Point(0.01, 1e-3, 0.5), Point(0.01, 0.0, 0.5)]
     assert choose(points) == points[2]
