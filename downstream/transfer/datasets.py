@@ -146,6 +146,16 @@ def _assemble(
     train, val = found.split or draw_validation(len(found.train_val), seed)
     parts = {"train": take(found.train_val, train), "val": take(found.train_val, val)}
     counts = {split: len(part) for split, part in {**parts, "test": found.test}.items()}
+    if empty := [split for split, count in counts.items() if count == 0]:
+        raise DataError(
+            f"{row.name} in {folder} has an empty list of pictures for {named(empty)}; put the "
+            "original."
+        )
+    if len(np.unique(targets_of(parts["train"]), axis=0)) < 2:
+        raise DataError(
+            f"All {counts['train']} training pictures of {row.name} in {folder} have the same "
+            "labels; give pictures of at least two classes."
+        )
     names = list(found.class_names[: row.classes])
     names += [""] * (row.classes - len(names))
     names = [label or f"class {k}" for k, label in enumerate(names)]

@@ -417,6 +417,22 @@ def test_empty_lists_and_too_few_pictures(aircraft, copy_of):
     assert "4 pictures cannot be split" in sentence("pets", root, partial_ok=True)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_list_of_one_split(aircraft, split):
+    (aircraft / "fgvc-aircraft-2013b" / "data" / f"images_variant_{split}.txt").write_text("")
+    message = sentence("aircraft", aircraft, partial_ok=True)
+    assert f"aircraft in {aircraft} has an empty list of pictures for {split}" in message
+
+
+def test_training_pictures_of_one_class(copy_of):
+    root = copy_of("oxford-iiit-pet")
+    file = root / "oxford-iiit-pet" / "annotations" / "trainval.txt"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if line.split()[1] == "1"))
+    message = sentence("pets", root, partial_ok=True)
+    assert f"training pictures of pets in {root} have the same labels" in message
+
+
 def test_a_root_of_roots(aircraft, tmp_path_factory):
     top = tmp_path_factory.mktemp("top")
     shutil.copytree(aircraft, top / "one")
