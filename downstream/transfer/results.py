@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
-from erssl.evaluation.published import published
+from erssl.evaluation.published import published, published_value
 from erssl.runs import write_json, write_text
 
 AVERAGE = "average"
@@ -26,6 +26,7 @@ class Row:
         spread: Standard deviation over seeds, by data set.
         published: Whether somebody else has printed it.
         incomplete: Data sets of which only a part was there.
+        printed_average: What its authors print, which need not be the mean of rounded values.
     """
 
     name: str
@@ -33,10 +34,13 @@ class Row:
     spread: Mapping[str, float]
     published: bool
     incomplete: Sequence[str] = ()
+    printed_average: float | None = None
 
     @property
     def average(self) -> float | None:
         """Mean of the eleven, or ``None`` where one is missing or a part."""
+        if self.printed_average is not None:
+            return self.printed_average
         if set(self.values) != set(TRANSFER_DATASETS) or self.incomplete:
             return None
         return sum(self.values.values()) / len(self.values)
@@ -49,7 +53,16 @@ def published_rows(mode: str) -> list[Row]:
         for group in (published(f"transfer_{mode}", name) or [])[:1]:
             for method, metrics in group["rows"].items():
                 values.setdefault(method, {})[name] = metrics[dataset.metric]
-    return [Row(method, found, {}, published=True) for method, found in values.items()]
+    return [
+        Row(
+            method,
+            found,
+            {},
+            published=True,
+            printed_average=published_value(f"transfer_{mode}", AVERAGE, method, "mean"),
+        )
+        for method, found in values.items()
+    ]
 
 
 def markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
