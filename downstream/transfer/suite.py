@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from erssl.data import TransformedDataset
@@ -83,16 +85,18 @@ def run_linear(
     )
     parts = (torch.from_numpy(i) for i in (data.train_indices, data.val_indices))
     train, val = (Features(both.features[i], both.labels[i]) for i in parts)
-    probe = linear_probe(
-        train,
-        val,
-        test,
-        data.num_classes,
-        _metric(data, partial_ok),
-        tolerance=tolerance,
-        max_iter=max_iter,
-        device=device,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the notes name each of them
+        probe = linear_probe(
+            train,
+            val,
+            test,
+            data.num_classes,
+            _metric(data, partial_ok),
+            tolerance=tolerance,
+            max_iter=max_iter,
+            device=device,
+        )
     scores = probe.fit.scores(test.features.double())
     facts = {
         "penalty": probe.lam,

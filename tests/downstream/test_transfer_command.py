@@ -54,6 +54,16 @@ def test_linear_writes_results_splits_and_one_table(words, tmp_path, capsys):
     assert Image.open(tmp_path / "suite" / "transfer.png").width > 600
 
 
+def test_penalties_that_do_not_converge_are_named_once(words, tmp_path, capsys, recwarn):
+    assert main(["transfer", *words, "datasets=[aircraft]", "max_iter=3"]) == 0
+    found = results(tmp_path, "aircraft")
+    left = [point["lam"] for point in found["config"]["path"] if not point["converged"]]
+    [note] = [note for note in found["config"]["notes"] if note.startswith("Not converged")]
+    assert left and note.count(",") + 1 == len(left)
+    assert "ConvergenceWarning" not in capsys.readouterr().err
+    assert not [w for w in recwarn if "has not converged" in str(w.message)]
+
+
 def test_seeds_give_mean_and_deviation(words, tmp_path):
     assert main(["transfer", *words, "seeds=2", "datasets=[flowers]"]) == 0
     values = [100 * results(tmp_path, "flowers", s)["metrics"]["mean_per_class"] for s in (0, 1)]
