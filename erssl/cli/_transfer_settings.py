@@ -53,10 +53,14 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
             raise ConfigError("datasets=[] names none; give all, or a list such as [dtd,pets].")
         if self.data_root is None:
             raise ConfigError("erssl transfer needs data_root=<the folder of the data sets>.")
-        if self.seeds < 1 or self.max_iter < 1 or not 0 < self.tolerance < math.inf:
+        if not 1 <= self.seeds <= 2**32 - self.seed:
             raise ConfigError(
-                "seeds and max_iter must be at least 1 and tolerance above 0 but are "
-                f"{self.seeds}, {self.max_iter} and {self.tolerance}."
+                f"seeds must be at least 1 and seed + seeds at most 2**32 but seeds={self.seeds}."
+            )
+        if self.max_iter < 1 or not 0 < self.tolerance < math.inf:
+            raise ConfigError(
+                "max_iter must be at least 1 and tolerance above 0 but they are "
+                f"{self.max_iter} and {self.tolerance}."
             )
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the suite to go on with>.")
@@ -76,11 +80,10 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
 
     @property
     def names(self) -> list[str]:
-        """The data sets, each once, in the suite's order."""
+        """The data sets, each once, in the order that they are said in."""
         said = [self.datasets] if isinstance(self.datasets, str) else self.datasets
-        if said == ["all"]:
-            return list(TRANSFER_DATASETS)
-        return [*dict.fromkeys(said)]
+        parts = [list(TRANSFER_DATASETS) if name == "all" else [name] for name in said]
+        return list(dict.fromkeys(name for part in parts for name in part))
 
     @property
     def grid(self) -> FinetuneOptions:

@@ -254,6 +254,8 @@ def test_wrong_words_are_one_sentence(words, own, sentence, capsys):
     assert sentence in error
     assert error.count("\n") == 1
 
+        (["datasets=[all,dtdd]"], "did you mean dtd?"),
+        (["seed=4294967295", "seeds=2"], "at most 2**32"),
 
 @pytest.mark.parametrize(("mode", "average"), [("linear", 79.6), ("finetune", 85.3)])
 def test_published_rows_are_the_papers(mode, average):
