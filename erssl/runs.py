@@ -35,6 +35,7 @@ LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _EVALUATION_FILES = (
     *("subset.txt", "confusion.csv", "confusion.png", "per_class.csv", "per_class.png"),
 )
+_TABLE_FILES = tuple(f"transfer.{kind}" for kind in ("md", "csv", "json", "png"))
 _PACKAGES = ("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy")
 
 
@@ -126,7 +127,7 @@ class RunDirectory:
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
         for name in (*written, ENVIRONMENT, LENS, LENS_PICTURE):
             (self.path / name).unlink(missing_ok=True)
-        for name in (*_EVALUATION_FILES, "hparams.yaml"):
+        for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml"):
             (self.path / name).unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()

@@ -32,7 +32,7 @@ _LIMITS = ("max_steps", "max_time", "min_steps", "min_epochs", "limit_train_batc
 _MAY_CHANGE = (
     *("resume", "overwrite", "run_dir", "plots", "cache", "cache_dir", "feature_batch_size"),
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
-    *("trainer.strategy", "trainer.log_every_n_steps"),
+    *("trainer.strategy", "trainer.log_every_n_steps", "num_workers", "download"),
 )
 # Of what is judged and on what, which may change under the same name; after the words for it.
 _DIGESTS = {

@@ -99,6 +99,23 @@ def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(words, tmp_path
     assert results(tmp_path, "aircraft") == first
 
 
+def test_a_suite_goes_on_with_what_it_lacked(words, tmp_path, monkeypatch):
+    """Loader processes and downloads are no part of what is computed."""
+    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
+    again = [word for word in words if not word.startswith("num_workers")]
+    more = ["datasets=[aircraft]", "resume=true", "num_workers=1", "download=true"]
+    assert main(["transfer", *again, *more]) == 0
+
+
+def test_overwrite_leaves_no_table_of_before(words, tmp_path):
+    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
+    tables = [tmp_path / "suite" / f"transfer.{kind}" for kind in ("md", "csv", "json", "png")]
+    assert all(table.is_file() for table in tables)
+    (tmp_path / "fgvc-aircraft-2013b").rename(tmp_path / "elsewhere")
+    assert main(["transfer", *words, "datasets=[aircraft]", "overwrite=true"]) == 2
+    assert not any(table.exists() for table in tables)
+
+
 def test_a_suite_that_would_change_is_not_resumed(words, tmp_path, capsys):
     assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
     assert main(["transfer", *words, "datasets=[aircraft]", "resume=true", "max_iter=7"]) == 2
@@ -230,6 +247,8 @@ def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
     [
         (["datasets=[dtdd]"], "did you mean dtd?"),
         (["datasets=[]"], "names none"),
+        (["datasets=[all,dtdd]"], "did you mean dtd?"),
+        (["seed=4294967295", "seeds=2"], "at most 2**32"),
         (["mode=probe"], "must be linear or finetune"),
         (["data_root=null"], "needs data_root="),
         (["data_root=/nowhere"], "/nowhere"),
@@ -254,8 +273,6 @@ def test_wrong_words_are_one_sentence(words, own, sentence, capsys):
     assert sentence in error
     assert error.count("\n") == 1
 
-        (["datasets=[all,dtdd]"], "did you mean dtd?"),
-        (["seed=4294967295", "seeds=2"], "at most 2**32"),
 
 @pytest.mark.parametrize(("mode", "average"), [("linear", 79.6), ("finetune", 85.3)])
 def test_published_rows_are_the_papers(mode, average):
