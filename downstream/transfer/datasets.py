@@ -217,11 +217,13 @@ def _locate(row: TransferDataset, root: Path, download: bool) -> Path:
         ([p / n for n in row.needs if not (p / n).exists()] for p in places),
         key=len,
     )
-    what = "is not in" if len(lacking) == len(row.needs) else "is not complete in"
+    files = [str(path.relative_to(root)) for path in lacking]
+    what = "is not complete in"
+    if len(files) == len(row.needs):
+        what, files = "is not in", [*files, *row.beside]
     raise DataError(
-        f"{row.name} {what} data_root={root}, which lacks "
-        f"{named(str(path.relative_to(root)) for path in lacking)}; give the original layout, or "
-        f"{remedy}."
+        f"{row.name} {what} data_root={root}, which lacks {named(files)}; give the original "
+        f"layout, or {remedy}."
     )
 
 
@@ -236,7 +238,7 @@ def _fetch(row: TransferDataset, root: Path) -> None:
     if row.fetch is None:
         raise DataError(
             f"{row.name} cannot be downloaded any more, since the host that torchvision fetched it "
-            f"from is gone; put {', '.join(row.needs)} into data_root={root} by hand."
+            f"from is gone; put {named((*row.needs, *row.beside))} into data_root={root} by hand."
         )
     try:
         row.fetch(str(root))
@@ -244,7 +246,7 @@ def _fetch(row: TransferDataset, root: Path) -> None:
         what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(
             f"{row.name} could not be fetched into data_root={root} ({what}); put "
-            f"{', '.join(row.needs)} there by hand."
+            f"{named((*row.needs, *row.beside))} there by hand."
         ) from error
 
 

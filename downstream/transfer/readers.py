@@ -66,14 +66,14 @@ def read_cars(root: Path, seed: int, partial_ok: bool) -> Found:
 
 def read_cifar10(root: Path, seed: int, partial_ok: bool) -> Found:
     """CIFAR-10, the Python version, or an exact part of it."""
-    if (root / "cifar-10-batches-py").is_dir():
+    if (root / "cifar-10-batches-py" / "test_batch").is_file():
         return _cifar(tv.CIFAR10, root)
     return _cifar_part(root / "cifar10_exact", "y", CIFAR10_CLASSES)
 
 
 def read_cifar100(root: Path, seed: int, partial_ok: bool) -> Found:
     """CIFAR-100 by its fine labels, the Python version, or an exact part of it."""
-    if (root / "cifar-100-python").is_dir():
+    if (root / "cifar-100-python" / "test").is_file():
         return _cifar(tv.CIFAR100, root)
     return _cifar_part(root / "cifar100_exact", "fine", None)
 
@@ -201,7 +201,13 @@ def _check_same_classes(name: str, parts: Sequence[Any]) -> None:
 
 
 def _cifar(make: Any, root: Path) -> Found:
-    train, test = (make(str(root), train=train) for train in (True, False))
+    try:
+        train, test = (make(str(root), train=train) for train in (True, False))
+    except RuntimeError:  # what it says names an option of torchvision's
+        raise DataError(
+            f"the files in {root / make.base_folder} are not the official ones, by their MD5; "
+            "delete that folder and set download=true, or put the official files there."
+        ) from None
     parts = [PicturesInMemory(p.data, np.asarray(p.targets, np.int64)) for p in (train, test)]
     return Found(parts[0], parts[1], train.classes)
 

@@ -28,6 +28,7 @@ class TransferDataset:
         read: Reads them.
         fetch: Downloads them into a root through torchvision; ``None`` where the host is gone.
         part: Files of another layout that holds a part of the data set.
+        beside: What else belongs to the original layout, for messages: a part may lack it.
         remark: What everyone should know who compares results.
     """
 
@@ -42,6 +43,7 @@ class TransferDataset:
     read: readers.Reader
     fetch: Callable[[str], Any] | None = None
     part: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     remark: str | None = None
 
 
@@ -116,7 +118,11 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
             counts=(40000, 10000, 10000),
             source="50,000 / 10,000: Krizhevsky 2009",
             split=_DRAWN,
-            needs=("cifar-10-batches-py",),
+            needs=_below(
+                "cifar-10-batches-py",
+                *(f"data_batch_{number}" for number in range(1, 6)),
+                *("test_batch", "batches.meta"),
+            ),
             read=readers.read_cifar10,
             fetch=lambda root: tv.CIFAR10(root, download=True),
             part=tuple(f"cifar10_exact_{p}" for p in ("train.png", "test.png", "labels.npz")),
@@ -129,7 +135,7 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
             counts=(40000, 10000, 10000),
             source="50,000 / 10,000: Krizhevsky 2009",
             split=_DRAWN,
-            needs=("cifar-100-python",),
+            needs=_below("cifar-100-python", "train", "test", "meta"),
             read=readers.read_cifar100,
             fetch=lambda root: tv.CIFAR100(root, download=True),
             part=tuple(f"cifar100_exact_{p}" for p in ("train.png", "test.png", "labels.npz")),
@@ -195,6 +201,10 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
             source="19,850 / 19,850: Xiao et al. 2010, 50 / 50 a class",
             split="20 % of Training_01.txt drawn for val (Ericsson et al. 2021); Testing_01.txt",
             needs=("SUN397/ClassName.txt",),
+            beside=(
+                *("SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
+                "SUN397/a/abbey and the other folders of pictures",
+            ),
             read=readers.read_sun397,
         ),
         TransferDataset(

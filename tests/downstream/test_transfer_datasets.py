@@ -319,6 +319,29 @@ def test_hosts_that_are_gone(name, tmp_path):
         assert file in message
 
 
+def test_sun_names_its_lists_and_pictures_where_it_is_missing(tmp_path):
+    for download in (False, True):
+        message = sentence("sun397", tmp_path, download=download)
+        for part in ("ClassName.txt", "Training_01.txt", "Testing_01.txt", "a/abbey"):
+            assert f"SUN397/{part}" in message
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_a_damaged_cifar(name, tmp_path, monkeypatch):
+    row, fetched = TRANSFER_DATASETS[name], []
+    folder = tmp_path / row.needs[0].split("/")[0]
+    folder.mkdir()
+    assert f"is not in data_root={tmp_path}" in sentence(name, tmp_path)
+    make = getattr(tv, row.torchvision)
+    monkeypatch.setattr(make, "download", lambda self: fetched.append(self.root))
+    sentence(name, tmp_path, download=True)
+    assert set(fetched) == {str(tmp_path)}  # an empty folder is not taken for the data set
+    for file in row.needs:
+        (tmp_path / file).write_bytes(b"x")
+    message = sentence(name, tmp_path)
+    assert f"{folder} are not the official ones" in message and "download=True" not in message
+
+
 def test_a_download_that_fails_says_why(tmp_path, monkeypatch):
     def fail(self):
         raise OSError("no route to host")
