@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from erssl.data import TransformedDataset
 from erssl.downstream.transfer.datasets import TransferData
-from erssl.downstream.transfer.finetune import FinetuneOptions, Pictures, Point, Task, finetune
+from erssl.downstream.transfer.finetune import (
+    FinetuneOptions,
+    Pictures,
+    Point,
+    Task,
+    choose,
+    finetune,
+)
 from erssl.downstream.transfer.linear import linear_probe
 from erssl.downstream.transfer.metrics import transfer_metrics
 from erssl.downstream.transfer.transforms import (
@@ -160,7 +167,7 @@ def run_finetune(
     metrics = transfer_metrics(data.metric, scores, labels, data.class_names, partial_ok=partial_ok)
     diverged = sum(point.metric is None for point in points)
     notes = [f"{diverged} of {len(points)} trainings diverged."] if diverged else []
-    facts = {"grid": [asdict(point) for point in points]}
+    facts = {"chosen": asdict(choose(points)), "grid": [asdict(point) for point in points]}
     return Outcome(metrics, facts, [*data.notes, *notes])
 
 

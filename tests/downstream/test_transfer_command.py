@@ -131,7 +131,9 @@ def test_finetune_chooses_on_val_and_tests_once(words, tmp_path):
     grid = ["learning_rates=[0.01,0.001]", "weight_decays=[0.0]"]
     assert main(["transfer", *words, *own, *grid]) == 0
     found = results(tmp_path, "aircraft")
-    assert [p["learning_rate"] for p in found["config"]["grid"]] == [0.01, 0.001]
+    grid = found["config"]["grid"]
+    assert [p["learning_rate"] for p in grid] == [0.01, 0.001]
+    assert found["config"]["chosen"] == max(grid, key=lambda p: (p["metric"], -p["learning_rate"]))
     assert set(found["metrics"]) >= {"top1", "mean_per_class"}
     assert found["protocol"] == "transfer_finetune"
 
