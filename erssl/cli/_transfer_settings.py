@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from erssl.cli._config import compose_config, nearest, schema_from
@@ -15,6 +15,10 @@ from erssl.errors import ConfigError
 
 _OWN_PRESET = ("learning_rates", "weight_decays")
 _FINETUNE = ("steps", "batch_size", "learning_rates", "weight_decays", "momentum")
+_READ_BY = {  # what one mode reads and the other does not
+    "linear": ("tolerance", "max_iter", *(field.name for field in fields(FeatureSettings))),
+    "finetune": _FINETUNE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,4 +110,12 @@ def read_transfer(words: Sequence[str]) -> TransferSettings:
     config = compose_config(
         "transfer", list(words), lambda _: schema, {"preset": "preset/transfer"}
     )
-    return TransferSettings(**config)
+    settings = TransferSettings(**config)
+    for key in (word.partition("=")[0] for word in words):
+        for mode, keys in _READ_BY.items():
+            if key in keys and mode != settings.mode:
+                raise ConfigError(
+                    f"{key} does nothing with mode={settings.mode}; leave it out, or set "
+                    f"mode={mode}."
+                )
+    return settings

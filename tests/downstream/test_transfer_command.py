@@ -204,14 +204,15 @@ def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_trained(
     broken = sorted((tmp_path / "flowers-102" / "jpg").iterdir())[-1]
     whole = broken.read_bytes()
     broken.write_bytes(whole[:300])
-    assert main(["transfer", *words, *GRID, f"mode={mode}", "datasets=[flowers]"]) == 2
+    grid = GRID if mode == "finetune" else []
+    assert main(["transfer", *words, *grid, f"mode={mode}", "datasets=[flowers]"]) == 2
     error = capsys.readouterr().err
     assert broken.name in error and error.count("\n") == 1
     folder = tmp_path / "suite" / "seed0" / "flowers"
     assert not list(folder.glob("point*")) and not (folder / "results.json").exists()
     broken.write_bytes(whole)
     again = "resume=true" if mode == "linear" else "overwrite=false"  # nothing was begun
-    assert main(["transfer", *words, *GRID, f"mode={mode}", "datasets=[flowers]", again]) == 0
+    assert main(["transfer", *words, *grid, f"mode={mode}", "datasets=[flowers]", again]) == 0
 
 
 def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
@@ -258,7 +259,10 @@ def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
         (["resume=true", "run_dir=null"], "resume=true needs run_dir="),
         (["stepps=3"], "did you mean steps?"),
         (["plots=true"], "leave plots out"),
-        (["learning_rates=[0.0]"], "numbers above 0"),
+        (["mode=finetune", "learning_rates=[0.0]"], "numbers above 0"),
+        (["steps=3"], "steps does nothing with mode=linear"),
+        (["mode=finetune", "max_iter=3"], "max_iter does nothing with mode=finetune"),
+        (["mode=finetune", "cache=false"], "cache does nothing with mode=finetune"),
         (["partial_ok=false"], "partial_ok=true"),
         (["points=[0]"], "of the grid of mode=finetune"),
         (["mode=finetune", "points=[20]"], "from 0 to 19"),
