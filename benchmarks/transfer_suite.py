@@ -142,7 +142,7 @@ class Suite:
                     "dataset": result["dataset"],
                     "seed": result["seed"],
                     "metric": TRANSFER_DATASETS[result["dataset"]].metric,
-                    "metrics": result["metrics"],
+                    "metrics": {k: v for k, v in result["metrics"].items() if "/" not in k},
                     **{key: config[key] for key in kept if key in config},
                     "penalties_converged": _converged(config),
                     "wall_seconds": result["wall_seconds"],

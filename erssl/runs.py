@@ -97,7 +97,7 @@ class RunDirectory:
     @property
     def finished(self) -> bool:
         """Whether a run came to its end here."""
-        return (self.path / RESULTS).is_file()
+        return any((self.path / name).is_file() for name in (RESULTS, _TABLE_FILES[0]))
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the fully resolved config."""

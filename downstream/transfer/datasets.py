@@ -143,7 +143,10 @@ def _assemble(
     for part in (found.train_val, found.test):
         _check_files(row, folder, part)
         _check_labels(row, folder, targets_of(part))
-    train, val = found.split or draw_validation(len(found.train_val), seed)
+    try:
+        train, val = found.split or draw_validation(len(found.train_val), seed)
+    except DataError as error:
+        raise DataError(f"{row.name} in {folder}: {error}") from error
     parts = {"train": take(found.train_val, train), "val": take(found.train_val, val)}
     counts = {split: len(part) for split, part in {**parts, "test": found.test}.items()}
     if empty := [split for split, count in counts.items() if count == 0]:

@@ -6,10 +6,9 @@ Source: Kornblith et al. 2019, §A.5; SimCLR (arXiv 2002.05709) §B.8; MVEB §6.
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from pytorch_lightning import seed_everything
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.labelled import DrawnPictures
 from erssl.data.module import make_loader
@@ -259,30 +258,24 @@ class _Trainer:
         scores, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         return scores, labels
 
-    def _batches(self, pictures: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, pictures: Dataset[Any]) -> DataLoader[Any]:
         """As many full batches as there are steps, the pictures drawn anew each time around.
 
         Order and crops depend on seed, round and picture alone, not on the number of loader
         processes.
         """
         count = len(pictures)  # type: ignore[arg-type]
-        size, done = min(self.options.batch_size, count), 0
+        size = min(self.options.batch_size, count)
+        whole = count // size * size  # of a round; what is left over has no batch
+        rounds = -(-self.options.steps * size // whole)
+        places = [
+            (epoch, int(index))
+            for epoch in range(rounds)
+            for index in np.random.RandomState([self.seed, epoch]).permutation(count)[:whole]
+        ]
+        places = places[: self.options.steps * size]
         drawn = DrawnPictures(pictures, self.seed)
-        for epoch in itertools.count():
-            order = np.random.RandomState([self.seed, epoch]).permutation(count).tolist()
-            loader = make_loader(
-                drawn,
-                size,
-                self.workers,
-                self.seed,
-                sampler=[(epoch, index) for index in order],
-                drop_last=True,
-            )
-            for images, labels in loader:
-                yield images, labels
-                done += 1
-                if done == self.options.steps:
-                    return
+        return make_loader(drawn, size, self.workers, self.seed, sampler=places)
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         if self.task.multi_label:

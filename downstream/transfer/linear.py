@@ -46,7 +46,7 @@ class LinearProbe(NamedTuple):
     Attributes:
         lam: The chosen penalty.
         val_metric: At that penalty, of the classifier fitted to the training part.
-        test_metric: Of the classifier fitted to training and validation part.
+        scores: Of the test part (N, C), by the classifier fitted to training and validation part.
         path: One point a penalty, from the smallest to the largest.
         fit: The classifier that was tested.
         dimensions: Number of features d.
@@ -56,7 +56,7 @@ class LinearProbe(NamedTuple):
 
     lam: float
     val_metric: float
-    test_metric: float
+    scores: Tensor
     path: list[PathPoint]
     fit: Fit
     dimensions: int
@@ -134,7 +134,7 @@ def linear_probe(
     return LinearProbe(
         chosen.lam,
         best[0],
-        metric(fit.scores(test.features), test.labels),
+        fit.scores(test.features.double()),
         path[::-1],
         fit,
         widths[0],

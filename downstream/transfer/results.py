@@ -145,7 +145,11 @@ def _plot(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
             color=shades[index] if row.published else "#0072B2",
             label=f"{row.name} (published)" if row.published else row.name,
         )
-    axes.set_xticks(range(len(names)), names, fontsize=8)
+    parts = {name for row in rows for name in row.incomplete}
+    marked = [f"{name}*" if name in parts else name for name in names]
+    axes.set_xticks(range(len(names)), marked, fontsize=8)
+    if parts:
+        axes.set_xlabel("* a part of the data set: not comparable with published rows", fontsize=8)
     axes.set(ylim=(0, 100), ylabel="per cent")
     axes.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)

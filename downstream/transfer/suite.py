@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -104,14 +103,13 @@ def run_linear(
             max_iter=max_iter,
             device=device,
         )
-    scores = probe.fit.scores(test.features.double())
     facts = {
         "penalty": probe.lam,
         "val_metric": probe.val_metric,
         "path": [dict(point._asdict()) for point in probe.path],
     }
     metrics = transfer_metrics(
-        data.metric, scores, test.labels, data.class_names, partial_ok=partial_ok
+        data.metric, probe.scores, test.labels, data.class_names, partial_ok=partial_ok
     )
     return Outcome(metrics, facts, [*data.notes, *probe.notes])
 
@@ -174,7 +172,6 @@ def run_finetune(
 def _metric(data: TransferData, partial_ok: bool) -> Callable[[Tensor, Tensor], float]:
     def measure(scores: Tensor, labels: Tensor) -> float:
         found = transfer_metrics(data.metric, scores, labels, partial_ok=partial_ok)
-        value = found[data.metric]
-        return value if math.isfinite(value) else float("-inf")
+        return float(found[data.metric])
 
     return measure

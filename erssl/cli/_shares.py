@@ -17,8 +17,9 @@ from erssl.downstream.transfer.table import TRANSFER_DATASETS
 from erssl.errors import ConfigError, RunError
 from erssl.runs import RESULTS
 
-# What the processes of one suite say differently: which share is theirs.
-SHARED_OUT = ("datasets", "seed", "seeds", "points", "table", "jobs", "verify")
+_SHARE = ("datasets", "seed", "seeds", "points", "table", "jobs", "verify")  # said of each anew
+# What a suite that goes on may say differently: which share of it, and where its pictures are now.
+SHARED_OUT = (*_SHARE, "data_root")
 _STATE = ("run_dir", "resume", "overwrite", "download")
 
 
@@ -61,8 +62,9 @@ class Shares:
 
     def _share(self, folder: Path, seed: int, name: str, point: int | None = None) -> list[str]:
         """The command of one share."""
-        kept = [w for w in self.words if w.partition("=")[0] not in (*SHARED_OUT, *_STATE)]
-        own = [f"datasets=[{name}]", f"seed={seed}", "seeds=1", "table=false", "verify=false"]
+        kept = [w for w in self.words if w.partition("=")[0] not in (*_SHARE, *_STATE)]
+        own = [f"datasets=[{name}]", f"seed={seed}", "seeds=1", "table=false"]
+        own += ["verify=false"] if self.settings.mode == "finetune" else []
         if self.settings.num_workers is None:
             cores = (os.cpu_count() or 1) // count_jobs(self.settings.jobs)
             own.append(f"num_workers={min(8, max(0, cores - 1))}")

@@ -13,11 +13,11 @@ from erssl.downstream.transfer.datasets import TRANSFER_DATASETS
 from erssl.downstream.transfer.finetune import FinetuneOptions
 from erssl.errors import ConfigError
 
-_OWN_PRESET = ("learning_rates", "weight_decays")
+_LISTS = ("learning_rates", "weight_decays")
 _FINETUNE = ("steps", "batch_size", "learning_rates", "weight_decays", "momentum")
 _READ_BY = {  # what one mode reads and the other does not
     "linear": ("tolerance", "max_iter", *(field.name for field in fields(FeatureSettings))),
-    "finetune": _FINETUNE,
+    "finetune": (*_FINETUNE, "verify"),
 }
 
 
@@ -93,7 +93,7 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
     def grid(self) -> FinetuneOptions:
         """What fine-tuning tries."""
         own = {key: getattr(self, key) for key in _FINETUNE}
-        return FinetuneOptions(**own | {key: tuple(own[key]) for key in _OWN_PRESET})
+        return FinetuneOptions(**own | {key: tuple(own[key]) for key in _LISTS})
 
 
 def read_transfer(words: Sequence[str]) -> TransferSettings:

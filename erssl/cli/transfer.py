@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,17 @@ def transfer(
     seeds = range(settings.seed, settings.seed + settings.seeds)
     keys = list(product(seeds, settings.names))
     results = {key: done for key in keys if (done := finished(part_folder(folder, *key)))}
-    loaded = {key: _load(settings, *key) for key in keys if key not in results}
+    left = [key for key in keys if key not in results]
+    for key in left:
+        _check(settings, *key)
     if not settings.resume:
         run_dir.write_config(config)
-    parts = [_open(folder, seed, data) for (seed, _), data in loaded.items()]
     if shares is not None:
-        shares.run(folder, [(part.seed, part.data.name) for part in parts])
-    for part in parts:
-        done = finished(part.place) or _one(part, settings, read, console)
+        shares.run(folder, left)
+    for key in left:
+        done = finished(part_folder(folder, *key)) or _one(settings, read, folder, *key, console)
         if done is not None:
-            results[part.seed, part.data.name] = done
+            results[key] = done
     if settings.points is not None:
         points = f"Points {', '.join(map(str, settings.points))} of the grid are in {folder}"
         sentence = f"{points}; choose among all, and test, with resume=true."
@@ -105,23 +106,6 @@ def transfer(
     if settings.table:
         _show_table(settings, read, folder, ordered, console)
     return ordered
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One data set with one seed.
-
-    Attributes:
-        data: The data set.
-        seed: Of splits and training.
-        place: Where its results go.
-        splits: SHA-256 of each split.
-    """
-
-    data: TransferData
-    seed: int
-    place: Path
-    splits: dict[str, str]
 
 
 def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:
@@ -137,55 +121,61 @@ def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, An
     return run_dir
 
 
-def _load(settings: TransferSettings, seed: int, name: str) -> TransferData:
-    root = Path(str(settings.data_root)).expanduser()
-    data = load_transfer(name, root, settings.download, seed, settings.partial_ok)
+def _check(settings: TransferSettings, seed: int, name: str) -> None:
+    """Find what is wrong with a data set before any is computed on."""
+    data = _load(settings, seed, name)
     if settings.mode == "finetune" and settings.verify and seed == settings.seed:
         check_pictures(data, DataOptions(num_workers=settings.num_workers).workers + 1)
-    return data
 
 
-def _open(folder: Path, seed: int, data: TransferData) -> _Part:
-    place = part_folder(folder, seed, data.name)
-    place.mkdir(parents=True, exist_ok=True)
-    return _Part(data, seed, place, keep_splits(place, data))
+def _load(settings: TransferSettings, seed: int, name: str) -> TransferData:
+    root = Path(str(settings.data_root)).expanduser()
+    return load_transfer(name, root, settings.download, seed, settings.partial_ok)
 
 
 def _one(
-    part: _Part, settings: TransferSettings, read: Read, console: Console
+    settings: TransferSettings, read: Read, folder: Path, seed: int, name: str, console: Console
 ) -> dict[str, Any] | None:
     """What a data set comes to; ``None`` where only points of the grid were asked for."""
     began = time.perf_counter()
-    data, device = part.data, best_device()
-    outcome = _judge(settings, read, part, device, console)
+    place = part_folder(folder, seed, name)
+    place.mkdir(parents=True, exist_ok=True)
+    data, device = _load(settings, seed, name), best_device()
+    splits = keep_splits(place, data)
+    outcome = _judge(settings, read, data, place, device, console)
     if outcome is None:
         return None
     for note in outcome.notes:
-        console.print(f"{data.name}: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
     protocol = f"transfer_{settings.mode}"
-    facts = {"splits": part.splits, "counts": data.counts, "complete": data.complete}
+    facts = {"splits": splits, "counts": data.counts, "complete": data.complete}
     results = make_results(
         protocol=protocol,
-        dataset=data.name,
+        dataset=name,
         method=read.name,
         metrics=outcome.metrics,
-        seed=part.seed,
+        seed=seed,
         config={**asdict(settings), **facts, **outcome.facts, "notes": outcome.notes},
         environment=environment(device),
         wall_seconds=time.perf_counter() - began,
-        published=published(protocol, data.name) if data.complete else None,
+        published=published(protocol, name) if data.complete else None,
     )
-    write_json(part.place / RESULTS, results)
-    metric = TRANSFER_DATASETS[data.name].metric
-    value = f"{data.name}: {outcome.metrics[metric]:.1%} ({metric})"
+    write_json(place / RESULTS, results)
+    metric = TRANSFER_DATASETS[name].metric
+    value = f"{name}: {outcome.metrics[metric]:.1%} ({metric})"
     console.print(value, highlight=False)
     return results
 
 
 def _judge(
-    settings: TransferSettings, read: Read, part: _Part, device: torch.device, console: Console
+    settings: TransferSettings,
+    read: Read,
+    data: TransferData,
+    place: Path,
+    device: torch.device,
+    console: Console,
 ) -> Outcome | None:
-    data, preprocessing = part.data, preprocessing_of(read.preprocessing)
+    preprocessing = preprocessing_of(read.preprocessing)
     workers = DataOptions(num_workers=settings.num_workers).workers
     backbone = read.backbone.to(device)
     if settings.mode == "finetune":
@@ -202,8 +192,8 @@ def _judge(
             data,
             preprocessing,
             grid,
-            part.place,
-            part.seed,
+            place,
+            data.seed,
             device,
             workers,
             settings.partial_ok,
