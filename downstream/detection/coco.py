@@ -1,0 +1,368 @@
+"""Data sets in COCO's format: reading them, and finding what is wrong before any work is done.
+
+The format is described at https://cocodataset.org/#format-data. Nothing here needs pycocotools,
+Detectron2 or torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from erssl.downstream.detection.coco_checks import (
+    fault_of_box,
+    fault_of_segmentation,
+    require_unique,
+    some,
+)
+from erssl.errors import DataError
+
+Polygons: TypeAlias = list[list[float]]
+Split: TypeAlias = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """Where a split lies.
+
+    Attributes:
+        images: Folder of the pictures.
+        annotations: The JSON file.
+        name: What results call the data set.
+    """
+
+    images: Path
+    annotations: Path
+    name: str = "coco"
+
+
+@dataclass(frozen=True, slots=True)
+class CocoInstance:
+    """One object of a picture.
+
+    Attributes:
+        id: The annotation's own.
+        box: ``(x, y, width, height)`` in pixels, as in the file.
+        label: Contiguous class number from 0.
+        segmentation: Polygons ``[[x0, y0, x1, y1, ...], ...]``, a run-length code, or ``None``.
+        area: In square pixels: the file's, or the box's where it has none.
+        crowd: Whether it stands for a group, which is evaluated with care and never trained on.
+    """
+
+    id: int
+    box: tuple[float, float, float, float]
+    label: int
+    segmentation: Polygons | dict[str, Any] | None
+    area: float
+    crowd: bool
+
+    @property
+    def empty(self) -> bool:
+        """Whether the box has no area."""
+        return self.box[2] <= 0 or self.box[3] <= 0
+
+
+@dataclass(frozen=True, slots=True)
+class CocoImage:
+    """A picture and what is in it.
+
+    Attributes:
+        id: The picture's own in the file.
+        path: Its file.
+        width: In pixels.
+        height: In pixels.
+        instances: All that the file says, crowds and empty boxes too.
+    """
+
+    id: int
+    path: Path
+    width: int
+    height: int
+    instances: tuple[CocoInstance, ...]
+
+    @property
+    def trainable(self) -> tuple[CocoInstance, ...]:
+        """What a detector is trained on: no crowds, no boxes without area."""
+        return tuple(i for i in self.instances if not (i.crowd or i.empty))
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """A split that has been read and checked.
+
+    Attributes:
+        source: Where it lies.
+        split: ``"train"`` or ``"val"``.
+        images: All pictures of the file, in its order.
+        category_ids: The data set's own id of each contiguous class number, rising.
+        class_names: Name of each contiguous class number.
+    """
+
+    source: CocoSource
+    split: Split
+    images: tuple[CocoImage, ...]
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What results call the data set."""
+        return self.source.name
+
+    @cached_property
+    def training_images(self) -> tuple[CocoImage, ...]:
+        """Pictures with at least one object to train on, as Detectron2 filters them."""
+        return tuple(image for image in self.images if image.trainable)
+
+    @cached_property
+    def has_codes(self) -> bool:
+        """Whether an object to train on has its mask as a run-length code, not as polygons."""
+        return any(isinstance(i.segmentation, dict) for m in self.images for i in m.trainable)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Numbers of pictures and instances, and of what is not trained on."""
+        instances = [i for image in self.images for i in image.instances]
+        return {
+            "pictures": len(self.images),
+            "pictures_without_objects": len(self.images) - len(self.training_images),
+            "instances": len(instances),
+            "crowds": sum(i.crowd for i in instances),
+            "empty_boxes": sum(i.empty for i in instances),
+            "run_length_masks": sum(isinstance(i.segmentation, dict) for i in instances),
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not trained or judged on as it stands, one sentence each."""
+        counts, file = self.counts, self.source.annotations
+        said = []
+        if counts["empty_boxes"]:
+            use = "left out of training" if self.split == "train" else "kept for the evaluation"
+            said.append(
+                f"{counts['empty_boxes']} boxes of {file} have no area and are {use}, as in "
+                "Detectron2."
+            )
+        if counts["crowds"] and self.split == "train":
+            said.append(f"{counts['crowds']} crowd regions of {file} are left out of training.")
+        if counts["crowds"] and self.split == "val":
+            said.append(
+                f"{counts['crowds']} crowd regions of {file} count neither as found nor as missed."
+            )
+        if counts["pictures_without_objects"] and self.split == "train":
+            said.append(
+                f"{counts['pictures_without_objects']} pictures of {file} have nothing to train on "
+                "and are left out."
+            )
+        return tuple(said)
+
+
+def coco_layout(root: Path) -> tuple[CocoSource, CocoSource]:
+    """The standard layout: ``annotations/instances_{train,val}2017.json`` beside the pictures.
+
+    Args:
+        root: The folder that holds ``annotations``, ``train2017`` and ``val2017``.
+
+    Returns:
+        Training and validation split.
+    """
+    train, val = (
+        CocoSource(root / f"{split}2017", root / "annotations" / f"instances_{split}2017.json")
+        for split in ("train", "val")
+    )
+    return train, val
+
+
+def read_coco(source: CocoSource, split: Split, masks: bool = True) -> CocoData:
+    """Read a split and check all of it but the pictures' content.
+
+    Args:
+        source: Where it lies.
+        split: What it is used for.
+        masks: Whether masks are needed; boxes alone need none.
+
+    Returns:
+        The split.
+
+    Raises:
+        DataError: If a file is missing, the JSON is broken, or its entries contradict one another.
+    """
+    content = _load(source, split)
+    file = source.annotations
+    categories = _categories(content["categories"], file)
+    numbers = {category: number for number, category in enumerate(categories)}
+    by_image = _group(content["annotations"], numbers, file, masks)
+    images = _images(content["images"], by_image, source, split)
+    data = CocoData(source, split, images, tuple(categories), tuple(categories.values()))
+    if not images:
+        raise DataError(f"{file} lists no pictures to {_USE[split]} on; name another file.")
+    if not data.training_images:
+        raise DataError(
+            f"{file} has no object with a box to {_USE[split]} on; name a file with annotations."
+        )
+    return data
+
+
+def check_same_categories(train: CocoData, val: CocoData) -> None:
+    """Make sure that class numbers mean the same in both splits.
+
+    Raises:
+        DataError: If ids or names of the categories differ.
+    """
+    ours = dict(zip(train.category_ids, train.class_names, strict=True))
+    theirs = dict(zip(val.category_ids, val.class_names, strict=True))
+    if ours == theirs:
+        return
+    lacks = [ours[i] for i in ours if ours[i] != theirs.get(i)]
+    extra = [theirs[i] for i in theirs if theirs[i] != ours.get(i)]
+    raise DataError(
+        f"The categories of {val.source.annotations} ({len(theirs)}) are not those of "
+        f"{train.source.annotations} ({len(ours)}), which the detector's head has: lacking there "
+        f"{some(lacks) or 'none'}, more there {some(extra) or 'none'}; give both files the same "
+        "ids and names."
+    )
+
+
+def check_pictures(data: CocoData, workers: int) -> None:
+    """Decode every picture once.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+    from erssl.data.images import find_unreadable
+
+    faults = find_unreadable([image.path for image in data.images], workers)
+    if faults:
+        listed = some(f"{os.path.basename(path)}: {reason}" for path, reason in faults)
+        raise DataError(
+            f"{len(faults)} of the {len(data.images)} pictures in {data.source.images} cannot be "
+            f"read ({listed}); repair them, or remove them from {data.source.annotations}."
+        )
+
+
+_USE = {"train": "train", "val": "evaluate"}
+
+
+def _load(source: CocoSource, split: str) -> dict[str, Any]:
+    file = source.annotations
+    if not source.images.is_dir():
+        raise DataError(
+            f"{source.images} is no folder of pictures; name it with {split}_images=<folder>, or "
+            "data_root= in the standard layout."
+        )
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"{file} cannot be read ({error.strerror}); name the JSON file with "
+            f"{split}_annotations=<file>, or data_root= in the standard layout."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{file} is broken JSON ({error}); download it again.") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(
+                f"{file} has no list {key!r}; it must be COCO's format of instances, with images, "
+                "annotations and categories."
+            )
+        if not all(isinstance(entry, dict) for entry in content[key]):
+            raise DataError(f"{file} has entries of {key!r} that are no objects; repair it.")
+    return content  # type: ignore[no-any-return]
+
+
+def _categories(entries: list[dict[str, Any]], file: Path) -> dict[int, str]:
+    """Names by id, in the order of the ids, as Detectron2 numbers them."""
+    require_unique(entries, "categories", file)
+    if not entries:
+        raise DataError(f"{file} has no categories; a detector needs at least one.")
+    return {e["id"]: str(e.get("name", e["id"])) for e in sorted(entries, key=lambda e: e["id"])}
+
+
+def _group(
+    entries: list[dict[str, Any]], numbers: Mapping[int, int], file: Path, masks: bool
+) -> dict[int, list[CocoInstance]]:
+    require_unique(entries, "annotations", file)
+    unknown = [e["id"] for e in entries if e.get("category_id") not in numbers]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} annotations of {file} are of categories that it does not list (ids "
+            f"{some(unknown)}); repair them."
+        )
+    faults: dict[str, list[int]] = {}
+    grouped: dict[int, list[CocoInstance]] = {}
+    for entry in entries:
+        fault = fault_of_box(entry) or (fault_of_segmentation(entry) if masks else None)
+        if fault is not None:
+            faults.setdefault(fault, []).append(entry["id"])
+            continue
+        x, y, width, height = (float(v) for v in entry["bbox"])
+        instance = CocoInstance(
+            entry["id"],
+            (x, y, width, height),
+            numbers[entry["category_id"]],
+            entry.get("segmentation") if masks else None,
+            float(entry.get("area", width * height)),
+            bool(entry.get("iscrowd", 0)),
+        )
+        grouped.setdefault(entry.get("image_id", -1), []).append(instance)
+    for fault, ids in faults.items():
+        raise DataError(
+            f"{len(ids)} annotations of {file} {fault} (ids {some(ids)}); repair or remove them."
+        )
+    return grouped
+
+
+def _images(
+    entries: list[dict[str, Any]],
+    instances: dict[int, list[CocoInstance]],
+    source: CocoSource,
+    split: str,
+) -> tuple[CocoImage, ...]:
+    file = source.annotations
+    require_unique(entries, "images", file)
+    listed = {entry["id"] for entry in entries}
+    if lost := [i for i in instances if i not in listed]:
+        count = sum(len(instances[i]) for i in lost)
+        raise DataError(
+            f"{count} annotations of {file} name {len(lost)} pictures that it does not list (image "
+            f"ids {some(lost)}); repair it."
+        )
+    images = []
+    for entry in entries:
+        name, size = entry.get("file_name"), (entry.get("width"), entry.get("height"))
+        if not isinstance(name, str) or not all(isinstance(v, int) and v > 0 for v in size):
+            raise DataError(
+                f"The picture with id {entry['id']} of {file} has no file_name, width and height; "
+                "add them."
+            )
+        found = tuple(instances.get(entry["id"], ()))
+        images.append(CocoImage(entry["id"], source.images / name, *size, found))  # type: ignore[arg-type]
+    _require_files(images, source, split)
+    return tuple(images)
+
+
+def _require_files(images: Iterable[CocoImage], source: CocoSource, split: str) -> None:
+    present = set(os.listdir(source.images))  # one call in place of one for each picture
+    missing = [
+        image.path.name
+        for image in images
+        if not (image.path.parent == source.images and image.path.name in present)
+        and not image.path.is_file()
+    ]
+    if missing:
+        raise DataError(
+            f"{len(missing)} pictures that {source.annotations} names are not in {source.images} "
+            f"({some(missing)}); add them, or name their folder with {split}_images=<folder>."
+        )
+
+
+def instances_per_class(data: CocoData) -> dict[str, int]:
+    """Number of instances of each class that are trained on, by its name."""
+    counted = Counter(i.label for image in data.images for i in image.trainable)
+    return {name: counted[number] for number, name in enumerate(data.class_names)}
