@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -29,6 +30,7 @@ RESULTS = "results.json"
 METRICS = "metrics.csv"
 LENS = "lens.csv"
 LENS_PICTURE = "lens.png"
+PREDICTIONS = "predictions.png"
 ENVIRONMENT = "environment.json"
 RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
@@ -125,7 +127,7 @@ class RunDirectory:
         """Delete what erssl writes, and nothing else."""
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
-        for name in (*written, ENVIRONMENT, LENS, LENS_PICTURE):
+        for name in (*written, ENVIRONMENT, LENS, LENS_PICTURE, PREDICTIONS):
             (self.path / name).unlink(missing_ok=True)
         for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml"):
             (self.path / name).unlink(missing_ok=True)
@@ -246,6 +248,26 @@ def read_lens(path: Path) -> list[dict[str, float]]:
     """The rows of a ``lens.csv``."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def resume_step(path: Path) -> int | None:
+    """Step of the checkpoint to resume from; ``None`` where there is none.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+    import torch
+
+    file = path / LAST_CHECKPOINT
+    if not file.is_file():
+        return None
+    try:
+        return int(torch.load(file, "cpu", weights_only=True, mmap=True)["global_step"])
+    except (RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
+        raise RunError(
+            f"{file} is no readable checkpoint; start again with overwrite=true, or name another "
+            "run_dir."
+        ) from error
 
 
 def _version(package: str) -> str | None:

@@ -68,8 +68,9 @@ def _fits(code: dict[str, Any]) -> bool:
         return False
     if isinstance(counts, str):  # compressed; its own reader checks it
         return bool(counts)
-    whole = isinstance(counts, list) and all(isinstance(c, int) and c >= 0 for c in counts)
-    return whole and sum(counts) == size[0] * size[1]
+    if not isinstance(counts, list) or not all(isinstance(c, int) and c >= 0 for c in counts):
+        return False
+    return bool(sum(counts) == size[0] * size[1])
 
 
 def _finite(value: object) -> bool:

@@ -58,6 +58,8 @@ class DetectionJob:
         min_sizes: Short sides that training pictures are resized to at random, in pixels.
         max_size: The long side's limit, in pixels.
         test_size: Short side of test pictures, in pixels.
+        rois_per_image: Proposals of each picture that the heads are trained on; Detectron2's
+            ROI_HEADS.BATCH_SIZE_PER_IMAGE.
         eval_period: Iterations from one evaluation to the next; 0 for the end alone.
         checkpoint_period: Iterations from one checkpoint to the next.
         say: Prints a line for the reader.
@@ -79,6 +81,7 @@ class DetectionJob:
     min_sizes: tuple[int, ...]
     max_size: int
     test_size: int
+    rois_per_image: int = 512
     eval_period: int
     checkpoint_period: int
     say: Callable[[str], None]

@@ -2,8 +2,15 @@
 
 from erssl.callbacks.collapse import CollapseGuard
 from erssl.callbacks.lens import ERLens
-from erssl.callbacks.metrics import ResumableCSVLogger
+from erssl.callbacks.metrics import ResumableCSVLogger, make_loggers
 from erssl.callbacks.online_knn import OnlineKNN
 from erssl.callbacks.progress import LiveProgress
 
-__all__ = ["CollapseGuard", "ERLens", "LiveProgress", "OnlineKNN", "ResumableCSVLogger"]
+__all__ = [
+    "CollapseGuard",
+    "ERLens",
+    "LiveProgress",
+    "OnlineKNN",
+    "ResumableCSVLogger",
+    "make_loggers",
+]

@@ -39,6 +39,8 @@ _DIGESTS = {
     "digests.weights": "The weights of checkpoint= are",
     "digests.training_pictures": "The training pictures are",
     "digests.validation_pictures": "The validation pictures are",
+    "digests.training_annotations": "The annotations to train on are",
+    "digests.validation_annotations": "The annotations to evaluate on are",
     "subset.pictures": "The pictures of fraction= are",
     "subset.sha256": "The pictures of fraction= are",
 }
@@ -48,10 +50,9 @@ _BETWEEN = math.sqrt(0.01 * 0.1)  # a share above it is nearer to ten per cent t
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """What every evaluation reads: ``configs/evaluate.yaml``."""
+class BackboneSettings:
+    """What every command reads that judges a backbone."""
 
-    preset: str
     checkpoint: str | None
     arch: str | None
     layout: str | None
@@ -59,7 +60,6 @@ class EvaluationSettings:
     seed: int
     run_dir: str | None
     overwrite: bool
-    plots: bool
 
     def __post_init__(self) -> None:
         """Refuse values that make no evaluation."""
@@ -70,6 +70,14 @@ class EvaluationSettings:
             )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must lie in [0, 2**32) but is {self.seed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(BackboneSettings):
+    """What every evaluation reads: ``configs/evaluate.yaml``."""
+
+    preset: str
+    plots: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,9 +243,9 @@ def check_same_settings(
     """Make sure that an evaluation goes on as it began.
 
     Args:
-        file: Its settings as it began.
-        config: Its settings now.
-        may_change: Keys that may differ, beside those of where and how it runs.
+        file: The settings that it began with.
+        config: Those that it is resumed with.
+        may_change: Keys of the command that say where and how it runs, not what it computes.
 
     Raises:
         ConfigError: Naming the first key that differs.
@@ -254,7 +262,7 @@ def check_same_settings(
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     for key in sorted({*before, *now}):
-        if key not in (*_MAY_CHANGE, *_DIGESTS, *may_change) and before.get(key) != now.get(key):
+        if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "
                 "that is resumed keeps its settings, so say the same, or name a new run_dir."

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 from yaml import YAMLError
 
-from erssl.cli._protocols import EvaluationSettings
+from erssl.cli._protocols import BackboneSettings, EvaluationSettings
 from erssl.cli._settings import read_settings, run_settings
 from erssl.data import DataOptions
 from erssl.errors import ConfigError, DataError
@@ -64,7 +64,7 @@ class Read:
     preprocessing: Mapping[str, Any]
 
 
-def read_backbone(settings: EvaluationSettings) -> Read:
+def read_backbone(settings: BackboneSettings) -> Read:
     """Read a checkpoint, or build an untrained network.
 
     Raises:
@@ -147,7 +147,7 @@ def _with_preprocessing(
 
 
 def _architecture(
-    what: str, settings: EvaluationSettings
+    what: str, settings: BackboneSettings
 ) -> tuple[BackboneOptions, Mapping[str, Any]]:
     """Architecture and preprocessing of a file or a run, or an architecture by name."""
     if not what:

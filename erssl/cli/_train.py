@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from erssl.callbacks import LiveProgress
+from erssl.callbacks import LiveProgress, make_loggers
 from erssl.cli._evaluate import Evaluation, Judged
 from erssl.cli._protocols import TrainingSettings
-from erssl.cli._trainer import make_checkpoint, make_loggers, resume_step
+from erssl.cli._trainer import make_checkpoint
 from erssl.cli.main import was_interrupted
 from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices
@@ -28,7 +28,7 @@ from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierTraining, best_epoch
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
-from erssl.runs import LAST_CHECKPOINT, RUN_DIR_VARIABLE, write_json
+from erssl.runs import LAST_CHECKPOINT, RUN_DIR_VARIABLE, resume_step, write_json
 
 _SEED, _PREDICTED, _HEAD = "seed.json", "predicted.safetensors", "head.safetensors"
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from erssl.callbacks import ResumableCSVLogger
-from erssl.errors import ConfigError, RunError
+from erssl.errors import ConfigError
 from erssl.runs import LAST_CHECKPOINT
 
 # What the commands themselves give to the Trainer.
@@ -66,33 +62,6 @@ def started_processes() -> int:
     """How many processes torchrun or SLURM's srun have started together, this one among them."""
     counts = (os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
     return max(1, *(int(count) if count.isdigit() else 1 for count in counts))
-
-
-def resume_step(path: Path) -> int | None:
-    """Step of the checkpoint to resume from; ``None`` where there is none.
-
-    Raises:
-        RunError: If it cannot be read.
-    """
-    file = path / LAST_CHECKPOINT
-    if not file.is_file():
-        return None
-    try:
-        return int(torch.load(file, "cpu", weights_only=True, mmap=True)["global_step"])
-    except (RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
-        raise RunError(
-            f"{file} is no readable checkpoint; start again with overwrite=true, or name another "
-            "run_dir."
-        ) from error
-
-
-def make_loggers(path: Path, resume_step: int | None) -> list[Logger]:
-    """``metrics.csv``, and TensorBoard's files where its package is installed."""
-    loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
-    # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
-    with contextlib.suppress(ModuleNotFoundError):
-        loggers.append(TensorBoardLogger(path, "", "", default_hp_metric=False))
-    return loggers
 
 
 def make_checkpoint(path: Path) -> ModelCheckpoint:

@@ -18,6 +18,7 @@ COMMANDS = {
     "semi": "judge it by training on a part of the labels",
     "finetune": "judge it by training on all labels",
     "transfer": "judge it on eleven other data sets, linear or fine-tuned",
+    "detect": "judge it by detection on COCO, with Detectron2 or torchvision",
     "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
     "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
     "report": "put any number of results into one table",

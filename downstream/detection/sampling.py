@@ -1,0 +1,89 @@
+"""Which pictures an iteration sees, and how each is augmented: functions of the seed alone.
+
+A training that is resumed at any iteration therefore goes on with what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class BatchOrder:
+    """Pictures of each iteration: shuffled epochs, with wide and tall pictures in separate batches.
+
+    Batches of one orientation need less padding (Detectron2's aspect-ratio grouping). What is left
+    of both at the end of an epoch makes mixed batches, and the last is filled up from the epoch's
+    beginning, so that every batch is full and every epoch has as many.
+
+    Attributes:
+        batches: Number of batches in an epoch.
+    """
+
+    def __init__(self, wide: Sequence[bool], batch_size: int, seed: int) -> None:
+        """Take the orientation of each picture.
+
+        Args:
+            wide: Whether a picture is at least as wide as tall.
+            batch_size: Pictures of one iteration, of all devices together.
+            seed: Of the order.
+        """
+        self._wide = np.asarray(wide, dtype=bool)
+        self._size = batch_size
+        self._seed = seed
+        halves = (int(self._wide.sum()), int((~self._wide).sum()))
+        rest = sum(n % batch_size for n in halves)
+        self.batches = sum(n // batch_size for n in halves) + -(-rest // batch_size)
+        self._kept: tuple[int, list[list[int]]] | None = None
+
+    def batch(self, iteration: int) -> list[int]:
+        """Numbers of the pictures of an iteration, from 0."""
+        epoch, place = divmod(iteration, self.batches)
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = (epoch, self._epoch(epoch))
+        return self._kept[1][place]
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        generator = np.random.default_rng([self._seed, epoch])
+        order = generator.permutation(len(self._wide))
+        size, full, rest = self._size, [], []
+        for half in (order[self._wide[order]], order[~self._wide[order]]):
+            whole = len(half) // size * size
+            full += [half[i : i + size].tolist() for i in range(0, whole, size)]
+            rest += half[whole:].tolist()
+        missing = -len(rest) % size
+        rest += np.resize(order, missing).tolist()
+        full += [rest[i : i + size] for i in range(0, len(rest), size)]
+        return [full[i] for i in generator.permutation(len(full))]
+
+
+class IterationSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of ``(iteration, picture)`` of one process, from any iteration on.
+
+    Its length is that of the whole training, since Lightning counts the batches before a resumed
+    one as fetched.
+    """
+
+    def __init__(
+        self, order: BatchOrder, begin: int, end: int, rank: int = 0, processes: int = 1
+    ) -> None:
+        """Give the iterations ``begin`` to ``end`` - 1 and the process among ``processes``."""
+        self._order, self._begin, self._end = order, begin, end
+        self._rank, self._processes = rank, processes
+
+    def __len__(self) -> int:
+        """Number of iterations from 0 to the end."""
+        return self._end
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Batch after batch."""
+        for iteration in range(self._begin, self._end):
+            mine = self._order.batch(iteration)[self._rank :: self._processes]
+            yield [(iteration, picture) for picture in mine]
+
+
+def generator_of(seed: int, iteration: int, picture: int) -> np.random.Generator:
+    """Chance of one picture in one iteration."""
+    return np.random.default_rng([seed, iteration, picture])

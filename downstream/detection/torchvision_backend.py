@@ -1,0 +1,224 @@
+"""Fine-tuning and evaluation of torchvision's Mask R-CNN: the way without Detectron2.
+
+``pycocotools`` is imported late and may be absent.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.models.detection import MaskRCNN
+
+from erssl.callbacks import make_loggers
+from erssl.downstream.detection.coco import CocoData, CocoImage
+from erssl.downstream.detection.evaluation import coco_metrics, coco_results
+from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
+from erssl.downstream.detection.progress import ProgressLines
+from erssl.downstream.detection.sampling import BatchOrder, IterationSampler
+from erssl.downstream.detection.torchvision_data import TestPictures, TrainingPictures, collate
+from erssl.downstream.detection.torchvision_model import (
+    build_detector,
+    find,
+    match_weights,
+    refine_statistics,
+)
+from erssl.downstream.detection.torchvision_training import (
+    AroundIterations,
+    DetectorTraining,
+    about_head,
+    require_same_head,
+)
+from erssl.errors import RunError
+from erssl.runs import LAST_CHECKPOINT, METRICS, read_metrics, resume_step
+
+_PRECISE = 200  # batches of precise batch normalisation, Detectron2's TEST.PRECISE_BN.NUM_ITER
+_DRAWN = 12  # pictures whose predictions are handed back
+_LOG_ALL = 1000  # iterations up to which each is logged
+_ENDS = 20  # iterations whose mean loss stands for the begin and the end
+
+
+def run(job: DetectionJob) -> DetectionOutcome:
+    """Train, or go on, or evaluate alone.
+
+    Args:
+        job: What the command has read and checked.
+
+    Returns:
+        Metrics on the validation pictures; empty on every process but the first.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    seed_everything(job.seed, workers=True, verbose=False)
+    detector = build_detector(
+        job.backbone, len(job.val.class_names), job.preprocessing, job.rois_per_image
+    )
+    matched = match_weights(job.backbone, detector)
+    job.say(
+        f"{matched['convolutions']} convolutions and {matched['normalisations']} normalisations "
+        f"({matched['tensors']} tensors) of the backbone are in the detector, none is missing."
+    )
+    about = about_head(job.val.class_names, job.backbone.architecture.name)
+    begin = resume_step(job.folder) if job.resume or job.eval_only else None
+    trained = job.schedule.iterations
+    if job.eval_only:
+        trained = _load(job, detector, begin, about)
+    else:
+        training = DetectorTraining(detector, job.recipe, job.schedule, job.seed, about)
+        _train(job, training, begin)
+    found = _evaluate(job, detector, trained)
+    if found is None:
+        return DetectionOutcome({}, {})
+    facts: dict[str, Any] = {"backbone_weights": matched, "resumed_at": begin, **_losses(job)}
+    # Pictures with objects tell more than those without.
+    telling = [f for f in found if job.val.images[f.index].trainable] or found
+    return DetectionOutcome(_metrics(job, found), facts, telling[:_DRAWN])
+
+
+def _train(job: DetectionJob, training: DetectorTraining, begin: int | None) -> None:
+    iterations = job.schedule.iterations
+    job.folder.joinpath(LAST_CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
+
+    def evaluate() -> Mapping[str, float]:
+        found = _evaluate(job, training.detector, training.global_step)
+        training.detector.train()
+        return _metrics(job, found) if found is not None else {}
+
+    around = AroundIterations(
+        job.folder,
+        job.checkpoint_period,
+        job.eval_period,
+        evaluate,
+        ProgressLines(iterations, begin or 0, job.say),
+        job.schedule,
+    )
+    parallel = job.devices > 1
+    trainer = Trainer(
+        accelerator="gpu" if job.device.type == "cuda" else "cpu",
+        devices=job.devices,
+        strategy="ddp" if parallel else "auto",
+        sync_batchnorm=parallel and job.device.type == "cuda",
+        max_epochs=1,
+        max_steps=iterations,
+        log_every_n_steps=1 if iterations <= _LOG_ALL else _ENDS,
+        logger=make_loggers(job.folder, begin),
+        callbacks=[around],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=job.folder,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    rank, processes = trainer.global_rank, trainer.world_size
+    loader = _training_loader(job, begin or 0, iterations, rank, processes)
+    checkpoint = job.folder / LAST_CHECKPOINT if begin is not None else None
+    trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
+
+
+def _load(job: DetectionJob, detector: MaskRCNN, done: int | None, about: str) -> int:
+    """Take the weights of the last checkpoint; gives the iterations that they were trained."""
+    file = job.folder / LAST_CHECKPOINT
+    if done is None:
+        raise RunError(f"eval_only=true but {file} does not exist; train first.")
+    content = torch.load(file, "cpu", weights_only=True)
+    require_same_head(content, about)
+    state = content["state_dict"]
+    detector.load_state_dict({n.removeprefix("detector."): t for n, t in state.items()})
+    return done
+
+
+def _training_loader(
+    job: DetectionJob, begin: int, end: int, rank: int, processes: int
+) -> DataLoader[Any]:
+    """Batches of this process from one iteration to another."""
+    images: tuple[CocoImage, ...] = job.train.training_images
+    wide = [image.width >= image.height for image in images]
+    order = BatchOrder(wide, job.schedule.batch_size, job.seed)
+    return DataLoader(
+        TrainingPictures(images, job.min_sizes, job.max_size, job.seed),
+        batch_sampler=IterationSampler(order, begin, end, rank, processes),
+        num_workers=job.workers,
+        collate_fn=collate,
+        pin_memory=job.device.type == "cuda",
+    )
+
+
+def _evaluate(job: DetectionJob, detector: MaskRCNN, iteration: int) -> list[Detected] | None:
+    """Detections in all validation pictures; ``None`` on every process but the first."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank = torch.distributed.get_rank() if distributed else 0
+    processes = torch.distributed.get_world_size() if distributed else 1
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if job.device.type == "cuda" else job.device
+    detector.to(device)
+    refine_statistics(detector, _pictures(job, iteration, rank, processes, device))
+    detector.eval()
+    images = job.val.images
+    pictures = TestPictures(images, job.test_size, job.max_size)
+    mine = range(rank, len(images), processes)
+    loader = DataLoader(pictures, sampler=mine, num_workers=job.workers, collate_fn=collate)
+    found = []
+    for numbers, tensors in loader:
+        sizes = [(images[i].height, images[i].width) for i in numbers]
+        outputs = find(detector, [t.to(device) for t in tensors], sizes)
+        found += [_detected(i, output) for i, output in zip(numbers, outputs, strict=True)]
+    if not distributed:
+        return found
+    gathered: list[list[Detected]] = [[] for _ in range(processes)]
+    torch.distributed.all_gather_object(gathered, found)
+    if rank:
+        return None
+    return sorted((each for part in gathered for each in part), key=lambda each: each.index)
+
+
+def _pictures(
+    job: DetectionJob, iteration: int, rank: int, processes: int, device: torch.device
+) -> Iterator[list[Tensor]]:
+    """Training pictures for precise statistics: those of the iterations that come next."""
+    end = iteration + min(_PRECISE, iteration)
+    loader = _training_loader(job, iteration, end, rank, processes)
+    for pictures, _ in loader:
+        yield [picture.to(device) for picture in pictures]
+
+
+def _detected(index: int, output: Mapping[str, Tensor]) -> Detected:
+    from pycocotools import mask as codes
+
+    binary = (output["masks"][:, 0] > 0.5).to(torch.uint8).cpu().numpy()
+    masks = [codes.encode(np.asfortranarray(mask)) for mask in binary]
+    return Detected(
+        index,
+        [tuple(box) for box in output["boxes"].tolist()],
+        [label - 1 for label in output["labels"].tolist()],
+        output["scores"].tolist(),
+        [{"size": list(m["size"]), "counts": m["counts"].decode("ascii")} for m in masks],
+    )
+
+
+def _metrics(job: DetectionJob, found: list[Detected]) -> dict[str, float]:
+    data: CocoData = job.val
+    metrics: dict[str, float] = coco_metrics(coco_results(found, data), data, ("bbox", "segm"))
+    return metrics
+
+
+def _losses(job: DetectionJob) -> dict[str, Any]:
+    """Mean loss of the first and the last iterations that were logged, and how many there were."""
+    file = job.folder / METRICS
+    curve = read_metrics(file).get("train_loss", []) if file.is_file() else []
+    if not curve:
+        return {}
+    losses = [value for _, value in curve]
+    return {
+        "first_loss": statistics.fmean(losses[:_ENDS]),
+        "last_loss": statistics.fmean(losses[-_ENDS:]),
+        "logged_iterations": len(losses),
+    }

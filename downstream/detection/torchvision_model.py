@@ -1,0 +1,185 @@
+"""torchvision's Mask R-CNN on a pretrained ResNet, close to Detectron2's baseline."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+
+from erssl.errors import DataError
+
+_FPN_CHANNELS = 256
+_STAGES = {f"layer{n + 1}": str(n) for n in range(4)}
+_LEVELS = [str(n) for n in range(4)]
+Norm = nn.modules.batchnorm._BatchNorm
+
+
+class AsGiven(GeneralizedRCNNTransform):
+    """Normalise and pad alone: pictures come at the size that they are to have."""
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Leave the picture as it is."""
+        return image, target
+
+
+def build_detector(
+    backbone: nn.Module,
+    num_classes: int,
+    preprocessing: Mapping[str, Sequence[float]],
+    rois_per_image: int = 512,
+) -> MaskRCNN:
+    """Mask R-CNN with a feature pyramid, all layers of which are trained.
+
+    Body and pyramid have batch normalisation, whose statistics are trained as well; heads have
+    none. Number of proposals, samples of the pooling and initial weights of the heads are those of
+    Detectron2's baseline.
+
+    Args:
+        backbone: A torchvision ResNet; it is copied.
+        num_classes: Classes without the background.
+        preprocessing: ``mean`` and ``std`` of pictures in [0, 1].
+        rois_per_image: Proposals of a picture that the heads are trained on.
+
+    Returns:
+        The detector, in train mode.
+
+    Raises:
+        DataError: If not every weight of the backbone has its place in the detector.
+    """
+    width = int(backbone.feature_dim) // 8  # type: ignore[arg-type]
+    channels = [width * 2**stage for stage in range(4)]
+    body = BackboneWithFPN(
+        copy.deepcopy(backbone), dict(_STAGES), channels, _FPN_CHANNELS, norm_layer=nn.BatchNorm2d
+    )
+    detector = MaskRCNN(
+        body.requires_grad_(True),
+        num_classes=num_classes + 1,
+        rpn_post_nms_top_n_train=1000,
+        box_batch_size_per_image=rois_per_image,
+        box_roi_pool=MultiScaleRoIAlign(_LEVELS, 7, sampling_ratio=0),
+        mask_roi_pool=MultiScaleRoIAlign(_LEVELS, 14, sampling_ratio=0),
+    )
+    mean, std = list(preprocessing["mean"]), list(preprocessing["std"])
+    detector.transform = AsGiven(0, 0, mean, std)
+    _initialise(detector)
+    match_weights(backbone, detector)
+    return detector.train()
+
+
+def match_weights(backbone: nn.Module, detector: MaskRCNN) -> dict[str, int]:
+    """Make sure that the detector's body carries every weight of the backbone.
+
+    Returns:
+        How many convolutions, normalisations and tensors it has from there.
+
+    Raises:
+        DataError: If a weight has no partner, or not its value.
+    """
+    body: nn.Module = detector.backbone.body
+    ours, theirs = backbone.state_dict(), body.state_dict()
+    lost = [n for n in {**ours, **theirs} if n not in ours or n not in theirs]
+    lost += [n for n in ours if n in theirs and not torch.equal(ours[n].cpu(), theirs[n].cpu())]
+    if lost:
+        raise DataError(
+            f"{len(lost)} weights of the backbone are not those of the detector, such as {lost[0]}."
+        )
+    parts = list(body.modules())
+    return {
+        "convolutions": sum(isinstance(part, nn.Conv2d) for part in parts),
+        "normalisations": sum(isinstance(part, Norm) for part in parts),
+        "tensors": len(ours),
+    }
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """All weights but those of normalisation layers decay (Detectron2's WEIGHT_DECAY_NORM 0)."""
+    norms = [p for m in module.modules() if isinstance(m, Norm) for p in m.parameters(False)]
+    known = {id(p) for p in norms}
+    others = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
+    return [
+        {"params": others, "weight_decay": weight_decay},
+        {"params": norms, "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def refine_statistics(detector: MaskRCNN, batches: Iterable[list[Tensor]]) -> None:
+    """Precise batch normalisation: means and variances over batches with the weights as they are.
+
+    Args:
+        detector: Its running statistics are replaced by averages over the batches.
+        batches: Training pictures, on the detector's device.
+    """
+    norms = [m for m in detector.backbone.modules() if isinstance(m, Norm)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # an average in place of an exponential one
+    training = detector.training
+    detector.train()
+    for pictures in batches:
+        detector.backbone(detector.transform(pictures)[0].tensors)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        _average(norm.running_mean, norm.running_var)
+    detector.train(training)
+
+
+@torch.no_grad()
+def find(
+    detector: MaskRCNN, pictures: list[Tensor], sizes: list[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """Boxes, classes, scores and masks of pictures, in pixels of their own size.
+
+    Args:
+        detector: In eval mode.
+        pictures: Resized pictures (3, H, W) in [0, 1].
+        sizes: Height and width of the pictures' own.
+
+    Returns:
+        For each picture ``boxes`` (N, 4), ``labels`` (N,) from 1, ``scores`` (N,) and ``masks``
+        (N, 1, H, W), probabilities.
+    """
+    images, _ = detector.transform(pictures)
+    features = detector.backbone(images.tensors)
+    proposals, _ = detector.rpn(images, features)
+    found, _ = detector.roi_heads(features, proposals, images.image_sizes)
+    detections: list[dict[str, Tensor]] = detector.transform.postprocess(
+        found, images.image_sizes, sizes
+    )
+    return detections
+
+
+def _average(*statistics: Tensor | None) -> None:
+    """Mean over the processes, each of which has seen pictures of its own."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    for tensor in statistics:
+        if tensor is not None:
+            torch.distributed.all_reduce(tensor)
+            tensor /= torch.distributed.get_world_size()
+
+
+def _initialise(detector: MaskRCNN) -> None:
+    """Initial weights of the heads as in Detectron2's FastRCNNConvFCHead and its predictors."""
+    heads = detector.roi_heads
+    for layer in (heads.box_head.fc6, heads.box_head.fc7):
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.zeros_(layer.bias)
+    predictors = (
+        (heads.box_predictor.cls_score, 0.01),
+        (heads.box_predictor.bbox_pred, 0.001),
+        (heads.mask_predictor.mask_fcn_logits, 0.001),
+    )
+    for layer, deviation in predictors:
+        nn.init.normal_(layer.weight, std=deviation)
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,170 @@
+"""One training of torchvision's Mask R-CNN as a LightningModule, and what goes on around it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+
+from erssl.downstream.detection.progress import ProgressLines
+from erssl.downstream.detection.recipes import Recipe, Schedule, learning_rate
+from erssl.downstream.detection.torchvision_model import parameter_groups
+from erssl.errors import RunError
+from erssl.runs import LAST_CHECKPOINT
+
+_SHORT = {
+    "loss_classifier": "loss_class",
+    "loss_box_reg": "loss_box",
+    "loss_mask": "loss_mask",
+    "loss_objectness": "loss_rpn_class",
+    "loss_rpn_box_reg": "loss_rpn_box",
+}
+_RANK_SEED = 1_000_003  # apart from every number of iterations
+
+
+class DetectorTraining(LightningModule):
+    """SGD on the sum of the detector's losses, at the schedule's learning rate.
+
+    What is drawn by chance in an iteration (the samples of proposals) depends on the seed and the
+    iteration alone, so that a training that is resumed goes on as if it had not been stopped.
+
+    Attributes:
+        detector: torchvision's Mask R-CNN.
+        losses: Of the last iteration, by name.
+    """
+
+    def __init__(
+        self, detector: MaskRCNN, recipe: Recipe, schedule: Schedule, seed: int, about: str
+    ) -> None:
+        """Take the detector and how it is trained.
+
+        Args:
+            detector: In train mode.
+            recipe: Momentum and weight decay.
+            schedule: Learning rates.
+            seed: Of the samples.
+            about: What the head was made for, kept in the checkpoint.
+        """
+        super().__init__()
+        self.detector = detector
+        self.losses: dict[str, float] = {}
+        self._recipe, self._schedule, self._seed, self._about = recipe, schedule, seed, about
+
+    def training_step(self, batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> Tensor:
+        """Sum of the losses of a batch.
+
+        Raises:
+            RunError: If it is not finite.
+        """
+        torch.manual_seed((self._seed * _RANK_SEED + self.global_step) * 1024 + self.global_rank)
+        parts: dict[str, Tensor] = self.detector(*batch)
+        loss = torch.stack(list(parts.values())).sum()
+        self.losses = {"loss": loss.item()}
+        self.losses |= {_SHORT[name]: value.item() for name, value in parts.items()}
+        if not math.isfinite(self.losses["loss"]):
+            raise RunError(
+                f"The loss of iteration {self.global_step} is not finite; start again with a lower "
+                "learning_rate."
+            )
+        rate = learning_rate(self._schedule, self.global_step)
+        self.log_dict({f"train_{k}": v for k, v in self.losses.items()}, batch_size=len(batch[0]))
+        self.log("lr", rate, batch_size=len(batch[0]))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD with momentum."""
+        groups = parameter_groups(self.detector, self._recipe.weight_decay)
+        return torch.optim.SGD(groups, self._schedule.base_lr, self._recipe.momentum)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate of the iteration."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate(self._schedule, self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the head was made for."""
+        checkpoint["about"] = self._about
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another head."""
+        require_same_head(checkpoint, self._about)
+
+
+class AroundIterations(Callback):
+    """After an iteration: a line, a checkpoint, an evaluation, each when it is due."""
+
+    def __init__(
+        self,
+        folder: Path,
+        checkpoint_period: int,
+        eval_period: int,
+        evaluate: Callable[[], Mapping[str, float]],
+        lines: ProgressLines,
+        schedule: Schedule,
+    ) -> None:
+        """Take what is to be done.
+
+        Args:
+            folder: The run directory.
+            checkpoint_period: Iterations from one checkpoint to the next.
+            eval_period: Iterations from one evaluation to the next; 0 for none.
+            evaluate: Gives metrics, and leaves the detector in train mode.
+            lines: Says where the training is.
+            schedule: Its length and learning rates.
+        """
+        self._file = folder / LAST_CHECKPOINT
+        self._checkpoint_period, self._eval_period = checkpoint_period, eval_period
+        self._evaluate, self._lines, self._schedule = evaluate, lines, schedule
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Do what is due."""
+        assert isinstance(pl_module, DetectorTraining)
+        done, end = trainer.global_step, self._schedule.iterations
+        self._lines.show(done, pl_module.losses, learning_rate(self._schedule, done - 1))
+        if done % self._checkpoint_period == 0 or done == end:
+            save_checkpoint(trainer, self._file)
+        if self._eval_period and done % self._eval_period == 0 and done < end:
+            metrics = dict(self._evaluate())
+            for logger in trainer.loggers:
+                logger.log_metrics({f"val_{k}": v for k, v in metrics.items()}, step=done - 1)
+
+
+def save_checkpoint(trainer: Trainer, file: Path) -> None:
+    """Write the state of a training under a temporary name beside the file, then rename.
+
+    A process that is killed at any moment leaves the checkpoint before it whole.
+    """
+    partial = file.with_name(f"{file.name}.partial")
+    trainer.save_checkpoint(partial)
+    if trainer.is_global_zero:
+        os.replace(partial, file)
+    trainer.strategy.barrier()
+
+
+def require_same_head(checkpoint: Mapping[str, Any], about: str) -> None:
+    """Make sure that a checkpoint is of a detector for the same classes.
+
+    Raises:
+        RunError: If it is not.
+    """
+    found = checkpoint.get("about", "no detector of this command")
+    if found != about:
+        raise RunError(
+            f"The checkpoint in run_dir is of {found}, but this run is of {about}; give the data "
+            "it was trained on, or start again with overwrite=true."
+        )
+
+
+def about_head(class_names: tuple[str, ...], backbone: str) -> str:
+    """What a detector's head was made for, in words that tell two apart."""
+    shown = ", ".join(class_names[:3]) + (", ..." if len(class_names) > 3 else "")
+    return f"Mask R-CNN on {backbone} for {len(class_names)} classes ({shown})"
