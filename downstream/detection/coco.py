@@ -197,7 +197,7 @@ def read_coco(source: CocoSource, split: Split, masks: bool = True) -> CocoData:
     file = source.annotations
     categories = _categories(content["categories"], file)
     numbers = {category: number for number, category in enumerate(categories)}
-    by_image = _group(content["annotations"], numbers, file, masks)
+    by_image = _group(content["annotations"], numbers, file, split, masks)
     images = _images(content["images"], by_image, source, split)
     data = CocoData(source, split, images, tuple(categories), tuple(categories.values()))
     if not images:
@@ -285,7 +285,7 @@ def _categories(entries: list[dict[str, Any]], file: Path) -> dict[int, str]:
 
 
 def _group(
-    entries: list[dict[str, Any]], numbers: Mapping[int, int], file: Path, masks: bool
+    entries: list[dict[str, Any]], numbers: Mapping[int, int], file: Path, split: str, masks: bool
 ) -> dict[int, list[CocoInstance]]:
     require_unique(entries, "annotations", file)
     unknown = [e["id"] for e in entries if e.get("category_id") not in numbers]
@@ -297,7 +297,10 @@ def _group(
     faults: dict[str, list[int]] = {}
     grouped: dict[int, list[CocoInstance]] = {}
     for entry in entries:
-        fault = fault_of_box(entry) or (fault_of_segmentation(entry) if masks else None)
+        fault = fault_of_box(entry)
+        unused = split == "train" and fault is None and min(entry["bbox"][2:]) <= 0
+        if fault is None and masks and not unused:
+            fault = fault_of_segmentation(entry)
         if fault is not None:
             faults.setdefault(fault, []).append(entry["id"])
             continue

@@ -97,7 +97,7 @@ def coco_results(found: Iterable[Detected], data: CocoData) -> list[dict[str, An
     results = []
     for each in found:
         image: CocoImage = data.images[each.index]
-        masks = each.masks or [None] * len(each.boxes)
+        masks: Sequence[Any] = each.masks or [None] * len(each.boxes)
         for (x0, y0, x1, y1), label, score, mask in zip(
             each.boxes, each.labels, each.scores, masks, strict=True
         ):

@@ -66,7 +66,8 @@ def run(job: DetectionJob) -> DetectionOutcome:
         f"{matched['convolutions']} convolutions and {matched['normalisations']} normalisations "
         f"({matched['tensors']} tensors) of the backbone are in the detector, none is missing."
     )
-    about = about_head(job.val.class_names, job.backbone.architecture.name)
+    options: Any = job.backbone.architecture
+    about = about_head(job.val.class_names, options.name)
     begin = resume_step(job.folder) if job.resume or job.eval_only else None
     trained = job.schedule.iterations
     if job.eval_only:
