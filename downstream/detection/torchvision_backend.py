@@ -23,7 +23,11 @@ from erssl.downstream.detection.evaluation import coco_metrics, coco_results
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
 from erssl.downstream.detection.progress import ProgressLines
 from erssl.downstream.detection.sampling import BatchOrder, IterationSampler
-from erssl.downstream.detection.torchvision_data import TestPictures, TrainingPictures, collate
+from erssl.downstream.detection.torchvision_data import (
+    TrainingPictures,
+    ValidationPictures,
+    collate,
+)
 from erssl.downstream.detection.torchvision_model import (
     build_detector,
     find,
@@ -164,7 +168,7 @@ def _evaluate(job: DetectionJob, detector: MaskRCNN, iteration: int) -> list[Det
     refine_statistics(detector, _pictures(job, iteration, rank, processes, device))
     detector.eval()
     images = job.val.images
-    pictures = TestPictures(images, job.test_size, job.max_size)
+    pictures = ValidationPictures(images, job.test_size, job.max_size)
     mine = range(rank, len(images), processes)
     loader = DataLoader(pictures, sampler=mine, num_workers=job.workers, collate_fn=collate)
     found = []

@@ -81,7 +81,7 @@ class TrainingPictures(Dataset[tuple[Tensor, Target]]):
         return as_tensor(picture), target_of(image, size, mirrored)
 
 
-class TestPictures(Dataset[tuple[int, Tensor]]):
+class ValidationPictures(Dataset[tuple[int, Tensor]]):
     """Pictures at the size of the test, with their numbers."""
 
     def __init__(self, images: Iterable[CocoImage], size: int, max_size: int) -> None:
