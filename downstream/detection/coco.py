@@ -229,8 +229,12 @@ def check_same_categories(train: CocoData, val: CocoData) -> None:
     )
 
 
-def check_pictures(data: CocoData, workers: int) -> None:
+def check_pictures(data: Any, workers: int) -> None:
     """Decode every picture once.
+
+    Args:
+        data: ``CocoData``, or another reader's with ``images`` and ``name``.
+        workers: Threads to decode with.
 
     Raises:
         DataError: If one cannot be read.
@@ -240,9 +244,10 @@ def check_pictures(data: CocoData, workers: int) -> None:
     faults = find_unreadable([image.path for image in data.images], workers)
     if faults:
         listed = some(f"{os.path.basename(path)}: {reason}" for path, reason in faults)
+        folder = os.path.dirname(faults[0][0])
         raise DataError(
-            f"{len(faults)} of the {len(data.images)} pictures in {data.source.images} cannot be "
-            f"read ({listed}); repair them, or remove them from {data.source.annotations}."
+            f"{len(faults)} of the {len(data.images)} pictures of {data.name} in {folder} cannot "
+            f"be read ({listed}); repair them, or remove them from the annotations."
         )
 
 

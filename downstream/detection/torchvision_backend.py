@@ -44,6 +44,7 @@ from erssl.errors import RunError
 from erssl.runs import LAST_CHECKPOINT, METRICS, read_metrics, resume_step
 
 _PRECISE = 200  # batches of precise batch normalisation, Detectron2's TEST.PRECISE_BN.NUM_ITER
+_PASSES = 4  # over all training pictures, which few of them are enough for
 _DRAWN = 12  # pictures whose predictions are handed back
 _LOG_ALL = 1000  # iterations up to which each is logged
 _ENDS = 20  # iterations whose mean loss stands for the begin and the end
@@ -189,7 +190,8 @@ def _pictures(
     job: DetectionJob, iteration: int, rank: int, processes: int, device: torch.device
 ) -> Iterator[list[Tensor]]:
     """Training pictures for precise statistics: those of the iterations that come next."""
-    end = iteration + min(_PRECISE, iteration)
+    passes = -(-_PASSES * len(job.train.training_images) // job.schedule.batch_size)
+    end = iteration + min(_PRECISE, iteration, passes)
     loader = _training_loader(job, iteration, end, rank, processes)
     for pictures, _ in loader:
         yield [picture.to(device) for picture in pictures]

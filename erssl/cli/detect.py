@@ -161,26 +161,23 @@ def require_resnet(backbone: nn.Module, name: str) -> None:
         )
 
 
-def _read_data(settings: DetectSettings) -> tuple[Any, Any]:
-    """Both splits, checked as far as that can be done before training."""
-    train: Any
-    val: Any
-    recipe, workers = settings.chosen, _workers(settings)
+def _read_data(settings: DetectSettings) -> list[Any]:
+    """Training and validation split, checked as far as that can be done before training."""
+    recipe = settings.chosen
     if recipe.data == "voc":
         from erssl.downstream.detection.voc import read_voc
 
         root = Path(str(settings.data_root)).expanduser()
-        train = read_voc(root, "train")
-        val = read_voc(root, "val")
+        both = [read_voc(root, "train"), read_voc(root, "val")]
     else:
-        to_train, to_judge = _sources(settings)
-        train = read_coco(to_train, "train", recipe.head == "mask")
-        val = read_coco(to_judge, "val", recipe.head == "mask")
-        check_same_categories(train, val)
+        train, val = _sources(settings)
+        masks = recipe.head == "mask"
+        both = [read_coco(train, "train", masks), read_coco(val, "val", masks)]
+        check_same_categories(*both)
     if settings.verify and not settings.eval_only:
-        check_pictures(train, workers)
-        check_pictures(val, workers)
-    return train, val
+        for data in both:
+            check_pictures(data, _workers(settings))
+    return both
 
 
 def _sources(settings: DetectSettings) -> tuple[CocoSource, CocoSource]:
