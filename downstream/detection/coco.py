@@ -10,10 +10,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from erssl.downstream.detection.coco_checks import (
     fault_of_box,
@@ -21,146 +19,26 @@ from erssl.downstream.detection.coco_checks import (
     require_unique,
     some,
 )
+from erssl.downstream.detection.coco_data import (
+    CocoData,
+    CocoImage,
+    CocoInstance,
+    CocoSource,
+    Split,
+)
 from erssl.errors import DataError
 
-Polygons: TypeAlias = list[list[float]]
-Split: TypeAlias = Literal["train", "val"]
-
-
-@dataclass(frozen=True)
-class CocoSource:
-    """Where a split lies.
-
-    Attributes:
-        images: Folder of the pictures.
-        annotations: The JSON file.
-        name: What results call the data set.
-    """
-
-    images: Path
-    annotations: Path
-    name: str = "coco"
-
-
-@dataclass(frozen=True, slots=True)
-class CocoInstance:
-    """One object of a picture.
-
-    Attributes:
-        id: The annotation's own.
-        box: ``(x, y, width, height)`` in pixels, as in the file.
-        label: Contiguous class number from 0.
-        segmentation: Polygons ``[[x0, y0, x1, y1, ...], ...]``, a run-length code, or ``None``.
-        area: In square pixels: the file's, or the box's where it has none.
-        crowd: Whether it stands for a group, which is evaluated with care and never trained on.
-    """
-
-    id: int
-    box: tuple[float, float, float, float]
-    label: int
-    segmentation: Polygons | dict[str, Any] | None
-    area: float
-    crowd: bool
-
-    @property
-    def empty(self) -> bool:
-        """Whether the box has no area."""
-        return self.box[2] <= 0 or self.box[3] <= 0
-
-
-@dataclass(frozen=True, slots=True)
-class CocoImage:
-    """A picture and what is in it.
-
-    Attributes:
-        id: The picture's own in the file.
-        path: Its file.
-        width: In pixels.
-        height: In pixels.
-        instances: All that the file says, crowds and empty boxes too.
-    """
-
-    id: int
-    path: Path
-    width: int
-    height: int
-    instances: tuple[CocoInstance, ...]
-
-    @property
-    def trainable(self) -> tuple[CocoInstance, ...]:
-        """What a detector is trained on: no crowds, no boxes without area."""
-        return tuple(i for i in self.instances if not (i.crowd or i.empty))
-
-
-@dataclass(frozen=True)
-class CocoData:
-    """A split that has been read and checked.
-
-    Attributes:
-        source: Where it lies.
-        split: ``"train"`` or ``"val"``.
-        images: All pictures of the file, in its order.
-        category_ids: The data set's own id of each contiguous class number, rising.
-        class_names: Name of each contiguous class number.
-    """
-
-    source: CocoSource
-    split: Split
-    images: tuple[CocoImage, ...]
-    category_ids: tuple[int, ...]
-    class_names: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """What results call the data set."""
-        return self.source.name
-
-    @cached_property
-    def training_images(self) -> tuple[CocoImage, ...]:
-        """Pictures with at least one object to train on, as Detectron2 filters them."""
-        return tuple(image for image in self.images if image.trainable)
-
-    @cached_property
-    def has_codes(self) -> bool:
-        """Whether an object to train on has its mask as a run-length code, not as polygons."""
-        return any(isinstance(i.segmentation, dict) for m in self.images for i in m.trainable)
-
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """Numbers of pictures and instances, and of what is not trained on."""
-        instances = [i for image in self.images for i in image.instances]
-        return {
-            "pictures": len(self.images),
-            "pictures_without_objects": len(self.images) - len(self.training_images),
-            "instances": len(instances),
-            "crowds": sum(i.crowd for i in instances),
-            "empty_boxes": sum(i.empty for i in instances),
-            "run_length_masks": sum(isinstance(i.segmentation, dict) for i in instances),
-        }
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is not trained or judged on as it stands, one sentence each."""
-        counts, file = self.counts, self.source.annotations
-        said = []
-        if counts["empty_boxes"]:
-            use = "left out of training" if self.split == "train" else "kept for the evaluation"
-            said.append(
-                f"{counts['empty_boxes']} boxes of {file} have no area and are {use}, as in "
-                "Detectron2."
-            )
-        if counts["crowds"] and self.split == "train":
-            said.append(f"{counts['crowds']} crowd regions of {file} are left out of training.")
-        if counts["crowds"] and self.split == "val":
-            said.append(
-                f"{counts['crowds']} crowd regions of {file} count neither as found nor as missed."
-            )
-        if counts["pictures_without_objects"] and self.split == "train":
-            said.append(
-                f"{counts['pictures_without_objects']} pictures of {file} have nothing to train on "
-                "and are left out."
-            )
-        return tuple(said)
+__all__ = [
+    "CocoData",
+    "CocoImage",
+    "CocoInstance",
+    "CocoSource",
+    "check_pictures",
+    "check_same_categories",
+    "coco_layout",
+    "instances_per_class",
+    "read_coco",
+]
 
 
 def coco_layout(root: Path) -> tuple[CocoSource, CocoSource]:
@@ -350,7 +228,7 @@ def _images(
                 "add them."
             )
         found = tuple(instances.get(entry["id"], ()))
-        images.append(CocoImage(entry["id"], source.images / name, *size, found))  # type: ignore[arg-type]
+        images.append(CocoImage(entry["id"], source.images / name, *size, found))
     _require_files(images, source, split)
     return tuple(images)
 

@@ -177,21 +177,22 @@ def _read_data(settings: DetectSettings) -> list[Any]:
     if settings.verify and not settings.eval_only:
         for data in both:
             check_pictures(data, _workers(settings))
-    return both
+    read: list[Any] = both
+    return read
 
 
-def _sources(settings: DetectSettings) -> tuple[CocoSource, CocoSource]:
+def _sources(settings: DetectSettings) -> list[CocoSource]:
+    """Training and validation split."""
     if settings.data_root is not None:
-        return coco_layout(Path(settings.data_root).expanduser())
-    train, val = (
-        CocoSource(
-            Path(str(getattr(settings, f"{split}_images"))).expanduser(),
-            file := Path(str(getattr(settings, f"{split}_annotations"))).expanduser(),
-            file.stem,
+        return [*coco_layout(Path(settings.data_root).expanduser())]
+    sources = []
+    for split in ("train", "val"):
+        images, annotations = (
+            Path(getattr(settings, f"{split}_{what}")).expanduser()
+            for what in ("images", "annotations")
         )
-        for split in ("train", "val")
-    )
-    return train, val
+        sources.append(CocoSource(images, annotations, annotations.stem))
+    return sources
 
 
 def _digests(settings: DetectSettings, backbone: nn.Module) -> dict[str, str]:
