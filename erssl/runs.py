@@ -125,7 +125,8 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Delete what erssl writes, and nothing else."""
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        for folder in (CHECKPOINTS, "detectron2"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
         for name in (*written, ENVIRONMENT, LENS, LENS_PICTURE, PREDICTIONS):
             (self.path / name).unlink(missing_ok=True)

@@ -83,7 +83,13 @@ def run(job: DetectionJob) -> DetectionOutcome:
     found = _evaluate(job, detector, trained)
     if found is None:
         return DetectionOutcome({}, {})
-    facts: dict[str, Any] = {"backbone_weights": matched, "resumed_at": begin, **_losses(job)}
+    facts: dict[str, Any] = {
+        "iterations": trained,
+        "first_iteration": begin or 0,
+        "backbone_convolutions": matched["convolutions"],
+        "backbone_norms": matched["normalisations"],
+        **_losses(job),
+    }
     # Pictures with objects tell more than those without.
     telling = [f for f in found if job.val.images[f.index].trainable] or found
     return DetectionOutcome(_metrics(job, found), facts, telling[:_DRAWN])

@@ -149,7 +149,7 @@ def test_results_pictures_report_and_settings_that_may_not_change(words, tmp_pat
     assert all(0 <= value <= 1 for value in results["metrics"].values())
     assert results["published"] is None  # of all of COCO, which this is not
     config = results["config"]
-    assert config["backbone_weights"]["tensors"] == 120
+    assert config["backbone_convolutions"] == config["backbone_norms"] == 20
     assert config["counts"]["train"]["crowds"] == 1
     assert config["first_loss"] > 0 and config["logged_iterations"] == 4
     assert any("crowd regions" in note for note in config["notes"])

@@ -167,7 +167,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(job, monkeypatch):
         run(stopped)
     monkeypatch.setattr(training.DetectorTraining, "training_step", step)
     resumed = run(replace(stopped, resume=True, say=said.append))
-    assert resumed.facts["resumed_at"] == 4
+    assert resumed.facts["first_iteration"] == 4
     assert any(line.startswith("iteration 6/6 ") for line in said)
     assert resumed.metrics == straight.metrics
     one, other = rows(job.folder), rows(stopped.folder)
