@@ -70,7 +70,7 @@ def finetune(run_dir: Path, words: tuple[str, ...], root: Path) -> dict[str, Any
 
 
 def kill_and_resume(place: Path, words: tuple[str, ...], data: tuple[str, ...]) -> dict[str, Any]:
-    """The same run without an end and with ``kill -9`` at some moment, side by side."""
+    """The same run undisturbed and with ``kill -9`` at some moment, side by side."""
     straight, killed = place / "straight", place / "killed"
     detect((*words, *data), straight)
     with subprocess.Popen(command((*words, *data), killed)) as process:
@@ -89,7 +89,7 @@ def kill_and_resume(place: Path, words: tuple[str, ...], data: tuple[str, ...]) 
         "iterations_compared": len(both),
         "largest_difference_of_losses": max(abs(one[i][0] - other[i][0]) for i in both),
         "largest_difference_of_rates": max(abs(one[i][1] - other[i][1]) for i in both),
-        "metrics_of_the_run_without_an_end": summary(straight, words)["metrics"],
+        "metrics_of_the_undisturbed_run": summary(straight, words)["metrics"],
     }
 
 
@@ -100,7 +100,7 @@ def overfit(run_dir: Path, words: tuple[str, ...], data: tuple[str, ...]) -> dic
 
 
 def few_pictures(root: Path, file: Path) -> tuple[str, ...]:
-    """Words that name the first pictures with a few large objects as training and validation set."""
+    """Words that name the first pictures with few, large objects as both splits."""
     content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
     objects: dict[int, list[Any]] = {}
     for annotation in content["annotations"]:

@@ -113,25 +113,52 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 @torch.no_grad()
 def refine_statistics(detector: MaskRCNN, batches: Iterable[list[Tensor]]) -> None:
-    """Precise batch normalisation: means and variances over batches with the weights as they are.
+    """Precise batch normalisation (Wu and Johnson 2021, arXiv 2105.07576), as fvcore computes it.
 
     Args:
-        detector: Its running statistics are replaced by averages over the batches.
+        detector: Its running statistics become mean and variance of all values that the layers see
+            in the batches, with the weights as they are.
         batches: Training pictures, on the detector's device.
     """
     norms = [m for m in detector.backbone.modules() if isinstance(m, Norm)]
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # an average in place of an exponential one
+    moments = [_Moments(norm) for norm in norms]
     training = detector.training
     detector.train()
     for pictures in batches:
         detector.backbone(detector.transform(pictures)[0].tensors)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        _average(norm.running_mean, norm.running_var)
+    for each in moments:
+        each.finish()
     detector.train(training)
+
+
+class _Moments:
+    """Number, sum and sum of squares of what goes into a layer, over all batches and processes."""
+
+    def __init__(self, norm: Norm) -> None:
+        self.norm = norm
+        self.sums = torch.zeros(2, norm.num_features, dtype=torch.float64)
+        self.count = torch.zeros(1, dtype=torch.float64)
+        self.hook = norm.register_forward_pre_hook(self.add)
+
+    def add(self, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        (x,) = inputs
+        number = x.numel() // x.shape[1]
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        self.sums += number * torch.stack([mean, variance + mean.square()]).double().cpu()
+        self.count += number
+
+    def finish(self) -> None:
+        self.hook.remove()
+        device = self.norm.weight.device
+        sums, count = self.sums.to(device), self.count.to(device)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(count)
+        if not count.item() or self.norm.running_mean is None or self.norm.running_var is None:
+            return
+        mean, square = sums / count
+        self.norm.running_mean.copy_(mean)
+        self.norm.running_var.copy_(square - mean.square())
 
 
 @torch.no_grad()
@@ -157,16 +184,6 @@ def find(
         found, images.image_sizes, sizes
     )
     return detections
-
-
-def _average(*statistics: Tensor | None) -> None:
-    """Mean over the processes, each of which has seen pictures of its own."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    for tensor in statistics:
-        if tensor is not None:
-            torch.distributed.all_reduce(tensor)
-            tensor /= torch.distributed.get_world_size()
 
 
 def _initialise(detector: MaskRCNN) -> None:
