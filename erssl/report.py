@@ -41,8 +41,17 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
     write_text(run_dir / "report.md", "\n".join(lines) + "\n")
 
 
+_ACCURACIES = (
+    "Accuracies are those of the last epoch on the validation split; `best_on_val` chose its "
+    "epoch on that split."
+)
+
+
 def write_evaluation_report(
-    results: Mapping[str, Any], folder: Path, pictures: Sequence[str] = ()
+    results: Mapping[str, Any],
+    folder: Path,
+    pictures: Sequence[str] = (),
+    about: str = _ACCURACIES,
 ) -> None:
     """Write the ``report.md`` of an evaluation.
 
@@ -50,6 +59,7 @@ def write_evaluation_report(
         results: The content of ``results.json``.
         folder: Where it goes.
         pictures: Names of pictures in that folder.
+        about: What the metrics are.
     """
     metrics = results["metrics"]
     rows = [f"| {name} | {_shown(name, value)} |" for name, value in metrics.items()]
@@ -62,8 +72,7 @@ def write_evaluation_report(
         "|---|---|",
         *rows,
         "",
-        "Accuracies are those of the last epoch on the validation split; `best_on_val` chose its "
-        "epoch on that split.",
+        about,
         "",
         *published_lines(results["published"]),
         "",

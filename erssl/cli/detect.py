@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from erssl.cli._detect_data import data_digests, read_data
 from erssl.cli._detect_settings import MAY_CHANGE, DetectSettings, read_detect
 from erssl.cli._evaluate import print_results
 from erssl.cli._help import quiet
@@ -23,13 +23,6 @@ from erssl.cli._protocols import check_same_settings
 from erssl.cli._subject import Read, read_backbone, run_of, slug
 from erssl.cli._train import naming_folder
 from erssl.data.options import DataOptions
-from erssl.downstream.detection.coco import (
-    CocoSource,
-    check_pictures,
-    check_same_categories,
-    coco_layout,
-    read_coco,
-)
 from erssl.downstream.detection.job import DetectionJob, DetectionOutcome
 from erssl.downstream.detection.recipes import Recipe, Schedule, scaled
 from erssl.errors import ConfigError, DataError, RunError
@@ -50,7 +43,8 @@ from erssl.runs import (
 
 GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_COCO_VAL, _COCO_CLASSES = 5000, 80  # of val2017
+_WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # pictures to train and to judge on
+_ROIS = 512  # of every recipe
 
 
 def help_text() -> str:
@@ -99,7 +93,7 @@ def detect(settings: DetectSettings, console: Console) -> dict[str, Any]:
     schedule = scaled(
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate
     )
-    train, val = _read_data(settings)
+    train, val = read_data(settings, _workers(settings))
     folder = _folder(settings, read, train.name)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
 
@@ -107,7 +101,8 @@ def detect(settings: DetectSettings, console: Console) -> dict[str, Any]:
         if first:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    config = {**asdict(settings), "digests": _digests(settings, read.backbone)}
+    digests = {"weights": weights_digest(read.backbone), **data_digests(settings, train, val)}
+    config = {**asdict(settings), "digests": digests}
     if first:  # the other processes of torch's launcher come when it has begun
         _open(settings, folder, config)
         for line in (schedule.sentence, *train.notes, *val.notes):
@@ -159,50 +154,6 @@ def require_resnet(backbone: nn.Module, name: str) -> None:
             f"checkpoint={name} is {what}{stem}, and the detectors are built on a torchvision "
             "ResNet with its 7x7 stem; name such a checkpoint, such as that of a resnet50."
         )
-
-
-def _read_data(settings: DetectSettings) -> list[Any]:
-    """Training and validation split, checked as far as that can be done before training."""
-    recipe = settings.chosen
-    if recipe.data == "voc":
-        from erssl.downstream.detection.voc import read_voc
-
-        root = Path(str(settings.data_root)).expanduser()
-        both = [read_voc(root, "train"), read_voc(root, "val")]
-    else:
-        train, val = _sources(settings)
-        masks = recipe.head == "mask"
-        both = [read_coco(train, "train", masks), read_coco(val, "val", masks)]
-        check_same_categories(*both)
-    if settings.verify and not settings.eval_only:
-        for data in both:
-            check_pictures(data, _workers(settings))
-    read: list[Any] = both
-    return read
-
-
-def _sources(settings: DetectSettings) -> list[CocoSource]:
-    """Training and validation split."""
-    if settings.data_root is not None:
-        return [*coco_layout(Path(settings.data_root).expanduser())]
-    sources = []
-    for split in ("train", "val"):
-        images, annotations = (
-            Path(getattr(settings, f"{split}_{what}")).expanduser()
-            for what in ("images", "annotations")
-        )
-        sources.append(CocoSource(images, annotations, annotations.stem))
-    return sources
-
-
-def _digests(settings: DetectSettings, backbone: nn.Module) -> dict[str, str]:
-    """What a training that is resumed began with, whatever its files are called."""
-    digests = {"weights": weights_digest(backbone)}
-    if settings.chosen.data == "coco":
-        for what, source in zip(("training", "validation"), _sources(settings), strict=True):
-            content = source.annotations.read_bytes()
-            digests[f"{what}_annotations"] = hashlib.sha256(content).hexdigest()
-    return digests
 
 
 def _folder(settings: DetectSettings, read: Read, data: str) -> Path:
@@ -277,6 +228,7 @@ def _finish(
 
     notes = [job.schedule.sentence, *job.train.notes, *job.val.notes, *outcome.notes]
     counts = {"train": job.train.counts, "val": job.val.counts}
+    about = " ".join(["Average precision after the last iteration, in [0, 1].", *notes])
     surroundings = environment(job.device)
     results = make_results(
         protocol=f"{settings.chosen.data}_detection",
@@ -287,11 +239,11 @@ def _finish(
         config={**config, "counts": counts, **outcome.facts, "notes": notes},
         environment=surroundings,
         wall_seconds=time.perf_counter() - began,
-        published=_published(settings, read, job.val),
+        published=_published(settings, read, job),
     )
     draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS)
     write_json(job.folder / ENVIRONMENT, surroundings)
-    write_evaluation_report(results, job.folder, [PREDICTIONS])
+    write_evaluation_report(results, job.folder, [PREDICTIONS], about)
     write_json(job.folder / RESULTS, results)
     for note in outcome.notes:
         job.say(note)
@@ -299,16 +251,15 @@ def _finish(
     return results
 
 
-def _published(settings: DetectSettings, read: Read, val: Any) -> list[dict[str, Any]] | None:
+def _published(settings: DetectSettings, read: Read, job: DetectionJob) -> Any:
     """Published numbers of the recipe, where it was followed on all of its data."""
     recipe: Recipe = settings.chosen
-    backbone = getattr(read.backbone.architecture, "name", None)
-    if settings.iterations is not None or settings.learning_rate is not None:
+    followed = (recipe.min_sizes, recipe.max_size, recipe.test_size), _ROIS, None, None
+    said = settings.sizes, settings.rois_per_image, settings.iterations, settings.learning_rate
+    pictures = tuple(data.counts["pictures"] for data in (job.train, job.val))
+    if settings.backend != "detectron2" or said != followed or pictures != _WHOLE[recipe.data]:
         return None
+    setting = {"backbone": getattr(read.backbone.architecture, "name", None)}
     if recipe.data == "voc":
-        setting = {"backbone": backbone, "iterations": recipe.iterations}
-        return published("voc_detection", "voc07+12", **setting) if not val.notes else None
-    if (len(val.images), len(val.class_names)) != (_COCO_VAL, _COCO_CLASSES):
-        return None
-    setting = {"backbone": backbone, "head": recipe.neck, "schedule": recipe.label}
-    return published("coco_detection", "coco", **setting)
+        return published("voc_detection", "voc07+12", iterations=recipe.iterations, **setting)
+    return published("coco_detection", "coco", head=recipe.neck, schedule=recipe.label, **setting)
