@@ -31,7 +31,7 @@ FINETUNE = (*SMALL, "iterations=200", "checkpoint_period=50", "learning_rate=0.0
 KILLED = (*SMALL, "iterations=40", "checkpoint_period=5")
 OVERFIT = (
     *("batch_size=2", "min_sizes=[96]", "max_size=144", "test_size=96", "rois_per_image=16"),
-    *("iterations=400", "checkpoint_period=200", "learning_rate=0.01"),
+    *("iterations=300", "checkpoint_period=100", "learning_rate=0.01"),
 )
 PICTURES = 8  # that are learnt by heart
 OBJECTS, SIDE = 4, 64  # at most so many in each of them, none smaller than this (pixels)
@@ -76,7 +76,7 @@ def kill_and_resume(place: Path, words: tuple[str, ...], data: tuple[str, ...]) 
     with subprocess.Popen(command((*words, *data), killed)) as process:
         while not list(checkpoints(killed)) and process.poll() is None:
             time.sleep(0.1)
-        time.sleep(random.Random(0).uniform(1, 5))
+        time.sleep(random.Random(0).uniform(0.1, 1.5))
         process.send_signal(signal.SIGKILL)
     detect((*words, *data, "resume=true"), killed)
     one, other = curve(straight), curve(killed)

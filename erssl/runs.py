@@ -38,7 +38,10 @@ _EVALUATION_FILES = (
     *("subset.txt", "confusion.csv", "confusion.png", "per_class.csv", "per_class.png"),
 )
 _TABLE_FILES = tuple(f"transfer.{kind}" for kind in ("md", "csv", "json", "png"))
-_PACKAGES = ("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy")
+_PACKAGES = (
+    *("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy"),
+    *("pycocotools", "detectron2"),  # of detection, where they are installed
+)
 
 
 class RunDirectory:
