@@ -63,6 +63,8 @@ class DetectionJob:
         eval_period: Iterations from one evaluation to the next; 0 for the end alone.
         checkpoint_period: Iterations from one checkpoint to the next.
         say: Prints a line for the reader.
+        loggers: Lightning's loggers in the folder, of the iteration that is gone on with (``None``:
+            from the beginning); Detectron2 has its own.
     """
 
     backbone: nn.Module
@@ -85,6 +87,7 @@ class DetectionJob:
     eval_period: int
     checkpoint_period: int
     say: Callable[[str], None]
+    loggers: Callable[[int | None], Sequence[Any]] = lambda _: ()
 
 
 @dataclass(frozen=True)

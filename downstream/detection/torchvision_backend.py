@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection import MaskRCNN
 
-from erssl.callbacks import make_loggers
 from erssl.downstream.detection.coco import CocoData, CocoImage
 from erssl.downstream.detection.evaluation import coco_metrics, coco_results
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
@@ -121,7 +120,7 @@ def _train(job: DetectionJob, training: DetectorTraining, begin: int | None) -> 
         max_epochs=1,
         max_steps=iterations,
         log_every_n_steps=1 if iterations <= _LOG_ALL else _ENDS,
-        logger=make_loggers(job.folder, begin),
+        logger=list(job.loggers(begin)),
         callbacks=[around],
         enable_checkpointing=False,
         enable_progress_bar=False,

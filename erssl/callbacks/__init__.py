@@ -2,15 +2,8 @@
 
 from erssl.callbacks.collapse import CollapseGuard
 from erssl.callbacks.lens import ERLens
-from erssl.callbacks.metrics import ResumableCSVLogger, make_loggers
+from erssl.callbacks.metrics import ResumableCSVLogger
 from erssl.callbacks.online_knn import OnlineKNN
 from erssl.callbacks.progress import LiveProgress
 
-__all__ = [
-    "CollapseGuard",
-    "ERLens",
-    "LiveProgress",
-    "OnlineKNN",
-    "ResumableCSVLogger",
-    "make_loggers",
-]
+__all__ = ["CollapseGuard", "ERLens", "LiveProgress", "OnlineKNN", "ResumableCSVLogger"]

@@ -1,12 +1,11 @@
-"""The loggers of a run, made to go on where a resumed run stopped."""
+"""Lightning's CSV logger, made to go on where a resumed run stopped."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 from pathlib import Path
 
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 
 
 class ResumableCSVLogger(CSVLogger):
@@ -29,12 +28,3 @@ class ResumableCSVLogger(CSVLogger):
         for row in kept:
             values = {k: float(v) for k, v in row.items() if v and k != "step"}
             self.experiment.log_metrics(values, step=int(row["step"]))
-
-
-def make_loggers(path: Path, resume_step: int | None) -> list[Logger]:
-    """``metrics.csv``, and TensorBoard's files where its package is installed."""
-    loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
-    # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
-    with contextlib.suppress(ModuleNotFoundError):
-        loggers.append(TensorBoardLogger(path, "", "", default_hp_metric=False))
-    return loggers

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from erssl.callbacks import LiveProgress, make_loggers
+from erssl.callbacks import LiveProgress
 from erssl.cli._evaluate import Evaluation, Judged
 from erssl.cli._protocols import TrainingSettings
-from erssl.cli._trainer import make_checkpoint
+from erssl.cli._trainer import make_checkpoint, make_loggers
 from erssl.cli.main import was_interrupted
 from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices

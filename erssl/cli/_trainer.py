@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from erssl.callbacks import ResumableCSVLogger
 from erssl.errors import ConfigError
 from erssl.runs import LAST_CHECKPOINT
 
@@ -62,6 +65,15 @@ def started_processes() -> int:
     """How many processes torchrun or SLURM's srun have started together, this one among them."""
     counts = (os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
     return max(1, *(int(count) if count.isdigit() else 1 for count in counts))
+
+
+def make_loggers(path: Path, resume_step: int | None) -> list[Logger]:
+    """``metrics.csv``, and TensorBoard's files where its package is installed."""
+    loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
+    # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
+    with contextlib.suppress(ModuleNotFoundError):
+        loggers.append(TensorBoardLogger(path, "", "", default_hp_metric=False))
+    return loggers
 
 
 def make_checkpoint(path: Path) -> ModelCheckpoint:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from erssl.cli._help import quiet
 from erssl.cli._protocols import check_same_settings
 from erssl.cli._subject import Read, read_backbone, run_of, slug
 from erssl.cli._train import naming_folder
+from erssl.cli._trainer import make_loggers
 from erssl.data.options import DataOptions
 from erssl.downstream.detection.job import DetectionJob, DetectionOutcome
 from erssl.downstream.detection.recipes import Recipe, Schedule, scaled
@@ -207,6 +209,7 @@ def _job(
         eval_period=settings.eval_period,
         checkpoint_period=settings.checkpoint_period,
         say=say,
+        loggers=partial(make_loggers, folder),
     )
 
 

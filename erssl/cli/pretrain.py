@@ -20,11 +20,11 @@ from rich.table import Table
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-from erssl.callbacks import CollapseGuard, ERLens, LiveProgress, OnlineKNN, make_loggers
+from erssl.callbacks import CollapseGuard, ERLens, LiveProgress, OnlineKNN
 from erssl.cli._build import build_method
 from erssl.cli._config import GROUPS, group_options
 from erssl.cli._settings import EvaluationOptions, PretrainSettings, read_settings
-from erssl.cli._trainer import make_checkpoint, probe_trainer
+from erssl.cli._trainer import make_checkpoint, make_loggers, probe_trainer
 from erssl.data import SSLDataModule
 from erssl.errors import RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy

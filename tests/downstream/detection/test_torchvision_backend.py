@@ -2,11 +2,13 @@
 
 import csv
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from erssl.cli._trainer import make_loggers
 from erssl.downstream.detection.coco import coco_layout, read_coco
 from erssl.downstream.detection.job import DetectionJob
 from erssl.downstream.detection.recipes import RECIPES, learning_rate, scaled
@@ -130,6 +132,7 @@ def job(coco, tmp_path):
         eval_period=0,
         checkpoint_period=2,
         say=lambda line: None,
+        loggers=partial(make_loggers, tmp_path / "straight"),
     )
 
 
@@ -152,7 +155,8 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(job, monkeypatch):
 
     straight = run(replace(job, checkpoint_period=6))
     said = []
-    stopped = replace(job, folder=job.folder.with_name("stopped"), eval_period=4)
+    folder = job.folder.with_name("stopped")
+    stopped = replace(job, folder=folder, eval_period=4, loggers=partial(make_loggers, folder))
     step = training.DetectorTraining.training_step
 
     def until_the_sixth(self, batch):
