@@ -1,0 +1,152 @@
+"""Fine-tuning a detector with Detectron2, the framework of the published numbers.
+
+Detectron2 is imported late: this module is importable without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from erssl.downstream.detection.detectron2_config import (
+    LAST,
+    check_architecture,
+    job_config,
+    require_detectron2,
+)
+from erssl.downstream.detection.detectron2_logs import logging_to
+from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
+from erssl.errors import ConfigError, RunError
+from erssl.models.detectron import write_detectron2
+from erssl.runs import write_json, write_text
+
+FOLDER = "detectron2"  # below the run directory
+RESUME_FROM = f"{FOLDER}/{LAST}"  # without which there is nothing to resume
+_WEIGHTS = "backbone.pth"
+_RESULTS = "outcome.json"
+_DIVERGED = re.compile(r"Loss became infinite or NaN at iteration=(\d+)")
+
+
+def run(job: DetectionJob) -> DetectionOutcome:
+    """Fine-tune a detector and evaluate it, or evaluate one that was fine-tuned.
+
+    Args:
+        job: What is trained, on what, and where.
+
+    Returns:
+        Metrics, facts and predictions.
+
+    Raises:
+        ErsslError: If Detectron2 is not there, the backbone does not fit, or the run in the folder
+            is another one.
+    """
+    require_detectron2()
+    check_architecture(job.backbone.architecture, job.recipe.neck)
+    if job.schedule.batch_size % job.devices:
+        raise ConfigError(
+            f"batch_size={job.schedule.batch_size} cannot be shared by {job.devices} devices; "
+            f"choose a multiple of {job.devices}."
+        )
+    folder = job.folder / FOLDER
+    begun = (folder / LAST).is_file()
+    if job.eval_only and not begun:
+        raise RunError(
+            f"eval_only=true but {folder / LAST} does not exist; train first, without eval_only."
+        )
+    if not (begun and (job.resume or job.eval_only)):
+        if job.resume:
+            job.say(f"{folder} holds no checkpoint yet: the training begins at its beginning.")
+        shutil.rmtree(folder, ignore_errors=True)  # a later resume must not find another run's
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {n: t.detach().cpu().contiguous() for n, t in job.backbone.state_dict().items()}
+    write_detectron2(state, folder / _WEIGHTS)
+    (folder / _RESULTS).unlink(missing_ok=True)
+    if job.devices == 1:
+        _work(job)
+    else:
+        from detectron2.engine import launch
+
+        launch(_work, job.devices, dist_url="auto", args=(dataclasses.replace(job, say=print),))
+    return _outcome(folder)
+
+
+def _work(job: DetectionJob) -> None:
+    """What each process does; the first one writes the results."""
+    from detectron2.utils import comm
+    from detectron2.utils.env import seed_all_rng
+
+    from erssl.downstream.detection.detectron2_data import forget, register
+
+    folder, first = job.folder / FOLDER, comm.is_main_process()
+    names = [register(job.train), register(job.val)]
+    try:
+        with logging_to(folder, job.say if first else None):
+            cfg, notes = job_config(job, names[0], names[1], folder / _WEIGHTS, folder)
+            if first:
+                write_text(folder / "config.yaml", cfg.dump())
+            seed_all_rng(job.seed + comm.get_rank())
+            results, facts = (_evaluate if job.eval_only else _train)(cfg, job)
+    finally:
+        forget(names)
+    if first:
+        from erssl.downstream.detection.detectron2_evaluation import metrics_of
+
+        metrics = metrics_of(results or {})
+        write_json(folder / _RESULTS, {"metrics": metrics, "facts": facts, "notes": notes})
+
+
+def _train(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
+    from erssl.downstream.detection.detectron2_trainer import METRICS, Trainer, read_rows
+
+    trainer = Trainer(cfg, job.resume)
+    trainer.resume_or_load(job.resume)
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        diverged = _DIVERGED.search(str(error))
+        where = f" at iteration {diverged[1]}" if diverged else ""
+        raise RunError(
+            f"The training diverged{where}: its loss is not finite; choose a smaller learning_rate "
+            f"than {cfg.SOLVER.BASE_LR:g}."
+        ) from error
+    rows = [row for row in read_rows(Path(cfg.OUTPUT_DIR) / METRICS) if "total_loss" in row]
+    facts: dict[str, Any] = {
+        "iterations": cfg.SOLVER.MAX_ITER,
+        "first_iteration": trainer.start_iter,
+        "first_loss": rows[0]["total_loss"] if rows else None,
+        "last_loss": rows[-1]["total_loss"] if rows else None,
+    }
+    report = trainer.report
+    if report is not None:
+        facts["backbone"] = str(report)
+        facts["backbone_convolutions"] = report.convolutions
+        facts["backbone_norms"] = report.norms
+    return trainer.results, facts
+
+
+def _evaluate(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    from erssl.downstream.detection.detectron2_trainer import Trainer, logger
+
+    model = Trainer.build_model(cfg)
+    checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+    file = checkpointer.get_checkpoint_file()
+    checkpointer.load(file)
+    logger.info("Evaluates %s.", file)
+    return Trainer.test(cfg, model), {"checkpoint": Path(file).name}
+
+
+def _outcome(folder: Path) -> DetectionOutcome:
+    from erssl.downstream.detection.detectron2_evaluation import DRAWN
+
+    content = json.loads((folder / _RESULTS).read_text(encoding="utf-8"))
+    drawn = json.loads((folder / DRAWN).read_text(encoding="utf-8"))
+    predictions = [
+        Detected(**{**found, "boxes": [tuple(box) for box in found["boxes"]]}) for found in drawn
+    ]
+    return DetectionOutcome(predictions=predictions, **content)

@@ -1,0 +1,227 @@
+"""Detectron2's trainer with the pieces that the recipes need: imported only where Detectron2 is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetFromList, DatasetMapper, get_detection_dataset_dicts
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+
+from erssl.downstream.detection.detectron2_config import (
+    LAST,
+    SETTINGS,
+    fingerprint,
+    first_iteration,
+)
+from erssl.downstream.detection.detectron2_evaluation import make_evaluator
+from erssl.downstream.detection.order import DrawnPictures, PictureOrder, loader
+from erssl.downstream.detection.weights import MatchReport, backbone_weights, fill
+from erssl.errors import DataError
+from erssl.runs import write_text
+
+METRICS = "metrics.json"
+WEIGHTS_TABLE = "backbone_weights.txt"
+logger = logging.getLogger("detectron2.erssl")
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's own trainer; the same pictures at the same iteration, resumed or not.
+
+    Attributes:
+        report: What of the backbone was matched; ``None`` where the weights are of a whole
+            detector, or a run goes on.
+    """
+
+    report: MatchReport | None = None
+
+    def __init__(self, cfg: Any, resume: bool = False) -> None:
+        """Build model, optimiser, loader and hooks.
+
+        Args:
+            cfg: Detectron2's config, frozen.
+            resume: Go on with the newest checkpoint in ``OUTPUT_DIR``, if there is one.
+
+        Raises:
+            RunError: If that checkpoint is of another config, or cannot be read.
+        """
+        self._records = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+        self._settings = fingerprint(cfg, len(self._records))
+        folder = Path(cfg.OUTPUT_DIR)
+        self._first = first_iteration(folder, self._settings) if resume else 0
+        if comm.is_main_process():
+            _keep_rows(folder / METRICS, self._first)
+        super().__init__(cfg)
+
+    @property
+    def results(self) -> Any:
+        """What the last evaluation gave, in percent by task; ``None`` before there was one."""
+        return getattr(self, "_last_eval_results", None)
+
+    @classmethod
+    def build_model(cls, cfg: Any) -> Any:
+        """The detector; its long description goes to no log."""
+        return build_model(cfg)
+
+    def build_train_loader(self, cfg: Any) -> Any:
+        """Batches from the first iteration of this part of the run on."""
+        return self._loader(cfg, self._first)
+
+    def build_hooks(self) -> list[Any]:
+        """Detectron2's hooks, repeatable ones where it has a choice."""
+        self.checkpointer = _Checkpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.checkpointer.add_checkpointable(SETTINGS, _Kept(self._settings))
+        without_workers = self.cfg.clone()
+        without_workers.defrost()
+        without_workers.DATALOADER.NUM_WORKERS = 0
+        precise = _PreciseBN(
+            self.cfg.TEST.EVAL_PERIOD,
+            self.model,
+            self._loader(without_workers, 0),
+            self.cfg.TEST.PRECISE_BN.NUM_ITER,
+        )
+        usual = super().build_hooks()
+        ours = [precise if isinstance(hook, hooks.PreciseBN) else hook for hook in usual]
+        return [_Seeds(self.cfg.SEED), *ours]
+
+    def build_writers(self) -> list[Any]:
+        """Console, ``metrics.json`` and TensorBoard, without what a resumed part writes again."""
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(str(Path(folder) / METRICS)),
+            TensorboardXWriter(folder, purge_step=self._first),
+        ]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Read the newest checkpoint, or the weights to start from.
+
+        Raises:
+            ErsslError: If a weight of the backbone finds no partner.
+        """
+        weights = self.cfg.MODEL.WEIGHTS
+        resume = resume and self.checkpointer.has_checkpoint()
+        local = bool(weights) and "://" not in weights
+        named = backbone_weights(weights) if local and not resume else None
+        if named is None:
+            super().resume_or_load(resume)
+            if resume:
+                logger.info("Goes on at iteration %d.", self.start_iter)
+            elif not weights:
+                logger.warning("MODEL.WEIGHTS is empty: the backbone begins with random weights.")
+            return
+        self.report = fill(getattr(self.model, "module", self.model), named)
+        logger.info("%s: %s.", weights, self.report)
+        if comm.is_main_process():
+            write_text(Path(self.cfg.OUTPUT_DIR) / WEIGHTS_TABLE, self.report.table())
+
+    @classmethod
+    def build_evaluator(cls, cfg: Any, dataset_name: str, output_folder: Any = None) -> Any:
+        """COCO's or VOC's evaluation, and some predictions to draw."""
+        return DatasetEvaluators(make_evaluator(cfg, dataset_name))
+
+    def _loader(self, cfg: Any, first: int) -> Any:
+        processes, rank, seed = comm.get_world_size(), comm.get_rank(), max(0, cfg.SEED)
+        wide = [record["width"] > record["height"] for record in self._records]
+        order = PictureOrder(wide, cfg.SOLVER.IMS_PER_BATCH // processes, seed, rank, processes)
+        order.start = first
+        records = DatasetFromList(self._records)  # one buffer, which loader processes share
+        pictures = DrawnPictures(records, _Prepare(DatasetMapper(cfg, True)), seed)
+        return loader(pictures, order, cfg.DATALOADER.NUM_WORKERS)
+
+
+class _Prepare:
+    """Detectron2's mapper, whose complaints about a picture name the picture."""
+
+    def __init__(self, mapper: Any) -> None:
+        self.mapper = mapper
+
+    def __call__(self, record: Any) -> Any:
+        try:
+            return self.mapper(record)
+        except SizeMismatchError as error:
+            raise DataError(
+                f"{record['file_name']} is not {record['width']} x {record['height']} pixels as "
+                "its annotations say; correct width and height there."
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"{record['file_name']} cannot be read ({error}); repair or remove it."
+            ) from error
+
+
+class _Seeds(HookBase):
+    """Chance within the model, such as which proposals are sampled, by the iteration alone."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = max(0, seed)
+
+    def before_step(self) -> None:
+        numbers = np.random.SeedSequence((self.seed, self.trainer.iter, comm.get_rank()))
+        torch.manual_seed(int(numbers.generate_state(1)[0]))
+
+
+class _PreciseBN(hooks.PreciseBN):
+    """Statistics of the same pictures each time, so that a resumed run has them too."""
+
+    def update_stats(self) -> None:
+        self._data_iter = None
+        super().update_stats()
+
+
+class _Checkpointer(DetectionCheckpointer):
+    """Names a checkpoint as the last one in one go: a kill leaves the old name or the new one."""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        write_text(Path(self.save_dir) / LAST, last_filename_basename)
+
+
+class _Kept:
+    """Something that goes into each checkpoint."""
+
+    def __init__(self, content: Mapping[str, str]) -> None:
+        self.content = dict(content)
+
+    def state_dict(self) -> dict[str, str]:
+        return self.content
+
+    def load_state_dict(self, content: Mapping[str, str]) -> None:
+        """Compared before: see ``first_iteration``."""
+
+
+def read_rows(file: Path) -> list[dict[str, float]]:
+    """What was written to ``metrics.json``, a dictionary for each time.
+
+    Args:
+        file: The file; a last line that a kill cut short is left out.
+    """
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _keep_rows(file: Path, end: int) -> None:
+    """Drop what is written again: all from iteration ``end`` on."""
+    if file.is_file():
+        kept = [row for row in read_rows(file) if row["iteration"] < end]
+        write_text(file, "".join(f"{json.dumps(row)}\n" for row in kept))
