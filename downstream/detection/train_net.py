@@ -1,0 +1,185 @@
+"""Training and evaluation in the form that Detectron2's users know.
+
+``python -m erssl.downstream.detection.train_net --config-file mask_rcnn_R_50_FPN_1x.yaml
+--num-gpus 8 MODEL.WEIGHTS <checkpoint>``. The config is a file of erssl by its name or any path;
+``MODEL.WEIGHTS`` is any checkpoint that :func:`erssl.load_backbone` reads, a file of
+``erssl export format=detectron2``, or a whole detector. The data lie where Detectron2 looks for
+them: below ``DETECTRON2_DATASETS``, as its own guide says.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erssl.downstream.detection.coco import CocoSource, check_same_categories, read_coco
+from erssl.downstream.detection.detectron2_config import (
+    LAST,
+    base_config,
+    plain_norms_without_gpu,
+    require_detectron2,
+)
+from erssl.downstream.detection.voc import VocSplit, read_split
+from erssl.errors import ConfigError, DataError, ErsslError
+
+
+def make_config(arguments: Namespace) -> tuple[Any, str | None]:
+    """Detectron2's config of a command line.
+
+    Args:
+        arguments: What Detectron2's parser gives.
+
+    Returns:
+        The config (``CfgNode``), frozen, and a sentence on what this machine cannot do.
+
+    Raises:
+        ConfigError: If the file or an override is wrong.
+    """
+    if not arguments.config_file:
+        raise ConfigError(
+            "--config-file is missing; give one of erssl's, such as mask_rcnn_R_50_FPN_1x.yaml."
+        )
+    cfg = base_config(arguments.config_file)
+    # by hand only: a machine without a GPU trains too
+    if not _has_gpu():
+        cfg.MODEL.DEVICE = "cpu"
+    try:
+        cfg.merge_from_list(arguments.opts or [])
+    except (KeyError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{' '.join(arguments.opts)} are no overrides ({reason}); give KEY VALUE pairs, such "
+            "as SOLVER.BASE_LR 0.01."
+        ) from error
+    note = plain_norms_without_gpu(cfg)
+    cfg.freeze()
+    return cfg, note
+
+
+def check_data(cfg: Any) -> None:
+    """Read the data sets of a config once, to find what is wrong before any training.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        ErsslError: If a data set is unknown or broken, or has other classes than the head.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    sets = []
+    for name, split in [
+        *((name, "train") for name in cfg.DATASETS.TRAIN),
+        *((name, "val") for name in cfg.DATASETS.TEST),
+    ]:
+        if name not in DatasetCatalog.list():
+            raise ConfigError(
+                f"DATASETS names {name}, which Detectron2 does not know; register it, or use "
+                "erssl detect, which takes folders."
+            )
+        about = MetadataCatalog.get(name)
+        if about.get("evaluator_type") == "coco":
+            source = CocoSource(Path(about.image_root), Path(about.json_file), name)
+            sets.append(read_coco(source, split, masks=cfg.MODEL.MASK_ON))
+        elif about.get("evaluator_type") == "pascal_voc":
+            read_split(VocSplit(Path(about.dirname), about.year, about.split))
+        classes = about.get("thing_classes")
+        if classes is not None and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise DataError(
+                f"{name} has {len(classes)} classes and the head "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set MODEL.ROI_HEADS.NUM_CLASSES "
+                f"{len(classes)}."
+            )
+    for other in sets[1:]:
+        check_same_categories(sets[0], other)
+
+
+def work(arguments: Namespace) -> Any:
+    """What each process does: train and evaluate, or evaluate alone.
+
+    Args:
+        arguments: What Detectron2's parser gives.
+
+    Returns:
+        Detectron2's results, in percent by task.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    from detectron2.engine import default_setup
+
+    from erssl.downstream.detection.detectron2_trainer import Trainer
+
+    cfg, note = make_config(arguments)
+    default_setup(cfg, arguments)
+    if note:
+        logging.getLogger("detectron2.erssl").warning(note)
+    check_data(cfg)
+    if arguments.eval_only:
+        return _evaluate(cfg, arguments.resume)
+    trainer = Trainer(cfg, arguments.resume)
+    trainer.resume_or_load(arguments.resume)
+    trainer.train()
+    return trainer.results
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        words: The command line; that of the process where nothing is given.
+
+    Returns:
+        0, or 2 after an error of the input, which is printed in one sentence.
+    """
+    try:
+        require_detectron2()
+        from detectron2.engine import default_argument_parser, launch
+
+        arguments = default_argument_parser().parse_args(words)
+        gpus = arguments.num_gpus if _has_gpu() else 1
+        launch(
+            work,
+            gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except ErsslError as error:
+        print(f"train_net: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _evaluate(cfg: Any, resume: bool) -> Any:
+    """Evaluate the newest checkpoint of the folder, or the detector that ``MODEL.WEIGHTS`` is."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    from erssl.downstream.detection.detectron2_trainer import Trainer
+    from erssl.downstream.detection.weights import is_detector
+
+    newest = resume and (Path(cfg.OUTPUT_DIR) / LAST).is_file()
+    if not newest and not is_detector(cfg.MODEL.WEIGHTS):
+        raise ConfigError(
+            f"--eval-only needs a trained detector, and MODEL.WEIGHTS={cfg.MODEL.WEIGHTS} is none; "
+            "name a checkpoint of a training, or give --resume with its OUTPUT_DIR."
+        )
+    model = Trainer.build_model(cfg)
+    checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return Trainer.test(cfg, model)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
