@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from erssl.downstream.detection.job import DetectionJob
+from erssl.downstream.detection.recipes import Schedule
 from erssl.errors import ConfigError, RunError
 from erssl.models.backbones import BackboneOptions
 from erssl.models.detectron import detectron2_settings
@@ -111,7 +112,7 @@ def job_config(
     # polygons cannot hold a run-length code
     cfg.INPUT.MASK_FORMAT = "bitmask" if job.train.has_codes else "polygon"
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR = schedule.batch_size, schedule.base_lr
-    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = schedule.iterations, schedule.steps
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = schedule.iterations, decay_steps(schedule)
     cfg.SOLVER.WARMUP_ITERS = schedule.warmup_iterations
     cfg.SOLVER.WARMUP_FACTOR = schedule.warmup_factor
     cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.MOMENTUM = recipe.weight_decay, recipe.momentum
@@ -123,6 +124,15 @@ def job_config(
     note = plain_norms_without_gpu(cfg)
     cfg.freeze()
     return cfg, [note] if note else []
+
+
+def decay_steps(schedule: Schedule) -> tuple[int, ...]:
+    """The steps of a schedule that it reaches: Detectron2 refuses one at its end.
+
+    Args:
+        schedule: The schedule.
+    """
+    return tuple(sorted({step for step in schedule.steps if 0 < step < schedule.iterations}))
 
 
 def check_architecture(options: Any, neck: str) -> None:
