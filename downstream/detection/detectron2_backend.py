@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ FOLDER = "detectron2"  # below the run directory
 RESUME_FROM = f"{FOLDER}/{LAST}"  # without which there is nothing to resume
 _WEIGHTS = "backbone.pth"
 _RESULTS = "outcome.json"
-_DIVERGED = re.compile(r"Loss became infinite or NaN at iteration=(\d+)")
 
 
 def run(job: DetectionJob) -> DetectionOutcome:
@@ -107,11 +105,9 @@ def _train(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
     try:
         trainer.train()
     except FloatingPointError as error:
-        diverged = _DIVERGED.search(str(error))
-        where = f" at iteration {diverged[1]}" if diverged else ""
         raise RunError(
-            f"The training diverged{where}: its loss is not finite; choose a smaller learning_rate "
-            f"than {cfg.SOLVER.BASE_LR:g}."
+            f"The training diverged at iteration {trainer.iter}: its loss or boxes are not finite; "
+            f"choose a smaller learning_rate than {cfg.SOLVER.BASE_LR:g}."
         ) from error
     rows = [row for row in read_rows(Path(cfg.OUTPUT_DIR) / METRICS) if "total_loss" in row]
     facts: dict[str, Any] = {

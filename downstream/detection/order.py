@@ -100,7 +100,11 @@ def loader(pictures: DrawnPictures, order: PictureOrder, workers: int) -> DataLo
         order: Which of them, and when.
         workers: Loader processes; their number changes nothing.
     """
-    return DataLoader(pictures, batch_sampler=order, num_workers=workers, collate_fn=list)
+    # whose first use would else take a number from the generator that the model samples with
+    own = torch.Generator()
+    return DataLoader(
+        pictures, batch_sampler=order, num_workers=workers, collate_fn=list, generator=own
+    )
 
 
 @contextlib.contextmanager

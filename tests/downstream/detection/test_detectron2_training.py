@@ -1,0 +1,240 @@
+"""Training by Detectron2: it ends, goes on where it was, and is judged as pycocotools judges."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from erssl.downstream.detection import detectron2_backend
+from erssl.downstream.detection.coco import coco_layout, read_coco
+from erssl.downstream.detection.detectron2_backend import FOLDER, run
+from erssl.downstream.detection.evaluation import coco_metrics
+from erssl.downstream.detection.recipes import RECIPES, learning_rate, scaled
+from erssl.errors import ConfigError, DataError, RunError
+
+from .detectron2_jobs import SMALL, make_coco, make_job, needs_detectron2
+
+pytestmark = needs_detectron2
+
+
+class Killed(BaseException):
+    """What nobody catches, as a signal."""
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    return make_coco(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Few regions and narrow heads."""
+    whole = detectron2_backend.job_config
+
+    def job_config(*arguments):
+        cfg, notes = whole(*arguments)
+        cfg.defrost()
+        cfg.merge_from_list(SMALL)
+        cfg.freeze()
+        return cfg, notes
+
+    monkeypatch.setattr(detectron2_backend, "job_config", job_config)
+
+
+def rows(folder):
+    text = (folder / FOLDER / "metrics.json").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def weights(folder):
+    return torch.load(folder / FOLDER / "model_final.pth", weights_only=True)["model"]
+
+
+def stop_before(monkeypatch, iteration):
+    from erssl.downstream.detection.detectron2_trainer import Trainer
+
+    step = Trainer.run_step
+
+    def run_step(self):
+        if self.iter == iteration:
+            raise Killed
+        step(self)
+
+    monkeypatch.setattr(Trainer, "run_step", run_step)
+
+
+def test_trains_and_evaluates(coco, tmp_path):
+    said = []
+    job = make_job(coco, tmp_path, iterations=3, say=said.append)
+    outcome = run(job)
+    assert {"box_AP", "box_AP50", "mask_AP75"} <= set(outcome.metrics)
+    assert all(0 <= value <= 1 for value in outcome.metrics.values())
+    assert outcome.facts["iterations"] == 3 and outcome.facts["backbone_convolutions"] == 20
+    assert math.isfinite(outcome.facts["first_loss"])
+    assert outcome.notes[0].startswith("BN in place of SyncBN")
+    assert [found.index for found in outcome.predictions] == [0, 1, 2, 3, 4]
+    found = outcome.predictions[0]
+    assert found.scores == sorted(found.scores, reverse=True) and found.scores
+    assert found.masks[0]["size"] == [48, 64]
+    assert any("eta" in line or "total_loss" in line for line in said)
+    assert any("none left at random" in line for line in said)
+    files = {path.name.partition(".tfevents")[0] for path in (tmp_path / FOLDER).iterdir()}
+    assert files >= {"model_final.pth", "log.txt", "config.yaml", "events.out", "metrics.json"}
+    table = (tmp_path / FOLDER / "backbone_weights.txt").read_text()
+    assert len(table.splitlines()) == 40
+
+
+def test_average_precision_is_that_of_pycocotools_alone(coco, tmp_path):
+    job = make_job(coco, tmp_path, iterations=8, schedule=None)
+    job = dataclasses.replace(job, schedule=scaled(job.recipe, 2, 8, 0.01))
+    metrics = run(job).metrics
+    file = tmp_path / FOLDER / "inference" / "coco_instances_results.json"
+    expected = coco_metrics(json.loads(file.read_text()), job.val, ("bbox", "segm"))
+    assert expected["box_AP"] > 0
+    assert metrics == pytest.approx(expected)
+
+
+def test_resumed_after_a_kill_it_is_the_run_that_was_not_killed(coco, tmp_path, monkeypatch):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    expected = run(make_job(coco, straight, iterations=7))
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        stop_before(patched, 5)
+        run(make_job(coco, broken, iterations=7))
+    said = []
+    outcome = run(make_job(coco, broken, iterations=7, resume=True, say=said.append))
+    assert outcome.facts["first_iteration"] == 4  # two were lost, the checkpoint is of four
+    assert any("Goes on at iteration 4" in line for line in said)
+    assert outcome.metrics == pytest.approx(expected.metrics)
+    for name, values in weights(straight).items():
+        torch.testing.assert_close(weights(broken)[name], values, msg=name)
+    assert [row["iteration"] for row in rows(broken)] == sorted(
+        {row["iteration"] for row in rows(broken)}
+    )
+
+
+def test_resumed_rate_is_that_of_the_iteration(coco, tmp_path, monkeypatch):
+    from erssl.downstream.detection.detectron2_trainer import Trainer
+
+    seen = []
+    step = Trainer.run_step
+
+    def run_step(self):
+        seen.append((self.iter, self.optimizer.param_groups[0]["lr"]))
+        if len(seen) == 4:
+            raise Killed
+        step(self)
+
+    monkeypatch.setattr(Trainer, "run_step", run_step)
+    job = make_job(coco, tmp_path, iterations=6)
+    job = dataclasses.replace(
+        job, schedule=dataclasses.replace(job.schedule, warmup_iterations=3, steps=(4, 5))
+    )
+    with pytest.raises(Killed):
+        run(job)
+    run(dataclasses.replace(job, resume=True))
+    assert [iteration for iteration, _ in seen] == [0, 1, 2, 3, 2, 3, 4, 5]
+    for iteration, rate in seen:
+        assert rate == pytest.approx(learning_rate(job.schedule, iteration))
+
+
+def test_killed_before_the_first_checkpoint_it_begins_again(coco, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        stop_before(patched, 1)
+        run(make_job(coco, tmp_path))
+    said = []
+    outcome = run(make_job(coco, tmp_path, iterations=2, resume=True, say=said.append))
+    assert outcome.facts["first_iteration"] == 0
+    assert any("begins at its beginning" in line for line in said)
+
+
+def test_a_new_training_forgets_the_old_one(coco, tmp_path):
+    run(make_job(coco, tmp_path, iterations=2))
+    outcome = run(make_job(coco, tmp_path, iterations=3))
+    assert outcome.facts["first_iteration"] == 0
+    assert not (tmp_path / FOLDER / "model_0000003.pth").exists()
+
+
+def test_resume_from_another_config_is_refused(coco, tmp_path):
+    run(make_job(coco, tmp_path, iterations=2))
+    for changed, key in (
+        ({"iterations": 9}, "SOLVER.MAX_ITER=2"),
+        ({"seed": 4}, "SEED=3"),
+        ({"min_sizes": (48,)}, r"INPUT.MIN_SIZE_TRAIN=\[48, 64\]"),
+        ({"recipe": "mask_rcnn_c4_1x", "arch": "resnet50"}, "MODEL.BACKBONE.NAME"),
+    ):
+        settings = {"iterations": 2, "resume": True, **changed}
+        with pytest.raises(RunError, match=f"was trained with .*{key}.*resume with the settings"):
+            run(make_job(coco, tmp_path, **settings))
+    # where and how often it runs may change
+    again = {"iterations": 2, "resume": True, "eval_period": 1, "checkpoint_period": 1}
+    run(make_job(coco, tmp_path, **again, workers=1))
+
+
+def test_resume_from_a_broken_checkpoint_is_refused(coco, tmp_path):
+    run(make_job(coco, tmp_path, iterations=2))
+    (tmp_path / FOLDER / "model_final.pth").write_bytes(b"half")
+    with pytest.raises(RunError, match="no readable checkpoint"):
+        run(make_job(coco, tmp_path, iterations=2, resume=True))
+
+
+def test_evaluates_alone(coco, tmp_path):
+    with pytest.raises(RunError, match=r"eval_only=true but .* does not exist"):
+        run(make_job(coco, tmp_path, eval_only=True))
+    trained = run(make_job(coco, tmp_path, iterations=2))
+    judged = run(make_job(coco, tmp_path, iterations=2, eval_only=True))
+    assert judged.metrics == pytest.approx(trained.metrics)
+    assert judged.facts == {"checkpoint": "model_final.pth"}
+
+
+def test_run_length_masks_are_trained_on(tmp_path):
+    coded = make_coco(tmp_path / "coded", pictures=3, codes=True)
+    job = make_job(coded, tmp_path / "run", iterations=2)
+    assert job.train.has_codes
+    assert math.isfinite(run(job).facts["last_loss"])
+
+
+def test_c4_has_its_fifth_stage_in_the_head(tmp_path):
+    coco = make_coco(tmp_path / "coco", pictures=2)
+    job = make_job(coco, tmp_path / "run", "mask_rcnn_c4_1x", "resnet50", iterations=1)
+    outcome = run(job)
+    assert outcome.facts["backbone_norms"] == 53
+    assert {"box_AP", "mask_AP"} <= set(outcome.metrics)
+
+
+def test_a_training_that_diverges_says_so(coco, tmp_path):
+    job = make_job(coco, tmp_path, iterations=8)
+    job = dataclasses.replace(
+        job, schedule=dataclasses.replace(job.schedule, base_lr=1e20, warmup_iterations=0)
+    )
+    with pytest.raises(RunError, match=r"diverged at iteration \d.*smaller learning_rate"):
+        run(job)
+
+
+def test_backbones_that_do_not_fit_are_refused(coco, tmp_path):
+    from erssl.models import BackboneOptions, build_backbone
+
+    small = build_backbone(BackboneOptions("resnet18", cifar_stem=True))
+    with pytest.raises(ConfigError, match=r"resnet18 with a stem for small pictures"):
+        run(make_job(coco, tmp_path, backbone=small))
+    vit = build_backbone(BackboneOptions("vit_tiny_patch16_224", "timm"))
+    with pytest.raises(ConfigError, match=r"vit_tiny_patch16_224, and the detectors"):
+        run(make_job(coco, tmp_path, backbone=vit))
+    with pytest.raises(ConfigError, match=r"resnet18, whose last stage"):
+        run(make_job(coco, tmp_path, "mask_rcnn_c4_1x"))
+    with pytest.raises(ConfigError, match=r"batch_size=2 cannot be shared by 3 devices"):
+        run(make_job(coco, tmp_path, devices=3))
+
+
+def test_a_picture_of_another_size_is_named(coco, tmp_path):
+    train, _ = coco_layout(coco)
+    data = read_coco(train, "train")
+    wrong = tuple(dataclasses.replace(image, width=image.width + 8) for image in data.images)
+    job = make_job(coco, tmp_path, train=dataclasses.replace(data, images=wrong))
+    with pytest.raises(DataError, match=r"\.png is not \d+ x \d+ pixels as its annotations say"):
+        run(job)
+
+
+def test_recipes_name_files_that_are_there():
+    assert len({recipe.config for recipe in RECIPES.values()}) == len(RECIPES)
