@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from yaml import YAMLError
 
 from erssl.downstream.detection.job import DetectionJob
 from erssl.downstream.detection.recipes import Schedule
@@ -47,6 +48,27 @@ def require_detectron2() -> None:
         ) from error
 
 
+def config_file(file: str | Path) -> Path:
+    """Find a config file.
+
+    Args:
+        file: Name of one of erssl's own files, or a path.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    path = Path(file)
+    if path.is_file():
+        return path
+    folder = Path(str(files("erssl.downstream.detection") / "configs"))
+    if (folder / path.name).is_file():
+        return folder / path.name
+    names = sorted(p.name for p in folder.glob("*.yaml"))
+    raise ConfigError(
+        f"{file} is neither a file nor a config of erssl; choose one of {', '.join(names)}."
+    )
+
+
 def base_config(file: str | Path) -> Any:
     """Detectron2's defaults and a config file.
 
@@ -57,26 +79,18 @@ def base_config(file: str | Path) -> Any:
         The config (``CfgNode``), not frozen.
 
     Raises:
-        ConfigError: If there is no such file, or a key in it is unknown.
+        ConfigError: If there is no such file, or it is no config.
     """
     from detectron2.config import get_cfg
 
     from erssl.downstream.detection import c4
 
     c4.register()
-    path = Path(file)
-    if not path.is_file():
-        ours = files("erssl.downstream.detection") / "configs" / path.name
-        path = Path(str(ours))
-    if not path.is_file():
-        names = sorted(p.name for p in path.parent.glob("*.yaml"))
-        raise ConfigError(
-            f"{file} is neither a file nor a config of erssl; choose one of {', '.join(names)}."
-        )
+    path = config_file(file)
     cfg = get_cfg()
     try:
         cfg.merge_from_file(str(path))
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, AssertionError, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is no config of Detectron2 ({reason}); correct it.") from error
     return cfg

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from erssl.downstream.detection.coco import CocoData, CocoImage, CocoInstance
+from erssl.downstream.detection.evaluation import ground_truth
 from erssl.downstream.detection.voc import VocData
 
 
@@ -27,7 +27,7 @@ def register(data: CocoData | VocData) -> str:
     name = f"erssl_{data.split}_{uuid.uuid4().hex[:8]}"
     images = data.training_images if data.split == "train" else data.images
     records = [_record(image, data) for image in images]
-    DatasetCatalog.register(name, lambda: copy.deepcopy(records))
+    DatasetCatalog.register(name, lambda: records)
     MetadataCatalog.get(name).set(thing_classes=list(data.class_names), **_about(data))
     return name
 
@@ -50,6 +50,8 @@ def _about(data: CocoData | VocData) -> dict[str, Any]:
         "evaluator_type": "coco",
         "json_file": str(data.source.annotations),
         "image_root": str(data.source.images),
+        # what was read, in place of what the file says: a part of it, say, and numbered from 1
+        "ground_truth": ground_truth(data),
         "thing_dataset_id_to_contiguous_id": numbers,
     }
 

@@ -43,13 +43,15 @@ class QuietCOCOEvaluator(COCOEvaluator):
     """COCO's own evaluation (not Detectron2's faster one), which prints no table of its own."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Read the annotations and number them from 1.
+        """Read the annotations, numbered from 1 as pycocotools needs them.
 
-        pycocotools keeps the number of the object that a prediction found and reads 0 as "none".
+        It keeps the number of the object that a prediction found and reads 0 as "none".
         """
         super().__init__(*arguments, **options)
-        annotations = self._coco_api.dataset["annotations"]
-        for number, annotation in enumerate(annotations, start=1):
+        truth = self._metadata.get("ground_truth")
+        if truth is not None:
+            self._coco_api.dataset = truth
+        for number, annotation in enumerate(self._coco_api.dataset["annotations"], start=1):
             annotation["id"] = number
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api.createIndex()

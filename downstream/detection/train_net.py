@@ -20,6 +20,7 @@ from erssl.downstream.detection.coco import CocoSource, check_same_categories, r
 from erssl.downstream.detection.detectron2_config import (
     LAST,
     base_config,
+    config_file,
     plain_norms_without_gpu,
     require_detectron2,
 )
@@ -39,10 +40,6 @@ def make_config(arguments: Namespace) -> tuple[Any, str | None]:
     Raises:
         ConfigError: If the file or an override is wrong.
     """
-    if not arguments.config_file:
-        raise ConfigError(
-            "--config-file is missing; give one of erssl's, such as mask_rcnn_R_50_FPN_1x.yaml."
-        )
     cfg = base_config(arguments.config_file)
     # by hand only: a machine without a GPU trains too
     if not _has_gpu():
@@ -141,6 +138,11 @@ def main(words: Sequence[str] | None = None) -> int:
         from detectron2.engine import default_argument_parser, launch
 
         arguments = default_argument_parser().parse_args(words)
+        if not arguments.config_file:
+            raise ConfigError(
+                "--config-file is missing; give one of erssl's, such as mask_rcnn_R_50_FPN_1x.yaml."
+            )
+        arguments.config_file = str(config_file(arguments.config_file))
         gpus = arguments.num_gpus if _has_gpu() else 1
         launch(
             work,
