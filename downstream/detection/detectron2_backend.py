@@ -17,6 +17,7 @@ from erssl.downstream.detection.detectron2_config import (
     job_config,
     require_detectron2,
 )
+from erssl.downstream.detection.detectron2_launch import launch
 from erssl.downstream.detection.detectron2_logs import logging_to
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
 from erssl.errors import ConfigError, RunError
@@ -49,6 +50,10 @@ def run(job: DetectionJob) -> DetectionOutcome:
             f"batch_size={job.schedule.batch_size} cannot be shared by {job.devices} devices; "
             f"choose a multiple of {job.devices}."
         )
+    if job.devices > 1 and job.device.type != "cuda":
+        raise ConfigError(
+            f"devices={job.devices} needs GPUs, and the device is {job.device.type}; set devices=1."
+        )
     folder = job.folder / FOLDER
     begun = (folder / LAST).is_file()
     if job.eval_only and not begun:
@@ -63,12 +68,9 @@ def run(job: DetectionJob) -> DetectionOutcome:
     state = {n: t.detach().cpu().contiguous() for n, t in job.backbone.state_dict().items()}
     write_detectron2(state, folder / _WEIGHTS)
     (folder / _RESULTS).unlink(missing_ok=True)
-    if job.devices == 1:
-        _work(job)
-    else:
-        from detectron2.engine import launch
-
-        launch(_work, job.devices, dist_url="auto", args=(dataclasses.replace(job, say=print),))
+    if job.devices > 1:  # what is printed by a function of this process stays here
+        job = dataclasses.replace(job, say=print)
+    launch(_work, job, job.devices, dist_url="auto")
     return _outcome(folder)
 
 

@@ -24,6 +24,7 @@ from erssl.downstream.detection.detectron2_config import (
     plain_norms_without_gpu,
     require_detectron2,
 )
+from erssl.downstream.detection.detectron2_launch import launch
 from erssl.downstream.detection.voc import VocSplit, read_split
 from erssl.errors import ConfigError, DataError, ErsslError
 
@@ -135,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     try:
         require_detectron2()
-        from detectron2.engine import default_argument_parser, launch
+        from detectron2.engine import default_argument_parser
 
         arguments = default_argument_parser().parse_args(words)
         if not arguments.config_file:
@@ -146,11 +147,11 @@ def main(words: Sequence[str] | None = None) -> int:
         gpus = arguments.num_gpus if _has_gpu() else 1
         launch(
             work,
+            arguments,
             gpus,
             num_machines=arguments.num_machines,
             machine_rank=arguments.machine_rank,
             dist_url=arguments.dist_url,
-            args=(arguments,),
         )
     except ErsslError as error:
         print(f"train_net: {error}", file=sys.stderr)

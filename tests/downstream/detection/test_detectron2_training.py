@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -225,6 +226,8 @@ def test_backbones_that_do_not_fit_are_refused(coco, tmp_path):
         run(make_job(coco, tmp_path, "mask_rcnn_c4_1x"))
     with pytest.raises(ConfigError, match=r"batch_size=2 cannot be shared by 3 devices"):
         run(make_job(coco, tmp_path, devices=3))
+    with pytest.raises(ConfigError, match=r"devices=2 needs GPUs"):
+        run(make_job(coco, tmp_path, devices=2))
 
 
 def test_a_picture_of_another_size_is_named(coco, tmp_path):
@@ -234,6 +237,33 @@ def test_a_picture_of_another_size_is_named(coco, tmp_path):
     job = make_job(coco, tmp_path, train=dataclasses.replace(data, images=wrong))
     with pytest.raises(DataError, match=r"\.png is not \d+ x \d+ pixels as its annotations say"):
         run(job)
+
+
+def test_a_complaint_of_one_of_several_processes_is_one_sentence(monkeypatch):
+    import detectron2.engine
+    from torch.multiprocessing import ProcessRaisedException
+
+    from erssl.downstream.detection.detectron2_launch import launch
+
+    def several(said):
+        def stopped(*arguments, **places):
+            raise ProcessRaisedException(f"Traceback ...\n{said}\n", 1, 4)
+
+        monkeypatch.setattr(detectron2.engine, "launch", stopped)
+
+    several("erssl.errors.DataError: x.png is not 4 x 4 pixels.")
+    with pytest.raises(RunError, match=r"^x\.png is not 4 x 4 pixels\.$"):
+        launch(print, None, 2)
+    several("ValueError: anything")
+    with pytest.raises(ProcessRaisedException):
+        launch(print, None, 2)
+
+
+def test_a_job_reaches_other_processes(coco, tmp_path):
+    job = dataclasses.replace(make_job(coco, tmp_path), say=print)
+    again = pickle.loads(pickle.dumps(job))
+    assert again.train.images == job.train.images
+    assert again.schedule == job.schedule
 
 
 def test_recipes_name_files_that_are_there():
