@@ -14,6 +14,8 @@ from typing import Any
 from erssl.downstream.detection.detectron2_config import (
     LAST,
     check_architecture,
+    fingerprint,
+    first_iteration,
     job_config,
     require_detectron2,
 )
@@ -127,16 +129,15 @@ def _train(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
 
 
 def _evaluate(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
-    from detectron2.checkpoint import DetectionCheckpointer
+    from erssl.downstream.detection.detectron2_trainer import Trainer, load_detector, logger
 
-    from erssl.downstream.detection.detectron2_trainer import Trainer, logger
-
+    folder = Path(cfg.OUTPUT_DIR)
+    done = first_iteration(folder, fingerprint(cfg, len(job.train.training_images)))
+    name = (folder / LAST).read_text(encoding="utf-8").strip()
+    logger.info("Evaluates %s, of %d iterations.", name, done)
     model = Trainer.build_model(cfg)
-    checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
-    file = checkpointer.get_checkpoint_file()
-    checkpointer.load(file)
-    logger.info("Evaluates %s.", file)
-    return Trainer.test(cfg, model), {"checkpoint": Path(file).name}
+    load_detector(model, str(folder / name))
+    return Trainer.test(cfg, model), {"checkpoint": name, "iterations": done}
 
 
 def _outcome(folder: Path) -> DetectionOutcome:

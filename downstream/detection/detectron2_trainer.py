@@ -29,7 +29,7 @@ from erssl.downstream.detection.detectron2_config import (
 from erssl.downstream.detection.detectron2_evaluation import make_evaluator
 from erssl.downstream.detection.order import DrawnPictures, PictureOrder, loader
 from erssl.downstream.detection.weights import MatchReport, backbone_weights, fill
-from erssl.errors import DataError
+from erssl.errors import ConfigError, DataError
 from erssl.runs import write_text
 
 METRICS = "metrics.json"
@@ -55,12 +55,15 @@ class Trainer(DefaultTrainer):
             resume: Go on with the newest checkpoint in ``OUTPUT_DIR``, if there is one.
 
         Raises:
+            ConfigError: If the config asks for an order of pictures that is not built.
             RunError: If that checkpoint is of another config, or cannot be read.
         """
         self._records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
         self._settings = fingerprint(cfg, len(self._records))
+        _check_loader(cfg)
+        self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         folder = Path(cfg.OUTPUT_DIR)
         self._first = first_iteration(folder, self._settings) if resume else 0
         if comm.is_main_process():
@@ -98,7 +101,7 @@ class Trainer(DefaultTrainer):
         )
         usual = super().build_hooks()
         ours = [precise if isinstance(hook, hooks.PreciseBN) else hook for hook in usual]
-        return [_Seeds(self.cfg.SEED), *ours]
+        return [_Seeds(self._seed), *ours]
 
     def build_writers(self) -> list[Any]:
         """Console, ``metrics.json`` and TensorBoard, without what a resumed part writes again."""
@@ -137,13 +140,59 @@ class Trainer(DefaultTrainer):
         return DatasetEvaluators(make_evaluator(cfg, dataset_name))
 
     def _loader(self, cfg: Any, first: int) -> Any:
-        processes, rank, seed = comm.get_world_size(), comm.get_rank(), max(0, cfg.SEED)
+        processes, rank, seed = comm.get_world_size(), comm.get_rank(), self._seed
         wide = [record["width"] > record["height"] for record in self._records]
         order = PictureOrder(wide, cfg.SOLVER.IMS_PER_BATCH // processes, seed, rank, processes)
         order.start = first
         records = DatasetFromList(self._records)  # one buffer, which loader processes share
         pictures = DrawnPictures(records, _Prepare(DatasetMapper(cfg, True)), seed)
         return loader(pictures, order, cfg.DATALOADER.NUM_WORKERS)
+
+
+def load_detector(model: Any, path: str) -> None:
+    """Read a whole detector to evaluate it.
+
+    Args:
+        model: What Detectron2 built; changed in place.
+        path: The file, or an address that Detectron2 knows.
+
+    Raises:
+        DataError: If a weight found no partner.
+    """
+    _WholeCheckpointer(model).load(path)
+
+
+class _WholeCheckpointer(DetectionCheckpointer):
+    """Refuses what Detectron2 only logs."""
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        found = super()._load_model(checkpoint)
+        wrong = [name for name, *_ in found.incorrect_shapes]
+        unmatched = [*found.missing_keys, *found.unexpected_keys, *wrong]
+        unmatched = [name for name in unmatched if not name.endswith("num_batches_tracked")]
+        if unmatched:
+            raise DataError(
+                f"{len(unmatched)} weights of the checkpoint or of the detector found no partner, "
+                f"such as {unmatched[0]}; evaluate it with the config that it was trained with."
+            )
+        return found
+
+
+def _check_loader(cfg: Any) -> None:
+    """Refuse keys that Detectron2 reads and this trainer's own order does not."""
+    only = {"SAMPLER_TRAIN": "TrainingSampler", "ASPECT_RATIO_GROUPING": True}
+    for key, value in only.items():
+        if cfg.DATALOADER[key] != value:
+            raise ConfigError(
+                f"DATALOADER.{key}={cfg.DATALOADER[key]} is not built, since a resumed run could "
+                f"not go on with its order; leave it at {value}."
+            )
+    processes = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH={cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} "
+            "processes; choose a multiple."
+        )
 
 
 class _Prepare:
@@ -170,7 +219,7 @@ class _Seeds(HookBase):
     """Chance within the model, such as which proposals are sampled, by the iteration alone."""
 
     def __init__(self, seed: int) -> None:
-        self.seed = max(0, seed)
+        self.seed = seed
 
     def before_step(self) -> None:
         numbers = np.random.SeedSequence((self.seed, self.trainer.iter, comm.get_rank()))

@@ -161,20 +161,19 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _evaluate(cfg: Any, resume: bool) -> Any:
     """Evaluate the newest checkpoint of the folder, or the detector that ``MODEL.WEIGHTS`` is."""
-    from detectron2.checkpoint import DetectionCheckpointer
-
-    from erssl.downstream.detection.detectron2_trainer import Trainer
+    from erssl.downstream.detection.detectron2_trainer import Trainer, load_detector
     from erssl.downstream.detection.weights import is_detector
 
-    newest = resume and (Path(cfg.OUTPUT_DIR) / LAST).is_file()
-    if not newest and not is_detector(cfg.MODEL.WEIGHTS):
+    folder, weights = Path(cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS
+    if resume and (folder / LAST).is_file():
+        weights = str(folder / (folder / LAST).read_text(encoding="utf-8").strip())
+    if not is_detector(weights):
         raise ConfigError(
-            f"--eval-only needs a trained detector, and MODEL.WEIGHTS={cfg.MODEL.WEIGHTS} is none; "
-            "name a checkpoint of a training, or give --resume with its OUTPUT_DIR."
+            f"--eval-only needs a trained detector, and MODEL.WEIGHTS={weights} is none; name a "
+            "checkpoint of a training, or give --resume with its OUTPUT_DIR."
         )
     model = Trainer.build_model(cfg)
-    checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    load_detector(model, weights)
     return Trainer.test(cfg, model)
 
 

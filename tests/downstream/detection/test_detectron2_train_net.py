@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from erssl.downstream.detection import train_net
+from erssl.downstream.detection.coco import CocoSource, read_coco
+from erssl.downstream.detection.evaluation import coco_metrics
 from erssl.models import build_backbone
 
 from .detectron2_jobs import SMALL, make_coco, needs_detectron2
@@ -85,17 +87,33 @@ def rows(tmp_path):
     return [json.loads(line) for line in lines]
 
 
+def average_precision(tmp_path):
+    """In percent, of the predictions that the last evaluation left; its file is deleted."""
+    source = CocoSource(
+        tmp_path / "coco" / "val2017", tmp_path / "coco/annotations/instances_val2017.json"
+    )
+    file = tmp_path / "out" / "inference" / "coco_instances_results.json"
+    metrics = coco_metrics(json.loads(file.read_text()), read_coco(source, "val"), ("bbox", "segm"))
+    file.unlink()
+    return {"bbox": 100 * metrics["box_AP"], "segm": 100 * metrics["mask_AP"]}
+
+
 def test_trains_resumes_and_evaluates(coco, checkpoint, tmp_path, capfd):
     command = words(tmp_path, checkpoint)
     assert train_net.main(command) == 0
     assert "20 convolutions and 20 normalisations" in capfd.readouterr().out
     assert (tmp_path / "out" / "model_final.pth").is_file()
-    trained = rows(tmp_path)[-1]["bbox/AP"]
     assert train_net.main(["--resume", *command]) == 0
     assert "Goes on at iteration 2" in capfd.readouterr().out
+    trained = average_precision(tmp_path)
+    assert trained["bbox"] == pytest.approx(rows(tmp_path)[-1]["bbox/AP"])
     assert train_net.main(["--resume", "--eval-only", *command]) == 0
-    assert train_net.main(["--eval-only", *words(tmp_path, tmp_path / "out/model_final.pth")]) == 0
-    assert trained == pytest.approx(rows(tmp_path)[-1]["bbox/AP"])
+    assert average_precision(tmp_path) == pytest.approx(trained)
+    detector = words(tmp_path, tmp_path / "out" / "model_final.pth")
+    assert train_net.main(["--eval-only", *detector]) == 0
+    assert average_precision(tmp_path) == pytest.approx(trained)
+    assert train_net.main(["--eval-only", *detector, "MODEL.MASK_ON", "False"]) == 2
+    assert "found no partner, such as roi_heads.mask_head" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -104,6 +122,8 @@ def test_trains_resumes_and_evaluates(coco, checkpoint, tmp_path, capfd):
         (["MODEL.ROI_HEADS.NUM_CLASSES", "80"], "has 3 classes and the head 80"),
         (["SOLVER.BASE_LEARNING_RATE", "1"], "are no overrides"),
         (["DATASETS.TRAIN", "('nowhere',)"], "names nowhere, which Detectron2 does not know"),
+        (["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"], "is not built"),
+        (["DATALOADER.ASPECT_RATIO_GROUPING", "False"], "leave it at True"),
         (["MODEL.RESNETS.DEPTH", "34"], "does not fit the detector's backbone"),
     ],
 )

@@ -186,7 +186,9 @@ def test_evaluates_alone(coco, tmp_path):
     trained = run(make_job(coco, tmp_path, iterations=2))
     judged = run(make_job(coco, tmp_path, iterations=2, eval_only=True))
     assert judged.metrics == pytest.approx(trained.metrics)
-    assert judged.facts == {"checkpoint": "model_final.pth"}
+    assert judged.facts == {"checkpoint": "model_final.pth", "iterations": 2}
+    with pytest.raises(RunError, match=r"was trained with SOLVER\.MAX_ITER=2"):
+        run(make_job(coco, tmp_path, iterations=3, eval_only=True))
 
 
 def test_run_length_masks_are_trained_on(tmp_path):
