@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ FOLDER = "detectron2"  # below the run directory
 RESUME_FROM = f"{FOLDER}/{LAST}"  # without which there is nothing to resume
 _WEIGHTS = "backbone.pth"
 _RESULTS = "outcome.json"
+_ENDS = 20  # rows of metrics.json whose mean loss stands for an end of the curve
 
 
 def run(job: DetectionJob) -> DetectionOutcome:
@@ -113,12 +115,13 @@ def _train(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
             f"The training diverged at iteration {trainer.iter}: its loss or boxes are not finite; "
             f"choose a smaller learning_rate than {cfg.SOLVER.BASE_LR:g}."
         ) from error
-    rows = [row for row in read_rows(Path(cfg.OUTPUT_DIR) / METRICS) if "total_loss" in row]
+    rows = read_rows(Path(cfg.OUTPUT_DIR) / METRICS)
+    losses = [row["total_loss"] for row in rows if "total_loss" in row]
     facts: dict[str, Any] = {
         "iterations": cfg.SOLVER.MAX_ITER,
         "first_iteration": trainer.start_iter,
-        "first_loss": rows[0]["total_loss"] if rows else None,
-        "last_loss": rows[-1]["total_loss"] if rows else None,
+        "first_loss": statistics.fmean(losses[:_ENDS]) if losses else None,
+        "last_loss": statistics.fmean(losses[-_ENDS:]) if losses else None,
     }
     report = trainer.report
     if report is not None:

@@ -119,6 +119,7 @@ def job_config(
     cfg.OUTPUT_DIR, cfg.SEED, cfg.MODEL.WEIGHTS = str(output), job.seed, str(weights)
     cfg.MODEL.DEVICE = str(job.device) if job.devices == 1 else job.device.type
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(job.train.class_names)
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = job.rois_per_image
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train,), (val,)
     cfg.DATALOADER.NUM_WORKERS = job.workers
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = job.min_sizes, job.max_size

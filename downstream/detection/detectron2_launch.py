@@ -24,7 +24,7 @@ def launch(work: Callable[[Any], Any], argument: Any, devices: int, **places: An
         RunError: If a process of several stopped with a sentence of erssl's.
     """
     from detectron2.engine import launch as detectron2_launch
-    from torch.multiprocessing import ProcessRaisedException
+    from torch.multiprocessing.spawn import ProcessRaisedException
 
     try:
         detectron2_launch(work, devices, args=(argument,), **places)

@@ -33,6 +33,8 @@ from erssl.errors import ConfigError, DataError
 from erssl.runs import write_text
 
 METRICS = "metrics.json"
+PERIOD = 20  # iterations from one row of metrics.json to the next, as in Detectron2 ...
+LOG_ALL = 2000  # ... but every iteration of a training as short as this
 WEIGHTS_TABLE = "backbone_weights.txt"
 logger = logging.getLogger("detectron2.erssl")
 
@@ -101,16 +103,22 @@ class Trainer(DefaultTrainer):
         )
         usual = super().build_hooks()
         ours = [precise if isinstance(hook, hooks.PreciseBN) else hook for hook in usual]
-        return [_Seeds(self._seed), *ours]
+        rows = [] if not comm.is_main_process() else [self._rows()]
+        return [_Seeds(self._seed), *ours, *rows]
 
     def build_writers(self) -> list[Any]:
-        """Console, ``metrics.json`` and TensorBoard, without what a resumed part writes again."""
-        folder = self.cfg.OUTPUT_DIR
-        return [
-            CommonMetricPrinter(self.max_iter),
-            JSONWriter(str(Path(folder) / METRICS)),
-            TensorboardXWriter(folder, purge_step=self._first),
-        ]
+        """Console and TensorBoard, without what a resumed part writes again."""
+        printer = CommonMetricPrinter(self.max_iter)
+        return [printer, TensorboardXWriter(self.cfg.OUTPUT_DIR, purge_step=self._first)]
+
+    def _rows(self) -> Any:
+        """``metrics.json``: values of single iterations, where Detectron2 smooths over 20.
+
+        A resumed part has no smoothed values of its own before its twentieth iteration.
+        """
+        file = str(Path(self.cfg.OUTPUT_DIR) / METRICS)
+        period = 1 if self.max_iter <= LOG_ALL else PERIOD
+        return hooks.PeriodicWriter([JSONWriter(file, window_size=1)], period)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Read the newest checkpoint, or the weights to start from.

@@ -11,6 +11,7 @@ import torch
 from erssl.downstream.detection import detectron2_backend
 from erssl.downstream.detection.coco import coco_layout, read_coco
 from erssl.downstream.detection.detectron2_backend import FOLDER, run
+from erssl.downstream.detection.detectron2_config import job_config
 from erssl.downstream.detection.evaluation import coco_metrics
 from erssl.downstream.detection.recipes import RECIPES, learning_rate, scaled
 from erssl.errors import ConfigError, DataError, RunError
@@ -110,9 +111,11 @@ def test_resumed_after_a_kill_it_is_the_run_that_was_not_killed(coco, tmp_path, 
     assert outcome.metrics == pytest.approx(expected.metrics)
     for name, values in weights(straight).items():
         torch.testing.assert_close(weights(broken)[name], values, msg=name)
-    assert [row["iteration"] for row in rows(broken)] == sorted(
-        {row["iteration"] for row in rows(broken)}
-    )
+    whole, parts = rows(straight), rows(broken)
+    assert [row["iteration"] for row in parts] == [0, 1, 2, 3, 4, 5, 6, 7]  # 7 has the metrics
+    for one, other in zip(whole[:7], parts[:7], strict=True):
+        assert other["total_loss"] == pytest.approx(one["total_loss"])
+        assert other["lr"] == one["lr"]
 
 
 def test_resumed_rate_is_that_of_the_iteration(coco, tmp_path, monkeypatch):
@@ -198,6 +201,20 @@ def test_run_length_masks_are_trained_on(tmp_path):
     assert math.isfinite(run(job).facts["last_loss"])
 
 
+def test_the_job_reaches_the_config(coco, tmp_path):
+    job = make_job(coco, tmp_path, rois_per_image=24, checkpoint_period=7, workers=3)
+    cfg, _ = job_config(job, "train", "val", tmp_path / "backbone.pth", tmp_path)
+    assert cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE == 24
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+    assert (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.DATALOADER.NUM_WORKERS) == (7, 3)
+    assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((48, 64), 96)
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (64, 96)
+    assert cfg.TEST.PRECISE_BN.NUM_ITER == 3  # 5 pictures, 2 in a batch
+    assert cfg.MODEL.RESNETS.DEPTH == 18
+    assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53]
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SEED) == (2, 0.001, 3)
+
+
 def test_c4_has_its_fifth_stage_in_the_head(tmp_path):
     coco = make_coco(tmp_path / "coco", pictures=2)
     job = make_job(coco, tmp_path / "run", "mask_rcnn_c4_1x", "resnet50", iterations=1)
@@ -243,7 +260,7 @@ def test_a_picture_of_another_size_is_named(coco, tmp_path):
 
 def test_a_complaint_of_one_of_several_processes_is_one_sentence(monkeypatch):
     import detectron2.engine
-    from torch.multiprocessing import ProcessRaisedException
+    from torch.multiprocessing.spawn import ProcessRaisedException
 
     from erssl.downstream.detection.detectron2_launch import launch
 
