@@ -138,7 +138,7 @@ class Trainer(DefaultTrainer):
                 logger.warning("MODEL.WEIGHTS is empty: the backbone begins with random weights.")
             return
         self.report = fill(getattr(self.model, "module", self.model), named)
-        logger.info("%s: %s.", weights, self.report)
+        logger.info("Weights of %s: %s.", Path(weights).name, self.report)
         if comm.is_main_process():
             write_text(Path(self.cfg.OUTPUT_DIR) / WEIGHTS_TABLE, self.report.table())
 
