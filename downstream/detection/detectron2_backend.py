@@ -23,8 +23,9 @@ from erssl.downstream.detection.detectron2_config import (
 from erssl.downstream.detection.detectron2_launch import launch
 from erssl.downstream.detection.detectron2_logs import logging_to
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
+from erssl.downstream.detection.weights import match
 from erssl.errors import ConfigError, RunError
-from erssl.models.detectron import write_detectron2
+from erssl.models.detectron import detectron2_names, write_detectron2
 from erssl.runs import write_json, write_text
 
 FOLDER = "detectron2"  # below the run directory
@@ -117,17 +118,18 @@ def _train(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
         ) from error
     rows = read_rows(Path(cfg.OUTPUT_DIR) / METRICS)
     losses = [row["total_loss"] for row in rows if "total_loss" in row]
+    # a part that goes on has filled in nothing; the first one did
+    model = getattr(trainer.model, "module", trainer.model)
+    report = trainer.report or match(model, detectron2_names(job.backbone.state_dict()))
     facts: dict[str, Any] = {
+        "backbone": str(report),
+        "backbone_convolutions": report.convolutions,
+        "backbone_norms": report.norms,
         "iterations": cfg.SOLVER.MAX_ITER,
         "first_iteration": trainer.start_iter,
         "first_loss": statistics.fmean(losses[:_ENDS]) if losses else None,
         "last_loss": statistics.fmean(losses[-_ENDS:]) if losses else None,
     }
-    report = trainer.report
-    if report is not None:
-        facts["backbone"] = str(report)
-        facts["backbone_convolutions"] = report.convolutions
-        facts["backbone_norms"] = report.norms
     return trainer.results, facts
 
 

@@ -60,11 +60,13 @@ class Trainer(DefaultTrainer):
             ConfigError: If the config asks for an order of pictures that is not built.
             RunError: If that checkpoint is of another config, or cannot be read.
         """
-        self._records = get_detection_dataset_dicts(
+        _check_loader(cfg)
+        records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
-        self._settings = fingerprint(cfg, len(self._records))
-        _check_loader(cfg)
+        self._wide = [record["width"] > record["height"] for record in records]
+        self._records = DatasetFromList(records)  # one buffer, which loader processes share
+        self._settings = fingerprint(cfg, len(records))
         self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         folder = Path(cfg.OUTPUT_DIR)
         self._first = first_iteration(folder, self._settings) if resume else 0
@@ -149,11 +151,10 @@ class Trainer(DefaultTrainer):
 
     def _loader(self, cfg: Any, first: int) -> Any:
         processes, rank, seed = comm.get_world_size(), comm.get_rank(), self._seed
-        wide = [record["width"] > record["height"] for record in self._records]
-        order = PictureOrder(wide, cfg.SOLVER.IMS_PER_BATCH // processes, seed, rank, processes)
+        batch = cfg.SOLVER.IMS_PER_BATCH // processes
+        order = PictureOrder(self._wide, batch, seed, rank, processes)
         order.start = first
-        records = DatasetFromList(self._records)  # one buffer, which loader processes share
-        pictures = DrawnPictures(records, _Prepare(DatasetMapper(cfg, True)), seed)
+        pictures = DrawnPictures(self._records, _Prepare(DatasetMapper(cfg, True)), seed)
         return loader(pictures, order, cfg.DATALOADER.NUM_WORKERS)
 
 

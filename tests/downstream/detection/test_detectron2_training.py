@@ -107,6 +107,7 @@ def test_resumed_after_a_kill_it_is_the_run_that_was_not_killed(coco, tmp_path, 
     said = []
     outcome = run(make_job(coco, broken, iterations=7, resume=True, say=said.append))
     assert outcome.facts["first_iteration"] == 4  # two were lost, the checkpoint is of four
+    assert outcome.facts["backbone_norms"] == expected.facts["backbone_norms"] == 20
     assert any("Goes on at iteration 4" in line for line in said)
     assert outcome.metrics == pytest.approx(expected.metrics)
     for name, values in weights(straight).items():
