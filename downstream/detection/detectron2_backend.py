@@ -73,10 +73,24 @@ def run(job: DetectionJob) -> DetectionOutcome:
     state = {n: t.detach().cpu().contiguous() for n, t in job.backbone.state_dict().items()}
     write_detectron2(state, folder / _WEIGHTS)
     (folder / _RESULTS).unlink(missing_ok=True)
-    if job.devices > 1:  # what is printed by a function of this process stays here
-        job = dataclasses.replace(job, say=print)
+    if job.devices > 1:
+        job = for_processes(job)
     launch(_work, job, job.devices, dist_url="auto")
     return _outcome(folder)
+
+
+def for_processes(job: DetectionJob) -> DetectionJob:
+    """The job without what cannot go to another process: functions that this one made.
+
+    Args:
+        job: The job; as it is, it can have functions of any kind.
+    """
+    return dataclasses.replace(job, say=print, loggers=_no_loggers)
+
+
+def _no_loggers(iteration: int | None) -> tuple[()]:
+    """Detectron2 has its own writers."""
+    return ()
 
 
 def _work(job: DetectionJob) -> None:
