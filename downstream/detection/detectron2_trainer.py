@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,12 @@ from erssl.downstream.detection.detectron2_config import (
     first_iteration,
 )
 from erssl.downstream.detection.detectron2_evaluation import make_evaluator
-from erssl.downstream.detection.order import DrawnPictures, PictureOrder, loader
+from erssl.downstream.detection.sampling import (
+    BatchOrder,
+    IterationSampler,
+    PreparedRecords,
+    record_loader,
+)
 from erssl.downstream.detection.weights import MatchReport, backbone_weights, fill
 from erssl.errors import ConfigError, DataError
 from erssl.runs import write_text
@@ -64,7 +70,7 @@ class Trainer(DefaultTrainer):
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
-        self._wide = [record["width"] > record["height"] for record in records]
+        self._wide = [record["width"] >= record["height"] for record in records]
         self._records = DatasetFromList(records)  # one buffer, which loader processes share
         self._settings = fingerprint(cfg, len(records))
         self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -151,11 +157,10 @@ class Trainer(DefaultTrainer):
 
     def _loader(self, cfg: Any, first: int) -> Any:
         processes, rank, seed = comm.get_world_size(), comm.get_rank(), self._seed
-        batch = cfg.SOLVER.IMS_PER_BATCH // processes
-        order = PictureOrder(self._wide, batch, seed, rank, processes)
-        order.start = first
-        pictures = DrawnPictures(self._records, _Prepare(DatasetMapper(cfg, True)), seed)
-        return loader(pictures, order, cfg.DATALOADER.NUM_WORKERS)
+        order = BatchOrder(self._wide, cfg.SOLVER.IMS_PER_BATCH, seed)
+        sampler = IterationSampler(order, first, sys.maxsize, rank, processes)
+        records = PreparedRecords(self._records, _Prepare(DatasetMapper(cfg, True)), seed)
+        return record_loader(records, sampler, cfg.DATALOADER.NUM_WORKERS)
 
 
 def load_detector(model: Any, path: str) -> None:

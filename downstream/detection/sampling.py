@@ -5,10 +5,13 @@ A training that is resumed at any iteration therefore goes on with what it would
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class BatchOrder:
@@ -87,3 +90,56 @@ class IterationSampler(Sampler[list[tuple[int, int]]]):
 def generator_of(seed: int, iteration: int, picture: int) -> np.random.Generator:
     """Chance of one picture in one iteration."""
     return np.random.default_rng([seed, iteration, picture])
+
+
+class PreparedRecords(Dataset[Any]):
+    """Records of pictures, read and augmented by a function whose chance is NumPy's global one."""
+
+    def __init__(
+        self, records: Sequence[Mapping[str, Any]], prepare: Callable[[Any], Any], seed: int
+    ) -> None:
+        """Bind records to what reads and augments them.
+
+        Args:
+            records: One for each picture.
+            prepare: Reads and augments one, such as Detectron2's mapper.
+            seed: Of the augmentation.
+        """
+        self.records, self.prepare, self.seed = records, prepare, seed
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.records)
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        """One picture as an iteration sees it, whatever process reads it."""
+        iteration, picture = place
+        with _numpy_seed(self.seed, iteration, picture):
+            return self.prepare(self.records[picture])
+
+
+def record_loader(
+    records: PreparedRecords, sampler: IterationSampler, workers: int
+) -> DataLoader[Any]:
+    """Batches as lists of what ``prepare`` gives.
+
+    Args:
+        records: The pictures.
+        sampler: Which of them, and when.
+        workers: Loader processes; their number changes nothing.
+    """
+    # whose first use would else take a number from the generator that the model samples with
+    own = torch.Generator()
+    return DataLoader(
+        records, batch_sampler=sampler, num_workers=workers, collate_fn=list, generator=own
+    )
+
+
+@contextlib.contextmanager
+def _numpy_seed(*numbers: int) -> Iterator[None]:
+    before = np.random.get_state()
+    np.random.seed(np.random.SeedSequence(numbers).generate_state(4))
+    try:
+        yield
+    finally:
+        np.random.set_state(before)

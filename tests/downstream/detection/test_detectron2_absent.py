@@ -43,6 +43,6 @@ def test_modules_that_the_command_imports_do_not_need_it():
         "import sys; sys.modules['detectron2'] = None; sys.modules['pycocotools'] = None;"
         "import erssl.downstream.detection.detectron2_backend;"
         "import erssl.downstream.detection.train_net, erssl.downstream.detection.voc;"
-        "import erssl.downstream.detection.weights, erssl.downstream.detection.order"
+        "import erssl.downstream.detection.weights, erssl.downstream.detection.sampling"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,12 +3,18 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
 from erssl.downstream.detection.coco import coco_layout, read_coco
-from erssl.downstream.detection.sampling import BatchOrder, IterationSampler
+from erssl.downstream.detection.sampling import (
+    BatchOrder,
+    IterationSampler,
+    PreparedRecords,
+    record_loader,
+)
 from erssl.downstream.detection.torchvision_data import (
     PackedImages,
     TrainingPictures,
@@ -53,6 +59,25 @@ def test_sampler_begins_anywhere_and_processes_share_a_batch():
     halves = [list(IterationSampler(order, 6, 15, rank, 2)) for rank in (0, 1)]
     for batch, a, b in zip(whole[6:], *halves, strict=True):
         assert sorted(a + b) == sorted(batch)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_of_records_depends_on_seed_iteration_and_picture(workers):
+    def prepare(record):
+        return record, float(np.random.uniform())
+
+    def run(seed, begin=0):
+        records = PreparedRecords(range(23), prepare, seed)
+        sampler = IterationSampler(BatchOrder(WIDE, 2, 0), begin, 6)
+        return list(record_loader(records, sampler, workers))
+
+    before = np.random.get_state()[1].copy()
+    once = run(0)
+    assert (np.random.get_state()[1] == before).all()
+    assert run(0, begin=2) == once[2:]
+    values = [value for batch in once for _, value in batch]
+    assert len(set(values)) == len(values)
+    assert run(1) != once
 
 
 def pictures(root, split="train", sizes=(96,), longest=1333, seed=0):
