@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader, Subset
 
 from erssl.data.datasets import Datasets, PictureDataset
+from erssl.data.draws import DrawnPictures as DrawnPictures
+from erssl.data.draws import EpochSampler
 from erssl.data.folders import named
 from erssl.data.module import TransformedDataset, make_loader
 from erssl.data.options import DataOptions
@@ -25,47 +24,6 @@ from erssl.data.views import build_crop_transform, build_eval_transform
 from erssl.errors import ConfigError, DataError
 
 Indices = npt.NDArray[np.int64]
-
-
-class EpochSampler(DistributedSampler[Any]):
-    """A process's share of an epoch's order, as pairs of epoch and picture.
-
-    Lightning says ``set_epoch`` as each epoch begins, except for the first of a training that is
-    resumed: that epoch is known before, from the checkpoint.
-    """
-
-    def __iter__(self) -> Iterator[Any]:
-        """The epoch's order."""
-        return ((self.epoch, index) for index in super().__iter__())
-
-
-class DrawnPictures(Dataset[tuple[Tensor, int]]):
-    """Random crops that depend on seed, epoch and picture alone.
-
-    No matter which loader process draws them, and what it drew before: a training that was stopped
-    goes on with the crops that it would have had.
-    """
-
-    def __init__(self, pictures: Dataset[Any], seed: int) -> None:
-        """Take pictures whose transform draws from torch's global generator."""
-        self.pictures = pictures
-        self.seed = seed
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.pictures)  # type: ignore[arg-type]
-
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
-        """The crop of an epoch from a picture, and its class number."""
-        epoch, index = place
-        state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(int(state))  # not that of a GPU, as torch.manual_seed
-        try:
-            drawn: tuple[Tensor, int] = self.pictures[index]
-            return drawn
-        finally:
-            torch.set_rng_state(before)
 
 
 class LabelledDataModule(LightningDataModule):
@@ -131,7 +89,7 @@ class LabelledDataModule(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         pictures = DrawnPictures(self.train_pictures, self.seed)
         sampler = EpochSampler(pictures, world, rank, seed=self.seed)
-        sampler.set_epoch(self.first_epoch)
+        sampler.go_on(self.first_epoch)
         return make_loader(
             pictures,
             self.batch_size,

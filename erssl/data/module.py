@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
 from erssl.data.datasets import PictureDataset, load_datasets
+from erssl.data.draws import DrawnPictures, EpochSampler
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
 from erssl.errors import ConfigError, DataError
@@ -60,26 +64,50 @@ def seed_worker(worker_id: int, rank: int = 0) -> None:
     np.random.seed(sequence.spawn(1)[0].generate_state(4))
 
 
+def start_worker(worker_id: int, rank: int = 0) -> None:
+    """Seed a loader process, and leave signals to the process that it works for.
+
+    Ctrl-C and a batch system's SIGTERM reach every process of a group, but the training has to end
+    its step before it stops. A loader process ends when its parent says so, or is no more.
+
+    Args:
+        worker_id: As of :func:`seed_worker`.
+        rank: As of :func:`seed_worker`.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    seed_worker(worker_id, rank)
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
+
+
 def make_loader(
     dataset: Dataset[Any],
     batch_size: int,
     num_workers: int,
     seed: int,
-    epoch: int = 0,
     rank: int = 0,
     **keywords: Any,
 ) -> DataLoader[Any]:
-    """A loader whose order and augmentations depend on seed, epoch and rank alone."""
+    """A loader that leaves the global generators alone, and whose processes are seeded."""
     # Without a generator of its own, a loader draws from the global one and so changes what the
     # rest of the run draws.
-    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64)[0]
     return DataLoader(
         dataset,
         batch_size=batch_size,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(int(state)),
-        worker_init_fn=partial(seed_worker, rank=rank),
+        worker_init_fn=partial(start_worker, rank=rank),
         **keywords,
     )
 
@@ -87,9 +115,9 @@ def make_loader(
 class SSLDataModule(LightningDataModule):
     """Loaders of a data set for pretraining and its evaluation.
 
-    With worker processes the batches depend on ``seed`` alone (and on the number of workers), not
-    on the state of the global generators. With ``num_workers=0`` the order does, and the
-    augmentations draw from the global generators, which the run has to seed.
+    Which pictures a step sees follows from ``seed``, epoch and step, a view of a picture from
+    ``seed``, epoch and picture: neither from the number of loader processes or devices (as long as
+    they share the same batch), nor from the global generators, nor from where a run was resumed.
 
     Attributes:
         options: The data set.
@@ -121,6 +149,7 @@ class SSLDataModule(LightningDataModule):
         self.train_transform = build_views(options.views, size, mean, std)
         self.eval_transform = build_eval_transform(size, mean, std, options.interpolation)
         self.datasets = load_datasets(options)
+        self._place: tuple[int, int] | None = None
         self.validate()
 
     def validate(self, num_devices: int = 1) -> None:
@@ -190,15 +219,36 @@ class SSLDataModule(LightningDataModule):
         """
         trainer = self.trainer
         self.validate(trainer.world_size if trainer is not None else 1)
-        # A resumed run must not repeat the order and augmentations of its first epochs.
-        epoch = trainer.current_epoch if trainer is not None else 0
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        epoch, batches = self._place or (trainer.current_epoch if trainer is not None else 0, 0)
+        self._place = None
+        pictures = DrawnPictures(
+            TransformedDataset(self.datasets.train, self.train_transform), self.seed
+        )
+        # torch's sampler adds the epoch to the seed; seeds 0 and 1 must not share their orders.
+        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0] >> 1)
+        sampler = EpochSampler(pictures, world, rank, seed=spread, drop_last=True)
+        sampler.go_on(epoch, batches * self.batch_size)
         return self._loader(
-            TransformedDataset(self.datasets.train, self.train_transform),
-            epoch=epoch,
-            shuffle=True,
+            pictures,
+            sampler=sampler,
             drop_last=True,
             persistent_workers=self.options.workers > 0,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the epoch to go on with and how many of its batches are done."""
+        if self.trainer is None:
+            return {}
+        loop = self.trainer.fit_loop
+        epochs: Any = loop.epoch_progress.current
+        inside = epochs.started > epochs.processed
+        batches = loop.epoch_loop.batch_progress.current.ready if inside else 0
+        return {"epoch": epochs.processed, "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on there; read before Lightning asks for the loaders."""
+        self._place = state_dict["epoch"], state_dict["batches"]
 
     def eval_dataloader(self, split: Literal["train", "val"]) -> DataLoader[Any]:
         """Give the pictures of a split in their order, without augmentation.
@@ -224,10 +274,5 @@ class SSLDataModule(LightningDataModule):
         """Give the validation loader, or an empty list where there is no validation split."""
         return self.eval_dataloader("val") if self.datasets.val is not None else []
 
-    def _loader(
-        self, dataset: TransformedDataset, epoch: int = 0, **keywords: Any
-    ) -> DataLoader[Any]:
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        return make_loader(
-            dataset, self.batch_size, self.options.workers, self.seed, epoch, rank, **keywords
-        )
+    def _loader(self, dataset: Dataset[Any], **keywords: Any) -> DataLoader[Any]:
+        return make_loader(dataset, self.batch_size, self.options.workers, self.seed, **keywords)

@@ -13,6 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data import DataOptions, SSLDataModule, TransformedDataset, ViewOptions, default_options
+from erssl.data.draws import DrawnPictures, EpochSampler
 from erssl.data.module import seed_worker
 from erssl.errors import ConfigError, DataError
 
@@ -56,6 +57,49 @@ def test_same_seed_same_epochs_and_other_seed_other_ones(make_folder) -> None:
     assert not torch.equal(first[0][1], first[1][1])
     assert not torch.equal(first[0][0], first[1][0])
     assert not torch.equal(first[0][0], other[0][0])
+
+
+@pytest.mark.parametrize("recipe", ["dino", "infomin", "digits"])  # every generator is drawn from
+def test_views_follow_from_seed_epoch_and_picture_whoever_draws_them(recipe, make_folder) -> None:
+    options = _images(make_folder(classes=tuple("abcdefgh"), count=2))
+    options = replace(options, views=ViewOptions(recipe))
+    epochs = []
+    for workers, disturbance in [(0, 1), (1, 2), (2, 3)]:
+        torch.manual_seed(disturbance)
+        np.random.seed(disturbance)
+        random.seed(disturbance)
+        loader = SSLDataModule(replace(options, num_workers=workers), 4, 0).train_dataloader()
+        loader.sampler.set_epoch(2)  # without the two before
+        epochs.append(_epoch(loader))
+    for views, targets in epochs[1:]:
+        assert torch.equal(views, epochs[0][0])
+        assert torch.equal(targets, epochs[0][1])
+
+
+def test_an_epoch_goes_on_in_its_middle_and_the_next_is_whole() -> None:
+    whole = _digits(workers=0).train_dataloader()
+    whole.sampler.set_epoch(3)
+    first, second = _epoch(whole), _epoch(whole)
+    module = _digits(workers=0)
+    module.load_state_dict({"epoch": 3, "batches": 2})
+    loader = module.train_dataloader()
+    assert torch.equal(_epoch(loader)[0], first[0][2 * 256 :])
+    assert torch.equal(_epoch(loader)[0], second[0])
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_devices_share_the_batches_of_one(devices) -> None:
+    module = _digits(workers=0, batch_size=60)
+    pictures = DrawnPictures(module.datasets.train, 0)
+    one = [i for _, i in EpochSampler(pictures, 1, 0, seed=5, drop_last=True)]
+    shares = [
+        [i for _, i in EpochSampler(pictures, devices, rank, seed=5, drop_last=True)]
+        for rank in range(devices)
+    ]
+    size = 60 // devices
+    for start in range(0, len(shares[0]) // size):
+        own = [set(share[start * size :][:size]) for share in shares]
+        assert set.union(*own) == set(one[start * 60 :][:60])
 
 
 class _Draws(Dataset[torch.Tensor]):

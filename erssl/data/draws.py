@@ -1,0 +1,105 @@
+"""An epoch's order and what is drawn for each picture, from seed, epoch and picture alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+
+@contextmanager
+def drawing_from(*place: int) -> Iterator[None]:
+    """Let whatever is drawn inside follow from ``place``, and leave the generators as they were.
+
+    torch's CPU generator, Python's and NumPy's are seeded: lightly's blur, solarisation and
+    rotation draw from NumPy's, timm's RandAugment from Python's and NumPy's. Those of GPUs are
+    left alone, since loader processes draw pictures.
+
+    Args:
+        place: Whole numbers of at least 0 that name what is drawn, such as seed, epoch, picture.
+    """
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch_seed, python_seed, numpy_seed = _seeds(place)
+    torch.default_generator.manual_seed(torch_seed)
+    random.seed(python_seed)
+    np.random.seed(numpy_seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+def draw_on_from(*place: int) -> None:
+    """Seed every global generator, those of GPUs among them, for all that is drawn from now on.
+
+    Args:
+        place: As of :func:`drawing_from`.
+    """
+    torch_seed, python_seed, numpy_seed = _seeds(place)
+    torch.manual_seed(torch_seed)
+    random.seed(python_seed)
+    np.random.seed(numpy_seed)
+
+
+def _seeds(place: tuple[int, ...]) -> tuple[int, int, int]:
+    words = np.random.SeedSequence(place).generate_state(3, np.uint64)
+    return int(words[0]), int(words[1]), int(words[2]) % 2**32
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """A process's share of an epoch's order, as pairs of epoch and picture.
+
+    The pictures of step k are those of one process with the batch of all, whatever the number of
+    processes. Each pass is an epoch further. Lightning says ``set_epoch`` as each epoch begins,
+    except for the first of a training that is resumed: :meth:`go_on` tells that one.
+    """
+
+    _skipped = 0
+
+    def go_on(self, epoch: int, pictures: int = 0) -> None:
+        """Begin with an epoch whose first pictures were seen before.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            pictures: How many of this process's share are left out.
+        """
+        self.set_epoch(epoch)
+        self._skipped = pictures
+
+    def __iter__(self) -> Iterator[Any]:
+        """What is left of the epoch's order; all of it from the second epoch on."""
+        epoch, skipped = self.epoch, self._skipped
+        order = list(super().__iter__())[skipped:]
+        self.go_on(epoch + 1)
+        return ((epoch, index) for index in order)
+
+
+class DrawnPictures(Dataset[Any]):
+    """Pictures whose random transform depends on seed, epoch and picture alone.
+
+    No matter which loader process draws them, and what it drew before: a training that was stopped
+    goes on with the views that it would have had.
+    """
+
+    def __init__(self, pictures: Dataset[Any], seed: int) -> None:
+        """Take pictures whose transform draws from the global generators."""
+        self.pictures = pictures
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pictures)  # type: ignore[arg-type]
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        """What is drawn in an epoch from a picture, and its class number."""
+        epoch, index = place
+        with drawing_from(self.seed, epoch, index):
+            return self.pictures[index]
