@@ -18,3 +18,18 @@ class DataError(ErsslError, ValueError):
 
 class RunError(ErsslError, OSError):
     """A run directory that cannot be written, or must not be overwritten."""
+
+
+class Stopped(BaseException):
+    """A signal has ended a run; no error, so that nothing but the command line catches it.
+
+    Attributes:
+        sentence: What happened and how to go on; empty where another process says it.
+        signal: The signal's number.
+    """
+
+    def __init__(self, sentence: str, signal: int) -> None:
+        """Keep the sentence and the signal."""
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.signal = signal

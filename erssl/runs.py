@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -135,8 +134,9 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
         for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml"):
             (self.path / name).unlink(missing_ok=True)
-        for events in self.path.glob("events.out.tfevents.*"):
-            events.unlink()
+        for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt"):
+            for file in self.path.glob(pattern):
+                file.unlink()
         for seed in self.path.glob("seed[0-9]*"):
             if seed.name.removeprefix("seed").isdigit():
                 shutil.rmtree(seed, ignore_errors=True)
@@ -252,26 +252,6 @@ def read_lens(path: Path) -> list[dict[str, float]]:
     """The rows of a ``lens.csv``."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def resume_step(path: Path) -> int | None:
-    """Step of the checkpoint to resume from; ``None`` where there is none.
-
-    Raises:
-        RunError: If it cannot be read.
-    """
-    import torch
-
-    file = path / LAST_CHECKPOINT
-    if not file.is_file():
-        return None
-    try:
-        return int(torch.load(file, "cpu", weights_only=True, mmap=True)["global_step"])
-    except (RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
-        raise RunError(
-            f"{file} is no readable checkpoint; start again with overwrite=true, or name another "
-            "run_dir."
-        ) from error
 
 
 def _version(package: str) -> str | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection import MaskRCNN
 
+from erssl.checkpoints import Resumed, WholeCheckpointIO, newest_whole
 from erssl.downstream.detection.coco import CocoData, CocoImage
 from erssl.downstream.detection.evaluation import coco_metrics, coco_results
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
@@ -40,7 +41,7 @@ from erssl.downstream.detection.torchvision_training import (
     require_same_head,
 )
 from erssl.errors import RunError
-from erssl.runs import LAST_CHECKPOINT, METRICS, read_metrics, resume_step
+from erssl.runs import LAST_CHECKPOINT, METRICS, read_metrics
 
 _PRECISE = 200  # batches of precise batch normalisation, Detectron2's TEST.PRECISE_BN.NUM_ITER
 _PASSES = 4  # over all training pictures, which few of them are enough for
@@ -72,43 +73,44 @@ def run(job: DetectionJob) -> DetectionOutcome:
     )
     options: Any = job.backbone.architecture
     about = about_head(job.val.class_names, options.name)
-    begin = resume_step(job.folder) if job.resume or job.eval_only else None
+    goes_on = job.resume or job.eval_only
+    found = newest_whole(job.folder / LAST_CHECKPOINT) if goes_on else None
     trained = job.schedule.iterations
     if job.eval_only:
-        trained = _load(job, detector, begin, about)
+        trained = _load(job, detector, found, about)
     else:
         training = DetectorTraining(detector, job.recipe, job.schedule, job.seed, about)
-        _train(job, training, begin)
-    found = _evaluate(job, detector, trained)
-    if found is None:
+        _train(job, training, found)
+    detected = _evaluate(job, detector, trained)
+    if detected is None:
         return DetectionOutcome({}, {})
     facts: dict[str, Any] = {
         "iterations": trained,
-        "first_iteration": begin or 0,
+        "first_iteration": 0 if found is None else found.step,
         "backbone_convolutions": matched["convolutions"],
         "backbone_norms": matched["normalisations"],
         **_losses(job),
     }
     # Pictures with objects tell more than those without.
-    telling = [f for f in found if job.val.images[f.index].trainable] or found
-    return DetectionOutcome(_metrics(job, found), facts, telling[:_DRAWN])
+    telling = [d for d in detected if job.val.images[d.index].trainable] or detected
+    return DetectionOutcome(_metrics(job, detected), facts, telling[:_DRAWN])
 
 
-def _train(job: DetectionJob, training: DetectorTraining, begin: int | None) -> None:
-    iterations = job.schedule.iterations
+def _train(job: DetectionJob, training: DetectorTraining, found: Resumed | None) -> None:
+    iterations, begin = job.schedule.iterations, 0 if found is None else found.step
     job.folder.joinpath(LAST_CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
 
     def evaluate() -> Mapping[str, float]:
-        found = _evaluate(job, training.detector, training.global_step)
+        detected = _evaluate(job, training.detector, training.global_step)
         training.detector.train()
-        return _metrics(job, found) if found is not None else {}
+        return _metrics(job, detected) if detected is not None else {}
 
     around = AroundIterations(
         job.folder,
         job.checkpoint_period,
         job.eval_period,
         evaluate,
-        ProgressLines(iterations, begin or 0, job.say),
+        ProgressLines(iterations, begin, job.say),
         job.schedule,
     )
     parallel = job.devices > 1
@@ -120,8 +122,9 @@ def _train(job: DetectionJob, training: DetectorTraining, begin: int | None) -> 
         max_epochs=1,
         max_steps=iterations,
         log_every_n_steps=1 if iterations <= _LOG_ALL else _ENDS,
-        logger=list(job.loggers(begin)),
+        logger=list(job.loggers(None if found is None else begin)),
         callbacks=[around],
+        plugins=[WholeCheckpointIO(keep=2, resumed=found)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -130,21 +133,22 @@ def _train(job: DetectionJob, training: DetectorTraining, begin: int | None) -> 
         use_distributed_sampler=False,
     )
     rank, processes = trainer.global_rank, trainer.world_size
-    loader = _training_loader(job, begin or 0, iterations, rank, processes)
-    checkpoint = job.folder / LAST_CHECKPOINT if begin is not None else None
+    loader = _training_loader(job, begin, iterations, rank, processes)
+    checkpoint = None if found is None else found.path
     trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
 
 
-def _load(job: DetectionJob, detector: MaskRCNN, done: int | None, about: str) -> int:
+def _load(job: DetectionJob, detector: MaskRCNN, found: Resumed | None, about: str) -> int:
     """Take the weights of the last checkpoint; gives the iterations that they were trained."""
-    file = job.folder / LAST_CHECKPOINT
-    if done is None:
-        raise RunError(f"eval_only=true but {file} does not exist; train first.")
-    content = torch.load(file, "cpu", weights_only=True)
+    if found is None:
+        raise RunError(
+            f"eval_only=true but {job.folder / LAST_CHECKPOINT} does not exist; train first."
+        )
+    content = torch.load(found.path, "cpu", weights_only=True)
     require_same_head(content, about)
     state = content["state_dict"]
     detector.load_state_dict({n.removeprefix("detector."): t for n, t in state.items()})
-    return done
+    return found.step
 
 
 def _training_loader(

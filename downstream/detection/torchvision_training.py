@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,23 +130,13 @@ class AroundIterations(Callback):
         done, end = trainer.global_step, self._schedule.iterations
         self._lines.show(done, pl_module.losses, learning_rate(self._schedule, done - 1))
         if done % self._checkpoint_period == 0 or done == end:
-            save_checkpoint(trainer, self._file)
+            for logger in trainer.loggers:
+                logger.save()  # a checkpoint stands for no rows that the curves lack
+            trainer.save_checkpoint(self._file)
         if self._eval_period and done % self._eval_period == 0 and done < end:
             metrics = dict(self._evaluate())
             for logger in trainer.loggers:
                 logger.log_metrics({f"val_{k}": v for k, v in metrics.items()}, step=done - 1)
-
-
-def save_checkpoint(trainer: Trainer, file: Path) -> None:
-    """Write the state of a training under a temporary name beside the file, then rename.
-
-    A process that is killed at any moment leaves the checkpoint before it whole.
-    """
-    partial = file.with_name(f"{file.name}.partial")
-    trainer.save_checkpoint(partial)
-    if trainer.is_global_zero:
-        os.replace(partial, file)
-    trainer.strategy.barrier()
 
 
 def require_same_head(checkpoint: Mapping[str, Any], about: str) -> None:

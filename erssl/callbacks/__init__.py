@@ -1,9 +1,23 @@
 """Lightning callbacks; of a module they use ``forward``, ``embed`` and ``criterion`` only."""
 
+from erssl.callbacks.checkpoint import RunCheckpoint, SeededSteps
 from erssl.callbacks.collapse import CollapseGuard
 from erssl.callbacks.lens import ERLens
 from erssl.callbacks.metrics import ResumableCSVLogger
+from erssl.callbacks.nonfinite import NonFiniteGuard, OnNonFinite
 from erssl.callbacks.online_knn import OnlineKNN
 from erssl.callbacks.progress import LiveProgress
+from erssl.callbacks.signals import SignalWatch
 
-__all__ = ["CollapseGuard", "ERLens", "LiveProgress", "OnlineKNN", "ResumableCSVLogger"]
+__all__ = [
+    "CollapseGuard",
+    "ERLens",
+    "LiveProgress",
+    "NonFiniteGuard",
+    "OnNonFinite",
+    "OnlineKNN",
+    "ResumableCSVLogger",
+    "RunCheckpoint",
+    "SeededSteps",
+    "SignalWatch",
+]

@@ -127,6 +127,7 @@ class ERLens(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.readings = list(state["readings"])
+        self._last_step = int(self.readings[-1]["step"]) if self.readings else -1
         if self.guard and state["guard"]:
             self.guard.load_state_dict(state["guard"])
 

@@ -94,9 +94,19 @@ class PretrainSettings:
     overwrite: bool
     channels_last: bool
     compile: bool
+    checkpoint_every_n_steps: int | None = None
+    keep_checkpoints: int = 2
+    on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
+    save_nonfinite_batch: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that make no run."""
+        every = self.checkpoint_every_n_steps
+        if self.keep_checkpoints < 1 or (every is not None and every < 1):
+            raise ConfigError(
+                "keep_checkpoints and checkpoint_every_n_steps must be at least 1 but are "
+                f"{self.keep_checkpoints} and {every}."
+            )
         for key, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
@@ -183,9 +193,11 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         stored: Any = OmegaConf.to_container(OmegaConf.load(file))
-        if not isinstance(stored, dict) or set(stored) != {
-            f.name for f in fields(PretrainSettings)
-        }:
+        keys = {f.name: f.default for f in fields(PretrainSettings)}
+        optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
+        if isinstance(stored, dict):  # keys that came in after the run was started
+            stored = optional | stored
+        if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
         check_values(stored, _schema(stored))
     except (YAMLError, OmegaConfBaseException, OSError, ConfigError, KeyError, TypeError) as error:
@@ -219,7 +231,8 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
 _MAY_CHANGE = (
     *("run_dir", "resume", "overwrite", "data.num_workers", "trainer.accelerator"),
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
-    *("lens.on_collapse", "lens.every_n_steps"),
+    *("lens.on_collapse", "lens.every_n_steps", "checkpoint_every_n_steps", "keep_checkpoints"),
+    *("on_nonfinite", "save_nonfinite_batch"),
 )
 
 

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from erssl.callbacks import LiveProgress
+from erssl.callbacks import LiveProgress, RunCheckpoint
 from erssl.cli._evaluate import Evaluation, Judged
 from erssl.cli._protocols import TrainingSettings
-from erssl.cli._trainer import make_checkpoint, make_loggers
+from erssl.cli._trainer import make_trainer, resumed
 from erssl.cli.main import was_interrupted
 from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices
@@ -28,7 +28,7 @@ from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierTraining, best_epoch
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
-from erssl.runs import LAST_CHECKPOINT, RUN_DIR_VARIABLE, resume_step, write_json
+from erssl.runs import LAST_CHECKPOINT, RUN_DIR_VARIABLE, write_json
 
 _SEED, _PREDICTED, _HEAD = "seed.json", "predicted.safetensors", "head.safetensors"
 
@@ -177,18 +177,17 @@ def _train(
     backbone = copy.deepcopy(subject.backbone)
     backbone.preprocessing = subject.data.preprocessing  # type: ignore[assignment]
     module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)
-    step = resume_step(folder) if settings.resume else None
-    trainer = Trainer(
-        **settings.trainer,
-        max_epochs=settings.epochs,
-        logger=make_loggers(folder, step),
-        callbacks=[LiveProgress(), make_checkpoint(folder)],
-        enable_model_summary=False,
-        default_root_dir=folder,
-        num_sanity_val_steps=0,
+    found = resumed(folder) if settings.resume else None
+    callbacks = [LiveProgress(), RunCheckpoint(folder / LAST_CHECKPOINT)]
+    trainer = make_trainer(
+        settings.trainer,
+        folder,
+        settings.epochs,
+        callbacks,
+        found,
         use_distributed_sampler=False,
     )
-    checkpoint = folder / LAST_CHECKPOINT if step is not None else None
+    checkpoint = None if found is None else found.path
     os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

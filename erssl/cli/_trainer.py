@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from erssl.callbacks import ResumableCSVLogger
+from erssl.checkpoints import Resumed, WholeCheckpointIO, newest_whole
 from erssl.errors import ConfigError
 from erssl.runs import LAST_CHECKPOINT
 
@@ -67,21 +68,54 @@ def started_processes() -> int:
     return max(1, *(int(count) if count.isdigit() else 1 for count in counts))
 
 
+def resumed(path: Path) -> Resumed | None:
+    """The checkpoint of a run directory to go on from; ``None`` where there is none.
+
+    Raises:
+        RunError: If none of those that are kept can be read.
+    """
+    return newest_whole(path / LAST_CHECKPOINT)
+
+
 def make_loggers(path: Path, resume_step: int | None) -> list[Logger]:
     """``metrics.csv``, and TensorBoard's files where its package is installed."""
     loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
     # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
     with contextlib.suppress(ModuleNotFoundError):
-        loggers.append(TensorBoardLogger(path, "", "", default_hp_metric=False))
+        loggers.append(
+            TensorBoardLogger(path, "", "", default_hp_metric=False, purge_step=resume_step)
+        )
     return loggers
 
 
-def make_checkpoint(path: Path) -> ModelCheckpoint:
-    """Keep the state after the last epoch."""
-    last = Path(LAST_CHECKPOINT)
-    return ModelCheckpoint(
-        path / last.parent,
-        filename=last.stem,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+def make_trainer(
+    options: Mapping[str, Any],
+    path: Path,
+    epochs: int,
+    callbacks: Sequence[Callback],
+    found: Resumed | None,
+    keep: int = 1,
+    **more: Any,
+) -> Trainer:
+    """The trainer of a run in a directory.
+
+    Args:
+        options: Arguments of Lightning's.
+        path: The directory.
+        epochs: How long it trains.
+        callbacks: What is called.
+        found: The checkpoint that it goes on from.
+        keep: Checkpoints that stay.
+        **more: Further arguments of Lightning's.
+    """
+    return Trainer(
+        **options,
+        max_epochs=epochs,
+        logger=make_loggers(path, None if found is None else found.step),
+        callbacks=list(callbacks),
+        plugins=[WholeCheckpointIO(keep, found)],
+        enable_model_summary=False,
+        default_root_dir=path,
+        num_sanity_val_steps=0,
+        **more,
     )

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.console import Console
 
+from erssl.checkpoints import has_checkpoint
 from erssl.cli._config import group_options
 from erssl.cli._settings import PretrainSettings, read_settings
 from erssl.errors import ConfigError, RunError
@@ -72,7 +73,7 @@ def run(words: Sequence[str]) -> int:
     for number, item in enumerate(runs, 1):
         said = " ".join(f"{k}={v}" for k, v in item.choices.items())
         console.print(f"\nRun {number} of {len(runs)}: {said}", highlight=False)
-        resumable = settings.resume and (item.path / LAST_CHECKPOINT).is_file()
+        resumable = settings.resume and has_checkpoint(item.path / LAST_CHECKPOINT)
         state = [f"resume={resumable}".lower(), f"overwrite={not resumable}".lower()]
         status = start([*item.words, f"run_dir={item.path}", *state])
         if status or not (item.path / RESULTS).is_file():

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import erssl
-from erssl.errors import ErsslError
+from erssl.errors import ErsslError, Stopped
 
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Returns:
-        0, 2 where the input was wrong, or 130 where Ctrl-C ended it.
+        0, 2 where the input was wrong, or 128 and the number of the signal that ended it, such as
+        130 of Ctrl-C.
     """
     # Loader processes and torch's threads share the cores: threads that spin while they wait make
     # a run much slower there. Read when torch is loaded, hence before anything else.
@@ -56,11 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words[0], words[1:])
     except ErsslError as error:
-        sentence = str(error)
-        if sentence.startswith("Caught "):  # by a loader process, which puts its traceback before
-            sentence = sentence.strip().splitlines()[-1].partition("Error: ")[2]
-        print(f"erssl: {sentence}", file=sys.stderr)
+        from erssl.cli._faults import own_sentence
+
+        print(f"erssl: {own_sentence(error)}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if stopped.sentence:
+            print(f"erssl: {stopped.sentence}", file=sys.stderr)
+        return 128 + stopped.signal
     except (KeyboardInterrupt, SystemExit) as end:
         if not was_interrupted(end):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -16,24 +15,33 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
-from rich.table import Table
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-from erssl.callbacks import CollapseGuard, ERLens, LiveProgress, OnlineKNN
+from erssl.callbacks import (
+    CollapseGuard,
+    ERLens,
+    LiveProgress,
+    NonFiniteGuard,
+    OnlineKNN,
+    RunCheckpoint,
+    SeededSteps,
+    SignalWatch,
+)
+from erssl.checkpoints import Resumed
 from erssl.cli._build import build_method
 from erssl.cli._config import GROUPS, group_options
+from erssl.cli._faults import naming_run, restarted
+from erssl.cli._results import finish, show_finished
 from erssl.cli._settings import EvaluationOptions, PretrainSettings, read_settings
-from erssl.cli._trainer import make_checkpoint, make_loggers, probe_trainer
+from erssl.cli._trainer import make_trainer, probe_trainer, resumed
 from erssl.data import SSLDataModule
 from erssl.errors import RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.methods import MultiViewMethod
-from erssl.models import save_backbone
-from erssl.models.loading import WEIGHTS_FILE
 from erssl.plots import plot_lens
-from erssl.report import write_report
 from erssl.runs import (
+    CONFIG,
     ENVIRONMENT,
     LAST_CHECKPOINT,
     LENS,
@@ -44,9 +52,7 @@ from erssl.runs import (
     RunDirectory,
     default_run_dir,
     environment,
-    make_results,
     read_lens,
-    resume_step,
     write_json,
 )
 
@@ -87,7 +93,7 @@ def run(words: Sequence[str]) -> int:
         from erssl.cli import compare
 
         return compare.run([word for word in words if word not in _MULTIRUN])
-    settings, config = read_settings(list(words))
+    settings, config = read_settings(restarted(words))
     pretrain(settings, config, Console())
     return 0
 
@@ -109,10 +115,22 @@ def pretrain(
         ErsslError: If the run cannot be done; of what can be known before training, nothing has
             been written then.
     """
+    path = _run_directory(settings)
+    signals = SignalWatch(path)
+    with signals.installed(), naming_run(path):
+        return _pretrain(settings, config, path, signals, console)
+
+
+def _pretrain(
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    path: Path,
+    signals: SignalWatch,
+    console: Console,
+) -> dict[str, Any]:
     began = time.perf_counter()
     seed_everything(settings.seed, workers=True, verbose=False)
-    path = _run_directory(settings)
-    step = resume_step(path) if settings.resume else None
+    found = resumed(path) if settings.resume else None
     probe = probe_trainer(settings.trainer, settings.batch_size)
     data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
     data.validate(probe.world_size)
@@ -121,22 +139,23 @@ def pretrain(
     os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
         if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
-            return _show_finished(path, console) if first else {}
+            return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path)
         if first:
-            run_dir = RunDirectory(
-                path, settings.resume, settings.overwrite, need_bytes=_least_bytes(method)
-            )
+            need_bytes = _least_bytes(method, settings.keep_checkpoints)
+            run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
             run_dir.write_config(config)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
+            if settings.resume and found is None:
+                console.print("There is no checkpoint yet, so the run begins at its first step.")
             if data.datasets.skipped:
                 files_left_out = f"{len(data.datasets.skipped)} unreadable files are left out"
                 console.print(f"{files_left_out} of training.")
-        metrics = _train(settings, data, method, callbacks, path, probe, step)
+        metrics = _train(settings, data, method, callbacks, path, probe, found, signals)
         if not first:
             return {}
         seconds = time.perf_counter() - began
-        return _finish(settings, config, method, metrics, run_dir, seconds, console)
+        return finish(settings, config, method, metrics, run_dir, seconds, console)
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
 
@@ -148,7 +167,8 @@ def _train(
     callbacks: list[Callback],
     path: Path,
     probe: Trainer,
-    step: int | None,
+    found: Resumed | None,
+    signals: SignalWatch,
 ) -> dict[str, float]:
     """Measure, train, measure again; only the first process measures."""
     device = probe.strategy.root_device
@@ -159,18 +179,17 @@ def _train(
     metrics = {}
     if probe.is_global_zero and evaluation.untrained:
         metrics = _accuracy(method.backbone, data, evaluation, device, "untrained_")
-    trainer = Trainer(
-        **settings.trainer,
-        max_epochs=settings.epochs,
-        logger=make_loggers(path, step),
-        callbacks=callbacks,
-        enable_model_summary=False,
-        default_root_dir=path,
-        num_sanity_val_steps=0,
-    )
-    checkpoint = path / LAST_CHECKPOINT if settings.resume else None
+    kept = RunCheckpoint(path / LAST_CHECKPOINT, settings.checkpoint_every_n_steps, signals)
+    guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
+    callbacks = [*callbacks, SeededSteps(settings.seed), guard, LiveProgress(), kept]
+    keep = settings.keep_checkpoints
+    trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, found, keep)
+    checkpoint = None if found is None else found.path
     try:
         trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        signals.training_ends()
+        for lens in (c for c in callbacks if isinstance(c, ERLens)):
+            lens.on_train_end(trainer, method)  # which Lightning leaves out after the last epoch
     finally:  # most of all where a collapse or an interruption ended it
         if probe.is_global_zero and (path / LENS).is_file():
             plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_PICTURE)
@@ -186,7 +205,7 @@ def _train(
     return {
         **_accuracy(method.backbone, data, evaluation, device),
         **metrics,
-        **{n: float(v) for n in logged if (v := trainer.callback_metrics.get(n)) is not None},
+        **{name: kept.metrics[name] for name in logged if name in kept.metrics},
     }
 
 
@@ -197,10 +216,11 @@ def _run_directory(settings: PretrainSettings) -> Path:
     return Path(path).expanduser()
 
 
-def _least_bytes(method: nn.Module) -> int:
-    """Weights, momentum, buffers; the same again while a checkpoint replaces the one before."""
+def _least_bytes(method: nn.Module, keep: int) -> int:
+    """Weights, momentum, buffers, for each checkpoint that stays and one that is written."""
     weights = sum(p.numel() * p.element_size() for p in method.parameters())
-    return 4 * weights + 2 * sum(b.numel() * b.element_size() for b in method.buffers())
+    buffers = sum(b.numel() * b.element_size() for b in method.buffers())
+    return (keep + 1) * (2 * weights + buffers)
 
 
 def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
@@ -229,7 +249,7 @@ def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> l
                 path=path / LENS,
             )
         )
-    return [*callbacks, LiveProgress(), make_checkpoint(path)]
+    return callbacks
 
 
 def _accuracy(
@@ -253,71 +273,3 @@ def _accuracy(
     if options.linear:
         metrics[f"{prefix}linear_top1"] = linear_accuracy(train, val)
     return metrics
-
-
-def _finish(
-    settings: PretrainSettings,
-    config: Mapping[str, Any],
-    method: MultiViewMethod,
-    metrics: Mapping[str, float],
-    run_dir: RunDirectory,
-    wall_seconds: float,
-    console: Console,
-) -> dict[str, Any]:
-    """Write weights, report and results, results last: they mark the run as finished."""
-    data = settings.data
-    weights = run_dir.path / WEIGHTS_FILE
-    save_backbone(method.backbone, weights, settings.backbone, data.preprocessing)
-    results = make_results(
-        protocol="pretrain",
-        dataset=data.name,
-        method=settings.method["name"],
-        metrics=metrics,
-        seed=settings.seed,
-        config=config,
-        environment=json.loads((run_dir.path / ENVIRONMENT).read_text(encoding="utf-8")),
-        wall_seconds=wall_seconds,
-    )
-    write_report(results, run_dir.path)
-    write_json(run_dir.path / RESULTS, results)
-    _print_summary(results, run_dir.path, console)
-    return results
-
-
-def _show_finished(path: Path, console: Console) -> dict[str, Any]:
-    try:
-        results: dict[str, Any] = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        console.print("The run is finished; there is nothing left to resume.")
-        _print_summary(results, path, console)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path / RESULTS} is not what a run writes; start again with overwrite=true, or name "
-            "another run_dir."
-        ) from error
-    return results
-
-
-def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> None:
-    metrics = results["metrics"]
-    if "knn_top1" in metrics:
-        table = Table("backbone", "kNN top-1", "linear top-1", box=None, pad_edge=False)
-        for label, prefix in (("untrained", "untrained_"), (f"{results['method']}", "")):
-            values = [metrics.get(f"{prefix}{protocol}_top1") for protocol in ("knn", "linear")]
-            table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
-        console.print(table)
-    else:
-        console.print("There are no labelled validation pictures, so no accuracy was measured.")
-    console.print(
-        f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)",
-        soft_wrap=True,
-        highlight=False,
-    )
-    console.print(
-        f'Next: see {path}/report.md; use the backbone with erssl.load_backbone("{path}").',
-        soft_wrap=True,
-        highlight=False,
-    )
-    if results["dataset"] == "digits":
-        console.print(
-            "Real pictures: erssl pretrain data=cifar10 data.download=true", soft_wrap=True
-        )

@@ -132,7 +132,7 @@ def test_resuming_a_finished_run_shows_its_result_and_changes_nothing(finished, 
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        ("checkpoints/last.ckpt", b"PK\x03\x04 cut", "no readable checkpoint"),
+        ("checkpoints/*.ckpt", b"PK\x03\x04 cut", "no readable checkpoint"),
         ("config.yaml", b"a: [", "config.yaml cannot be read"),
         ("config.yaml", b"- 1", "it is not what a run writes"),
     ],
@@ -141,7 +141,8 @@ def test_damaged_run_is_not_resumed(finished, tmp_path, capsys, file, content, s
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
     (run_dir / "results.json").unlink()
-    (run_dir / file).write_bytes(content)
+    for damaged in run_dir.glob(file):
+        damaged.write_bytes(content)
     config = (run_dir / "config.yaml").read_bytes()
     assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 2
     assert (run_dir / "config.yaml").read_bytes() == config  # refused before anything is written

@@ -76,14 +76,15 @@ def test_views_follow_from_seed_epoch_and_picture_whoever_draws_them(recipe, mak
         assert torch.equal(targets, epochs[0][1])
 
 
-def test_an_epoch_goes_on_in_its_middle_and_the_next_is_whole() -> None:
-    whole = _digits(workers=0).train_dataloader()
+def test_an_epoch_goes_on_in_its_middle_and_the_next_is_whole(make_folder) -> None:
+    options = _images(make_folder(classes=tuple("abcdefgh"), count=2))
+    whole = SSLDataModule(options, 3, seed=0).train_dataloader()
     whole.sampler.set_epoch(3)
     first, second = _epoch(whole), _epoch(whole)
-    module = _digits(workers=0)
+    module = SSLDataModule(options, 3, seed=0)
     module.load_state_dict({"epoch": 3, "batches": 2})
     loader = module.train_dataloader()
-    assert torch.equal(_epoch(loader)[0], first[0][2 * 256 :])
+    assert torch.equal(_epoch(loader)[0], first[0][2 * 3 :])
     assert torch.equal(_epoch(loader)[0], second[0])
 
 

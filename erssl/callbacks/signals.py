@@ -1,0 +1,120 @@
+"""Signals that end a run: a checkpoint at the end of the step, then a sentence how to go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pytorch_lightning import Trainer
+
+from erssl.errors import Stopped
+
+#: SIGUSR1 is what SLURM sends before it takes the machine away, by sbatch --signal=USR1@90.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGUSR1: "SIGUSR1"}
+
+
+class SignalWatch:
+    """Hears SIGTERM, SIGINT and SIGUSR1, and stops the training between two steps.
+
+    Before the training a signal ends the run at once; so does a second one, for whoever does not
+    want to wait for the checkpoint.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        """Name ``run_dir`` in the sentence how to go on."""
+        self.run_dir = run_dir
+        self._signal: int | None = None
+        self._training = False
+
+    @contextmanager
+    def installed(self) -> Iterator[SignalWatch]:
+        """Handle the signals inside; outside the main thread, which hears none, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def training_begins(self, trainer: Trainer) -> None:
+        """Take the signals back from Lightning, whose handlers communicate inside of a step.
+
+        Lightning's for SIGTERM broadcasts, and for SIGUSR1 writes a checkpoint, wherever a step
+        is; here the flag is read between steps.
+        """
+        self._training = True
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._hear)
+
+    def training_ends(self) -> None:
+        """From now on a signal ends the run at once again."""
+        self._training = False
+
+    def heard(self, trainer: Trainer) -> bool:
+        """Whether any process has heard a signal; every process has to ask after every step.
+
+        One process tells without communication. Several agree by one all-reduce of a number: a
+        signal reaches them in different steps, and all must stop after the same one.
+        """
+        own = self._signal is not None
+        if trainer.world_size == 1:
+            return own
+        return bool(trainer.strategy.reduce_boolean_decision(own, all=False))
+
+    def stop(self, trainer: Trainer) -> None:
+        """End the run after its checkpoint.
+
+        Raises:
+            Stopped: Always; silent on other processes than the first.
+        """
+        number = self._signal or signal.SIGTERM
+        sentence = (
+            f"Stopped by {_NAMES[signal.Signals(number)]} at step {trainer.global_step}, with a "
+            f"checkpoint; go on with resume=true run_dir={self.run_dir}."
+        )
+        if trainer.is_global_zero and number == signal.SIGUSR1:
+            sentence += _requeue()
+        raise Stopped(sentence if trainer.is_global_zero else "", number)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        first = self._signal is None
+        self._signal = number
+        if self._training and first:
+            return
+        name = _NAMES[signal.Signals(number)]
+        raise Stopped(f"Stopped by {name}{self._way_on()}.", number)
+
+    def _way_on(self) -> str:
+        from erssl.checkpoints import has_checkpoint
+        from erssl.runs import LAST_CHECKPOINT
+
+        if not has_checkpoint(self.run_dir / LAST_CHECKPOINT):
+            return " before the first checkpoint"
+        return f"; go on from the last checkpoint with resume=true run_dir={self.run_dir}"
+
+
+def _requeue() -> str:
+    """Ask SLURM to start the job again, as Lightning would; what to add to the sentence."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return ""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    job = f"{array}_{task}" if array and task else job
+    try:
+        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, check=False)
+    except OSError:
+        return " SLURM's scontrol was not found, so the job was not put back into the queue."
+    if asked.returncode:
+        return f" SLURM did not put job {job} back into the queue."
+    return f" SLURM has put job {job} back into the queue."

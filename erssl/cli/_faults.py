@@ -1,0 +1,84 @@
+"""What ends a run from outside, in one sentence that says how to go on."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from erssl.checkpoints import has_checkpoint
+from erssl.errors import DataError, ErsslError, RunError
+from erssl.runs import CONFIG, LAST_CHECKPOINT
+
+_FAULTS_OF_PLACES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+)
+
+
+def own_sentence(error: ErsslError) -> str:
+    """The sentence of an error of ours, also where a loader process met it.
+
+    Such a process puts its traceback before.
+    """
+    sentence = str(error)
+    if sentence.startswith("Caught "):
+        return sentence.strip().splitlines()[-1].partition("Error: ")[2]
+    return sentence
+
+
+@contextmanager
+def naming_run(path: Path) -> Iterator[None]:
+    """Say of what ends a training how to go on with it.
+
+    Args:
+        path: The run directory.
+
+    Raises:
+        DataError: If a picture could not be read.
+        RunError: If the disk is full, the folder cannot be written to, or a loader process died.
+    """
+    try:
+        yield
+    except DataError as error:
+        if not has_checkpoint(path / LAST_CHECKPOINT):
+            raise
+        raise DataError(f"{own_sentence(error).rstrip('.')}; {_way_on(path)}.") from error
+    except ErsslError:
+        raise
+    except OSError as error:
+        if error.errno not in _FAULTS_OF_PLACES:
+            raise
+        place = error.filename2 or error.filename or path
+        raise RunError(
+            f"{error.strerror}: {place}; make room or see to its permissions, then {_way_on(path)}."
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        what = str(error).splitlines()[0].partition("DataLoader worker ")[2].rstrip(". ")
+        raise RunError(
+            f"A loader process {what}, often for want of memory (set data.num_workers to less); "
+            f"{_way_on(path)}."
+        ) from error
+
+
+def _way_on(path: Path) -> str:
+    if has_checkpoint(path / LAST_CHECKPOINT):
+        return f"go on from the last checkpoint with resume=true run_dir={path}"
+    return f"begin again with resume=true run_dir={path}"
+
+
+def restarted(words: Sequence[str]) -> list[str]:
+    """The words of a run, with ``resume=true`` where SLURM has put its job back into the queue.
+
+    SLURM starts the same command again, which would find a run in its own ``run_dir``.
+    """
+    count = os.environ.get("SLURM_RESTART_COUNT", "")
+    run_dir = dict(word.partition("=")[::2] for word in words).get("run_dir", "")
+    again = count.isdigit() and int(count) > 0 and bool(run_dir)
+    if not again or not (Path(run_dir).expanduser() / CONFIG).is_file():
+        return list(words)
+    own = ("resume", "overwrite")
+    return [*(w for w in words if w.partition("=")[0] not in own), "resume=true"]
