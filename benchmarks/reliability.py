@@ -1,0 +1,301 @@
+"""Do runs that are killed, stopped or damaged end as they would have ended?
+
+    python -m benchmarks.reliability            # all, about a quarter of an hour on one core
+    python -m benchmarks.reliability --quick    # a few trials of each
+
+Short runs of ``erssl pretrain`` on scikit-learn's digits, each in a process of its own, forked from
+one that has everything imported. A trial ends the process, or takes something from it, at a random
+moment, resumes it until it is finished, and compares weights, buffers, optimiser, schedules,
+metrics and ``metrics.csv`` with a run that was left alone: bit by bit, so a single differing bit is
+a failure. The disk that is full or read-only is a file system in memory, mounted for the trial,
+which takes root; without it these trials are left out. Writes
+``benchmarks/results/reliability.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from benchmarks._runs import RESULTS
+from benchmarks._trials import COMMON, HEAD, LAST, Study, digit_folder, remount, wait_for_writing
+from erssl.checkpoints import state_of
+from erssl.methods import MultiViewMethod, available_methods
+from erssl.runs import environment, write_json
+
+KILLED = ("mocov2", "deepclusterv2", "mae")  # a queue and an EMA, k-means, random masks
+
+
+def resume_everywhere(study: Study, method: str) -> None:
+    """From a checkpoint inside an epoch and from one between two, for a method."""
+    words = study.words(method, "keep_checkpoints=20")
+    whole, _ = study.reference(words)
+    for number, kind in ((8, "inside an epoch"), (6, "between epochs")):
+        run_dir = study.new("run")
+        shutil.copytree(whole, run_dir)
+        for name in ("results.json", "backbone.safetensors"):
+            (run_dir / name).unlink()
+        kept = {
+            torch.load(f, weights_only=True)["global_step"]: f
+            for f in (run_dir / "checkpoints").glob("last*.ckpt")
+        }
+        kept[number].replace(run_dir / LAST)
+        for file in (run_dir / "checkpoints").glob("last-*.ckpt"):
+            file.unlink()
+        study.count(f"resumed {kind}", study.finish(words, run_dir))
+
+
+def kill(study: Study, method: str, in_writing: bool) -> None:
+    """Kill -9 at a random moment, or while a checkpoint is being written; at times again."""
+    words = study.words(method)
+    _, seconds = study.reference(words)
+    run_dir = study.new("run")
+    writing = kills = 0
+    again = 0.4
+    while True:
+        started = (run_dir / "config.yaml").is_file()
+        child = study.child(words if not started else (), run_dir, *["resume=true"] * started)
+        if in_writing:
+            wait_for_writing(study, child, run_dir)
+        else:
+            moment = child.began + study.random.uniform(0, seconds)
+            while time.perf_counter() < moment and not child.ended():
+                time.sleep(0.0005)
+        if hasattr(child, "status"):
+            if child.status or kills:
+                break
+            shutil.rmtree(run_dir)  # it had ended before: another moment
+            continue
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+        kills += 1
+        writing += bool(list((run_dir / "checkpoints").glob("*.partial")))
+        if study.random.random() > again:
+            break
+        again /= 2
+    study.count(
+        "kill -9 while writing" if in_writing else "kill -9 at a random moment",
+        study.finish(words, run_dir),
+        kills=kills,
+        kills_that_left_half_a_file=writing,
+    )
+
+
+def stop(study: Study, method: str, number: signal.Signals, workers: int) -> None:
+    """A signal to the process, or with loader processes to the whole group."""
+    words = study.words(method, f"data.num_workers={workers}")
+    _, seconds = study.reference(words)
+    run_dir = study.new("run")
+    child = study.child(words, run_dir)
+    while not (run_dir / LAST).is_file() and not child.ended():
+        time.sleep(0.001)
+    time.sleep(study.random.uniform(0, 0.3 * seconds))
+    if child.ended():
+        return
+    (os.killpg if workers else os.kill)(child.pid, number)
+    status, sentence = child.wait(), child.sentence()
+    fault = ""
+    finished = (run_dir / "results.json").is_file()
+    if not finished and (status != 128 + number or "resume=true" not in sentence):
+        fault = f"status {status}, {sentence}"
+    if child.traceback_shown():
+        fault = "a traceback was shown"
+    group = " to all processes of the group" if workers else ""
+    name = f"{number.name}{group}"
+    study.count(name, fault or ("" if finished else study.finish(words, run_dir)))
+
+
+def damage(study: Study, method: str, everything: bool) -> None:
+    """A bit turned in, or a piece cut from, the newest checkpoint, or from every one."""
+    words = study.words(method)
+    whole, _ = study.reference(words)
+    run_dir = study.new("run")
+    shutil.copytree(whole, run_dir)
+    (run_dir / "results.json").unlink()
+    files = sorted((run_dir / "checkpoints").glob("last*.ckpt"))
+    for file in files if everything else [run_dir / LAST]:
+        data = bytearray(file.read_bytes())
+        if study.random.random() < 0.5:
+            data[study.random.randrange(len(data))] ^= 1 << study.random.randrange(8)
+        else:
+            del data[study.random.randrange(len(data)) :]
+        file.write_bytes(data)
+        if state_of(file) != "damaged":
+            study.count("a damaged newest checkpoint", "the damage was not seen")
+            return
+    if not everything:
+        study.count("a damaged newest checkpoint", study.finish(words, run_dir))
+        return
+    child = study.child((), run_dir, "resume=true")
+    status, sentence = child.wait(), child.sentence()
+    right = status == 2 and "no readable checkpoint" in sentence and not child.traceback_shown()
+    study.count("every checkpoint damaged", "" if right else f"status {status}, {sentence}")
+
+
+def lose_worker(study: Study, method: str) -> None:
+    """Kill -9 of a loader process."""
+    words = study.words(method, "data.num_workers=2")
+    run_dir = study.new("run")
+    child = study.child(words, run_dir)
+    while not (run_dir / LAST).is_file() and not child.ended():
+        time.sleep(0.001)
+    time.sleep(study.random.uniform(0, 0.3))
+    found = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True)
+    if not found.stdout.split():
+        child.wait()
+        return
+    os.kill(int(study.random.choice(found.stdout.split())), signal.SIGKILL)
+    status, sentence = child.wait(), child.sentence()
+    finished = (run_dir / "results.json").is_file()  # it was not needed any more
+    right = finished or (status == 2 and "A loader process" in sentence)
+    fault = "" if right else f"status {status}, {sentence}"
+    study.count("a loader process killed", fault or study.finish(words, run_dir))
+
+
+def break_picture(study: Study, pictures: Path, workers: int) -> None:
+    """A picture file is cut while the run goes on, and put back afterwards."""
+    words = (
+        *("data=imagefolder", f"data.train_dir={pictures}", "data.verify=true", "method=byol"),
+        *(*COMMON, *HEAD, "optimizer=sgd", "data.views.recipe=digits", "batch_size=8"),
+        f"data.num_workers={workers}",
+    )
+    run_dir = study.new("run")
+    study.reference(words)
+    file = study.random.choice(sorted(pictures.glob("*/*.png")))
+    good = file.read_bytes()
+    child = study.child(words, run_dir)
+    while not (run_dir / LAST).is_file() and not child.ended():
+        time.sleep(0.001)
+    file.write_bytes(good[: len(good) // 2])
+    status, sentence = child.wait(), child.sentence()
+    file.write_bytes(good)
+    finished = (run_dir / "results.json").is_file()
+    right = finished or (status == 2 and file.name in sentence and "resume=true" in sentence)
+    fault = "" if right else f"status {status}, {sentence}"
+    study.count(
+        "a picture that breaks", fault or ("" if finished else study.finish(words, run_dir))
+    )
+
+
+def refuse_disk(study: Study, method: str, how: str) -> None:
+    """A file system that is full, or read-only from some moment on."""
+    words = study.words(method)
+    whole, _ = study.reference(words)
+    place = study.new("disk")
+    place.mkdir()
+    size = sum(f.stat().st_size for f in whole.rglob("*") if f.is_file())
+    limit = "64m" if how == "read-only" else str(int(size * study.random.uniform(0.75, 0.95)))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={limit}", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        return
+    try:
+        run_dir = place / "run"
+        child = study.child(words, run_dir)
+        if how == "read-only":
+            while not (run_dir / LAST).is_file() and not child.ended():
+                time.sleep(0.001)
+            time.sleep(study.random.uniform(0, 0.3))
+            remount(place, "ro")
+        status, sentence = child.wait(), child.sentence()
+        shown = child.traceback_shown()
+        remount(place, "rw,size=64m")
+        finished = (run_dir / "results.json").is_file()
+        right = finished or (status == 2 and str(place) in sentence and not shown)
+        fault = "" if right else f"status {status}, {sentence}"
+        name = "a disk that is full" if how == "full" else "a folder that becomes read-only"
+        study.count(name, fault or ("" if finished else study.finish(words, run_dir)))
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def spoil(study: Study, method: str) -> None:
+    """The loss of a random step is a NaN; the run stops, and goes on without the fault."""
+    words = study.words(method)
+    run_dir = study.new("run")
+    step = study.random.randint(1, 18)
+
+    def prepare() -> None:
+        original, calls = MultiViewMethod.training_step, itertools.count(1)
+
+        def training_step(self: Any, batch: Any, index: int) -> Any:
+            loss = original(self, batch, index)
+            return loss * float("nan") if next(calls) == step else loss
+
+        MultiViewMethod.training_step = training_step  # type: ignore[method-assign]
+
+    child = study.child(words, run_dir, prepare=prepare)
+    status, sentence = child.wait(), child.sentence()
+    right = status == 2 and f"Step {step} is not finite" in sentence
+    fault = "" if right else f"status {status}, {sentence}"
+    study.count("a NaN in the loss", fault or study.finish(words, run_dir))
+
+
+def study_all(study: Study, quick: bool) -> None:
+    """Every kind of trial."""
+    pick = itertools.cycle(KILLED)
+    for _ in range(2 if quick else 30):
+        kill(study, next(pick), in_writing=False)
+    for _ in range(2 if quick else 20):
+        kill(study, next(pick), in_writing=True)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for _ in range(1 if quick else 5):
+            stop(study, next(pick), number, workers=0)
+    for _ in range(1 if quick else 5):
+        stop(study, next(pick), signal.SIGTERM, workers=2)
+    for index in range(2 if quick else 10):
+        damage(study, next(pick), everything=index % 5 == 4)
+    for _ in range(1 if quick else 5):
+        lose_worker(study, next(pick))
+        spoil(study, next(pick))
+        refuse_disk(study, next(pick), "full")
+        refuse_disk(study, next(pick), "read-only")
+    pictures = digit_folder(study.folder / "pictures")
+    for index in range(1 if quick else 4):
+        break_picture(study, pictures, workers=index % 2)
+    for method in ("mae", "byol") if quick else available_methods():
+        resume_everywhere(study, method)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few trials of each, not written")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(Path(folder), options.seed)
+        study_all(study, options.quick)
+        seconds = {w[0]: round(s, 2) for w, (_, s) in study.references.items()}
+    report = {
+        "command": "python -m benchmarks.reliability",
+        "run": f"erssl pretrain {' '.join(COMMON)}",
+        "killed_methods": list(KILLED),
+        "seed": options.seed,
+        "trials": study.counts,
+        "seconds_of_a_run_left_alone": seconds,
+        "seconds": round(time.perf_counter() - began),
+        "environment": {k: v for k, v in environment().items() if k != "command"},
+    }
+    print(json.dumps(report["trials"], indent=2))
+    if not options.quick:
+        write_json(RESULTS / "reliability.json", report)
+
+
+if __name__ == "__main__":
+    main()
