@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -270,6 +269,31 @@ def study_all(study: Study, quick: bool) -> None:
         resume_everywhere(study, method)
 
 
+PROMISES = {
+    "resumed between epochs": "each of the methods, from an epoch's end: ends the same",
+    "resumed inside an epoch": "each of the methods, from the middle of an epoch: ends the same",
+    "kill -9 at a random moment": "`kill -9` at any moment: resumes, ends the same",
+    "kill -9 while writing": "`kill -9` while a checkpoint is written: resumes, ends the same",
+    "SIGTERM": "SIGTERM: checkpoint, a sentence, status 143; ends the same",
+    "SIGINT": "Ctrl-C: checkpoint, a sentence, status 130; ends the same",
+    "SIGUSR1": "pre-emption (SIGUSR1): checkpoint, a sentence, status 138; ends the same",
+    "SIGTERM to all processes of the group": "SIGTERM to loader processes too: likewise",
+    "a damaged newest checkpoint": "newest checkpoint with a wrong bit or cut: the one before",
+    "every checkpoint damaged": "every checkpoint damaged: one sentence, status 2",
+    "a disk that is full": "disk full: one sentence naming the file; ends the same",
+    "a folder that becomes read-only": "folder read-only: one sentence naming it; ends the same",
+    "a loader process killed": "a loader process is killed: one sentence; ends the same",
+    "a picture that breaks": "a picture becomes unreadable: one sentence naming it; ends the same",
+    "a NaN in the loss": "NaN in the loss: stopped with the step named; ends the same without it",
+}
+
+
+def table(counts: dict[str, dict[str, Any]]) -> str:
+    """Promises with their trials and failures, as Markdown."""
+    rows = [f"| {PROMISES[n]} | {c['trials']} | {c['failures']} |" for n, c in counts.items()]
+    return "\n".join(["| promise | trials | failures |", "|---|---|---|", *rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few trials of each, not written")
@@ -292,7 +316,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - began),
         "environment": {k: v for k, v in environment().items() if k != "command"},
     }
-    print(json.dumps(report["trials"], indent=2))
+    print(table(study.counts))
     if not options.quick:
         write_json(RESULTS / "reliability.json", report)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch.distributed import DistError
+
 from erssl.checkpoints import has_checkpoint
 from erssl.errors import DataError, ErsslError, RunError
 from erssl.runs import CONFIG, LAST_CHECKPOINT
@@ -37,7 +39,8 @@ def naming_run(path: Path) -> Iterator[None]:
 
     Raises:
         DataError: If a picture could not be read.
-        RunError: If the disk is full, the folder cannot be written to, or a loader process died.
+        RunError: If the disk is full, the folder cannot be written to, or a loader process or
+            another process of the run died.
     """
     try:
         yield
@@ -55,6 +58,11 @@ def naming_run(path: Path) -> Iterator[None]:
             f"{error.strerror}: {place}; make room or see to its permissions, then {_way_on(path)}."
         ) from error
     except RuntimeError as error:
+        if _lost_process(error):
+            raise RunError(
+                f"Another process of the run is gone, or no longer answers ({_first_line(error)}); "
+                f"{_way_on(path)}."
+            ) from error
         if "DataLoader worker" not in str(error):
             raise
         what = str(error).splitlines()[0].partition("DataLoader worker ")[2].rstrip(". ")
@@ -62,6 +70,16 @@ def naming_run(path: Path) -> Iterator[None]:
             f"A loader process {what}, often for want of memory (set data.num_workers to less); "
             f"{_way_on(path)}."
         ) from error
+
+
+def _lost_process(error: RuntimeError) -> bool:
+    """Whether a collective operation found another process gone."""
+    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, DistError) or any(sign in str(error) for sign in signs)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")[:200]
 
 
 def _way_on(path: Path) -> str:

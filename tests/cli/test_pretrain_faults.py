@@ -1,10 +1,10 @@
 """Pretraining runs that are stopped, lose a process, a picture or the disk, and go on."""
 
 import errno
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 
 import pytest
 import torch
@@ -187,13 +187,11 @@ def test_a_disk_that_refuses_a_checkpoint_is_named_and_the_run_goes_on_later(
 
 
 def test_a_loader_process_that_dies_is_one_sentence(tmp_path, monkeypatch, capsys):
-    def kill_one():
-        children = subprocess.run(
-            ["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=True
-        ).stdout.split()
-        os.kill(int(children[0]), signal.SIGKILL)
+    def kill_them():
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGKILL)
 
-    at_step(monkeypatch, 6, kill_one)
+    at_step(monkeypatch, 6, kill_them)
     words = (*WORDS, "data.num_workers=1", "epochs=3", f"run_dir={tmp_path / 'run'}")
     assert main([*words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
