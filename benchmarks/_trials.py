@@ -224,3 +224,29 @@ def remount(place: Path, options: str) -> None:
         if subprocess.run(command, check=False, capture_output=True).returncode == 0:
             return
         time.sleep(0.001)
+
+
+PROMISES = {
+    "resumed between epochs": "each of the methods, from an epoch's end: ends the same",
+    "resumed inside an epoch": "each of the methods, from the middle of an epoch: ends the same",
+    "kill -9 at a random moment": "`kill -9` at any moment: resumes, ends the same",
+    "kill -9 while writing": "`kill -9` while a checkpoint is written: resumes, ends the same",
+    "SIGTERM": "SIGTERM: checkpoint, a sentence, status 143; ends the same",
+    "SIGINT": "Ctrl-C: checkpoint, a sentence, status 130; ends the same",
+    "SIGUSR1": "pre-emption (SIGUSR1): checkpoint, a sentence, status 138; ends the same",
+    "SIGTERM to one of two processes": "SIGTERM to one of two processes: both stop; ends the same",
+    "SIGTERM to all processes of the group": "SIGTERM to loader processes too: likewise",
+    "a damaged newest checkpoint": "newest checkpoint with a wrong bit or cut: the one before",
+    "every checkpoint damaged": "every checkpoint damaged: one sentence, status 2",
+    "a disk that is full": "disk full: one sentence naming the file; ends the same",
+    "a folder that becomes read-only": "folder read-only: one sentence naming it; ends the same",
+    "a loader process killed": "a loader process is killed: one sentence; ends the same",
+    "a picture that breaks": "a picture becomes unreadable: one sentence naming it; ends the same",
+    "a NaN in the loss": "NaN in the loss: stopped with the step named; ends the same without it",
+}
+
+
+def table(counts: dict[str, dict[str, Any]]) -> str:
+    """Promises with their trials and failures, as Markdown."""
+    rows = [f"| {PROMISES[n]} | {c['trials']} | {c['failures']} |" for n, c in counts.items()]
+    return "\n".join(["| promise | trials | failures |", "|---|---|---|", *rows])

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -31,7 +33,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from benchmarks._runs import RESULTS
-from benchmarks._trials import COMMON, HEAD, LAST, Study, digit_folder, remount, wait_for_writing
+from benchmarks._trials import (
+    COMMON,
+    HEAD,
+    LAST,
+    Study,
+    differences,
+    digit_folder,
+    remount,
+    table,
+    wait_for_writing,
+)
 from erssl.checkpoints import state_of
 from erssl.methods import MultiViewMethod, available_methods
 from erssl.runs import environment, write_json
@@ -145,6 +157,25 @@ def damage(study: Study, method: str, everything: bool) -> None:
     study.count("every checkpoint damaged", "" if right else f"status {status}, {sentence}")
 
 
+def stop_two(study: Study, method: str) -> None:
+    """SIGTERM to the first of two processes, which Lightning has started and gloo connects."""
+    words = study.words(method, "trainer.devices=2", "trainer.strategy=ddp")
+    command = [sys.executable, "-m", "erssl.cli.main", "pretrain"]
+    whole, run_dir = study.new("whole"), study.new("run")
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([*command, *words, f"run_dir={whole}"], check=True, **quiet)
+    child = subprocess.Popen([*command, *words, f"run_dir={run_dir}"], **quiet)
+    while not (run_dir / LAST).is_file() and child.poll() is None:
+        time.sleep(0.001)
+    time.sleep(study.random.uniform(0, 0.3))
+    child.terminate()
+    fault = "" if child.wait(120) == 143 else f"status {child.returncode}"
+    again = [*command, f"run_dir={run_dir}", "resume=true"]
+    status = subprocess.run(again, check=False, **quiet).returncode
+    fault = fault or (f"resuming ended with {status}" if status else "")
+    study.count("SIGTERM to one of two processes", fault or differences(run_dir, whole))
+
+
 def lose_worker(study: Study, method: str) -> None:
     """Kill -9 of a loader process."""
     words = study.words(method, "data.num_workers=2")
@@ -244,7 +275,7 @@ def spoil(study: Study, method: str) -> None:
 
 
 def study_all(study: Study, quick: bool) -> None:
-    """Every kind of trial."""
+    """Every kind of trial but those of two processes."""
     pick = itertools.cycle(KILLED)
     for _ in range(2 if quick else 30):
         kill(study, next(pick), in_writing=False)
@@ -269,34 +300,19 @@ def study_all(study: Study, quick: bool) -> None:
         resume_everywhere(study, method)
 
 
-PROMISES = {
-    "resumed between epochs": "each of the methods, from an epoch's end: ends the same",
-    "resumed inside an epoch": "each of the methods, from the middle of an epoch: ends the same",
-    "kill -9 at a random moment": "`kill -9` at any moment: resumes, ends the same",
-    "kill -9 while writing": "`kill -9` while a checkpoint is written: resumes, ends the same",
-    "SIGTERM": "SIGTERM: checkpoint, a sentence, status 143; ends the same",
-    "SIGINT": "Ctrl-C: checkpoint, a sentence, status 130; ends the same",
-    "SIGUSR1": "pre-emption (SIGUSR1): checkpoint, a sentence, status 138; ends the same",
-    "SIGTERM to all processes of the group": "SIGTERM to loader processes too: likewise",
-    "a damaged newest checkpoint": "newest checkpoint with a wrong bit or cut: the one before",
-    "every checkpoint damaged": "every checkpoint damaged: one sentence, status 2",
-    "a disk that is full": "disk full: one sentence naming the file; ends the same",
-    "a folder that becomes read-only": "folder read-only: one sentence naming it; ends the same",
-    "a loader process killed": "a loader process is killed: one sentence; ends the same",
-    "a picture that breaks": "a picture becomes unreadable: one sentence naming it; ends the same",
-    "a NaN in the loss": "NaN in the loss: stopped with the step named; ends the same without it",
-}
+def study_two(study: Study, quick: bool) -> None:
+    """Trials of two processes, which take most of their time to start."""
+    for method in KILLED[: 1 if quick else 3]:
+        stop_two(study, method)
 
 
-def table(counts: dict[str, dict[str, Any]]) -> str:
-    """Promises with their trials and failures, as Markdown."""
-    rows = [f"| {PROMISES[n]} | {c['trials']} | {c['failures']} |" for n, c in counts.items()]
-    return "\n".join(["| promise | trials | failures |", "|---|---|---|", *rows])
+PARTS = {"one": study_all, "two": study_two}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few trials of each, not written")
+    parser.add_argument("--only", choices=PARTS, help="runs of one or of two processes alone")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -304,9 +320,11 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         study = Study(Path(folder), options.seed)
-        study_all(study, options.quick)
+        for name, part in PARTS.items():
+            if options.only in (None, name):
+                part(study, options.quick)
         seconds = {w[0]: round(s, 2) for w, (_, s) in study.references.items()}
-    report = {
+    report: dict[str, Any] = {
         "command": "python -m benchmarks.reliability",
         "run": f"erssl pretrain {' '.join(COMMON)}",
         "killed_methods": list(KILLED),
@@ -316,9 +334,15 @@ def main() -> None:
         "seconds": round(time.perf_counter() - began),
         "environment": {k: v for k, v in environment().items() if k != "command"},
     }
-    print(table(study.counts))
+    file = RESULTS / "reliability.json"
+    if options.only and file.is_file():  # the other part stays, with what was said of its run
+        found = json.loads(file.read_text(encoding="utf-8"))
+        added = {k: report[k] for k in ("seconds", "environment")}
+        found["trials"] |= study.counts
+        report = found | {f"{options.only}_processes": added}
+    print(table(report["trials"]))
     if not options.quick:
-        write_json(RESULTS / "reliability.json", report)
+        write_json(file, report)
 
 
 if __name__ == "__main__":

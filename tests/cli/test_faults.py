@@ -1,0 +1,65 @@
+"""What a fault is called, and how it is said to go on."""
+
+import errno
+
+import pytest
+
+from erssl.cli._faults import naming_run, restarted
+from erssl.errors import ConfigError, DataError, RunError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "sentence"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/x/last.ckpt"), RunError, "/x/last.ckpt;"),
+        (OSError(errno.ENOSPC, "No space left on device"), RunError, "left on device: RUN; make"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            RunError,
+            "A loader process (pid 7) is killed by signal: Killed, often for want of memory",
+        ),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer"),
+            RunError,
+            "Another process of the run is gone",
+        ),
+    ],
+)
+def test_a_fault_is_one_sentence_with_the_way_on(error, kind, sentence, tmp_path):
+    with pytest.raises(kind) as caught, naming_run(tmp_path):
+        raise error
+    assert sentence.replace("RUN", str(tmp_path)) in str(caught.value)
+    assert str(caught.value).endswith(f"begin again with resume=true run_dir={tmp_path}.")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(kind, match="go on from the last checkpoint"), naming_run(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a defect"), OSError(errno.ENOENT, "No such file"), ConfigError("no")]
+)
+def test_what_is_no_fault_of_places_passes(error, tmp_path):
+    with pytest.raises(type(error)) as caught, naming_run(tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_a_picture_that_was_never_readable_keeps_its_own_sentence(tmp_path):
+    error = DataError("the picture a.png cannot be read.")
+    with pytest.raises(DataError) as caught, naming_run(tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_slurm_starts_the_same_command_again(tmp_path, monkeypatch):
+    words = ["method=byol", f"run_dir={tmp_path}", "overwrite=true"]
+    assert restarted(words) == words
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    (tmp_path / "config.yaml").touch()
+    assert restarted(words) == words
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert restarted(words) == [*words[:2], "resume=true"]
+    assert restarted(["method=byol"]) == ["method=byol"]  # a new folder each time
+    (tmp_path / "config.yaml").unlink()
+    assert restarted(words) == words
