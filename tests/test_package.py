@@ -101,9 +101,14 @@ def test_imports_run_one_way():
         "models": {"models", "errors", "paths"},
         "data": {"data", "errors"},
         "evaluation": {"evaluation", "errors", "paths", "entropy", "models", "data"},
-        "callbacks": {"callbacks", "errors", "entropy", "evaluation", "runs"},
+        "callbacks": {
+            *("callbacks", "errors", "entropy", "evaluation", "runs", "checkpoints", "data"),
+        },
         "methods": {"methods", "errors", "entropy", "loss", "models", "data"},
-        "downstream": {"downstream", "evaluation", "models", "data", "errors", "paths", "runs"},
+        "downstream": {
+            *("downstream", "evaluation", "models", "data", "errors", "paths", "runs"),
+            "checkpoints",
+        },
     }
     for package, allowed in below.items():
         folder = ROOT / package if package == "downstream" else ROOT / "erssl" / package
