@@ -11,6 +11,8 @@ import pytest
 import threadpoolctl
 import torch
 
+from .gloo import GlooPool
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
@@ -20,3 +22,11 @@ def one_thread() -> Iterator[None]:
     with threadpoolctl.threadpool_limits(1):
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def gloo() -> Iterator[GlooPool]:
+    """Processes for what runs on several ranks, started by the first test that asks."""
+    pool = GlooPool()
+    yield pool
+    pool.close()

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -210,25 +209,15 @@ def test_default_interval_leaves_long_runs_five_hundred_readings():
     assert lens._interval == 100
 
 
-def _read_on_rank(rank, world, file, results):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{file}", rank=rank, world_size=world
-    )
+def _read(rank=0, world=1):
     torch.manual_seed(0)
     module = Foreign()
-    results[rank] = lens_for(module).read(module)
-    torch.distributed.destroy_process_group()
+    return lens_for(module).read(module)
 
 
-def test_two_processes_read_what_one_reads(tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_read_on_rank, (2, tmp_path / "store", results), nprocs=2)
-        torch.manual_seed(0)
-        module = Foreign()
-        expected = lens_for(module).read(module)
-        for rank in range(2):
-            assert results[rank] == pytest.approx(expected, rel=1e-5)
+def test_two_processes_read_what_one_reads(gloo):
+    for reading in gloo.run(2, _read):
+        assert reading == pytest.approx(_read(), rel=1e-5)
 
 
 def test_guard_names_step_values_and_causes_once():
