@@ -16,6 +16,7 @@ from lightly.utils.benchmarking import OnlineLinearClassifier
 from lightly.utils.scheduler import cosine_schedule
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from erssl.entropy import kde_entropy
 from erssl.errors import ConfigError
@@ -213,6 +214,22 @@ class MultiViewMethod(LightningModule):
         features = self.get_submodule("target_backbone")(images).flatten(start_dim=1)
         embeddings: Tensor = self.get_submodule("target_projection_head")(features)
         return list(embeddings.chunk(len(views)))
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Buffers that torch's DDP, which looks for this name, is not to send before every step.
+
+        By default the first rank's go to all others. Queues, centres and moments are the same
+        everywhere already where the loss gathers, may be large (MoCo's queue: 34 MB), and are
+        each rank's own where it does not gather. Only batch statistics are left to DDP.
+        """
+        norms = {
+            f"{name}.{buffer}"
+            for name, module in self.named_modules()
+            if isinstance(module, _BatchNorm)
+            for buffer, _ in module.named_buffers(recurse=False)
+        }
+        return [name for name, _ in self.named_buffers() if name not in norms]
 
     def add_target(self, *names: str) -> None:
         """Give the method a target branch: ``target_<name>``, a copy of each online module.

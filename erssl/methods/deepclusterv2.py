@@ -7,9 +7,11 @@ import warnings
 import torch
 import torch.nn.functional as F
 from lightly.transforms.utils import IMAGENET_NORMALIZE
+from lightly.utils import dist
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
+from torch import distributed as torch_dist
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
@@ -130,21 +132,31 @@ class DeepClusterV2(MultiViewMethod):
 
     @torch.no_grad()
     def cluster(self) -> None:
-        """K-means on the queue; the same on every rank, whose queues are the same."""
+        """K-means on the queue, the same on every rank: each clustering is found by one of them."""
         rows = self.bank.rows()
-        count = self.prototypes.shape[1]
-        if rows is None or len(rows) < 2 * count:
+        if rows is None or len(rows) < 2 * self.prototypes.shape[1]:
             return
-        for index in range(self.prototypes.shape[0]):
-            kmeans = KMeans(
-                count, init="random", n_init=1, max_iter=self.kmeans_iterations, random_state=index
-            )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                kmeans.fit(rows.float().cpu().numpy())
-            centroids = torch.from_numpy(kmeans.cluster_centers_).to(self.prototypes)
-            self.prototypes[index] = F.normalize(centroids, dim=-1)
+        rank, world = dist.rank(), dist.world_size()
+        clusterings = range(self.prototypes.shape[0])
+        for index in clusterings[rank::world]:
+            self.prototypes[index] = self._centroids(rows, index)
+        for index in clusterings if world > 1 else ():
+            torch_dist.broadcast(self.prototypes[index], src=index % world)
         self.clustered.fill_(True)
+
+    def _centroids(self, rows: Tensor, seed: int) -> Tensor:
+        kmeans = KMeans(
+            self.prototypes.shape[1],
+            init="random",
+            n_init=1,
+            max_iter=self.kmeans_iterations,
+            random_state=seed,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            kmeans.fit(rows.float().cpu().numpy())
+        centroids = torch.from_numpy(kmeans.cluster_centers_).to(self.prototypes)
+        return F.normalize(centroids, dim=-1)
 
     def _loss(self, z: list[Tensor], prototypes: Tensor) -> Tensor:
         """Cross-entropy of each view with the cluster of another global view."""

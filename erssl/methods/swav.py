@@ -39,6 +39,8 @@ class SwAV(MultiViewMethod):
     # SwAV's code at batch 4096: 0.3 B/256 (LARC), weight decay 1e-6, warm-up 10, cosine to 1/1000.
     default_optimizer = OptimizerOptions(base_lr=0.3)
 
+    criterion: SwaVLoss
+
     def __init__(
         self,
         batch_size_per_device: int,
@@ -107,8 +109,8 @@ class SwAV(MultiViewMethod):
         with torch.autocast(online[0].device.type, enabled=False):
             z = at_least_float32(torch.cat(online))
             outputs = list(self.prototypes(z).chunk(len(views)))
-            queued = self._queued_outputs()
-            loss = self.criterion(outputs[:2], outputs[2:], queued).squeeze(0)
+            companions = self._companions(outputs[:2])
+            loss = self.criterion(outputs[:2], outputs[2:], companions).squeeze(0)
         self._enqueue(online[0], online[1])
         return StepOutput(loss, features, online[0], online[1])
 
@@ -119,15 +121,25 @@ class SwAV(MultiViewMethod):
                 parameter.grad = None
 
     @torch.no_grad()
-    def _queued_outputs(self) -> list[Tensor] | None:
-        """Outputs of this device's share of the queues; ``None`` until they are full."""
+    def _companions(self, outputs: list[Tensor]) -> list[Tensor] | None:
+        """Outputs that are assigned along with this device's; ``None`` until queues are full.
+
+        lightly's Sinkhorn over devices takes each to have as many rows as this one. Where queues
+        cannot be shared so, every device assigns all rows by itself.
+        """
         queued = [self.queue0.rows(), self.queue1.rows()]
-        shared = self.gather_distributed
-        share = slice(dist.rank(), None, dist.world_size()) if shared else slice(None)
-        full = [
-            rows[share] for rows in queued if rows is not None and len(rows) == self.queue_length
+        full = [rows for rows in queued if rows is not None and len(rows) == self.queue_length]
+        if len(full) < 2:
+            return None
+        rank, world = (dist.rank(), dist.world_size()) if self.gather_distributed else (0, 1)
+        if self.queue_length % world == 0:
+            return [self.prototypes(rows[rank::world]) for rows in full]
+        self.criterion.sinkhorn_gather_distributed = False
+        others = [
+            torch.cat([o for r, o in enumerate(dist.gather(own.contiguous())) if r != rank])
+            for own in outputs
         ]
-        return [self.prototypes(rows) for rows in full] if len(full) == 2 else None
+        return [torch.cat([o, self.prototypes(q)]) for o, q in zip(others, full, strict=True)]
 
     @torch.no_grad()
     def _enqueue(self, z0: Tensor, z1: Tensor) -> None:
