@@ -26,6 +26,7 @@ def stein_score(
     bandwidth: float | None = None,
     eta: float | Literal["auto"] = 0.01,
     geometry: Geometry = "euclidean",
+    columns: slice | None = None,
 ) -> Tensor:
     r"""Score :math:`\nabla_z \log p(z)` at each embedding by a ridge-regularised Stein identity.
 
@@ -45,9 +46,10 @@ def stein_score(
         eta: Ridge η on the un-normalised kernel (MVEB's reference code: 0.01), or ``"auto"`` for
             a ridge chosen by score matching on held-out rows (:func:`auto_ridge`).
         geometry: ``"euclidean"`` (the paper) or ``"sphere"``.
+        columns: Dimensions to solve for, where others solve for the rest; ``None`` for all d.
 
     Returns:
-        Detached tensor (N, d), at least in float32.
+        Detached tensor (N, d), or (N, number of columns), at least in float32.
 
     Raises:
         ValueError: If ``z`` is not a matrix, or ``bandwidth``, ``eta`` or ``geometry`` is none of
@@ -60,7 +62,7 @@ def stein_score(
     kernel = z @ z.T
     delta = median_bandwidth(z, kernel) if bandwidth is None else z.new_tensor(bandwidth)
     kernel.sub_(1).div_(delta).exp_()
-    right_side = _stein_right_side(z, kernel, delta, geometry)
+    right_side = _stein_right_side(z, kernel, delta, geometry, columns or slice(None))
     ridge = auto_ridge(z, kernel, delta, geometry) if eta == "auto" else eta * (-1 / delta).exp()
     resolvable = len(z) * torch.finfo(z.dtype).eps
     kernel.diagonal().add_(ridge.clamp_min(resolvable))
@@ -112,14 +114,16 @@ def entropy_from_score(z: Tensor, score: Tensor) -> Tensor:
     return -(score.detach() * z).sum(dim=-1).mean()
 
 
-def _stein_right_side(z: Tensor, kernel: Tensor, delta: Tensor, geometry: Geometry) -> Tensor:
-    """G (N, d) of the ridge system (K + ηI) S = -G."""
-    radial = kernel.sum(dim=1, keepdim=True) * z / delta
+def _stein_right_side(
+    z: Tensor, kernel: Tensor, delta: Tensor, geometry: Geometry, columns: slice
+) -> Tensor:
+    """Columns of G (N, d) of the ridge system (K + ηI) S = -G."""
+    radial = kernel.sum(dim=1, keepdim=True) * z[:, columns] / delta
     if geometry == "euclidean":
         return radial
     # K_im (z_i·z_m) / delta = K_im (log K_im + 1 / delta), which is 0 where K_im underflows
     weights = torch.xlogy(kernel, kernel).addcmul_(kernel, 1 / delta + (z.shape[1] - 1))
-    return torch.addmm(radial, weights, z, alpha=-1)
+    return torch.addmm(radial, weights, z[:, columns], alpha=-1)
 
 
 def _check_score_options(

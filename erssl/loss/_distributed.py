@@ -31,3 +31,8 @@ def gather_rows(x: Tensor, gather_distributed: bool) -> Tensor:
 def rank_offset(x: Tensor, gather_distributed: bool) -> int:
     """Where this rank's rows begin among the gathered ones."""
     return dist.rank() * len(x) if gather_distributed else 0
+
+
+def mean_over_ranks(values: Tensor, gather_distributed: bool) -> Tensor:
+    """Mean of values (N,), as many on each rank, over all ranks, with gradient; a scalar."""
+    return gather_rows(values.mean()[None], gather_distributed).mean()

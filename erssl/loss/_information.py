@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from erssl.entropy import entropy_from_score, stein_score
+from erssl.entropy import entropy_from_score
+from erssl.loss._distributed import mean_over_ranks
+from erssl.loss._score import own_scores
 from erssl.loss._views import normalize_rows
 
 _RATE = 0.01  # of the moving average; the paper's method section names none
@@ -61,7 +63,7 @@ class MINE(nn.Module):
         return corrected + (bound - corrected).detach() if bound.requires_grad else bound
 
 
-def mige(z0: Tensor, z1: Tensor) -> Tensor:
+def mige(z0: Tensor, z1: Tensor, gather_distributed: bool = False) -> Tensor:
     r"""Surrogate whose gradient is that of the mutual information, from three scores.
 
     Source: MIGE (2020, https://arxiv.org/abs/2005.01123), :math:`\nabla I = \nabla H(z_0) +
@@ -72,8 +74,10 @@ def mige(z0: Tensor, z1: Tensor) -> Tensor:
     Args:
         z0: Embeddings (N, d) of view 0.
         z1: Embeddings (N, d) of view 1.
+        gather_distributed: Estimate from the rows of all ranks.
     """
     z0, z1 = normalize_rows(z0), normalize_rows(z1)
-    pairs = torch.cat([z0, z1], dim=1) / math.sqrt(2)
-    own = [entropy_from_score(z, stein_score(z.detach())) for z in (z0, z1)]
-    return own[0] + own[1] - entropy_from_score(pairs, stein_score(pairs.detach()))
+    variables = [z0, z1, torch.cat([z0, z1], dim=1) / math.sqrt(2)]
+    scores = own_scores(variables, gather_distributed)
+    h0, h1, h01 = (entropy_from_score(z, s) for z, s in zip(variables, scores, strict=True))
+    return mean_over_ranks(h0 + h1 - h01, gather_distributed)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from erssl.entropy._precision import at_least_float32
 from erssl.entropy.discrete import discrete_entropy
-from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss._views import Views, check_views, meet_targets
 
 
@@ -129,5 +129,4 @@ class DiscreteERLoss(nn.Module):
         return discrete_entropy(gather_rows(mean, self.gather_distributed))
 
     def _reconstruction(self, log_probs: Tensor, target: Tensor) -> Tensor:
-        per_sample = (target * log_probs).sum(dim=-1)
-        return gather_rows(per_sample, self.gather_distributed).mean()
+        return mean_over_ranks((target * log_probs).sum(dim=-1), self.gather_distributed)

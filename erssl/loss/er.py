@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from erssl.entropy.kde import Estimator, entropy_from_log_density, kde_log_density
 from erssl.entropy.vmf import log_normalizer_value
-from erssl.loss._distributed import check_gather, gather_rows, rank_offset
+from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks, rank_offset
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
@@ -105,7 +105,7 @@ class ERLoss(nn.Module):
             reconstruction = self.kappa * alignment + log_normalizer_value(
                 views[0].shape[1], self.kappa
             )
-        if entropy.requires_grad:
+        if entropy.requires_grad and self.memory_bank.enabled:
             rows = [gather_rows(z.detach(), self.gather_distributed) for z in spread[:2]]
             self.memory_bank.push(torch.cat(rows))
         self.terms = {
@@ -125,4 +125,4 @@ class ERLoss(nn.Module):
         return entropy_from_log_density(log_density, self.estimator)
 
     def _alignment(self, z: Tensor, target: Tensor) -> Tensor:
-        return gather_rows((z * target).sum(dim=-1), self.gather_distributed).mean()
+        return mean_over_ranks((z * target).sum(dim=-1), self.gather_distributed)

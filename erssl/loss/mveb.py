@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy.score import Geometry, entropy_from_score, stein_score
-from erssl.loss._distributed import check_gather, gather_rows, rank_offset
+from erssl.loss._distributed import check_gather, mean_over_ranks
+from erssl.loss._score import own_scores
 from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
 
@@ -99,17 +100,15 @@ class MVEBLoss(nn.Module):
             if self.normalize_local_target:
                 targets[2:] = [normalize_rows(t) for t in targets[2:]]
             pairs = zip(views, targets, strict=True)
-            alignment = torch.stack([self._alignment(z, t) for z, t in pairs]).mean()
-            entropy = torch.stack([self._entropy_surrogate(z) for z in views]).mean()
+            alignment = self._mean([(z * t).sum(dim=-1).mean() for z, t in pairs])
+            scores = own_scores(
+                views, self.gather_distributed, self.bandwidth, self.eta, self.geometry
+            )
+            entropy = self._mean(
+                [entropy_from_score(z, score) for z, score in zip(views, scores, strict=True)]
+            )
         self.terms = {"alignment": alignment.detach(), "entropy_surrogate": entropy.detach()}
         return -(alignment + self.beta * entropy)
 
-    def _alignment(self, z: Tensor, target: Tensor) -> Tensor:
-        return gather_rows((z * target).sum(dim=-1), self.gather_distributed).mean()
-
-    def _entropy_surrogate(self, z: Tensor) -> Tensor:
-        batch = gather_rows(z.detach(), self.gather_distributed)
-        score = stein_score(batch, self.bandwidth, self.eta, self.geometry)
-        start = rank_offset(z, self.gather_distributed)
-        surrogate = entropy_from_score(z, score[start : start + len(z)])
-        return gather_rows(surrogate[None], self.gather_distributed).mean()
+    def _mean(self, of_views: list[Tensor]) -> Tensor:
+        return mean_over_ranks(torch.stack(of_views), self.gather_distributed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from erssl.entropy._precision import at_least_float32
-from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss._information import MINE, mige
 
 Estimator = Literal["infonce", "mine", "mige"]
@@ -109,7 +109,7 @@ class MVIBLoss(nn.Module):
         with torch.autocast(z0.device.type, enabled=False):
             p0, p1 = _posterior(z0), _posterior(z1)
             divergence = 0.5 * (kl_divergence(p0, p1) + kl_divergence(p1, p0))
-            divergence = gather_rows(divergence, self.gather_distributed).mean()
+            divergence = mean_over_ranks(divergence, self.gather_distributed)
             information = self._information(p0.rsample(), p1.rsample())
         self.terms = {"divergence": divergence.detach()}
         if self.estimator != "mige":
@@ -120,10 +120,11 @@ class MVIBLoss(nn.Module):
     def _information(self, z0: Tensor, z1: Tensor) -> Tensor:
         if self.estimator == "infonce":
             # lightly's value is that of this rank's rows; the loss is the mean over ranks.
-            info_nce = self.info_nce(z0, z1)[None]
-            return -gather_rows(info_nce, self.gather_distributed).mean()
-        z0, z1 = (gather_rows(z, self.gather_distributed) for z in (z0, z1))
-        return mige(z0, z1) if self.mine is None else self.mine(z0, z1)
+            return -mean_over_ranks(self.info_nce(z0, z1), self.gather_distributed)
+        if self.mine is None:
+            return mige(z0, z1, self.gather_distributed)
+        bound: Tensor = self.mine(*(gather_rows(z, self.gather_distributed) for z in (z0, z1)))
+        return bound
 
 
 def _posterior(z: Tensor) -> Independent[Normal]:

@@ -4,6 +4,8 @@ A scenario trains a linear layer, and the critic where the loss has one, for thr
 DistributedDataParallel, so that queues and centres have a history.
 """
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from torch.distributions import Normal
 from torch.nn.parallel import DistributedDataParallel
 
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
+from erssl.loss._score import shares_of
 
 from ..gloo import prepared
 
@@ -41,6 +44,9 @@ LOSSES = {
     "mveb": lambda gather: MVEBLoss(beta=0.3, gather_distributed=gather),
     "mveb sphere": lambda gather: MVEBLoss(
         beta=0.3, eta=1.0, geometry="sphere", gather_distributed=gather
+    ),
+    "mveb auto": lambda gather: MVEBLoss(
+        beta=0.3, eta="auto", geometry="sphere", gather_distributed=gather
     ),
     "mveb normalised": lambda gather: MVEBLoss(
         beta=0.3, normalize_local_target=True, gather_distributed=gather
@@ -121,12 +127,13 @@ def _train(rank, world, name, views, dtype=torch.float64, gather=True):
     return history
 
 
-# Four ranks on few cores are slow: what two ranks show of the plain pair is not asked again.
+# Four ranks on few cores are slow: what two ranks show of the plain pair is mostly left out.
+FOUR_RANKS = ("er memory 24", "mveb", "mveb sphere", "mveb auto", "discrete")
 CASES = [(2, *scenario, dtype) for scenario in SCENARIOS for dtype in TOLERANCES]
 CASES += [
     (4, name, views, torch.float64)
     for name, views in SCENARIOS
-    if views == "multi-crop" or "mvib" in name or name in ("er memory 24", "mveb", "discrete")
+    if views == "multi-crop" or "mvib" in name or name in FOUR_RANKS
 ]
 
 
@@ -175,3 +182,53 @@ def test_gathering_on_one_process_changes_nothing(name, views):
         assert torch.equal(gathered["loss"][step], plain["loss"][step])
         for ours, theirs in zip(gathered["gradient"][step], plain["gradient"][step], strict=True):
             assert torch.equal(ours, theirs)
+
+
+# Who solves what ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("world", "views"), [(2, 2), (2, 3), (3, 2), (4, 2), (8, 2), (8, 8)])
+@pytest.mark.parametrize("dim", [2, 7])
+def test_every_dimension_of_every_view_is_solved_for_once(world, views, dim):
+    shares = [shares_of(rank, world, [dim] * views) for rank in range(world)]
+    solved = [
+        (view, column)
+        for share in shares
+        for view, columns in share
+        for column in range(dim)[columns]
+    ]
+    assert sorted(solved) == list(product(range(views), range(dim)))
+    # one system a rank is the least where ranks are more, else as few as can be
+    assert max(map(len, shares)) == -(-views // world)
+
+
+def _count_solves(rank, world, views):
+    """Shapes of the systems that this rank factors, and of the right-hand sides it solves for."""
+    shapes = {"factored": [], "solved": []}
+    factor, solve = torch.linalg.cholesky_ex, torch.cholesky_solve
+
+    def counted_factor(matrix):
+        shapes["factored"].append(tuple(matrix.shape))
+        return factor(matrix)
+
+    def counted_solve(right_side, lower):
+        shapes["solved"].append(tuple(right_side.shape))
+        return solve(right_side, lower)
+
+    loss_fn = MVEBLoss(gather_distributed=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.linalg, "cholesky_ex", counted_factor)
+        patch.setattr(torch, "cholesky_solve", counted_solve)
+        z = nn.functional.normalize(torch.randn(views, 3, 12), dim=-1)
+        loss_fn(list(z), list(z[:2]))
+    return shapes
+
+
+def test_ranks_share_the_solves(gloo):
+    # two ranks, three views: 1 + 2 systems of 2 * 3 rows, each with all dimensions
+    first, second = gloo.run(2, _count_solves, 3)
+    assert first == {"factored": [(6, 6)] * 2, "solved": [(6, 12)] * 2}
+    assert second == {"factored": [(6, 6)], "solved": [(6, 12)]}
+    # four ranks, two views: one system each, half of its dimensions
+    for shapes in gloo.run(4, _count_solves, 2):
+        assert shapes == {"factored": [(12, 12)], "solved": [(12, 6)]}
