@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from erssl.cli._launch import given_folder
 from erssl.cli._protocols import (
     EvaluationSettings,
     FeatureSettings,
@@ -25,9 +25,8 @@ from erssl.cli._protocols import (
     resolved,
 )
 from erssl.cli._subject import Subject, run_of
-from erssl.cli._trainer import started_processes
 from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
-from erssl.errors import ConfigError, RunError
+from erssl.errors import RunError
 from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.evaluation.published import published
@@ -41,7 +40,6 @@ from erssl.runs import (
     ENVIRONMENT,
     LAST_CHECKPOINT,
     RESULTS,
-    RUN_DIR_VARIABLE,
     RunDirectory,
     environment,
     make_results,
@@ -142,15 +140,8 @@ class Evaluation:
         return {"weights": weights_digest(self.subject.backbone), **digests}
 
     def _folder(self) -> Path:
-        # processes that Lightning starts take a default name from the first
-        named = self.settings.run_dir or os.environ.get(RUN_DIR_VARIABLE)
-        if named:
-            return Path(named).expanduser()
-        if (processes := started_processes()) > 1:  # each would name a folder after its own clock
-            raise ConfigError(
-                f"{processes} processes were started together and must agree on a folder; name it "
-                "with run_dir=<folder>."
-            )
+        if named := given_folder(self.settings.run_dir):
+            return named
         stamp = time.strftime("%Y%m%d-%H%M%S")
         name = f"{self.protocol}-{self.subject.slug}-{self.subject.data.name}-{stamp}"
         return Path("runs") / name

@@ -15,7 +15,9 @@ import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from erssl.cli._trainer import started_processes
 from erssl.errors import ConfigError
+from erssl.runs import RUN_DIR_VARIABLE
 
 MULTIRUN = ("--multirun", "-m")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -30,6 +32,23 @@ def hydra_words(words: Sequence[str]) -> list[str]:
 def count_jobs(jobs: int | None) -> int:
     """How many commands run at once: as said, else one for each GPU, or one."""
     return jobs or max(1, torch.cuda.device_count())
+
+
+def given_folder(run_dir: str | None) -> Path | None:
+    """The run directory that was named; processes that Lightning starts take the first one's.
+
+    Raises:
+        ConfigError: If none was, and processes that were started together would each name a
+            folder after its own clock.
+    """
+    if named := run_dir or os.environ.get(RUN_DIR_VARIABLE):
+        return Path(named).expanduser()
+    if (processes := started_processes()) > 1:
+        raise ConfigError(
+            f"{processes} processes were started together and must agree on a folder; name it "
+            "with run_dir=<folder>."
+        )
+    return None
 
 
 def launch(

@@ -32,6 +32,7 @@ from erssl.checkpoints import Resumed
 from erssl.cli._build import build_method
 from erssl.cli._config import GROUPS, group_options
 from erssl.cli._faults import naming_run, restarted
+from erssl.cli._launch import given_folder
 from erssl.cli._results import finish, show_finished
 from erssl.cli._settings import EvaluationOptions, PretrainSettings, read_settings
 from erssl.cli._trainer import make_trainer, probe_trainer, resumed
@@ -210,10 +211,9 @@ def _train(
 
 
 def _run_directory(settings: PretrainSettings) -> Path:
-    """Path of the run directory; processes that Lightning starts take it from the first."""
-    path = settings.run_dir or os.environ.get(RUN_DIR_VARIABLE)
-    path = path or str(default_run_dir(settings.method["name"], settings.data.name))
-    return Path(path).expanduser()
+    """Path of the run directory."""
+    default = default_run_dir(settings.method["name"], settings.data.name)
+    return given_folder(settings.run_dir) or default
 
 
 def _least_bytes(method: nn.Module, keep: int) -> int:

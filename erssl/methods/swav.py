@@ -143,6 +143,7 @@ class SwAV(MultiViewMethod):
 
     @torch.no_grad()
     def _enqueue(self, z0: Tensor, z1: Tensor) -> None:
-        if self.training and self.current_epoch >= self.queue_start_epoch:
+        started = self.current_epoch >= self.queue_start_epoch
+        if self.training and self.queue0.enabled and started:
             for queue, z in ((self.queue0, z0), (self.queue1, z1)):
                 queue.push(gather_rows(z, self.gather_distributed))

@@ -173,6 +173,15 @@ def test_two_processes_share_one_run_directory(tmp_path):
     assert (run_dir / "results.json").read_bytes() == before
 
 
+def test_processes_started_together_must_be_told_the_folder(tmp_path, monkeypatch, capsys):
+    # each would name it after its own clock, as torchrun's eight do
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["pretrain", *TINY, "trainer.devices=8", "trainer.strategy=ddp"]) == 2
+    assert "8 processes were started together" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 def test_half_precision_channels_last_clipping_and_a_transformer(tmp_path):
     words = ("backbone.name=test_vit", "trainer.precision=bf16-mixed", "channels_last=true")
     words += ("trainer.gradient_clip_val=1.0", "optimizer=adamw", "optimizer.warmup_epochs=0")
