@@ -289,7 +289,6 @@ def study_all(study: Study, quick: bool) -> None:
     for index in range(2 if quick else 10):
         damage(study, next(pick), everything=index % 5 == 4)
     for _ in range(1 if quick else 5):
-        lose_worker(study, next(pick))
         spoil(study, next(pick))
         refuse_disk(study, next(pick), "full")
         refuse_disk(study, next(pick), "read-only")
@@ -300,19 +299,26 @@ def study_all(study: Study, quick: bool) -> None:
         resume_everywhere(study, method)
 
 
+def study_loaders(study: Study, quick: bool) -> None:
+    """Trials of loader processes that are killed."""
+    pick = itertools.cycle(KILLED)
+    for _ in range(1 if quick else 15):
+        lose_worker(study, next(pick))
+
+
 def study_two(study: Study, quick: bool) -> None:
     """Trials of two processes, which take most of their time to start."""
     for method in KILLED[: 1 if quick else 3]:
         stop_two(study, method)
 
 
-PARTS = {"one": study_all, "two": study_two}
+PARTS = {"one": study_all, "loader": study_loaders, "two": study_two}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few trials of each, not written")
-    parser.add_argument("--only", choices=PARTS, help="runs of one or of two processes alone")
+    parser.add_argument("--only", choices=PARTS, help="a part alone, the others as they were")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)

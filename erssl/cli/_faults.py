@@ -50,26 +50,44 @@ def naming_run(path: Path) -> Iterator[None]:
         raise DataError(f"{own_sentence(error).rstrip('.')}; {_way_on(path)}.") from error
     except ErsslError:
         raise
-    except OSError as error:
+    except Exception as error:
+        if (what := _lost_loader(error)) is not None:
+            raise RunError(
+                f"A loader process {what}, often for want of memory (set data.num_workers to "
+                f"less); {_way_on(path)}."
+            ) from error
+        _name_others(error, path)
+        raise
+
+
+def _name_others(error: Exception, path: Path) -> None:
+    if isinstance(error, OSError):
         if error.errno not in _FAULTS_OF_PLACES:
-            raise
+            return
         place = error.filename2 or error.filename or path
         raise RunError(
             f"{error.strerror}: {place}; make room or see to its permissions, then {_way_on(path)}."
         ) from error
-    except RuntimeError as error:
-        if _lost_process(error):
-            raise RunError(
-                f"Another process of the run is gone, or no longer answers ({_first_line(error)}); "
-                f"{_way_on(path)}."
-            ) from error
-        if "DataLoader worker" not in str(error):
-            raise
-        what = str(error).splitlines()[0].partition("DataLoader worker ")[2].rstrip(". ")
+    if isinstance(error, RuntimeError) and _lost_process(error):
         raise RunError(
-            f"A loader process {what}, often for want of memory (set data.num_workers to less); "
+            f"Another process of the run is gone, or no longer answers ({_first_line(error)}); "
             f"{_way_on(path)}."
         ) from error
+
+
+def _lost_loader(error: BaseException | None) -> str | None:
+    """What happened to a loader process, if that is behind an error.
+
+    torch raises wherever the run is when the process dies, so that any library may have caught it
+    and raised something of its own; a connection that breaks is the one to that process.
+    """
+    broken = None
+    while error is not None:
+        if "DataLoader worker" in str(error) and isinstance(error, RuntimeError):
+            return str(error).splitlines()[0].partition("DataLoader worker ")[2].rstrip(". ")
+        broken = "is gone" if isinstance(error, ConnectionError) else broken
+        error = error.__cause__ or error.__context__
+    return broken
 
 
 def _lost_process(error: RuntimeError) -> bool:

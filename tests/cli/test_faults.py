@@ -18,6 +18,7 @@ from erssl.errors import ConfigError, DataError, RunError
             RunError,
             "A loader process (pid 7) is killed by signal: Killed, often for want of memory",
         ),
+        (ConnectionResetError(104, "Connection reset by peer"), RunError, "process is gone,"),
         (
             RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer"),
             RunError,
@@ -34,6 +35,15 @@ def test_a_fault_is_one_sentence_with_the_way_on(error, kind, sentence, tmp_path
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(kind, match="go on from the last checkpoint"), naming_run(tmp_path):
         raise error
+
+
+def test_a_loader_process_that_dies_while_a_library_is_at_work_is_still_named(tmp_path):
+    with pytest.raises(RunError, match=r"A loader process \(pid 7\) is killed"):  # noqa: SIM117
+        with naming_run(tmp_path):
+            try:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+            except RuntimeError as error:
+                raise ValueError("you tried to log 0.5") from error
 
 
 @pytest.mark.parametrize(
