@@ -12,8 +12,9 @@ from torch import nn
 from torch.distributions import Normal
 from torch.nn.parallel import DistributedDataParallel
 
+from erssl.entropy import stein_score
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
-from erssl.loss._score import shares_of
+from erssl.loss._score import own_scores, shares_of
 
 from ..gloo import prepared
 
@@ -232,3 +233,19 @@ def test_ranks_share_the_solves(gloo):
     # four ranks, two views: one system each, half of its dimensions
     for shapes in gloo.run(4, _count_solves, 2):
         assert shapes == {"factored": [(12, 12)], "solved": [(12, 6)]}
+
+
+def _scores(rank, world):
+    """This rank's scores of two views, of 5 and 3 dimensions, and those of one process."""
+    generator = torch.Generator().manual_seed(0)
+    whole = [
+        nn.functional.normalize(torch.randn(6, dim, generator=generator).double(), dim=-1)
+        for dim in (5, 3)
+    ]
+    own = own_scores([z.chunk(world)[rank] for z in whole], gather_distributed=True)
+    return own, [stein_score(z).chunk(world)[rank] for z in whole]
+
+
+def test_uneven_shares_of_uneven_views_give_each_rank_the_scores_at_its_rows(gloo):
+    for own, expected in gloo.run(3, _scores):
+        torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
