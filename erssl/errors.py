@@ -3,9 +3,24 @@
 The command line prints the sentence and exits with status 2; anything else is a defect.
 """
 
+_BEGIN, _END = 900, 300  # characters of a longer sentence that are shown; what to do is at its end
+
 
 class ErsslError(Exception):
     """Base of every error that erssl raises about its input."""
+
+    def __str__(self) -> str:
+        """The sentence in one line, whatever the names and messages that it quotes may hold."""
+        text = super().__str__()
+        if text.startswith("Caught "):  # a loader process's traceback, whose last line is ours
+            return text
+        if len(text) > _BEGIN + _END:
+            text = f"{text[:_BEGIN]} … {text[-_END:]}"
+        # no line breaks, and nothing that a terminal would obey
+        return "".join(
+            c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+            for c in text
+        )
 
 
 class ConfigError(ErsslError, ValueError):
