@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,12 @@ from erssl.errors import DataError
 #: torchvision's list and GIF, of which the first frame is read.
 PICTURE_EXTENSIONS: tuple[str, ...] = (*IMG_EXTENSIONS, ".gif")
 
+#: What files of those names hold. Pillow goes by content and would hand others to programs: a
+#: "cat.jpg" of PostScript to Ghostscript.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+
 _BLOCK = 8192
+_NO_FILE = "a pipe or device"
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -27,7 +33,7 @@ def load_image(path: str | Path) -> Image.Image:
     values above 255; of an animation the first frame is read.
 
     Args:
-        path: A file that Pillow can open.
+        path: A file of one of `FORMATS`.
 
     Returns:
         A PIL picture of mode "RGB" and the file's own size (W, H).
@@ -37,7 +43,7 @@ def load_image(path: str | Path) -> Image.Image:
             defined range of values (floating point).
     """
     try:
-        with Image.open(path) as picture:
+        with _opened(path) as picture:
             return _to_rgb(picture)
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise DataError(
@@ -69,6 +75,14 @@ def find_unreadable(paths: Sequence[str | Path], workers: int = 1) -> list[tuple
     return unreadable
 
 
+def _opened(path: str | Path) -> Image.Image:
+    if os.path.exists(path) and not (
+        os.path.isfile(path) or os.path.isdir(path)
+    ):  # a pipe would be waited for
+        raise ValueError(_NO_FILE)
+    return Image.open(path, formats=FORMATS)
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         raise ValueError("floating-point values without a defined range")
@@ -83,7 +97,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def _fault(path: str | Path) -> str | None:
     try:
-        with Image.open(path) as picture:
+        with _opened(path) as picture:
             if picture.format in ("JPEG", "MPO"):
                 picture.draft(None, (1, 1))
                 picture.load()
@@ -99,6 +113,8 @@ def _reason(path: str | Path, error: Exception) -> str:
         return "no such file"
     if isinstance(error, PermissionError):
         return "no permission"
+    if str(error) == _NO_FILE:
+        return _NO_FILE
     with contextlib.suppress(OSError):
         if Path(path).stat().st_size == 0:
             return "empty file"
