@@ -10,10 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import has_file_allowed_extension, make_dataset
+from torchvision.datasets.folder import has_file_allowed_extension
 
 from erssl.data.images import PICTURE_EXTENSIONS, find_unreadable, load_image
 from erssl.errors import DataError
+from erssl.paths import user_path
 
 _NAMED = 5
 
@@ -74,7 +75,7 @@ def scan_folder(key: str, path: str | Path) -> Folder:
         DataError: If the folder does not exist, is a file, cannot be read, or holds no pictures
             in it or in one of its class folders.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not folder.exists():
         raise DataError(f"{key}={path} does not exist; {_EXPECTED}.")
     if not folder.is_dir():
@@ -186,10 +187,26 @@ def _is_picture(path: str) -> bool:
 
 
 def _labelled_samples(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
-    if not class_names:
-        return []
-    numbers = {name: i for i, name in enumerate(class_names)}
-    samples: list[tuple[str, int]] = make_dataset(
-        str(folder), numbers, is_valid_file=_is_picture, allow_empty=True
-    )
-    return samples
+    return [
+        (path, number)
+        for number, name in enumerate(class_names)
+        for path in _pictures_below(str(folder / name))
+    ]
+
+
+def _pictures_below(folder: str) -> list[str]:
+    """Pictures of a class in torchvision's order; links to folders are followed, but never twice.
+
+    A link to the folder that it lies in would else be followed for ever.
+    """
+    found, seen = [], set()
+    for place, inner, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner.sort()
+        found.append((place, sorted(files)))
+    paths = (os.path.join(place, file) for place, files in sorted(found) for file in files)
+    return [path for path in paths if _is_picture(path)]
