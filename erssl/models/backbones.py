@@ -156,14 +156,17 @@ def _lightly(options: BackboneOptions) -> nn.Module:
     num_ftrs = options.options.get("num_ftrs", 32)
     try:
         *children, last = ResNetGenerator(options.name, options.options.get("width", 1)).children()
-    except ValueError as error:
-        raise ConfigError(f"backbone.name={options.name} is no ResNet of lightly's.") from error
-    backbone: nn.Module = nn.Sequential(
-        get_norm_layer(3, 0),
-        *children,
-        nn.Conv2d(last.in_features, num_ftrs, 1),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
+        backbone: nn.Module = nn.Sequential(
+            get_norm_layer(3, 0),
+            *children,
+            nn.Conv2d(last.in_features, num_ftrs, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+    except Exception as error:  # any option goes to the constructor
+        raise ConfigError(
+            f"backbone.name={options.name} with {options.options} is no ResNet of lightly's "
+            f"({one_line(error)})."
+        ) from error
     backbone.feature_dim = num_ftrs
     return backbone

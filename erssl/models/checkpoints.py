@@ -93,11 +93,17 @@ def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
     Raises:
         DataError: Naming the first of them and how many there are; or one that is no plain tensor.
     """
-    odd = [n for n, t in state.items() if t.layout != torch.strided or t.is_quantized]
+    odd = [n for n, t in state.items() if t.layout != torch.strided or t.is_quantized or t.is_meta]
     if odd:
         raise DataError(
             f"{path} has sparse or quantised weights, such as {odd[0]}; save the backbone before "
             "it is compressed."
+        )
+    empty = [n for n, t in state.items() if t.untyped_storage().nbytes() < t.nbytes]
+    if empty:
+        raise DataError(
+            f"{path} declares more values than it holds in {len(empty)} of its weights, such as "
+            f"{empty[0]} of shape {tuple(state[empty[0]].shape)}; save contiguous tensors."
         )
     bad = [n for n, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if bad:
@@ -119,7 +125,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         with safe_open(path, framework="pt") as weights:
             state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
             return state, weights.metadata() or {}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a readable safetensors file ({error}).") from error
 
 
@@ -130,7 +136,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
             content = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(_refusal(path, error)) from error
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
+    except Exception as error:  # torch's reader raises nearly anything on damaged files
         cut = _begins(path, _ZIP) or "unexpected EOF" in str(error)
         what = "is truncated" if cut else "is no checkpoint that torch can read"
         raise DataError(f"{path} {what} ({one_line(error)[:200]}).") from error

@@ -14,6 +14,7 @@ from erssl.models.checkpoints import read_checkpoint
 from erssl.models.layouts import named_tensors
 from erssl.models.loading import load_backbone
 from erssl.models.zoo import zoo_file
+from erssl.paths import user_path
 
 Activation = Literal["relu", "gelu"]
 
@@ -50,7 +51,7 @@ def load_branch(
         return backbone, nn.Identity()
     if str(path).startswith("zoo:"):
         path = zoo_file(str(path).removeprefix("zoo:"))[0]
-    content, _ = read_checkpoint(Path(path).expanduser())
+    content, _ = read_checkpoint(user_path(path))
     report: Any = backbone.report
     layers = _under(named_tensors(content, report.layout), head_prefix)
     if not layers:

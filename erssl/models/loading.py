@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 
-from erssl.errors import DataError
+from erssl.errors import ConfigError, DataError, ErsslError
 from erssl.models.architectures import infer_architecture
 from erssl.models.backbones import RESNETS, BackboneOptions, build_backbone
 from erssl.models.checkpoints import check_finite, one_line, read_checkpoint
+from erssl.models.headers import HEADER, own_header
 from erssl.models.layouts import Found, find_backbone
+from erssl.paths import user_path
 
 WEIGHTS_FILE = "backbone.safetensors"
-_HEADER = "erssl"  # where a checkpoint of ours says what its backbone is
 _SMALL = 96  # pixels; a transformer of smaller pictures was not trained on ImageNet's
 _UNTRACKED = "num_batches_tracked"  # of a batch normalisation; counts steps, older files have none
 
@@ -98,7 +100,7 @@ def load_backbone(
 
         path, row = zoo_file(str(path).removeprefix("zoo:"))
         arch, layout, prepared = arch or row.arch, layout or row.layout, row.preprocessing
-    path = Path(path).expanduser()
+    path = user_path(path)
     file = path / WEIGHTS_FILE if (path / WEIGHTS_FILE).is_file() else path
     if file.is_dir():
         raise DataError(
@@ -107,23 +109,18 @@ def load_backbone(
         )
     content, header = read_checkpoint(file)
     options = named_architecture(arch) if isinstance(arch, str) else arch
-    own, preprocessing = _own_header(file, content, header)
+    own, preprocessing = own_header(file, content, header)
     options = options or own
-    found = _find(file, content, options, layout)
+    found, options = _understand(file, content, options, layout, arch if own is None else None)
     if own is not None:
         found = dataclasses.replace(found, name="erssl")
-    check_finite(file, found.state)
-    rule = found.layout
-    if options is None:
-        options = infer_architecture(found.state, rule.stem_padding, rule.vit_heads)
-    elif isinstance(arch, str) and own is None:
-        options = _with_what_no_name_says(options, found)
     if options is None:
         raise DataError(
             f"The architecture of {file} ({found.name} layout, {len(found.state)} weights) "
             "is none of those that shapes tell (ResNet-18, 34, 50, 101 and plain ViTs); name it "
             "with arch=<torchvision or timm name>."
         )
+    _compare(file, _planned(options), found, options, allow_partial)
     backbone = build_backbone(options)
     report = _fill(file, backbone, found, options, allow_partial)
     if preprocessing is None:
@@ -179,7 +176,7 @@ def checkpoint_header(
     if not isinstance(architecture, BackboneOptions):
         return {}
     options = dataclasses.asdict(architecture)
-    return {_HEADER: {"backbone": options, "preprocessing": dict(preprocessing)}}
+    return {HEADER: {"backbone": options, "preprocessing": dict(preprocessing)}}
 
 
 def named_architecture(name: str) -> BackboneOptions:
@@ -201,26 +198,45 @@ def _with_what_no_name_says(options: BackboneOptions, found: Found) -> BackboneO
     return options
 
 
-def _own_header(
-    file: Path, content: Mapping[str, Any], header: Mapping[str, str]
-) -> tuple[BackboneOptions | None, dict[str, Any] | None]:
-    """Architecture and preprocessing of a file of ours, which says both itself."""
-    found: Any = content.get(_HEADER)
+def _understand(
+    file: Path,
+    content: Mapping[str, Any],
+    options: BackboneOptions | None,
+    layout: str | None,
+    arch: str | BackboneOptions | None,
+) -> tuple[Found, BackboneOptions | None]:
+    """The backbone in a file, and its architecture where that can be told."""
     try:
-        if "backbone" in header:
-            found = {key: json.loads(header[key]) for key in ("backbone", "preprocessing")}
-        if not isinstance(found, Mapping):
-            return None, None
-        return BackboneOptions(**found["backbone"]), dict(found["preprocessing"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"The header of {file} is damaged ({one_line(error)}).") from error
+        found = _find(file, content, options, layout)
+        check_finite(file, found.state)
+        rule = found.layout
+        if options is None:
+            options = infer_architecture(found.state, rule.stem_padding, rule.vit_heads)
+        elif isinstance(arch, str):
+            options = _with_what_no_name_says(options, found)
+    except ErsslError:
+        raise
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise DataError(
+            f"The weights of {file} do not go together ({one_line(error)}); they are no backbone."
+        ) from error
+    return found, options
+
+
+def _planned(options: BackboneOptions) -> dict[str, Tensor]:
+    """Names and shapes of a network's weights, before any memory is taken for them."""
+    try:
+        with torch.device("meta"):
+            return build_backbone(options).state_dict()
+    except ConfigError:  # not every network of timm can be built without values
+        return build_backbone(options).state_dict()
 
 
 def _find(
     file: Path, content: Mapping[str, Any], options: BackboneOptions | None, layout: str | None
 ) -> Found:
     # With a known architecture its own first weight marks the backbone, whatever timm calls it.
-    stem = None if options is None else next(iter(build_backbone(options).state_dict()))
+    stem = None if options is None else next(iter(_planned(options)))
     found = find_backbone(content, layout, stem)
     if found is not None:
         return found
@@ -251,8 +267,23 @@ def _fill(
     file: Path, backbone: nn.Module, found: Found, options: BackboneOptions, allow_partial: bool
 ) -> LoadReport:
     expected = backbone.state_dict()
+    report = _compare(file, expected, found, options, allow_partial)
+    left_out = set(report.unexpected)
+    matched = {name: tensor for name, tensor in found.state.items() if name not in left_out}
+    backbone.load_state_dict(matched, strict=False)
+    return report
+
+
+def _compare(
+    file: Path,
+    expected: Mapping[str, Tensor],
+    found: Found,
+    options: BackboneOptions,
+    allow_partial: bool,
+) -> LoadReport:
+    """What of a file fits a network, by names and shapes; refuses what does not."""
     state = found.state
-    matched = {n: t for n, t in state.items() if n in expected and _alike(t, expected[n])}
+    matched = {n for n, t in state.items() if n in expected and _alike(t, expected[n])}
     report = LoadReport(
         found.name,
         len(matched),
@@ -268,7 +299,6 @@ def _fill(
             "what it is with arch=<torchvision or timm name>, or take what matches with "
             "allow_partial=true."
         )
-    backbone.load_state_dict(matched, strict=False)
     return report
 
 

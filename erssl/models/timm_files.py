@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
+from erssl.models.headers import SOURCES
 
 FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
 #: What describes the network and not the pictures or the weights that timm published for it.
@@ -48,8 +49,7 @@ def timm_arguments(options: BackboneOptions) -> dict[str, Any]:
     Returns:
         The backbone's own options, without those that say where weights come from.
     """
-    sources = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
-    return {key: value for key, value in options.options.items() if key not in sources}
+    return {key: value for key, value in options.options.items() if key not in SOURCES}
 
 
 def read_timm(options: BackboneOptions, path: Path) -> nn.Module:

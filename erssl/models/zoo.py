@@ -21,6 +21,7 @@ from erssl.models.checkpoints import one_line
 from erssl.models.downloads import check_sums, download
 from erssl.models.zoo_rows import ZooRow, check_name, read_row
 from erssl.paths import erssl_home
+from erssl.yaml_text import read_yaml_text
 
 __all__ = ["ZooRow", "add_row", "own_zoo", "zoo_file", "zoo_row", "zoo_rows"]
 
@@ -133,8 +134,8 @@ def _own_rows() -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_yaml_text(file)) or {}
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise DataError(
             f"{file} is not valid YAML ({one_line(error)}); repair or delete it."
         ) from error

@@ -1,0 +1,103 @@
+"""What a checkpoint of ours says of its backbone: a file like any other, hence checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from erssl.errors import DataError
+from erssl.models.backbones import BackboneOptions
+from erssl.models.checkpoints import one_line
+
+HEADER = "erssl"  # where a checkpoint of ours says what its backbone is
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+#: Options of timm by which other weights would be read or fetched than those of the file.
+SOURCES = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+_SOURCES = (*SOURCES, "pretrained_strict", "cache_dir")
+_DEPTHS = ("depth", "depths", "layers")
+_LARGEST = 100_000  # pixels; channels
+
+
+def own_header(
+    file: Path, content: Mapping[str, Any], header: Mapping[str, str]
+) -> tuple[BackboneOptions | None, dict[str, Any] | None]:
+    """Architecture and preprocessing of a file of ours, which says both itself.
+
+    Args:
+        file: For the error's sentence.
+        content: Of the file.
+        header: Of a safetensors file.
+
+    Returns:
+        Both, or ``None`` twice where it is another file. Options that name other weights are left
+        out.
+
+    Raises:
+        DataError: If they cannot be what a run wrote.
+    """
+    found: Any = content.get(HEADER)
+    try:
+        if "backbone" in header:
+            found = {key: json.loads(header[key]) for key in ("backbone", "preprocessing")}
+        if not isinstance(found, Mapping):
+            return None, None
+        options = _options(dict(found["backbone"]), len(content) + _count(content))
+        return options, _preprocessing(dict(found["preprocessing"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise DataError(f"The header of {file} is damaged ({one_line(error)}).") from error
+
+
+def _count(content: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in content.values() if isinstance(value, Mapping))
+
+
+def _options(said: dict[str, Any], weights: int) -> BackboneOptions:
+    """The architecture, no deeper than the file has weights."""
+    own = said.get("options", {})
+    plain = isinstance(own, dict) and all(isinstance(key, str) for key in own)
+    if not plain:
+        raise ValueError("options are no names and values")
+    said["options"] = own = {k: v for k, v in own.items() if k not in _SOURCES}
+    made = BackboneOptions(**said)
+    libraries = get_args(get_type_hints(BackboneOptions)["library"])
+    fits = isinstance(made.name, str) and made.library in libraries
+    fits = fits and isinstance(made.cifar_stem, bool)
+    if not (fits and _whole(made.stem_padding, 0, 16)):
+        raise ValueError("its architecture is none")
+    for number in _numbers(own):
+        if not abs(number) <= _LARGEST:
+            raise ValueError(f"{number:g} is no size of a network")
+    if sum(abs(number) for key in _DEPTHS for number in _numbers(own.get(key))) > weights:
+        raise ValueError("its architecture is deeper than the weights are many")
+    return made
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, Mapping):
+        return [number for each in value.values() for number in _numbers(each)]
+    if isinstance(value, (list, tuple)):
+        return [number for each in value for number in _numbers(each)]
+    return [float(value)] if isinstance(value, (int, float)) else []
+
+
+def _preprocessing(said: dict[str, Any]) -> dict[str, Any]:
+    """Values that evaluation pictures can pass through."""
+    for key, value in said.items():
+        if key == "image_size":
+            fits = _whole(value, 1, _LARGEST)
+        elif key in ("mean", "std"):
+            fits = isinstance(value, (list, tuple)) and len(value) == 3
+            fits = fits and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+            fits = fits and (key == "mean" or min(value) > 0)
+        else:
+            fits = key == "interpolation" and value in INTERPOLATIONS
+        if not fits:
+            raise ValueError(f"its preprocessing has {key}={value}")
+    return said
+
+
+def _whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
