@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +22,11 @@ from erssl.models.detectron import detectron2_names, torchvision_names
 
 # behind "backbone." of C4, "backbone.bottom_up." of FPN, and "roi_heads." for the res5 of C4
 _IN_MODEL = re.compile(r"(?:backbone\.bottom_up|backbone|roi_heads)\.((?:stem|res[2-5]\.\d+)\..+)")
+_OF_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    *(("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict")),
+    *(("_codecs", "encode"), ("numpy.core.numeric", "_frombuffer")),
+}
 _OWN = re.compile(r"(stem|res[2-5]\.\d+)\..+")
 
 
@@ -149,8 +153,8 @@ def backbone_weights(path: str | Path) -> dict[str, Tensor] | None:
 
     Args:
         path: A file in Detectron2's names as ``erssl export format=detectron2`` writes it, or any
-            checkpoint that :func:`erssl.load_backbone` reads. A ``.pkl`` runs code when it is
-            loaded, here as in Detectron2.
+            checkpoint that :func:`erssl.load_backbone` reads. A ``.pkl`` may hold arrays and
+            nothing that runs code.
 
     Returns:
         Weights of a backbone by Detectron2's names; ``None`` for a whole detector.
@@ -180,6 +184,19 @@ def is_detector(path: str) -> bool:
     return state is not None and not any(_OWN.fullmatch(name) for name in state)
 
 
+class _Arrays(pickle.Unpickler):
+    """Reads a pickle of arrays, as Detectron2's model zoo has them, and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The few functions that arrays are made by."""
+        if (module.replace("numpy._core", "numpy.core"), name) not in _OF_ARRAYS:
+            raise DataError(
+                f"MODEL.WEIGHTS is refused since reading it would call {module}.{name}, and a "
+                "pickle may run any code; give arrays alone, or a .pth file of tensors."
+            )
+        return super().find_class(module, name)
+
+
 def _backbone_names(model: nn.Module) -> dict[str, str]:
     """Names within a ResNet, and in the detector, of all that a backbone's checkpoint has."""
     found = {}
@@ -196,18 +213,25 @@ def _detectron2_file(path: Path) -> dict[str, Tensor] | None:
     try:
         if path.suffix == ".pkl":
             with path.open("rb") as file:
-                content = pickle.load(file, encoding="latin1")
+                content = _Arrays(file, encoding="latin1").load()
         elif path.suffix in (".pth", ".pt"):
             content = torch.load(path, "cpu", weights_only=True, mmap=True)
     except OSError as error:
         raise DataError(
             f"MODEL.WEIGHTS={path} cannot be read ({error.strerror}); name a file."
         ) from error
-    except (RuntimeError, EOFError, UnpicklingError, ValueError, KeyError):
-        return None  # another layout, or broken: load_backbone says which
+    except DataError:
+        raise
+    except Exception:  # another layout, or broken, of which load_backbone says which
+        return None
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         return None
-    state = {str(name): torch.as_tensor(values) for name, values in model.items()}
+    try:
+        state = {str(name): torch.as_tensor(values) for name, values in model.items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"MODEL.WEIGHTS={path} has weights that are no arrays ({error})."
+        ) from error
     ours = any(_OWN.fullmatch(name) or _IN_MODEL.fullmatch(name) for name in state)
     return state if ours else None
