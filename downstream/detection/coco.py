@@ -15,6 +15,7 @@ from typing import Any
 
 from erssl.downstream.detection.coco_checks import (
     fault_of_box,
+    fault_of_facts,
     fault_of_segmentation,
     require_unique,
     some,
@@ -140,13 +141,15 @@ def _load(source: CocoSource, split: str) -> dict[str, Any]:
             "data_root= in the standard layout."
         )
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise DataError(f"{file} is no file; name the JSON file of the {split} split.")
         content = json.loads(file.read_bytes())
     except OSError as error:
         raise DataError(
             f"{file} cannot be read ({error.strerror}); name the JSON file with "
             f"{split}_annotations=<file>, or data_root= in the standard layout."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is broken JSON ({error}); download it again.") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -171,7 +174,7 @@ def _group(
     entries: list[dict[str, Any]], numbers: Mapping[int, int], file: Path, split: str, masks: bool
 ) -> dict[int, list[CocoInstance]]:
     require_unique(entries, "annotations", file)
-    unknown = [e["id"] for e in entries if e.get("category_id") not in numbers]
+    unknown = [e["id"] for e in entries if not _listed(e.get("category_id"), numbers)]
     if unknown:
         raise DataError(
             f"{len(unknown)} annotations of {file} are of categories that it does not list (ids "
@@ -184,6 +187,7 @@ def _group(
         unused = split == "train" and fault is None and min(entry["bbox"][2:]) <= 0
         if fault is None and masks and not unused:
             fault = fault_of_segmentation(entry)
+        fault = fault or fault_of_facts(entry)
         if fault is not None:
             faults.setdefault(fault, []).append(entry["id"])
             continue
@@ -202,6 +206,10 @@ def _group(
             f"{len(ids)} annotations of {file} {fault} (ids {some(ids)}); repair or remove them."
         )
     return grouped
+
+
+def _listed(category: object, numbers: Mapping[int, int]) -> bool:
+    return isinstance(category, int) and category in numbers
 
 
 def _images(
@@ -239,7 +247,7 @@ def _require_files(images: Iterable[CocoImage], source: CocoSource, split: str) 
         image.path.name
         for image in images
         if not (image.path.parent == source.images and image.path.name in present)
-        and not image.path.is_file()
+        and not os.path.isfile(image.path)
     ]
     if missing:
         raise DataError(

@@ -47,6 +47,19 @@ def fault_of_box(entry: dict[str, Any]) -> str | None:
     return None
 
 
+def fault_of_facts(entry: dict[str, Any]) -> str | None:
+    """What is wrong with the picture, the area or the mark of a crowd; all but the first may lack.
+
+    An entry without a picture is left to the check of the pictures.
+    """
+    image, area, crowd = entry.get("image_id", -1), entry.get("area", 0.0), entry.get("iscrowd", 0)
+    if not isinstance(image, int):
+        return "have an image_id that is no whole number"
+    if not _finite(area):
+        return "have an area that is no finite number"
+    return None if isinstance(crowd, int) else "have an iscrowd that is neither 0 nor 1"
+
+
 def fault_of_segmentation(entry: dict[str, Any]) -> str | None:
     """What is wrong with the mask of an annotation."""
     mask = entry.get("segmentation")
@@ -74,4 +87,7 @@ def _fits(code: dict[str, Any]) -> bool:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # of a whole number that no float holds
+        return False

@@ -7,6 +7,7 @@ of the evaluation.
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,13 +143,14 @@ def read_split(split: VocSplit) -> tuple[list[CocoImage], int]:
     file = split.file
     try:
         ids = file.read_text(encoding="utf-8").split()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
         raise DataError(
-            f"{file} cannot be read ({error.strerror}); data_root= must hold VOCdevkit/VOC2007 "
+            f"{file} cannot be read ({reason}); data_root= must hold VOCdevkit/VOC2007 "
             "with Annotations, ImageSets/Main and JPEGImages."
         ) from error
     pictures = {i: split.folder / "JPEGImages" / f"{i}.jpg" for i in ids}
-    if missing := [path.name for path in pictures.values() if not path.is_file()]:
+    if missing := [path.name for path in pictures.values() if not os.path.isfile(path)]:
         raise DataError(
             f"{len(missing)} pictures that {file} names are not in {split.folder / 'JPEGImages'} "
             f"({some(missing)}); add them."
