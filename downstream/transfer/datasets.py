@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from erssl.downstream.transfer.pictures import Found, Pictures, take, targets_of
 from erssl.downstream.transfer.splits import SPLITS, Indices, draw_validation
 from erssl.downstream.transfer.table import TRANSFER_DATASETS, TransferDataset
 from erssl.errors import DataError
+from erssl.paths import user_path
 
 __all__ = [
     "TRANSFER_DATASETS",
@@ -103,7 +106,7 @@ def load_transfer(
     check_switch("partial_ok", partial_ok)
     check_whole("seed", seed, 0, "a seed")
     row = TRANSFER_DATASETS[name]
-    folder = _locate(row, Path(root).expanduser(), download)
+    folder = _locate(row, user_path(root), download)
     try:
         found = row.read(folder, seed, partial_ok)
     except DataError:
@@ -244,13 +247,28 @@ def _fetch(row: TransferDataset, root: Path) -> None:
             f"from is gone; put {named((*row.needs, *row.beside))} into data_root={root} by hand."
         )
     try:
-        row.fetch(str(root))
+        with _archives_stay_inside():
+            row.fetch(str(root))
     except Exception as error:  # of networks, archives and optional packages
         what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(
             f"{row.name} could not be fetched into data_root={root} ({what}); put "
             f"{named((*row.needs, *row.beside))} there by hand."
         ) from error
+
+
+@contextmanager
+def _archives_stay_inside() -> Iterator[None]:
+    """Refuse members of a tar file that lie outside of its folder, by their names or by links.
+
+    torchvision unpacks an archive that lies in the root already, and knows no checksum of some.
+    """
+    before = tarfile.TarFile.extraction_filter
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before  # type: ignore[method-assign]
 
 
 def _check_files(row: TransferDataset, folder: Path, pictures: Pictures) -> None:
