@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Trainer
-from yaml import YAMLError
 
 from erssl.cli._config import Schema, compose_config, nearest, schema_from
 from erssl.cli._settings import flat
 from erssl.cli._trainer import OWN_TRAINER_KEYS
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.yaml_text import read_settings_file
 
 # Beside what every command of ours keeps to itself: each process validates on all pictures, at the
 # end of an epoch.
@@ -252,10 +251,10 @@ def check_same_settings(
         RunError: If the file cannot be read.
     """
     try:
-        stored: Any = OmegaConf.to_container(OmegaConf.load(file))
+        stored: Any = read_settings_file(file)
         if not isinstance(stored, dict):
             raise TypeError("it holds no settings")
-    except (YAMLError, OmegaConfBaseException, OSError, TypeError) as error:
+    except (ValueError, OSError, TypeError) as error:
         raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
     before, now = flat(stored), flat(given)

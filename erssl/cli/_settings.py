@@ -8,10 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Trainer
-from yaml import YAMLError
 
 from erssl.cli._config import FREE, GROUPS, Schema, check_values, compose_config, schema_from
 from erssl.cli._trainer import OWN_TRAINER_KEYS
@@ -20,7 +17,9 @@ from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens import KAPPAS
 from erssl.methods import OptimizerOptions, get_method
 from erssl.models import BackboneOptions
+from erssl.paths import user_path
 from erssl.runs import CONFIG
+from erssl.yaml_text import read_settings_file
 
 # What the command itself gives to a method's constructor.
 _OWN_METHOD_KEYS = (
@@ -134,7 +133,7 @@ def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
     config = compose_config("pretrain", words, _schema)
     settings = _settings(config)
     resolved = dataclasses.asdict(settings)
-    file = Path(settings.run_dir or "").expanduser() / CONFIG
+    file = user_path(settings.run_dir or "") / CONFIG
     if not settings.resume or not file.is_file():
         return settings, resolved
     stored = _read_config(file)
@@ -192,7 +191,7 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        stored: Any = OmegaConf.to_container(OmegaConf.load(file))
+        stored: Any = read_settings_file(file)
         keys = {f.name: f.default for f in fields(PretrainSettings)}
         optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
         if isinstance(stored, dict):  # keys that came in after the run was started
@@ -200,7 +199,7 @@ def _read_config(file: Path) -> dict[str, Any]:
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
         check_values(stored, _schema(stored))
-    except (YAMLError, OmegaConfBaseException, OSError, ConfigError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise RunError(
             f"{file} cannot be read ({reason}); start again with overwrite=true, or name another "

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
-from yaml import YAMLError
 
 from erssl.cli._protocols import BackboneSettings, EvaluationSettings
 from erssl.cli._settings import read_settings, run_settings
 from erssl.data import DataOptions
 from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone, load_backbone, named_architecture
+from erssl.paths import user_path
 from erssl.runs import CONFIG
+from erssl.yaml_text import read_settings_file
 
 _RANDOM, PIXELS = "random:", "pixels"
 
@@ -85,7 +84,7 @@ def read_backbone(settings: BackboneSettings) -> Read:
         layout=settings.layout,
     )
     run = run_of(checkpoint)
-    name = checkpoint if checkpoint.startswith("zoo:") else Path(checkpoint).expanduser().name
+    name = checkpoint if checkpoint.startswith("zoo:") else user_path(checkpoint).name
     if run is not None:
         name = f"{run_settings(run, []).method['name']}"
     preprocessing_found: Any = backbone.preprocessing
@@ -118,13 +117,13 @@ def slug(name: str) -> str:
 
 def run_of(checkpoint: str) -> Path | None:
     """The run directory of ``erssl pretrain`` that a path lies in, if it does."""
-    path = Path(checkpoint).expanduser()
+    path = user_path(checkpoint)
     for folder in (path, path.parent, path.parent.parent):
         try:
-            config: Any = OmegaConf.load(folder / CONFIG)
-        except (OSError, YAMLError, OmegaConfBaseException):
+            config: Any = read_settings_file(folder / CONFIG)
+        except (OSError, ValueError):
             continue
-        if OmegaConf.is_dict(config) and "method" in config and "optimizer" in config:
+        if isinstance(config, dict) and "method" in config and "optimizer" in config:
             return folder if (path.is_file() or path == folder) else None
     return None
 
@@ -152,7 +151,7 @@ def _architecture(
     """Architecture and preprocessing of a file or a run, or an architecture by name."""
     if not what:
         raise ConfigError("checkpoint=random: needs an architecture or a run, as random:resnet50.")
-    if Path(what).expanduser().exists():
+    if user_path(what).exists():
         trained: Any = load_backbone(what, settings.arch, layout=settings.layout)
         return trained.architecture, trained.preprocessing
     return named_architecture(what), {}

@@ -1,0 +1,78 @@
+"""YAML that others may have written: read only where it cannot grow without bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+_BYTES, _DEPTH, _NODES = 2**22, 50, 100_000
+
+
+def read_yaml_text(file: Path) -> str:
+    """The text of a YAML file, once it is sure that it is safe to be parsed.
+
+    A few aliases of aliases stand for more values than any memory holds, and thousands of brackets
+    are deeper than Python's stack.
+
+    Raises:
+        OSError: If it cannot be read, or is no regular file.
+        ValueError: If it is no text, no YAML, or stands for too much.
+    """
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise OSError(f"{file.name} is no file")
+    with file.open("rb") as content:
+        raw = content.read(_BYTES + 1)
+    if len(raw) > _BYTES:
+        raise ValueError(f"it has more than {_BYTES / 2**20:.0f} MiB")
+    text = raw.decode("utf-8")
+    try:
+        _check_depth(text)
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    if node is not None:
+        _count(node, {}, [])
+    return text
+
+
+def read_settings_file(file: Path) -> Any:
+    """Plain values of a ``config.yaml``, interpolations left as they are.
+
+    Raises:
+        OSError: As `read_yaml_text`.
+        ValueError: As `read_yaml_text`, or if OmegaConf cannot hold it.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.create(read_yaml_text(file)))
+    except (yaml.YAMLError, OmegaConfBaseException, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH:
+            raise ValueError(f"it is nested deeper than {_DEPTH} levels")
+
+
+def _count(node: yaml.Node, counted: dict[int, int], above: list[int]) -> int:
+    """Number of values that a node stands for, with what its aliases name."""
+    if id(node) in above:
+        raise ValueError("it holds itself")
+    if id(node) not in counted:
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inner = list(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            inner = [each for pair in node.value for each in pair]
+        total = 1 + sum(_count(each, counted, [*above, id(node)]) for each in inner)
+        if total > _NODES:
+            raise ValueError(f"its aliases stand for more than {_NODES:,} values")
+        counted[id(node)] = total
+    return counted[id(node)]
