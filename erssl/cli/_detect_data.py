@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from erssl.cli._detect_settings import DetectSettings
@@ -14,6 +13,7 @@ from erssl.downstream.detection.coco import (
     coco_layout,
     read_coco,
 )
+from erssl.paths import user_path
 
 
 def read_data(settings: DetectSettings, workers: int) -> list[Any]:
@@ -30,7 +30,7 @@ def read_data(settings: DetectSettings, workers: int) -> list[Any]:
     if recipe.data == "voc":
         from erssl.downstream.detection.voc import read_voc
 
-        root = Path(str(settings.data_root)).expanduser()
+        root = user_path(str(settings.data_root))
         both = [read_voc(root, "train"), read_voc(root, "val")]
     else:
         train, val = _sources(settings)
@@ -47,12 +47,11 @@ def read_data(settings: DetectSettings, workers: int) -> list[Any]:
 def _sources(settings: DetectSettings) -> list[CocoSource]:
     """Training and validation split."""
     if settings.data_root is not None:
-        return [*coco_layout(Path(settings.data_root).expanduser())]
+        return [*coco_layout(user_path(settings.data_root))]
     sources = []
     for split in ("train", "val"):
         images, annotations = (
-            Path(getattr(settings, f"{split}_{what}")).expanduser()
-            for what in ("images", "annotations")
+            user_path(getattr(settings, f"{split}_{what}")) for what in ("images", "annotations")
         )
         sources.append(CocoSource(images, annotations, annotations.stem))
     return sources

@@ -31,7 +31,7 @@ from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.evaluation.published import published
 from erssl.models.architectures import architecture_label
-from erssl.paths import erssl_home
+from erssl.paths import erssl_home, user_path
 from erssl.plots import plot_confusion, plot_recall
 from erssl.report import published_lines, write_evaluation_report
 from erssl.runs import (
@@ -152,7 +152,7 @@ class Evaluation:
         """Features of training and validation pictures, from the cache as far as they are there."""
         data = self.subject.data
         transform = build_eval_transform(data.image_size, data.mean, data.std, data.interpolation)
-        folder = Path(options.cache_dir).expanduser() if options.cache_dir else _default_cache()
+        folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
         both = []
         for split, pictures in (("training", self.datasets.train), ("validation", _val(self))):
             with _progress(console, f"features of {len(pictures)} {split} pictures") as update:

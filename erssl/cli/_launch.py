@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from erssl.cli._trainer import started_processes
 from erssl.errors import ConfigError
+from erssl.paths import user_path
 from erssl.runs import RUN_DIR_VARIABLE
 
 MULTIRUN = ("--multirun", "-m")
@@ -42,7 +43,7 @@ def given_folder(run_dir: str | None) -> Path | None:
             folder after its own clock.
     """
     if named := run_dir or os.environ.get(RUN_DIR_VARIABLE):
-        return Path(named).expanduser()
+        return user_path(named)
     if (processes := started_processes()) > 1:
         raise ConfigError(
             f"{processes} processes were started together and must agree on a folder; name it "

@@ -14,6 +14,7 @@ from erssl.models.downloads import file_digest
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.models.zoo import ZooRow, add_row
 from erssl.models.zoo_rows import check_name
+from erssl.paths import user_path
 from erssl.runs import CONFIG, RESULTS, write_text
 
 MODEL_CARD = "model_card.md"
@@ -38,7 +39,7 @@ def add_to_zoo(
         ConfigError: If the name cannot be used or is taken.
         DataError: If its weights cannot be read.
     """
-    path = Path(run_dir).expanduser().resolve()
+    path = user_path(run_dir).resolve()
     name = path.name if name is None else name
     check_name(name)
     results, config = _read(path)

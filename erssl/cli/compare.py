@@ -20,6 +20,7 @@ from erssl.checkpoints import has_checkpoint
 from erssl.cli._config import group_options
 from erssl.cli._settings import PretrainSettings, read_settings
 from erssl.errors import ConfigError, RunError
+from erssl.paths import user_path
 from erssl.plots import plot_lens
 from erssl.runs import (
     CONFIG,
@@ -149,8 +150,8 @@ def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:
         run_words = [*fixed, *(f"{k}={v}" for k, v in choices.items()), *mine]
         settings, _ = read_settings(run_words)
         if folder is None:
-            folder = Path(said.get("run_dir", default_run_dir("compare", settings.data.name)))
-            folder = folder.expanduser()
+            default = default_run_dir("compare", settings.data.name)
+            folder = user_path(said.get("run_dir", default))
         runs.append(Run(choices, run_words, folder / _name(choices)))
     if len({item.path for item in runs}) < len(runs):
         raise ConfigError("Two of the runs would be the same; give each value once.")

@@ -30,6 +30,7 @@ from erssl.downstream.detection.recipes import Recipe, Schedule, scaled
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
+from erssl.paths import user_path
 from erssl.report import write_evaluation_report
 from erssl.runs import (
     CONFIG,
@@ -161,7 +162,7 @@ def require_resnet(backbone: nn.Module, name: str) -> None:
 def _folder(settings: DetectSettings, read: Read, data: str) -> Path:
     # processes that Lightning starts take a default name from the first
     if named := settings.run_dir or os.environ.get(RUN_DIR_VARIABLE):
-        return Path(named).expanduser()
+        return user_path(named)
     return Path("runs") / f"detect-{slug(read.name)}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

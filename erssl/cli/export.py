@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from erssl.errors import ConfigError
 from erssl.models import load_backbone
 from erssl.models.export import Export, export_backbone
 from erssl.models.formats import FORMATS
+from erssl.paths import user_path
 
 _OWN = {
     "checkpoint": "a run directory, a checkpoint of any layout, or zoo:<name>",
@@ -75,7 +75,7 @@ def run(words: Sequence[str]) -> int:
     export = export_backbone(
         backbone,
         own["format"],
-        Path(own["output"]).expanduser(),
+        user_path(own["output"]),
         pickle=_flag(own, "pickle"),
         overwrite=_flag(own, "overwrite"),
     )

@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from erssl.errors import ConfigError, DataError
 from erssl.methods import MultiViewMethod
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
+from erssl.paths import user_path
 from erssl.plots import plot_lens
 from erssl.runs import (
     CONFIG,
@@ -83,7 +83,7 @@ def run(words: Sequence[str]) -> int:
                 "erssl lens draws run directories together with output= only; leave "
                 f"{extra[0]} out."
             )
-        return draw(folders, Path(own.get("output", "lens.png")).expanduser(), console)
+        return draw(folders, user_path(own.get("output", "lens.png")), console)
     for word in rest:
         key = word.partition("=")[0]
         if key.partition(".")[0] not in _SHARED:
@@ -114,15 +114,21 @@ def draw(folders: Sequence[str], output: Path, console: Console) -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     runs = {}
     for folder in folders:
-        file = Path(folder).expanduser() / LENS
+        file = user_path(folder) / LENS
         if not file.is_file():
             raise DataError(
                 f"There is no {LENS} in {folder}; name run directories of erssl pretrain, whose "
                 "lens was not switched off."
             )
         runs[_label(folder, folders)] = read_lens(file)
-    plot_lens(runs, output)
-    console.print(f"Drawn: {output}", highlight=False)
+        if not runs[_label(folder, folders)]:
+            raise DataError(f"{file} has no reading; leave {folder} out.")
+    if not plot_lens(runs, output):
+        raise DataError(
+            f"The {LENS} of {', '.join(folders)} have no quantity of the lens in common; name run "
+            "directories of erssl pretrain."
+        )
+    console.print(f"Drawn: {output}", highlight=False, markup=False)
     return 0
 
 
@@ -133,10 +139,10 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
         ErsslError: If the checkpoint cannot be read, or does not fit the pictures.
     """
     began = time.perf_counter()
-    path = Path(own["checkpoint"]).expanduser()
+    path = user_path(own["checkpoint"])
     if path.suffix == ".ckpt" and (path.parent.parent / CONFIG).is_file():
         path, own = path.parent.parent, own | {"file": str(path)}  # a checkpoint of our own run
-    if Path(own.get("output", "")).expanduser().is_file():
+    if user_path(own.get("output", "")).is_file():
         raise ConfigError(f"output={own['output']} is a file; name a folder.")
     trained_here = path.is_dir() and (path / CONFIG).is_file()
     settings = run_settings(path, words) if trained_here else read_settings(words)[0]
@@ -162,7 +168,7 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
         soft_wrap=True,
     )
     if "output" in own:
-        folder = Path(own["output"]).expanduser()
+        folder = user_path(own["output"])
         folder.mkdir(parents=True, exist_ok=True)
         results = make_results(
             protocol="lens",
@@ -215,7 +221,9 @@ def _trained_method(file: Path, settings: PretrainSettings) -> MultiViewMethod:
         probe = state["online_classifier.classification_head.weight"]
         method = build_method(settings, num_classes=len(probe), batch_size=2)
         method.load_state_dict(state)
-    except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # torch's reader raises nearly anything on damaged files
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise DataError(
             f"{file} is no checkpoint of this run ({reason}); on=features reads its backbone."

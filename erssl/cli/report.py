@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from erssl.errors import ConfigError, DataError
+from erssl.paths import user_path
 from erssl.plots import plot_results
 from erssl.runs import RESULTS, write_text
 from erssl.summary import collect
@@ -38,7 +38,7 @@ def run(words: Sequence[str]) -> int:
     places = [word for word in words if "=" not in word]
     if not places:
         raise DataError("erssl report needs run directories, or a folder that holds some.")
-    folder = Path(own.get("output", "report")).expanduser()
+    folder = user_path(own.get("output", "report"))
     if folder.is_file():
         raise ConfigError(f"output={folder} is a file; name a folder.")
     if (folder / RESULTS).is_file():

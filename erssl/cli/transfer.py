@@ -34,7 +34,7 @@ from erssl.downstream.transfer.transforms import preprocessing_of
 from erssl.errors import ConfigError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
-from erssl.paths import erssl_home
+from erssl.paths import erssl_home, user_path
 from erssl.runs import CONFIG, RESULTS, RunDirectory, environment, make_results, write_json
 
 
@@ -111,7 +111,7 @@ def transfer(
 def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:
     """The suite's folder, once what is in it agrees with what was asked for."""
     if settings.run_dir is not None:
-        folder = Path(settings.run_dir).expanduser()
+        folder = user_path(settings.run_dir)
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         folder = Path("runs") / f"transfer-{settings.mode}-{slug(read.name)}-{stamp}"
@@ -129,7 +129,7 @@ def _check(settings: TransferSettings, seed: int, name: str) -> None:
 
 
 def _load(settings: TransferSettings, seed: int, name: str) -> TransferData:
-    root = Path(str(settings.data_root)).expanduser()
+    root = user_path(str(settings.data_root))
     return load_transfer(name, root, settings.download, seed, settings.partial_ok)
 
 
@@ -200,7 +200,7 @@ def _judge(
             tell,
             settings.points,
         )
-    home = Path(settings.cache_dir).expanduser() if settings.cache_dir else None
+    home = user_path(settings.cache_dir) if settings.cache_dir else None
     extraction = {
         "cache_dir": (home or erssl_home() / "features") if settings.cache else None,
         "dtype": settings.features_dtype,
