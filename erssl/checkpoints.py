@@ -234,7 +234,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 def _step_of(file: Path) -> int | None:
     try:
         return int(torch.load(file, "cpu", weights_only=True, mmap=True)["global_step"])
-    except _UNREADABLE:
+    except Exception:  # torch's reader raises nearly anything on damaged files
         return None
 
 

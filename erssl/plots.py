@@ -17,6 +17,7 @@ _PANELS = (
     ("val_knn_top1", "kNN top-1"),
 )
 _NAMED_CLASSES, _WRITTEN_CLASSES, _BARS = 40, 20, 60
+_LABEL = 200  # characters of a label
 # Okabe and Ito's colour-blind safe palette
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _BLUE, _GREY = _PALETTE[0], "#666666"
@@ -62,24 +63,36 @@ def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
-def plot_lens(runs: Mapping[str, Readings], path: Path) -> None:
+def plot_lens(runs: Mapping[str, Readings], path: Path) -> bool:
     """Draw entropy, reconstruction and their sum over steps, with their ceilings dashed.
 
     Args:
         runs: Readings of each run by its label; one run is drawn at every concentration, several
             at the first that they share.
         path: The PNG to write.
+
+    Returns:
+        Whether there was anything to draw.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5.6), dpi=110, layout="constrained")
     panels = [panel for panel in _LENS_PANELS if panel.columns(runs)][:6]
+    if not panels:
+        return False
     for index, panel in enumerate(panels):
         _draw_panel(figure.add_subplot(2, 3, index + 1), panel, runs)
     if len(runs) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(path)
+    return True
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib draws as it stands: no formulas, nothing without end or encoding."""
+    text = text if len(text) <= _LABEL else f"{text[:_LABEL]}…"
+    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
 
 
 def _draw_panel(axes: Any, panel: _LensPanel, runs: Mapping[str, Readings]) -> None:
@@ -99,7 +112,7 @@ def _draw_panel(axes: Any, panel: _LensPanel, runs: Mapping[str, Readings]) -> N
                 linewidth=1.6,
                 marker="o" if len(points) < 12 else None,
                 markersize=3,
-                label=_legend(column) if single else label,
+                label=_plain(_legend(column) if single else label),
             )
         if rows and panel.ceiling in rows[-1]:
             ceilings[rows[-1][panel.ceiling]] = panel.ceiling_label
@@ -115,7 +128,7 @@ def _draw_panel(axes: Any, panel: _LensPanel, runs: Mapping[str, Readings]) -> N
             va="bottom",
         )
     title = panel.title if single else panel.of_several.format(columns[0].rpartition("_k")[2])
-    axes.set_title(title, fontsize=10)
+    axes.set_title(_plain(title), fontsize=10)
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.margins(y=0.12)
@@ -202,8 +215,9 @@ def plot_confusion(matrix: Any, names: Sequence[str], path: Path) -> None:
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true")
     if count <= _NAMED_CLASSES:
-        axes.set_xticks(range(count), names, rotation=90)
-        axes.set_yticks(range(count), names)
+        labels = [_plain(name) for name in names]
+        axes.set_xticks(range(count), labels, rotation=90)
+        axes.set_yticks(range(count), labels)
     if count <= _WRITTEN_CLASSES:
         for i, row in enumerate(shares.tolist()):
             for j, share in enumerate(row):
@@ -225,7 +239,7 @@ def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
     from matplotlib.figure import Figure
 
     order = recall.argsort()[:_BARS]
-    values, labels = recall[order].tolist(), [names[i] for i in order.tolist()]
+    values, labels = recall[order].tolist(), [_plain(names[i]) for i in order.tolist()]
     figure = Figure(figsize=(5, 1.2 + 0.22 * len(labels)), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     axes.barh(range(len(labels)), values, color=_BLUE)
@@ -266,9 +280,9 @@ def plot_results(entries: Sequence[Mapping[str, Any]], path: Path) -> bool:
         values = [bar["top1"] for bar in bars]
         errors = [bar.get("top1_std", 0.0) for bar in bars]
         axes.barh(range(len(bars)), values, xerr=errors, color=_BLUE, ecolor=_GREY)
-        axes.set_yticks(range(len(bars)), _bar_names(bars), fontsize=8)
+        axes.set_yticks(range(len(bars)), list(map(_plain, _bar_names(bars))), fontsize=8)
         axes.set(xlim=(0, 1), ylim=(longest - 0.4, -0.6), xlabel="top-1")
-        axes.set_title(title, fontsize=10)
+        axes.set_title(_plain(title), fontsize=10)
         axes.grid(axis="x", alpha=0.25)
         for row, value in enumerate(values):
             inside = value > 0.2

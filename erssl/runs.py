@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from erssl.errors import RunError
+from erssl.errors import DataError, RunError
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,7 @@ LENS = "lens.csv"
 LENS_PICTURE = "lens.png"
 PREDICTIONS = "predictions.png"
 ENVIRONMENT = "environment.json"
+_LARGEST = 1e100  # of a reading
 RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _EVALUATION_FILES = (
@@ -228,14 +231,31 @@ def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Curves of a ``metrics.csv``: for each metric its (step, value) pairs in order."""
+    """Curves of a ``metrics.csv``: for each metric its (step, value) pairs in order.
+
+    Raises:
+        DataError: If it is no such table.
+    """
     curves: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+    with _table(path) as rows:
+        for row in rows:
             for name, value in row.items():
-                if name not in ("step", "epoch") and value and row["step"]:
+                if value and row["step"] and name not in ("step", "epoch"):
                     curves.setdefault(name, []).append((int(row["step"]), float(value)))
     return curves
+
+
+@contextmanager
+def _table(path: Path) -> Iterator[Iterator[dict[str, str]]]:
+    """Rows of a CSV file by the names of their columns; what is wrong with them is our error."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield csv.DictReader(file, strict=True)
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no table as a run writes it ({type(error).__name__}: {error}); delete it, "
+            "or leave its folder out."
+        ) from error
 
 
 def write_lens(path: Path, readings: Sequence[dict[str, float]]) -> None:
@@ -249,9 +269,18 @@ def write_lens(path: Path, readings: Sequence[dict[str, float]]) -> None:
 
 
 def read_lens(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``lens.csv``."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    """The rows of a ``lens.csv``.
+
+    Raises:
+        DataError: If it is no such table.
+    """
+    with _table(path) as rows:
+        read = [{k: float(v) for k, v in row.items() if v} for row in rows]
+        if not all("step" in row for row in read):
+            raise ValueError("a row has no step")
+        if any(_LARGEST < abs(value) < math.inf for row in read for value in row.values()):
+            raise ValueError("a value is too large to be drawn")
+    return read
 
 
 def _version(package: str) -> str | None:

@@ -6,12 +6,14 @@ import csv
 import html
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from erssl.errors import DataError
+from erssl.paths import user_path
 from erssl.runs import RESULTS
 
 _COLUMNS = ("method", "protocol", "setting", "dataset", "seed")
@@ -29,6 +31,7 @@ _TOLD = {  # by other columns, or of no account for the result
     *("mode", "fraction", "k", "epochs", "trainer.accelerator", "trainer.devices"),
 }
 _SETTING = ("preset", "mode", "fraction", "k", "epochs")
+_LARGEST = 1e100  # of a metric
 _KEYS = {"protocol", "dataset", "method", "metrics", "seed", "config", "environment"}
 
 
@@ -114,7 +117,7 @@ def collect(places: Iterable[str | Path]) -> Summary:
     """
     files: list[Path] = []
     for place in places:
-        path = Path(place).expanduser()
+        path = user_path(place)
         found = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.rglob(RESULTS))
         if not found:
             raise DataError(
@@ -125,20 +128,33 @@ def collect(places: Iterable[str | Path]) -> Summary:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
+    from erssl.report import published_lines
+
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         if not (isinstance(content, dict) and content.keys() >= _KEYS):
             raise ValueError("keys are missing")
-        metrics, config = content["metrics"], content["config"]
-        if not (isinstance(metrics, dict) and isinstance(config, dict)):
-            raise ValueError("metrics and config are no groups of keys")
-        if not all(isinstance(value, int | float) for value in metrics.values()):
+        if not all(isinstance(content[key], dict) for key in ("metrics", "config", "environment")):
+            raise ValueError("metrics, config and environment are no groups of keys")
+        if not all(_is_number(value) for value in content["metrics"].values()):
             raise ValueError("metrics are no numbers")
+        if not isinstance(content["config"].get("evaluation", {}), dict):
+            raise ValueError("config.evaluation is no group of keys")
+        if not all(isinstance(content[key], str | None) for key in ("method", "dataset")):
+            raise ValueError("method and dataset are no names")
+        published_lines(content.get("published"))
+        json.dumps(content, ensure_ascii=False).encode()  # half a character cannot be written
         return content
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{file} is not what a run writes ({error}); delete it, or leave its folder out."
+            f"{file} is not what a run writes ({type(error).__name__}: {error}); delete it, or "
+            "leave its folder out."
         ) from error
+
+
+def _is_number(value: object) -> bool:
+    """Whether it can be drawn and written, which a whole number of 400 digits cannot."""
+    return isinstance(value, int | float) and not _LARGEST < abs(value) < math.inf
 
 
 def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:

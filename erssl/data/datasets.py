@@ -17,6 +17,7 @@ from torchvision import datasets as tv
 from erssl.data.folders import PictureFiles, check_same_classes, drop_unreadable, scan_folder
 from erssl.data.options import DATASETS, DataOptions, DatasetName, default_options
 from erssl.errors import DataError
+from erssl.paths import user_path
 
 __all__ = [
     "DATASETS",
@@ -120,7 +121,7 @@ def _cifar(options: DataOptions) -> Datasets:
     if options.root is None:
         raise DataError(f"data.name={options.name} has no data.root; {remedy}.")
     make: Any = tv.CIFAR10 if options.name == "cifar10" else tv.CIFAR100
-    root = Path(options.root).expanduser()
+    root = user_path(options.root)
     try:
         train, val = (make(root, train=split, download=options.download) for split in (True, False))
     except (RuntimeError, OSError) as error:

@@ -22,6 +22,7 @@ from erssl.data.module import TransformedDataset, make_loader
 from erssl.data.options import DataOptions
 from erssl.data.views import build_crop_transform, build_eval_transform
 from erssl.errors import ConfigError, DataError
+from erssl.paths import user_path
 
 Indices = npt.NDArray[np.int64]
 
@@ -185,7 +186,7 @@ def listed_subset(pictures: PictureDataset, file: str | Path) -> Indices:
         DataError: If the file is missing or empty, names a picture that is not there or names one
             twice, or leaves a class without pictures.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     if not path.is_file():
         raise DataError(
             f"fraction={file} is neither a number nor a file; give 0.01, 0.1 or a list."
