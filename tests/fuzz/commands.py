@@ -1,0 +1,60 @@
+"""The command line in this process, up to the point where work would begin."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+from erssl.cli.main import main
+
+from .harness import WorkBegins
+
+# Where each command begins to compute, or to start others that do.
+_WORK = (
+    *("erssl.cli.pretrain._train", "erssl.cli._evaluate.Evaluation.features"),
+    *("erssl.cli.linear.train_seeds", "erssl.cli.semi.train_seeds"),
+    *("erssl.cli.finetune.train_seeds", "erssl.cli.transfer._one", "erssl.cli._shares.launch"),
+    *("erssl.callbacks.lens.ERLens.read", "erssl.cli.compare.start"),
+)
+
+
+def run_command(words: Sequence[str]) -> str | None:
+    """Run ``erssl`` and give the message where it ended with status 2.
+
+    Raises:
+        WorkBegins: Where everything was accepted and work would begin.
+        AssertionError: If it ended otherwise.
+    """
+    # streams as a terminal has them: what cannot be encoded there is an error here
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    told = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
+    level = logging.root.manager.disable
+    logging.disable()
+    try:
+        with ExitStack() as stack:
+            for place in _WORK:
+                stack.enter_context(patch(place, _begin))
+            stack.enter_context(patch("erssl.cli.detect.find_backend", lambda _: _begin))
+            # by git, which is a process
+            stack.enter_context(patch("erssl.runs._git_commit", lambda: None))
+            stack.enter_context(redirect_stdout(out))
+            stack.enter_context(redirect_stderr(told))
+            status = main(list(words))
+    finally:
+        logging.disable(level)
+    out.flush()
+    told.flush()
+    message = told.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    if status == 0:
+        return None
+    assert status == 2, f"status {status}"
+    assert message.startswith("erssl: "), message
+    return message
+
+
+def _begin(*_: Any, **__: Any) -> NoReturn:
+    raise WorkBegins
