@@ -264,11 +264,11 @@ def _archives_stay_inside() -> Iterator[None]:
     torchvision unpacks an archive that lies in the root already, and knows no checksum of some.
     """
     before = tarfile.TarFile.extraction_filter
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # type: ignore[assignment]
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before  # type: ignore[method-assign]
+        tarfile.TarFile.extraction_filter = before
 
 
 def _check_files(row: TransferDataset, folder: Path, pictures: Pictures) -> None:
