@@ -124,10 +124,17 @@ def collect(places: Iterable[str | Path]) -> Summary:
                 f"There is no {RESULTS} in {place}; name run directories, or a folder of them."
             )
         files += [file for file in found if file not in files]
-    return Summary(tuple(_read(file) for file in files), tuple(file.parent for file in files))
+    return Summary(
+        tuple(read_results(file) for file in files), tuple(file.parent for file in files)
+    )
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def read_results(file: Path) -> dict[str, Any]:
+    """The content of a ``results.json``, whose values can be written and drawn.
+
+    Raises:
+        DataError: If it is not what a run writes.
+    """
     from erssl.report import published_lines
 
     try:
@@ -144,7 +151,7 @@ def _read(file: Path) -> Mapping[str, Any]:
             raise ValueError("method and dataset are no names")
         published_lines(content.get("published"))
         json.dumps(content, ensure_ascii=False).encode()  # half a character cannot be written
-        return content
+        return dict(content)
     except (ValueError, OSError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{file} is not what a run writes ({type(error).__name__}: {error}); delete it, or "

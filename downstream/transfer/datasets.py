@@ -263,7 +263,7 @@ def _archives_stay_inside() -> Iterator[None]:
 
     torchvision unpacks an archive that lies in the root already, and knows no checksum of some.
     """
-    before = tarfile.TarFile.extraction_filter
+    before = tarfile.TarFile.extraction_filter  # of Python 3.10.12, 3.11.4 and newer
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from erssl.models.zoo import ZooRow, add_row
 from erssl.models.zoo_rows import check_name
 from erssl.paths import user_path
 from erssl.runs import CONFIG, RESULTS, write_text
+from erssl.summary import read_results
 
 MODEL_CARD = "model_card.md"
 
@@ -76,13 +76,9 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
             "finished erssl pretrain."
         )
     try:
-        results: dict[str, Any] = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        for key, kind in (("metrics", dict), ("config", dict), ("environment", dict)):
-            if not isinstance(results[key], kind):
-                raise TypeError(key)
-        _ = results["method"], results["dataset"], results["seed"], results["protocol"]
+        results = read_results(path / RESULTS)
         return results, (path / CONFIG).read_text(encoding="utf-8")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path} has no {RESULTS} and {CONFIG} as a run writes them; name the run directory of "
             "a finished erssl pretrain."

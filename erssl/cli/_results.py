@@ -17,6 +17,7 @@ from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.report import write_report
 from erssl.runs import ENVIRONMENT, RESULTS, RunDirectory, make_results, write_json
+from erssl.summary import read_results
 
 
 def finish(
@@ -55,10 +56,10 @@ def show_finished(path: Path, console: Console) -> dict[str, Any]:
         RunError: If they cannot be read.
     """
     try:
-        results: dict[str, Any] = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        results = read_results(path / RESULTS)
         console.print("The run is finished; there is nothing left to resume.")
         _print_summary(results, path, console)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(
             f"{path / RESULTS} is not what a run writes; start again with overwrite=true, or name "
             "another run_dir."

@@ -76,6 +76,9 @@ def test_results_that_no_run_writes_are_refused(tmp_path, capsys, changes):
     (tmp_path / "run" / "results.json").write_text(json.dumps(result(**changes)))
     assert main(["report", "run"]) == 2
     assert "is not what a run writes" in capsys.readouterr().err
+    (tmp_path / "run" / "config.yaml").write_text("a: 1\n")
+    assert main(["zoo", "add", "run"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_name_that_looks_like_a_formula_is_drawn_as_it_stands(tmp_path):

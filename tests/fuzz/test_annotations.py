@@ -91,14 +91,14 @@ SURFACES = [
         "COCO annotations",
         st.tuples(changes, st.one_of(st.just([]), st.just([]), edits), st.booleans()),
         _act_coco,
-        share=10,
+        share=14,
         prepare=samples.pictures,
     ),
     Surface(
         "VOC annotations",
         st.tuples(_xml, _lists, _lists),
         _act_voc,
-        share=6,
+        share=8,
         prepare=samples.pictures,
     ),
 ]

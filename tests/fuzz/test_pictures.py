@@ -131,7 +131,7 @@ SURFACES = [
         "pictures",
         st.tuples(_contents, st.sampled_from([".png", ".jpg", ".tiff", ".gif", ""])),
         _act_one,
-        share=22,
+        share=34,
         prepare=samples.pictures,
     ),
     Surface(
@@ -151,7 +151,7 @@ SURFACES = [
             st.booleans(),
         ),
         _act_folder,
-        share=10,
+        share=12,
         prepare=samples.pictures,
     ),
 ]

@@ -131,14 +131,14 @@ SURFACES = [
         "results of runs",
         st.tuples(changes, changes, st.one_of(st.just([]), st.just([]), edits)),
         _act_report,
-        share=5,
+        share=4,
         prepare=lambda: (samples.run_files(), samples.evaluation_results()),
     ),
     Surface(
         "lens tables",
         st.tuples(_tables, _tables, st.sampled_from(["lens.png", "a/lens.png", "lens.txt", ""])),
         _act_lens,
-        share=3,
+        share=1,
     ),
     Surface(
         "run directories",
@@ -149,14 +149,14 @@ SURFACES = [
             _often_none,
         ),
         _act_run,
-        share=3,
+        share=2,
         prepare=samples.run_files,
     ),
     Surface(
         "zoo of one's own",
         st.tuples(_fields, _often_none, st.one_of(st.none(), st.none(), _YAML), st.integers(0, 3)),
         _act_zoo,
-        share=5,
+        share=4,
         connects=True,
     ),
 ]

@@ -147,7 +147,7 @@ SURFACE = Surface(
     "words of the command line",
     st.one_of([_words(command) for command in COMMANDS]),
     _act,
-    share=9,
+    share=6,
     prepare=samples.run_files,
     connects=True,
     blocked=True,

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from erssl import load_backbone
+from erssl.checkpoints import newest_whole
 from erssl.cli.main import main
 from erssl.errors import DataError, ErsslError, RunError
 from erssl.models import build_backbone, save_backbone
 from erssl.models.backbones import BackboneOptions
-from erssl.runs import resume_step
+from erssl.runs import LAST_CHECKPOINT
 
 TINY = BackboneOptions("resnet-9", "lightly", options={"width": 0.125, "num_ftrs": 8})
 
@@ -59,7 +60,7 @@ def test_no_format_runs_what_a_pickle_names(tmp_path, format, ending):
     with pytest.raises(DataError):
         load_backbone(tmp_path / "run")
     with pytest.raises(RunError):
-        resume_step(tmp_path / "run")
+        newest_whole(tmp_path / "run" / LAST_CHECKPOINT)
     words = [f"checkpoint={file}", "data=digits", f"run_dir={tmp_path / 'out'}"]
     for command in (["knn", *words], ["lens", *words[:2]]):
         assert main(command) == 2
