@@ -5,7 +5,7 @@
 ``<coco_mini>`` is a small data set in COCO's standard layout. Every run is the ``erssl detect``
 command in a process of its own, with pictures and batches that suit two CPU cores: checks of the
 pipeline, not numbers to be compared with published ones. Writes
-``benchmarks/results/detection_<backend>.json`` and the pictures of predictions beside it.
+``benchmarks/results/detection_<backend>.json``; runs with their pictures stay in ``--folder``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -43,10 +42,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--backend", choices=("torchvision", "detectron2"), default="torchvision")
     parser.add_argument("--checkpoint", default="random:resnet18")
+    parser.add_argument("--folder", type=Path, help="an empty folder where runs are kept")
     options = parser.parse_args()
     words = (f"checkpoint={options.checkpoint}", f"backend={options.backend}", "seed=0")
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        place = options.folder or Path(folder)
         root = options.data.resolve()
         eight = few_pictures(root, place / "eight.json")
         found = {
@@ -54,9 +54,6 @@ def main() -> None:
             "kill_and_resume": kill_and_resume(place, (*words, *KILLED), eight),
             "overfit": overfit(place / "overfit", (*words, *OVERFIT), eight),
         }
-        for name in ("finetune", "overfit"):
-            target = RESULTS / f"detection_{options.backend}_{name}.png"
-            shutil.copyfile(place / name / "predictions.png", target)
     write_json(RESULTS / f"detection_{options.backend}.json", found)
     print(json.dumps({k: v for k, v in found.items() if k != "finetune"}, indent=2)[:2000])
 
