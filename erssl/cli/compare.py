@@ -18,6 +18,7 @@ from rich.console import Console
 
 from erssl.checkpoints import has_checkpoint
 from erssl.cli._config import group_options
+from erssl.cli._launch import hydra_words, launch
 from erssl.cli._settings import PretrainSettings, read_settings
 from erssl.errors import ConfigError, RunError
 from erssl.paths import user_path
@@ -60,8 +61,12 @@ class Run:
 
 
 def run(words: Sequence[str]) -> int:
-    """Check every run, do them one after another, print and keep the table."""
-    runs, settings = plan(list(words))
+    """Check every run, do them, print and keep the table.
+
+    They are done one after another, each on all devices, or handed to a launcher of hydra.
+    """
+    launcher = hydra_words(words)
+    runs, settings = plan([word for word in words if word not in launcher])
     folder = runs[0].path.parent
     taken = [r.path for r in runs if (r.path / CONFIG).exists()]
     if taken and not (settings.resume or settings.overwrite):
@@ -70,13 +75,16 @@ def run(words: Sequence[str]) -> int:
             "overwrite=true, or name another run_dir."
         )
     console = Console()
+    commands = [_words_of(item, settings) for item in runs]
+    if launcher:
+        launch([["pretrain", *c] for c in commands], launcher=launcher, folder=folder / "launch")
     failed = []
-    for number, item in enumerate(runs, 1):
-        said = " ".join(f"{k}={v}" for k, v in item.choices.items())
-        console.print(f"\nRun {number} of {len(runs)}: {said}", highlight=False)
-        resumable = settings.resume and has_checkpoint(item.path / LAST_CHECKPOINT)
-        state = [f"resume={resumable}".lower(), f"overwrite={not resumable}".lower()]
-        status = start([*item.words, f"run_dir={item.path}", *state])
+    for number, (item, command) in enumerate(zip(runs, commands, strict=True), 1):
+        status = 0
+        if not launcher:
+            said = " ".join(f"{k}={v}" for k, v in item.choices.items())
+            console.print(f"\nRun {number} of {len(runs)}: {said}", highlight=False)
+            status = start(command)
         if status or not (item.path / RESULTS).is_file():
             failed.append(item)
     finished = [item for item in runs if item not in failed]
@@ -91,6 +99,12 @@ def run(words: Sequence[str]) -> int:
     for item in failed:
         console.print(f"Failed: {item.path}", highlight=False, soft_wrap=True)
     return 2 if failed else 0
+
+
+def _words_of(item: Run, settings: PretrainSettings) -> list[str]:
+    resumable = settings.resume and has_checkpoint(item.path / LAST_CHECKPOINT)
+    state = [f"resume={resumable}".lower(), f"overwrite={not resumable}".lower()]
+    return [*item.words, f"run_dir={item.path}", *state]
 
 
 def start(words: Sequence[str]) -> int:

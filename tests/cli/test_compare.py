@@ -6,6 +6,7 @@ import statistics
 import pytest
 from PIL import Image
 
+from erssl.cli import compare
 from erssl.cli.compare import plan, summarize, table_text
 from erssl.cli.main import main
 from erssl.errors import ConfigError
@@ -107,3 +108,19 @@ def test_two_methods_end_in_one_table_and_are_not_run_twice(tmp_path, capfd, mon
     assert "already holds a run" in capfd.readouterr().err
     assert main(["pretrain", *words, "resume=true", "-m"]) == 0
     assert "nothing left to resume" in capfd.readouterr().out
+
+
+def test_a_launcher_of_hydra_is_given_all_runs_at_once(tmp_path, monkeypatch, capsys):
+    given = []
+
+    def launch(commands, launcher, folder):
+        given.extend(commands)
+        assert launcher == ["hydra/launcher=basic"]
+        assert folder == tmp_path / "launch"
+
+    monkeypatch.setattr(compare, "launch", launch)
+    words = ["method=mveb,simclr", f"run_dir={tmp_path}", "hydra/launcher=basic", "--multirun"]
+    assert main(["pretrain", *words]) == 2  # since nothing came of them
+    assert [c[:2] for c in given] == [["pretrain", f"method={m}"] for m in ("mveb", "simclr")]
+    assert f"run_dir={tmp_path / 'mveb'}" in given[0]
+    assert capsys.readouterr().out.count("Failed:") == 2
