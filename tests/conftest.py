@@ -14,9 +14,12 @@ import torch
 from .gloo import GlooPool
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Small tensors: a second thread costs more than it brings, tenfold on a busy machine."""
+    """Small tensors: a second thread costs more than it brings, tenfold on a busy machine.
+
+    Of the whole session, so that what tests share is computed on as many threads as they are.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpoolctl.threadpool_limits(1):

@@ -61,8 +61,9 @@ class GlooPool:
         self._ranks = []
 
     def _start(self):
-        if self._ranks:
+        if self._ranks and all(process.is_alive() for process, _ in self._ranks):
             return
+        self.close()  # a test that kills processes may have met one of these
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(["erssl.callbacks", "erssl.methods", "pytest"])
         for _ in range(LARGEST):

@@ -98,7 +98,7 @@ def test_imports_run_one_way():
     below = {
         "entropy": {"entropy"},
         "loss": {"entropy", "loss"},
-        "models": {"models", "errors", "paths"},
+        "models": {"models", "errors", "paths", "yaml_text"},
         "data": {"data", "errors"},
         "evaluation": {"evaluation", "errors", "paths", "entropy", "models", "data"},
         "callbacks": {
