@@ -99,7 +99,7 @@ def test_imports_run_one_way():
         "entropy": {"entropy"},
         "loss": {"entropy", "loss"},
         "models": {"models", "errors", "paths", "yaml_text"},
-        "data": {"data", "errors"},
+        "data": {"data", "errors", "paths"},
         "evaluation": {"evaluation", "errors", "paths", "entropy", "models", "data"},
         "callbacks": {
             *("callbacks", "errors", "entropy", "evaluation", "runs", "checkpoints", "data"),
