@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ __all__ = [
     "check_pictures",
     "check_same_categories",
     "coco_layout",
-    "instances_per_class",
     "read_coco",
 ]
 
@@ -254,9 +252,3 @@ def _require_files(images: Iterable[CocoImage], source: CocoSource, split: str) 
             f"{len(missing)} pictures that {source.annotations} names are not in {source.images} "
             f"({some(missing)}); add them, or name their folder with {split}_images=<folder>."
         )
-
-
-def instances_per_class(data: CocoData) -> dict[str, int]:
-    """Number of instances of each class that are trained on, by its name."""
-    counted = Counter(i.label for image in data.images for i in image.trainable)
-    return {name: counted[number] for number, name in enumerate(data.class_names)}

@@ -5,36 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from erssl.downstream.detection.recipes import Recipe, Schedule
-
-
-class DetectionData(Protocol):
-    """What every reader of pictures with boxes gives (``CocoData``, ``VocData``)."""
-
-    @property
-    def name(self) -> str:
-        """What messages and results call it."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, by contiguous number from 0."""
-        ...
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Pictures, instances, and what was left out."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences that a reader of the result must know."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
