@@ -286,7 +286,7 @@ class _Trainer:
 def _read(file: Path) -> Point:
     try:
         return Point(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise RunError(
             f"{file} is not what a fine-tuning leaves; delete it, or start again with "
             "overwrite=true."

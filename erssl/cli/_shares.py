@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from erssl.cli._launch import MULTIRUN, count_jobs, hydra_words, launch
 from erssl.cli._transfer_settings import TransferSettings, read_transfer
 from erssl.downstream.transfer.finetune import point_file
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
-from erssl.errors import ConfigError, RunError
+from erssl.errors import ConfigError, DataError, RunError
 from erssl.runs import RESULTS
+from erssl.summary import read_results
 
 _SHARE = ("datasets", "seed", "seeds", "points", "table", "jobs", "verify")  # said of each anew
 # What a suite that goes on may say differently: which share of it, and where its pictures are now.
@@ -125,10 +125,10 @@ def finished(place: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = read_results(file)
         found["metrics"][TRANSFER_DATASETS[found["dataset"]].metric]
         return found
-    except (ValueError, KeyError, TypeError) as error:
+    except (DataError, KeyError) as error:
         raise RunError(
             f"{file} is not what the suite writes; delete it, or start again with overwrite=true."
         ) from error

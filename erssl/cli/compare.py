@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from erssl.runs import (
     write_json,
     write_text,
 )
+from erssl.summary import read_results
 
 _PATHS = ("run_dir", "data.root", "data.train_dir", "data.val_dir")  # may hold commas
 _METRICS = {"knn_top1": "kNN top-1", "linear_top1": "linear top-1"}
@@ -178,7 +178,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
     rows: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     entries = []
     for item in runs:
-        results = json.loads((item.path / RESULTS).read_text(encoding="utf-8"))
+        results = read_results(item.path / RESULTS)
         rows.setdefault(item.row, []).append(results)
         kept = {"choices": item.choices, "seed": results["seed"], "metrics": results["metrics"]}
         entries.append({**kept, "wall_seconds": results["wall_seconds"]})

@@ -10,6 +10,7 @@ from erssl.cli import compare
 from erssl.cli.compare import plan, summarize, table_text
 from erssl.cli.main import main
 from erssl.errors import ConfigError
+from erssl.runs import make_results
 
 from .test_pretrain import TINY
 
@@ -72,7 +73,8 @@ def fake_runs(tmp_path, values):
     for item, value in zip(runs, values, strict=True):
         item.path.mkdir(parents=True)
         metrics = {"knn_top1": value, "untrained_knn_top1": 0.3}
-        results = {"metrics": metrics, "seed": int(item.choices["seed"]), "wall_seconds": 10.0}
+        names = ("pretrain", "digits", item.choices["method"])
+        results = make_results(*names, metrics, int(item.choices["seed"]), {}, {}, 10.0)
         (item.path / "results.json").write_text(json.dumps(results))
     return runs
 

@@ -126,6 +126,15 @@ def test_a_suite_that_would_change_is_not_resumed(words, tmp_path, capsys):
     assert "weights=" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', "[" * 100_000])
+def test_a_result_that_no_suite_wrote_is_one_sentence(words, tmp_path, content, capsys):
+    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
+    (tmp_path / "suite" / "seed0" / "aircraft" / "results.json").write_text(content)
+    assert main(["transfer", *words, "datasets=[aircraft]", "resume=true"]) == 2
+    error = capsys.readouterr().err
+    assert "is not what the suite writes" in error and error.count("\n") == 1
+
+
 def test_finetune_chooses_on_val_and_tests_once(words, tmp_path):
     own = ["mode=finetune", "steps=3", "batch_size=4", "datasets=[aircraft]"]
     grid = ["learning_rates=[0.01,0.001]", "weight_decays=[0.0]"]
