@@ -34,5 +34,10 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def row_products(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product (N,) of each row of ``a`` (N, d) with that of ``b``, without their product."""
+    return torch.einsum("nd,nd->n", a, b)
+
+
 def _upcast(argument: object) -> object:
     return at_least_float32(argument) if isinstance(argument, Tensor) else argument

@@ -16,27 +16,31 @@ _RATIO, _LOWEST, _HIGHEST = 3.0, -7, 5  # candidates √m · 3^j
 
 
 @torch.no_grad()
-def auto_ridge(z: Tensor, kernel: Tensor, delta: Tensor, geometry: str) -> Tensor:
+def auto_ridge(z: Tensor, delta: Tensor, geometry: str) -> Tensor:
     """Ridge η on the kernel scaled to k(z, z) = 1 that predicts held-out rows best.
 
     Even rows fit, odd rows judge, at most 1024 of each; the choice among 13 candidates is refined
     by a parabola and carried from half the rows to all by the square root of their number.
 
     Args:
-        z: Embeddings (N, d) with rows of unit norm, in no particular order.
-        kernel: exp((z_i·z_j - 1) / delta), (N, N).
-        delta: Bandwidth.
+        z: Embeddings (N, d) with rows of unit norm, in no particular order, or a batch (V, N, d).
+        delta: Bandwidth, or one for each of the V.
         geometry: ``"euclidean"`` or ``"sphere"``.
 
     Returns:
-        Scalar tensor.
+        Scalar tensor, or one of V values.
     """
+    if z.ndim > 2:
+        return torch.stack([auto_ridge(*one, geometry) for one in zip(z, delta, strict=True)])
+    dtype = z.dtype
+    if z.device.type != "mps":  # which has no float64
+        z, delta = z.double(), delta.double()
     n, d = z.shape
     stride = 2 * max(1, -(-n // (2 * _ROWS)))
     a, b = z[0::stride], z[1::stride]
-    kernel_aa, kernel_ba = kernel[0::stride, 0::stride], kernel[1::stride, 0::stride]
     m = len(a)
     cosines = b @ a.T
+    kernel_aa, kernel_ba = ((a @ a.T - 1) / delta).exp(), ((cosines - 1) / delta).exp()
     # G of the rows a, the part of Σ_a g(b, a) beside the radial one, and the divergence that does
     # not depend on s.
     right_side = kernel_aa.sum(dim=1, keepdim=True) * a / delta
@@ -76,4 +80,4 @@ def auto_ridge(z: Tensor, kernel: Tensor, delta: Tensor, geometry: str) -> Tenso
     curvature = (left - 2 * middle + right).clamp_min(torch.finfo(z.dtype).tiny)
     move = torch.nan_to_num((left - right) / (2 * curvature)).clamp(-1, 1)
     ridge: Tensor = m**0.5 * _RATIO ** (_LOWEST + best + move) * (n / m) ** 0.5
-    return ridge
+    return ridge.to(dtype)

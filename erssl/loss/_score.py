@@ -18,6 +18,8 @@ from torch import distributed as torch_dist
 
 from erssl.entropy.score import Geometry, stein_score
 
+_TOGETHER = 256  # rows up to which views share each product and factorisation
+
 
 @torch.no_grad()
 def own_scores(
@@ -43,6 +45,8 @@ def own_scores(
     views = [z.detach() for z in views]
     world = dist.world_size() if gather_distributed else 1
     if world == 1:
+        if len({z.shape for z in views}) == 1 and len(views[0]) <= _TOGETHER:
+            return list(stein_score(torch.stack(views), bandwidth, eta, geometry))
         return [stein_score(z, bandwidth, eta, geometry) for z in views]
     dims = [z.shape[1] for z in views]
     shares = [shares_of(rank, world, dims) for rank in range(world)]

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from erssl.entropy._precision import row_products
 from erssl.entropy.score import Geometry, entropy_from_score, stein_score
 from erssl.loss._distributed import check_gather, mean_over_ranks
 from erssl.loss._score import own_scores
@@ -99,8 +100,10 @@ class MVEBLoss(nn.Module):
             targets = meet_targets(target, len(views))
             if self.normalize_local_target:
                 targets[2:] = [normalize_rows(t) for t in targets[2:]]
-            pairs = zip(views, targets, strict=True)
-            alignment = self._mean([(z * t).sum(dim=-1).mean() for z, t in pairs])
+            pairs = list(zip(views, targets, strict=True))
+            if target is views:  # two views of a shared branch meet each other: once is enough
+                pairs = pairs[:1]
+            alignment = self._mean([row_products(z, t).mean() for z, t in pairs])
             scores = own_scores(
                 views, self.gather_distributed, self.bandwidth, self.eta, self.geometry
             )

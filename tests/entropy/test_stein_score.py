@@ -391,3 +391,62 @@ def test_bad_arguments_are_named():
 def test_a_score_of_another_shape_is_named():
     with pytest.raises(ValueError, match=r"one shape but have \(4, 3\) and \(4, 2\)\."):
         entropy_from_score(torch.ones(4, 3), torch.ones(4, 2))
+
+
+# Precision, blocks and batches ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("around", [0.0, 0.1, 0.3, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("twins", [False, True])
+@pytest.mark.parametrize(("count", "dim"), [(300, 1000), (700, 64), (1500, 300)])
+def test_float32_is_kept_only_where_it_is_good_enough(count, dim, twins, around):
+    z = unit_rows(count, dim, around=around)
+    if twins:  # near-copies: a badly conditioned kernel at any bandwidth
+        z[count // 2 :] = z[: count - count // 2] + 1e-4 * unit_rows(count - count // 2, dim, 1)
+        z = torch.nn.functional.normalize(z, dim=1)
+    assert relative_error(stein_score(z), stein_score(z.double()).numpy()) < 5e-4
+
+
+def test_spread_rows_are_solved_in_float32_and_near_collapsed_ones_in_float64(monkeypatch):
+    solved = []
+    original = torch.linalg.cholesky_ex
+
+    def counted(matrix):
+        solved.append(matrix.dtype)
+        return original(matrix)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
+    stein_score(unit_rows(200, 512))
+    assert solved == [torch.float32]
+    stein_score(unit_rows(200, 512, around=10.0))
+    assert solved[1:] == [torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 800, 1200])
+def test_the_bandwidth_in_blocks_is_the_median_to_the_last_entry(count):
+    z = unit_rows(count, 32, dtype=torch.float64)
+    assert median_bandwidth(z).item() == pytest.approx(reference_bandwidth(z.numpy()), rel=1e-12)
+
+
+def test_a_bandwidth_whose_sample_misleads_is_still_the_median():
+    # The rows that the sample skips lie elsewhere: none of its bracket holds the median.
+    z = unit_rows(1200, 16, dtype=torch.float64)
+    z[0::8] = unit_rows(1, 16, 1, dtype=torch.float64)
+    z[2::2] = -z[2::2]
+    assert median_bandwidth(z).item() == pytest.approx(reference_bandwidth(z.numpy()), rel=1e-12)
+
+
+@both_geometries
+@pytest.mark.parametrize("eta", [0.01, "auto"])
+@pytest.mark.parametrize("count", [5, 300])
+def test_a_batch_of_views_has_the_scores_of_each(count, eta, geometry):
+    views = torch.stack([unit_rows(count, 16, seed, torch.float64, seed / 2) for seed in range(3)])
+    each = [stein_score(z, eta=eta, geometry=geometry) for z in views]
+    assert stein_score(views, eta=eta, geometry=geometry).sub(torch.stack(each)).abs().max() < 1e-9
+
+
+@both_geometries
+def test_columns_are_those_of_the_whole(geometry):
+    z = unit_rows(300, 12, dtype=torch.float64)
+    part = stein_score(z, geometry=geometry, columns=slice(3, 7))
+    torch.testing.assert_close(part, stein_score(z, geometry=geometry)[:, 3:7])

@@ -220,7 +220,7 @@ def _count_solves(rank, world, views):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.linalg, "cholesky_ex", counted_factor)
         patch.setattr(torch, "cholesky_solve", counted_solve)
-        z = nn.functional.normalize(torch.randn(views, 3, 12), dim=-1)
+        z = nn.functional.normalize(torch.randn(views, 3, 12).double(), dim=-1)
         loss_fn(list(z), list(z[:2]))
     return shapes
 
