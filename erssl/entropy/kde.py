@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from erssl.entropy._kernel_sums import log_kernel_sums
 from erssl.entropy._precision import full_precision
 from erssl.entropy.vmf import log_normalizer_value
 
@@ -70,6 +71,9 @@ def kde_log_density(
 ) -> Tensor:
     """Log density (N,) in nats at each row of ``queries`` (N, d), estimated from ``keys`` (M, d).
 
+    Memory O((N + M) d): pairs are looked at a tile at a time, forward and backward. Where ``keys``
+    is ``queries`` itself, each pair is looked at once.
+
     Args:
         queries: Unit rows at which the density is read.
         keys: Unit rows that carry the kernels.
@@ -96,11 +100,9 @@ def kde_log_density(
             "A leave-one-out density needs at least two rows or a memory; "
             "with a single row pass leave_one_out=False."
         )
-    similarities = kappa * (queries @ keys.T)
-    if own_offset is not None:
-        similarities.diagonal(own_offset).fill_(-math.inf)
     log_normalizer = log_normalizer_value(keys.shape[1], float(kappa))
-    return similarities.logsumexp(dim=1) + (log_normalizer - math.log(count))
+    sums = log_kernel_sums(queries, keys, float(kappa), own_offset)
+    return sums + (log_normalizer - math.log(count))
 
 
 def entropy_from_log_density(log_density: Tensor, estimator: Estimator = "joe") -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from lightly.models.modules.center import Center
 from torch import Tensor, nn
 
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy._precision import at_least_float32, row_products
 from erssl.entropy.discrete import discrete_entropy
 from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss._views import Views, check_views, meet_targets
@@ -112,8 +112,11 @@ class DiscreteERLoss(nn.Module):
             targets = meet_targets([self._target_probs(t) for t in target_logits], len(logits))
             if self.center is not None and torch.is_grad_enabled():
                 self.center.update(torch.cat(target_logits).detach())
-            log_probs = [(z / self.temperature).log_softmax(dim=-1) for z in logits]
-            entropy = torch.stack([self._entropy(z) for z in logits]).mean()
+            log_probs = [_log_softmax(z, self.temperature) for z in logits]
+            spread = log_probs
+            if self.entropy_temperature != self.temperature:
+                spread = [_log_softmax(z, self.entropy_temperature) for z in logits]
+            entropy = torch.stack([self._entropy(p) for p in spread]).mean()
             reconstruction = torch.stack(
                 [self._reconstruction(p, t) for p, t in zip(log_probs, targets, strict=True)]
             ).mean()
@@ -124,9 +127,13 @@ class DiscreteERLoss(nn.Module):
         centered = logits if self.center is None else logits - self.center.value.to(logits)
         return (centered / self.target_temperature).softmax(dim=-1)
 
-    def _entropy(self, logits: Tensor) -> Tensor:
-        mean = (logits / self.entropy_temperature).softmax(dim=-1).mean(dim=0, keepdim=True)
+    def _entropy(self, log_probs: Tensor) -> Tensor:
+        mean = log_probs.exp().mean(dim=0, keepdim=True)
         return discrete_entropy(gather_rows(mean, self.gather_distributed))
 
     def _reconstruction(self, log_probs: Tensor, target: Tensor) -> Tensor:
-        return mean_over_ranks((target * log_probs).sum(dim=-1), self.gather_distributed)
+        return mean_over_ranks(row_products(target, log_probs), self.gather_distributed)
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)

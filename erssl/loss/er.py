@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from erssl.entropy._precision import row_products
 from erssl.entropy.kde import Estimator, entropy_from_log_density, kde_log_density
 from erssl.entropy.vmf import log_normalizer_value
 from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks, rank_offset
@@ -100,7 +101,9 @@ class ERLoss(nn.Module):
             if entropy_of is not None:
                 spread = [normalize_rows(z) for z in check_views(entropy_of, target)[0]]
             entropy = torch.stack([self._entropy(z, memory) for z in spread]).mean()
-            pairs = zip(views, targets, strict=True)
+            pairs = list(zip(views, targets, strict=True))
+            if target is views:  # two views of a shared branch meet each other: once is enough
+                pairs = pairs[:1]
             alignment = torch.stack([self._alignment(z, t) for z, t in pairs]).mean()
             reconstruction = self.kappa * alignment + log_normalizer_value(
                 views[0].shape[1], self.kappa
@@ -125,4 +128,4 @@ class ERLoss(nn.Module):
         return entropy_from_log_density(log_density, self.estimator)
 
     def _alignment(self, z: Tensor, target: Tensor) -> Tensor:
-        return mean_over_ranks((z * target).sum(dim=-1), self.gather_distributed)
+        return mean_over_ranks(row_products(z, target), self.gather_distributed)

@@ -1,6 +1,9 @@
 """KDE entropy on the sphere: a brute-force loop, closed forms, the papers' numbers."""
 
 import math
+import subprocess
+import sys
+import textwrap
 
 import mpmath
 import numpy as np
@@ -294,3 +297,48 @@ def test_bad_arguments_are_named():
 def test_a_memory_of_another_dimension_is_named():
     with pytest.raises(ValueError, match=r"one dimension d but have"):
         kde_entropy(unit_rows(4, 3), 10.0, memory=unit_rows(4, 5))
+
+
+# Tiles ----------------------------------------------------------------------------------------
+
+
+@OPTIONS
+@pytest.mark.parametrize("count", [255, 256, 257, 600])
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_tiles_give_the_value_and_gradient_of_the_whole_matrix(
+    monkeypatch, estimator, leave_one_out, count, with_memory
+):
+    monkeypatch.setattr("erssl.entropy._kernel_sums._PAIRS", 2**16)  # a few rows a tile
+    z = unit_rows(count, 8).requires_grad_()
+    memory = unit_rows(70, 8, seed=1) if with_memory else None
+    (gradient,) = torch.autograd.grad(kde_entropy(z, 12.0, estimator, leave_one_out, memory), z)
+    # the definition on the whole matrix, left to autograd
+    keys = z if memory is None else torch.cat([z, memory])
+    exponents = 12.0 * z @ keys.T
+    if leave_one_out:
+        exponents = exponents.masked_fill(torch.eye(count, len(keys), dtype=torch.bool), -math.inf)
+    log_density = exponents.logsumexp(dim=1)
+    weights = (
+        log_density.softmax(0) if estimator == "plugin" else torch.full_like(log_density, 1 / count)
+    )
+    (expected,) = torch.autograd.grad(-(weights * log_density).sum(), z)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_grows_with_the_rows_not_with_their_pairs():
+    # All pairs of 16,384 rows are 1 GiB; a tile, its weights and the rows are below 100 MB.
+    script = textwrap.dedent("""
+        import resource, torch
+        from erssl.entropy import kde_entropy
+        torch.set_num_threads(1)
+        z = torch.nn.functional.normalize(torch.randn(16384, 8), dim=1).requires_grad_()
+        kde_entropy(z[:600], 10.0).backward()
+        before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+        kde_entropy(z, 10.0).backward()
+        status = open("/proc/self/status").read()
+        print(int(status.split("VmHWM:")[1].split()[0]) * 1024 - before)
+    """)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 160e6

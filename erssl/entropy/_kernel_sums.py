@@ -1,0 +1,97 @@
+r"""Sums of vMF kernels :math:`\log \sum_j \exp(\kappa \, q_i^\top k_j)`, a few rows at a time.
+
+No matrix of all pairs is kept: the gradient makes each tile of it again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+_ROWS = 256  # of a tile on the CPU, where more leave more of the triangle's blocks half idle
+_PAIRS = 2**26  # of a tile elsewhere (256 MiB), and from which on other pairs come in tiles
+
+
+def log_kernel_sums(
+    queries: Tensor, keys: Tensor, kappa: float, own_offset: int | None = None
+) -> Tensor:
+    """Logarithm (N,) of the sum over keys of exp(kappa q·k), at each query.
+
+    Args:
+        queries: Rows (N, d).
+        keys: Rows (M, d); where they are the very ``queries``, half of the products are saved.
+        kappa: Concentration.
+        own_offset: The row of ``keys`` at which the queries begin, to leave out each one's own
+            term; ``None`` keeps it.
+    """
+    if keys is queries:
+        sums: Tensor = _OwnKernelSums.apply(queries, kappa, own_offset is not None)
+        return sums
+    rows = max(1, _PAIRS // len(keys))
+    if len(queries) <= rows:
+        return _sums(queries, keys, kappa, own_offset)
+    tiles = [
+        checkpoint(
+            *(_sums, tile, keys, kappa, None if own_offset is None else own_offset + rows * number),
+            use_reentrant=False,
+        )
+        for number, tile in enumerate(queries.split(rows))
+    ]
+    return torch.cat(tiles)
+
+
+def _sums(queries: Tensor, keys: Tensor, kappa: float, own_offset: int | None) -> Tensor:
+    exponents = kappa * (queries @ keys.T)
+    if own_offset is not None:
+        exponents.diagonal(own_offset).fill_(-math.inf)
+    return exponents.logsumexp(dim=1)
+
+
+class _OwnKernelSums(torch.autograd.Function):
+    """The sums of rows over themselves, from one triangle of the symmetric matrix of pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, kappa: float, leave_out: bool) -> Tensor:
+        sums = z.new_full((len(z),), -math.inf)
+        for start, end in _tiles(z):
+            exponents = _exponents(z, start, end, kappa, leave_out)
+            sums[start:end] = exponents.logsumexp(dim=1)  # later tiles add what is to the right
+            if start:
+                above = exponents[:, :start].logsumexp(dim=0)
+                sums[:start] = torch.logaddexp(sums[:start], above)
+        ctx.save_for_backward(z, sums)
+        ctx.options = kappa, leave_out
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        z, sums = ctx.saved_tensors
+        kappa, leave_out = ctx.options
+        # Σ_i g_i P_ij + g_j P_ji meets z_i, with P the soft-max of the exponents
+        result = torch.zeros_like(z)
+        for start, end in _tiles(z):
+            exponents = _exponents(z, start, end, kappa, leave_out)
+            weights = (exponents - sums[start:end, None]).exp_().mul_(gradient[start:end, None])
+            weights += exponents.sub_(sums[:end]).exp_().mul_(gradient[:end])
+            result[start:end].addmm_(weights, z[:end], alpha=kappa)
+            result[:start].addmm_(weights[:, :start].T, z[start:end], alpha=kappa)
+        return result, None, None
+
+
+def _tiles(z: Tensor) -> list[tuple[int, int]]:
+    n = len(z)
+    rows = _ROWS if z.device.type == "cpu" else max(_ROWS, _PAIRS // n)
+    return [(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+def _exponents(z: Tensor, start: int, end: int, kappa: float, leave_out: bool) -> Tensor:
+    exponents = (z[start:end] @ z[:end].T).mul_(kappa)
+    if leave_out:
+        exponents.diagonal(start).fill_(-math.inf)
+    return exponents
