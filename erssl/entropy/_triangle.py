@@ -15,14 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BLOCK = 256  # rows; of 128 to 1024 the quickest on two CPUs with AVX-512
+_BLOCKS = 128, 256  # rows of a block, up to 1024 rows in all and beyond: quickest with AVX-512
 _SAMPLE, _MARGIN = 2**16, 0.02  # of the bracket in which a median is looked for
 
 
 def spans(matrix: Tensor) -> list[tuple[int, int]]:
     """First row of each block of a matrix (..., N, N), and the one after its last."""
     n = matrix.shape[-1]
-    size = _BLOCK if matrix.device.type == "cpu" else n
+    size = _BLOCKS[n > 1024] if matrix.device.type == "cpu" else n
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
@@ -99,7 +99,7 @@ class Cholesky(NamedTuple):
 
     Attributes:
         lower: L (..., N, N).
-        inverses: Inverse of each block on its diagonal; none where the matrix is one block.
+        inverses: Inverse of each block on its diagonal; none but on the CPU.
         failed: Whether the matrix was not positive definite in this precision, (...).
     """
 
@@ -110,13 +110,12 @@ class Cholesky(NamedTuple):
 
 def cholesky_(matrix: Tensor) -> Cholesky:
     """Factor a matrix (..., N, N) in its place; never raises."""
-    blocks = spans(matrix)
-    if len(blocks) == 1:
+    if matrix.device.type != "cpu":
         factor, info = torch.linalg.cholesky_ex(matrix)
         return Cholesky(factor, [], info != 0)
     failed = torch.zeros(matrix.shape[:-2], dtype=torch.bool, device=matrix.device)
     inverses = []
-    for start, end in blocks:
+    for start, end in spans(matrix):
         column = matrix[..., start:, start:end]
         if start:
             _subtract(column, matrix[..., start:, :start], matrix[..., start:end, :start].mT)

@@ -1,0 +1,182 @@
+"""How long does a loss take, forward and backward, and how does that grow with the batch?
+
+    python -m benchmarks.losses [--largest 8192]
+
+Two views of N random embeddings of 2048 dimensions, N from 256 to 8192, in float32: our losses
+beside those of lightly that a user would take in their place. The floor of a loss is the larger of
+two times: the operations of its matrix products at the rate of this machine's own (N, d) x (d, N)
+product, and the bytes of inputs and gradients at the rate of its copy. Then the discrete losses at
+K = 65,536 outputs beside lightly's ``DINOLoss``, and eight views in one call beside single calls.
+Writes ``benchmarks/results/losses.json`` and the picture of time against N, ``losses.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
+from torch import Tensor
+
+from benchmarks._runs import RESULTS
+from benchmarks._timing import by_turns, copy_rate, device, seconds
+from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss
+from erssl.runs import environment, write_json
+
+DIM, SIZES, ROUNDS = 2048, (256, 512, 1024, 2048, 4096, 8192), 5
+OUTPUTS, PROTOTYPE_SIZES = 65_536, (64, 256)
+VIEWS, VIEW_SIZES = 8, (64, 256, 1024)
+
+# Multiply-adds count as two. N²d is a product of rows with rows: NT-Xent has four and eight more in
+# its gradient; a Gram matrix needs half of one, the score's solve two triangles of N²d each and a
+# factor of N³/3; ER half of one, in its gradient that half again and one whole product.
+OPERATIONS: dict[str, Callable[[int, int], float]] = {
+    "NTXentLoss (lightly)": lambda n, d: 24.0 * n * n * d,
+    "MVEBLoss": lambda n, d: 2 * (n * n * d + n**3 / 3 + 2 * n * n * d),
+    "ERLoss": lambda n, d: 2 * (n * n * d + n * n * d + 2 * n * n * d),
+    "EntRecLoss continuous": lambda n, d: 2 * (n * n * d + n * n * d + 2 * n * n * d),
+    "EntRecLoss discrete": lambda n, d: 0.0,
+    "DiscreteERLoss": lambda n, d: 0.0,
+    "BarlowTwinsLoss (lightly)": lambda n, d: 6.0 * n * d * d,
+    "VICRegLoss (lightly)": lambda n, d: 12.0 * n * d * d,
+}
+
+
+def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The contenders, by the names of `OPERATIONS`."""
+    return {
+        "NTXentLoss (lightly)": NTXentLoss(),
+        "MVEBLoss": MVEBLoss(),
+        "ERLoss": ERLoss(),
+        "EntRecLoss continuous": EntRecLoss("continuous"),
+        "EntRecLoss discrete": EntRecLoss("discrete"),
+        "DiscreteERLoss": DiscreteERLoss(),
+        "BarlowTwinsLoss (lightly)": BarlowTwinsLoss(),
+        "VICRegLoss (lightly)": VICRegLoss(),
+    }
+
+
+def main(largest: int) -> None:
+    sizes = [n for n in SIZES if n <= largest]
+    report: dict[str, Any] = {"command": "python -m benchmarks.losses", "dim": DIM}
+    report |= {"threads": torch.get_num_threads(), "copy_bytes_a_second": copy_rate()}
+    report["growth"] = [row for n in sizes for row in growth(n, report["copy_bytes_a_second"])]
+    report["prototypes"] = [row for n in PROTOTYPE_SIZES for row in prototypes(n)]
+    report["views"] = [row for n in VIEW_SIZES for row in views(n)]
+    report["environment"] = environment(device()) | {"command": report["command"]}
+    write_json(RESULTS / "losses.json", report)
+    plot(report["growth"])
+
+
+def growth(n: int, copy_bytes: float) -> list[dict[str, Any]]:
+    """Times of all losses at N rows."""
+    z = [torch.randn(n, DIM, device=device(), requires_grad=True) for _ in range(2)]
+    contenders = {name: _step(lambda loss=loss: loss(*z), z) for name, loss in losses().items()}
+    product = torch.empty(n, n, device=device())
+    contenders["product"] = lambda: torch.mm(z[0].detach(), z[1].detach().T, out=product)
+    costs = by_turns(contenders, ROUNDS if n < 4096 else 3)
+    rate = 2 * n * n * DIM / seconds(costs.pop("product"))
+    peer = seconds(costs["NTXentLoss (lightly)"])
+    print(
+        f"\nN = {n}, d = {DIM}; product {rate / 1e9:.0f} GFLOP/s, copy {copy_bytes / 1e9:.0f} GB/s"
+    )
+    print("| loss | ms | x NT-Xent | GFLOP | floor ms | share of the floor |\n" + "|---" * 6 + "|")
+    rows = []
+    for name, cost in costs.items():
+        operations, moved = OPERATIONS[name](n, DIM), 4 * n * DIM * 4
+        floor = max(operations / rate, moved / copy_bytes)
+        taken = seconds(cost)
+        row = {"n": n, "loss": name, "ratio": taken / peer, "operations": operations}
+        row |= {"bytes": moved, "floor_seconds": floor, "product_flops": rate, **cost}
+        rows.append(row)
+        print(
+            f"| {name} | {taken * 1e3:.1f} | {taken / peer:.3f} | {operations / 1e9:.1f} | "
+            f"{floor * 1e3:.1f} | {floor / taken:.2f} |",
+            flush=True,
+        )
+    return rows
+
+
+def prototypes(n: int) -> list[dict[str, Any]]:
+    """Discrete losses of two online and two target views with K outputs."""
+    online = [torch.randn(n, OUTPUTS, device=device(), requires_grad=True) for _ in range(2)]
+    target = [torch.randn(n, OUTPUTS, device=device()) for _ in range(2)]
+    dino = DINOLoss(OUTPUTS).to(device())
+    ours = {
+        "DiscreteERLoss": DiscreteERLoss(),
+        "DiscreteERLoss, centred": DiscreteERLoss(center=True, output_dim=OUTPUTS).to(device()),
+    }
+    contenders = {"DINOLoss (lightly)": _step(lambda: dino(target, online), online)}
+    for name, loss in ours.items():
+        contenders[name] = _step(lambda loss=loss: loss(online, target), online)
+    contenders["EntRecLoss discrete"] = _step(lambda: EntRecLoss("discrete")(*online), online)
+    costs = by_turns(contenders, ROUNDS)
+    return _compared(costs, "DINOLoss (lightly)", {"n": n, "outputs": OUTPUTS})
+
+
+def views(n: int) -> list[dict[str, Any]]:
+    """Eight views in one call, and eight calls with one view more than a pair of targets."""
+    z = [torch.randn(n, DIM, device=device(), requires_grad=True) for _ in range(VIEWS)]
+    targets = [torch.randn(n, DIM, device=device()) for _ in range(2)]
+    rows = []
+    for name, loss in (("MVEBLoss", MVEBLoss()), ("ERLoss", ERLoss())):
+        together = _step(lambda loss=loss: loss(z, targets), z)
+        pairs = _step(
+            lambda loss=loss: sum(loss(z[k : k + 2], targets) for k in range(0, VIEWS, 2)), z
+        )
+        costs = by_turns(
+            {f"{name}, 4 calls of 2 views": pairs, f"{name}, 1 of 8": together}, ROUNDS
+        )
+        rows += _compared(costs, f"{name}, 4 calls of 2 views", {"n": n, "dim": DIM})
+    return rows
+
+
+def _step(loss: Callable[[], Any], leaves: list[Tensor]) -> Callable[[], None]:
+    """Forward and backward, from no gradients."""
+
+    def run() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        loss().backward()
+
+    return run
+
+
+def _compared(costs: dict[str, Any], peer: str, setting: dict[str, int]) -> list[dict[str, Any]]:
+    print("\n" + ", ".join(f"{key} = {value}" for key, value in setting.items()))
+    print(f"| loss | ms | x {peer} |\n" + "|---" * 3 + "|")
+    rows = []
+    for name, cost in costs.items():
+        ratio = seconds(cost) / seconds(costs[peer])
+        rows.append({**setting, "loss": name, "ratio": ratio, **cost})
+        print(f"| {name} | {seconds(cost) * 1e3:.1f} | {ratio:.2f} |", flush=True)
+    return rows
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    """Time against N, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.4), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for number, name in enumerate(OPERATIONS):
+        own = [row for row in rows if row["loss"] == name]
+        style = {"linestyle": "--", "marker": "s"} if "lightly" in name else {"marker": "o"}
+        times = [seconds(row) * 1e3 for row in own]
+        axes.plot([row["n"] for row in own], times, label=name, color=f"C{number}", **style)
+    sizes = sorted({row["n"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.set(xlabel="rows N of each of two views, d = 2048", ylabel="forward + backward, ms")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(RESULTS / "losses.png")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--largest", type=int, default=SIZES[-1])
+    main(parser.parse_args().largest)
