@@ -417,9 +417,9 @@ def test_spread_rows_are_solved_in_float32_and_near_collapsed_ones_in_float64(mo
 
     monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
     stein_score(unit_rows(200, 512))
-    assert solved == [torch.float32]
+    assert set(solved) == {torch.float32}
     stein_score(unit_rows(200, 512, around=10.0))
-    assert solved[1:] == [torch.float32, torch.float64]
+    assert set(solved) == {torch.float32, torch.float64}
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 800, 1200])
