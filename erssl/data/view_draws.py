@@ -167,7 +167,8 @@ def draw_view(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) 
         What to do to each picture.
     """
     u = numbers[:, 2 * _ATTEMPTS :].unbind(dim=1)
-    low, high = numbers.new_tensor(spec.jitter).unbind(dim=1)
+    # With numbers of the spec as scalars: a tensor of them would have to be brought to the device.
+    factors = [low + n * (high - low) for n, (low, high) in zip(u[7:11], spec.jitter, strict=True)]
     blur_low, blur_high = spec.blur_sigmas
     return ViewDraws(
         crop=_crop(spec, heights, widths, numbers[:, : 2 * _ATTEMPTS + 2]),
@@ -176,7 +177,7 @@ def draw_view(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) 
         angle=(2 * u[4] - 1) * spec.degrees,
         jitter=u[5] < spec.jitter_prob,
         order=_orders(u[6]),
-        factors=low + torch.stack(u[7:11], dim=1) * (high - low),
+        factors=torch.stack(factors, dim=1),
         grey=u[11] < spec.grey_prob,
         sigma=torch.where(u[12] < spec.blur_prob, blur_low + u[13] * (blur_high - blur_low), 0.0),
         solarize=u[14] < spec.solarize_prob,
@@ -210,17 +211,12 @@ def _crop(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) -> T
 
 def _orders(u: Tensor) -> Tensor:
     """One of the 24 orders of four things for each number (N,), as (N, 4)."""
-    rank = (u * 24).long().clamp_max(23)
-    left = torch.arange(4, device=u.device).repeat(len(u), 1)
-    order = []
-    for choices in (4, 3, 2, 1):
-        block = math.factorial(choices - 1)
-        chosen = (rank // block)[:, None]
-        rank = rank % block
-        order.append(left.gather(1, chosen))
-        keep = torch.arange(choices, device=u.device) != chosen
-        left = left[keep].view(len(u), choices - 1)
-    return torch.cat(order, dim=1)
+    rank = (u * 24).long().clamp_max(23)[:, None]
+    order = torch.zeros_like(rank)
+    for things in (2, 3, 4):  # each order of fewer things goes on behind any of one more
+        first = rank // math.factorial(things - 1) % things
+        order = torch.cat([first, order + (order >= first)], dim=1)
+    return order
 
 
 def uniform_numbers(seed: int, epoch: int, pictures: Tensor, view: int) -> Tensor:
