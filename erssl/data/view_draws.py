@@ -9,7 +9,7 @@ seed, epoch and picture through a hash, which has no state and is the same on ev
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,10 @@ class ViewDraws:
     sigma: Tensor
     solarize: Tensor
 
+    def rows(self, start: int, end: int) -> ViewDraws:
+        """What was drawn for the pictures from ``start`` up to, not with, ``end``."""
+        return ViewDraws(**{f.name: getattr(self, f.name)[start:end] for f in fields(self)})
+
 
 def draw_view(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) -> ViewDraws:
     """Turn uniform numbers into a view.
@@ -222,9 +226,6 @@ def _orders(u: Tensor) -> Tensor:
 def uniform_numbers(seed: int, epoch: int, pictures: Tensor, view: int) -> Tensor:
     """Uniform numbers in [0, 1) that follow from seed, epoch, picture and view alone.
 
-    The finaliser of SplitMix64 (Steele, Lea and Flood 2014), once over picture and key, once over
-    each number's place, keeps 24 bits.
-
     Args:
         seed: Seed of the run, at least 0.
         epoch: Number of the epoch, at least 0.
@@ -234,10 +235,40 @@ def uniform_numbers(seed: int, epoch: int, pictures: Tensor, view: int) -> Tenso
     Returns:
         Tensor (N, `NUMBERS`) of float32 on the device of ``pictures``.
     """
+    return numbers_of(streams(seed, epoch, pictures), view)
+
+
+def streams(seed: int, epoch: int, pictures: Tensor) -> Tensor:
+    """The first half of :func:`uniform_numbers`: what tells apart what is drawn from.
+
+    Args:
+        seed: As of :func:`uniform_numbers`.
+        epoch: As of :func:`uniform_numbers`.
+        pictures: As of :func:`uniform_numbers`.
+
+    Returns:
+        A whole number for each picture (N,), for :func:`numbers_of`.
+    """
     key = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
-    places = torch.arange(view * NUMBERS, (view + 1) * NUMBERS, device=pictures.device)
-    stream = _mix(pictures.long() * _GOLDEN + key)
-    return (_mix(stream[:, None] + (places + 1) * _GOLDEN) >> 40 & 0xFFFFFF).float() / 2**24
+    return pictures.long() * _GOLDEN + key
+
+
+def numbers_of(streams: Tensor, view: int) -> Tensor:
+    """The second half of :func:`uniform_numbers`, which needs nothing from the host.
+
+    The finaliser of SplitMix64 (Steele, Lea and Flood 2014), once over picture and key, once over
+    each number's place, keeps 24 bits.
+
+    Args:
+        streams: What :func:`streams` gave (N,).
+        view: Number of the view.
+
+    Returns:
+        Tensor (N, `NUMBERS`) of float32.
+    """
+    places = torch.arange(view * NUMBERS, (view + 1) * NUMBERS, device=streams.device)
+    mixed = _mix(streams)[:, None] + (places + 1) * _GOLDEN
+    return (_mix(mixed) >> 40 & 0xFFFFFF).float() / 2**24
 
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as signed numbers of 64 bits, whose products wrap alike
