@@ -10,7 +10,7 @@ batch, and draws from global generators.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,8 +92,14 @@ def _crops(pictures: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
     """Crops of pictures (N, H, W, 3), resized and flipped, as levels (N, 3, size, size)."""
     n, height, width, _ = pictures.shape
     top, left, tall, wide = draws.crop.unbind(dim=1)
-    across = resampling(spec, width, left, wide, draws.flip)
-    down = resampling(spec, height, top, tall, draws.vertical_flip)
+    weights = resampling(  # both at once: fewer, larger kernels
+        spec,
+        max(height, width),
+        torch.cat([left, top]),
+        torch.cat([wide, tall]),
+        torch.cat([draws.flip, draws.vertical_flip]),
+    )
+    across, down = weights[:n, :, :width], weights[n:, :, :height]
     # With the channels between the axes both products are of one matrix a picture.
     x = pictures.transpose(2, 3).to(torch.float32, memory_format=torch.contiguous_format)
     x = _to_levels(torch.bmm(x.view(n, height * 3, width), across.transpose(1, 2)))
@@ -160,32 +166,32 @@ def jitter(x: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
     The hue costs most and comes once for all: between the rounds that are left of it and those
     that are right of it in a picture's order.
     """
-    hue = JITTERS.index("hue")
-    place = (draws.order == hue).int().argmax(dim=1)
-    shifts = spec.jitter[hue] != (0.0, 0.0)
-    for turn in range(3 if shifts else 4):
-        x = _blend(x, draws, turn, draws.jitter & (turn < place) if shifts else draws.jitter)
-    if shifts:
-        levels = (draws.factors[:, hue] * 255).trunc()  # torchvision's
-        x = torch.where(_each(draws.jitter), shift_hue(x, levels), x)
-        for turn in (1, 2, 3):
-            x = _blend(x, draws, turn, draws.jitter & (turn > place))
+    order = draws.order
+    hue = order == JITTERS.index("hue")
+    others = (order == JITTERS.index("contrast"), order == JITTERS.index("saturation"))
+    factors = draws.factors.gather(1, order)
+    active = draws.jitter[:, None] & ~hue
+    if spec.jitter[JITTERS.index("hue")] == (0.0, 0.0):
+        return _blends(x, range(4), torch.where(active, factors, 1.0), *others)
+    right = hue.cumsum(dim=1) > 0
+    x = _blends(x, range(3), torch.where(active & ~right, factors, 1.0), *others)
+    levels = (draws.factors[:, JITTERS.index("hue")] * 255).trunc()  # torchvision's
+    x = torch.where(_each(draws.jitter), shift_hue(x, levels), x)
+    return _blends(x, range(1, 4), torch.where(active & right, factors, 1.0), *others)
+
+
+def _blends(
+    x: Tensor, turns: Iterable[int], factors: Tensor, contrast: Tensor, saturation: Tensor
+) -> Tensor:
+    """In each turn brightness, contrast or saturation; a factor of 1 leaves levels as they are."""
+    for turn in turns:
+        grey = luma(x)
+        # Summed in levels, whose sum is a float32 to the bit up to 256 x 256 pixels.
+        mean = (grey.sum(dim=(2, 3), keepdim=True) / grey[0].numel() + 0.5).floor_()
+        flat = mean.mul_(_each(contrast[:, turn]))
+        other = torch.where(_each(saturation[:, turn]), grey, flat)
+        x = (x - other).mul_(_each(factors[:, turn])).add_(other).clamp_(0, 255).floor_()
     return x
-
-
-def _blend(x: Tensor, draws: ViewDraws, turn: int, active: Tensor) -> Tensor:
-    """Brightness, contrast or saturation, whichever has this turn in the order of a picture."""
-    operation = draws.order[:, turn]
-    active = active & (operation != JITTERS.index("hue"))
-    factor = draws.factors.gather(1, operation[:, None])[:, 0]
-    factor = _each(torch.where(active, factor, 1.0))  # which leaves levels as they are
-    grey = luma(x)
-    # Summed in levels, whose sum is a float32 to the bit up to 256 x 256 pixels.
-    mean = (grey.sum(dim=(2, 3), keepdim=True) / grey[0].numel() + 0.5).floor()
-    contrast = _each(operation == JITTERS.index("contrast"))
-    saturation = _each(operation == JITTERS.index("saturation"))
-    other = torch.where(saturation, grey, mean * contrast)
-    return (x - other).mul_(factor).add_(other).clamp_(0, 255).floor_()
 
 
 def luma(x: Tensor) -> Tensor:
@@ -201,15 +207,17 @@ def shift_hue(x: Tensor, levels: Tensor) -> Tensor:
     low, high = torch.aminmax(x, dim=1)
     spread = high - low
     # Of the hexagon's side on which the largest channel lies: red's, green's or blue's.
-    side = torch.where(high == green, blue - red + 2 * spread, red - green + 4 * spread)
+    of_green = (blue - red).add_(spread, alpha=2)
+    of_blue = (red - green).add_(spread, alpha=4)
+    side = torch.where(high == green, of_green, of_blue)
     side = torch.where(high == red, green - blue, side).div_(spread.clamp_min(1) * 6)
     hue = side.remainder_(1).mul_(255).floor_()
     hue = hue.add_(levels[:, None, None]).remainder_(_HUES).mul_(6 / 255)
     saturation = (spread / high.clamp_min(1)).mul_(255).floor_().div_(255)
     corners = torch.arange(5, 0, -2, device=x.device)[:, None, None]  # 5, 3, 1: red, green, blue
     k = (hue[:, None] + corners).remainder_(6)
-    lost = torch.minimum(k, 4 - k).clamp_(0, 1).mul_(saturation[:, None])
-    return lost.neg_().add_(1).mul_(high[:, None]).add_(0.5).floor_()
+    lost = torch.minimum(k, 4 - k).clamp_(0, 1).mul_((high * saturation)[:, None])
+    return (high + 0.5)[:, None].sub(lost).floor_()
 
 
 # Blur -------------------------------------------------------------------------------------------

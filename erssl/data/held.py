@@ -78,10 +78,11 @@ def views_of_rows(pixels: Tensor, rows: Tensor, specs: Sequence[ViewSpec]) -> li
         Normalised views (B, 3, size, size), one tensor for each of ``specs``.
     """
     indices, stream = rows.unbind(dim=1)
+    every = numbers_of(stream, 0, len(specs))
     made: dict[int, Tensor] = {}
     for spec in dict.fromkeys(specs):  # views of one kind at once: fewer, larger kernels
         numbers = [number for number, other in enumerate(specs) if other == spec]
-        uniform = torch.cat([numbers_of(stream, number) for number in numbers])
+        uniform = torch.cat([every[number] for number in numbers])
         sides = [torch.full_like(uniform[:, 0], side) for side in pixels.shape[1:3]]
         draws = draw_view(spec, sides[0], sides[1], uniform)
         pictures = pixels.index_select(0, indices.repeat(len(numbers)))

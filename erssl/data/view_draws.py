@@ -235,7 +235,7 @@ def uniform_numbers(seed: int, epoch: int, pictures: Tensor, view: int) -> Tenso
     Returns:
         Tensor (N, `NUMBERS`) of float32 on the device of ``pictures``.
     """
-    return numbers_of(streams(seed, epoch, pictures), view)
+    return numbers_of(streams(seed, epoch, pictures), view, view + 1)[0]
 
 
 def streams(seed: int, epoch: int, pictures: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ def streams(seed: int, epoch: int, pictures: Tensor) -> Tensor:
     return pictures.long() * _GOLDEN + key
 
 
-def numbers_of(streams: Tensor, view: int) -> Tensor:
+def numbers_of(streams: Tensor, start: int, end: int) -> Tensor:
     """The second half of :func:`uniform_numbers`, which needs nothing from the host.
 
     The finaliser of SplitMix64 (Steele, Lea and Flood 2014), once over picture and key, once over
@@ -261,13 +261,14 @@ def numbers_of(streams: Tensor, view: int) -> Tensor:
 
     Args:
         streams: What :func:`streams` gave (N,).
-        view: Number of the view.
+        start: Number of the first view.
+        end: Number of the view after the last one.
 
     Returns:
-        Tensor (N, `NUMBERS`) of float32.
+        Tensor (V, N, `NUMBERS`) of float32.
     """
-    places = torch.arange(view * NUMBERS, (view + 1) * NUMBERS, device=streams.device)
-    mixed = _mix(streams)[:, None] + (places + 1) * _GOLDEN
+    places = torch.arange(start * NUMBERS, end * NUMBERS, device=streams.device)
+    mixed = _mix(streams)[:, None] + (places.view(-1, 1, NUMBERS) + 1) * _GOLDEN
     return (_mix(mixed) >> 40 & 0xFFFFFF).float() / 2**24
 
 
