@@ -13,8 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data import DataOptions, SSLDataModule, TransformedDataset, ViewOptions, default_options
-from erssl.data.draws import DrawnPictures, EpochSampler
-from erssl.data.module import seed_worker
+from erssl.data.draws import DrawnPictures, EpochSampler, seed_worker
 from erssl.errors import ConfigError, DataError
 
 from .data_pictures import noise
