@@ -95,7 +95,8 @@ class SSLDataModule(LightningDataModule):
             seed: Of the order and the augmentations.
 
         Raises:
-            ConfigError: If ``batch_size`` or ``seed`` is out of range.
+            ConfigError: If ``batch_size`` or ``seed`` is out of range, or the pipeline cannot make
+                the views or hold the pictures.
             DataError: If the pictures are missing, unreadable, or fewer than a batch.
         """
         super().__init__()
@@ -107,11 +108,12 @@ class SSLDataModule(LightningDataModule):
         # Before the pictures, since a wrong recipe is quicker to find than a broken file.
         size, mean, std = options.image_size, options.mean, options.std
         self.train_transform = build_views(options.views, size, mean, std)
-        self.pipeline = make_pipeline(options.pipeline, self.train_transform)
+        self.pipeline = make_pipeline(options.pipeline, self.train_transform, options.workers)
         self.eval_transform = build_eval_transform(size, mean, std, options.interpolation)
         self.datasets = load_datasets(options)
         self._place: tuple[int, int] | None = None
         self.validate()
+        self._drawn = self.pipeline.pictures(self.datasets.train, seed)
 
     def validate(self, num_devices: int = 1) -> None:
         """Make sure that an epoch has at least one full batch on every device.
@@ -167,8 +169,8 @@ class SSLDataModule(LightningDataModule):
         """Give shuffled full batches of views.
 
         Returns:
-            A loader of ``[views, targets]``: a list of n_views tensors, and (B,). The views are
-            what :meth:`on_after_batch_transfer` makes (B, 3, H, W).
+            A loader of ``[views, targets]``: a list of tensors, and (B,).
+            :meth:`on_after_batch_transfer` makes n_views views (B, 3, H, W) of that list.
 
         Raises:
             DataError: If a batch on every device is more than there is.
@@ -178,17 +180,12 @@ class SSLDataModule(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         epoch, batches = self._place or (trainer.current_epoch if trainer is not None else 0, 0)
         self._place = None
-        pictures = self.pipeline.pictures(self.datasets.train, self.seed)
         # torch's sampler adds the epoch to the seed; seeds 0 and 1 must not share their orders.
         spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0] >> 1)
-        sampler = EpochSampler(pictures, world, rank, seed=spread, drop_last=True)
+        sampler = EpochSampler(self._drawn, world, rank, seed=spread, drop_last=True)
         sampler.go_on(epoch, batches * self.batch_size)
-        return self._loader(
-            pictures,
-            sampler=sampler,
-            drop_last=True,
-            persistent_workers=self.options.workers > 0,
-        )
+        loading = self.pipeline.loading(self.options.workers)
+        return self._loader(self._drawn, sampler=sampler, drop_last=True, **loading)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Finish a batch where it is used, as Lightning asks for it and direct users should.
@@ -243,4 +240,5 @@ class SSLDataModule(LightningDataModule):
         return self.eval_dataloader("val") if self.datasets.val is not None else []
 
     def _loader(self, dataset: Dataset[Any], **keywords: Any) -> DataLoader[Any]:
-        return make_loader(dataset, self.batch_size, self.options.workers, self.seed, **keywords)
+        keywords = {"num_workers": self.options.workers} | keywords
+        return make_loader(dataset, self.batch_size, seed=self.seed, **keywords)

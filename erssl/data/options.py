@@ -16,7 +16,7 @@ DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet"
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 
-Pipeline = Literal["lightly", "fast"]
+Pipeline = Literal["lightly", "fast", "device"]
 
 DATASETS: tuple[str, ...] = get_args(DatasetName)
 PIPELINES: tuple[str, ...] = get_args(Pipeline)
@@ -58,7 +58,10 @@ class DataOptions:
         views: The augmentation.
         pipeline: What makes the views: ``"lightly"``, the reference, or ``"fast"``, which makes
             several times as many of the same distribution on a core (other draws for a seed) and
-            needs ``pip install "erssl[fast]"``; all recipes but ``"infomin"``.
+            needs ``pip install "erssl[fast]"``, or ``"device"``, which holds pictures of one size
+            in the memory of the device that trains and makes their views there, level by level as
+            lightly's operations do (other draws for a seed; pictures of up to 4 GiB). Neither has
+            the recipe ``"infomin"``.
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
             may use, at most 8.

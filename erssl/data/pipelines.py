@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, default_collate
 
 from erssl.data.datasets import PictureDataset, TransformedDataset
 from erssl.data.draws import DrawnPictures, seed_worker
+from erssl.data.held import HeldPictures, as_it_is, views_of_rows
 from erssl.data.view_draws import read_view
 from erssl.errors import ConfigError
 
@@ -39,13 +40,17 @@ class ViewPipeline(Protocol):
     def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
         """Two finished views (N, 3, H, W) of the pictures with these numbers."""
 
+    def loading(self, workers: int) -> dict[str, Any]:
+        """Keywords of the loader of such pictures, where it may have that many processes."""
 
-def make_pipeline(name: str, transform: MultiViewTransform) -> ViewPipeline:
+
+def make_pipeline(name: str, transform: MultiViewTransform, workers: int = 1) -> ViewPipeline:
     """Make the pipeline of that name.
 
     Args:
         name: One of `erssl.data.options.PIPELINES`.
         transform: lightly's transform, which says what the views are.
+        workers: Threads to read files with that are held in memory.
 
     Returns:
         The pipeline.
@@ -55,6 +60,8 @@ def make_pipeline(name: str, transform: MultiViewTransform) -> ViewPipeline:
     """
     if name == "fast":
         return FastViews(transform)
+    if name == "device":
+        return DeviceViews(transform, workers)
     return LightlyViews(transform)
 
 
@@ -84,6 +91,10 @@ class LightlyViews:
                 drawn = self.transform(picture)
                 views.append(drawn if len(drawn) > 1 else drawn + self.transform(picture))
         return [torch.stack([v[i] for v in views]) for i in (0, 1)]
+
+    def loading(self, workers: int) -> dict[str, Any]:
+        """As of `ViewPipeline`."""
+        return _in_processes(workers)
 
 
 class FastViews:
@@ -122,3 +133,54 @@ class FastViews:
             batch, _ = default_collate(drawn.__getitems__([(stream, index) for index in indices]))
             views += self.finish(batch)
         return views[:2]
+
+    def loading(self, workers: int) -> dict[str, Any]:
+        """As of `ViewPipeline`."""
+        return _in_processes(workers)
+
+
+class DeviceViews:
+    """Views of pictures of one size, made where they train (:mod:`erssl.data.device_views`).
+
+    The pictures are held in memory, from the first batch on in that of the device. A loader, which
+    is part of the training process, says which ones are next.
+    """
+
+    def __init__(self, transform: MultiViewTransform, workers: int) -> None:
+        """Read lightly's transform.
+
+        Raises:
+            ConfigError: As of `make_pipeline`.
+        """
+        self.specs = [read_view(view) for view in transform.transforms]
+        self.workers = workers
+        self._lightly = LightlyViews(transform)
+        self._pixels = torch.empty(0)
+
+    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
+        """As of `ViewPipeline`; a batch has no views but what they are made of.
+
+        Raises:
+            ConfigError: If the pictures cannot be held.
+        """
+        held = HeldPictures(pictures, seed, self.workers)
+        self._pixels = held.pixels
+        return held
+
+    def finish(self, views: list[Tensor]) -> list[Tensor]:
+        """As of `ViewPipeline`."""
+        (rows,) = views
+        self._pixels = self._pixels.to(rows.device)
+        return views_of_rows(self._pixels, rows, self.specs)
+
+    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+        """As of `ViewPipeline`; a few pictures, of any size: lightly's own views."""
+        return self._lightly.probe(pictures, indices, seed)
+
+    def loading(self, workers: int) -> dict[str, Any]:
+        """As of `ViewPipeline`."""
+        return {"num_workers": 0, "collate_fn": as_it_is}
+
+
+def _in_processes(workers: int) -> dict[str, Any]:
+    return {"num_workers": workers, "persistent_workers": workers > 0}
