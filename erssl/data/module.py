@@ -199,7 +199,10 @@ class SSLDataModule(LightningDataModule):
         """
         if not (isinstance(batch, list | tuple) and batch and isinstance(batch[0], list)):
             return batch  # pictures to evaluate on
-        return [self.pipeline.finish(batch[0]), *batch[1:]]
+        views = self.pipeline.finish(batch[0])
+        if self.trainer is not None:  # which did so to what there was of the batch before
+            views = self.trainer.precision_plugin.convert_input(views)
+        return [views, *batch[1:]]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the epoch to go on with and how many of its batches are done."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.plugins import HalfPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,6 +35,10 @@ def _module(train: Path | None, batch_size: int, seed: int = 0, **changes: Any) 
 
 def _epoch(module: SSLDataModule, loader: DataLoader[Any]) -> tuple[list[Tensor], Tensor]:
     """Views and targets of an epoch, as a step gets them."""
+    return _batches(module, loader)
+
+
+def _batches(module: SSLDataModule, loader: Iterable[Any]) -> tuple[list[Tensor], Tensor]:
     batches = [module.on_after_batch_transfer(batch) for batch in loader]
     views = zip(*(views for views, _ in batches), strict=True)
     return [torch.cat(view) for view in views], torch.cat([targets for _, targets in batches])
@@ -43,15 +50,21 @@ def test_pictures_come_in_lightlys_order() -> None:
         _module(None, 100, views=views, pipeline=pipeline, num_workers=0)
         for pipeline in ("device", "lightly")
     )
-    loaders = [module.train_dataloader() for module in (ours, theirs)]
-    for _ in range(2):
-        found, expected = (_epoch(*pair) for pair in zip((ours, theirs), loaders, strict=True))
+    for epoch in range(2):
+        found, expected = (_start(module, epoch) for module in (ours, theirs))
         assert torch.equal(found[1], expected[1])
         assert [view.shape for view in found[0]] == [view.shape for view in expected[0]]
         # They show the same pictures: more alike than with the next one's.
         view, other = (v[0].flatten(1) - v[0].flatten(1).mean() for v in (found[0], expected[0]))
         alike = torch.cosine_similarity(view, other).mean()
         assert alike > torch.cosine_similarity(view, other.roll(1, dims=0)).mean() + 0.1
+
+
+def _start(module: SSLDataModule, epoch: int) -> tuple[list[Tensor], Tensor]:
+    """Views and targets of an epoch's first batches."""
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return _batches(module, islice(loader, 3))
 
 
 def test_views_follow_from_seed_epoch_and_picture(make_folder) -> None:
@@ -111,6 +124,14 @@ def test_lightning_trains_and_resumes(tmp_path: Path, make_folder) -> None:
     assert first.seen == reference.seen[:2]
     resumed = _fit(_module(train, 8), checkpoint, epochs=3, resume=checkpoint)
     assert resumed.seen == reference.seen[2:]
+
+
+def test_views_have_the_precision_of_the_training(make_folder) -> None:
+    module = _module(make_folder(), 2)
+    batch = next(iter(module.train_dataloader()))
+    module.trainer = SimpleNamespace(precision_plugin=HalfPrecision("bf16-true"))
+    views, _ = module.on_after_batch_transfer(batch)
+    assert [view.dtype for view in views] == [torch.bfloat16] * 2
 
 
 def test_what_is_held_is_what_lies_in_the_files(make_folder) -> None:
