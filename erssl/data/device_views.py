@@ -173,7 +173,8 @@ def jitter(x: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
     active = draws.jitter[:, None] & ~hue
     if spec.jitter[JITTERS.index("hue")] == (0.0, 0.0):
         return _blends(x, range(4), torch.where(active, factors, 1.0), *others)
-    right = hue.cumsum(dim=1) > 0
+    turns = torch.arange(4, device=x.device)
+    right = turns > (turns * hue).sum(dim=1, keepdim=True)
     x = _blends(x, range(3), torch.where(active & ~right, factors, 1.0), *others)
     levels = (draws.factors[:, JITTERS.index("hue")] * 255).trunc()  # torchvision's
     x = torch.where(_each(draws.jitter), shift_hue(x, levels), x)
