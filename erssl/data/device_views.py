@@ -123,22 +123,25 @@ def resampling(spec: ViewSpec, length: int, start: Tensor, extent: Tensor, flip:
     Returns:
         Weights (N, size, length).
     """
-    device = start.device
-    to = torch.arange(spec.size, device=device)[:, None]
+    # In whole numbers as float32: half the memory of those that places are counted in.
+    to = torch.arange(spec.size, device=start.device, dtype=torch.float32)[:, None]
     to = torch.where(flip[:, None, None], spec.size - 1 - to, to)
-    at = torch.arange(length, device=device) - start[:, None, None]  # in the crop
-    extent = extent[:, None, None]
+    at = torch.arange(length, device=start.device) - start[:, None, None].float()  # in the crop
+    extent = extent[:, None, None].float()
     # Distance of the centres, in pixels of the larger kind; a quotient of whole numbers.
-    distance = ((2 * at + 1) * spec.size - (2 * to + 1) * extent).abs()
-    t = distance / (2 * extent.clamp_min(spec.size))
-    if spec.interpolation == "bicubic":
-        near = (1.5 * t - 2.5) * t * t + 1
-        far = t.clamp_max(2)
-        weights = torch.where(t < 1, near, ((2.5 - 0.5 * far) * far - 4) * far + 2)
-    else:
-        weights = (1 - t).clamp_min(0)
-    weights = weights * ((at >= 0) & (at < extent))
-    return _in_levels(weights / weights.sum(dim=2, keepdim=True))
+    distance = ((2 * at + 1) * spec.size - (2 * to + 1) * extent).abs_()
+    t = distance.div_(2 * extent.clamp_min(spec.size))
+    weights = (1 - t).clamp_min_(0)
+    if spec.interpolation == "bicubic":  # the part from 0 to 2, and what is added from 0 to 1
+        wide = (2 - t).clamp_min_(0)
+        weights = (
+            (wide - 1)
+            .mul_(wide.square_())
+            .mul_(0.5)
+            .add_((1 - 2 * weights).mul_(weights.square_()))
+        )
+    weights = weights.mul_((at >= 0) & (at < extent))
+    return _in_levels(weights.div_(weights.sum(dim=2, keepdim=True)))
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
