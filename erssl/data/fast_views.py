@@ -139,12 +139,12 @@ def make_views(
     """
     crops = ((*row.crop[2:], spec.size) for spec, row in zip(specs, drawn, strict=True))
     pixels = picture.decode(reduction(crops))  # type: ignore[arg-type]
-    down, right = pixels.shape[0] / picture.height, pixels.shape[1] / picture.width
+    step = round(picture.height / len(pixels))  # what a reduced picture ends with is padding
     views = []
     for spec, row in zip(specs, drawn, strict=True):
         top, left, height, width = row.crop
-        rows = _between(top * down, (top + height) * down)
-        columns = _between(left * right, (left + width) * right)
+        rows = _between(top / step, (top + height) / step)
+        columns = _between(left / step, (left + width) / step)
         view = resize(pixels[rows, columns], spec.size, spec.interpolation)
         views.append(change(view, spec, row))
     return views
