@@ -21,11 +21,11 @@ Pixels = npt.NDArray[np.uint8]
 # that is resized from its full size (Pillow's "reducing_gap", whose value for thumbnails is 2).
 _MARGIN = 2
 _AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # as load_image
-_FLAGS = {
+_FLAGS = {  # "grayscale" is without IMREAD_COLOR, which is BGR and excludes IMREAD_COLOR_RGB
     1: _AS_STORED,
-    2: _AS_STORED | cv2.IMREAD_REDUCED_COLOR_2,
-    4: _AS_STORED | cv2.IMREAD_REDUCED_COLOR_4,
-    8: _AS_STORED | cv2.IMREAD_REDUCED_COLOR_8,
+    2: _AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: _AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: _AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _END_OF_JPEG = b"\xff\xd9"
 
@@ -39,11 +39,13 @@ class KnownSize:
         width: Of the whole picture in pixels.
         decode: From a reduction of 1, 2, 4 or 8, to which no format but JPEG keeps, to RGB pixels
             (h, w, 3).
+        held: Bytes of memory that it takes up before.
     """
 
     height: int
     width: int
     decode: Callable[[int], Pixels]
+    held: int
 
 
 def known_size(pictures: PictureDataset, index: int) -> tuple[KnownSize, int]:
@@ -56,7 +58,8 @@ def known_size(pictures: PictureDataset, index: int) -> tuple[KnownSize, int]:
         path, target = pictures.samples[index]
         return _of_file(path), target
     picture, target = pictures[index]
-    return KnownSize(picture.height, picture.width, lambda _: _pixels(picture)), target
+    width, height = picture.size
+    return KnownSize(height, width, lambda _: _pixels(picture), 3 * height * width), target
 
 
 def reduction(crops: Iterable[tuple[int, int, int]]) -> int:
@@ -82,7 +85,7 @@ def _of_file(path: str | Path) -> KnownSize:
         pixels = None if data is None else _decoded(data, reduced)
         return _pixels(load_image(path)) if pixels is None else pixels
 
-    return KnownSize(height, width, decode)
+    return KnownSize(height, width, decode, held=len(data or b""))
 
 
 def _plain_jpeg(picture: Image.Image) -> bytes | None:

@@ -9,14 +9,13 @@ once, where it is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
@@ -24,7 +23,7 @@ from erssl.data.datasets import PictureDataset
 from erssl.data.fast_images import KnownSize, Pixels, known_size, reduction
 from erssl.data.view_draws import ViewSpec, draw_view, uniform_numbers
 
-_TOGETHER = 32  # pictures whose views are drawn at once; as many JPEG files are held in memory
+_HELD = 2**25  # bytes of undecoded files and small pictures whose views are drawn at once
 _HALF = 0.499  # OpenCV rounds, Pillow cuts off; whole numbers must not fall below themselves
 _SOLARIZED = np.array([x if x < 128 else 255 - x for x in range(256)], dtype=np.uint8)
 
@@ -65,15 +64,25 @@ class FastPictures(Dataset[tuple[list[Tensor], int]]):
         """The same for a batch, as torch's loaders ask for it; it is drawn at once."""
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # each loader process has one core
-        starts = range(0, len(places), _TOGETHER)
-        return [item for start in starts for item in self._items(places[start:][:_TOGETHER])]
+        items: list[tuple[list[Tensor], int]] = []
+        found: list[tuple[KnownSize, int]] = []
+        held = 0
+        for _, index in places:
+            found.append(known_size(self.pictures, index))
+            held += found[-1][0].held
+            if held > _HELD:
+                items += self._items(found, places[len(items) :][: len(found)])
+                found, held = [], 0
+        return items + (self._items(found, places[len(items) :]) if found else [])
 
-    def _items(self, places: Sequence[tuple[int, int]]) -> Iterator[tuple[list[Tensor], int]]:
-        found = [known_size(self.pictures, index) for _, index in places]
+    def _items(
+        self, found: Sequence[tuple[KnownSize, int]], places: Sequence[tuple[int, int]]
+    ) -> list[tuple[list[Tensor], int]]:
         drawn = draw_views(self.specs, [picture for picture, _ in found], places, self.seed)
-        for (picture, target), rows in zip(found, drawn, strict=True):
-            views = make_views(picture, self.specs, rows)
-            yield [torch.from_numpy(view) for view in views], target
+        return [
+            ([torch.from_numpy(view) for view in make_views(picture, self.specs, rows)], target)
+            for (picture, target), rows in zip(found, drawn, strict=True)
+        ]
 
 
 def draw_views(
@@ -130,12 +139,12 @@ def make_views(
     """
     crops = ((*row.crop[2:], spec.size) for spec, row in zip(specs, drawn, strict=True))
     pixels = picture.decode(reduction(crops))  # type: ignore[arg-type]
-    down, right = pixels.shape[0] / picture.height, pixels.shape[1] / picture.width
+    step = round(picture.height / len(pixels))  # what a reduced picture ends with is padding
     views = []
     for spec, row in zip(specs, drawn, strict=True):
         top, left, height, width = row.crop
-        rows = _between(top * down, (top + height) * down)
-        columns = _between(left * right, (left + width) * right)
+        rows = _between(top / step, (top + height) / step)
+        columns = _between(left / step, (left + width) / step)
         view = resize(pixels[rows, columns], spec.size, spec.interpolation)
         views.append(change(view, spec, row))
     return views
@@ -180,7 +189,12 @@ def flip(pixels: Pixels, horizontally: bool, vertically: bool) -> Pixels:
 
 def rotate(pixels: Pixels, degrees: float) -> Pixels:
     """Rotate about the centre, counter-clockwise; the nearest pixel, and black beside them."""
-    return np.array(Image.fromarray(pixels).rotate(degrees))
+    height, width = pixels.shape[:2]
+    x, y = (width - 1) / 2, (height - 1) / 2
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    source = np.array([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
+    how = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return _of(cv2.warpAffine(pixels, source, (width, height), flags=how))
 
 
 def brightness(pixels: Pixels, factor: float) -> Pixels:
@@ -260,7 +274,7 @@ def _kernel(sigma: float) -> Any:
     # OpenCV rounds to 256ths; a sum other than 1 would change the brightness.
     steps = np.rint(kernel / kernel.sum() * 256)
     steps[len(steps) // 2] += 256 - steps.sum()
-    return (steps / 256).astype(np.float32)
+    return (steps[steps > 0] / 256).astype(np.float32)
 
 
 def _of(pixels: Any) -> Pixels:
