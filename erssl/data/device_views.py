@@ -55,9 +55,9 @@ def make_views(
 
 
 def _bytes_of_a_view(height: int, width: int, spec: ViewSpec) -> int:
-    """About what is held at the worst moment: two copies of the pixels, and the matrices."""
+    """About what is held at the worst moment: some copies of pixels and of matrices."""
     pixels = 3 * max(height * (width + spec.size), 3 * spec.size**2)
-    matrices = 3 * spec.size * max(height + width, spec.size if spec.blur_prob else 0)
+    matrices = 4 * spec.size * max(2 * height, 2 * width, spec.size if spec.blur_prob else 0)
     return 4 * (pixels + matrices)
 
 
@@ -83,9 +83,6 @@ def _views(pictures: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
 def _each(values: Tensor) -> Tensor:
     """A value for each picture (N,), to go with pixels."""
     return values[:, None, None, None]
-
-
-# Crop and flips ---------------------------------------------------------------------------------
 
 
 def _crops(pictures: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
@@ -159,9 +156,6 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
     return x.reshape(n, channels, size * size).gather(2, source).view_as(x) * inside[:, None]
 
 
-# Colour -----------------------------------------------------------------------------------------
-
-
 def jitter(x: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
     """Change brightness, contrast, saturation and hue of levels (N, 3, S, S) in each one's order.
 
@@ -224,9 +218,6 @@ def shift_hue(x: Tensor, levels: Tensor) -> Tensor:
     return (high + 0.5)[:, None].sub(lost).floor_()
 
 
-# Blur -------------------------------------------------------------------------------------------
-
-
 def blur(x: Tensor, sigma: Tensor, largest: float) -> Tensor:
     """Blur levels (N, C, S, S) as Pillow does: three box filters of real width along each axis.
 
@@ -270,9 +261,6 @@ def _box_filter(sigma: Tensor, size: int, reach: int) -> Tensor:
     inner[:, :, 0] += band[:, :, :reach].sum(dim=2)
     inner[:, :, -1] += band[:, :, reach + size :].sum(dim=2)
     return inner
-
-
-# Exactness --------------------------------------------------------------------------------------
 
 
 def _to_levels(x: Tensor) -> Tensor:
