@@ -42,7 +42,7 @@ _EVALUATION_FILES = (
 _TABLE_FILES = tuple(f"transfer.{kind}" for kind in ("md", "csv", "json", "png"))
 _PACKAGES = (
     *("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy"),
-    *("pycocotools", "detectron2"),  # of detection, where they are installed
+    *("opencv-python-headless", "pycocotools", "detectron2"),  # of extras, where installed
 )
 
 

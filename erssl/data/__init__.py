@@ -1,6 +1,6 @@
 """Pictures: data sets, view recipes and loaders."""
 
-from erssl.data.datasets import Datasets, PictureDataset, load_datasets
+from erssl.data.datasets import Datasets, PictureDataset, TransformedDataset, load_datasets
 from erssl.data.images import find_unreadable, load_image
 from erssl.data.labelled import (
     LabelledDataModule,
@@ -10,7 +10,7 @@ from erssl.data.labelled import (
     stratified_subset,
     subset_digest,
 )
-from erssl.data.module import SSLDataModule, TransformedDataset
+from erssl.data.module import SSLDataModule
 from erssl.data.options import DATASETS, DataOptions, default_options
 from erssl.data.views import RECIPES, ViewOptions, build_eval_transform, build_views
 

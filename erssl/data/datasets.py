@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ __all__ = [
     "Datasets",
     "PictureDataset",
     "PicturesInMemory",
+    "TransformedDataset",
     "default_options",
     "load_datasets",
 ]
@@ -77,6 +79,24 @@ class PicturesInMemory(Dataset[tuple[Image.Image, int]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """One picture and its class number."""
         return Image.fromarray(self.pixels[index]), int(self.targets[index])
+
+
+class TransformedDataset(Dataset[tuple[Any, int]]):
+    """A data set whose pictures pass a transform."""
+
+    def __init__(self, pictures: PictureDataset, transform: Callable[[Image.Image], Any]) -> None:
+        """Take the pictures and a transform to a tensor or a list of views."""
+        self.pictures = pictures
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """One transformed picture and its class number."""
+        picture, target = self.pictures[index]
+        return self.transform(picture), target
 
 
 def load_datasets(options: DataOptions) -> Datasets:

@@ -49,6 +49,24 @@ def draw_on_from(*place: int) -> None:
     np.random.seed(numpy_seed)
 
 
+def seed_worker(worker_id: int, rank: int = 0) -> None:
+    """Seed every random number generator that a transform may use, in a loader process.
+
+    lightly's blur, solarisation and rotation draw from numpy's global generator, which torch
+    leaves alone: forked workers would all repeat the parent's draws.
+
+    Args:
+        worker_id: Number of the loader process, given by torch.
+        rank: Number of the training process; each has its own augmentations.
+    """
+    # torch gives each worker the loader's seed plus the worker's number.
+    sequence = np.random.SeedSequence([torch.initial_seed() - worker_id, worker_id, rank])
+    torch_seed, python_seed = sequence.generate_state(2, np.uint64)
+    torch.manual_seed(int(torch_seed))
+    random.seed(int(python_seed))
+    np.random.seed(sequence.spawn(1)[0].generate_state(4))
+
+
 def _seeds(place: tuple[int, ...]) -> tuple[int, int, int]:
     words = np.random.SeedSequence(place).generate_state(3, np.uint64)
     return int(words[0]), int(words[1]), int(words[2]) % 2**32

@@ -42,9 +42,26 @@ def load_image(path: str | Path) -> Image.Image:
         DataError: If the file is absent, empty, truncated, no picture, or of a kind without a
             defined range of values (floating point).
     """
+    with reading(path) as picture:
+        return _to_rgb(picture)
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[Image.Image]:
+    """Open a picture of which so far only the header is read.
+
+    Args:
+        path: A file of one of `FORMATS`.
+
+    Yields:
+        The picture as Pillow has it.
+
+    Raises:
+        DataError: If the file cannot be opened, or what is done with it fails.
+    """
     try:
         with _opened(path) as picture:
-            return _to_rgb(picture)
+            yield picture
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise DataError(
             f"the picture {path} cannot be read ({_reason(path, error)}); repair or remove it."

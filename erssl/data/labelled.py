@@ -14,11 +14,11 @@ import numpy.typing as npt
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
-from erssl.data.datasets import Datasets, PictureDataset
+from erssl.data.datasets import Datasets, PictureDataset, TransformedDataset
 from erssl.data.draws import DrawnPictures as DrawnPictures
 from erssl.data.draws import EpochSampler
 from erssl.data.folders import named
-from erssl.data.module import TransformedDataset, make_loader
+from erssl.data.module import make_loader
 from erssl.data.options import DataOptions
 from erssl.data.views import build_crop_transform, build_eval_transform
 from erssl.errors import ConfigError, DataError

@@ -3,65 +3,24 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import threading
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
-from erssl.data.datasets import PictureDataset, load_datasets
-from erssl.data.draws import DrawnPictures, EpochSampler
+from erssl.data.datasets import TransformedDataset, load_datasets
+from erssl.data.draws import EpochSampler, seed_worker
 from erssl.data.options import DataOptions
+from erssl.data.pipelines import make_pipeline
 from erssl.data.views import build_eval_transform, build_views
 from erssl.errors import ConfigError, DataError
-
-_PROBE_STREAM = 2**20  # a stream of random numbers that no training process draws from
-
-
-class TransformedDataset(Dataset[tuple[Any, int]]):
-    """A data set whose pictures pass a transform."""
-
-    def __init__(self, pictures: PictureDataset, transform: Callable[[Image.Image], Any]) -> None:
-        """Take the pictures and a transform to a tensor or a list of views."""
-        self.pictures = pictures
-        self.transform = transform
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        """One transformed picture and its class number."""
-        picture, target = self.pictures[index]
-        return self.transform(picture), target
-
-
-def seed_worker(worker_id: int, rank: int = 0) -> None:
-    """Seed every random number generator that a transform may use, in a loader process.
-
-    lightly's blur, solarisation and rotation draw from numpy's global generator, which torch
-    leaves alone: forked workers would all repeat the parent's draws.
-
-    Args:
-        worker_id: Number of the loader process, given by torch.
-        rank: Number of the training process; each has its own augmentations.
-    """
-    # torch gives each worker the loader's seed plus the worker's number.
-    sequence = np.random.SeedSequence([torch.initial_seed() - worker_id, worker_id, rank])
-    torch_seed, python_seed = sequence.generate_state(2, np.uint64)
-    torch.manual_seed(int(torch_seed))
-    random.seed(int(python_seed))
-    np.random.seed(sequence.spawn(1)[0].generate_state(4))
 
 
 def start_worker(worker_id: int, rank: int = 0) -> None:
@@ -124,6 +83,7 @@ class SSLDataModule(LightningDataModule):
         batch_size: Pictures a step on each device.
         seed: Of the order and the augmentations.
         datasets: The raw pictures and what is known about them.
+        pipeline: What makes the views.
     """
 
     def __init__(self, options: DataOptions, batch_size: int, seed: int) -> None:
@@ -135,7 +95,8 @@ class SSLDataModule(LightningDataModule):
             seed: Of the order and the augmentations.
 
         Raises:
-            ConfigError: If ``batch_size`` or ``seed`` is out of range.
+            ConfigError: If ``batch_size`` or ``seed`` is out of range, or the pipeline cannot make
+                the views or hold the pictures.
             DataError: If the pictures are missing, unreadable, or fewer than a batch.
         """
         super().__init__()
@@ -147,10 +108,12 @@ class SSLDataModule(LightningDataModule):
         # Before the pictures, since a wrong recipe is quicker to find than a broken file.
         size, mean, std = options.image_size, options.mean, options.std
         self.train_transform = build_views(options.views, size, mean, std)
+        self.pipeline = make_pipeline(options.pipeline, self.train_transform, options.workers)
         self.eval_transform = build_eval_transform(size, mean, std, options.interpolation)
         self.datasets = load_datasets(options)
         self._place: tuple[int, int] | None = None
         self.validate()
+        self._drawn = self.pipeline.pictures(self.datasets.train, seed)
 
     def validate(self, num_devices: int = 1) -> None:
         """Make sure that an epoch has at least one full batch on every device.
@@ -198,21 +161,16 @@ class SSLDataModule(LightningDataModule):
                 f"lens.probe_size={size} does not fit the {len(pictures)} pictures of the split "
                 f"that it is drawn from; set it to {len(pictures)} or less and at least 2."
             )
-        with isolate_rng():
-            torch.manual_seed(self.seed)
-            seed_worker(0, rank=_PROBE_STREAM)
-            views: list[Any] = []
-            for index in np.linspace(0, len(pictures) - 1, size).round().astype(int):
-                picture = pictures[int(index)][0]
-                drawn = self.train_transform(picture)
-                views.append(drawn if len(drawn) > 1 else drawn + self.train_transform(picture))
-        return torch.stack([v[0] for v in views]), torch.stack([v[1] for v in views])
+        places = np.linspace(0, len(pictures) - 1, size).round().astype(int).tolist()
+        first, second = self.pipeline.probe(pictures, places, self.seed)
+        return first, second
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Give shuffled full batches of views.
 
         Returns:
-            A loader of ``[views, targets]``: a list of n_views tensors (B, 3, H, W), and (B,).
+            A loader of ``[views, targets]``: a list of tensors, and (B,).
+            :meth:`on_after_batch_transfer` makes n_views views (B, 3, H, W) of that list.
 
         Raises:
             DataError: If a batch on every device is more than there is.
@@ -222,19 +180,29 @@ class SSLDataModule(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         epoch, batches = self._place or (trainer.current_epoch if trainer is not None else 0, 0)
         self._place = None
-        pictures = DrawnPictures(
-            TransformedDataset(self.datasets.train, self.train_transform), self.seed
-        )
         # torch's sampler adds the epoch to the seed; seeds 0 and 1 must not share their orders.
         spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0] >> 1)
-        sampler = EpochSampler(pictures, world, rank, seed=spread, drop_last=True)
+        sampler = EpochSampler(self._drawn, world, rank, seed=spread, drop_last=True)
         sampler.go_on(epoch, batches * self.batch_size)
-        return self._loader(
-            pictures,
-            sampler=sampler,
-            drop_last=True,
-            persistent_workers=self.options.workers > 0,
-        )
+        loading = self.pipeline.loading(self.options.workers)
+        return self._loader(self._drawn, sampler=sampler, drop_last=True, **loading)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Finish a batch where it is used, as Lightning asks for it and direct users should.
+
+        Args:
+            batch: ``[views, targets]`` of :meth:`train_dataloader`, or what another loader gave.
+            dataloader_idx: Number of the loader, which does not matter.
+
+        Returns:
+            The same with normalised views (B, 3, H, W); what has no list of views as it was.
+        """
+        if not (isinstance(batch, list | tuple) and batch and isinstance(batch[0], list)):
+            return batch  # pictures to evaluate on
+        views = self.pipeline.finish(batch[0])
+        if self.trainer is not None:  # which did so to what there was of the batch before
+            views = self.trainer.precision_plugin.convert_input(views)
+        return [views, *batch[1:]]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the epoch to go on with and how many of its batches are done."""
@@ -275,4 +243,5 @@ class SSLDataModule(LightningDataModule):
         return self.eval_dataloader("val") if self.datasets.val is not None else []
 
     def _loader(self, dataset: Dataset[Any], **keywords: Any) -> DataLoader[Any]:
-        return make_loader(dataset, self.batch_size, self.options.workers, self.seed, **keywords)
+        keywords = {"num_workers": self.options.workers} | keywords
+        return make_loader(dataset, self.batch_size, seed=self.seed, **keywords)

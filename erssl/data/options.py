@@ -16,7 +16,10 @@ DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet"
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 
+Pipeline = Literal["lightly", "fast", "device"]
+
 DATASETS: tuple[str, ...] = get_args(DatasetName)
+PIPELINES: tuple[str, ...] = get_args(Pipeline)
 
 _GREY_DIGITS = ((0.3054,) * 3, (0.376,) * 3)  # of the 1,437 training scans
 _IMAGENET = (tuple(IMAGENET_NORMALIZE["mean"]), tuple(IMAGENET_NORMALIZE["std"]))
@@ -53,6 +56,12 @@ class DataOptions:
         std: Channel deviations of pixels in 0..1.
         interpolation: With which evaluation pictures are resized; not the augmentation's.
         views: The augmentation.
+        pipeline: What makes the views: ``"lightly"``, the reference, or ``"fast"``, which makes
+            several times as many of the same distribution on a core (other draws for a seed) and
+            needs ``pip install "erssl[fast]"``, or ``"device"``, which holds pictures of one size
+            in the memory of the device that trains and makes their views there, level by level as
+            lightly's operations do (other draws for a seed; pictures of up to 4 GiB). Neither has
+            the recipe ``"infomin"``.
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
             may use, at most 8.
@@ -75,6 +84,7 @@ class DataOptions:
     std: tuple[float, ...] = _GREY_DIGITS[1]
     interpolation: Interpolation = "bilinear"
     views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="digits"))
+    pipeline: Pipeline = "lightly"
     num_workers: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
     verify: bool = True
@@ -83,6 +93,7 @@ class DataOptions:
         """Check the values; tuples may come as lists, as configuration files have them."""
         check_choice("data.name", self.name, DATASETS)
         check_choice("data.interpolation", self.interpolation, get_args(Interpolation))
+        check_choice("data.pipeline", self.pipeline, PIPELINES)
         check_choice("data.on_error", self.on_error, ("raise", "skip"))
         check_switch("data.download", self.download)
         check_switch("data.verify", self.verify)

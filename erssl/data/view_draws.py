@@ -9,7 +9,7 @@ seed, epoch and picture through a hash, which has no state and is the same on ev
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,10 @@ class ViewDraws:
     sigma: Tensor
     solarize: Tensor
 
+    def rows(self, start: int, end: int) -> ViewDraws:
+        """What was drawn for the pictures from ``start`` up to, not with, ``end``."""
+        return ViewDraws(**{f.name: getattr(self, f.name)[start:end] for f in fields(self)})
+
 
 def draw_view(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) -> ViewDraws:
     """Turn uniform numbers into a view.
@@ -167,7 +171,8 @@ def draw_view(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) 
         What to do to each picture.
     """
     u = numbers[:, 2 * _ATTEMPTS :].unbind(dim=1)
-    low, high = numbers.new_tensor(spec.jitter).unbind(dim=1)
+    # With numbers of the spec as scalars: a tensor of them would have to be brought to the device.
+    factors = [low + n * (high - low) for n, (low, high) in zip(u[7:11], spec.jitter, strict=True)]
     blur_low, blur_high = spec.blur_sigmas
     return ViewDraws(
         crop=_crop(spec, heights, widths, numbers[:, : 2 * _ATTEMPTS + 2]),
@@ -176,7 +181,7 @@ def draw_view(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) 
         angle=(2 * u[4] - 1) * spec.degrees,
         jitter=u[5] < spec.jitter_prob,
         order=_orders(u[6]),
-        factors=low + torch.stack(u[7:11], dim=1) * (high - low),
+        factors=torch.stack(factors, dim=1),
         grey=u[11] < spec.grey_prob,
         sigma=torch.where(u[12] < spec.blur_prob, blur_low + u[13] * (blur_high - blur_low), 0.0),
         solarize=u[14] < spec.solarize_prob,
@@ -210,24 +215,16 @@ def _crop(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) -> T
 
 def _orders(u: Tensor) -> Tensor:
     """One of the 24 orders of four things for each number (N,), as (N, 4)."""
-    rank = (u * 24).long().clamp_max(23)
-    left = torch.arange(4, device=u.device).repeat(len(u), 1)
-    order = []
-    for choices in (4, 3, 2, 1):
-        block = math.factorial(choices - 1)
-        chosen = (rank // block)[:, None]
-        rank = rank % block
-        order.append(left.gather(1, chosen))
-        keep = torch.arange(choices, device=u.device) != chosen
-        left = left[keep].view(len(u), choices - 1)
-    return torch.cat(order, dim=1)
+    rank = (u * 24).long().clamp_max(23)[:, None]
+    order = torch.zeros_like(rank)
+    for things in (2, 3, 4):  # each order of fewer things goes on behind any of one more
+        first = rank // math.factorial(things - 1) % things
+        order = torch.cat([first, order + (order >= first)], dim=1)
+    return order
 
 
 def uniform_numbers(seed: int, epoch: int, pictures: Tensor, view: int) -> Tensor:
     """Uniform numbers in [0, 1) that follow from seed, epoch, picture and view alone.
-
-    The finaliser of SplitMix64 (Steele, Lea and Flood 2014), once over picture and key, once over
-    each number's place, keeps 24 bits.
 
     Args:
         seed: Seed of the run, at least 0.
@@ -238,10 +235,41 @@ def uniform_numbers(seed: int, epoch: int, pictures: Tensor, view: int) -> Tenso
     Returns:
         Tensor (N, `NUMBERS`) of float32 on the device of ``pictures``.
     """
+    return numbers_of(streams(seed, epoch, pictures), view, view + 1)[0]
+
+
+def streams(seed: int, epoch: int, pictures: Tensor) -> Tensor:
+    """The first half of :func:`uniform_numbers`: what tells apart what is drawn from.
+
+    Args:
+        seed: As of :func:`uniform_numbers`.
+        epoch: As of :func:`uniform_numbers`.
+        pictures: As of :func:`uniform_numbers`.
+
+    Returns:
+        A whole number for each picture (N,), for :func:`numbers_of`.
+    """
     key = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
-    places = torch.arange(view * NUMBERS, (view + 1) * NUMBERS, device=pictures.device)
-    stream = _mix(pictures.long() * _GOLDEN + key)
-    return (_mix(stream[:, None] + (places + 1) * _GOLDEN) >> 40 & 0xFFFFFF).float() / 2**24
+    return pictures.long() * _GOLDEN + key
+
+
+def numbers_of(streams: Tensor, start: int, end: int) -> Tensor:
+    """The second half of :func:`uniform_numbers`, which needs nothing from the host.
+
+    The finaliser of SplitMix64 (Steele, Lea and Flood 2014), once over picture and key, once over
+    each number's place, keeps 24 bits.
+
+    Args:
+        streams: What :func:`streams` gave (N,).
+        start: Number of the first view.
+        end: Number of the view after the last one.
+
+    Returns:
+        Tensor (V, N, `NUMBERS`) of float32.
+    """
+    places = torch.arange(start * NUMBERS, end * NUMBERS, device=streams.device)
+    mixed = _mix(streams)[:, None] + (places.view(-1, 1, NUMBERS) + 1) * _GOLDEN
+    return (_mix(mixed) >> 40 & 0xFFFFFF).float() / 2**24
 
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as signed numbers of 64 bits, whose products wrap alike

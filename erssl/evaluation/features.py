@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from erssl.data.checks import check_choice, check_whole
-from erssl.data.datasets import PictureDataset
-from erssl.data.module import TransformedDataset, seed_worker
+from erssl.data.datasets import PictureDataset, TransformedDataset
+from erssl.data.draws import seed_worker
 from erssl.errors import DataError
 from erssl.evaluation.cache import FeatureCache
 from erssl.evaluation.fingerprints import data_digest, weights_digest, without_addresses

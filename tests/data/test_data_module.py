@@ -13,8 +13,8 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data import DataOptions, SSLDataModule, TransformedDataset, ViewOptions, default_options
-from erssl.data.draws import DrawnPictures, EpochSampler
-from erssl.data.module import seed_worker
+from erssl.data.draws import DrawnPictures, EpochSampler, seed_worker
+from erssl.data.options import PIPELINES
 from erssl.errors import ConfigError, DataError
 
 from .data_pictures import noise
@@ -40,15 +40,20 @@ def test_batches_are_lists_of_views() -> None:
     assert targets.dtype == torch.int64
 
 
-def test_same_seed_same_epochs_and_other_seed_other_ones(make_folder) -> None:
+_PIPELINES = pytest.mark.parametrize("pipeline", PIPELINES)
+
+
+@_PIPELINES
+def test_same_seed_same_epochs_and_other_seed_other_ones(pipeline, make_folder) -> None:
     options = replace(_images(make_folder(classes=tuple("abcdefgh"), count=4)), num_workers=2)
+    options = replace(options, pipeline=pipeline)
     # Different states of the global generators, which must not matter.
     runs = []
     for disturbance, seed in [(1, 0), (2, 0), (1, 1)]:
         torch.manual_seed(disturbance)
         np.random.seed(disturbance)
         loader = SSLDataModule(options, 4, seed).train_dataloader()
-        assert loader.persistent_workers
+        assert loader.persistent_workers == (pipeline != "device")  # which has none
         runs.append([_epoch(loader), _epoch(loader)])
     first, again, other = runs
     for (a, s), (b, t) in zip(first, again, strict=True):
@@ -59,10 +64,18 @@ def test_same_seed_same_epochs_and_other_seed_other_ones(make_folder) -> None:
     assert not torch.equal(first[0][0], other[0][0])
 
 
-@pytest.mark.parametrize("recipe", ["dino", "infomin", "digits"])  # every generator is drawn from
-def test_views_follow_from_seed_epoch_and_picture_whoever_draws_them(recipe, make_folder) -> None:
+@pytest.mark.parametrize(
+    ("pipeline", "recipe"),
+    [
+        *(("lightly", recipe) for recipe in ("dino", "infomin", "digits")),  # every generator
+        ("fast", "dino"),
+    ],
+)
+def test_views_follow_from_seed_epoch_and_picture_whoever_draws_them(
+    pipeline, recipe, make_folder
+) -> None:
     options = _images(make_folder(classes=tuple("abcdefgh"), count=2))
-    options = replace(options, views=ViewOptions(recipe))
+    options = replace(options, views=ViewOptions(recipe), pipeline=pipeline)
     epochs = []
     for workers, disturbance in [(0, 1), (1, 2), (2, 3)]:
         torch.manual_seed(disturbance)
@@ -76,8 +89,9 @@ def test_views_follow_from_seed_epoch_and_picture_whoever_draws_them(recipe, mak
         assert torch.equal(targets, epochs[0][1])
 
 
-def test_an_epoch_goes_on_in_its_middle_and_the_next_is_whole(make_folder) -> None:
-    options = _images(make_folder(classes=tuple("abcdefgh"), count=2))
+@_PIPELINES
+def test_an_epoch_goes_on_in_its_middle_and_the_next_is_whole(pipeline, make_folder) -> None:
+    options = replace(_images(make_folder(classes=tuple("abcdefgh"), count=2)), pipeline=pipeline)
     whole = SSLDataModule(options, 3, seed=0).train_dataloader()
     whole.sampler.set_epoch(3)
     first, second = _epoch(whole), _epoch(whole)
@@ -175,12 +189,11 @@ def test_wrong_numbers_are_refused(keywords) -> None:
         SSLDataModule(DataOptions(), **keywords)
 
 
-def test_a_bad_file_inside_a_worker_keeps_its_name(make_folder) -> None:
+@pytest.mark.parametrize("pipeline", ["lightly", "fast"])  # "device" reads all files at once
+def test_a_bad_file_inside_a_worker_keeps_its_name(pipeline, make_folder) -> None:
     train = make_folder()
     (train / "cat" / "void.png").touch()
-    options = default_options(
-        "imagefolder", train_dir=str(train), image_size=16, num_workers=1, verify=False
-    )
+    options = replace(_images(train), num_workers=1, verify=False, pipeline=pipeline)
     loader = SSLDataModule(options, batch_size=7, seed=0).train_dataloader()
     with pytest.raises(DataError, match=r"void\.png cannot be read"):
         next(iter(loader))
@@ -209,6 +222,8 @@ class _Recorder(LightningModule):
 
     def training_step(self, batch, _):
         views, targets = batch
+        assert views[0].shape[1:] == (3, 16, 16)
+        assert views[0].dtype == torch.float32
         self.seen[-1] += targets.tolist()
         return self.weight * views[0].mean()
 
@@ -234,10 +249,11 @@ def _fit(module: SSLDataModule, path: Path, epochs: int, resume: Path | None = N
     return recorder
 
 
+@_PIPELINES
 def test_lightning_trains_without_validation_and_resumes_with_new_batches(
-    tmp_path: Path, make_folder
+    pipeline, tmp_path: Path, make_folder
 ) -> None:
-    options = _images(make_folder(classes=tuple("abcdefgh"), count=2))
+    options = replace(_images(make_folder(classes=tuple("abcdefgh"), count=2)), pipeline=pipeline)
     checkpoint = tmp_path / "last.ckpt"
     first = _fit(SSLDataModule(options, 8, seed=0), checkpoint, epochs=2)
     assert [len(epoch) for epoch in first.seen] == [16, 16]

@@ -1,0 +1,186 @@
+"""How views are made of pictures: by lightly, or by a way of the same distribution.
+
+A pipeline has three parts: the data set that loader processes read, what is left to do to a batch
+where it is used, and the views that the lens watches. Another way to make views is another class
+here, and its name in `erssl.data.options.PIPELINES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from lightly.transforms.multi_view_transform import MultiViewTransform
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from erssl.data.datasets import PictureDataset, TransformedDataset
+from erssl.data.draws import DrawnPictures, seed_worker
+from erssl.data.held import HeldPictures, as_it_is, views_of_rows
+from erssl.data.view_draws import read_view
+from erssl.errors import ConfigError
+
+_PROBE_STREAM = 2**20  # a stream of random numbers that no training process or epoch draws from
+
+
+class ViewPipeline(Protocol):
+    """How views are made."""
+
+    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
+        """Give the views of pictures, and their class numbers, by epoch and picture.
+
+        They follow from ``seed``, epoch and picture alone.
+        """
+
+    def finish(self, views: list[Tensor]) -> list[Tensor]:
+        """Make of a batch of such views, on the device that trains, normalised (N, 3, H, W)."""
+
+    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+        """Two finished views (N, 3, H, W) of the pictures with these numbers."""
+
+    def loading(self, workers: int) -> dict[str, Any]:
+        """Keywords of the loader of such pictures, where it may have that many processes."""
+
+
+def make_pipeline(name: str, transform: MultiViewTransform, workers: int = 1) -> ViewPipeline:
+    """Make the pipeline of that name.
+
+    Args:
+        name: One of `erssl.data.options.PIPELINES`.
+        transform: lightly's transform, which says what the views are.
+        workers: Threads to read files with that are held in memory.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        ConfigError: If it needs a package that is not installed, or cannot make such views.
+    """
+    if name == "fast":
+        return FastViews(transform)
+    if name == "device":
+        return DeviceViews(transform, workers)
+    return LightlyViews(transform)
+
+
+class LightlyViews:
+    """lightly's own transform, picture by picture: the reference."""
+
+    def __init__(self, transform: MultiViewTransform) -> None:
+        """Take lightly's transform."""
+        self.transform = transform
+
+    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
+        """As of `ViewPipeline`; the views are ready."""
+        return DrawnPictures(TransformedDataset(pictures, self.transform), seed)
+
+    def finish(self, views: list[Tensor]) -> list[Tensor]:
+        """As of `ViewPipeline`."""
+        return views
+
+    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+        """As of `ViewPipeline`."""
+        with isolate_rng():
+            torch.manual_seed(seed)
+            seed_worker(0, rank=_PROBE_STREAM)
+            views: list[Any] = []
+            for index in indices:
+                picture = pictures[index][0]
+                drawn = self.transform(picture)
+                views.append(drawn if len(drawn) > 1 else drawn + self.transform(picture))
+        return [torch.stack([v[i] for v in views]) for i in (0, 1)]
+
+    def loading(self, workers: int) -> dict[str, Any]:
+        """As of `ViewPipeline`."""
+        return _in_processes(workers)
+
+
+class FastViews:
+    """Views of 8-bit pixels by torch and OpenCV (:mod:`erssl.data.fast_views`)."""
+
+    def __init__(self, transform: MultiViewTransform) -> None:
+        """Read lightly's transform.
+
+        Raises:
+            ConfigError: As of `make_pipeline`.
+        """
+        self.specs = [read_view(view) for view in transform.transforms]
+        try:
+            from erssl.data import fast_views
+        except ImportError as error:
+            raise ConfigError(
+                f"data.pipeline=fast needs OpenCV, which cannot be imported ({error}); run "
+                "pip install 'erssl[fast]', or set data.pipeline=lightly."
+            ) from error
+        self._make = fast_views.FastPictures
+        self._normalize = fast_views.normalize
+
+    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
+        """As of `ViewPipeline`; the views are of 8 bits, (H, W, 3)."""
+        return self._make(pictures, self.specs, seed)
+
+    def finish(self, views: list[Tensor]) -> list[Tensor]:
+        """As of `ViewPipeline`."""
+        return [self._normalize(view, spec) for view, spec in zip(views, self.specs, strict=True)]
+
+    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+        """As of `ViewPipeline`."""
+        drawn = self._make(pictures, self.specs, seed)
+        views: list[Tensor] = []
+        for stream in range(_PROBE_STREAM, _PROBE_STREAM + (2 if len(self.specs) == 1 else 1)):
+            batch, _ = default_collate(drawn.__getitems__([(stream, index) for index in indices]))
+            views += self.finish(batch)
+        return views[:2]
+
+    def loading(self, workers: int) -> dict[str, Any]:
+        """As of `ViewPipeline`."""
+        return _in_processes(workers)
+
+
+class DeviceViews:
+    """Views of pictures of one size, made where they train (:mod:`erssl.data.device_views`).
+
+    The pictures are held in memory, from the first batch on in that of the device. A loader, which
+    is part of the training process, says which ones are next.
+    """
+
+    def __init__(self, transform: MultiViewTransform, workers: int) -> None:
+        """Read lightly's transform.
+
+        Raises:
+            ConfigError: As of `make_pipeline`.
+        """
+        self.specs = [read_view(view) for view in transform.transforms]
+        self.workers = workers
+        self._lightly = LightlyViews(transform)
+        self._pixels = torch.empty(0)
+
+    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
+        """As of `ViewPipeline`; a batch has no views but what they are made of.
+
+        Raises:
+            ConfigError: If the pictures cannot be held.
+        """
+        held = HeldPictures(pictures, seed, self.workers)
+        self._pixels = held.pixels
+        return held
+
+    def finish(self, views: list[Tensor]) -> list[Tensor]:
+        """As of `ViewPipeline`."""
+        (rows,) = views
+        self._pixels = self._pixels.to(rows.device)
+        return views_of_rows(self._pixels, rows, self.specs)
+
+    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+        """As of `ViewPipeline`; a few pictures, of any size: lightly's own views."""
+        return self._lightly.probe(pictures, indices, seed)
+
+    def loading(self, workers: int) -> dict[str, Any]:
+        """As of `ViewPipeline`."""
+        return {"num_workers": 0, "collate_fn": as_it_is}
+
+
+def _in_processes(workers: int) -> dict[str, Any]:
+    return {"num_workers": workers, "persistent_workers": workers > 0}
