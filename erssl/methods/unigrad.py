@@ -73,8 +73,9 @@ class UniGradLoss(nn.Module):
         """F, moved by this batch before it is used; the first batch's own at first."""
         m = gather_rows(torch.cat([m0, m1]), self.gather_distributed)
         own = m.T @ m / len(m)
-        rho = self.rho if self.updates > 0 else 0.0
-        moment = rho * self.second_moment.to(own) + (1 - rho) * own
+        # chosen on the device, which a branch would wait for
+        before = torch.where(self.updates > 0, self.second_moment.to(own), own)
+        moment = self.rho * before + (1 - self.rho) * own
         if self.training:
             self.second_moment.copy_(moment)
             self.updates += 1
