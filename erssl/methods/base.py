@@ -205,7 +205,10 @@ class MultiViewMethod(LightningModule):
 
     @torch.no_grad()
     def target_branch(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Embeddings of the global views by the target branch."""
+        """Embeddings of the global views by the target branch.
+
+        Best computed before the online branch, whose activations then are not held beside it.
+        """
         if not self.has_target:
             raise RuntimeError("This method has no target branch; call add_target in __init__.")
         images = torch.cat(list(views))

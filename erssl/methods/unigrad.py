@@ -125,6 +125,6 @@ class UniGrad(MultiViewMethod):
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Each online view against the target of the other; no predictor."""
-        features, (z0, z1) = self.online_branch(views)
         m0, m1 = self.target_branch(views)
+        features, (z0, z1) = self.online_branch(views)
         return StepOutput(self.criterion(z0, z1, m0, m1), features, z0, m1)
