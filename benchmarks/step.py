@@ -4,17 +4,17 @@
 
 ResNet-50, two views of 224², an EMA target, lightly's online classifier of 1,000 classes and LARS:
 a step is the forward pass of all views, the loss, the backward pass, LARS and the EMA, without its
-data. The peer is put together from lightly's parts in the order of its ImageNet benchmark of BYOL: a pass
-of each branch for each view, the EMA before them. Both run at the same settings: float32,
+data. The peer is put together from lightly's parts in the order of its ImageNet benchmark of BYOL:
+a pass of each branch for each view, the EMA before them. Both run at the same settings: float32,
 channels-last memory, autocast to bfloat16 with it, and on CUDA compiled backbones (``--compile``
 asks for them on a CPU). Each contender and setting has a process of its own, the two take steps by
 turns, and medians are compared.
 
 Memory is the peak of CUDA's allocator; on a CPU the bytes that autograd keeps for the backward
-pass, each storage once and weights not counted, and beside it the peak resident size. The floor is the
-arithmetic of a step, counted by torch, at the rate of a matrix product in the setting's type, and
-the time to write and read once what autograd keeps. A profile of one step counts what waits for the
-device. Writes ``benchmarks/results/step.json``.
+pass, each storage once and weights not counted, and beside it the peak resident size. The floor is
+the arithmetic of a step, counted by torch, at the rate of a matrix product in the setting's type,
+and the time to write and read once what autograd keeps. A profile of one step counts what waits for
+the device. Writes ``benchmarks/results/step.json``.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def train_linear(
     batches = -(-len(train.features) // size)
     history: list[dict[str, float]] = []
     for epoch in range(options.epochs):
-        total = 0.0
+        losses: list[Tensor] = []
         order = torch.randperm(len(train.features), generator=generator)
         for number, rows in enumerate(order.split(size)):
             moves, done = (
@@ -80,8 +80,10 @@ def train_linear(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += float(loss.detach()) * len(rows)
+            losses.append(loss.detach())  # read at the epoch's end: a GPU is not waited for
         scores = _scores(head, val.features, device)
+        sizes = map(len, order.split(size))
+        total = sum(a * n for a, n in zip(torch.stack(losses).tolist(), sizes, strict=True))
         row = {"epoch": float(epoch), "train_loss": total / len(order)}
         history.append(row | classification_metrics(scores, val.labels))
         if on_epoch is not None:
