@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.seed import isolate_rng
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from erssl.evaluation.classifier import ClassifierOptions, cosine, make_head, make_optimizer
@@ -106,6 +104,10 @@ def linear_accuracy(train: Features, val: Features, c: float = 100.0, max_iter: 
     Returns:
         Share of ``val`` that is classified right, in [0, 1].
     """
+    # takes half a second to import, which a training need not wait for
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     classifier = LogisticRegression(C=c, max_iter=max_iter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
