@@ -2,6 +2,7 @@
 
 Whatever reads a value there, be it ``item()``, a branch, ``nonzero`` or a copy to the host, raises.
 Copies to the device are looked for beside: of memory that is not pinned they wait for it, too.
+What a kernel of CUDA's does inside is not seen; ``benchmarks/step.py`` counts that in a profile.
 """
 
 import contextlib
