@@ -1,4 +1,4 @@
-"""How long does kNN take, and how much memory, beside lightly's?
+"""How long does kNN take, and how much memory, beside lightly's and scikit-learn's?
 
     python -m benchmarks.knn
 
@@ -6,8 +6,10 @@
 and 1,000 classes. Each contender runs in a process of its own; memory is the growth of its peak
 resident size after the features exist. lightly is run as its ``KNNClassifier`` does it: training
 features normalised by the batch, joined, transposed and copied, then ``knn_predict`` on batches of
-256. The floor is the time of the similarities' arithmetic alone, 2 N M d operations at the rate of
-this machine's matrix product. Writes ``benchmarks/results/knn.json``.
+256. scikit-learn's ``KNeighborsClassifier`` searches unit vectors by brute force, whose order by
+distance is that by cosine, with the same votes. The floor is the time of the similarities'
+arithmetic alone, 2 N M d operations at the rate of this machine's matrix product. Writes
+``benchmarks/results/knn.json``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightly.utils.benchmarking import knn_predict
@@ -114,8 +117,21 @@ def accuracy(train: Features, val: Features, classes: int) -> float:
     return knn_accuracy(train, val, classes, K, TEMPERATURE)
 
 
+def scikit_learn(train: Features, val: Features, classes: int) -> Tensor:
+    """Predictions (M,) of scikit-learn's classifier, with the same votes."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    def votes(distances: Any) -> Any:
+        return np.exp((1 - distances**2 / 2) / TEMPERATURE)
+
+    model = KNeighborsClassifier(K, weights=votes, algorithm="brute")
+    unit = [F.normalize(f.features, dim=1).numpy() for f in (train, val)]
+    return torch.from_numpy(model.fit(unit[0], train.labels.numpy()).predict(unit[1]))
+
+
 CONTENDERS: dict[str, Callable[[Features, Features, int], Tensor | float]] = {
     "lightly": lightly,
+    "scikit-learn": scikit_learn,
     "knn_scores": scores,
     "knn_accuracy": accuracy,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from erssl.cli.main import COMMANDS
 from erssl.methods import METHODS, available_methods
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,6 +92,16 @@ def test_import_is_lazy():
     assert erssl.loss.MVEBLoss is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = erssl.nothing
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_does_not_wait_for_torch(command):
+    words = [command, "--help"] if command else ["--help"]
+    code = f"import sys; from erssl.cli.main import main; status = main({words}); "
+    code += "sys.exit(status or any(m in sys.modules for m in ('torch', 'sklearn', 'matplotlib')))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert f"erssl {command or 'COMMAND'}" in answer.stdout
 
 
 def test_imports_run_one_way():

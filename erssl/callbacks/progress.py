@@ -31,7 +31,11 @@ class _TwoLines(Progress):
 
 
 class LiveProgress(ProgressBar):
-    """Two live lines on a terminal, one line an epoch elsewhere (a file, a batch system)."""
+    """Two live lines on a terminal, one line an epoch elsewhere (a file, a batch system).
+
+    On a GPU metrics are read every ``trainer.log_every_n_steps`` steps, where logging waits for it
+    anyway.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         """Write to ``console``, by default the standard error stream."""
@@ -45,6 +49,7 @@ class LiveProgress(ProgressBar):
         self._batch_began = 0.0
         self._began = 0.0
         self._first_step = 0
+        self._values: list[str] = []
 
     def disable(self) -> None:
         """Stay silent; Lightning calls it on every rank but the first."""
@@ -93,17 +98,22 @@ class LiveProgress(ProgressBar):
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} "
                 f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}",
             )
-            self._bar.status = self._status(trainer)
+            rarely = int(trainer.log_every_n_steps) or 50  # type: ignore[attr-defined]
+            every = 1 if pl_module.device.type == "cpu" else rarely
+            if trainer.global_step % every == 0 or trainer.is_last_batch:
+                self._values = self._metrics(trainer)
+            self._bar.status = self._status()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a line where there is no terminal to draw on."""
         if self.enabled and self._bar is None:
+            self._values = self._metrics(trainer)
             done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
             elapsed = time.perf_counter() - self._began
             left = elapsed / max(done - self._first_step, 1) * (total - done)
             self.console.print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} step {done}/{total} "
-                f"{self._status(trainer)} left {left:.0f} s",
+                f"{self._status()} left {left:.0f} s",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -124,8 +134,11 @@ class LiveProgress(ProgressBar):
             self._bar.stop()
             self._bar = None
 
-    def _status(self, trainer: Trainer) -> str:
+    def _metrics(self, trainer: Trainer) -> list[str]:
+        """What is shown of the metrics, which a GPU is waited for."""
         values = trainer.callback_metrics
-        shown = [f"{name} {values[key]:.3f}" for key, name in _METRICS.items() if key in values]
+        return [f"{name} {values[key]:.3f}" for key, name in _METRICS.items() if key in values]
+
+    def _status(self) -> str:
         rate = self._images / self._seconds if self._seconds else 0.0
-        return " ".join([*shown, f"{rate:.0f} images/s"])
+        return " ".join([*self._values, f"{rate:.0f} images/s"])

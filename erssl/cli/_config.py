@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -74,7 +76,9 @@ def group_options(group: str) -> list[str]:
     """Names that may be chosen for a config group, such as the methods for ``method``."""
     folder = files("erssl.configs").joinpath(*group.split("/"))
     names = {f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")}
-    if group == "method":
+    # each of our own has a file; to ask the registry takes seconds, for torch has to be there
+    others = "erssl.methods" in sys.modules or entry_points(group="erssl.methods")
+    if group == "method" and others:
         from erssl.methods import available_methods
 
         names.update(available_methods())

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from erssl.cli._detect_data import data_digests, read_data
 from erssl.cli._detect_settings import MAY_CHANGE, DetectSettings, read_detect
 from erssl.cli._evaluate import print_results
 from erssl.cli._help import quiet
+from erssl.cli._help_texts import DETECTRON2_GUIDE
 from erssl.cli._protocols import check_same_settings
 from erssl.cli._subject import Read, read_backbone, run_of, slug
 from erssl.cli._train import naming_folder
@@ -44,33 +44,9 @@ from erssl.runs import (
     write_json,
 )
 
-GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # pictures to train and to judge on
 _ROIS = 512  # of every recipe
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    text = (files("erssl.configs") / "detect.yaml").read_text(encoding="utf-8")
-    keys = "".join(f"  {line}\n" for line in text.splitlines()[1:])
-    return f"""erssl detect: detection and instance segmentation from a pretrained backbone
-
-Usage: erssl detect checkpoint=<what> data_root=<folder> [key=value ...]
-
-Examples:
-  erssl detect checkpoint=runs/mine data_root=/coco
-  erssl detect checkpoint=zoo:swav_800ep data_root=/coco backend=torchvision batch_size=4
-  erssl detect checkpoint=resnet50.pth data_root=/voc recipe=faster_rcnn_c4_voc_24k
-  erssl detect checkpoint=runs/mine data_root=/coco run_dir=runs/coco resume=true
-
-checkpoint= takes a ResNet: a run directory, a checkpoint of any known layout, zoo:<name> for
-published weights, or random:<run or architecture> for an untrained network. backend=detectron2
-needs Detectron2 ({GUIDE}),
-backend=torchvision does not; both need pycocotools (pip install "erssl[detection]").
-
-Keys:
-{keys}"""
 
 
 def run(words: Sequence[str]) -> int:
@@ -131,7 +107,7 @@ def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
     if name == "detectron2" and find_spec("detectron2") is None:
         raise ConfigError(
             "backend=detectron2 needs Detectron2, which is on no package index; install it as "
-            f"{GUIDE} says, or use backend=torchvision."
+            f"{DETECTRON2_GUIDE} says, or use backend=torchvision."
         )
     if find_spec("pycocotools") is None:
         raise ConfigError(

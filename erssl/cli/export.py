@@ -7,50 +7,12 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from erssl.cli._config import nearest
+from erssl.cli._help_texts import EXPORT_KEYS
 from erssl.errors import ConfigError
 from erssl.models import load_backbone
 from erssl.models.export import Export, export_backbone
 from erssl.models.formats import FORMATS
 from erssl.paths import user_path
-
-_OWN = {
-    "checkpoint": "a run directory, a checkpoint of any layout, or zoo:<name>",
-    "arch": "its architecture, where shapes do not tell",
-    "layout": "the only layout to try",
-    "allow_partial": "true to take a file that lacks some weights (false)",
-    "format": "torchvision, timm, huggingface, detectron2 or safetensors",
-    "output": "the file to write; the folder of huggingface",
-    "pickle": "true for detectron2's classic .pkl of arrays (false)",
-    "overwrite": "true to replace what is there (false)",
-}
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    own = "\n".join(f"  {key:<12} {what}" for key, what in _OWN.items())
-    return f"""erssl export: a backbone in the format of another library, checked by its own loader
-
-Usage: erssl export checkpoint=<what> format=<format> output=<file or folder> [key=value ...]
-
-Examples:
-  erssl export checkpoint=runs/mine format=torchvision output=resnet50.pth
-  erssl export checkpoint=runs/mine format=timm output=resnet50.safetensors
-  erssl export checkpoint=runs/mine format=huggingface output=my-resnet50
-  erssl export checkpoint=runs/mine format=detectron2 output=R-50.pth
-
-Keys:
-{own}
-
-Formats:
-  torchvision  .pth, a plain dict of tensors without the classifier
-  timm         .safetensors or .pth for timm.create_model(checkpoint_path=...)
-  huggingface  a folder with config.json, model.safetensors and a model card, to upload as it is
-  detectron2   .pth of plain tensors under Detectron2's names, or .pkl with pickle=true
-  safetensors  .safetensors with architecture and preprocessing in its header
-
-What was written is loaded by the library that it is for and must give the same features on the
-same pictures; otherwise nothing is left.
-"""
 
 
 def run(words: Sequence[str]) -> int:
@@ -58,12 +20,12 @@ def run(words: Sequence[str]) -> int:
     own: dict[str, str] = {}
     for word in words:
         key, sign, value = word.partition("=")
-        if not sign or key not in _OWN:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, _OWN)}")
+        if not sign or key not in EXPORT_KEYS:
+            raise ConfigError(f"The key {key} is unknown; {nearest(key, EXPORT_KEYS)}")
         own[key] = value
     for key in ("checkpoint", "format", "output"):
         if not own.get(key):
-            raise ConfigError(f"erssl export needs {key}=<...>: {_OWN[key]}.")
+            raise ConfigError(f"erssl export needs {key}=<...>: {EXPORT_KEYS[key]}.")
     if own["format"] not in FORMATS:
         raise ConfigError(f"format={own['format']} is unknown; {nearest(own['format'], FORMATS)}")
     backbone = load_backbone(

@@ -8,25 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from erssl.cli._evaluate import Evaluation
-from erssl.cli._help import protocol_help, quiet
+from erssl.cli._help import quiet
 from erssl.cli._protocols import FinetuneSettings, read_protocol
 from erssl.cli._subject import read_subject, require_backbone
 from erssl.cli._train import require_pairs, train_seeds
 from erssl.cli._trainer import probe_trainer
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    return protocol_help(
-        "finetune",
-        "backbone and classifier trained on all labels",
-        (
-            "erssl finetune checkpoint=runs/mine",
-            "erssl finetune checkpoint=runs/mine epochs=10 backbone_lr=0.01 head_lr=0.1 seeds=3",
-            "erssl finetune checkpoint=last.ckpt data=imagenet data.root=/imagenet "
-            "trainer.precision=16-mixed",
-        ),
-    )
 
 
 def run(words: Sequence[str]) -> int:

@@ -10,24 +10,9 @@ import torch
 from rich.console import Console
 
 from erssl.cli._evaluate import Evaluation, Judged, best_device
-from erssl.cli._help import protocol_help
 from erssl.cli._protocols import KnnSettings, read_protocol
 from erssl.cli._subject import read_subject
 from erssl.evaluation import Features, classification_metrics, knn_scores
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    return protocol_help(
-        "knn",
-        "weighted nearest neighbours on frozen features",
-        (
-            "erssl knn checkpoint=runs/mine",
-            "erssl knn checkpoint=moco_v2_800ep_pretrain.pth.tar data=imagenet data.root=/imagenet",
-            "erssl knn checkpoint=zoo:dino_resnet50 preset=dino data=cifar10 data.root=data",
-            "erssl knn checkpoint=random:runs/mine    the same network before training",
-        ),
-    )
 
 
 def run(words: Sequence[str]) -> int:

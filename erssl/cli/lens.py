@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.cli._build import build_method
 from erssl.cli._config import nearest
+from erssl.cli._help_texts import LENS_KEYS
 from erssl.cli._settings import PretrainSettings, read_settings, run_settings
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
@@ -34,47 +35,16 @@ from erssl.runs import (
     write_json,
 )
 
-_OWN = {
-    "checkpoint": "a run directory, a checkpoint of any layout, or zoo:<name>",
-    "on": "embedding (what the loss sees) or features (of the backbone)",
-    "output": "a folder for the result, or the picture of several runs",
-    "arch": "the backbone of a foreign file, where its shapes do not tell",
-    "head_prefix": "what the head's names begin with in a foreign file (projection_head.)",
-    "head_activation": "relu or gelu, of a foreign head's hidden layers",
-}
 _PICTURES = (".png", ".pdf", ".svg")
 _SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain
 Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
-def help_text() -> str:
-    """What ``--help`` prints."""
-    own = "\n".join(f"  {key:<16} {what}" for key, what in _OWN.items())
-    return f"""erssl lens: entropy and reconstruction of a checkpoint, or a picture of several runs
-
-Usage: erssl lens checkpoint=<what> [key=value ...]
-       erssl lens <run directory> <run directory> ... [output=lens.png]
-
-Examples:
-  erssl lens checkpoint=runs/mine
-  erssl lens checkpoint=runs/mine data=cifar10 data.root=data on=features
-  erssl lens checkpoint=last.ckpt data=imagenet data.root=/imagenet
-  erssl lens runs/mveb runs/simclr runs/byol output=lens.png
-
-Keys:
-{own}
-  data, data.*     as in erssl pretrain; of a run directory its own where nothing is said
-  lens.probe_size  pictures that are read (256, or all where there are fewer)
-  lens.kappas      concentrations, [10, 3, 30]
-  seed             of the probe's views
-"""
-
-
 def run(words: Sequence[str]) -> int:
     """Read a checkpoint, or draw what was read of several runs."""
     console = Console()
-    own = dict(w.partition("=")[::2] for w in words if w.partition("=")[0] in _OWN)
-    rest = [w for w in words if w.partition("=")[0] not in _OWN]
+    own = dict(w.partition("=")[::2] for w in words if w.partition("=")[0] in LENS_KEYS)
+    rest = [w for w in words if w.partition("=")[0] not in LENS_KEYS]
     folders = [w for w in rest if "=" not in w]
     if folders:
         extra = [w for w in words if "=" in w and not w.startswith("output=")]
@@ -87,7 +57,7 @@ def run(words: Sequence[str]) -> int:
     for word in rest:
         key = word.partition("=")[0]
         if key.partition(".")[0] not in _SHARED:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, [*_OWN, *_SHARED])}")
+            raise ConfigError(f"The key {key} is unknown; {nearest(key, [*LENS_KEYS, *_SHARED])}")
     if "checkpoint" not in own:
         raise ConfigError("erssl lens needs checkpoint=<what to read>, or run directories.")
     if own.get("on", "embedding") not in ("embedding", "features"):

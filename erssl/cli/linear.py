@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 from rich.console import Console
 
 from erssl.cli._evaluate import Evaluation, Judged
-from erssl.cli._help import protocol_help, quiet
+from erssl.cli._help import quiet
 from erssl.cli._protocols import LinearSettings, read_protocol
 from erssl.cli._subject import read_subject
 from erssl.cli._train import (
@@ -23,20 +23,6 @@ from erssl.cli._train import (
 )
 from erssl.cli._trainer import probe_trainer
 from erssl.evaluation.linear import train_linear
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    return protocol_help(
-        "linear",
-        "a linear classifier on a frozen backbone",
-        (
-            "erssl linear checkpoint=runs/mine mode=cached",
-            "erssl linear checkpoint=runs/mine preset=lightly epochs=20 seeds=3",
-            "erssl linear checkpoint=zoo:swav_800ep preset=barlowtwins data=imagenet "
-            "data.root=/imagenet trainer.devices=8",
-        ),
-    )
 
 
 def run(words: Sequence[str]) -> int:

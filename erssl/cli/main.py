@@ -103,10 +103,12 @@ def _run(command: str, words: list[str]) -> int:
         raise ConfigError(
             f"There is no command {command!r}{hint}; choose from: {', '.join(COMMANDS)}."
         )
-    module = importlib.import_module(f"erssl.cli.{command}")
     if {"-h", "--help"} & set(words):
-        print(module.help_text(), end="")
+        from erssl.cli._help_texts import help_text
+
+        print(help_text(command), end="")
         return 0
+    module = importlib.import_module(f"erssl.cli.{command}")
     status: int = module.run(words)
     return status
 

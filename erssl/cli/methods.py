@@ -9,18 +9,6 @@ from importlib.resources import files
 from erssl.errors import ConfigError
 
 
-def help_text() -> str:
-    """What ``--help`` prints."""
-    return (
-        "erssl methods: list the methods with their paper, family, views, target branch and "
-        "defaults\n\n"
-        "Usage: erssl methods [name ...]\n\n"
-        "Examples:\n"
-        "  erssl methods\n"
-        "  erssl methods mveb    its settings, each with its source\n"
-    )
-
-
 def run(words: Sequence[str]) -> int:
     """Print all methods, or the settings of those that are named."""
     if any("=" in word or word.startswith("-") for word in words):

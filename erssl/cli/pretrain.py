@@ -7,7 +7,6 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from erssl.callbacks import (
 )
 from erssl.checkpoints import Resumed
 from erssl.cli._build import build_method
-from erssl.cli._config import GROUPS, group_options
 from erssl.cli._faults import naming_run, restarted
 from erssl.cli._launch import given_folder
 from erssl.cli._results import finish, show_finished
@@ -58,32 +56,6 @@ from erssl.runs import (
 )
 
 _MULTIRUN = ("--multirun", "-m")
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    groups = "\n".join(f"  {group:<11} {', '.join(group_options(group))}" for group in GROUPS)
-    config = (files("erssl.configs") / "pretrain.yaml").read_text(encoding="utf-8")
-    keys = config.partition("\n\n")[2]
-    return f"""erssl pretrain: train a backbone without labels and say how good it is
-
-Usage: erssl pretrain [key=value ...]
-
-Examples:
-  erssl pretrain method=mveb
-  erssl pretrain method=entrec method.kind=discrete data=cifar10 data.download=true
-  erssl pretrain data=imagefolder data.train_dir=photos/train data.val_dir=photos/val epochs=50
-  erssl pretrain data=imagefolder data.train_dir=photos backbone=timm \\
-      backbone.name=vit_small_patch16_224 optimizer=adamw trainer.precision=16-mixed
-  erssl pretrain experiment=mveb_imagenet_2view data.root=/imagenet trainer.devices=8
-  erssl pretrain run_dir=runs/mine resume=true
-  erssl pretrain method=mveb,simclr,byol seed=0,1,2 simclr.temperature=0.2 --multirun
-
-Choices:
-{groups}
-
-Keys (and those of the chosen groups, such as method.beta or trainer.precision):
-{keys}"""
 
 
 def run(words: Sequence[str]) -> int:

@@ -15,21 +15,6 @@ from erssl.runs import RESULTS, write_text
 from erssl.summary import collect
 
 
-def help_text() -> str:
-    """What ``--help`` prints."""
-    return """erssl report: any number of results in one table
-
-Usage: erssl report <folder> ... [output=<folder>]
-
-Examples:
-  erssl report runs
-  erssl report runs/knn-mveb runs/knn-simclr output=tables
-
-Each folder is a run directory or holds some. Written are report.md, report.html, report.csv (every
-metric, unrounded) and report.png, into output (report).
-"""
-
-
 def run(words: Sequence[str]) -> int:
     """Collect results, print and write their table."""
     own = dict(word.partition("=")[::2] for word in words if "=" in word)

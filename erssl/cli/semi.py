@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from erssl.cli._evaluate import Evaluation
-from erssl.cli._help import protocol_help, quiet
+from erssl.cli._help import quiet
 from erssl.cli._protocols import SemiSettings, read_protocol
 from erssl.cli._subject import read_subject, require_backbone
 from erssl.cli._train import require_pairs, train_seeds
@@ -18,21 +18,6 @@ from erssl.data.labelled import Indices
 from erssl.runs import write_text
 
 SUBSET = "subset.txt"
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    return protocol_help(
-        "semi",
-        "backbone and classifier trained on a part of the labels",
-        (
-            "erssl semi checkpoint=runs/mine fraction=0.1",
-            "erssl semi checkpoint=resnet50.pth fraction=1percent.txt data=imagenet "
-            "data.root=/imagenet",
-            "erssl semi checkpoint=zoo:vicreg preset=vicreg fraction=0.01 data=imagenet "
-            "data.root=/imagenet",
-        ),
-    )
 
 
 def run(words: Sequence[str]) -> int:

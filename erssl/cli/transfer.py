@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from erssl.cli._evaluate import best_device
-from erssl.cli._help import protocol_help, quiet
+from erssl.cli._help import quiet
 from erssl.cli._protocols import check_same_settings
 from erssl.cli._shares import SHARED_OUT, Shares, finished, part_folder, read_shares
 from erssl.cli._subject import PIXELS, Read, read_backbone, slug
@@ -36,20 +36,6 @@ from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
 from erssl.paths import erssl_home, user_path
 from erssl.runs import CONFIG, RESULTS, RunDirectory, environment, make_results, write_json
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    return protocol_help(
-        "transfer",
-        "eleven data sets, by logistic regression or by fine-tuning",
-        (
-            "erssl transfer checkpoint=runs/mine data_root=/data datasets=[dtd,pets,cifar10]",
-            "erssl transfer checkpoint=zoo:swav_800ep data_root=/data download=true",
-            "erssl transfer checkpoint=resnet50.pth mode=finetune data_root=/data run_dir=runs/t",
-            "erssl transfer checkpoint=resnet50.pth mode=finetune data_root=/data --multirun",
-        ),
-    )
 
 
 def run(words: Sequence[str]) -> int:

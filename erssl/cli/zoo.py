@@ -24,31 +24,6 @@ _TABLES = {
 }
 
 
-def help_text() -> str:
-    """What ``--help`` prints."""
-    return """erssl zoo: published checkpoints by name, and your own beside them
-
-Usage: erssl zoo                                  list them
-       erssl zoo <name> ...                       all that is known of a checkpoint
-       erssl zoo get <name> ...                   download it
-       erssl zoo add <run directory> [key=value]  add a finished run and write its model card
-
-Examples:
-  erssl zoo mocov2_800ep
-  erssl zoo get dino_resnet50
-  erssl lens checkpoint=zoo:barlowtwins on=features data=cifar10 data.root=data
-  erssl zoo add runs/mine name=mine url=https://example.org/backbone.safetensors
-
-Keys of erssl zoo add:
-  name       what to call it (the run directory's own name)
-  url        where others will find its backbone.safetensors
-  overwrite  true replaces what has that name
-
-Files lie in the folder of torch.hub ($TORCH_HOME), your own rows in $ERSSL_HOME/zoo.yaml
-(~/.cache/erssl). In Python: erssl.load_backbone("zoo:<name>").
-"""
-
-
 def run(words: Sequence[str]) -> int:
     """List, show, fetch or add checkpoints."""
     console = Console(width=_WIDTH, highlight=False)

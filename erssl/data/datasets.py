@@ -10,8 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
@@ -120,6 +118,9 @@ def load_datasets(options: DataOptions) -> Datasets:
 
 def _digits() -> Datasets:
     """Scikit-learn's handwritten digits, 80 % to train on, every class in the same share."""
+    from sklearn.datasets import load_digits  # which no other data set has to wait for
+    from sklearn.model_selection import train_test_split
+
     scans = load_digits()
     grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)  # 17 levels, 0..16
     pixels = np.repeat(grey[..., None], 3, axis=-1)

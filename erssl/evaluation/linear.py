@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.seed import isolate_rng
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from erssl.evaluation.classifier import ClassifierOptions, cosine, make_head, make_optimizer
@@ -66,7 +64,7 @@ def train_linear(
     batches = -(-len(train.features) // size)
     history: list[dict[str, float]] = []
     for epoch in range(options.epochs):
-        total = 0.0
+        losses: list[Tensor] = []
         order = torch.randperm(len(train.features), generator=generator)
         for number, rows in enumerate(order.split(size)):
             moves, done = (
@@ -80,8 +78,10 @@ def train_linear(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += float(loss.detach()) * len(rows)
+            losses.append(loss.detach())  # read at the epoch's end: a GPU is not waited for
         scores = _scores(head, val.features, device)
+        sizes = map(len, order.split(size))
+        total = sum(a * n for a, n in zip(torch.stack(losses).tolist(), sizes, strict=True))
         row = {"epoch": float(epoch), "train_loss": total / len(order)}
         history.append(row | classification_metrics(scores, val.labels))
         if on_epoch is not None:
@@ -104,6 +104,10 @@ def linear_accuracy(train: Features, val: Features, c: float = 100.0, max_iter: 
     Returns:
         Share of ``val`` that is classified right, in [0, 1].
     """
+    # takes half a second to import, which a training need not wait for
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     classifier = LogisticRegression(C=c, max_iter=max_iter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -55,7 +55,7 @@ class MINE(nn.Module):
         log_mean = others.flatten().logsumexp(dim=0) - math.log(len(z0))
         if torch.is_grad_enabled():
             now = log_mean.detach()
-            before = now if self.log_average.isnan() else self.log_average
+            before = torch.where(self.log_average.isnan(), now, self.log_average)
             weights = (math.log(1 - _RATE), math.log(_RATE))
             self.log_average.copy_(torch.logaddexp(weights[0] + before, weights[1] + now))
         bound = joint - log_mean

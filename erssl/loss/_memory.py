@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightly.models.modules.memory_bank import MemoryBankModule
@@ -21,6 +22,7 @@ class PersistentMemoryBank(MemoryBankModule):
     bank: Tensor
     bank_ptr: Tensor
     filled: Tensor
+    _known: tuple[Tensor, int, int] | None  # the count, its version, and its value on the host
 
     def __init__(self, size: int | Sequence[int]) -> None:
         """See lightly's ``MemoryBankModule``; ``size`` is (n, d), or 0 for no memory."""
@@ -30,6 +32,11 @@ class PersistentMemoryBank(MemoryBankModule):
         if not self.enabled:
             self.bank_ptr.zero_()  # lightly leaves the pointer of a disabled bank uninitialised
         self.register_buffer("filled", torch.zeros(1, dtype=torch.long))
+        self._known = (self.filled, self.filled._version, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and other processes count for themselves."""
+        return {**self.__dict__, "_known": None}
 
     @property
     def enabled(self) -> bool:
@@ -46,7 +53,7 @@ class PersistentMemoryBank(MemoryBankModule):
 
     def rows(self) -> Tensor | None:
         """The rows written so far (M, d), or ``None`` where there are none."""
-        filled = int(self.filled) if self.enabled else 0
+        filled = self._count() if self.enabled else 0
         return self.bank[:filled] if filled else None
 
     @torch.no_grad()
@@ -59,4 +66,19 @@ class PersistentMemoryBank(MemoryBankModule):
         slots = (self.bank_ptr + torch.arange(len(z), device=self.bank.device)) % size
         self.bank = self.bank.index_copy(0, slots, z)  # autograd may still hold the old one
         self.bank_ptr.copy_((self.bank_ptr + len(z)) % size)
-        self.filled.copy_((self.filled + len(z)).clamp_max(size))
+        filled = min(self._count() + len(z), size)
+        self.filled.fill_(filled)
+        self._known = (self.filled, self.filled._version, filled)
+
+    def _count(self) -> int:
+        """How many rows were written.
+
+        It is read from the device, which waits for it, only where the buffer is not as it was
+        left here: after a checkpoint, or on another device.
+        """
+        if self.filled.is_inference():  # which counts no changes
+            return int(self.filled)
+        known, version = self._known, self.filled._version
+        if known is None or known[0] is not self.filled or known[1] != version:
+            known = self._known = (self.filled, version, int(self.filled))
+        return known[2]

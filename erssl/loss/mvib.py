@@ -129,4 +129,6 @@ class MVIBLoss(nn.Module):
 
 def _posterior(z: Tensor) -> Independent[Normal]:
     mean, raw_scale = at_least_float32(z).chunk(2, dim=1)
-    return Independent(Normal(mean, F.softplus(raw_scale) + _SCALE_FLOOR), 1)
+    scale = F.softplus(raw_scale) + _SCALE_FLOOR
+    # a validation would wait for the device, and scales are above 0
+    return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from erssl.entropy import kde_entropy
 from erssl.errors import ConfigError
-from erssl.methods.optimizer import OptimizerOptions, build_optimizer
+from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
 from erssl.models.loading import checkpoint_header
@@ -205,7 +205,10 @@ class MultiViewMethod(LightningModule):
 
     @torch.no_grad()
     def target_branch(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Embeddings of the global views by the target branch."""
+        """Embeddings of the global views by the target branch.
+
+        Best computed before the online branch, whose activations then are not held beside it.
+        """
         if not self.has_target:
             raise RuntimeError("This method has no target branch; call add_target in __init__.")
         images = torch.cat(list(views))
@@ -280,6 +283,7 @@ class MultiViewMethod(LightningModule):
             int(trainer.estimated_stepping_batches),
             trainer.max_epochs or 1,
             [self.get_submodule(name) for name in self.constant_lr],
+            can_fuse(trainer, self.device),
         )
 
     def trained_modules(self) -> list[nn.Module]:
@@ -300,7 +304,8 @@ class MultiViewMethod(LightningModule):
         """Loss and its terms; for every method alike entropy and alignment of view 0.
 
         The entropy is a leave-one-out KDE of this device's rows, in nats, the alignment the mean
-        cosine with the target.
+        cosine with the target. Both, and the learning rate, are taken where loggers take a row and
+        at an epoch's end.
         """
         self.log("train_loss", step.loss, batch_size=batch_size)
         for name, value in getattr(self.criterion, "terms", {}).items():
@@ -312,7 +317,8 @@ class MultiViewMethod(LightningModule):
             entropy = kde_entropy(online, MONITOR_KAPPA, leave_one_out=len(online) > 1)
             self.log("train_entropy", entropy, batch_size=batch_size)
             self.log("train_alignment", (online * target).sum(-1).mean(), batch_size=batch_size)
-        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+            # a number of the host: to log it in every step would wait for the device in each
+            self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
 
 def check_queue(memory_bank_size: int | Sequence[int], projection_dim: int) -> None:

@@ -68,8 +68,8 @@ class BYOL(MultiViewMethod):
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """The prediction from each view against the target of the other."""
-        features, online = self.online_branch(views)
         target = self.target_branch(views)
+        features, online = self.online_branch(views)
         predictions = [self.prediction_head(z) for z in online]
         return StepOutput(self._loss(online, predictions, target), features, online[0], target[1])
 

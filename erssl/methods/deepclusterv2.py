@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 from lightly.utils import dist
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch import distributed as torch_dist
 from typing_extensions import Unpack
@@ -145,6 +143,9 @@ class DeepClusterV2(MultiViewMethod):
         self.clustered.fill_(True)
 
     def _centroids(self, rows: Tensor, seed: int) -> Tensor:
+        from sklearn.cluster import KMeans  # which no other method has to wait for
+        from sklearn.exceptions import ConvergenceWarning
+
         kmeans = KMeans(
             self.prototypes.shape[1],
             init="random",

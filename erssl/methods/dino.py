@@ -101,8 +101,8 @@ class DINO(MultiViewMethod):
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Every online view against the targets of the other global views."""
-        features, online = self.online_branch(views)
         target = self.target_branch(views[:2])
+        features, online = self.online_branch(views)
         with torch.autocast(target[0].device.type, enabled=False):
             outputs = self.prototypes(at_least_float32(torch.cat(online))).chunk(len(online))
             target_outputs = self.get_submodule("target_prototypes")(

@@ -142,8 +142,8 @@ class MoCoV2(MultiViewMethod):
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Query of view 0, key of view 1."""
-        features, (query,) = self.online_branch(views[:1])
         key = self._key(views[1])
+        features, (query,) = self.online_branch(views[:1])
         return StepOutput(self.criterion(query, key), features, query, key)
 
     @torch.no_grad()

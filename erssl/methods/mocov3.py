@@ -76,8 +76,8 @@ class MoCoV3(MultiViewMethod):
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """The prediction from each view finds the key of the other (Algorithm 1)."""
-        features, online = self.online_branch(views)
         k0, k1 = self.target_branch(views)
+        features, online = self.online_branch(views)
         q0, q1 = (self.prediction_head(z) for z in online)
         loss = 2 * self.temperature * (self.criterion(q0, k1) + self.criterion(q1, k0))
         return StepOutput(loss, features, online[0], k1)

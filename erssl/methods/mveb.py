@@ -81,7 +81,8 @@ class MVEB(MultiViewMethod):
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Online views against the targets of the global ones (equation 11)."""
+        followed = self.target_branch(views[:2]) if self.has_target else None
         features, online = self.online_branch(views)
-        target = self.target_branch(views[:2]) if self.has_target else online[:2]
+        target = online[:2] if followed is None else followed
         loss = self.criterion(online, target)
         return StepOutput(loss, features, online[0], target[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from lightly.models.utils import update_momentum
 from torch import nn
 
 
@@ -20,16 +19,18 @@ def update_target(online: nn.Module, target: nn.Module, momentum: float) -> None
 
     lightly's ``update_momentum`` moves parameters only; here the running statistics of batch
     normalisation move too, and counters are copied, so that the target is the online module at
-    m = 0 and usable in eval mode at any time.
+    m = 0 and usable in eval mode at any time. All tensors move at once, read and written once.
 
     Args:
         online: The trained module.
         target: Its copy from :func:`make_target`.
         momentum: m in [0, 1].
     """
-    update_momentum(online, target, m=momentum)
-    for own, other in zip(target.buffers(), online.buffers(), strict=True):
-        if own.dtype.is_floating_point:
-            own.lerp_(other, 1 - momentum)
-        else:
-            own.copy_(other)
+    own = [*target.parameters(), *target.buffers()]
+    other = [*online.parameters(), *online.buffers()]
+    pairs = list(zip(own, other, strict=True))
+    moving = [(t, o) for t, o in pairs if t.is_floating_point()]
+    counters = [(t, o) for t, o in pairs if not t.is_floating_point()]
+    torch._foreach_lerp_([t for t, _ in moving], [o for _, o in moving], 1 - momentum)
+    if counters:
+        torch._foreach_copy_([t for t, _ in counters], [o for _, o in counters])

@@ -73,8 +73,9 @@ class UniGradLoss(nn.Module):
         """F, moved by this batch before it is used; the first batch's own at first."""
         m = gather_rows(torch.cat([m0, m1]), self.gather_distributed)
         own = m.T @ m / len(m)
-        rho = self.rho if self.updates > 0 else 0.0
-        moment = rho * self.second_moment.to(own) + (1 - rho) * own
+        # chosen on the device, which a branch would wait for
+        before = torch.where(self.updates > 0, self.second_moment.to(own), own)
+        moment = self.rho * before + (1 - self.rho) * own
         if self.training:
             self.second_moment.copy_(moment)
             self.updates += 1
@@ -124,6 +125,6 @@ class UniGrad(MultiViewMethod):
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Each online view against the target of the other; no predictor."""
-        features, (z0, z1) = self.online_branch(views)
         m0, m1 = self.target_branch(views)
+        features, (z0, z1) = self.online_branch(views)
         return StepOutput(self.criterion(z0, z1, m0, m1), features, z0, m1)

@@ -1,6 +1,7 @@
 """The queue that widens the kernel sum: brute force, wrapping, checkpoints."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from lightly.loss import NTXentLoss
 
 from erssl.loss import EntRecLoss, ERLoss
+from erssl.loss._memory import PersistentMemoryBank
 
 from .loss_reference import check_loss, er_loss, unit, views
 
@@ -225,3 +227,23 @@ def test_sizes_that_lightly_refuses_are_refused():
 def test_the_discrete_kind_has_no_kernel_sum_to_widen():
     with pytest.raises(ValueError, match=r"widens a kernel sum, which kind='discrete' lacks\."):
         EntRecLoss("discrete", memory_bank_size=(8, 4))
+
+
+def test_the_count_follows_whatever_changes_the_buffer():
+    bank = PersistentMemoryBank((10, DIM))
+    bank.push(torch.randn(4, DIM))
+    before = {name: value.clone() for name, value in bank.named_buffers()}
+    other = copy.deepcopy(bank)
+    bank.push(torch.randn(4, DIM))
+    assert (len(bank.rows()), len(other.rows())) == (8, 4)
+    for name, value in bank.named_buffers():  # as a step is taken back
+        value.copy_(before[name])
+    assert len(bank.rows()) == 4
+    other.load_state_dict({**before, "filled": torch.tensor([2])})
+    assert len(other.rows()) == 2
+    other = pickle.loads(pickle.dumps(other.double()))
+    other.push(torch.randn(9, DIM))
+    assert len(other.rows()) == int(other.filled) == 10
+    with torch.inference_mode():
+        other = copy.deepcopy(bank).double()
+        assert len(other.rows()) == 4

@@ -1,6 +1,7 @@
 import copy
 import importlib.metadata
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from erssl.methods import (
     get_method,
     register_method,
 )
-from erssl.methods.optimizer import build_optimizer
+from erssl.methods.optimizer import build_optimizer, can_fuse
 from erssl.methods.target import make_target, update_target
 
 
@@ -171,6 +172,33 @@ def test_target_follows_by_the_cosine_schedule_once_an_optimiser_step():
         expected.parameters(), method.target_backbone.parameters(), strict=True
     ):
         torch.testing.assert_close(own, followed)
+
+
+@pytest.mark.parametrize(
+    ("precision", "clip", "fuses"),
+    [("32-true", 1.0, True), ("bf16-mixed", None, True), ("bf16-mixed", 1.0, False)],
+)
+def test_adamw_is_fused_and_steps_like_the_plain_one(precision, clip, fuses, monkeypatch):
+    options = OptimizerOptions("adamw", base_lr=0.1, weight_decay=0.1, warmup_epochs=0)
+    trained = []
+    for fused in (True, False):
+        seed_everything(0)
+        if not fused:
+            monkeypatch.setattr("erssl.methods.base.can_fuse", lambda *_: False)
+        method = build("mveb", optimizer=options)
+        _, trainer = fit(method, precision=precision, gradient_clip_val=clip)
+        assert trainer.optimizers[0].defaults["fused"] is (fused and fuses)
+        trained.append(list(method.parameters()))
+    torch.testing.assert_close(*trained, rtol=1e-3, atol=1e-4)
+
+
+def test_adamw_is_not_fused_where_float16_is_scaled():
+    method = build("mveb")
+    scaled = SimpleNamespace(
+        precision_plugin=SimpleNamespace(scaler=object()), gradient_clip_val=None
+    )
+    assert not can_fuse(scaled, method.device)
+    assert not can_fuse(Trainer(logger=False, enable_checkpointing=False), torch.device("mps"))
 
 
 def test_multi_crop_trains():

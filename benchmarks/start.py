@@ -1,0 +1,121 @@
+"""How long does erssl take to start?
+
+    python -m benchmarks.start
+
+Fresh processes by turns: ``erssl --help``, ``erssl pretrain --help``, ``import torch``, ``import
+erssl``, and all that ``erssl pretrain`` imports before its first step. Beside the wall time stands
+the processor time, which tells less of a busy machine. What ``import erssl`` adds to ``import
+torch`` is timed inside of a process that has imported torch. The heaviest packages of a pretraining
+are those of ``python -X importtime`` with the longest time of their own. The floor is Python's own
+start. Writes ``benchmarks/results/start.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from statistics import median
+from typing import Any
+
+from benchmarks._runs import RESULTS
+from erssl.runs import environment, write_json
+
+ERSSL = (sys.executable, "-m", "erssl.cli.main")
+COMMANDS = {
+    "python -c pass": (sys.executable, "-c", "pass"),
+    "erssl --help": (*ERSSL, "--help"),
+    "erssl pretrain --help": (*ERSSL, "pretrain", "--help"),
+    "import erssl": (sys.executable, "-c", "import erssl"),
+    "import torch": (sys.executable, "-c", "import torch"),
+    "import erssl.cli.pretrain": (sys.executable, "-c", "import erssl.cli.pretrain"),
+}
+BEYOND = "import erssl beyond torch"
+AFTER_TORCH = """import time, torch
+start, cpu = time.perf_counter(), time.process_time()
+import erssl
+print(time.perf_counter() - start, time.process_time() - cpu)
+"""
+TARGETS = {"erssl --help": 0.3, BEYOND: 0.1}
+
+
+def main(options: argparse.Namespace) -> None:
+    for words in COMMANDS.values():
+        spent(words)  # files come from memory from now on, byte code is written
+    rounds = [
+        {**{name: spent(words) for name, words in COMMANDS.items()}, BEYOND: beyond_torch()}
+        for _ in range(options.n)
+    ]
+    rows = [
+        {
+            "what": name,
+            "seconds": [done[name][0] for done in rounds],
+            "cpu_seconds": [done[name][1] for done in rounds],
+        }
+        for name in (*COMMANDS, BEYOND)
+    ]
+    report = {
+        "command": "python -m benchmarks.start",
+        "processes_of_each": options.n,
+        "targets_seconds": TARGETS,
+        "rows": rows,
+        "heaviest_imports_seconds": heaviest(),
+        "environment": environment(),
+    }
+    report["environment"]["command"] = report["command"]
+    if not options.dry:
+        write_json(RESULTS / "start.json", report)
+    print(table(rows))
+    print("\nown import time of erssl.cli.pretrain, by package:")
+    for name, seconds in report["heaviest_imports_seconds"].items():
+        print(f"  {seconds:6.3f} s  {name}")
+
+
+def spent(words: tuple[str, ...]) -> tuple[float, float]:
+    """Wall and processor seconds of a process."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def beyond_torch() -> tuple[float, float]:
+    """Wall and processor seconds of ``import erssl`` where torch is there."""
+    words = (sys.executable, "-c", AFTER_TORCH)
+    answer = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    seconds, cpu = map(float, answer.split())
+    return seconds, cpu
+
+
+def heaviest(count: int = 12) -> dict[str, float]:
+    """Packages whose modules take longest to import, in all, of what ``erssl pretrain`` needs."""
+    words = (sys.executable, "-X", "importtime", "-c", "import erssl.cli.pretrain")
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stderr
+    own: Counter[str] = Counter()
+    for microseconds, module in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", lines):
+        own[module.partition(".")[0]] += int(microseconds)
+    return {name: total / 1e6 for name, total in own.most_common(count)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown table of medians."""
+    lines = ["| what | median s | CPU s | target |", "|---|---|---|---|"]
+    for row in rows:
+        target = TARGETS.get(row["what"])
+        lines.append(
+            f"| `{row['what']}` | {median(row['seconds']):.3f} | "
+            f"{median(row['cpu_seconds']):.3f} | {'–' if target is None else f'{target} s'} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-n", type=int, default=7, help="processes of each command")
+    parser.add_argument("--dry", action="store_true", help="write no results")
+    main(parser.parse_args())
