@@ -29,12 +29,19 @@ def link_subset(source: Path, target: Path, per_class: int) -> Path:
     return target
 
 
-def pretrain(words: list[str], paths: list[str], run_dir: Path, threads: int = 0) -> None:
-    """``erssl pretrain`` in a process of its own; on ``threads`` threads, or as many as suit it."""
+def pretrain(
+    words: list[str], paths: list[str], run_dir: Path, threads: int = 0, before: str = ""
+) -> None:
+    """``erssl pretrain`` in a process of its own.
+
+    On ``threads`` threads, or as many as suit it; where there is code to run ``before``, after it.
+    """
     variables = dict(os.environ)
     if threads:
         variables["OMP_NUM_THREADS"] = str(threads)
-    command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *words, *paths]
+    start = f"{before}; from erssl.cli.main import main; raise SystemExit(main())"
+    how = ["-c", start] if before else ["-m", "erssl.cli.main"]
+    command = [sys.executable, *how, "pretrain", *words, *paths]
     subprocess.run([*command, f"run_dir={run_dir}"], check=True, env=variables)
 
 

@@ -1,0 +1,103 @@
+"""Does what was made faster still learn the same?
+
+    python -m benchmarks.same_learning <folder with train/ and test/ of CIFAR-10 as pictures>
+
+MVEB on a part of CIFAR-10 by ``erssl pretrain``, from two seeds with each way of making views, and
+once more with every score solved in float64, which has to give the losses of the same seed where
+float32 was used. Two runs at a time, each on one thread. Writes
+``benchmarks/results/same_learning.json`` and ``same_learning.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks._runs import COMMON, RESULTS, link_subset, pretrain, summary
+from erssl.data.options import PIPELINES
+from erssl.runs import environment, write_json
+
+SETTING = (*COMMON, "method=mveb", "method.target=shared", "batch_size=256", "epochs=10")
+DOUBLE = "float64 score"
+ALL_IN_FLOAT64 = "from erssl.entropy import score; score._TOLERANCE = 0.0"
+TRAIN_PER_CLASS, TEST_PER_CLASS, SEEDS = 600, 100, (0, 1)
+
+
+def main(pictures: Path) -> None:
+    runs = {f"{name} seed {seed}": (name, seed) for name in PIPELINES for seed in SEEDS}
+    runs[DOUBLE] = ("lightly", 0)
+    with tempfile.TemporaryDirectory() as folder:
+        train = link_subset(pictures / "train", Path(folder, "train"), TRAIN_PER_CLASS)
+        test = link_subset(pictures / "test", Path(folder, "test"), TEST_PER_CLASS)
+
+        def run(name: str) -> dict[str, Any]:
+            pipeline, seed = runs[name]
+            words = [*SETTING, f"data.pipeline={pipeline}", f"seed={seed}", "data.num_workers=1"]
+            paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
+            own = Path(folder, name.replace(" ", "_"))
+            pretrain(words, paths, own, 1, before=ALL_IN_FLOAT64 if name == DOUBLE else "")
+            return summary(own, words)
+
+        with ThreadPoolExecutor(2) as pool:
+            done = dict(zip(runs, pool.map(run, runs), strict=True))
+    report: dict[str, Any] = {"command": "python -m benchmarks.same_learning", "runs": done}
+    report["float64_score"] = difference(done["lightly seed 0"], done[DOUBLE])
+    report["environment"] = environment() | {"command": report["command"]}
+    write_json(RESULTS / "same_learning.json", report)
+    plot(done, RESULTS / "same_learning.png")
+    print(table(done))
+    print(report["float64_score"])
+
+
+def difference(run: dict[str, Any], exact: dict[str, Any]) -> dict[str, float]:
+    """Largest distance of the two losses over training, and of the final accuracies."""
+    pairs = zip(run["curves"]["train_loss"], exact["curves"]["train_loss"], strict=True)
+    return {
+        "largest_loss_difference": max(abs(a - b) for (_, a), (_, b) in pairs),
+        "knn_difference": run["metrics"]["knn_top1"] - exact["metrics"]["knn_top1"],
+    }
+
+
+def table(runs: dict[str, Any]) -> str:
+    """Markdown table of what each run ended with."""
+    lines = ["| run | kNN | linear | loss | seconds |", "|---|---|---|---|---|"]
+    for name, run in runs.items():
+        m = run["metrics"]
+        lines.append(
+            f"| {name} | {m['knn_top1']:.3f} | {m['linear_top1']:.3f} | {m['train_loss']:.4f} | "
+            f"{run['wall_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(runs: dict[str, Any], path: Path) -> None:
+    """Loss and kNN accuracy over steps; one colour a pipeline, the second seed dashed."""
+    from matplotlib.figure import Figure
+
+    colors = dict(
+        zip((*PIPELINES, DOUBLE), ("#0072B2", "#D55E00", "#009E73", "black"), strict=True)
+    )
+    figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
+    for place, (metric, label) in enumerate(
+        (("train_loss", "loss"), ("val_knn_top1", "kNN top-1")), 1
+    ):
+        axes = figure.add_subplot(1, 2, place)
+        for name, run in runs.items():
+            steps, values = zip(*run["curves"][metric], strict=True)
+            setting, _, seed = name.partition(" seed ")
+            style = ":" if name == DOUBLE else "-" if seed == "0" else "--"
+            axes.plot(steps, values, style, color=colors[setting], linewidth=1.4, label=name)
+        axes.set(title=label, xlabel="step")
+        axes.grid(alpha=0.25)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", type=Path)
+    main(parser.parse_args().pictures)
