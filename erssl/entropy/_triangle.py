@@ -19,10 +19,15 @@ _BLOCKS = 128, 256  # rows of a block, up to 1024 rows in all and beyond: quicke
 _SAMPLE, _MARGIN = 2**16, 0.02  # of the bracket in which a median is looked for
 
 
+def in_blocks(matrix: Tensor) -> bool:
+    """Whether a matrix is looked at in several blocks."""
+    return matrix.device.type == "cpu"
+
+
 def spans(matrix: Tensor) -> list[tuple[int, int]]:
     """First row of each block of a matrix (..., N, N), and the one after its last."""
     n = matrix.shape[-1]
-    size = _BLOCKS[n > 1024] if matrix.device.type == "cpu" else n
+    size = _BLOCKS[n > 1024] if in_blocks(matrix) else n
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
@@ -60,7 +65,7 @@ def product(matrix: Tensor, x: Tensor) -> Tensor:
 
 def upper_median(matrix: Tensor) -> Tensor:
     """Median (...) of all N² entries; of an even count the upper of the middle two."""
-    if matrix.device.type != "cpu":
+    if not in_blocks(matrix):
         return -(-matrix).flatten(-2).median(dim=-1).values
     n = matrix.shape[-1]
     medians = [_upper_median(m) for m in matrix.reshape(-1, n, n)]
@@ -99,7 +104,7 @@ class Cholesky(NamedTuple):
 
     Attributes:
         lower: L (..., N, N).
-        inverses: Inverse of each block on its diagonal; none but on the CPU.
+        inverses: Inverse of each block on its diagonal; none of a matrix that is one.
         failed: Whether the matrix was not positive definite in this precision, (...).
     """
 
@@ -110,7 +115,7 @@ class Cholesky(NamedTuple):
 
 def cholesky_(matrix: Tensor) -> Cholesky:
     """Factor a matrix (..., N, N) in its place; never raises."""
-    if matrix.device.type != "cpu":
+    if not in_blocks(matrix):
         factor, info = torch.linalg.cholesky_ex(matrix)
         return Cholesky(factor, [], info != 0)
     failed = torch.zeros(matrix.shape[:-2], dtype=torch.bool, device=matrix.device)

@@ -450,3 +450,13 @@ def test_columns_are_those_of_the_whole(geometry):
     z = unit_rows(300, 12, dtype=torch.float64)
     part = stein_score(z, geometry=geometry, columns=slice(3, 7))
     torch.testing.assert_close(part, stein_score(z, geometry=geometry)[:, 3:7])
+
+
+@both_geometries
+@pytest.mark.parametrize("views", [None, 3])
+def test_one_block_as_on_a_gpu_gives_the_same_scores(monkeypatch, views, geometry):
+    z = torch.stack([unit_rows(400, 24, seed, torch.float64) for seed in range(views or 1)])
+    z = z if views else z[0]
+    in_blocks = stein_score(z, geometry=geometry)
+    monkeypatch.setattr("erssl.entropy._triangle.in_blocks", lambda matrix: False)
+    torch.testing.assert_close(stein_score(z, geometry=geometry), in_blocks, rtol=1e-8, atol=1e-8)
