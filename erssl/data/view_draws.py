@@ -1,7 +1,7 @@
 """What is drawn for a view, for many pictures at once, on any device.
 
 The views of lightly are made a picture at a time from global generators. Where they are made
-otherwise (:mod:`erssl.data.views` names the pipelines), what they do is read from lightly's own
+otherwise (:mod:`erssl.data.pipelines`), what they do is read from lightly's own
 transform, so that there is one place that says what a recipe is, and what is drawn follows from
 seed, epoch and picture through a hash, which has no state and is the same on every device.
 """
