@@ -60,20 +60,34 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def product_rate(n: int, dim: int, repeats: int = 7) -> float:
-    """Operations a second of an (n, dim) x (dim, n) matrix product in float32, the median."""
-    a = torch.randn(n, dim, device=device())
-    product = torch.empty(n, n, device=device())
-    costs = by_turns({"product": lambda: torch.mm(a, a.T, out=product)}, repeats)
-    return 2 * n * n * dim / seconds(costs["product"])
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds of a call, the device's work included."""
+    synchronize()
+    start = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def product_rate(
+    rows: int, columns: int, inner: int, dtype: torch.dtype = torch.float32, repeats: int = 7
+) -> float:
+    """Operations a second of an (rows, inner) x (inner, columns) matrix product, the median.
+
+    A multiply-add counts as two.
+    """
+    a = torch.randn(rows, inner, device=device(), dtype=dtype)
+    b = torch.randn(inner, columns, device=device(), dtype=dtype)
+    product = torch.mm(a, b)
+    taken = [timed(lambda: torch.mm(a, b, out=product)) for _ in range(repeats)]
+    return 2 * rows * columns * inner / median(taken)
 
 
 def copy_rate(repeats: int = 7) -> float:
     """Bytes a second that a copy of 256 MB reads and writes, the median."""
     source = torch.zeros(2**26, device=device())
     target = torch.ones_like(source)
-    costs = by_turns({"copy": lambda: target.copy_(source)}, repeats)
-    return 2 * source.nbytes / seconds(costs["copy"])
+    return 2 * source.nbytes / median(timed(lambda: target.copy_(source)) for _ in range(repeats))
 
 
 def in_own_process(module: str, *words: object) -> str:

@@ -28,6 +28,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from benchmarks._runs import RESULTS
+from benchmarks._timing import copy_rate, device, product_rate, synchronize
 from erssl.data import SSLDataModule, ViewOptions, build_views, default_options
 from erssl.data.held import views_of_rows
 from erssl.data.view_draws import ViewSpec, read_view, streams
@@ -35,7 +36,7 @@ from erssl.methods import get_method
 from erssl.models import BackboneOptions, build_backbone
 from erssl.runs import environment, write_json
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = device()
 ON_GPU = DEVICE.type == "cuda"
 BATCH = 512 if ON_GPU else 128
 BACKBONE = (
@@ -108,12 +109,9 @@ def floor(specs: list[ViewSpec], height: int, width: int) -> dict[str, float]:
     written = sum(4 * 3 * spec.size**2 for spec in specs)
     multiply_adds = sum(3 * height * spec.size * (width + spec.size) for spec in specs)
     read = 3 * height * width * len(specs)
-    large = torch.empty(2**26, device=DEVICE)
-    copy = large.clone()
-    bytes_a_second = 2 * 4 * len(large) * rate(lambda: copy.copy_(large))
+    bytes_a_second = copy_rate()
     side = 4096 if ON_GPU else 1024
-    matrix = torch.rand(side, side, device=DEVICE)
-    multiply_adds_a_second = side**3 * rate(lambda: matrix @ matrix)
+    multiply_adds_a_second = product_rate(side, side, side) / 2
     return {
         "floor_bytes": read + written,
         "floor_multiply_adds": multiply_adds,
@@ -127,21 +125,16 @@ def floor(specs: list[ViewSpec], height: int, width: int) -> dict[str, float]:
 def rate(work: Callable[[], Any]) -> float:
     """How often a second it can be done, after one time that is not counted."""
     work()
-    wait()
+    synchronize()
     began, done = time.perf_counter(), 0
     while (passed := time.perf_counter() - began) < SECONDS:
         work()
         done += 1
         if done % 20 == 0 or not ON_GPU:
-            wait()
-    wait()
+            synchronize()
+    synchronize()
     passed = time.perf_counter() - began
     return done / passed
-
-
-def wait() -> None:
-    if ON_GPU:
-        torch.cuda.synchronize()
 
 
 def photograph_pieces(height: int, width: int, count: int) -> list[Any]:
@@ -225,11 +218,11 @@ def timed(
     step: Callable[[list[Tensor]], None], feed: Iterator[list[Tensor]]
 ) -> tuple[float, float]:
     """Seconds of one of `STEPS` steps, and those of this process's threads."""
-    wait()
+    synchronize()
     began, cpu = time.perf_counter(), time.process_time()
     for _ in range(STEPS):
         step(next(feed))
-    wait()
+    synchronize()
     return (time.perf_counter() - began) / STEPS, (time.process_time() - cpu) / STEPS
 
 

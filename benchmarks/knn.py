@@ -32,6 +32,7 @@ from lightly.utils.benchmarking import knn_predict
 from torch import Tensor
 
 from benchmarks._runs import RESULTS
+from benchmarks._timing import product_rate
 from erssl.evaluation import Features, knn_accuracy, knn_scores
 from erssl.runs import environment, write_json
 
@@ -43,7 +44,7 @@ NOISE = 4.0  # beside centres of deviation 1; neither too easy nor at chance
 
 
 def main() -> None:
-    rows, rate = [], matrix_rate()
+    rows, rate = [], product_rate(BATCH, N, DIM)
     for classes in CLASSES:
         rows += compare(classes)
     floor = 2 * N * M * DIM / rate
@@ -161,17 +162,6 @@ def clouds(n: int, centres: Tensor, generator: torch.Generator) -> Features:
     for rows, own in zip(features.split(1000), labels.split(1000), strict=True):
         rows += centres[own]
     return Features(features, labels)
-
-
-def matrix_rate() -> float:
-    """Operations a second of torch's matrix product at lightly's shapes; the best of 30."""
-    queries, bank, product = torch.randn(BATCH, DIM), torch.randn(DIM, N), torch.empty(BATCH, N)
-    seconds = []
-    for _ in range(30):
-        start = time.perf_counter()
-        torch.mm(queries, bank, out=product)
-        seconds.append(time.perf_counter() - start)
-    return 2 * N * BATCH * DIM / min(seconds)
 
 
 def peak() -> int:

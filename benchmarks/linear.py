@@ -31,12 +31,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks._runs import RESULTS
+from benchmarks._timing import device, timed
 from erssl.evaluation import Features
 from erssl.runs import environment, write_json
 
 N, HELD_OUT, DIM, CLASSES, SPREAD = 50_000, 10_000, 512, 10, 0.1
 EPOCHS, BATCH, REPEATS = 5, 256, 3
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = device()
 
 
 def main(options: argparse.Namespace) -> None:
@@ -55,13 +56,13 @@ def main(options: argparse.Namespace) -> None:
         "command": "python -m benchmarks.linear",
         "setting": {
             **{"n": N, "held_out": HELD_OUT, "dim": DIM, "classes": CLASSES, "spread": SPREAD},
-            **{"epochs": EPOCHS, "batch": BATCH, "seed": 0, "device": DEVICE},
+            **{"epochs": EPOCHS, "batch": BATCH, "seed": 0, "device": DEVICE.type},
         },
         "threads": torch.get_num_threads(),
         "repeats": options.n,
         "floor_seconds": floor,
         "rows": rows,
-        "environment": environment(torch.device(DEVICE)),
+        "environment": environment(DEVICE),
     }
     report["environment"]["command"] = report["command"]
     if not options.dry:
@@ -103,7 +104,7 @@ def lightly(train: Features, val: Features) -> float:
     module = LinearClassifier(nn.Identity(), BATCH, feature_dim=DIM, num_classes=CLASSES)
     trainer = Trainer(
         max_epochs=EPOCHS,
-        accelerator=DEVICE,
+        accelerator=DEVICE.type,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -161,15 +162,6 @@ def floor_seconds() -> float:
     read = min(timed(features.sum) for _ in range(5))
     products = 2 * N / BATCH + HELD_OUT / BATCH
     return EPOCHS * (products * product + read)
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds of a call."""
-    start = time.perf_counter()
-    work()
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def table(rows: list[dict[str, Any]]) -> str:
