@@ -20,43 +20,15 @@ the device. Writes ``benchmarks/results/step.json``.
 from __future__ import annotations
 
 import argparse
-import copy
-import gc
-import multiprocessing
-import os
-import resource
 import time
-from multiprocessing.connection import Connection
 from statistics import median
-from typing import Any, NamedTuple
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's words on machines without a GPU
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._runs import RESULTS
+from benchmarks._steps import CONTENDERS, SIZE, Plan, Setting, Worker
 from erssl.runs import environment, write_json
-
-SIZE, CLASSES, MOMENTUM = 224, 1000, 0.996
-CONTENDERS = ("erssl MVEB", "lightly BYOL")
-WAITS = (
-    *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"),
-    *("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy"),
-)  # but cudaDeviceSynchronize, which the profiler calls itself
-
-
-class Setting(NamedTuple):
-    """How both contenders are run."""
-
-    name: str
-    channels_last: bool = False
-    bfloat16: bool = False
-    compiled: bool = False
-
 
 SETTINGS = (
     Setting("float32"),
@@ -64,16 +36,6 @@ SETTINGS = (
     Setting("bfloat16, channels-last", channels_last=True, bfloat16=True),
     Setting("bfloat16, channels-last, compiled", True, True, True),
 )
-
-
-class Plan(NamedTuple):
-    """Device and size of the measurement."""
-
-    device: str
-    batch: int
-    turns: int
-    steps: int  # in a turn
-    settings: tuple[Setting, ...]
 
 
 def plan(options: argparse.Namespace) -> Plan:
@@ -106,7 +68,11 @@ def main(options: argparse.Namespace) -> None:
     if not options.dry:
         write_json(RESULTS / "step.json", report)
     for row in ratios(rows):
-        print(f"{row['setting']}: time {row['seconds']:.3f}, memory {row['memory']:.3f} of BYOL's")
+        print(
+            f"{row['setting']}: time {row['seconds']:.3f}, CPU time {row['cpu_seconds']:.3f}, "
+            f"memory {row['memory']:.3f} of BYOL's; "
+            f"time {row['seconds_by_plain']:.3f} of its in float32"
+        )
     for row in rows[:2]:
         print(f"\n{row['contender']}, {row['setting']}, operations by own time:")
         print("\n".join(f"  {share:6.1%}  {name}" for name, share in row["profile"]))
@@ -115,12 +81,14 @@ def main(options: argparse.Namespace) -> None:
 def compare(asked: Plan, setting: Setting) -> list[dict[str, Any]]:
     """Both contenders at one setting, by turns."""
     device = torch.device(asked.device)
-    rate = matrix_rate(device, torch.bfloat16 if setting.bfloat16 else torch.float32)
-    bytes_rate = copy_rate(device)
+    dtype = torch.bfloat16 if setting.bfloat16 else torch.float32
+    rates = [(matrix_rate(device, dtype), copy_rate(device))]
     workers = {name: Worker(name, asked, setting) for name in CONTENDERS}
     for worker in workers.values():  # one after the other, lest they disturb each other's profile
         worker.facts = worker.ask("facts")
     turns = [{n: w.ask("turn") for n, w in workers.items()} for _ in range(asked.turns)]
+    rates.append((matrix_rate(device, dtype), copy_rate(device)))  # a machine may have been busy
+    rate, bytes_rate = map(max, zip(*rates, strict=True))
     rows = []
     for name, worker in workers.items():
         memory = worker.ask("memory")
@@ -135,239 +103,12 @@ def compare(asked: Plan, setting: Setting) -> list[dict[str, Any]]:
     return rows
 
 
-class Worker:
-    """A process that holds one contender and does what it is asked."""
-
-    def __init__(self, name: str, asked: Plan, setting: Setting) -> None:
-        """Start it."""
-        context = multiprocessing.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, name, asked, setting))
-        self.process.start()
-        self.facts: dict[str, Any] = {}
-
-    def ask(self, what: str) -> Any:
-        """Its answer."""
-        self.pipe.send(what)
-        return self.pipe.recv()
-
-    def close(self) -> None:
-        """Let it end."""
-        self.pipe.send("end")
-        self.process.join()
-
-
-def serve(pipe: Connection, name: str, asked: Plan, setting: Setting) -> None:
-    """Answer until the end is asked for."""
-    contender = Ours(asked, setting) if name == CONTENDERS[0] else Peer(asked, setting)
-    answers = {"facts": contender.facts, "turn": contender.turn, "memory": contender.memory}
-    while (what := pipe.recv()) != "end":
-        pipe.send(answers[what]())
-
-
-class Contender:
-    """One model with its pictures; sub-classes say what it is and how it steps."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-
-    def __init__(self, asked: Plan, setting: Setting) -> None:
-        """Draw the pictures."""
-        self.asked, self.setting = asked, setting
-        self.device = torch.device(asked.device)
-        torch.manual_seed(0)
-        layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-        shape = (asked.batch, 3, SIZE, SIZE)
-        self.views = [
-            torch.randn(shape).to(self.device).contiguous(memory_format=layout) for _ in range(2)
-        ]
-        self.labels = torch.randint(CLASSES, (asked.batch,)).to(self.device)
-
-    def loss(self) -> Tensor:
-        """Loss of the pictures, that of the online classifier included."""
-        raise NotImplementedError
-
-    def before(self) -> None:
-        """What comes before the forward pass."""
-
-    def after(self) -> None:
-        """What comes after the optimiser."""
-
-    def step(self) -> None:
-        """One training step."""
-        self.before()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.setting.bfloat16):
-            loss = self.loss()
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.after()
-
-    def turn(self) -> tuple[float, float]:
-        """Seconds and CPU seconds of a step, the mean of a turn's."""
-        self.wait()
-        start, cpu = time.perf_counter(), time.process_time()
-        for _ in range(self.asked.steps):
-            self.step()
-        self.wait()
-        spent = time.perf_counter() - start, time.process_time() - cpu
-        return spent[0] / self.asked.steps, spent[1] / self.asked.steps
-
-    def facts(self) -> dict[str, Any]:
-        """Warm up; count what a step computes, keeps and waits for."""
-        self.step()
-        facts: dict[str, Any] = {}
-        if not self.setting.compiled:  # whose operations are not seen one by one
-            kept, flops = Kept(self.model), FlopCounterMode(display=False)
-            with kept, flops:
-                self.step()
-            facts = {"flops": flops.get_total_flops(), "kept_bytes": kept.bytes}
-        cuda = [ProfilerActivity.CUDA] * (self.device.type == "cuda")
-        with profile(activities=[ProfilerActivity.CPU, *cuda]) as profiled:
-            self.step()
-        events = profiled.key_averages()
-        facts["waits"] = {e.key: e.count for e in events if e.key in WAITS}
-        facts["profile"] = busiest(events, self.device)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        return facts
-
-    def memory(self) -> dict[str, float]:
-        """Peaks, MiB."""
-        peaks = {"resident_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
-        if self.device.type == "cuda":
-            peaks["cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        return peaks
-
-    def wait(self) -> None:
-        """Until the device has done all."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-class Ours(Contender):
-    """MVEB with the paper's head, as ``erssl pretrain`` trains it."""
-
-    def __init__(self, asked: Plan, setting: Setting) -> None:
-        """Build it; ``build_optimizer`` is what ``configure_optimizers`` calls."""
-        from erssl.methods import MVEB
-        from erssl.methods.optimizer import build_optimizer
-
-        super().__init__(asked, setting)
-        layout = {"channels_last": setting.channels_last, "compile": setting.compiled}
-        self.method = MVEB(asked.batch, CLASSES, **layout).to(self.device).train()
-        self.model = self.method
-        probe = self.method.online_classifier
-        modules = self.method.trained_modules()
-        options = self.method.optimizer_options
-        made = build_optimizer(options, modules, probe, asked.batch, 1000, 100)
-        self.optimizer = made["optimizer"]
-
-    def loss(self) -> Tensor:
-        """As ``training_step``."""
-        step = self.method.multi_view_step(self.views)
-        probe = self.method.online_classifier
-        return step.loss + probe.training_step((step.features.detach(), self.labels), 0)[0]
-
-    def after(self) -> None:
-        """The EMA."""
-        from erssl.methods.target import update_target
-
-        for name in ("backbone", "projection_head"):
-            online, target = (self.method.get_submodule(n) for n in (name, f"target_{name}"))
-            update_target(online, target, MOMENTUM)
-
-
-class Peer(Contender):
-    """BYOL of lightly's parts, in the order of its ImageNet benchmark."""
-
-    def __init__(self, asked: Plan, setting: Setting) -> None:
-        """Build it."""
-        from lightly.loss import NegativeCosineSimilarity
-        from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
-        from lightly.models.utils import get_weight_decay_parameters
-        from lightly.utils.benchmarking import OnlineLinearClassifier
-        from lightly.utils.lars import LARS
-        from torchvision.models import resnet50
-
-        super().__init__(asked, setting)
-        backbone = resnet50()
-        backbone.fc = nn.Identity()
-        parts = {"backbone": backbone, "projection": BYOLProjectionHead()}
-        parts |= {"prediction": BYOLPredictionHead(), "probe": OnlineLinearClassifier()}
-        teachers = {f"teacher_{n}": copy.deepcopy(parts[n]) for n in ("backbone", "projection")}
-        self.parts = nn.ModuleDict({**parts, **teachers}).to(self.device).train()
-        self.model = self.parts
-        if setting.channels_last:
-            self.parts.to(memory_format=torch.channels_last)
-        if setting.compiled:
-            self.parts["backbone"].compile()
-            self.parts["teacher_backbone"].compile()
-        self.criterion = NegativeCosineSimilarity()
-        trained = [self.parts[n] for n in ("backbone", "projection", "prediction")]
-        decay, no_decay = get_weight_decay_parameters(trained)
-        rest = [*no_decay, *self.parts["probe"].parameters()]
-        groups = [{"params": decay}, {"params": rest, "weight_decay": 0.0}]
-        rate = 0.45 * asked.batch / 256
-        self.optimizer = LARS(groups, lr=rate, momentum=0.9, weight_decay=1e-6)
-
-    def before(self) -> None:
-        """The EMA."""
-        from lightly.models.utils import update_momentum
-
-        for name in ("backbone", "projection"):
-            update_momentum(self.parts[name], self.parts[f"teacher_{name}"], m=MOMENTUM)
-
-    def loss(self) -> Tensor:
-        """Each view by each branch, one after another."""
-        with torch.no_grad():
-            targets = [
-                self.parts["teacher_projection"](self.parts["teacher_backbone"](v).flatten(1))
-                for v in self.views
-            ]
-        features = [self.parts["backbone"](v).flatten(1) for v in self.views]
-        own = [self.parts["prediction"](self.parts["projection"](f)) for f in features]
-        loss = 2 * (self.criterion(targets[0], own[1]) + self.criterion(targets[1], own[0]))
-        probe = self.parts["probe"].training_step((features[0].detach(), self.labels), 0)
-        total: Tensor = loss + probe[0]
-        return total
-
-
-class Kept(saved_tensors_hooks):
-    """Counts what autograd keeps, weights and buffers aside."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Leave out what the model holds in any case."""
-        own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-        self.bytes = 0
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                own.add(storage.data_ptr())
-                self.bytes += storage.nbytes()
-            return tensor
-
-        super().__init__(pack, lambda tensor: tensor)
-
-
-def busiest(events: Any, device: torch.device, count: int = 8) -> list[tuple[str, float]]:
-    """Operations and their shares of the time."""
-    where = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    on_cpu = device.type == "cpu"  # else kernels alone: operations have the time of theirs, too
-    times = {e.key: getattr(e, where) for e in events if on_cpu or e.device_type.name == "CUDA"}
-    total = sum(times.values())
-    ranked = sorted(times, key=lambda key: times[key], reverse=True)
-    return [(key, times[key] / total) for key in ranked[:count]]
-
-
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of torch's product of large matrices; the best of 5."""
+    """Operations a second of torch's product of large matrices; the best of 10."""
     n = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     torch.set_float32_matmul_precision("high")  # as torch lets convolutions compute on CUDA
-    return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(5))
+    return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(10))
 
 
 def copy_rate(device: torch.device) -> float:
@@ -388,11 +129,13 @@ def timed(work: Any, device: torch.device) -> float:
 
 
 def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours by lightly's, at each setting."""
+    """Ours by lightly's at each setting, and by lightly's as it comes, in the first."""
     found = []
+    plain = median(rows[1]["seconds"])
     for own, other in zip(rows[::2], rows[1::2], strict=True):
         memory = "cuda_mib" if "cuda_mib" in own else "kept_bytes"
         row = {cost: median(own[cost]) / median(other[cost]) for cost in ("seconds", "cpu_seconds")}
+        row["seconds_by_plain"] = median(own["seconds"]) / plain
         by_memory = own[memory] / other[memory] if memory in own else float("nan")
         found.append({"setting": own["setting"], **row, "memory_is": memory, "memory": by_memory})
     return found
