@@ -20,7 +20,6 @@ the device. Writes ``benchmarks/results/step.json``.
 from __future__ import annotations
 
 import argparse
-import time
 from statistics import median
 from typing import Any
 
@@ -28,6 +27,7 @@ import torch
 
 from benchmarks._runs import RESULTS
 from benchmarks._steps import CONTENDERS, SIZE, Plan, Setting, Worker
+from benchmarks._timing import copy_rate, product_rate
 from erssl.runs import environment, write_json
 
 SETTINGS = (
@@ -80,14 +80,17 @@ def main(options: argparse.Namespace) -> None:
 
 def compare(asked: Plan, setting: Setting) -> list[dict[str, Any]]:
     """Both contenders at one setting, by turns."""
-    device = torch.device(asked.device)
     dtype = torch.bfloat16 if setting.bfloat16 else torch.float32
-    rates = [(matrix_rate(device, dtype), copy_rate(device))]
+    side = 8192 if asked.device == "cuda" else 1536
+    torch.set_float32_matmul_precision("high")  # as torch lets convolutions compute on CUDA
+    rates = [(product_rate(side, side, side, dtype), copy_rate())]
     workers = {name: Worker(name, asked, setting) for name in CONTENDERS}
     for worker in workers.values():  # one after the other, lest they disturb each other's profile
         worker.facts = worker.ask("facts")
     turns = [{n: w.ask("turn") for n, w in workers.items()} for _ in range(asked.turns)]
-    rates.append((matrix_rate(device, dtype), copy_rate(device)))  # a machine may have been busy
+    rates.append(
+        (product_rate(side, side, side, dtype), copy_rate())
+    )  # a machine may have been busy
     rate, bytes_rate = map(max, zip(*rates, strict=True))
     rows = []
     for name, worker in workers.items():
@@ -101,31 +104,6 @@ def compare(asked: Plan, setting: Setting) -> list[dict[str, Any]]:
             row["floor_bytes_seconds"] = 2 * worker.facts["kept_bytes"] / bytes_rate
         rows.append(row | worker.facts | memory)
     return rows
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of torch's product of large matrices; the best of 10."""
-    n = 8192 if device.type == "cuda" else 1536
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    torch.set_float32_matmul_precision("high")  # as torch lets convolutions compute on CUDA
-    return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(10))
-
-
-def copy_rate(device: torch.device) -> float:
-    """Bytes read or written a second of a large copy; the best of 5."""
-    source = torch.ones(2**28 if device.type == "cuda" else 2**25, device=device)
-    other = torch.empty_like(source)
-    return 2 * source.nbytes / min(timed(lambda: other.copy_(source), device) for _ in range(5))
-
-
-def timed(work: Any, device: torch.device) -> float:
-    """Seconds of a call."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - start
 
 
 def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
