@@ -77,9 +77,8 @@ def _views(pictures: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
 
 
 def normalize(levels: Tensor, spec: ViewSpec) -> Tensor:
-    """Make levels 0..255 (N, 3, H, W), of any type, a view's normalised float32."""
-    # A channel at a time, since a tensor of three numbers would have to be brought to the device,
-    # which the host then waits for.
+    """Make levels 0..255 (N, 3, H, W) of any type a view's normalised float32."""
+    # A channel at a time: a tensor of three numbers, brought to the device, has the host wait.
     out = torch.empty(levels.shape, dtype=torch.float32, device=levels.device)
     for c, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
         torch.mul(levels[:, c], 1 / (255 * std), out=out[:, c]).sub_(mean / std)
