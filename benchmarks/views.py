@@ -37,6 +37,7 @@ from benchmarks._runs import RESULTS
 from erssl.data import PictureDataset, TransformedDataset, ViewOptions, build_views, load_image
 from erssl.data import fast_views as fast
 from erssl.data.datasets import PicturesInMemory
+from erssl.data.device_views import normalize
 from erssl.data.folders import PictureFiles
 from erssl.data.pipelines import make_pipeline
 from erssl.runs import environment, write_json
@@ -216,7 +217,7 @@ def _pairs(photo: Image.Image, size: int) -> dict[str, Pair]:
         )
     pairs["solarisation"] = lambda: fast.solarize(pixels), lambda: ImageOps.solarize(square, 128)
     pairs["normalisation"] = (
-        lambda: fast.normalize(batch, _SPEC),
+        lambda: normalize(batch.permute(0, 3, 1, 2), _SPEC),
         lambda: TF.normalize(T.ToTensor()(square), **SCALING),
     )
     return pairs

@@ -120,7 +120,10 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
         raise ConfigError(f"checkpoint={path} needs data=<what to read it on>.")
     said = {word.partition("=")[0] for word in words}
     module, embed, settings = _module(path, own, settings, trained_here, said)
-    data = SSLDataModule(settings.data, 2, settings.seed)
+    options = settings.data
+    if options.pipeline == "device":  # would hold all pictures; the lens has lightly's views there
+        options = dataclasses.replace(options, pipeline="lightly")
+    data = SSLDataModule(options, 2, settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     probe = data.probe_views(settings.lens.probe_size)
     lens = ERLens(probe, embed, kappas=settings.lens.kappas)

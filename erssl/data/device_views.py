@@ -73,10 +73,15 @@ def _views(pictures: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
         x = blur(x, draws.sigma, spec.blur_sigmas[1])
     if spec.solarize_prob:
         x = torch.where(_each(draws.solarize) & (x >= 128), 255 - x, x)
-    # A channel at a time, since a tensor of three numbers would have to be brought to the device.
-    out = torch.empty(x.shape, device=x.device)
+    return normalize(x, spec)
+
+
+def normalize(levels: Tensor, spec: ViewSpec) -> Tensor:
+    """Make levels 0..255 (N, 3, H, W) of any type a view's normalised float32."""
+    # A channel at a time: a tensor of three numbers, brought to the device, has the host wait.
+    out = torch.empty(levels.shape, dtype=torch.float32, device=levels.device)
     for c, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
-        torch.mul(x[:, c], 1 / (255 * std), out=out[:, c]).sub_(mean / std)
+        torch.mul(levels[:, c], 1 / (255 * std), out=out[:, c]).sub_(mean / std)
     return out
 
 

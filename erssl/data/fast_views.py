@@ -240,13 +240,6 @@ def solarize(pixels: Pixels) -> Pixels:
     return _of(cv2.LUT(pixels, _SOLARIZED))
 
 
-def normalize(views: Tensor, spec: ViewSpec) -> Tensor:
-    """Make 8-bit views (N, size, size, 3) normalised ones (N, 3, size, size) of 32-bit floats."""
-    values = views.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    mean, std = (values.new_tensor(s).view(3, 1, 1) for s in (spec.mean, spec.std))
-    return values.mul_(1 / (255 * std)).sub_(mean / std)
-
-
 def _scaled(pixels: Pixels, factor: float, offset: float) -> Pixels:
     shift = offset - _HALF
     affine = np.array(

@@ -25,7 +25,7 @@ class HeldPictures(Dataset[Any]):
     """Pictures in memory, of which a batch only says which ones and from what views are drawn.
 
     Attributes:
-        pixels: The pictures (N, H, W, 3) of 8 bit.
+        pixels: The pictures (N, H, W, 3) of 8 bit, on the device that makes their views.
         targets: Their class numbers (N,).
         seed: Of what is drawn.
     """

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from erssl.data.datasets import PictureDataset, TransformedDataset
+from erssl.data.device_views import normalize
 from erssl.data.draws import DrawnPictures, seed_worker
 from erssl.data.held import HeldPictures, as_it_is, views_of_rows
 from erssl.data.view_draws import read_view
@@ -109,13 +110,12 @@ class FastViews:
         self.specs = [read_view(view) for view in transform.transforms]
         try:
             from erssl.data import fast_views
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:  # the latter: before OpenCV 4.11
             raise ConfigError(
-                f"data.pipeline=fast needs OpenCV, which cannot be imported ({error}); run "
-                "pip install 'erssl[fast]', or set data.pipeline=lightly."
+                f"data.pipeline=fast needs OpenCV 4.11 or newer, which cannot be imported "
+                f"({error}); run pip install 'erssl[fast]', or set data.pipeline=lightly."
             ) from error
         self._make = fast_views.FastPictures
-        self._normalize = fast_views.normalize
 
     def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
         """As of `ViewPipeline`; the views are of 8 bits, (H, W, 3)."""
@@ -123,7 +123,8 @@ class FastViews:
 
     def finish(self, views: list[Tensor]) -> list[Tensor]:
         """As of `ViewPipeline`."""
-        return [self._normalize(view, spec) for view, spec in zip(views, self.specs, strict=True)]
+        each = zip(views, self.specs, strict=True)
+        return [normalize(view.permute(0, 3, 1, 2), spec) for view, spec in each]
 
     def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
         """As of `ViewPipeline`."""
@@ -155,7 +156,6 @@ class DeviceViews:
         self.specs = [read_view(view) for view in transform.transforms]
         self.workers = workers
         self._lightly = LightlyViews(transform)
-        self._pixels = torch.empty(0)
 
     def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
         """As of `ViewPipeline`; a batch has no views but what they are made of.
@@ -163,15 +163,15 @@ class DeviceViews:
         Raises:
             ConfigError: If the pictures cannot be held.
         """
-        held = HeldPictures(pictures, seed, self.workers)
-        self._pixels = held.pixels
-        return held
+        self._held = HeldPictures(pictures, seed, self.workers)
+        return self._held
 
     def finish(self, views: list[Tensor]) -> list[Tensor]:
         """As of `ViewPipeline`."""
         (rows,) = views
-        self._pixels = self._pixels.to(rows.device)
-        return views_of_rows(self._pixels, rows, self.specs)
+        held = self._held
+        held.pixels = held.pixels.to(rows.device)  # and nowhere else from then on
+        return views_of_rows(held.pixels, rows, self.specs)
 
     def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
         """As of `ViewPipeline`; a few pictures, of any size: lightly's own views."""

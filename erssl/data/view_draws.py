@@ -79,23 +79,31 @@ def read_view(transform: Any) -> ViewSpec:
         The view.
 
     Raises:
-        ConfigError: If it has a step whose like is not made elsewhere.
+        ConfigError: If it has a step whose like is not made elsewhere, or its steps come in another
+            order than that of `ViewSpec`.
     """
     found: dict[str, Any] = {}
+    order = [f.name for f in fields(ViewSpec)]
     steps = transform if isinstance(transform, T.Compose) else transform.transform
     for step in steps.transforms:
-        found |= _read_step(step)
+        read = _read_step(step)
+        last = max((order.index(key) for key in found), default=-1)
+        if any(order.index(key) <= last for key in read):
+            raise _only_lightlys(f"{type(step).__name__} in another place than is usual")
+        found |= read
     return ViewSpec(**found)
 
 
 def _read_step(step: Any) -> dict[str, Any]:
     if isinstance(step, T.RandomResizedCrop):
-        return {
-            "size": step.size[0],
-            "scale": tuple(step.scale),
-            "ratio": tuple(step.ratio),
-            "interpolation": T.InterpolationMode(step.interpolation).value,
-        }
+        interpolation = T.InterpolationMode(step.interpolation).value
+        if step.size[0] == step.size[1] and interpolation in ("bilinear", "bicubic"):
+            return {
+                "size": step.size[0],
+                "scale": tuple(step.scale),
+                "ratio": tuple(step.ratio),
+                "interpolation": interpolation,
+            }
     if isinstance(step, T.RandomHorizontalFlip):
         return {"flip_prob": step.p}
     if isinstance(step, T.RandomVerticalFlip):
@@ -119,9 +127,13 @@ def _read_step(step: Any) -> dict[str, Any]:
         return {"mean": tuple(step.mean), "std": tuple(step.std)}
     if isinstance(step, T.ToTensor) or getattr(step, "prob", None) == 0:
         return {}
-    raise ConfigError(
-        f"the view has the step {type(step).__name__}, which only data.pipeline=lightly makes; "
-        "set that, or choose another data.views.recipe."
+    raise _only_lightlys(type(step).__name__)
+
+
+def _only_lightlys(step: str) -> ConfigError:
+    return ConfigError(
+        f"the view has the step {step}, which only data.pipeline=lightly makes; set that, or "
+        "choose another data.views.recipe."
     )
 
 

@@ -31,6 +31,7 @@ def update_target(online: nn.Module, target: nn.Module, momentum: float) -> None
     pairs = list(zip(own, other, strict=True))
     moving = [(t, o) for t, o in pairs if t.is_floating_point()]
     counters = [(t, o) for t, o in pairs if not t.is_floating_point()]
-    torch._foreach_lerp_([t for t, _ in moving], [o for _, o in moving], 1 - momentum)
+    if moving:  # torch takes no empty lists, which an identity in place of a head gives
+        torch._foreach_lerp_([t for t, _ in moving], [o for _, o in moving], 1 - momentum)
     if counters:
         torch._foreach_copy_([t for t, _ in counters], [o for _, o in counters])

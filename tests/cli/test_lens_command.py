@@ -12,7 +12,7 @@ from torch import nn
 
 from erssl.cli._settings import run_settings
 from erssl.cli.main import main
-from erssl.data import SSLDataModule, default_options
+from erssl.data import SSLDataModule, default_options, pipelines
 from erssl.errors import DataError
 from erssl.evaluation import lens_reading
 from erssl.models import build_backbone
@@ -50,6 +50,15 @@ def test_a_run_is_read_as_its_own_lens_read_it_last(trained, capsys):
         assert printed(capsys.readouterr().out)["i_er_k10"] == pytest.approx(
             last["i_er_k10"], abs=1e-3
         )
+
+
+def test_no_pictures_are_held_for_views_that_are_lightlys(trained, monkeypatch, capsys):
+    readings = []
+    monkeypatch.setattr(pipelines, "HeldPictures", lambda *a: pytest.fail("pictures were held"))
+    for name in ("device", "lightly"):
+        assert main(["lens", f"checkpoint={trained[0]}", f"data.pipeline={name}"]) == 0
+        readings.append(printed(capsys.readouterr().out))
+    assert readings[0] and readings[0] == readings[1]
 
 
 def test_lens_files_of_a_run(trained):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from pytorch_lightning.plugins import HalfPrecision
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
 
 from erssl.data import SSLDataModule, ViewOptions, default_options, held
@@ -33,12 +35,8 @@ def _module(train: Path | None, batch_size: int, seed: int = 0, **changes: Any) 
     return SSLDataModule(default_options(**changes), batch_size, seed)
 
 
-def _epoch(module: SSLDataModule, loader: DataLoader[Any]) -> tuple[list[Tensor], Tensor]:
-    """Views and targets of an epoch, as a step gets them."""
-    return _batches(module, loader)
-
-
 def _batches(module: SSLDataModule, loader: Iterable[Any]) -> tuple[list[Tensor], Tensor]:
+    """Views and targets of batches, as a step gets them."""
     batches = [module.on_after_batch_transfer(batch) for batch in loader]
     views = zip(*(views for views, _ in batches), strict=True)
     return [torch.cat(view) for view in views], torch.cat([targets for _, targets in batches])
@@ -72,14 +70,14 @@ def test_views_follow_from_seed_epoch_and_picture(make_folder) -> None:
     module = _module(train, 3)
     loader = module.train_dataloader()
     loader.sampler.set_epoch(3)
-    first, second = _epoch(module, loader), _epoch(module, loader)
+    first, second = _batches(module, loader), _batches(module, loader)
     assert not torch.equal(first[0][0], second[0][0])
     other = _module(train, 5)
     loader = other.train_dataloader()
     loader.sampler.set_epoch(3)
-    for view, whole in zip(_epoch(other, loader)[0], first[0], strict=True):
+    for view, whole in zip(_batches(other, loader)[0], first[0], strict=True):
         assert torch.equal(view, whole)
-    assert not torch.equal(_epoch(*_with_loader(_module(train, 3, seed=1)))[0][0], first[0][0])
+    assert not torch.equal(_batches(*_with_loader(_module(train, 3, seed=1)))[0][0], first[0][0])
 
 
 def _with_loader(module: SSLDataModule) -> tuple[SSLDataModule, DataLoader[Any]]:
@@ -91,12 +89,12 @@ def test_an_epoch_goes_on_in_its_middle(make_folder) -> None:
     whole = _module(train, 3)
     loader = whole.train_dataloader()
     loader.sampler.set_epoch(3)
-    first, second = _epoch(whole, loader), _epoch(whole, loader)
+    first, second = _batches(whole, loader), _batches(whole, loader)
     module = _module(train, 3)
     module.load_state_dict({"epoch": 3, "batches": 2})
     loader = module.train_dataloader()
-    assert torch.equal(_epoch(module, loader)[0][1], first[0][1][2 * 3 :])
-    assert torch.equal(_epoch(module, loader)[0][1], second[0][1])
+    assert torch.equal(_batches(module, loader)[0][1], first[0][1][2 * 3 :])
+    assert torch.equal(_batches(module, loader)[0][1], second[0][1])
 
 
 def test_devices_share_the_batches_of_one(make_folder) -> None:
@@ -141,6 +139,16 @@ def test_what_is_held_is_what_lies_in_the_files(make_folder) -> None:
         picture, target = train[i]
         assert np.array_equal(found.pixels[i].numpy(), np.asarray(picture))
         assert found.targets[i] == target
+
+
+def test_pictures_are_held_once_and_where_they_are_used(make_folder) -> None:
+    module = _module(make_folder(), 2)
+    pictures, rows = module._drawn, torch.zeros(2, 2, dtype=torch.int64)
+    host = weakref.ref(pictures.pixels)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module.pipeline.finish([rows.to("cuda")])
+    assert pictures.pixels.device.type == "cuda" and host() is None
+    assert len(pictures) == 6
 
 
 def test_torchvisions_arrays_are_held_as_they_are() -> None:

@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as F
 
 from erssl.data.device_views import blur, jitter, luma, make_views, rotate, shift_hue
 from erssl.data.held import views_of_rows
+from erssl.data.pipelines import make_pipeline
 from erssl.data.view_draws import (
     ViewDraws,
     ViewSpec,
@@ -290,6 +291,13 @@ def test_host_and_device_do_not_wait_for_each_other(recipe: str, local_views: in
         views = views_of_rows(pixels, rows, _specs(recipe, local_views))
         assert len(views) == 2 + local_views
         assert all(view.device.type == "cuda" for view in views)
+
+
+def test_the_host_does_not_wait_for_fast_views_to_be_normalised() -> None:
+    pipeline = make_pipeline("fast", build_views(ViewOptions("byol"), 32, (0.5,) * 3, (0.2,) * 3))
+    with FakeTensorMode(), _NothingFromTheHost():
+        views = [torch.empty(4, 32, 32, 3, dtype=torch.uint8, device="cuda")] * 2
+        assert [view.device.type for view in pipeline.finish(views)] == ["cuda"] * 2
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -234,8 +235,9 @@ def test_what_it_cannot_make_is_said_before_the_pictures_are_read() -> None:
         SSLDataModule(replace(options, pipeline="fast"), 2, seed=0)
 
 
-def test_without_opencv_the_extra_is_named(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
+@pytest.mark.parametrize("opencv", [None, ModuleType("cv2")])  # absent, too old
+def test_without_opencv_the_extra_is_named(monkeypatch, opencv: ModuleType | None) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", opencv)
     for name in ("fast_views", "fast_images"):
         monkeypatch.delitem(sys.modules, f"erssl.data.{name}")
         monkeypatch.delattr(sys.modules["erssl.data"], name)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lightly.transforms.gaussian_blur import GaussianBlur
 from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
 from scipy import stats
 
@@ -50,6 +51,25 @@ def test_every_recipe_but_infomin_can_be_read(recipe: str):
 def test_a_step_that_it_does_not_know_is_refused():
     with pytest.raises(ConfigError, match=r"RandAugment.*data\.pipeline=lightly"):
         _specs("infomin")
+
+
+_CROP = T.RandomResizedCrop(8)
+_JITTER = T.RandomApply([T.ColorJitter(0.4)])
+
+
+@pytest.mark.parametrize(
+    ("steps", "named"),
+    [
+        ([_CROP, GaussianBlur(), _JITTER], "RandomApply in another place"),
+        ([_CROP, _JITTER, _JITTER], "RandomApply in another place"),
+        ([T.RandomHorizontalFlip(), _CROP], "RandomResizedCrop in another place"),
+        ([T.RandomResizedCrop((8, 9))], "RandomResizedCrop,"),
+        ([T.RandomResizedCrop(8, interpolation=T.InterpolationMode.NEAREST)], "RandomResizedCrop,"),
+    ],
+)
+def test_what_would_become_another_view_is_refused(steps: list[object], named: str):
+    with pytest.raises(ConfigError, match=named):
+        read_view(T.Compose(steps))
 
 
 @pytest.mark.parametrize(("scale", "size"), [((0.08, 1.0), (375, 500)), ((0.4, 1.0), (64, 300))])

@@ -150,6 +150,7 @@ def test_ema_moves_parameters_and_running_statistics_where_lightly_leaves_statis
             torch.testing.assert_close(value, expected)
     update_target(online, target, 0.0)
     torch.testing.assert_close(target.state_dict(), online.state_dict())
+    update_target(nn.Identity(), make_target(nn.Identity()), 0.5)  # a method without a head
 
 
 def test_target_follows_by_the_cosine_schedule_once_an_optimiser_step():
