@@ -333,6 +333,19 @@ def test_under_autocast_half_precision_views_give_the_float32_value(name, dtype)
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("name", [name for name in ALL_LOSSES if name != "mvib"])
+def test_a_backward_pass_under_autocast_keeps_the_gradient_in_float32(name):
+    # In bfloat16 its products would be off by 2^-9 or so
+    leaves = [z.float().requires_grad_() for z in views(2, 300, 8)]
+    loss_fn = ALL_LOSSES[name]()
+    expected = torch.autograd.grad(loss_fn(*leaves), leaves)
+    loss = loss_fn(*leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        computed = torch.autograd.grad(loss, leaves)
+    for a, b in zip(computed, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize("name", ["er", "discrete_er", "entrec", "entrec_discrete", "mveb"])
 def test_a_target_without_gradient_leaves_the_online_gradient_as_it_is(name):
     # An EMA branch: targets are constants, nothing asks for their gradient
