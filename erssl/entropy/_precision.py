@@ -36,7 +36,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def row_products(a: Tensor, b: Tensor) -> Tensor:
     """Inner product (N,) of each row of ``a`` (N, d) with that of ``b``, without their product."""
-    products: Tensor = _RowProducts.apply(a, b)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    products: Tensor = _RowProducts.apply(a.to(dtype), b.to(dtype))
     return products
 
 

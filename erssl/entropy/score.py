@@ -45,7 +45,8 @@ def stein_score(
     condition number passes what float32 resolves, at any ridge of the papers: float32 is kept
     where an estimate of what rounding does to the solution stays below 5e-4, else the system is
     solved in float64. That is decided on the host, so a GPU always solves in float64, as does
-    ``"sphere"``.
+    ``"sphere"``, and so does a host whose :func:`torch.set_float32_matmul_precision` is not
+    ``"highest"``.
 
     Args:
         z: Embeddings (N, d) with rows of unit norm, or a batch (V, N, d) of V views of them, each
@@ -77,7 +78,7 @@ def stein_score(
 
 
 def _may_stay_single(z: Tensor) -> bool:
-    """Whether to look if float32 does: on the host, and not if products may be of half precision."""
+    """Whether to look if float32 does: on the host, where no product is of half precision."""
     exact_products = torch.get_float32_matmul_precision() == "highest"
     return z.dtype == torch.float32 and z.device.type == "cpu" and exact_products
 

@@ -298,6 +298,15 @@ def test_float32_agrees_with_float64(name):
     assert single.item() == pytest.approx(double.item(), rel=2e-5, abs=2e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in ALL_LOSSES if name != "mvib"])
+def test_views_of_two_precisions_meet_in_the_wider_one(name):
+    z0, z1 = views(2, 16, 8)
+    loss_fn = ALL_LOSSES[name]()
+    loss = loss_fn(z0.float(), z1)
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(loss_fn(z0, z1).item(), rel=2e-5, abs=2e-5)
+
+
 @all_losses
 def test_terms_are_detached_and_make_up_the_value(name):
     z0, z1 = views(2, 8, 6)
