@@ -3,9 +3,9 @@
     python -m benchmarks.same_learning <folder with train/ and test/ of CIFAR-10 as pictures>
 
 MVEB on a part of CIFAR-10 by ``erssl pretrain``, from two seeds with each way of making views, and
-once more with every score solved in float64, which has to give the losses of the same seed where
-float32 was used. Two runs at a time, each on one thread. Writes
-``benchmarks/results/same_learning.json`` and ``same_learning.png``.
+once more with every score solved in float64. That one and the run of its seed differ by rounding
+alone at first, and then as two runs do whose weights differ a little. Two runs at a time, each on
+one thread. Writes ``benchmarks/results/same_learning.json`` and ``same_learning.png``.
 """
 
 from __future__ import annotations
@@ -74,17 +74,20 @@ def table(runs: dict[str, Any]) -> str:
 
 
 def plot(runs: dict[str, Any], path: Path) -> None:
-    """Loss and kNN accuracy over steps; one colour a pipeline, the second seed dashed."""
+    """Loss, alignment and entropy over steps; a colour a pipeline, the second seed dashed."""
     from matplotlib.figure import Figure
 
     colors = dict(
         zip((*PIPELINES, DOUBLE), ("#0072B2", "#D55E00", "#009E73", "black"), strict=True)
     )
-    figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
-    for place, (metric, label) in enumerate(
-        (("train_loss", "loss"), ("val_knn_top1", "kNN top-1")), 1
-    ):
-        axes = figure.add_subplot(1, 2, place)
+    figure = Figure(figsize=(11, 3.2), dpi=110, layout="constrained")
+    panels = {
+        "train_loss": "loss",
+        "train_alignment": "alignment (mean cosine)",
+        "train_entropy": "entropy, nats (κ = 10)",
+    }
+    for place, (metric, label) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, 3, place)
         for name, run in runs.items():
             steps, values = zip(*run["curves"][metric], strict=True)
             setting, _, seed = name.partition(" seed ")

@@ -6,9 +6,10 @@ import torch
 from lightly.models.modules.center import Center
 from torch import Tensor, nn
 
-from erssl.entropy._precision import at_least_float32, row_products
+from erssl.entropy._precision import at_least_float32
 from erssl.entropy.discrete import discrete_entropy
 from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss._softmax import softmax_terms
 from erssl.loss._views import Views, check_views, meet_targets
 
 
@@ -112,14 +113,10 @@ class DiscreteERLoss(nn.Module):
             targets = meet_targets([self._target_probs(t) for t in target_logits], len(logits))
             if self.center is not None and torch.is_grad_enabled():
                 self.center.update(torch.cat(target_logits).detach())
-            log_probs = [_log_softmax(z, self.temperature) for z in logits]
-            spread = log_probs
-            if self.entropy_temperature != self.temperature:
-                spread = [_log_softmax(z, self.entropy_temperature) for z in logits]
-            entropy = torch.stack([self._entropy(p) for p in spread]).mean()
-            reconstruction = torch.stack(
-                [self._reconstruction(p, t) for p, t in zip(log_probs, targets, strict=True)]
-            ).mean()
+            terms = [self._terms(z, t) for z, t in zip(logits, targets, strict=True)]
+            entropy, reconstruction = (
+                torch.stack(part).mean() for part in zip(*terms, strict=True)
+            )
         self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
         return -(entropy + reconstruction)
 
@@ -127,13 +124,10 @@ class DiscreteERLoss(nn.Module):
         centered = logits if self.center is None else logits - self.center.value.to(logits)
         return (centered / self.target_temperature).softmax(dim=-1)
 
-    def _entropy(self, log_probs: Tensor) -> Tensor:
-        mean = log_probs.exp().mean(dim=0, keepdim=True)
-        return discrete_entropy(gather_rows(mean, self.gather_distributed))
-
-    def _reconstruction(self, log_probs: Tensor, target: Tensor) -> Tensor:
-        return mean_over_ranks(row_products(target, log_probs), self.gather_distributed)
-
-
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    return (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)
+    def _terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Entropy and reconstruction of a view."""
+        mean, cross = softmax_terms(logits, target, self.temperature)
+        if self.entropy_temperature != self.temperature:
+            mean, _ = softmax_terms(logits, None, self.entropy_temperature)
+        means = gather_rows(mean[None], self.gather_distributed)
+        return discrete_entropy(means), mean_over_ranks(cross, self.gather_distributed)
