@@ -6,8 +6,8 @@ Two views of N random embeddings of 2048 dimensions, N from 256 to 8192, in floa
 beside those of lightly that a user would take in their place. The floor of a loss is the larger of
 two times: the operations of its matrix products at the rate of this machine's own (N, d) x (d, N)
 product, and the bytes of inputs and gradients at the rate of its copy. Then the discrete losses at
-K = 65,536 outputs beside lightly's ``DINOLoss``, and eight views in one call beside single calls.
-Writes ``benchmarks/results/losses.json`` and the picture of time against N, ``losses.png``.
+K = 65,536 outputs beside lightly's ``DINOLoss``, and eight views in one call beside four calls of
+two. Writes ``benchmarks/results/losses.json`` and the picture of time against N, ``losses.png``.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def prototypes(n: int) -> list[dict[str, Any]]:
 
 
 def views(n: int) -> list[dict[str, Any]]:
-    """Eight views in one call, and eight calls with one view more than a pair of targets."""
+    """Eight views in one call beside four calls of two views, with the same pair of targets."""
     z = [torch.randn(n, DIM, device=device(), requires_grad=True) for _ in range(VIEWS)]
     targets = [torch.randn(n, DIM, device=device()) for _ in range(2)]
     rows = []

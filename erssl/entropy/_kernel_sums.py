@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from erssl.entropy._precision import full_precision
+
 _ROWS = 256  # of a tile on the CPU, where more leave more of the triangle's blocks half idle
 _PAIRS = 2**26  # of a tile elsewhere (256 MiB), and from which on other pairs come in tiles
 
@@ -70,6 +72,7 @@ class _OwnKernelSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @full_precision
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         z, sums = ctx.saved_tensors
         kappa, leave_out = ctx.options

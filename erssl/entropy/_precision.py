@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,7 +36,25 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def row_products(a: Tensor, b: Tensor) -> Tensor:
     """Inner product (N,) of each row of ``a`` (N, d) with that of ``b``, without their product."""
-    return torch.einsum("nd,nd->n", a, b)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    products: Tensor = _RowProducts.apply(a.to(dtype), b.to(dtype))
+    return products
+
+
+class _RowProducts(torch.autograd.Function):
+    """Whose gradient is no matrix product, which a backward pass under autocast would round."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.einsum("nd,nd->n", a, b)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        of_a, of_b = ctx.needs_input_grad
+        gradient = gradient[:, None]
+        return gradient * b if of_a else None, gradient * a if of_b else None
 
 
 def _upcast(argument: object) -> object:

@@ -90,6 +90,8 @@ def _upper_median(matrix: Tensor) -> Tensor:
         )
         found = 2 * sum(map(len, near)) + sum(map(len, near_diagonal))
         if less < rank <= less + found:
+            if low == high:
+                return low
             below, diagonal, rank = near, near_diagonal, rank - less
     entries = [panel.flatten() for panel in (*below, *below, *diagonal)]
     return torch.cat(entries).kthvalue(rank).values

@@ -6,10 +6,10 @@ gradient estimator of Li & Turner (2018) under the vMF kernel :math:`\exp(z_i^\t
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from erssl.entropy import _triangle
@@ -43,9 +43,10 @@ def stein_score(
     Time O(N²d + N³/3), memory O(N² + Nd). The system is solved on the kernel scaled to
     k(z, z) = 1 by a Cholesky factorisation that does not raise. On embeddings near collapse its
     condition number passes what float32 resolves, at any ridge of the papers: float32 is kept
-    where an estimate of that number says that its error stays below 5e-4, else the system is
+    where an estimate of what rounding does to the solution stays below 5e-4, else the system is
     solved in float64. That is decided on the host, so a GPU always solves in float64, as does
-    ``"sphere"``.
+    ``"sphere"``, and so does a host whose :func:`torch.set_float32_matmul_precision` is not
+    ``"highest"``.
 
     Args:
         z: Embeddings (N, d) with rows of unit norm, or a batch (V, N, d) of V views of them, each
@@ -67,7 +68,7 @@ def stein_score(
     _check_score_options(z, bandwidth, eta, geometry)
     columns = columns or slice(None)
     # The sphere's right-hand side is a small difference, which float32 would spoil.
-    if z.dtype == torch.float32 and z.device.type == "cpu" and geometry == "euclidean":
+    if geometry == "euclidean" and _may_stay_single(z):
         score, exact = _solve(z, bandwidth, eta, geometry, columns)
         if exact:
             return score
@@ -76,10 +77,24 @@ def stein_score(
     return _solve(wide, bandwidth, eta, geometry, columns)[0].to(z.dtype)
 
 
+def _may_stay_single(z: Tensor) -> bool:
+    """Whether to look if float32 does: on the host, where no product is of half precision."""
+    exact_products = torch.get_float32_matmul_precision() == "highest"
+    return z.dtype == torch.float32 and z.device.type == "cpu" and exact_products
+
+
 def _solve(
-    z: Tensor, bandwidth: float | None, eta: float | str, geometry: Geometry, columns: slice
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | str,
+    geometry: Geometry,
+    columns: slice,
+    floor: float = 1.0,
 ) -> tuple[Tensor, bool]:
-    """The scores in the precision of ``z``, and whether they are as exact as they have to be."""
+    """The scores in the precision of ``z``, and whether they are as exact as they have to be.
+
+    The ridge is at least ``floor`` N eps, but where a wider precision can take over.
+    """
     kernel = _triangle.gram(z)
     delta = _bandwidth(kernel) if bandwidth is None else z.new_full(z.shape[:-2], bandwidth)
     for panel in _triangle.panels(kernel):
@@ -89,33 +104,45 @@ def _solve(
     ridge: Tensor = (
         auto_ridge(z, delta, geometry) if eta == "auto" else float(eta) * (-1 / delta).exp()
     )
-    resolvable = z.shape[-2] * torch.finfo(z.dtype).eps
-    kernel.diagonal(dim1=-2, dim2=-1).add_(ridge.clamp_min(resolvable)[..., None])
+    single = _may_stay_single(z)
+    if not single:
+        ridge = ridge.clamp_min(floor * z.shape[-2] * torch.finfo(z.dtype).eps)
+    kernel.diagonal(dim1=-2, dim2=-1).add_(ridge[..., None])
     factor = _triangle.cholesky_(kernel)
-    if z.dtype == torch.float32 and z.device.type == "cpu":
-        error = _relative_error(factor, sums.amax(dim=-1), delta)
-        if factor.failed.any() or not (error < _TOLERANCE).all():
+    if single:
+        if factor.failed.any():
             return right_side, False
+        error = _relative_error(factor, right_side, sums, delta)
+        if not (error < _TOLERANCE).all():
+            return right_side, False
+    elif _triangle.in_blocks(z) and factor.failed.any() and sums.isfinite().all():
+        return _solve(z, bandwidth, eta, geometry, columns, 100 * floor)
     return _triangle.solve_(factor, right_side).neg_(), True
 
 
-def _relative_error(factor: Cholesky, norm: Tensor, delta: Tensor) -> Tensor:
-    """Error of the scores against their norm, at most, from an estimate of the condition number.
+def _relative_error(factor: Cholesky, right_side: Tensor, sums: Tensor, delta: Tensor) -> Tensor:
+    """Error of scores solved in float32 against their norm, rather too much than too little.
 
-    The rounding of a product z·z' is multiplied by 1/Δ in the exponent and by the condition number
-    in the solution. The smallest eigenvalue comes from inverse iteration, the largest is at most
-    the largest row sum. On uniform, crowded and doubled rows (N up to 2048, d from 64 to 2048) the
-    error was between 0.03 and 0.09 of the product of the three.
+    Rounding moves every entry K_ij by eps K_ij / Δ, or on a wide kernel, of which only a part 1/Δ
+    depends on the rows, by eps K_ij Δ of what counts. To row i of the system that is noise of
+    (sum_j K_ij² s_j²)^½ <= (sum_j K_ij)^¼ (sum_j s_j⁴)^¼ times as much, s being the scores along
+    a random direction; the right-hand side is rounded as well. What the solution makes of such
+    noise is seen at three random vectors.
     """
-    start = torch.randn(factor.lower.shape[-1], 1, generator=torch.Generator().manual_seed(0))
-    vector = start.expand(*factor.lower.shape[:-1], 1)
-    for _ in range(3):
-        vector = _triangle.solve_(factor, F.normalize(vector, dim=-2))
-    condition = norm * vector.norm(dim=(-2, -1))
-    error: Tensor = 0.1 * torch.finfo(torch.float32).eps * condition / delta.clamp_max(1)
-    return error
+    n, dim = right_side.shape[-2:]
+    generator = torch.Generator().manual_seed(0)
+    scores = _triangle.solve_(factor, right_side @ torch.randn(dim, 1, generator=generator))
+    crowding = torch.maximum(delta, 1 / delta)[..., None]
+    entries = crowding * sums**0.25 * scores.squeeze(-1).norm(p=4, dim=-1)[..., None]
+    noise = torch.hypot(entries, sums / delta[..., None])[..., None]
+    draws = (noise * torch.randn(n, 1, generator=generator) for _ in range(3))
+    moved = torch.cat([_triangle.solve_(factor, draw) for draw in draws], dim=-1)
+    error: Tensor = moved.norm(dim=(-2, -1)) / scores.norm(dim=(-2, -1))
+    return 2 * torch.finfo(torch.float32).eps / 3**0.5 * error
 
 
+@full_precision
+@torch.no_grad()
 def median_bandwidth(z: Tensor) -> Tensor:
     """Median of the N² cosine distances 1 - z_i·z_j, the zero diagonal counted; at least 0.1.
 
@@ -126,7 +153,7 @@ def median_bandwidth(z: Tensor) -> Tensor:
         z: Embeddings (N, d) or (V, N, d) with rows of unit norm.
 
     Returns:
-        Scalar tensor, or one of V values.
+        Detached scalar tensor, or one of V values, at least in float32.
     """
     return _bandwidth(_triangle.gram(z))
 
@@ -186,7 +213,7 @@ def _check_score_options(
         raise ValueError(f"The bandwidth must be above 0 or None but is {bandwidth}.")
     if isinstance(eta, str) and eta != "auto":
         raise ValueError(f"eta must be a number or 'auto' but is {eta!r}.")
-    if not isinstance(eta, str) and not eta >= 0:
-        raise ValueError(f"eta must be at least 0 but is {eta}.")
+    if not isinstance(eta, str) and not 0 <= eta < math.inf:
+        raise ValueError(f"eta must be at least 0 and finite but is {eta}.")
     if geometry not in get_args(Geometry):
         raise ValueError(f"The geometry must be 'euclidean' or 'sphere' but is {geometry!r}.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from erssl.entropy._precision import row_products
+from erssl.entropy._precision import full_precision, row_products
 
 _CACHED = 2**18  # numbers that stay in a CPU's cache while several passes are made over them
 
@@ -53,6 +53,7 @@ class _SoftmaxTerms(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @full_precision
     def backward(ctx: Any, of_mean: Tensor, of_cross: Tensor) -> tuple[Tensor, Tensor | None, None]:
         logits, target, normalizer = ctx.saved_tensors
         of_mean = of_mean / len(logits)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from erssl.entropy._precision import at_least_float32, row_products
+from erssl.entropy._precision import at_least_float32, full_precision, row_products
 
 Views = Tensor | Sequence[Tensor]
 
@@ -61,7 +61,7 @@ def meet_targets(target: Sequence[Tensor], num_views: int) -> list[Tensor]:
 
 
 def normalize_rows(z: Tensor) -> Tensor:
-    """Rows of unit norm, at least in float32, for any finite input scale (a row of 0 stays 0)."""
+    """Rows of unit norm, at least in float32, whatever their scale (a row of 0 stays 0)."""
     unit: Tensor = _NormalizeRows.apply(at_least_float32(z))
     return unit
 
@@ -85,6 +85,7 @@ class _NormalizeRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @full_precision
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         unit, norm = ctx.saved_tensors
         radial = row_products(gradient, unit)[..., None]

@@ -382,8 +382,10 @@ def test_bad_arguments_are_named():
             stein_score(z, bandwidth=value)
     with pytest.raises(ValueError, match=r"eta must be a number or 'auto' but is 'large'\."):
         stein_score(z, eta="large")
-    with pytest.raises(ValueError, match=r"eta must be at least 0 but is -0\.1\."):
+    with pytest.raises(ValueError, match=r"eta must be at least 0 and finite but is -0\.1\."):
         stein_score(z, eta=-0.1)
+    with pytest.raises(ValueError, match=r"eta must be at least 0 and finite but is inf\."):
+        stein_score(z, eta=float("inf"))
     with pytest.raises(ValueError, match=r"must be 'euclidean' or 'sphere' but is 'torus'\."):
         stein_score(z, geometry="torus")
 
@@ -405,6 +407,60 @@ def test_float32_is_kept_only_where_it_is_good_enough(count, dim, twins, around)
         z[count // 2 :] = z[: count - count // 2] + 1e-4 * unit_rows(count - count // 2, dim, 1)
         z = torch.nn.functional.normalize(z, dim=1)
     assert relative_error(stein_score(z), stein_score(z.double()).numpy()) < 5e-4
+
+
+@pytest.mark.parametrize("bandwidth", [0.1, 1.0])
+@pytest.mark.parametrize("eta", [1e-3, 0.01, 0.1])
+@pytest.mark.parametrize("case", ["low rank", "near pair", "clusters"])
+def test_float32_is_not_trusted_where_a_few_rows_or_the_ridge_decide(case, eta, bandwidth):
+    # A small ridge that float32 would have to raise, kernels of quickly falling spectrum, and
+    # scores that sit on two of many rows.
+    z = unit_rows(256, 2) if case == "low rank" else unit_rows(700, 512)
+    if case == "near pair":
+        z[0] = z[1] + 1e-3 * unit_rows(1, 512, 1)[0]
+    if case == "clusters":
+        z = unit_rows(20, 512)[torch.arange(700) % 20] + 0.3 * z
+    z = torch.nn.functional.normalize(z, dim=1)
+    options = {"bandwidth": bandwidth, "eta": eta}
+    expected = stein_score(z.double(), **options).numpy()
+    assert relative_error(stein_score(z, **options), expected) < 5e-4
+
+
+def test_float32_is_not_trusted_where_products_may_be_of_half_precision(monkeypatch):
+    z = unit_rows(60, 128)
+    exact = stein_score(z.double()).float()
+    assert not torch.equal(stein_score(z), exact)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    assert torch.equal(stein_score(z), exact)
+
+
+@both_geometries
+@pytest.mark.parametrize(("bandwidth", "eta"), [(None, 1e-12), (10.0, 1e-12), (1e-3, 0.0)])
+def test_a_ridge_below_what_float64_resolves_stays_finite(bandwidth, eta, geometry):
+    for around in (0.0, 3.0):
+        z = unit_rows(300, 2, around=around)
+        assert stein_score(z, bandwidth, eta, geometry).isfinite().all()
+
+
+def test_a_row_that_is_not_a_number_is_not_hidden():
+    z = unit_rows(300, 16)
+    z[7] = float("nan")
+    assert stein_score(z).isnan().all()
+
+
+def test_the_bandwidth_of_rows_that_carry_a_gradient_is_detached():
+    z = unit_rows(20, 8)
+    bandwidth = median_bandwidth(z.requires_grad_())
+    assert not bandwidth.requires_grad
+    assert torch.equal(bandwidth, median_bandwidth(z.detach()))
+    assert median_bandwidth(z.bfloat16()).dtype == torch.float32
+
+
+def test_the_bandwidth_of_many_ties_is_the_median():
+    # four orthogonal directions: three quarters of the distances are 1, the others 0
+    z = torch.eye(4).repeat(350, 1)
+    assert median_bandwidth(z).item() == 1.0
+    assert median_bandwidth(torch.eye(2).repeat(700, 1)).item() == pytest.approx(0.1)
 
 
 def test_spread_rows_are_solved_in_float32_and_near_collapsed_ones_in_float64(monkeypatch):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import Normal
 from torch.nn.parallel import DistributedDataParallel
 
-from erssl.entropy import stein_score
+from erssl.entropy import _triangle, stein_score
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
 from erssl.loss._score import own_scores, shares_of
 
@@ -206,20 +206,20 @@ def test_every_dimension_of_every_view_is_solved_for_once(world, views, dim):
 def _count_solves(rank, world, views):
     """Shapes of the systems that this rank factors, and of the right-hand sides it solves for."""
     shapes = {"factored": [], "solved": []}
-    factor, solve = torch.linalg.cholesky_ex, torch.cholesky_solve
+    factor, solve = torch.linalg.cholesky_ex, _triangle.solve_
 
     def counted_factor(matrix):
         shapes["factored"].append(tuple(matrix.shape))
         return factor(matrix)
 
-    def counted_solve(right_side, lower):
+    def counted_solve(factor, right_side):
         shapes["solved"].append(tuple(right_side.shape))
-        return solve(right_side, lower)
+        return solve(factor, right_side)
 
     loss_fn = MVEBLoss(gather_distributed=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.linalg, "cholesky_ex", counted_factor)
-        patch.setattr(torch, "cholesky_solve", counted_solve)
+        patch.setattr(_triangle, "solve_", counted_solve)
         z = nn.functional.normalize(torch.randn(views, 3, 12).double(), dim=-1)
         loss_fn(list(z), list(z[:2]))
     return shapes

@@ -118,7 +118,7 @@ def test_mveb_names_bad_options_when_it_is_made_not_when_it_is_called():
     for beta in (-0.01, float("nan")):
         with pytest.raises(ValueError, match=f"beta must be at least 0 but is {beta}"):
             MVEBLoss(beta=beta)
-    with pytest.raises(ValueError, match=r"eta must be at least 0 but is -1\."):
+    with pytest.raises(ValueError, match=r"eta must be at least 0 and finite but is -1\."):
         MVEBLoss(eta=-1)
     with pytest.raises(ValueError, match=r"eta must be a number or 'auto' but is 'automatic'\."):
         MVEBLoss(eta="automatic")

@@ -298,6 +298,15 @@ def test_float32_agrees_with_float64(name):
     assert single.item() == pytest.approx(double.item(), rel=2e-5, abs=2e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in ALL_LOSSES if name != "mvib"])
+def test_views_of_two_precisions_meet_in_the_wider_one(name):
+    z0, z1 = views(2, 16, 8)
+    loss_fn = ALL_LOSSES[name]()
+    loss = loss_fn(z0.float(), z1)
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(loss_fn(z0, z1).item(), rel=2e-5, abs=2e-5)
+
+
 @all_losses
 def test_terms_are_detached_and_make_up_the_value(name):
     z0, z1 = views(2, 8, 6)
@@ -331,6 +340,19 @@ def test_under_autocast_half_precision_views_give_the_float32_value(name, dtype)
     for gradient in torch.autograd.grad(loss, [z0, z1]):
         assert gradient.dtype == dtype
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_LOSSES if name != "mvib"])
+def test_a_backward_pass_under_autocast_keeps_the_gradient_in_float32(name):
+    # In bfloat16 its products would be off by 2^-9 or so
+    leaves = [z.float().requires_grad_() for z in views(2, 300, 8)]
+    loss_fn = ALL_LOSSES[name]()
+    expected = torch.autograd.grad(loss_fn(*leaves), leaves)
+    loss = loss_fn(*leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        computed = torch.autograd.grad(loss, leaves)
+    for a, b in zip(computed, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["er", "discrete_er", "entrec", "entrec_discrete", "mveb"])
