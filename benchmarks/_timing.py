@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from benchmarks._runs import RESULTS
+
 Costs = dict[str, list[float]]
 
 
@@ -88,6 +90,11 @@ def copy_rate(repeats: int = 7) -> float:
     source = torch.zeros(2**26, device=device())
     target = torch.ones_like(source)
     return 2 * source.nbytes / median(timed(lambda: target.copy_(source)) for _ in range(repeats))
+
+
+def result_file(name: str, suffix: str = "json") -> Path:
+    """Where results go: those of a GPU beside those of a CPU."""
+    return RESULTS / f"{name}{'_cuda' if device().type == 'cuda' else ''}.{suffix}"
 
 
 def in_own_process(module: str, *words: object) -> str:

@@ -8,7 +8,7 @@ is the resampling's own traffic and arithmetic: every picture read and every vie
 the rate of a copy, and multiply-adds of the matrix products, at the rate of a large one. ``steps``:
 seconds of a SimCLR step on pictures of 32 x 32 pixels in files, with each ``data.pipeline`` and
 with one batch that is used again and again, by turns. Pictures are pieces of scikit-learn's sample
-photographs. Writes ``benchmarks/results/device_views.json``.
+photographs. Writes ``benchmarks/results/device_views.json`` (``_cuda`` of a GPU).
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from benchmarks._runs import RESULTS
-from benchmarks._timing import copy_rate, device, product_rate, synchronize
+from benchmarks._timing import copy_rate, device, product_rate, result_file, synchronize
 from erssl.data import SSLDataModule, ViewOptions, build_views, default_options
 from erssl.data.held import views_of_rows
 from erssl.data.view_draws import ViewSpec, read_view, streams
@@ -74,7 +73,7 @@ def main() -> None:
         "environment": environment(DEVICE),
     }
     report["environment"]["command"] = report["command"]
-    write_json(RESULTS / "device_views.json", report)
+    write_json(result_file("device_views"), report)
 
 
 # Views alone ----------------------------------------------------------------------------------

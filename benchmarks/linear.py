@@ -10,7 +10,7 @@ features, with no backbone before them. scikit-learn's ``LogisticRegression`` fi
 the same loss with its default penalty. Each contender runs in processes of its own by turns; what
 is imported and drawn before is not timed. The floor is the arithmetic of the epochs, at the rate of
 a matrix product of their shape, and each epoch's features read once. Writes
-``benchmarks/results/linear.json``.
+``benchmarks/results/linear.json`` (``_cuda`` of a GPU).
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks._runs import RESULTS
-from benchmarks._timing import device, timed
+from benchmarks._timing import device, result_file, timed
 from erssl.evaluation import Features
 from erssl.runs import environment, write_json
 
@@ -66,7 +65,7 @@ def main(options: argparse.Namespace) -> None:
     }
     report["environment"]["command"] = report["command"]
     if not options.dry:
-        write_json(RESULTS / "linear.json", report)
+        write_json(result_file("linear"), report)
     print(f"{table(rows)}\n\nfloor: {floor:.2f} s")
 
 

@@ -6,7 +6,8 @@ Three questions, each measured in processes of its own, by the growth of the pea
 the inputs exist: the losses at N = 4096, d = 2048; the score estimate beside the same formula with
 the N x N x d tensor of kernel gradients, which the published approach of MVEB forms (time too);
 the entropy of N = 65,536 rows, whose pairs alone would be 16 GiB, with its value and gradient at
-some rows compared with the definition in float64. Writes ``benchmarks/results/loss_memory.json``.
+some rows compared with the definition in float64. Writes ``benchmarks/results/loss_memory.json``
+(``_cuda`` of a GPU).
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks._runs import RESULTS
-from benchmarks._timing import by_turns, device, in_own_process, peak_growth, seconds
+from benchmarks._timing import by_turns, device, in_own_process, peak_growth, result_file, seconds
 from benchmarks.losses import DIM, losses
 from erssl.entropy import kde_entropy, median_bandwidth, stein_score, vmf_log_normalizer
 from erssl.runs import environment, write_json
@@ -43,7 +43,7 @@ def main() -> None:
     report["many"] = _measured("many", MANY)
     print("\nentropy of many rows:", report["many"])
     report["environment"] = environment(device()) | {"command": report["command"]}
-    write_json(RESULTS / "loss_memory.json", report)
+    write_json(result_file("loss_memory"), report)
 
 
 def against_the_tensor(n: int) -> dict[str, Any]:

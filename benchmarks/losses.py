@@ -7,7 +7,8 @@ beside those of lightly that a user would take in their place. The floor of a lo
 two times: the operations of its matrix products at the rate of this machine's own (N, d) x (d, N)
 product, and the bytes of inputs and gradients at the rate of its copy. Then the discrete losses at
 K = 65,536 outputs beside lightly's ``DINOLoss``, and eight views in one call beside four calls of
-two. Writes ``benchmarks/results/losses.json`` and the picture of time against N, ``losses.png``.
+two. Writes ``benchmarks/results/losses.json`` and the picture of time against N, ``losses.png``
+(``_cuda`` of a GPU).
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ import torch
 from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
 from torch import Tensor
 
-from benchmarks._runs import RESULTS
-from benchmarks._timing import by_turns, copy_rate, device, seconds
+from benchmarks._timing import by_turns, copy_rate, device, result_file, seconds
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss
 from erssl.runs import environment, write_json
 
@@ -66,7 +66,7 @@ def main(largest: int) -> None:
     report["prototypes"] = [row for n in PROTOTYPE_SIZES for row in prototypes(n)]
     report["views"] = [row for n in VIEW_SIZES for row in views(n)]
     report["environment"] = environment(device()) | {"command": report["command"]}
-    write_json(RESULTS / "losses.json", report)
+    write_json(result_file("losses"), report)
     plot(report["growth"])
 
 
@@ -173,7 +173,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     axes.set(xlabel="rows N of each of two views, d = 2048", ylabel="forward + backward, ms")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False)
-    figure.savefig(RESULTS / "losses.png")
+    figure.savefig(result_file("losses", "png"))
 
 
 if __name__ == "__main__":

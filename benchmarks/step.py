@@ -14,7 +14,7 @@ Memory is the peak of CUDA's allocator; on a CPU the bytes that autograd keeps f
 pass, each storage once and weights not counted, and beside it the peak resident size. The floor is
 the arithmetic of a step, counted by torch, at the rate of a matrix product in the setting's type,
 and the time to write and read once what autograd keeps. A profile of one step counts what waits for
-the device. Writes ``benchmarks/results/step.json``.
+the device. Writes ``benchmarks/results/step.json`` (``_cuda`` of a GPU).
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from typing import Any
 
 import torch
 
-from benchmarks._runs import RESULTS
 from benchmarks._steps import CONTENDERS, SIZE, Plan, Setting, Worker
-from benchmarks._timing import copy_rate, product_rate
+from benchmarks._timing import copy_rate, product_rate, result_file
 from erssl.runs import environment, write_json
 
 SETTINGS = (
@@ -66,7 +65,7 @@ def main(options: argparse.Namespace) -> None:
     }
     report["environment"]["command"] = report["command"]
     if not options.dry:
-        write_json(RESULTS / "step.json", report)
+        write_json(result_file("step"), report)
     for row in ratios(rows):
         print(
             f"{row['setting']}: time {row['seconds']:.3f}, CPU time {row['cpu_seconds']:.3f}, "

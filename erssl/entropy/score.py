@@ -97,8 +97,8 @@ def _solve(
     """
     kernel = _triangle.gram(z)
     delta = _bandwidth(kernel) if bandwidth is None else z.new_full(z.shape[:-2], bandwidth)
-    for panel in _triangle.panels(kernel):
-        panel.sub_(1).div_(delta[..., None, None]).exp_()
+    for part in _triangle.filled(kernel):
+        part.sub_(1).div_(delta[..., None, None]).exp_()
     sums = _triangle.row_sums(kernel)
     right_side = _stein_right_side(z, kernel, sums, delta, geometry, columns)
     ridge: Tensor = (
@@ -115,7 +115,7 @@ def _solve(
         error = _relative_error(factor, right_side, sums, delta)
         if not (error < _TOLERANCE).all():
             return right_side, False
-    elif _triangle.in_blocks(z) and factor.failed.any() and sums.isfinite().all():
+    elif _triangle.is_cut(z) and factor.failed.any() and sums.isfinite().all():
         return _solve(z, bandwidth, eta, geometry, columns, 100 * floor)
     return _triangle.solve_(factor, right_side).neg_(), True
 
@@ -198,9 +198,9 @@ def _stein_right_side(
     inverse = 1 / delta[..., None, None]
     # K_im (z_i·z_m) / delta = K_im (log K_im + 1 / delta), which is 0 where K_im underflows
     weights = torch.empty_like(kernel)
-    pairs = zip(_triangle.panels(weights), _triangle.panels(kernel), strict=True)
-    for weight, panel in pairs:
-        weight.copy_(torch.xlogy(panel, panel) + panel * (inverse + (z.shape[-1] - 1)))
+    pairs = zip(_triangle.filled(weights), _triangle.filled(kernel), strict=True)
+    for weight, part in pairs:
+        weight.copy_(torch.xlogy(part, part) + part * (inverse + (z.shape[-1] - 1)))
     return radial - _triangle.product(weights, z[..., columns])
 
 

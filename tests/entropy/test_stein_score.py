@@ -478,8 +478,8 @@ def test_spread_rows_are_solved_in_float32_and_near_collapsed_ones_in_float64(mo
     assert set(solved) == {torch.float32, torch.float64}
 
 
-@pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 800, 1200])
-def test_the_bandwidth_in_blocks_is_the_median_to_the_last_entry(count):
+@pytest.mark.parametrize("count", [1, 2, 127, 128, 129, 257, 800, 1200])
+def test_the_bandwidth_in_parts_is_the_median_to_the_last_entry(count):
     z = unit_rows(count, 32, dtype=torch.float64)
     assert median_bandwidth(z).item() == pytest.approx(reference_bandwidth(z.numpy()), rel=1e-12)
 
@@ -510,9 +510,9 @@ def test_columns_are_those_of_the_whole(geometry):
 
 @both_geometries
 @pytest.mark.parametrize("views", [None, 3])
-def test_one_block_as_on_a_gpu_gives_the_same_scores(monkeypatch, views, geometry):
+def test_whole_matrices_as_on_a_gpu_give_the_same_scores(monkeypatch, views, geometry):
     z = torch.stack([unit_rows(400, 24, seed, torch.float64) for seed in range(views or 1)])
     z = z if views else z[0]
-    in_blocks = stein_score(z, geometry=geometry)
-    monkeypatch.setattr("erssl.entropy._triangle.in_blocks", lambda matrix: False)
-    torch.testing.assert_close(stein_score(z, geometry=geometry), in_blocks, rtol=1e-8, atol=1e-8)
+    in_parts = stein_score(z, geometry=geometry)
+    monkeypatch.setattr("erssl.entropy._triangle.is_cut", lambda matrix: False)
+    torch.testing.assert_close(stein_score(z, geometry=geometry), in_parts, rtol=1e-8, atol=1e-8)
