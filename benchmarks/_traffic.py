@@ -59,6 +59,11 @@ def er(s: Step) -> Bytes:
     return times(s.views, of_view)
 
 
+def shared_er(s: Step) -> Bytes:
+    """Two views that are each other's target, whose alignment is taken once."""
+    return times(s.views, s.gathered(s.rows * s.dim) + s.gathered(s.rows)) + s.gathered(1)
+
+
 def discrete(s: Step) -> Bytes:
     return times(s.views, s.gathered(s.outcomes) + s.gathered(1))
 
@@ -85,9 +90,9 @@ def moco(s: Step) -> Bytes:
 FORMULAS: dict[str, Callable[[Step], Bytes]] = {
     "mveb": mveb,
     "mvib": lambda s: both_views(s) + times(2, s.gathered(1)),
-    "simclr_er": er,
+    "simclr_er": shared_er,
     "byol_er": er,
-    "entrec": er,
+    "entrec": shared_er,
     "dino_er": lambda s: discrete(s) + Counter(all_reduce=4 * s.outcomes),
     "swav_er": discrete,
     "deepcluster_er": lambda s: times(s.clusterings, discrete(s)) + rows(1)(s),
