@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks._timing import device, result_file, timed
+from benchmarks._timing import copy_rate, device, product_rate, result_file
 from erssl.evaluation import Features
 from erssl.runs import environment, write_json
 
@@ -153,14 +153,14 @@ def clouds(n: int, centres: Tensor) -> Features:
 
 
 def floor_seconds() -> float:
-    """Forward and backward products of all epochs, and the features read once an epoch."""
-    a = torch.randn(BATCH, DIM, device=DEVICE)
-    b = torch.randn(DIM, CLASSES, device=DEVICE)
-    product = min(timed(lambda: a @ b) for _ in range(50))
-    features = torch.ones(N, DIM, device=DEVICE)
-    read = min(timed(features.sum) for _ in range(5))
-    products = 2 * N / BATCH + HELD_OUT / BATCH
-    return EPOCHS * (products * product + read)
+    """The arithmetic of all epochs at the rate of a large product, or the features' bytes.
+
+    Forward and weight gradient of every training row, forward of every held-out one; features are
+    read once for each of them.
+    """
+    passes = EPOCHS * (2 * N + HELD_OUT)
+    arithmetic = 2 * passes * DIM * CLASSES / product_rate(1536, 1536, 1536)
+    return max(arithmetic, 4 * passes * DIM / copy_rate())
 
 
 def table(rows: list[dict[str, Any]]) -> str:

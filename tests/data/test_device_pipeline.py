@@ -60,22 +60,24 @@ def test_pictures_come_in_lightlys_order() -> None:
 
 def _start(module: SSLDataModule, epoch: int) -> tuple[list[Tensor], Tensor]:
     """Views and targets of an epoch's first batches."""
+    return _batches(module, islice(_loader(module, epoch), 3))
+
+
+def _loader(module: SSLDataModule, epoch: int) -> DataLoader[Any]:
+    """The loader of an epoch and those that follow."""
     loader = module.train_dataloader()
     loader.sampler.set_epoch(epoch)
-    return _batches(module, islice(loader, 3))
+    return loader
 
 
 def test_views_follow_from_seed_epoch_and_picture(make_folder) -> None:
     train = make_folder(classes=tuple("abcdefgh"), count=2)
     module = _module(train, 3)
-    loader = module.train_dataloader()
-    loader.sampler.set_epoch(3)
+    loader = _loader(module, 3)
     first, second = _batches(module, loader), _batches(module, loader)
     assert not torch.equal(first[0][0], second[0][0])
     other = _module(train, 5)
-    loader = other.train_dataloader()
-    loader.sampler.set_epoch(3)
-    for view, whole in zip(_batches(other, loader)[0], first[0], strict=True):
+    for view, whole in zip(_batches(other, _loader(other, 3))[0], first[0], strict=True):
         assert torch.equal(view, whole)
     assert not torch.equal(_batches(*_with_loader(_module(train, 3, seed=1)))[0][0], first[0][0])
 
@@ -87,8 +89,7 @@ def _with_loader(module: SSLDataModule) -> tuple[SSLDataModule, DataLoader[Any]]
 def test_an_epoch_goes_on_in_its_middle(make_folder) -> None:
     train = make_folder(classes=tuple("abcdefgh"), count=2)
     whole = _module(train, 3)
-    loader = whole.train_dataloader()
-    loader.sampler.set_epoch(3)
+    loader = _loader(whole, 3)
     first, second = _batches(whole, loader), _batches(whole, loader)
     module = _module(train, 3)
     module.load_state_dict({"epoch": 3, "batches": 2})
