@@ -21,11 +21,11 @@ COMMON = (
 
 
 def link_subset(source: Path, target: Path, per_class: int) -> Path:
-    """The first pictures of each class, as links."""
+    """The first images of each class, as links."""
     for folder in sorted(source.iterdir()):
         (target / folder.name).mkdir(parents=True)
-        for picture in sorted(folder.iterdir())[:per_class]:
-            os.symlink(picture.resolve(), target / folder.name / picture.name)
+        for image in sorted(folder.iterdir())[:per_class]:
+            os.symlink(image.resolve(), target / folder.name / image.name)
     return target
 
 

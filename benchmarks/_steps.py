@@ -79,13 +79,13 @@ def serve(pipe: Connection, name: str, asked: Plan, setting: Setting) -> None:
 
 
 class Contender:
-    """One model with its pictures; sub-classes say what it is and how it steps."""
+    """One model with its images; sub-classes say what it is and how it steps."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
 
     def __init__(self, asked: Plan, setting: Setting) -> None:
-        """Draw the pictures."""
+        """Draw the images."""
         self.asked, self.setting = asked, setting
         self.device = torch.device(asked.device)
         torch.manual_seed(0)
@@ -97,7 +97,7 @@ class Contender:
         self.labels = torch.randint(CLASSES, (asked.batch,)).to(self.device)
 
     def loss(self) -> Tensor:
-        """Loss of the pictures, that of the online classifier included."""
+        """Loss of the images, that of the online classifier included."""
         raise NotImplementedError
 
     def before(self) -> None:

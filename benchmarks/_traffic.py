@@ -18,7 +18,7 @@ Bytes = Counter[str]
 PAPER = {"world": 32, "rows": 128}  # MVEB: a batch of 4096 on 32 devices
 # Where among a function's arguments that stands which a rank hands over
 HANDED_OVER = {"all_gather": 1, "all_reduce": 0, "all_to_all_single": 1, "broadcast": 0}
-SIDE = 8  # of the pictures that are counted with
+SIDE = 8  # of the images that are counted with
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Step:
 
     Attributes:
         world: Ranks W.
-        rows: Pictures of a rank, n.
+        rows: Images of a rank, n.
         views: Views V.
         dim: Dimension d of the embedding.
         outcomes: Outcomes K: prototypes, or the classes of all heads together.
         clusterings: Of DeepCluster.
-        side: Height and width of a picture.
+        side: Height and width of an image.
         iterations: Of Sinkhorn.
     """
 
@@ -83,8 +83,8 @@ def rows(count: int) -> Callable[[Step], Bytes]:
 
 
 def moco(s: Step) -> Bytes:
-    pictures = 4 * s.rows * 3 * s.side**2  # shuffled over devices before the key's branch
-    return rows(2)(s) + Counter(all_gather=pictures, broadcast=8 * s.world * s.rows)
+    images = 4 * s.rows * 3 * s.side**2  # shuffled over devices before the key's branch
+    return rows(2)(s) + Counter(all_gather=images, broadcast=8 * s.world * s.rows)
 
 
 FORMULAS: dict[str, Callable[[Step], Bytes]] = {

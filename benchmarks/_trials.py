@@ -199,8 +199,8 @@ def digit_folder(folder: Path) -> Path:
     for label in range(3):
         (folder / str(label)).mkdir(parents=True)
         for index, scan in enumerate(digits.images[digits.target == label][:16]):
-            picture = Image.fromarray((scan * 15).astype("uint8"))
-            picture.save(folder / str(label) / f"{label}-{index}.png")
+            image = Image.fromarray((scan * 15).astype("uint8"))
+            image.save(folder / str(label) / f"{label}-{index}.png")
     return folder
 
 
@@ -241,7 +241,7 @@ PROMISES = {
     "a disk that is full": "disk full: one sentence naming the file; ends the same",
     "a folder that becomes read-only": "folder read-only: one sentence naming it; ends the same",
     "a loader process killed": "a loader process is killed: one sentence; ends the same",
-    "a picture that breaks": "a picture becomes unreadable: one sentence naming it; ends the same",
+    "an image that breaks": "an image becomes unreadable: one sentence naming it; ends the same",
     "a NaN in the loss": "NaN in the loss: stopped with the step named; ends the same without it",
 }
 

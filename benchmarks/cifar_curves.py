@@ -1,6 +1,6 @@
-"""Does pretraining raise kNN accuracy on real pictures, and does MVEB collapse at β = 0.001?
+"""Does pretraining raise kNN accuracy on real images, and does MVEB collapse at β = 0.001?
 
-    python -m benchmarks.cifar_curves <folder with train/ and test/ of CIFAR-10 as pictures>
+    python -m benchmarks.cifar_curves <folder with train/ and test/ of CIFAR-10 as images>
 
 Every run is ``erssl pretrain`` with one backbone, view recipe, schedule and seed; only the method
 differs. A subset is taken so that a run takes minutes on two CPU cores: a trend, not a published
@@ -41,7 +41,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--train-per-class", type=int, default=600)
     parser.add_argument("--test-per-class", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=8)
@@ -51,15 +51,15 @@ def main() -> None:
     file = RESULTS / "cifar10_subset.json"
     report = json.loads(file.read_text()) if file.exists() else {"runs": {}}
     report["setting"] = (
-        f"{arguments.train_per_class} training and {arguments.test_per_class} test pictures a "
+        f"{arguments.train_per_class} training and {arguments.test_per_class} test images a "
         f"class, {arguments.epochs} epochs; common settings: {' '.join(COMMON)}"
     )
     with tempfile.TemporaryDirectory() as folder:
         train = link_subset(
-            arguments.pictures / "train", Path(folder, "train"), arguments.train_per_class
+            arguments.images / "train", Path(folder, "train"), arguments.train_per_class
         )
         test = link_subset(
-            arguments.pictures / "test", Path(folder, "test"), arguments.test_per_class
+            arguments.images / "test", Path(folder, "test"), arguments.test_per_class
         )
         for name in arguments.only:
             run_dir = Path(folder, name.replace(" ", "_"))

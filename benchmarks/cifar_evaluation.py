@@ -1,6 +1,6 @@
 """What four protocols say of a backbone pretrained here, of the untrained one, and of raw pixels.
 
-    python -m benchmarks.cifar_evaluation <folder with train/ and test/ of CIFAR-10 as pictures>
+    python -m benchmarks.cifar_evaluation <folder with train/ and test/ of CIFAR-10 as images>
 
 Pretraining and every evaluation are the ``erssl`` command on the same part of CIFAR-10, so that a
 run takes minutes on two CPU cores: a check of the whole way and a trend, not a published number.
@@ -28,7 +28,7 @@ PRETRAIN = (
     *("method.beta=0.03", "batch_size=256", "seed=0", "evaluation.every_n_epochs=0"),
 )
 RARELY = ("trainer.check_val_every_n_epoch=20",)
-# lightly's presets have a batch that suits a few thousand pictures; epochs as the time allows
+# lightly's presets have a batch that suits a few thousand images; epochs as the time allows
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "kNN": ("knn", "preset=lightly"),
     "linear, cached features": ("linear", "preset=lightly", "mode=cached", "seeds=3"),
@@ -49,7 +49,7 @@ ROWS = ("pretrained", "untrained", "raw pixels")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--train-per-class", type=int, default=1000)
     parser.add_argument("--test-per-class", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=20)
@@ -57,19 +57,19 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         train = link_subset(
-            arguments.pictures / "train", Path(folder, "train"), arguments.train_per_class
+            arguments.images / "train", Path(folder, "train"), arguments.train_per_class
         )
         test = link_subset(
-            arguments.pictures / "test", Path(folder, "test"), arguments.test_per_class
+            arguments.images / "test", Path(folder, "test"), arguments.test_per_class
         )
         words = [*PRETRAIN, f"epochs={arguments.epochs}"]
         paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
         run_dir = Path(folder, "run")
         pretrain(words, paths, run_dir)
         report: dict[str, Any] = {
-            "command": "python -m benchmarks.cifar_evaluation <CIFAR-10 pictures>",
+            "command": "python -m benchmarks.cifar_evaluation <CIFAR-10 images>",
             "setting": f"{arguments.train_per_class} training and {arguments.test_per_class} test "
-            "pictures a class",
+            "images a class",
             "pretraining": summary(run_dir, words),
             "rows": {},
         }

@@ -1,11 +1,11 @@
-"""How long does MVEB on CIFAR-10 take, from pictures to its kNN accuracy?
+"""How long does MVEB on CIFAR-10 take, from images to its kNN accuracy?
 
     python -m benchmarks.cifar_training <folder with train/ and test/> [--run-dir runs/cifar]
 
-ResNet-18 with CIFAR's stem, batch 512, 200 epochs by ``erssl pretrain``, pictures and views on the
-device that trains, kNN of 50,000 pictures every tenth epoch and at the end. With a ``--run-dir`` a
+ResNet-18 with CIFAR's stem, batch 512, 200 epochs by ``erssl pretrain``, images and views on the
+device that trains, kNN of 50,000 images every tenth epoch and at the end. With a ``--run-dir`` a
 run that was stopped goes on; the seconds of all its parts are added. Writes
-``benchmarks/results/cifar_training.json`` (``_cuda`` of a GPU): accuracy curve, pictures a second,
+``benchmarks/results/cifar_training.json`` (``_cuda`` of a GPU): accuracy curve, images a second,
 and of a GPU its utilisation, sampled every five seconds.
 """
 
@@ -45,8 +45,8 @@ def settings(epochs: int) -> list[str]:
 
 def main(options: argparse.Namespace) -> None:
     words = settings(options.epochs)
-    pictures: Path = options.pictures
-    paths = [f"data.train_dir={pictures / 'train'}", f"data.val_dir={pictures / 'test'}"]
+    images: Path = options.images
+    paths = [f"data.train_dir={images / 'train'}", f"data.val_dir={images / 'test'}"]
     with tempfile.TemporaryDirectory() as folder:
         run_dir = options.run_dir or Path(folder, "run")
         again = ["resume=true"] if (run_dir / "checkpoints").is_dir() else []
@@ -55,13 +55,13 @@ def main(options: argparse.Namespace) -> None:
         report = summary(run_dir, words) | {"utilisation": utilisation.samples}
     seconds = sum(clock.parts)
     report["seconds_of_parts"] = clock.parts
-    count = sum(1 for _ in (pictures / "train").glob("*/*"))
-    report["pictures_a_second"] = options.epochs * count / seconds
+    count = sum(1 for _ in (images / "train").glob("*/*"))
+    report["images_a_second"] = options.epochs * count / seconds
     report["command"] = "python -m benchmarks.cifar_training"
     write_json(result_file("cifar_training"), report)
     used = f", GPU in use {mean(utilisation.samples):.0f} %" if utilisation.samples else ""
-    knn, rate = report["metrics"]["knn_top1"], report["pictures_a_second"]
-    print(f"kNN {knn:.4f} after {seconds:.0f} s, {rate:.0f} pictures a second{used}")
+    knn, rate = report["metrics"]["knn_top1"], report["images_a_second"]
+    print(f"kNN {knn:.4f} after {seconds:.0f} s, {rate:.0f} images a second{used}")
 
 
 class Clock:
@@ -112,7 +112,7 @@ class Utilisation:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     main(parser.parse_args())

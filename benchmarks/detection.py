@@ -1,11 +1,11 @@
-"""Does the detection pipeline learn: losses fall, a killed run goes on, eight pictures are learnt.
+"""Does the detection pipeline learn: losses fall, a killed run goes on, eight images are learnt.
 
     python -m benchmarks.detection <coco_mini> [--backend torchvision|detectron2] [--checkpoint ...]
 
 ``<coco_mini>`` is a small data set in COCO's standard layout. Every run is the ``erssl detect``
-command in a process of its own, with pictures and batches that suit two CPU cores: checks of the
+command in a process of its own, with images and batches that suit two CPU cores: checks of the
 pipeline, not numbers to be compared with published ones. Writes
-``benchmarks/results/detection_<backend>.json``; runs with their pictures stay in ``--folder``.
+``benchmarks/results/detection_<backend>.json``; runs with their images stay in ``--folder``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OVERFIT = (
     *("batch_size=2", "min_sizes=[96]", "max_size=144", "test_size=96", "rois_per_image=16"),
     *("iterations=300", "checkpoint_period=100", "learning_rate=0.01"),
 )
-PICTURES = 8  # that are learnt by heart
+IMAGES = 8  # that are learnt by heart
 OBJECTS, SIDE = 4, 64  # at most so many in each of them, none smaller than this (pixels)
 END = 20  # iterations whose mean loss stands for an end of the curve
 
@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = options.folder or Path(folder)
         root = options.data.resolve()
-        eight = few_pictures(root, place / "eight.json")
+        eight = few_images(root, place / "eight.json")
         found = {
             "finetune": finetune(place / "finetune", (*words, *FINETUNE), root),
             "kill_and_resume": kill_and_resume(place, (*words, *KILLED), eight),
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def finetune(run_dir: Path, words: tuple[str, ...], root: Path) -> dict[str, Any]:
-    """A few hundred iterations on all of the pictures."""
+    """A few hundred iterations on all of the images."""
     detect((*words, f"data_root={root}"), run_dir)
     losses = [loss for _, (loss, _) in sorted(curve(run_dir).items())]
     first, last = statistics.fmean(losses[:END]), statistics.fmean(losses[-END:])
@@ -91,13 +91,13 @@ def kill_and_resume(place: Path, words: tuple[str, ...], data: tuple[str, ...]) 
 
 
 def overfit(run_dir: Path, words: tuple[str, ...], data: tuple[str, ...]) -> dict[str, Any]:
-    """Eight pictures, trained and judged on."""
+    """Eight images, trained and judged on."""
     detect((*words, *data), run_dir)
     return {**summary(run_dir, words), "passes": metrics(run_dir)["box_AP50"] > 0.5}
 
 
-def few_pictures(root: Path, file: Path) -> tuple[str, ...]:
-    """Words that name the first pictures with few, large objects as both splits."""
+def few_images(root: Path, file: Path) -> tuple[str, ...]:
+    """Words that name the first images with few, large objects as both splits."""
     content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
     objects: dict[int, list[Any]] = {}
     for annotation in content["annotations"]:
@@ -108,7 +108,7 @@ def few_pictures(root: Path, file: Path) -> tuple[str, ...]:
         large = all(a["area"] > SIDE**2 and not a["iscrowd"] for a in here)
         return 1 <= len(here) <= OBJECTS and large
 
-    content["images"] = [image for image in content["images"] if suits(image)][:PICTURES]
+    content["images"] = [image for image in content["images"] if suits(image)][:IMAGES]
     content["annotations"] = [a for i in content["images"] for a in objects[i["id"]]]
     file.write_text(json.dumps(content))
     return tuple(

@@ -2,12 +2,12 @@
 
     python -m benchmarks.device_views
 
-On a GPU where there is one. ``views``: pictures a second whose views are made from pictures that
+On a GPU where there is one. ``views``: images a second whose views are made from images that
 the device holds, beside those that lightly's transform makes on one core of the host. Their floor
-is the resampling's own traffic and arithmetic: every picture read and every view written once, at
+is the resampling's own traffic and arithmetic: every image read and every view written once, at
 the rate of a copy, and multiply-adds of the matrix products, at the rate of a large one. ``steps``:
-seconds of a SimCLR step on pictures of 32 x 32 pixels in files, with each ``data.pipeline`` and
-with one batch that is used again and again, by turns. Pictures are pieces of scikit-learn's sample
+seconds of a SimCLR step on images of 32 x 32 pixels in files, with each ``data.pipeline`` and
+with one batch that is used again and again, by turns. Images are pieces of scikit-learn's sample
 photographs. Writes ``benchmarks/results/device_views.json`` (``_cuda`` of a GPU).
 """
 
@@ -49,13 +49,13 @@ SECONDS = 3.0  # of measuring each rate
 
 CASES: dict[str, dict[str, Any]] = {
     "2 x 32 from 32 x 32": {
-        "picture": (32, 32),
+        "image": (32, 32),
         "image_size": 32,
         "options": ViewOptions("cifar"),
         "batch": 512,
     },
     "2 x 224 + 6 x 96 from 500 x 375": {
-        "picture": (375, 500),
+        "image": (375, 500),
         "image_size": 224,
         "options": ViewOptions("dino", n_local_views=6),
         "batch": 128 if ON_GPU else 8,
@@ -80,31 +80,31 @@ def main() -> None:
 
 
 def views_row(
-    name: str, picture: tuple[int, int], image_size: int, options: ViewOptions, batch: int
+    name: str, image: tuple[int, int], image_size: int, options: ViewOptions, batch: int
 ) -> dict[str, Any]:
-    """Pictures a second of ours and lightly's, and the floor."""
+    """Images a second of ours and lightly's, and the floor."""
     transform = build_views(options, image_size, (0.5,) * 3, (0.25,) * 3)
     specs = [read_view(view) for view in transform.transforms]
-    pieces = photograph_pieces(*picture, 64)
+    pieces = photograph_pieces(*image, 64)
     pixels = torch.from_numpy(np.stack(pieces)).to(DEVICE)
     numbers = torch.arange(batch) % len(pixels)
     rows = torch.stack([numbers, streams(0, 0, torch.arange(batch))], dim=1).to(DEVICE)
     turns = iter(range(2**62))
-    pictures = [Image.fromarray(piece) for piece in pieces]
+    images = [Image.fromarray(piece) for piece in pieces]
     row = {
         "views": name,
         "recipe": options.recipe,
         "batch": batch,
-        "pictures_a_second": batch * rate(lambda: views_of_rows(pixels, rows, specs)),
-        "lightly_pictures_a_second": rate(lambda: transform(pictures[next(turns) % 64])),
-        **floor(specs, *picture),
+        "images_a_second": batch * rate(lambda: views_of_rows(pixels, rows, specs)),
+        "lightly_images_a_second": rate(lambda: transform(images[next(turns) % 64])),
+        **floor(specs, *image),
     }
     print(row, flush=True)
     return row
 
 
 def floor(specs: list[ViewSpec], height: int, width: int) -> dict[str, float]:
-    """Bytes and multiply-adds of a picture, and the seconds that they take here."""
+    """Bytes and multiply-adds of an image, and the seconds that they take here."""
     written = sum(4 * 3 * spec.size**2 for spec in specs)
     multiply_adds = sum(3 * height * spec.size * (width + spec.size) for spec in specs)
     read = 3 * height * width * len(specs)
@@ -116,7 +116,7 @@ def floor(specs: list[ViewSpec], height: int, width: int) -> dict[str, float]:
         "floor_multiply_adds": multiply_adds,
         "bytes_a_second": bytes_a_second,
         "multiply_adds_a_second": multiply_adds_a_second,
-        "floor_pictures_a_second": 1
+        "floor_images_a_second": 1
         / max((read + written) / bytes_a_second, multiply_adds / multiply_adds_a_second),
     }
 

@@ -1,6 +1,6 @@
 """The ER paper's Fig. 2 in small, the drops of its Table 2, and what leave-one-out is worth.
 
-    python -m benchmarks.er_figure <folder with train/ and test/ of CIFAR-10 as pictures> [--jobs 2]
+    python -m benchmarks.er_figure <folder with train/ and test/ of CIFAR-10 as images> [--jobs 2]
 
 Every run is ``erssl pretrain`` with one backbone, view recipe, schedule and seed; the learning
 rate is scaled by the batch. What the lens read of each is kept. Writes
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks._runs import COMMON, RESULTS, link_subset, pretrain, summary
 from erssl.runs import write_json
 
-FILE, PICTURE = RESULTS / "er_figure.json", RESULTS / "er_figure.png"
+FILE, IMAGE = RESULTS / "er_figure.json", RESULTS / "er_figure.png"
 LARGE, SMALL = 256, 32
 # A narrow bottleneck and a higher rate: wide and slow, the outputs hardly leave the uniform
 # distribution in so few steps.
@@ -82,7 +82,7 @@ RUNS |= {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--train-per-class", type=int, default=600)
     parser.add_argument("--test-per-class", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=10)
@@ -92,13 +92,13 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     report = json.loads(FILE.read_text()) if FILE.exists() else {"runs": {}}
     report["setting"] = (
-        f"{arguments.train_per_class} training and {arguments.test_per_class} test pictures a "
+        f"{arguments.train_per_class} training and {arguments.test_per_class} test images a "
         f"class, {arguments.epochs} epochs; common settings: {' '.join(COMMON)}"
     )
     lock = threading.Lock()
     with tempfile.TemporaryDirectory() as folder:
         train, test = (
-            link_subset(arguments.pictures / split, Path(folder, split), count)
+            link_subset(arguments.images / split, Path(folder, split), count)
             for split, count in (
                 ("train", arguments.train_per_class),
                 ("test", arguments.test_per_class),
@@ -121,7 +121,7 @@ def main() -> None:
         todo = [name for name in arguments.only if name not in report["runs"]]
         with ThreadPoolExecutor(arguments.jobs) as pool:
             list(pool.map(one, todo))
-    plot(report, PICTURE)
+    plot(report, IMAGE)
     print(table(report))
     print()
     print(drops(report))

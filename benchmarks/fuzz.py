@@ -25,7 +25,7 @@ from erssl.runs import environment, write_json
 from tests.fuzz import (
     test_annotations,
     test_checkpoints,
-    test_pictures,
+    test_images,
     test_results,
     test_transfer_lists,
     test_words,
@@ -35,7 +35,7 @@ from tests.fuzz.harness import MEMORY, SECONDS, Outcome, Surface, run_many
 SURFACES: list[Surface] = [
     test_words.SURFACE,
     test_checkpoints.SURFACE,
-    *test_pictures.SURFACES,
+    *test_images.SURFACES,
     test_transfer_lists.SURFACE,
     *test_annotations.SURFACES,
     *test_results.SURFACES,

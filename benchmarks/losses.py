@@ -7,7 +7,7 @@ beside those of lightly that a user would take in their place. The floor of a lo
 two times: the operations of its matrix products at the rate of this machine's own (N, d) x (d, N)
 product, and the bytes of inputs and gradients at the rate of its copy. Then the discrete losses at
 K = 65,536 outputs beside lightly's ``DINOLoss``, and eight views in one call beside four calls of
-two. Writes ``benchmarks/results/losses.json`` and the picture of time against N, ``losses.png``
+two. Writes ``benchmarks/results/losses.json`` and the image of time against N, ``losses.png``
 (``_cuda`` of a GPU).
 """
 

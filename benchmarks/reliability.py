@@ -196,16 +196,16 @@ def lose_worker(study: Study, method: str) -> None:
     study.count("a loader process killed", fault or study.finish(words, run_dir))
 
 
-def break_picture(study: Study, pictures: Path, workers: int) -> None:
-    """A picture file is cut while the run goes on, and put back afterwards."""
+def break_image(study: Study, images: Path, workers: int) -> None:
+    """An image file is cut while the run goes on, and put back afterwards."""
     words = (
-        *("data=imagefolder", f"data.train_dir={pictures}", "data.verify=true", "method=byol"),
+        *("data=imagefolder", f"data.train_dir={images}", "data.verify=true", "method=byol"),
         *(*COMMON, *HEAD, "optimizer=sgd", "data.views.recipe=digits", "batch_size=8"),
         f"data.num_workers={workers}",
     )
     run_dir = study.new("run")
     study.reference(words)
-    file = study.random.choice(sorted(pictures.glob("*/*.png")))
+    file = study.random.choice(sorted(images.glob("*/*.png")))
     good = file.read_bytes()
     child = study.child(words, run_dir)
     while not (run_dir / LAST).is_file() and not child.ended():
@@ -216,9 +216,7 @@ def break_picture(study: Study, pictures: Path, workers: int) -> None:
     finished = (run_dir / "results.json").is_file()
     right = finished or (status == 2 and file.name in sentence and "resume=true" in sentence)
     fault = "" if right else f"status {status}, {sentence}"
-    study.count(
-        "a picture that breaks", fault or ("" if finished else study.finish(words, run_dir))
-    )
+    study.count("an image that breaks", fault or ("" if finished else study.finish(words, run_dir)))
 
 
 def refuse_disk(study: Study, method: str, how: str) -> None:
@@ -292,9 +290,9 @@ def study_all(study: Study, quick: bool) -> None:
         spoil(study, next(pick))
         refuse_disk(study, next(pick), "full")
         refuse_disk(study, next(pick), "read-only")
-    pictures = digit_folder(study.folder / "pictures")
+    images = digit_folder(study.folder / "images")
     for index in range(1 if quick else 4):
-        break_picture(study, pictures, workers=index % 2)
+        break_image(study, images, workers=index % 2)
     for method in ("mae", "byol") if quick else available_methods():
         resume_everywhere(study, method)
 

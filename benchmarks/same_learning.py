@@ -1,6 +1,6 @@
 """Does what was made faster still learn the same?
 
-    python -m benchmarks.same_learning <folder with train/ and test/ of CIFAR-10 as pictures>
+    python -m benchmarks.same_learning <folder with train/ and test/ of CIFAR-10 as images>
 
 MVEB on a part of CIFAR-10 by ``erssl pretrain``, from two seeds with each way of making views, and
 once more with every score solved in float64. That one and the run of its seed differ by rounding
@@ -26,12 +26,12 @@ ALL_IN_FLOAT64 = "from erssl.entropy import score; score._TOLERANCE = 0.0"
 TRAIN_PER_CLASS, TEST_PER_CLASS, SEEDS = 600, 100, (0, 1)
 
 
-def main(pictures: Path) -> None:
+def main(images: Path) -> None:
     runs = {f"{name} seed {seed}": (name, seed) for name in PIPELINES for seed in SEEDS}
     runs[DOUBLE] = ("lightly", 0)
     with tempfile.TemporaryDirectory() as folder:
-        train = link_subset(pictures / "train", Path(folder, "train"), TRAIN_PER_CLASS)
-        test = link_subset(pictures / "test", Path(folder, "test"), TEST_PER_CLASS)
+        train = link_subset(images / "train", Path(folder, "train"), TRAIN_PER_CLASS)
+        test = link_subset(images / "test", Path(folder, "test"), TEST_PER_CLASS)
 
         def run(name: str) -> dict[str, Any]:
             pipeline, seed = runs[name]
@@ -102,5 +102,5 @@ def plot(runs: dict[str, Any], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path)
-    main(parser.parse_args().pictures)
+    parser.add_argument("images", type=Path)
+    main(parser.parse_args().images)

@@ -38,7 +38,7 @@ SETTINGS = (
 
 
 def plan(options: argparse.Namespace) -> Plan:
-    """What is measured here; a CPU takes seconds for a step of few pictures."""
+    """What is measured here; a CPU takes seconds for a step of few images."""
     cuda = torch.cuda.is_available()
     compiled = cuda or options.compile
     batch, turns, steps = (128, 9, 5) if cuda else (8, 3, 1)
@@ -139,7 +139,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--batch", type=int, help="pictures; 128 on CUDA, 8 on a CPU")
+    parser.add_argument("--batch", type=int, help="images; 128 on CUDA, 8 on a CPU")
     parser.add_argument("--turns", type=int, help="of each contender; 9 on CUDA, 3 on a CPU")
     parser.add_argument("--compile", action="store_true", help="also compiled, on a CPU")
     parser.add_argument("--dry", action="store_true", help="write no results")

@@ -1,6 +1,6 @@
 """The transfer suite from one command: untrained and pretrained, linear and fine-tuned, and killed.
 
-    python -m benchmarks.transfer_suite <folder of parts of the data sets> <CIFAR-10 as pictures>
+    python -m benchmarks.transfer_suite <folder of parts of the data sets> <CIFAR-10 as images>
 
 The parts are too small, and 32 pixels too few, for a published number: what is checked is that the
 whole suite runs on the original layouts, and goes on after ``kill -9`` without doing anything
@@ -41,7 +41,7 @@ ROWS = ("pretrained", "untrained")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--folder", type=Path, help="where runs are kept; what is there is used")
     arguments = parser.parse_args()
@@ -49,12 +49,12 @@ def main() -> None:
     folder = arguments.folder or Path(tempfile.mkdtemp())
     run_dir, words = folder / "run", [*PRETRAIN, f"epochs={arguments.epochs}"]
     if not (run_dir / "results.json").is_file():
-        train = link_subset(arguments.pictures / "train", folder / "train", 1000)
-        test = link_subset(arguments.pictures / "test", folder / "test", 200)
+        train = link_subset(arguments.images / "train", folder / "train", 1000)
+        test = link_subset(arguments.images / "test", folder / "test", 200)
         pretrain(words, [f"data.train_dir={train}", f"data.val_dir={test}"], run_dir)
     data_root = gather(arguments.parts, folder / "data")
     report: dict[str, Any] = {
-        "command": "python -m benchmarks.transfer_suite <parts> <CIFAR-10 pictures>",
+        "command": "python -m benchmarks.transfer_suite <parts> <CIFAR-10 images>",
         "environment": {k: v for k, v in environment().items() if k != "command"},
         "pretraining": summary(run_dir, words),
         "suites": {},
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def gather(parts: Path, target: Path) -> Path:
-    """All data sets below one folder, as links; the pictures of VOC's may be kept as link texts."""
+    """All data sets below one folder, as links; the images of VOC's may be kept as link texts."""
     if target.exists():
         return target
     target.mkdir(parents=True)

@@ -1,12 +1,12 @@
-"""How many pictures a second become views on one core, beside lightly's own transforms?
+"""How many images a second become views on one core, beside lightly's own transforms?
 
     python -m benchmarks.views
 
 Sixteen JPEG files of 500 x 375 pixels, cut out of scikit-learn's two sample photographs and saved
-at quality 90, become the views of DINO (2 of 224 and 6 of 96 pixels) and BYOL (2 of 224), pictures
+at quality 90, become the views of DINO (2 of 224 and 6 of 96 pixels) and BYOL (2 of 224), images
 of 32 x 32 in memory those of lightly's CIFAR-10 benchmark; all as batches of normalised floats, as
 training takes them. "lightly" is lightly's own transform, "erssl, lightly" and "erssl, fast" are
-``data.pipeline``. One thread; the contenders by turns, so that all meet the same load; pictures a
+``data.pipeline``. One thread; the contenders by turns, so that all meet the same load; images a
 second of CPU time, which tells less of a busy machine. The floor is decoding alone. Writes
 ``benchmarks/results/views.json``.
 """
@@ -34,11 +34,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from benchmarks._runs import RESULTS
-from erssl.data import PictureDataset, TransformedDataset, ViewOptions, build_views, load_image
+from erssl.data import ImageDataset, TransformedDataset, ViewOptions, build_views, load_image
 from erssl.data import fast_views as fast
-from erssl.data.datasets import PicturesInMemory
+from erssl.data.datasets import ImagesInMemory
 from erssl.data.device_views import normalize
-from erssl.data.folders import PictureFiles
+from erssl.data.folders import ImageFiles
 from erssl.data.pipelines import make_pipeline
 from erssl.runs import environment, write_json
 
@@ -59,7 +59,7 @@ def main() -> None:
         rows = compare("dino", files, DINOTransform(), ViewOptions("dino", n_local_views=6), 224)
         rows += compare("byol", files, BYOLTransform(), ViewOptions("byol"), 224)
         cifar = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
-        rows += compare("cifar", small_pictures(files), cifar, ViewOptions("cifar"), 32)
+        rows += compare("cifar", small_images(files), cifar, ViewOptions("cifar"), 32)
         steps = operations(load_image(files.samples[0][0]))
     report = {
         "command": "python -m benchmarks.views",
@@ -75,7 +75,7 @@ def main() -> None:
     print(f"\n{table(rows)}\n\n{floor_text(floor)}\n\n{operations_table(steps)}")
 
 
-def photographs(folder: Path) -> PictureFiles:
+def photographs(folder: Path) -> ImageFiles:
     """JPEG files cut out of the sample photographs, which are of 640 x 427 pixels."""
     generator, samples = np.random.default_rng(0), []
     for i in range(FILES):
@@ -86,24 +86,24 @@ def photographs(folder: Path) -> PictureFiles:
         cut = Image.fromarray(pixels[top : top + HEIGHT, left : left + WIDTH])
         cut.save(path, quality=QUALITY)
         samples.append((str(path), 0))
-    return PictureFiles(samples * (BATCH // FILES))
+    return ImageFiles(samples * (BATCH // FILES))
 
 
-def small_pictures(files: PictureFiles) -> PicturesInMemory:
+def small_images(files: ImageFiles) -> ImagesInMemory:
     """The same at 32 x 32 pixels, in memory as CIFAR is."""
     pixels = [np.asarray(files[i][0].resize((32, 32))) for i in range(BATCH)]
-    return PicturesInMemory(np.stack(pixels), np.zeros(BATCH, dtype=np.int64))
+    return ImagesInMemory(np.stack(pixels), np.zeros(BATCH, dtype=np.int64))
 
 
 def contenders(
-    pictures: PictureDataset, own: Any, options: ViewOptions, size: int
+    images: ImageDataset, own: Any, options: ViewOptions, size: int
 ) -> dict[str, Contender]:
     """What makes a batch of an epoch, as a list of its views (N, 3, H, W)."""
     transform = build_views(options, size, **SCALING)
     reference = make_pipeline("lightly", transform)
     pipeline = make_pipeline("fast", transform)
-    slow, quick = (p.pictures(pictures, seed=0) for p in (reference, pipeline))
-    plain = TransformedDataset(pictures, own)
+    slow, quick = (p.images(images, seed=0) for p in (reference, pipeline))
+    plain = TransformedDataset(images, own)
 
     def lightly(epoch: int) -> list[Tensor]:
         return default_collate([plain[i] for i in range(BATCH)])[0]
@@ -119,12 +119,12 @@ def contenders(
 
 
 def compare(
-    recipe: str, pictures: PictureDataset, own: Any, options: ViewOptions, size: int
+    recipe: str, images: ImageDataset, own: Any, options: ViewOptions, size: int
 ) -> list[dict[str, Any]]:
-    """Pictures a second of each contender, in rounds of one batch each."""
+    """Images a second of each contender, in rounds of one batch each."""
     torch.manual_seed(0)
     np.random.seed(0)
-    makers = contenders(pictures, own, options, size)
+    makers = contenders(images, own, options, size)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in makers}
     for epoch in range(WARM_UP + REPEATS):
         for name, make in makers.items():
@@ -139,11 +139,11 @@ def compare(
         {
             "recipe": recipe,
             "contender": name,
-            "pictures_per_cpu_second": per_cpu[name],
-            "pictures_per_second": [BATCH / wall for wall, _ in times[name]],
+            "images_per_cpu_second": per_cpu[name],
+            "images_per_second": [BATCH / wall for wall, _ in times[name]],
             "median": median(per_cpu[name]),
             "ratio_to_lightly": median(per_cpu[name]) / base,
-            "values_per_picture": sum(view[0].numel() for view in views),  # bytes; x 4 as floats
+            "values_per_image": sum(view[0].numel() for view in views),  # bytes; x 4 as floats
         }
         for name in makers
     ]
@@ -151,7 +151,7 @@ def compare(
     return rows
 
 
-def decoding(files: PictureFiles) -> dict[str, float]:
+def decoding(files: ImageFiles) -> dict[str, float]:
     """Microseconds to decode a file, by OpenCV and by Pillow, and how many bytes that touches."""
     paths = [path for path, _ in files.samples[:FILES]]
     data = [np.frombuffer(Path(path).read_bytes(), dtype=np.uint8) for path in paths]
@@ -229,14 +229,14 @@ _SPEC = fast.ViewSpec(224, (0.08, 1.0), (3 / 4, 4 / 3), "bilinear", **SCALING)
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown table of rates."""
     lines = [
-        "| views | contender | pictures a CPU second | times lightly's |",
+        "| views | contender | images a CPU second | times lightly's |",
         "|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row['recipe']} | {row['contender']} | {row['median']:.0f} "
-            f"({min(row['pictures_per_cpu_second']):.0f} to "
-            f"{max(row['pictures_per_cpu_second']):.0f}) | {row['ratio_to_lightly']:.2f} |"
+            f"({min(row['images_per_cpu_second']):.0f} to "
+            f"{max(row['images_per_cpu_second']):.0f}) | {row['ratio_to_lightly']:.2f} |"
         )
     return "\n".join(lines)
 
@@ -245,7 +245,7 @@ def floor_text(floor: dict[str, float]) -> str:
     """The floor in words."""
     return (
         f"floor: decoding alone takes {floor['opencv_microseconds']:.0f} us "
-        f"({1e6 / floor['opencv_microseconds']:.0f} pictures a second; Pillow "
+        f"({1e6 / floor['opencv_microseconds']:.0f} images a second; Pillow "
         f"{floor['pillow_microseconds']:.0f} us) of {floor['file_bytes'] / 1e3:.0f} kB to "
         f"{floor['decoded_bytes'] / 1e3:.0f} kB"
     )

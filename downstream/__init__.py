@@ -1,1 +1,1 @@
-"""Downstream tasks: how good a pretrained backbone is away from the pictures it has learnt on."""
+"""Downstream tasks: how good a pretrained backbone is away from the images it has learnt on."""

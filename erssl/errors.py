@@ -28,7 +28,7 @@ class ConfigError(ErsslError, ValueError):
 
 
 class DataError(ErsslError, ValueError):
-    """Pictures, folders or splits that cannot be used."""
+    """Images, folders or splits that cannot be used."""
 
 
 class RunError(ErsslError, OSError):

@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, and what the lens read."""
+"""Images of a run: its curves, and what the lens read."""
 
 from __future__ import annotations
 

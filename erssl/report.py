@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from erssl.plots import plot_curves
-from erssl.runs import LENS_PICTURE, METRICS, read_metrics, write_text
+from erssl.runs import LENS_FIGURE, METRICS, read_metrics, write_text
 
 
 def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
@@ -20,7 +20,7 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
     file = run_dir / METRICS
     curves = read_metrics(file) if file.is_file() else {}
     drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
-    lens = (run_dir / LENS_PICTURE).is_file()
+    lens = (run_dir / LENS_FIGURE).is_file()
     rows = [f"| {name} | {value:.4f} |" for name, value in results["metrics"].items()]
     lines = [
         f"# {results['method']} on {results['dataset']}",
@@ -50,7 +50,7 @@ _ACCURACIES = (
 def write_evaluation_report(
     results: Mapping[str, Any],
     folder: Path,
-    pictures: Sequence[str] = (),
+    images: Sequence[str] = (),
     about: str = _ACCURACIES,
 ) -> None:
     """Write the ``report.md`` of an evaluation.
@@ -58,7 +58,7 @@ def write_evaluation_report(
     Args:
         results: The content of ``results.json``.
         folder: Where it goes.
-        pictures: Names of pictures in that folder.
+        images: Names of images in that folder.
         about: What the metrics are.
     """
     metrics = results["metrics"]
@@ -76,7 +76,7 @@ def write_evaluation_report(
         "",
         *published_lines(results["published"]),
         "",
-        *(line for name in pictures for line in (f"![{name}]({name})", "")),
+        *(line for name in images for line in (f"![{name}]({name})", "")),
         _how(results),
     ]
     write_text(folder / "report.md", "\n".join(lines) + "\n")

@@ -30,7 +30,7 @@ CONFIG = "config.yaml"
 RESULTS = "results.json"
 METRICS = "metrics.csv"
 LENS = "lens.csv"
-LENS_PICTURE = "lens.png"
+LENS_FIGURE = "lens.png"
 PREDICTIONS = "predictions.png"
 ENVIRONMENT = "environment.json"
 _LARGEST = 1e100  # of a reading
@@ -133,7 +133,7 @@ class RunDirectory:
         for folder in (CHECKPOINTS, "detectron2"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
-        for name in (*written, ENVIRONMENT, LENS, LENS_PICTURE, PREDICTIONS):
+        for name in (*written, ENVIRONMENT, LENS, LENS_FIGURE, PREDICTIONS):
             (self.path / name).unlink(missing_ok=True)
         for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml"):
             (self.path / name).unlink(missing_ok=True)

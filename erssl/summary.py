@@ -75,14 +75,14 @@ class Summary:
         lines += [f"| {' | '.join(row)} |" for row in rows]
         return "\n".join([*lines, "", _NOTE, "", *(f"- {line}" for line in self.published()), ""])
 
-    def html(self, picture: str | None = None) -> str:
+    def html(self, image: str | None = None) -> str:
         """The table as a page of its own."""
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.header())
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
             for row in self.rows()
         )
-        drawn = f'<p><img src="{html.escape(picture)}" alt="accuracies"></p>\n' if picture else ""
+        drawn = f'<p><img src="{html.escape(image)}" alt="accuracies"></p>\n' if image else ""
         notes = "".join(f"<li>{html.escape(line)}</li>\n" for line in self.published())
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>erssl report'

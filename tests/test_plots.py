@@ -1,4 +1,4 @@
-"""Pictures of evaluations, by what matplotlib was asked to draw."""
+"""Images of evaluations, by what matplotlib was asked to draw."""
 
 import matplotlib.figure
 import pytest
@@ -30,7 +30,7 @@ def test_confusion_is_drawn_as_shares_of_the_true_class(drawn, tmp_path):
     plot_confusion(matrix, ("a", "b", "c"), tmp_path / "confusion.png")
     axes = drawn[0].axes[0]
     shares = axes.images[0].get_array()
-    expected = [[0.75, 0.25, 0], [0, 0.5, 0.5], [0, 0, 0]]  # no picture of the last class
+    expected = [[0.75, 0.25, 0], [0, 0.5, 0.5], [0, 0, 0]]  # no image of the last class
     assert shares.tolist() == expected
     assert [t.get_text() for t in axes.texts] == ["75%", "25%", "50%", "50%"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]

@@ -33,7 +33,7 @@ __all__ = [
     "CocoImage",
     "CocoInstance",
     "CocoSource",
-    "check_pictures",
+    "check_images",
     "check_same_categories",
     "coco_layout",
     "read_coco",
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def coco_layout(root: Path) -> tuple[CocoSource, CocoSource]:
-    """The standard layout: ``annotations/instances_{train,val}2017.json`` beside the pictures.
+    """The standard layout: ``annotations/instances_{train,val}2017.json`` beside the images.
 
     Args:
         root: The folder that holds ``annotations``, ``train2017`` and ``val2017``.
@@ -57,7 +57,7 @@ def coco_layout(root: Path) -> tuple[CocoSource, CocoSource]:
 
 
 def read_coco(source: CocoSource, split: Split, masks: bool = True) -> CocoData:
-    """Read a split and check all of it but the pictures' content.
+    """Read a split and check all of it but the images' content.
 
     Args:
         source: Where it lies.
@@ -78,7 +78,7 @@ def read_coco(source: CocoSource, split: Split, masks: bool = True) -> CocoData:
     images = _images(content["images"], by_image, source, split)
     data = CocoData(source, split, images, tuple(categories), tuple(categories.values()))
     if not images:
-        raise DataError(f"{file} lists no pictures to {_USE[split]} on; name another file.")
+        raise DataError(f"{file} lists no images to {_USE[split]} on; name another file.")
     if not data.training_images:
         raise DataError(
             f"{file} has no object with a box to {_USE[split]} on; name a file with annotations."
@@ -106,8 +106,8 @@ def check_same_categories(train: CocoData, val: CocoData) -> None:
     )
 
 
-def check_pictures(data: Any, workers: int) -> None:
-    """Decode every picture once.
+def check_images(data: Any, workers: int) -> None:
+    """Decode every image once.
 
     Args:
         data: ``CocoData``, or another reader's with ``images`` and ``name``.
@@ -123,7 +123,7 @@ def check_pictures(data: Any, workers: int) -> None:
         listed = some(f"{os.path.basename(path)}: {reason}" for path, reason in faults)
         folder = os.path.dirname(faults[0][0])
         raise DataError(
-            f"{len(faults)} of the {len(data.images)} pictures of {data.name} in {folder} cannot "
+            f"{len(faults)} of the {len(data.images)} images of {data.name} in {folder} cannot "
             f"be read ({listed}); repair them, or remove them from the annotations."
         )
 
@@ -135,7 +135,7 @@ def _load(source: CocoSource, split: str) -> dict[str, Any]:
     file = source.annotations
     if not source.images.is_dir():
         raise DataError(
-            f"{source.images} is no folder of pictures; name it with {split}_images=<folder>, or "
+            f"{source.images} is no folder of images; name it with {split}_images=<folder>, or "
             "data_root= in the standard layout."
         )
     try:
@@ -222,7 +222,7 @@ def _images(
     if lost := [i for i in instances if i not in listed]:
         count = sum(len(instances[i]) for i in lost)
         raise DataError(
-            f"{count} annotations of {file} name {len(lost)} pictures that it does not list (image "
+            f"{count} annotations of {file} name {len(lost)} images that it does not list (image "
             f"ids {some(lost)}); repair it."
         )
     images = []
@@ -230,7 +230,7 @@ def _images(
         name, size = entry.get("file_name"), (entry.get("width"), entry.get("height"))
         if not isinstance(name, str) or not all(isinstance(v, int) and v > 0 for v in size):
             raise DataError(
-                f"The picture with id {entry['id']} of {file} has no file_name, width and height; "
+                f"The image with id {entry['id']} of {file} has no file_name, width and height; "
                 "add them."
             )
         found = tuple(instances.get(entry["id"], ()))
@@ -240,7 +240,7 @@ def _images(
 
 
 def _require_files(images: Iterable[CocoImage], source: CocoSource, split: str) -> None:
-    present = set(os.listdir(source.images))  # one call in place of one for each picture
+    present = set(os.listdir(source.images))  # one call in place of one for each image
     missing = [
         image.path.name
         for image in images
@@ -249,6 +249,6 @@ def _require_files(images: Iterable[CocoImage], source: CocoSource, split: str) 
     ]
     if missing:
         raise DataError(
-            f"{len(missing)} pictures that {source.annotations} names are not in {source.images} "
+            f"{len(missing)} images that {source.annotations} names are not in {source.images} "
             f"({some(missing)}); add them, or name their folder with {split}_images=<folder>."
         )

@@ -48,9 +48,9 @@ def fault_of_box(entry: dict[str, Any]) -> str | None:
 
 
 def fault_of_facts(entry: dict[str, Any]) -> str | None:
-    """What is wrong with the picture, the area or the mark of a crowd; all but the first may lack.
+    """What is wrong with the image, the area or the mark of a crowd; all but the first may lack.
 
-    An entry without a picture is left to the check of the pictures.
+    An entry without an image is left to the check of the images.
     """
     image, area, crowd = entry.get("image_id", -1), entry.get("area", 0.0), entry.get("iscrowd", 0)
     if not isinstance(image, int):
@@ -75,7 +75,7 @@ def fault_of_segmentation(entry: dict[str, Any]) -> str | None:
 
 
 def _fits(code: dict[str, Any]) -> bool:
-    """Whether a run-length code covers the picture that it names."""
+    """Whether a run-length code covers the image that it names."""
     size, counts = code.get("size"), code.get("counts")
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(v, int) for v in size):
         return False

@@ -16,7 +16,7 @@ class CocoSource:
     """Where a split lies.
 
     Attributes:
-        images: Folder of the pictures.
+        images: Folder of the images.
         annotations: The JSON file.
         name: What results call the data set.
     """
@@ -28,7 +28,7 @@ class CocoSource:
 
 @dataclass(frozen=True, slots=True)
 class CocoInstance:
-    """One object of a picture.
+    """One object of an image.
 
     Attributes:
         id: The annotation's own.
@@ -54,10 +54,10 @@ class CocoInstance:
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """A picture and what is in it.
+    """An image and what is in it.
 
     Attributes:
-        id: The picture's own in the file.
+        id: The image's own in the file.
         path: Its file.
         width: In pixels.
         height: In pixels.
@@ -83,7 +83,7 @@ class CocoData:
     Attributes:
         source: Where it lies.
         split: ``"train"`` or ``"val"``.
-        images: All pictures of the file, in its order.
+        images: All images of the file, in its order.
         category_ids: The data set's own id of each contiguous class number, rising.
         class_names: Name of each contiguous class number.
     """
@@ -101,7 +101,7 @@ class CocoData:
 
     @cached_property
     def training_images(self) -> tuple[CocoImage, ...]:
-        """Pictures with at least one object to train on, as Detectron2 filters them."""
+        """Images with at least one object to train on, as Detectron2 filters them."""
         return tuple(image for image in self.images if image.trainable)
 
     @cached_property
@@ -111,7 +111,7 @@ class CocoData:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Numbers of pictures and instances, and of what is not trained on."""
+        """Numbers of images and instances, and of what is not trained on."""
         instances = [i for image in self.images for i in image.instances]
         return {
             "pictures": len(self.images),
@@ -141,7 +141,7 @@ class CocoData:
             )
         if counts["pictures_without_objects"] and self.split == "train":
             said.append(
-                f"{counts['pictures_without_objects']} pictures of {file} have nothing to train on "
+                f"{counts['images_without_objects']} images of {file} have nothing to train on "
                 "and are left out."
             )
         return tuple(said)

@@ -103,8 +103,8 @@ def job_config(
 
     Args:
         job: What is trained.
-        train: Name of the training pictures in Detectron2's catalogue.
-        val: Name of the pictures to evaluate on.
+        train: Name of the training images in Detectron2's catalogue.
+        val: Name of the images to evaluate on.
         weights: File with the backbone.
         output: Folder that Detectron2 writes to.
 
@@ -133,8 +133,8 @@ def job_config(
     cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.MOMENTUM = recipe.weight_decay, recipe.momentum
     cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD = job.checkpoint_period, job.eval_period
     # a small data set has fewer batches than Detectron2 takes; once through it is all there is
-    pictures = len(job.train.training_images)
-    batches = max(1, math.ceil(pictures / schedule.batch_size))
+    images = len(job.train.training_images)
+    batches = max(1, math.ceil(images / schedule.batch_size))
     cfg.TEST.PRECISE_BN.NUM_ITER = min(PRECISE_BATCHES, batches)
     note = plain_norms_without_gpu(cfg)
     cfg.freeze()
@@ -163,7 +163,7 @@ def check_architecture(options: Any, neck: str) -> None:
     resnet = isinstance(options, BackboneOptions) and options.library == "torchvision"
     if not resnet or options.cifar_stem:
         name = getattr(options, "name", "of unknown architecture")
-        stem = " with a stem for small pictures" if resnet else ""
+        stem = " with a stem for small images" if resnet else ""
         raise ConfigError(
             f"The checkpoint is {name}{stem}, and the detectors are built on torchvision's "
             "ResNets; give a checkpoint of resnet50."
@@ -195,14 +195,14 @@ def plain_norms_without_gpu(cfg: Any) -> str | None:
     )
 
 
-def fingerprint(cfg: Any, pictures: int) -> dict[str, str]:
+def fingerprint(cfg: Any, images: int) -> dict[str, str]:
     """All settings that the weights of a training depend on, by their dotted names.
 
     Args:
         cfg: The config.
-        pictures: Number of training pictures.
+        images: Number of training images.
     """
-    settings = {"training pictures": str(pictures)}
+    settings = {"training images": str(images)}
 
     def collect(node: Mapping[str, Any], prefix: str) -> None:
         for key, value in node.items():

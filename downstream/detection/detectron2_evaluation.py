@@ -18,8 +18,8 @@ from erssl.downstream.detection.evaluation import Kind, metric_names
 from erssl.runs import write_json
 
 FOLDER = "inference"
-DRAWN = f"{FOLDER}/first_pictures.json"
-_TO_DRAW = 12  # pictures of which the predictions are kept
+DRAWN = f"{FOLDER}/first_images.json"
+_TO_DRAW = 12  # images of which the predictions are kept
 _KINDS: tuple[Kind, ...] = ("bbox", "segm")
 _VALUES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -31,7 +31,7 @@ def make_evaluator(cfg: Any, dataset: str) -> list[DatasetEvaluator]:
         cfg: Detectron2's config.
         dataset: Name in Detectron2's catalogue.
     """
-    first = FirstPictures(Path(cfg.OUTPUT_DIR) / DRAWN)
+    first = FirstImages(Path(cfg.OUTPUT_DIR) / DRAWN)
     if MetadataCatalog.get(dataset).get("evaluator_type") == "pascal_voc":
         return [PascalVOCDetectionEvaluator(dataset), first]
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
@@ -62,14 +62,14 @@ class QuietCOCOEvaluator(COCOEvaluator):
             return super().evaluate(img_ids)
 
 
-class FirstPictures(DatasetEvaluator):
-    """Keeps the predictions on the first pictures, to be drawn; adds no metric."""
+class FirstImages(DatasetEvaluator):
+    """Keeps the predictions on the first images, to be drawn; adds no metric."""
 
     def __init__(self, file: Path) -> None:
         """Say where they go.
 
         Args:
-            file: The JSON file; written by the first process, which has the first pictures.
+            file: The JSON file; written by the first process, which has the first images.
         """
         self.file = file
         self.reset()
@@ -79,7 +79,7 @@ class FirstPictures(DatasetEvaluator):
         self.kept: list[dict[str, Any]] = []
 
     def process(self, inputs: Any, outputs: Any) -> None:
-        """Keep a picture's predictions."""
+        """Keep an image's predictions."""
         for output in outputs:
             if len(self.kept) < _TO_DRAW:
                 self.kept.append({"index": len(self.kept), **_plain(output["instances"].to("cpu"))})

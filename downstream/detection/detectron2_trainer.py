@@ -46,7 +46,7 @@ logger = logging.getLogger("detectron2.erssl")
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's own trainer; the same pictures at the same iteration, resumed or not.
+    """Detectron2's own trainer; the same images at the same iteration, resumed or not.
 
     Attributes:
         report: What of the backbone was matched; ``None`` where the weights are of a whole
@@ -63,7 +63,7 @@ class Trainer(DefaultTrainer):
             resume: Go on with the newest checkpoint in ``OUTPUT_DIR``, if there is one.
 
         Raises:
-            ConfigError: If the config asks for an order of pictures that is not built.
+            ConfigError: If the config asks for an order of images that is not built.
             RunError: If that checkpoint is of another config, or cannot be read.
         """
         _check_loader(cfg)
@@ -210,7 +210,7 @@ def _check_loader(cfg: Any) -> None:
 
 
 class _Prepare:
-    """Detectron2's mapper, whose complaints about a picture name the picture."""
+    """Detectron2's mapper, whose complaints about an image name the image."""
 
     def __init__(self, mapper: Any) -> None:
         self.mapper = mapper
@@ -241,7 +241,7 @@ class _Seeds(HookBase):
 
 
 class _PreciseBN(hooks.PreciseBN):
-    """Statistics of the same pictures each time, so that a resumed run has them too."""
+    """Statistics of the same images each time, so that a resumed run has them too."""
 
     def update_stats(self) -> None:
         self._data_iter = None

@@ -32,7 +32,7 @@ def coco_metrics(
         predictions: In COCO's format of results: ``image_id`` and ``category_id`` of the data set,
             ``bbox`` as (x, y, width, height), ``score``, and ``segmentation`` as a run-length code
             where masks are judged.
-        data: What is in the pictures.
+        data: What is in the images.
         kinds: ``"bbox"`` for boxes, ``"segm"`` for masks.
 
     Returns:

@@ -19,11 +19,11 @@ class DetectionJob:
 
     Attributes:
         backbone: A torchvision ResNet from :func:`erssl.load_backbone`, on the CPU.
-        preprocessing: ``mean`` and ``std`` of pictures with values in [0, 1], each of length 3.
+        preprocessing: ``mean`` and ``std`` of images with values in [0, 1], each of length 3.
         recipe: What is built.
         schedule: How long and at what rate it is trained.
-        train: Training pictures (``CocoData`` or ``VocData``).
-        val: Pictures to evaluate on.
+        train: Training images (``CocoData`` or ``VocData``).
+        val: Images to evaluate on.
         folder: The run directory; a backend writes checkpoints and curves below it.
         seed: Of weights, order and augmentation.
         resume: Go on with the last checkpoint in the folder.
@@ -31,10 +31,10 @@ class DetectionJob:
         workers: Loader processes for each device.
         device: Where it is computed.
         devices: How many of that kind.
-        min_sizes: Short sides that training pictures are resized to at random, in pixels.
+        min_sizes: Short sides that training images are resized to at random, in pixels.
         max_size: The long side's limit, in pixels.
-        test_size: Short side of test pictures, in pixels.
-        rois_per_image: Proposals of each picture that the heads are trained on; Detectron2's
+        test_size: Short side of test images, in pixels.
+        rois_per_image: Proposals of each image that the heads are trained on; Detectron2's
             ROI_HEADS.BATCH_SIZE_PER_IMAGE.
         eval_period: Iterations from one evaluation to the next; 0 for the end alone.
         checkpoint_period: Iterations from one checkpoint to the next.
@@ -68,14 +68,14 @@ class DetectionJob:
 
 @dataclass(frozen=True)
 class Detected:
-    """What a detector found in one picture, in the order of falling score.
+    """What a detector found in one image, in the order of falling score.
 
     Attributes:
-        index: Number of the picture in ``val.images``.
-        boxes: ``(x0, y0, x1, y1)`` in pixels of the picture's own size.
+        index: Number of the image in ``val.images``.
+        boxes: ``(x0, y0, x1, y1)`` in pixels of the image's own size.
         labels: Contiguous class numbers.
         scores: In [0, 1].
-        masks: COCO run-length codes of the picture's own size; ``None`` without a mask head.
+        masks: COCO run-length codes of the image's own size; ``None`` without a mask head.
     """
 
     index: int
@@ -93,7 +93,7 @@ class DetectionOutcome:
         metrics: ``box_AP``, ``box_AP50`` ... and ``mask_AP`` ..., each in [0, 1].
         facts: What else belongs into the record: how many weights were matched, iterations, first
             and last losses.
-        predictions: Of some validation pictures, to be drawn.
+        predictions: Of some validation images, to be drawn.
         notes: Sentences that a reader of the metrics must know.
     """
 

@@ -13,7 +13,7 @@ from erssl.errors import ConfigError
 
 _SHORT_SIDES = (640, 672, 704, 736, 768, 800)  # Detectron2's Base-RCNN-FPN and MoCo's C4
 _VOC_SHORT_SIDES = (480, 512, 544, 576, 608, *_SHORT_SIDES)
-_REFERENCE_BATCH = 16  # of every recipe, two pictures on each of eight devices
+_REFERENCE_BATCH = 16  # of every recipe, two images on each of eight devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +26,17 @@ class Recipe:
         head: ``"mask"`` predicts boxes and masks, ``"box"`` boxes alone.
         data: The kind of data set that it is for.
         label: The schedule as tables of results print it.
-        iterations: Length of the training, in steps of ``batch_size`` pictures.
+        iterations: Length of the training, in steps of ``batch_size`` images.
         steps: Iterations at which the learning rate is divided by ten.
-        batch_size: Pictures of one iteration, of all devices together.
+        batch_size: Images of one iteration, of all devices together.
         base_lr: Learning rate after the warm-up, at that batch.
         warmup_iterations: Length of the linear warm-up.
         warmup_factor: Share of ``base_lr`` that the warm-up begins with.
         weight_decay: Of all weights but those of normalisation layers.
         momentum: Of SGD.
-        min_sizes: Short sides that training pictures are resized to at random, in pixels.
+        min_sizes: Short sides that training images are resized to at random, in pixels.
         max_size: The long side's limit, in pixels.
-        test_size: Short side of test pictures, in pixels.
+        test_size: Short side of test images, in pixels.
         config: The YAML file of the Detectron2 backend.
         source: Where the numbers come from.
     """
@@ -66,7 +66,7 @@ class Schedule:
     """A recipe at the batch and length of one training.
 
     Attributes:
-        batch_size: Pictures of one iteration, of all devices together.
+        batch_size: Images of one iteration, of all devices together.
         iterations: Length of the training.
         steps: Iterations at which the learning rate is divided by ten.
         base_lr: Learning rate after the warm-up.
@@ -161,7 +161,7 @@ def scaled(
 
     Args:
         recipe: The recipe at its own batch.
-        batch_size: Pictures of one iteration, of all devices together.
+        batch_size: Images of one iteration, of all devices together.
         iterations: Length of the training; ``None`` for the rule's.
         lr: Learning rate after the warm-up; ``None`` for the rule's.
 
@@ -218,7 +218,7 @@ def learning_rate(schedule: Schedule, iteration: int) -> float:
 def _sentence(recipe: Recipe, schedule: Schedule, own_length: bool, own_rate: bool) -> str:
     first, second = schedule.steps
     numbers = (
-        f"{schedule.iterations} iterations of {schedule.batch_size} pictures, learning rate "
+        f"{schedule.iterations} iterations of {schedule.batch_size} images, learning rate "
         f"{schedule.base_lr:g} after {schedule.warmup_iterations} of warm-up, divided by ten "
         f"at {first} and {second}"
     )

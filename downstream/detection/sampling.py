@@ -1,4 +1,4 @@
-"""Which pictures an iteration sees, and how each is augmented: functions of the seed alone.
+"""Which images an iteration sees, and how each is augmented: functions of the seed alone.
 
 A training that is resumed at any iteration therefore goes on with what it would have seen.
 """
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class BatchOrder:
-    """Pictures of each iteration: shuffled epochs, with wide and tall pictures in separate batches.
+    """Images of each iteration: shuffled epochs, with wide and tall images in separate batches.
 
     Batches of one orientation need less padding (Detectron2's aspect-ratio grouping). What is left
     of both at the end of an epoch makes mixed batches, and the last is filled up from the epoch's
@@ -26,11 +26,11 @@ class BatchOrder:
     """
 
     def __init__(self, wide: Sequence[bool], batch_size: int, seed: int) -> None:
-        """Take the orientation of each picture.
+        """Take the orientation of each image.
 
         Args:
-            wide: Whether a picture is at least as wide as tall.
-            batch_size: Pictures of one iteration, of all devices together.
+            wide: Whether an image is at least as wide as tall.
+            batch_size: Images of one iteration, of all devices together.
             seed: Of the order.
         """
         self._wide = np.asarray(wide, dtype=bool)
@@ -42,7 +42,7 @@ class BatchOrder:
         self._kept: tuple[int, list[list[int]]] | None = None
 
     def batch(self, iteration: int) -> list[int]:
-        """Numbers of the pictures of an iteration, from 0."""
+        """Numbers of the images of an iteration, from 0."""
         epoch, place = divmod(iteration, self.batches)
         if self._kept is None or self._kept[0] != epoch:
             self._kept = (epoch, self._epoch(epoch))
@@ -63,7 +63,7 @@ class BatchOrder:
 
 
 class IterationSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of ``(iteration, picture)`` of one process, from any iteration on.
+    """Batches of ``(iteration, image)`` of one process, from any iteration on.
 
     Its length is that of the whole training, since Lightning counts the batches before a resumed
     one as fetched.
@@ -84,16 +84,16 @@ class IterationSampler(Sampler[list[tuple[int, int]]]):
         """Batch after batch."""
         for iteration in range(self._begin, self._end):
             mine = self._order.batch(iteration)[self._rank :: self._processes]
-            yield [(iteration, picture) for picture in mine]
+            yield [(iteration, image) for image in mine]
 
 
-def generator_of(seed: int, iteration: int, picture: int) -> np.random.Generator:
-    """Chance of one picture in one iteration."""
-    return np.random.default_rng([seed, iteration, picture])
+def generator_of(seed: int, iteration: int, image: int) -> np.random.Generator:
+    """Chance of one image in one iteration."""
+    return np.random.default_rng([seed, iteration, image])
 
 
 class PreparedRecords(Dataset[Any]):
-    """Records of pictures, read and augmented by a function whose chance is NumPy's global one."""
+    """Records of images, read and augmented by a function whose chance is NumPy's global one."""
 
     def __init__(
         self, records: Sequence[Mapping[str, Any]], prepare: Callable[[Any], Any], seed: int
@@ -101,21 +101,21 @@ class PreparedRecords(Dataset[Any]):
         """Bind records to what reads and augments them.
 
         Args:
-            records: One for each picture.
+            records: One for each image.
             prepare: Reads and augments one, such as Detectron2's mapper.
             seed: Of the augmentation.
         """
         self.records, self.prepare, self.seed = records, prepare, seed
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.records)
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
-        """One picture as an iteration sees it, whatever process reads it."""
-        iteration, picture = place
-        with _numpy_seed(self.seed, iteration, picture):
-            return self.prepare(self.records[picture])
+        """One image as an iteration sees it, whatever process reads it."""
+        iteration, image = place
+        with _numpy_seed(self.seed, iteration, image):
+            return self.prepare(self.records[image])
 
 
 def record_loader(
@@ -124,7 +124,7 @@ def record_loader(
     """Batches as lists of what ``prepare`` gives.
 
     Args:
-        records: The pictures.
+        records: The images.
         sampler: Which of them, and when.
         workers: Loader processes; their number changes nothing.
     """

@@ -24,8 +24,8 @@ from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutc
 from erssl.downstream.detection.progress import ProgressLines
 from erssl.downstream.detection.sampling import BatchOrder, IterationSampler
 from erssl.downstream.detection.torchvision_data import (
-    TrainingPictures,
-    ValidationPictures,
+    TrainingImages,
+    ValidationImages,
     collate,
 )
 from erssl.downstream.detection.torchvision_model import (
@@ -44,8 +44,8 @@ from erssl.errors import RunError
 from erssl.runs import LAST_CHECKPOINT, METRICS, read_metrics
 
 _PRECISE = 200  # batches of precise batch normalisation, Detectron2's TEST.PRECISE_BN.NUM_ITER
-_PASSES = 4  # over all training pictures, which few of them are enough for
-_DRAWN = 12  # pictures whose predictions are handed back
+_PASSES = 4  # over all training images, which few of them are enough for
+_DRAWN = 12  # images whose predictions are handed back
 _LOG_ALL = 1000  # iterations up to which each is logged
 _ENDS = 20  # iterations whose mean loss stands for the begin and the end
 
@@ -57,7 +57,7 @@ def run(job: DetectionJob) -> DetectionOutcome:
         job: What the command has read and checked.
 
     Returns:
-        Metrics on the validation pictures; empty on every process but the first.
+        Metrics on the validation images; empty on every process but the first.
 
     Raises:
         ErsslError: If it cannot be done.
@@ -91,7 +91,7 @@ def run(job: DetectionJob) -> DetectionOutcome:
         "backbone_norms": matched["normalisations"],
         **_losses(job),
     }
-    # Pictures with objects tell more than those without.
+    # Images with objects tell more than those without.
     telling = [d for d in detected if job.val.images[d.index].trainable] or detected
     return DetectionOutcome(_metrics(job, detected), facts, telling[:_DRAWN])
 
@@ -159,7 +159,7 @@ def _training_loader(
     wide = [image.width >= image.height for image in images]
     order = BatchOrder(wide, job.schedule.batch_size, job.seed)
     return DataLoader(
-        TrainingPictures(images, job.min_sizes, job.max_size, job.seed),
+        TrainingImages(images, job.min_sizes, job.max_size, job.seed),
         batch_sampler=IterationSampler(order, begin, end, rank, processes),
         num_workers=job.workers,
         collate_fn=collate,
@@ -168,19 +168,19 @@ def _training_loader(
 
 
 def _evaluate(job: DetectionJob, detector: MaskRCNN, iteration: int) -> list[Detected] | None:
-    """Detections in all validation pictures; ``None`` on every process but the first."""
+    """Detections in all validation images; ``None`` on every process but the first."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if distributed else 0
     processes = torch.distributed.get_world_size() if distributed else 1
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if job.device.type == "cuda" else job.device
     detector.to(device)
-    refine_statistics(detector, _pictures(job, iteration, rank, processes, device))
+    refine_statistics(detector, _images(job, iteration, rank, processes, device))
     detector.eval()
     images = job.val.images
-    pictures = ValidationPictures(images, job.test_size, job.max_size)
+    data = ValidationImages(images, job.test_size, job.max_size)
     mine = range(rank, len(images), processes)
-    loader = DataLoader(pictures, sampler=mine, num_workers=job.workers, collate_fn=collate)
+    loader = DataLoader(data, sampler=mine, num_workers=job.workers, collate_fn=collate)
     found = []
     for numbers, tensors in loader:
         sizes = [(images[i].height, images[i].width) for i in numbers]
@@ -195,15 +195,15 @@ def _evaluate(job: DetectionJob, detector: MaskRCNN, iteration: int) -> list[Det
     return sorted((each for part in gathered for each in part), key=lambda each: each.index)
 
 
-def _pictures(
+def _images(
     job: DetectionJob, iteration: int, rank: int, processes: int, device: torch.device
 ) -> Iterator[list[Tensor]]:
-    """Training pictures for precise statistics: those of the iterations that come next."""
+    """Training images for precise statistics: those of the iterations that come next."""
     passes = -(-_PASSES * len(job.train.training_images) // job.schedule.batch_size)
     end = iteration + min(_PRECISE, iteration, passes)
     loader = _training_loader(job, iteration, end, rank, processes)
-    for pictures, _ in loader:
-        yield [picture.to(device) for picture in pictures]
+    for images, _ in loader:
+        yield [image.to(device) for image in images]
 
 
 def _detected(index: int, output: Mapping[str, Tensor]) -> Detected:

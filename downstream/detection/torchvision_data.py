@@ -1,4 +1,4 @@
-"""Pictures and targets as torchvision's detectors take them.
+"""Images and targets as torchvision's detectors take them.
 
 ``pycocotools`` is imported late and may be absent.
 """
@@ -24,30 +24,30 @@ Target: TypeAlias = dict[str, Tensor]
 
 
 class PackedImages(Sequence[CocoImage]):
-    """Pictures of a data set in one array.
+    """Images of a data set in one array.
 
     Loader processes share it; of many small objects each would make a copy of its own in time,
     since counting references writes to them.
     """
 
     def __init__(self, images: Iterable[CocoImage]) -> None:
-        """Pack the pictures."""
+        """Pack the images."""
         parts = [pickle.dumps(image) for image in images]
         self._ends = np.cumsum([len(part) for part in parts])
         self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self._ends)
 
     def __getitem__(self, index: Any) -> Any:
-        """One picture."""
+        """One image."""
         begin = self._ends[index - 1] if index else 0
         return pickle.loads(self._bytes[begin : self._ends[index]].tobytes())
 
 
-class TrainingPictures(Dataset[tuple[Tensor, Target]]):
-    """Pictures at a random size, flipped or not, and their boxes, classes and masks.
+class TrainingImages(Dataset[tuple[Tensor, Target]]):
+    """Images at a random size, flipped or not, and their boxes, classes and masks.
 
     As Detectron2's ``ResizeShortestEdge`` and ``RandomFlip`` do: a short side drawn from a list,
     the long side limited, Pillow's bilinear filter, a mirror image in half of the cases.
@@ -56,52 +56,52 @@ class TrainingPictures(Dataset[tuple[Tensor, Target]]):
     def __init__(
         self, images: Iterable[CocoImage], min_sizes: Sequence[int], max_size: int, seed: int
     ) -> None:
-        """Take the pictures and how they are augmented."""
+        """Take the images and how they are augmented."""
         self.images = PackedImages(images)
         self.min_sizes, self.max_size, self.seed = tuple(min_sizes), max_size, seed
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.images)
 
     def __getitem__(self, which: tuple[int, int]) -> tuple[Tensor, Target]:
-        """Picture (3, H, W) in [0, 1] and its target, of ``(iteration, picture)``.
+        """Image (3, H, W) in [0, 1] and its target, of ``(iteration, number)``.
 
         Raises:
-            DataError: If the picture cannot be read, or has not the size that the file says.
+            DataError: If the image cannot be read, or has not the size that the file says.
         """
         iteration, number = which
         chance = generator_of(self.seed, iteration, number)
         image: CocoImage = self.images[number]
         size = shape_of(image, int(chance.choice(self.min_sizes)), self.max_size)
         mirrored = bool(chance.random() < 0.5)
-        picture = open_picture(image).resize(size, Image.Resampling.BILINEAR)
+        pixels = open_image(image).resize(size, Image.Resampling.BILINEAR)
         if mirrored:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return as_tensor(picture), target_of(image, size, mirrored)
+            pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return as_tensor(pixels), target_of(image, size, mirrored)
 
 
-class ValidationPictures(Dataset[tuple[int, Tensor]]):
-    """Pictures at the size of the test, with their numbers."""
+class ValidationImages(Dataset[tuple[int, Tensor]]):
+    """Images at the size of the test, with their numbers."""
 
     def __init__(self, images: Iterable[CocoImage], size: int, max_size: int) -> None:
-        """Take the pictures and the short side."""
+        """Take the images and the short side."""
         self.images = PackedImages(images)
         self.size, self.max_size = size, max_size
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor]:
-        """Number and picture (3, H, W) in [0, 1].
+        """Number and image (3, H, W) in [0, 1].
 
         Raises:
-            DataError: If the picture cannot be read, or has not the size that the file says.
+            DataError: If the image cannot be read, or has not the size that the file says.
         """
         image: CocoImage = self.images[index]
         shape = shape_of(image, self.size, self.max_size)
-        return index, as_tensor(open_picture(image).resize(shape, Image.Resampling.BILINEAR))
+        return index, as_tensor(open_image(image).resize(shape, Image.Resampling.BILINEAR))
 
 
 def shape_of(image: CocoImage, short: int, longest: int) -> tuple[int, int]:
@@ -119,24 +119,24 @@ def shape_of(image: CocoImage, short: int, longest: int) -> tuple[int, int]:
     return width, height
 
 
-def open_picture(image: CocoImage) -> Image.Image:
-    """Read a picture.
+def open_image(image: CocoImage) -> Image.Image:
+    """Read an image.
 
     Raises:
         DataError: If that fails, or it has not the size that the file says.
     """
-    picture = load_image(image.path)
-    if picture.size != (image.width, image.height):
+    pixels = load_image(image.path)
+    if pixels.size != (image.width, image.height):
         raise DataError(
-            f"{image.path} has {picture.size[0]} x {picture.size[1]} pixels but the annotations "
+            f"{image.path} has {pixels.size[0]} x {pixels.size[1]} pixels but the annotations "
             f"say {image.width} x {image.height}; repair one of them."
         )
-    return picture
+    return pixels
 
 
-def as_tensor(picture: Image.Image) -> Tensor:
-    """Picture (3, H, W) in [0, 1]."""
-    pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255
+def as_tensor(image: Image.Image) -> Tensor:
+    """Image (3, H, W) in [0, 1]."""
+    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
     return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
@@ -144,7 +144,7 @@ def target_of(image: CocoImage, size: tuple[int, int], mirrored: bool) -> Target
     """Boxes (N, 4) as corners, classes (N,) from 1, masks (N, H, W) of what is trained on.
 
     Args:
-        image: What is in the picture.
+        image: What is in the image.
         size: Width and height that it was resized to.
         mirrored: Whether left and right were swapped.
     """
@@ -168,7 +168,7 @@ def target_of(image: CocoImage, size: tuple[int, int], mirrored: bool) -> Target
 def mask_of(
     instance: CocoInstance, image: CocoImage, size: tuple[int, int], mirrored: bool
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Mask (H, W) of ones and zeros at the size of the resized picture."""
+    """Mask (H, W) of ones and zeros at the size of the resized image."""
     from pycocotools import mask as codes
 
     width, height = size
@@ -186,7 +186,7 @@ def mask_of(
 
 
 def collate(batch: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-    """Lists, since pictures differ in size."""
+    """Lists, since images differ in size."""
     first, second = zip(*batch, strict=True)
     return list(first), list(second)
 
@@ -194,7 +194,7 @@ def collate(batch: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
 def _box(
     instance: CocoInstance, image: CocoImage, size: tuple[int, int], mirrored: bool
 ) -> tuple[float, float, float, float]:
-    """Corners in the resized picture, cut at its edges."""
+    """Corners in the resized image, cut at its edges."""
     (x, y, w, h), (width, height) = instance.box, size
     across, down = width / image.width, height / image.height
     x0, x1 = (min(max(v * across, 0.0), width) for v in (x, x + w))

@@ -22,12 +22,12 @@ Norm = nn.modules.batchnorm._BatchNorm
 
 
 class AsGiven(GeneralizedRCNNTransform):
-    """Normalise and pad alone: pictures come at the size that they are to have."""
+    """Normalise and pad alone: images come at the size that they are to have."""
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Leave the picture as it is."""
+        """Leave the image as it is."""
         return image, target
 
 
@@ -46,8 +46,8 @@ def build_detector(
     Args:
         backbone: A torchvision ResNet; it is copied.
         num_classes: Classes without the background.
-        preprocessing: ``mean`` and ``std`` of pictures in [0, 1].
-        rois_per_image: Proposals of a picture that the heads are trained on.
+        preprocessing: ``mean`` and ``std`` of images in [0, 1].
+        rois_per_image: Proposals of an image that the heads are trained on.
 
     Returns:
         The detector, in train mode.
@@ -118,14 +118,14 @@ def refine_statistics(detector: MaskRCNN, batches: Iterable[list[Tensor]]) -> No
     Args:
         detector: Its running statistics become mean and variance of all values that the layers see
             in the batches, with the weights as they are.
-        batches: Training pictures, on the detector's device.
+        batches: Training images, on the detector's device.
     """
     norms = [m for m in detector.backbone.modules() if isinstance(m, Norm)]
     moments = [_Moments(norm) for norm in norms]
     training = detector.training
     detector.train()
-    for pictures in batches:
-        detector.backbone(detector.transform(pictures)[0].tensors)
+    for images in batches:
+        detector.backbone(detector.transform(images)[0].tensors)
     for each in moments:
         each.finish()
     detector.train(training)
@@ -163,25 +163,25 @@ class _Moments:
 
 @torch.no_grad()
 def find(
-    detector: MaskRCNN, pictures: list[Tensor], sizes: list[tuple[int, int]]
+    detector: MaskRCNN, images: list[Tensor], sizes: list[tuple[int, int]]
 ) -> list[dict[str, Tensor]]:
-    """Boxes, classes, scores and masks of pictures, in pixels of their own size.
+    """Boxes, classes, scores and masks of images, in pixels of their own size.
 
     Args:
         detector: In eval mode.
-        pictures: Resized pictures (3, H, W) in [0, 1].
-        sizes: Height and width of the pictures' own.
+        images: Resized images (3, H, W) in [0, 1].
+        sizes: Height and width of the images' own.
 
     Returns:
-        For each picture ``boxes`` (N, 4), ``labels`` (N,) from 1, ``scores`` (N,) and ``masks``
+        For each image ``boxes`` (N, 4), ``labels`` (N,) from 1, ``scores`` (N,) and ``masks``
         (N, 1, H, W), probabilities.
     """
-    images, _ = detector.transform(pictures)
-    features = detector.backbone(images.tensors)
-    proposals, _ = detector.rpn(images, features)
-    found, _ = detector.roi_heads(features, proposals, images.image_sizes)
+    batch, _ = detector.transform(images)
+    features = detector.backbone(batch.tensors)
+    proposals, _ = detector.rpn(batch, features)
+    found, _ = detector.roi_heads(features, proposals, batch.image_sizes)
     detections: list[dict[str, Tensor]] = detector.transform.postprocess(
-        found, images.image_sizes, sizes
+        found, batch.image_sizes, sizes
     )
     return detections
 

@@ -29,7 +29,7 @@ _ASKED_BY_EVALUATION = ("pose", "truncated", "difficult")
 
 @dataclass(frozen=True)
 class VocSplit:
-    """A list of pictures of one year.
+    """A list of images of one year.
 
     Attributes:
         folder: Such as ``VOCdevkit/VOC2007``.
@@ -49,12 +49,12 @@ class VocSplit:
 
 @dataclass(frozen=True)
 class VocData:
-    """A split that has been read and checked; pictures look as those of COCO do.
+    """A split that has been read and checked; images look as those of COCO do.
 
     Attributes:
         splits: The lists that it consists of.
         split: ``"train"`` or ``"val"``.
-        images: All pictures; boxes are ``(x, y, width, height)`` from 0.
+        images: All images; boxes are ``(x, y, width, height)`` from 0.
         difficult: Number of objects that are marked so.
         notes: Sentences that a reader of the result must know.
         name: What results call the data set.
@@ -78,12 +78,12 @@ class VocData:
 
     @cached_property
     def training_images(self) -> tuple[CocoImage, ...]:
-        """Pictures with at least one object to train on."""
+        """Images with at least one object to train on."""
         return tuple(image for image in self.images if image.trainable)
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Numbers of pictures and instances."""
+        """Numbers of images and instances."""
         instances = [i for image in self.images for i in image.instances]
         return {
             "pictures": len(self.images),
@@ -124,18 +124,18 @@ def read_voc(root: Path, split: Literal["train", "val"]) -> VocData:
     data = VocData(tuple(splits), split, images, sum(count for _, count in read), tuple(notes))
     if not data.training_images:
         what = "train" if split == "train" else "evaluate"
-        raise DataError(f"{devkit} lists no picture with an object to {what} on; check its lists.")
+        raise DataError(f"{devkit} lists no image with an object to {what} on; check its lists.")
     return data
 
 
 def read_split(split: VocSplit) -> tuple[list[CocoImage], int]:
-    """Read one list of pictures.
+    """Read one list of images.
 
     Args:
         split: The list.
 
     Returns:
-        Its pictures, and how many of their objects are difficult.
+        Its images, and how many of their objects are difficult.
 
     Raises:
         DataError: If a file is missing or broken.
@@ -149,18 +149,18 @@ def read_split(split: VocSplit) -> tuple[list[CocoImage], int]:
             f"{file} cannot be read ({reason}); data_root= must hold VOCdevkit/VOC2007 "
             "with Annotations, ImageSets/Main and JPEGImages."
         ) from error
-    pictures = {i: split.folder / "JPEGImages" / f"{i}.jpg" for i in ids}
-    if missing := [path.name for path in pictures.values() if not os.path.isfile(path)]:
+    files = {i: split.folder / "JPEGImages" / f"{i}.jpg" for i in ids}
+    if missing := [path.name for path in files.values() if not os.path.isfile(path)]:
         raise DataError(
-            f"{len(missing)} pictures that {file} names are not in {split.folder / 'JPEGImages'} "
+            f"{len(missing)} images that {file} names are not in {split.folder / 'JPEGImages'} "
             f"({some(missing)}); add them."
         )
     images: list[CocoImage] = []
     difficult = 0
-    for identifier, path in pictures.items():
+    for identifier, path in files.items():
         annotations = split.folder / "Annotations" / f"{identifier}.xml"
         try:
-            image, hard = _read_picture(annotations, path, len(images), split.name == "test")
+            image, hard = _read_image(annotations, path, len(images), split.name == "test")
         except OSError as error:
             raise DataError(f"{annotations} cannot be read ({error.strerror}); add it.") from error
         except (ET.ParseError, KeyError, ValueError) as error:
@@ -173,7 +173,7 @@ def read_split(split: VocSplit) -> tuple[list[CocoImage], int]:
     return images, difficult
 
 
-def _read_picture(file: Path, path: Path, number: int, test: bool) -> tuple[CocoImage, int]:
+def _read_image(file: Path, path: Path, number: int, test: bool) -> tuple[CocoImage, int]:
     root = ET.parse(file).getroot()
     width, height = (int(_text(root, f"size/{side}")) for side in ("width", "height"))
     instances: list[CocoInstance] = []

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from erssl.data.checks import check_choice, check_switch, check_whole
-from erssl.data.datasets import PicturesInMemory
+from erssl.data.datasets import ImagesInMemory
 from erssl.data.folders import named
 from erssl.data.images import find_unreadable
+from erssl.downstream.transfer.images import Found, Images, take, targets_of
 from erssl.downstream.transfer.metrics import Metric
-from erssl.downstream.transfer.pictures import Found, Pictures, take, targets_of
 from erssl.downstream.transfer.splits import SPLITS, Indices, draw_validation
 from erssl.downstream.transfer.table import TRANSFER_DATASETS, TransferDataset
 from erssl.errors import DataError
@@ -25,7 +25,7 @@ __all__ = [
     "TRANSFER_DATASETS",
     "TransferData",
     "TransferDataset",
-    "check_pictures",
+    "check_images",
     "load_transfer",
     "targets_of",
 ]
@@ -39,18 +39,18 @@ class TransferData:
         name: Of the data set.
         root: The folder that holds its original layout.
         seed: Of the split.
-        train: Training pictures: ``(RGB picture, class number)``, or for VOC 1 and 0 for each
+        train: Training images: ``(RGB image, class number)``, or for VOC 1 and 0 for each
             class (K,), float32.
-        val: Validation pictures, to choose hyper-parameters on.
+        val: Validation images, to choose hyper-parameters on.
         train_val: Both, for the last fit.
-        test: Test pictures.
+        test: Test images.
         train_indices: Positions of ``train`` in ``train_val``, so that its features serve all.
         val_indices: Positions of ``val`` in ``train_val``.
         num_classes: Number of classes K of the whole data set.
         class_names: Their K names; ``class <number>`` where none is known.
         metric: What counts.
-        counts: Pictures found, by split.
-        published_counts: Pictures of the whole data set, by split.
+        counts: Images found, by split.
+        published_counts: Images of the whole data set, by split.
         complete: Whether it is the whole data set, so that results can be compared with published
             ones.
         notes: What is different here, as sentences.
@@ -59,10 +59,10 @@ class TransferData:
     name: str
     root: Path
     seed: int
-    train: Pictures
-    val: Pictures
-    train_val: Pictures
-    test: Pictures
+    train: Images
+    val: Images
+    train_val: Images
+    test: Images
     train_indices: Indices = field(repr=False)
     val_indices: Indices = field(repr=False)
     num_classes: int
@@ -91,7 +91,7 @@ def load_transfer(
         download: Fetch what is missing into ``root``, where torchvision still can.
         seed: Of the splits that are drawn; 0 (Ericsson et al.'s code).
         partial_ok: Take a part of the data set, which the notes then say; without it anything
-            but the published counts of pictures is refused.
+            but the published counts of images is refused.
 
     Returns:
         The data set without any transform.
@@ -120,22 +120,22 @@ def load_transfer(
     return _assemble(row, folder, seed, found, partial_ok)
 
 
-def check_pictures(data: TransferData, workers: int = 1) -> None:
-    """Decode every picture file once.
+def check_images(data: TransferData, workers: int = 1) -> None:
+    """Decode every image file once.
 
     Args:
         data: The data set.
         workers: Threads to decode with.
 
     Raises:
-        DataError: If a picture cannot be read.
+        DataError: If an image cannot be read.
     """
-    files = (p for p in (data.train_val, data.test) if not isinstance(p, PicturesInMemory))
+    files = (p for p in (data.train_val, data.test) if not isinstance(p, ImagesInMemory))
     faults = find_unreadable([path for part in files for path, _ in part.samples], workers)
     if faults:
         names = named(str(Path(path).relative_to(data.root)) for path, _ in faults)
         raise DataError(
-            f"{data.name} in {data.root} has {len(faults)} pictures that cannot be read ({names}; "
+            f"{data.name} in {data.root} has {len(faults)} images that cannot be read ({names}; "
             f"the first: {faults[0][1]}); put the original files there."
         )
 
@@ -154,13 +154,13 @@ def _assemble(
     counts = {split: len(part) for split, part in {**parts, "test": found.test}.items()}
     if empty := [split for split, count in counts.items() if count == 0]:
         raise DataError(
-            f"{row.name} in {folder} has an empty list of pictures for {named(empty)}; put the "
+            f"{row.name} in {folder} has an empty list of images for {named(empty)}; put the "
             "original."
         )
     if len(np.unique(targets_of(parts["train"]), axis=0)) < 2:
         raise DataError(
-            f"All {counts['train']} training pictures of {row.name} in {folder} have the same "
-            "labels; give pictures of at least two classes."
+            f"All {counts['train']} training images of {row.name} in {folder} have the same "
+            "labels; give images of at least two classes."
         )
     names = list(found.class_names[: row.classes])
     names += [""] * (row.classes - len(names))
@@ -271,15 +271,15 @@ def _archives_stay_inside() -> Iterator[None]:
         tarfile.TarFile.extraction_filter = before
 
 
-def _check_files(row: TransferDataset, folder: Path, pictures: Pictures) -> None:
-    if len(pictures) == 0:
-        raise DataError(f"{row.name} in {folder} has an empty list of pictures; put the original.")
-    if isinstance(pictures, PicturesInMemory):
+def _check_files(row: TransferDataset, folder: Path, images: Images) -> None:
+    if len(images) == 0:
+        raise DataError(f"{row.name} in {folder} has an empty list of images; put the original.")
+    if isinstance(images, ImagesInMemory):
         return
-    paths = [Path(path) for path, _ in pictures.samples]
+    paths = [Path(path) for path, _ in images.samples]
     if missing := [str(path.relative_to(folder)) for path in paths if not path.is_file()]:
         raise DataError(
-            f"{row.name} in {folder} lists {len(paths)} pictures of which {len(missing)} are not "
+            f"{row.name} in {folder} lists {len(paths)} images of which {len(missing)} are not "
             f"there ({named(missing)}); complete the folder."
         )
 
@@ -302,12 +302,12 @@ def _gaps(
         found = " / ".join(f"{counts[split]:,}" for split in SPLITS)
         published = " / ".join(f"{count:,}" for count in row.counts)
         gaps.append(
-            f"has {found} pictures for training / validation / test where the whole has "
+            f"has {found} images for training / validation / test where the whole has "
             f"{published} ({row.source})"
         )
     held = targets.any(axis=0) if targets.ndim > 1 else np.bincount(targets, minlength=row.classes)
     if empty := [names[k] for k in np.flatnonzero(held == 0).tolist()]:
         gaps.append(
-            f"has no training picture of {len(empty)} of its {row.classes} classes ({named(empty)})"
+            f"has no training image of {len(empty)} of its {row.classes} classes ({named(empty)})"
         )
     return gaps

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from erssl.data.labelled import DrawnPictures
+from erssl.data.labelled import DrawnImages
 from erssl.data.module import make_loader
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import cosine, make_head
@@ -38,7 +38,7 @@ class FinetuneOptions:
 
     Attributes:
         steps: Optimiser steps of each training (MVEB §6.4: 5,000).
-        batch_size: Pictures a step (64).
+        batch_size: Images a step (64).
         learning_rates: Four values from 1e-4 to 1e-1, spaced evenly in the logarithm.
         weight_decays: 0 and four values from 1e-6 to 1e-3; divided by the learning rate for SGD.
         momentum: Of Nesterov's SGD.
@@ -79,7 +79,7 @@ class Point:
     Attributes:
         learning_rate: Of the first step.
         weight_decay: Before it is divided by the learning rate.
-        metric: On the validation pictures; ``None`` where the training diverged.
+        metric: On the validation images; ``None`` where the training diverged.
     """
 
     learning_rate: float
@@ -88,14 +88,14 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """The splits of a data set, transformed: crops to train on, plain ones to measure on.
 
     Attributes:
-        train: Crops of the training pictures.
-        val: Plain validation pictures.
+        train: Crops of the training images.
+        val: Plain validation images.
         train_val: Crops of both.
-        test: Plain test pictures.
+        test: Plain test images.
     """
 
     train: Dataset[Any]
@@ -110,7 +110,7 @@ class Task:
 
     Attributes:
         outputs: Number of classes C.
-        multi_label: Whether a picture may be of several: labels (C,) of zeros and ones.
+        multi_label: Whether an image may be of several: labels (C,) of zeros and ones.
         metric: From scores (N, C) and labels to a number, higher for better.
     """
 
@@ -121,7 +121,7 @@ class Task:
 
 def finetune(
     backbone: nn.Module,
-    pictures: Pictures,
+    images: Images,
     task: Task,
     options: FinetuneOptions,
     folder: Path,
@@ -137,7 +137,7 @@ def finetune(
 
     Args:
         backbone: Module giving features (N, feature_dim); a copy of it is trained each time.
-        pictures: The splits.
+        images: The splits.
         task: What is learnt.
         options: The grid.
         folder: Where finished points are kept.
@@ -148,7 +148,7 @@ def finetune(
         only: Numbers of the points to train, which ends there; ``None`` for all, and what follows.
 
     Returns:
-        Scores (N_test, C) and labels of the test pictures, and the points; ``None`` with ``only``.
+        Scores (N_test, C) and labels of the test images, and the points; ``None`` with ``only``.
 
     Raises:
         RunError: If every point diverged, or a kept point cannot be read.
@@ -161,8 +161,8 @@ def finetune(
         file = point_file(folder, number)
         point = _read(file) if file.is_file() else None
         if point is None or (point.learning_rate, point.weight_decay) != (rate, decay):
-            model = trainer.fit(pictures.train, rate, decay)
-            value = None if model is None else _value(task, *trainer.scores(model, pictures.val))
+            model = trainer.fit(images.train, rate, decay)
+            value = None if model is None else _value(task, *trainer.scores(model, images.val))
             point = Point(rate, decay, value)
             write_json(file, asdict(point))
         points.append(point)
@@ -171,12 +171,12 @@ def finetune(
     if only is not None:
         return None
     best = choose(points)
-    model = trainer.fit(pictures.train_val, best.learning_rate, best.weight_decay)
-    found = None if model is None else trainer.scores(model, pictures.test)
+    model = trainer.fit(images.train_val, best.learning_rate, best.weight_decay)
+    found = None if model is None else trainer.scores(model, images.test)
     if found is None or not found[0].isfinite().all():
         raise RunError(
             f"The training on all labels diverged at the learning rate {best.learning_rate:g} that "
-            "was best on the validation pictures; leave it out of learning_rates."
+            "was best on the validation images; leave it out of learning_rates."
         )
     return (*found, points)
 
@@ -220,16 +220,16 @@ class _Trainer:
         self.backbone, self.task, self.options = backbone, task, options
         self.seed, self.device, self.workers = seed, device, workers
 
-    def fit(self, pictures: Dataset[Any], rate: float, decay: float) -> nn.Module | None:
-        """Train on the pictures; ``None`` where the loss is not finite any more.
+    def fit(self, images: Dataset[Any], rate: float, decay: float) -> nn.Module | None:
+        """Train on the images; ``None`` where the loss is not finite any more.
 
         Head, order, crops and dropout follow from the seed alone, whatever was trained before.
         """
         with isolate_rng():
             seed_everything(self.seed, verbose=False)
-            return self._fit(pictures, rate, decay)
+            return self._fit(images, rate, decay)
 
-    def _fit(self, pictures: Dataset[Any], rate: float, decay: float) -> nn.Module | None:
+    def _fit(self, images: Dataset[Any], rate: float, decay: float) -> nn.Module | None:
         options = self.options
         feature_dim: Any = self.backbone.feature_dim
         head = make_head(feature_dim, self.task.outputs, "torch")
@@ -238,9 +238,9 @@ class _Trainer:
         optimizer = torch.optim.SGD(
             model.parameters(), rate, options.momentum, weight_decay=decay / rate, nesterov=True
         )
-        for step, (images, labels) in enumerate(self._batches(pictures)):
+        for step, (batch, labels) in enumerate(self._batches(images)):
             optimizer.param_groups[0]["lr"] = rate * cosine(options.steps, step)
-            loss = self._loss(model(images.to(self.device)), labels.to(self.device))
+            loss = self._loss(model(batch.to(self.device)), labels.to(self.device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -251,20 +251,20 @@ class _Trainer:
         return model.eval()
 
     @torch.no_grad()
-    def scores(self, model: nn.Module, pictures: Dataset[Any]) -> tuple[Tensor, Tensor]:
-        """Scores (N, C) and labels of all pictures, on the CPU."""
-        loader = make_loader(pictures, self.options.batch_size, self.workers, self.seed)
-        pairs = [(model(images.to(self.device)).cpu(), labels) for images, labels in loader]
+    def scores(self, model: nn.Module, images: Dataset[Any]) -> tuple[Tensor, Tensor]:
+        """Scores (N, C) and labels of all images, on the CPU."""
+        loader = make_loader(images, self.options.batch_size, self.workers, self.seed)
+        pairs = [(model(batch.to(self.device)).cpu(), labels) for batch, labels in loader]
         scores, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         return scores, labels
 
-    def _batches(self, pictures: Dataset[Any]) -> DataLoader[Any]:
-        """As many full batches as there are steps, the pictures drawn anew each time around.
+    def _batches(self, images: Dataset[Any]) -> DataLoader[Any]:
+        """As many full batches as there are steps, the images drawn anew each time around.
 
-        Order and crops depend on seed, round and picture alone, not on the number of loader
+        Order and crops depend on seed, round and image alone, not on the number of loader
         processes.
         """
-        count = len(pictures)  # type: ignore[arg-type]
+        count = len(images)  # type: ignore[arg-type]
         size = min(self.options.batch_size, count)
         whole = count // size * size  # of a round; what is left over has no batch
         rounds = -(-self.options.steps * size // whole)
@@ -274,7 +274,7 @@ class _Trainer:
             for index in np.random.RandomState([self.seed, epoch]).permutation(count)[:whole]
         ]
         places = places[: self.options.steps * size]
-        drawn = DrawnPictures(pictures, self.seed)
+        drawn = DrawnImages(images, self.seed)
         return make_loader(drawn, size, self.workers, self.seed, sampler=places)
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class LinearProbe(NamedTuple):
         path: One point a penalty, from the smallest to the largest.
         fit: The classifier that was tested.
         dimensions: Number of features d.
-        constant: How many of them are the same for all training pictures.
+        constant: How many of them are the same for all training images.
         notes: Sentences about the features and fits that a reader of the metric must know.
     """
 
@@ -144,7 +144,7 @@ def linear_probe(
 
 
 def constant_features(features: Tensor) -> int:
-    """How many of the features (N, d) are the same for all pictures, but for rounding."""
+    """How many of the features (N, d) are the same for all images, but for rounding."""
     low, high = features.amin(dim=0), features.amax(dim=0)
     return int((high - low <= _FLAT * torch.maximum(low.abs(), high.abs())).sum())
 
@@ -153,7 +153,7 @@ def _finite(value: float, lam: float) -> float:
     if not math.isfinite(value):
         raise DataError(
             f"The metric on the validation part is {value} at λ = {lam:g}; check that the part has "
-            "pictures of the classes that it is taken over."
+            "images of the classes that it is taken over."
         )
     return value
 
@@ -163,11 +163,11 @@ def _notes(constant: int, train: Features, path: list[PathPoint], fit: Fit) -> l
     n, d = train.features.shape
     if constant == d:
         notes.append(
-            f"All {d} features are constant over the {n} training pictures: the backbone tells no "
-            "picture from another, and the metrics are those of guessing."
+            f"All {d} features are constant over the {n} training images: the backbone tells no "
+            "image from another, and the metrics are those of guessing."
         )
     elif constant:
-        notes.append(f"{constant} of {d} features are constant over the {n} training pictures.")
+        notes.append(f"{constant} of {d} features are constant over the {n} training images.")
     if open_ends := [f"{point.lam:g}" for point in path if not point.converged]:
         notes.append(f"Not converged at λ = {', '.join(open_ends)}.")
     if not fit.converged:

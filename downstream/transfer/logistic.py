@@ -24,7 +24,7 @@ class Fit(NamedTuple):
     Attributes:
         lam: Penalty λ.
         weight: Weights (C, d), float64.
-        bias: Intercepts (C,), float64; -inf for a class that no training picture has (+inf for one
+        bias: Intercepts (C,), float64; -inf for a class that no training image has (+inf for one
             that all have, one-vs-rest), with weights 0: the limit of the fit.
         iterations: Steps of the solver, each two products of features with C columns.
         converged: Whether ``gradient_norm`` is within the tolerance.
@@ -68,7 +68,7 @@ def logistic_path(
     (2019, appendix A.4) select among 45 such λ. With labels (N, C) of zeros and ones it is one
     logistic regression a column (VOC 2007), all solved in the same products. Of two classes
     scikit-learn fits one logistic regression w with λ / 2 \|w\|²; so does this, in the form
-    W = (-w / 2, w / 2) with λ \|W\|². Classes without a training picture are left out of the fit,
+    W = (-w / 2, w / 2) with λ \|W\|². Classes without a training image are left out of the fit,
     as they are by scikit-learn.
 
     The gradient of the objective divided by N is compared with ``tolerance``, entry by entry, as
@@ -211,13 +211,13 @@ def check_labelled(features: Tensor, labels: Tensor, num_classes: int, name: str
         )
     if broken := int((~features.isfinite()).any(dim=1).sum()):
         raise DataError(
-            f"The {name} features of {broken} of {n} pictures are not finite; check the backbone "
+            f"The {name} features of {broken} of {n} images are not finite; check the backbone "
             "that they come from."
         )
     low, high, top = float(labels.min()), float(labels.max()), num_classes - 1
     if labels.ndim == 2 and not bool(((labels == 0) | (labels == 1)).all()):
         raise DataError(
-            f"Labels of several classes a picture hold values from {low:g} to {high:g} in the "
+            f"Labels of several classes an image hold values from {low:g} to {high:g} in the "
             f"{name} part; give 0 or 1."
         )
     if labels.ndim == 1 and (labels.is_floating_point() or low < 0 or high > top):
@@ -252,7 +252,7 @@ def _fitted_classes(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         enough = len(kept) > 0
     if not enough:
         raise DataError(
-            f"All {len(labels)} training pictures have the same labels; give pictures of at least "
+            f"All {len(labels)} training images have the same labels; give images of at least "
             "two classes."
         )
     return kept, bias

@@ -24,23 +24,23 @@ def average_precision_11(scores: Tensor, positives: Tensor) -> float:
     .. math::
         \mathrm{AP} = \tfrac{1}{11} \sum_{r \in \{0, 0.1, \dots, 1\}} \max_{s \ge r} p(s)
 
-    with the precision p(s) at recall s, where the pictures of the highest scores are taken for
-    positive, down to each of the scores (Everingham et al. 2010, §4.2.1). Pictures of one score
-    are taken together, so that the order of the pictures does not matter; recalls are compared as
+    with the precision p(s) at recall s, where the images of the highest scores are taken for
+    positive, down to each of the scores (Everingham et al. 2010, §4.2.1). Images of one score
+    are taken together, so that the order of the images does not matter; recalls are compared as
     fractions, since 3/10 is not 0.3 in every sum of floats. The code of Ericsson et al. adds
     scikit-learn's point of recall 0 and precision 1, which the definition does not have: its AP is
     higher, by up to 1/11, where the precision is below 1 at every score.
 
     Args:
         scores: Of the class, (N,), the higher the likelier.
-        positives: 1 where the picture shows the class and 0 elsewhere, (N,).
+        positives: 1 where the image shows the class and 0 elsewhere, (N,).
 
     Returns:
         AP in [0, 1].
 
     Raises:
         DataError: If shapes do not fit together, scores are NaN, ``positives`` holds anything but
-            0 and 1, or no picture is positive.
+            0 and 1, or no image is positive.
 
     Example:
         >>> round(average_precision_11(torch.tensor([0.9, 0.5, 0.1]), torch.tensor([1, 0, 1])), 4)
@@ -52,7 +52,7 @@ def average_precision_11(scores: Tensor, positives: Tensor) -> float:
         )
     _check(scores[:, None], positives.reshape(*positives.shape, 1))
     if not positives.any():
-        raise DataError("No picture is positive, so there is no recall; give at least one.")
+        raise DataError("No image is positive, so there is no recall; give at least one.")
     return _average_precision(scores, positives)
 
 
@@ -66,15 +66,15 @@ def mean_average_precision_11(
 
     Args:
         scores: (N, K), the higher the likelier.
-        labels: 1 where the picture shows the class and 0 elsewhere, (N, K).
+        labels: 1 where the image shows the class and 0 elsewhere, (N, K).
         class_names: Names of the K classes, for messages; by default their numbers.
-        partial_ok: Leave classes without a positive picture out of the mean.
+        partial_ok: Leave classes without a positive image out of the mean.
 
     Returns:
         mAP in [0, 1].
 
     Raises:
-        DataError: As :func:`average_precision_11`, and if a class has no positive picture and
+        DataError: As :func:`average_precision_11`, and if a class has no positive image and
             ``partial_ok`` is not set, or none has one.
     """
     values = _per_class(scores, labels, class_names, partial_ok)
@@ -93,15 +93,15 @@ def transfer_metrics(
     Args:
         metric: ``"top1"`` and ``"mean_per_class"`` (the same values, of which this one counts), or
             ``"map11"``.
-        scores: One row a picture (N, K), the higher the likelier.
+        scores: One row an image (N, K), the higher the likelier.
         labels: Class numbers (N,), or for ``"map11"`` 1 and 0 for each class (N, K).
         class_names: Names of the K classes; with them each class's value is given too.
-        partial_ok: Leave classes without a positive picture out of the mAP; classes without a
-            picture never count in ``mean_per_class``.
+        partial_ok: Leave classes without a positive image out of the mAP; classes without a
+            image never count in ``mean_per_class``.
 
     Returns:
         Values in [0, 1]: what :func:`~erssl.evaluation.metrics.classification_metrics` gives, or
-        ``map11`` and, with names, ``ap/<name>`` of each class that has a positive picture. Where
+        ``map11`` and, with names, ``ap/<name>`` of each class that has a positive image. Where
         some have none, ``classes_measured`` is the number of those that do.
 
     Raises:
@@ -123,7 +123,7 @@ def transfer_metrics(
 def _per_class(
     scores: Tensor, labels: Tensor, class_names: Sequence[str] | None, partial_ok: bool
 ) -> dict[int, float]:
-    """AP by class number of the classes that have a positive picture."""
+    """AP by class number of the classes that have a positive image."""
     _check(scores, labels)
     if class_names is not None and len(class_names) != scores.shape[1]:
         raise DataError(
@@ -134,8 +134,8 @@ def _per_class(
     empty = [class_names[k] if class_names else str(k) for k, n in enumerate(counts) if n == 0]
     if len(empty) == len(counts) or (empty and not partial_ok):
         raise DataError(
-            f"{len(empty)} of {len(counts)} classes have no positive picture ({named(empty)}), so "
-            "that their precision is undefined; give pictures of each, or set partial_ok=true to "
+            f"{len(empty)} of {len(counts)} classes have no positive image ({named(empty)}), so "
+            "that their precision is undefined; give images of each, or set partial_ok=true to "
             "take the mean over the others."
         )
     measured = [k for k, n in enumerate(counts) if n > 0]
@@ -144,7 +144,7 @@ def _per_class(
 
 def _average_precision(scores: Tensor, positives: Tensor) -> float:
     ranked, order = scores.sort(descending=True)
-    last = torch.ones_like(ranked, dtype=torch.bool)  # the last picture of each score
+    last = torch.ones_like(ranked, dtype=torch.bool)  # the last image of each score
     last[:-1] = ranked[1:] != ranked[:-1]
     hits = (positives[order] > 0).long().cumsum(0)[last]
     taken = torch.arange(1, len(scores) + 1, device=scores.device)[last]
@@ -158,15 +158,15 @@ def _check(scores: Tensor, labels: Tensor) -> None:
     if scores.ndim != 2 or labels.shape != scores.shape or scores.numel() == 0:
         raise DataError(
             f"Scores have the shape {tuple(scores.shape)} and labels {tuple(labels.shape)}; give "
-            "both as (N, K), of at least one picture."
+            "both as (N, K), of at least one image."
         )
     if broken := int(scores.isnan().any(dim=1).sum()):
         raise DataError(
-            f"The scores of {broken} of {len(scores)} pictures are NaN; check the features and the "
+            f"The scores of {broken} of {len(scores)} images are NaN; check the features and the "
             "weights that they come from."
         )
     if bool(((labels != 0) & (labels != 1)).any()):
         raise DataError(
-            f"Labels of several classes a picture run from {float(labels.min()):g} to "
-            f"{float(labels.max()):g}; give 1 where the picture shows the class and 0 elsewhere."
+            f"Labels of several classes an image run from {float(labels.min()):g} to "
+            f"{float(labels.max()):g}; give 1 where the image shows the class and 0 elsewhere."
         )

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from torchvision import datasets as tv
 
-from erssl.data.datasets import PicturesInMemory
-from erssl.data.folders import PictureFiles, named
+from erssl.data.datasets import ImagesInMemory
+from erssl.data.folders import ImageFiles, named
 from erssl.data.images import load_image
-from erssl.downstream.transfer.pictures import Found, MultiLabelFiles, take
+from erssl.downstream.transfer.images import Found, MultiLabelFiles, take
 from erssl.downstream.transfer.splits import Indices, draw_per_class, halve_classes
 from erssl.errors import DataError
 
@@ -40,7 +40,7 @@ def read_aircraft(root: Path, seed: int, partial_ok: bool) -> Found:
 
 
 def read_caltech101(root: Path, seed: int, partial_ok: bool) -> Found:
-    """Caltech-101 without its background: 30 pictures of each class drawn, the rest for tests."""
+    """Caltech-101 without its background: 30 images of each class drawn, the rest for tests."""
     listed = tv.Caltech101(str(root))
     folder = root / "caltech101" / "101_ObjectCategories"
     samples = [
@@ -49,16 +49,16 @@ def read_caltech101(root: Path, seed: int, partial_ok: bool) -> Found:
     ]
     chosen, rest, small = draw_per_class(np.asarray(listed.y, dtype=np.int64), _PER_CLASS, seed)
     note = (
-        f"caltech101 has {len(small)} classes of {_PER_CLASS} pictures or fewer, of which half are "
+        f"caltech101 has {len(small)} classes of {_PER_CLASS} images or fewer, of which half are "
         "taken for training."
     )
-    every = PictureFiles(samples)
+    every = ImageFiles(samples)
     notes = (note,) if small else ()
     return Found(take(every, chosen), take(every, rest), listed.categories, notes=notes)
 
 
 def read_cars(root: Path, seed: int, partial_ok: bool) -> Found:
-    """Stanford Cars, of the 2013 release with its labels of the test pictures."""
+    """Stanford Cars, of the 2013 release with its labels of the test images."""
     train, test = (tv.StanfordCars(str(root), split=s) for s in ("train", "test"))
     samples = [[(path, int(label)) for path, label in part._samples] for part in (train, test)]
     return _drawn(samples[0], samples[1], train.classes)
@@ -138,7 +138,7 @@ def read_sun397(root: Path, seed: int, partial_ok: bool) -> Found:
             "partial_ok=true to halve each class by chance."
         )
     # torchvision lists them in the order of the file system, which differs between machines
-    every = PictureFiles(sorted(labels.items()))
+    every = ImageFiles(sorted(labels.items()))
     train, test = halve_classes(np.asarray([y for _, y in every.samples], dtype=np.int64), seed)
     note = (
         "sun397 has no official split here (Training_01.txt, Testing_01.txt); each class is halved "
@@ -170,7 +170,7 @@ class _AnyFlowers(tv.Flowers102):  # type: ignore[misc, unused-ignore]
 def _drawn(
     train: list[tuple[str, int]], test: list[tuple[str, int]], class_names: Sequence[str]
 ) -> Found:
-    return Found(PictureFiles(train), PictureFiles(test), class_names)
+    return Found(ImageFiles(train), ImageFiles(test), class_names)
 
 
 def _own_split(
@@ -178,7 +178,7 @@ def _own_split(
 ) -> Found:
     train, val, test = (_listed(part) for part in parts)
     split = _ranges(train, val)
-    return Found(PictureFiles(train + val), PictureFiles(test), class_names, split, notes)
+    return Found(ImageFiles(train + val), ImageFiles(test), class_names, split, notes)
 
 
 def _ranges(train: Sequence[Any], val: Sequence[Any]) -> tuple[Indices, Indices]:
@@ -186,7 +186,7 @@ def _ranges(train: Sequence[Any], val: Sequence[Any]) -> tuple[Indices, Indices]
 
 
 def _listed(part: Any) -> list[tuple[str, int]]:
-    """``(path, class number)`` of each picture of a torchvision data set, without reading one."""
+    """``(path, class number)`` of each image of a torchvision data set, without reading one."""
     return list(zip(map(str, part._image_files), map(int, part._labels), strict=True))
 
 
@@ -196,7 +196,7 @@ def _check_same_classes(name: str, parts: Sequence[Any]) -> None:
         if differing := set(part.classes) ^ set(parts[0].classes):
             raise DataError(
                 f"The splits of {name} name different classes ({named(sorted(differing))}), so "
-                "that class numbers differ; give each class pictures in every split."
+                "that class numbers differ; give each class images in every split."
             )
 
 
@@ -208,7 +208,7 @@ def _cifar(make: Any, root: Path) -> Found:
             f"the files in {root / make.base_folder} are not the official ones, by their MD5; "
             "delete that folder and set download=true, or put the official files there."
         ) from None
-    parts = [PicturesInMemory(p.data, np.asarray(p.targets, np.int64)) for p in (train, test)]
+    parts = [ImagesInMemory(p.data, np.asarray(p.targets, np.int64)) for p in (train, test)]
     return Found(parts[0], parts[1], train.classes)
 
 
@@ -217,13 +217,13 @@ def _cifar_part(stem: Path, key: str, class_names: Sequence[str] | None) -> Foun
     with np.load(f"{stem}_labels.npz") as labels:
         targets = {s: labels[f"{s}_{key}"].astype(np.int64) for s in ("train", "test")}
         names = class_names or labels["fine_names"].tolist()
-    parts = {s: PicturesInMemory(_tiles(f"{stem}_{s}.png", len(y)), y) for s, y in targets.items()}
+    parts = {s: ImagesInMemory(_tiles(f"{stem}_{s}.png", len(y)), y) for s, y in targets.items()}
     note = f"{stem.name} is an exact part of CIFAR, not the official files."
     return Found(parts["train"], parts["test"], names, notes=(note,))
 
 
 def _tiles(path: str, count: int) -> npt.NDArray[np.uint8]:
-    """The first pictures (count, 32, 32, 3) of a mosaic."""
+    """The first images (count, 32, 32, 3) of a mosaic."""
     mosaic = np.asarray(load_image(path))
     rows, rest = divmod(len(mosaic), _TILE)
     if mosaic.shape[1] != _TILE * _TILES_A_ROW or rest or rows * _TILES_A_ROW < count:
@@ -236,7 +236,7 @@ def _tiles(path: str, count: int) -> npt.NDArray[np.uint8]:
 
 
 def _partition(file: Path, folder: Path, labels: dict[str, int]) -> list[tuple[str, int]]:
-    """``(path, class number)`` of the pictures that a partition names as ``/a/abbey/sun_x.jpg``."""
+    """``(path, class number)`` of the images that a partition names as ``/a/abbey/sun_x.jpg``."""
     samples = []
     for line in file.read_text(encoding="utf-8").split():
         place = line.strip("/").split("/")

@@ -29,7 +29,7 @@ class Rotation(NamedTuple):
 
     @classmethod
     def of(cls, features: Tensor) -> Rotation:
-        """Principal axes of features (N, d); of fewer pictures than dimensions, of their span."""
+        """Principal axes of features (N, d); of fewer images than dimensions, of their span."""
         centre = features.mean(dim=0, dtype=torch.float64).float().double()
         n, d = features.shape
         if n < d:

@@ -24,19 +24,19 @@ SPLITS = ("train", "val", "test")
 
 
 def draw_validation(count: int, seed: int = 0, share: float = 0.2) -> tuple[Indices, Indices]:
-    """Draw validation pictures from all that may be trained on, whatever their class.
+    """Draw validation images from all that may be trained on, whatever their class.
 
     The same draw as in the code of Ericsson et al. 2021 (``linear.py``, ``random_seed=0``): of a
-    shuffled list the first ⌊share · count⌋ are for validation. Pictures of the same order thus
+    shuffled list the first ⌊share · count⌋ are for validation. Images of the same order thus
     give the same split. Kornblith et al. 2019 and SimCLR leave open how theirs was drawn.
 
     Args:
-        count: Number of pictures.
+        count: Number of images.
         seed: Of the draw.
-        share: Of the validation pictures; 20 % (Ericsson et al.).
+        share: Of the validation images; 20 % (Ericsson et al.).
 
     Returns:
-        Positions of the training and of the validation pictures, each sorted.
+        Positions of the training and of the validation images, each sorted.
 
     Raises:
         DataError: If one of the two would be empty.
@@ -44,7 +44,7 @@ def draw_validation(count: int, seed: int = 0, share: float = 0.2) -> tuple[Indi
     chosen = int(np.floor(share * count))
     if not 0 < chosen < count:
         raise DataError(
-            f"{count} pictures cannot be split into {1 - share:.0%} for training and {share:.0%} "
+            f"{count} images cannot be split into {1 - share:.0%} for training and {share:.0%} "
             "for validation; give at least five."
         )
     # RandomState, whose stream numpy keeps as it is for good
@@ -55,15 +55,15 @@ def draw_validation(count: int, seed: int = 0, share: float = 0.2) -> tuple[Indi
 def draw_per_class(
     labels: Indices, count: int, seed: int = 0
 ) -> tuple[Indices, Indices, tuple[int, ...]]:
-    """Draw a number of pictures of each class for training, none twice; the rest is for tests.
+    """Draw a number of images of each class for training, none twice; the rest is for tests.
 
     Args:
         labels: Class numbers (N,).
-        count: Pictures a class. Of a class that has no more, half are drawn.
+        count: Images a class. Of a class that has no more, half are drawn.
         seed: Of the draw.
 
     Returns:
-        Positions of the chosen and of the other pictures, each sorted, and the classes that had
+        Positions of the chosen and of the other images, each sorted, and the classes that had
         too few.
     """
     random = np.random.RandomState(seed)
@@ -87,10 +87,10 @@ def halve_classes(labels: Indices, seed: int = 0) -> tuple[Indices, Indices]:
 
 
 def write_splits(folder: Path, data: TransferData) -> dict[str, str]:
-    """Write which pictures each split holds: one text file a split, and a JSON file on them.
+    """Write which images each split holds: one text file a split, and a JSON file on them.
 
-    ``<name>-train.txt`` has a line ``<picture>\t<class numbers>`` for each picture, which is a
-    path below the data set's folder, or a number where pictures are no files;
+    ``<name>-train.txt`` has a line ``<image>\t<class numbers>`` for each image, which is a
+    path below the data set's folder, or a number where images are no files;
     ``<name>-splits.json`` the SHA-256 of each file, the seed, the counts and the notes.
 
     Args:
@@ -148,7 +148,7 @@ def keep_splits(folder: Path, data: TransferData) -> dict[str, str]:
         SHA-256 by split.
 
     Raises:
-        DataError: If the files there have been changed, or name other pictures or classes than the
+        DataError: If the files there have been changed, or name other images or classes than the
             data set has now.
     """
     if not (folder / _about(data.name)).exists():
@@ -159,14 +159,14 @@ def keep_splits(folder: Path, data: TransferData) -> dict[str, str]:
         lines = _lines(now[split])
         if differing := set(before[split]) ^ set(lines):
             raise DataError(
-                f"The {split} split of {data.name} has {len(lines)} pictures where the run began "
+                f"The {split} split of {data.name} has {len(lines)} images where the run began "
                 f"with {len(before[split])}, and {len(differing)} are in one only "
                 f"({named(sorted(line.split(chr(9))[0] for line in differing))}); give the "
                 f"data_root and seed that it began with, or another run_dir."
             )
         if before[split] != lines:
             raise DataError(
-                f"The {split} split of {data.name} has its pictures in another order than when the "
+                f"The {split} split of {data.name} has its images in another order than when the "
                 "run began; give the data_root and seed that it began with, or another run_dir."
             )
     return {split: _sha256(text.encode()) for split, text in now.items()}
@@ -176,15 +176,15 @@ def _texts(data: TransferData) -> dict[str, str]:
     numbers = {"train": data.train_indices, "val": data.val_indices, "test": None}
     texts = {}
     for split in SPLITS:
-        pictures = getattr(data, split)
-        samples = getattr(pictures, "samples", None)
+        images = getattr(data, split)
+        samples = getattr(images, "samples", None)
         if samples is not None:
             names = [Path(os.path.relpath(path, data.root)).as_posix() for path, _ in samples]
             labels = [label for _, label in samples]
         else:
             positions = numbers[split]
-            names = list(map(str, range(len(pictures)) if positions is None else positions))
-            labels = pictures.targets.tolist()
+            names = list(map(str, range(len(images)) if positions is None else positions))
+            labels = images.targets.tolist()
         rows = zip(names, map(_label_text, labels), strict=True)
         texts[split] = "".join(f"{name}\t{label}\n" for name, label in rows)
     return texts

@@ -16,7 +16,7 @@ from erssl.data import TransformedDataset
 from erssl.downstream.transfer.datasets import TransferData
 from erssl.downstream.transfer.finetune import (
     FinetuneOptions,
-    Pictures,
+    Images,
     Point,
     Task,
     choose,
@@ -31,7 +31,7 @@ from erssl.downstream.transfer.transforms import (
 )
 from erssl.evaluation import Features, cached_features
 
-MULTI_LABEL = "map11"  # the metric of data sets whose pictures may be of several classes
+MULTI_LABEL = "map11"  # the metric of data sets whose images may be of several classes
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Outcome:
     """What a data set came to.
 
     Attributes:
-        metrics: On the test pictures, the data set's own metric among them.
+        metrics: On the test images, the data set's own metric among them.
         facts: How it was chosen: penalty or grid, and what converged.
         notes: Sentences that a reader of the metric must know.
     """
@@ -64,10 +64,10 @@ def run_linear(
     Args:
         backbone: Module giving features (N, feature_dim).
         data: The data set.
-        preprocessing: Size and statistics of its pictures.
+        preprocessing: Size and statistics of its images.
         extraction: Arguments of :func:`erssl.evaluation.cached_features` beside these.
         device: Where features are taken and classifiers fitted.
-        partial_ok: Whether classes may lack test pictures.
+        partial_ok: Whether classes may lack test images.
         tolerance: Of the gradient.
         max_iter: Steps at each penalty at the most.
 
@@ -75,19 +75,19 @@ def run_linear(
         Metrics, the path of penalties and notes.
 
     Raises:
-        DataError: If a picture cannot be read or features are not finite.
+        DataError: If an image cannot be read or features are not finite.
     """
     transform = build_linear_transform(preprocessing)
     both, test = (
         cached_features(
             backbone,
-            pictures,
+            images,
             transform,
             preprocessing=preprocessing.as_dict(),
             device=device,
             **extraction,
         )
-        for pictures in (data.train_val, data.test)
+        for images in (data.train_val, data.test)
     )
     parts = (torch.from_numpy(i) for i in (data.train_indices, data.val_indices))
     train, val = (Features(both.features[i], both.labels[i]) for i in parts)
@@ -132,13 +132,13 @@ def run_finetune(
     Args:
         backbone: Module giving features (N, feature_dim).
         data: The data set.
-        preprocessing: Size and statistics of its pictures.
+        preprocessing: Size and statistics of its images.
         options: The grid.
         folder: Where finished points are kept.
         seed: Of the head, the order and the crops.
         device: Where it is trained.
         workers: Loader processes.
-        partial_ok: Whether classes may lack test pictures.
+        partial_ok: Whether classes may lack test images.
         on_point: Called with each finished point.
         only: Numbers of the points to train, which ends there; ``None`` for all, and the test.
 
@@ -149,16 +149,14 @@ def run_finetune(
         RunError: If every training diverged.
     """
     crop, plain = build_finetune_transform(preprocessing), build_linear_transform(preprocessing)
-    pictures = Pictures(
+    images = Images(
         train=TransformedDataset(data.train, crop),
         val=TransformedDataset(data.val, plain),
         train_val=TransformedDataset(data.train_val, crop),
         test=TransformedDataset(data.test, plain),
     )
     task = Task(data.num_classes, data.metric == MULTI_LABEL, _metric(data, partial_ok))
-    found = finetune(
-        backbone, pictures, task, options, folder, seed, device, workers, on_point, only
-    )
+    found = finetune(backbone, images, task, options, folder, seed, device, workers, on_point, only)
     if found is None:
         return None
     scores, labels, points = found

@@ -21,9 +21,9 @@ class TransferDataset:
         torchvision: The class that reads it.
         classes: Number of classes K.
         metric: What counts (Kornblith et al. 2019, Table 1; Ericsson et al. 2021).
-        counts: Training, validation and test pictures of the whole data set.
+        counts: Training, validation and test images of the whole data set.
         source: Where the counts are from.
-        split: How training, validation and test pictures come about.
+        split: How training, validation and test images come about.
         needs: Files and folders below the root, of the original layout.
         read: Reads them.
         fetch: Downloads them into a root through torchvision; ``None`` where the host is gone.
@@ -203,7 +203,7 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
             needs=("SUN397/ClassName.txt",),
             beside=(
                 *("SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
-                "SUN397/a/abbey and the other folders of pictures",
+                "SUN397/a/abbey and the other folders of images",
             ),
             read=readers.read_sun397,
         ),

@@ -1,4 +1,4 @@
-"""What pictures pass through before the backbone, in linear evaluation and in fine-tuning."""
+"""What images pass through before the backbone, in linear evaluation and in fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from erssl.errors import ConfigError
 
 @dataclass(frozen=True)
 class TransferPreprocessing:
-    """Size and channel statistics of the pictures that a backbone sees.
+    """Size and channel statistics of the images that a backbone sees.
 
     The defaults are those of Ericsson et al. 2021 (``linear.py``) and MVEB §6.4.
 
@@ -85,7 +85,7 @@ def build_linear_transform(preprocessing: TransferPreprocessing) -> Any:
         preprocessing: Size S and statistics.
 
     Returns:
-        A transform from a PIL picture to a tensor (3, S, S), without chance.
+        A transform from a PIL image to a tensor (3, S, S), without chance.
     """
     size = preprocessing.image_size
     return T.Compose(
@@ -98,13 +98,13 @@ def build_linear_transform(preprocessing: TransferPreprocessing) -> Any:
 
 
 def build_finetune_transform(preprocessing: TransferPreprocessing) -> Any:
-    """A random crop of 8 % to 100 % of the picture, flipped half of the time: for fine-tuning.
+    """A random crop of 8 % to 100 % of the image, flipped half of the time: for fine-tuning.
 
     Args:
         preprocessing: Size S and statistics.
 
     Returns:
-        A transform from a PIL picture to a tensor (3, S, S).
+        A transform from a PIL image to a tensor (3, S, S).
     """
     mode = T.InterpolationMode(preprocessing.interpolation)
     return T.Compose(

@@ -40,7 +40,7 @@ def first_in_forward(trainer: Trainer, module: LightningModule, batches: Sequenc
 
     for number, batch in enumerate(batches):
         if not _finite(batch):
-            return f"the pictures of batch {number + 1} of the step"
+            return f"the images of batch {number + 1} of the step"
     if step is None:
         return ""
     handles = [child.register_forward_hook(look) for child in names]

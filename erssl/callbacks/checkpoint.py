@@ -13,7 +13,7 @@ from erssl.callbacks.metrics import ResumableCSVLogger
 from erssl.callbacks.signals import SignalWatch
 from erssl.data.draws import draw_on_from
 
-_STREAM = 1  # keeps what steps draw apart from what pictures draw
+_STREAM = 1  # keeps what steps draw apart from what images draw
 
 
 class RunCheckpoint(Checkpoint):

@@ -22,7 +22,7 @@ class CollapseGuard:
     - the entropy stands within ``floor`` of the way from a single point to the uniform density;
     - the effective rank is below ``min_rank``;
     - the soft-max outputs use next to one outcome (discrete entropy below ``floor`` log K), or
-      have become the same for every picture (their ER bound below a tenth of its best).
+      have become the same for every image (their ER bound below a tenth of its best).
 
     Attributes:
         floor: Share of the range of an entropy that counts as its floor.

@@ -12,7 +12,7 @@ Sums = dict[str, tuple[Tensor, Tensor]]
 
 
 def sums_so_far(trainer: Trainer) -> list[Sums]:
-    """Sum and number of pictures of each metric that is averaged over the epoch, by process.
+    """Sum and number of images of each metric that is averaged over the epoch, by process.
 
     Every process has to call it.
     """

@@ -23,7 +23,7 @@ from erssl.evaluation.lens import KAPPAS, lens_reading
 from erssl.runs import write_lens
 
 Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
-_CHUNK = 256  # pictures that pass the network at a time
+_CHUNK = 256  # images that pass the network at a time
 _MOST_READINGS = 500  # of a run whose interval was not given: a curve needs no more
 
 
@@ -53,10 +53,10 @@ class ERLens(Callback):
         path: str | Path | None = None,
         share: float = 0.015,
     ) -> None:
-        """Look at two views of the same pictures.
+        """Look at two views of the same images.
 
         Args:
-            views: Two tensors (N, 3, H, W), the same N pictures in two views; see
+            views: Two tensors (N, 3, H, W), the same N images in two views; see
                 ``SSLDataModule.probe_views``.
             embed: Images (n, 3, H, W) to embeddings (n, d), or to these and logits (n, K);
                 ``None`` takes the module's own ``embed`` and ``logits``.
@@ -74,7 +74,7 @@ class ERLens(Callback):
         if len(views) != 2 or views[0].shape != views[1].shape or len(views[0]) < 2:
             shapes = [tuple(v.shape) for v in views]
             raise ConfigError(
-                f"The lens needs two views of the same pictures, at least two, but has {shapes}."
+                f"The lens needs two views of the same images, at least two, but has {shapes}."
             )
         if every_n_steps is not None and every_n_steps < 1:
             raise ConfigError(f"lens.every_n_steps must be at least 1 but is {every_n_steps}.")
@@ -98,11 +98,11 @@ class ERLens(Callback):
         """Refuse a module without embeddings, before training.
 
         Raises:
-            ConfigError: If there is no function to read it by, or a process would have no picture.
+            ConfigError: If there is no function to read it by, or a process would have no image.
         """
         if len(self.views[0]) < trainer.world_size:
             raise ConfigError(
-                f"The lens has {len(self.views[0])} pictures for {trainer.world_size} processes; "
+                f"The lens has {len(self.views[0])} images for {trainer.world_size} processes; "
                 "give at least one each."
             )
         if self.embed is None and not callable(getattr(pl_module, "embed", None)):

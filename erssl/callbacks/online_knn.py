@@ -29,8 +29,8 @@ class OnlineKNN(Callback):
         """Look at two loaders of (images, labels) without augmentation.
 
         Args:
-            train_loader: Pictures that vote.
-            val_loader: Pictures that are classified.
+            train_loader: Images that vote.
+            val_loader: Images that are classified.
             num_classes: Number of classes.
             every_n_epochs: Epochs between two readings.
             k: Neighbours.

@@ -14,7 +14,7 @@ def build_method(settings: PretrainSettings, num_classes: int, batch_size: int) 
     Args:
         settings: The run.
         num_classes: Classes of the online probe.
-        batch_size: Pictures a step on each device.
+        batch_size: Images a step on each device.
 
     Raises:
         ConfigError: If method, backbone and views do not fit together.
@@ -33,7 +33,7 @@ def build_method(settings: PretrainSettings, num_classes: int, batch_size: int) 
         )
     if views.n_views < method_class.info.min_views:
         raise ConfigError(
-            f"data.views.recipe={views.recipe} gives {views.n_views} view of a picture but "
+            f"data.views.recipe={views.recipe} gives {views.n_views} view of an image but "
             f"method={name} compares {method_class.info.min_views}; choose another recipe."
         )
     try:

@@ -1,4 +1,4 @@
-"""The pictures that ``erssl detect`` trains on and is judged by."""
+"""The images that ``erssl detect`` trains on and is judged by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from erssl.cli._detect_settings import DetectSettings
 from erssl.downstream.detection.coco import (
     CocoSource,
-    check_pictures,
+    check_images,
     check_same_categories,
     coco_layout,
     read_coco,
@@ -21,7 +21,7 @@ def read_data(settings: DetectSettings, workers: int) -> list[Any]:
 
     Args:
         settings: Which data.
-        workers: Threads to decode pictures with.
+        workers: Threads to decode images with.
 
     Raises:
         DataError: If they cannot be used.
@@ -39,7 +39,7 @@ def read_data(settings: DetectSettings, workers: int) -> list[Any]:
         check_same_categories(*both)
     if settings.verify and not settings.eval_only:
         for data in both:
-            check_pictures(data, workers)
+            check_images(data, workers)
     read: list[Any] = both
     return read
 

@@ -74,7 +74,7 @@ class DetectSettings(BackboneSettings):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], int, int]:
-        """Short sides of training pictures, the long side's limit, short side of test pictures."""
+        """Short sides of training images, the long side's limit, short side of test images."""
         recipe = self.chosen
         return (
             tuple(self.min_sizes or recipe.min_sizes),
@@ -111,7 +111,7 @@ class DetectSettings(BackboneSettings):
             raise ConfigError(f"data_root and {said[0]} exclude each other; give one of them.")
         if self.chosen.data == "voc" and self.data_root is None:
             raise ConfigError(
-                f"recipe={self.recipe} needs data_root=<the folder of VOCdevkit>; pictures by "
+                f"recipe={self.recipe} needs data_root=<the folder of VOCdevkit>; images by "
                 "explicit paths are for COCO's format."
             )
         missing = [key for key in _PATHS if key not in said]

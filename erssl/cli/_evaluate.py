@@ -65,17 +65,17 @@ class Judged:
 
 
 class Evaluation:
-    """One evaluation: its pictures, its folder, its clock.
+    """One evaluation: its images, its folder, its clock.
 
     Attributes:
         subject: What is judged.
-        datasets: The pictures.
+        datasets: The images.
         path: The folder of the results.
         facts: What else belongs into the record: digests, and the subset that was used.
     """
 
     def __init__(self, protocol: str, settings: EvaluationSettings, subject: Subject) -> None:
-        """Load the pictures; nothing is written yet.
+        """Load the images; nothing is written yet.
 
         Args:
             protocol: Name of the command.
@@ -84,7 +84,7 @@ class Evaluation:
 
         Raises:
             ConfigError: If processes that something else has started have no run_dir in common.
-            DataError: If the pictures cannot be used, or have no labels.
+            DataError: If the images cannot be used, or have no labels.
         """
         self.began = time.perf_counter()
         self.protocol = protocol
@@ -135,8 +135,8 @@ class Evaluation:
         The backbone is still as it was read.
         """
         data = self.datasets
-        pictures = {"training_pictures": data.train, "validation_pictures": data.val}
-        digests = {name: data_digest(each) for name, each in pictures.items()}
+        images = {"training_pictures": data.train, "validation_pictures": data.val}
+        digests = {name: data_digest(each) for name, each in images.items()}
         return {"weights": weights_digest(self.subject.backbone), **digests}
 
     def _folder(self) -> Path:
@@ -149,17 +149,17 @@ class Evaluation:
     def features(
         self, options: FeatureSettings, device: torch.device, console: Console
     ) -> tuple[Features, Features]:
-        """Features of training and validation pictures, from the cache as far as they are there."""
+        """Features of training and validation images, from the cache as far as they are there."""
         data = self.subject.data
         transform = build_eval_transform(data.image_size, data.mean, data.std, data.interpolation)
         folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
         both = []
-        for split, pictures in (("training", self.datasets.train), ("validation", _val(self))):
-            with _progress(console, f"features of {len(pictures)} {split} pictures") as update:
+        for split, images in (("training", self.datasets.train), ("validation", _val(self))):
+            with _progress(console, f"features of {len(images)} {split} images") as update:
                 both.append(
                     cached_features(
                         self.subject.backbone.to(device),
-                        pictures,
+                        images,
                         transform,
                         cache_dir=folder if options.cache else None,
                         preprocessing=data.preprocessing,
@@ -204,8 +204,8 @@ class Evaluation:
             published=self._published(setting),
         )
         write_json(self.path / ENVIRONMENT, surroundings)
-        pictures = self._draw(judged.predicted) if self.settings.plots else []
-        write_evaluation_report(results, self.path, pictures)
+        images = self._draw(judged.predicted) if self.settings.plots else []
+        write_evaluation_report(results, self.path, images)
         write_json(self.path / RESULTS, results)
         print_results(results, self.subject.found, self.path, console)
         return results
@@ -231,7 +231,7 @@ class Evaluation:
         return kept or None
 
     def _draw(self, predicted: Tensor) -> list[str]:
-        """Confusion matrix and recall of each class, as pictures and tables."""
+        """Confusion matrix and recall of each class, as images and tables."""
         names = self.datasets.class_names
         labels = val_labels(self.datasets)
         one_hot = torch.nn.functional.one_hot(predicted, len(names)).float()
@@ -290,7 +290,7 @@ def best_device() -> torch.device:
 
 
 def val_labels(datasets: Datasets) -> Tensor:
-    """Class numbers (N_val,) of the validation pictures."""
+    """Class numbers (N_val,) of the validation images."""
     from erssl.data import labels_of
 
     assert datasets.val is not None  # Evaluation has made sure

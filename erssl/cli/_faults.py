@@ -38,7 +38,7 @@ def naming_run(path: Path) -> Iterator[None]:
         path: The run directory.
 
     Raises:
-        DataError: If a picture could not be read.
+        DataError: If an image could not be read.
         RunError: If the disk is full, the folder cannot be written to, or a loader process or
             another process of the run died.
     """

@@ -10,7 +10,7 @@ from importlib.resources import files
 from erssl.cli._config import group_options
 
 _RUNS_OWN = """, or pixels. A run is judged on its
-own pictures where data= is not said; image size and channel statistics are those of the weights."""
+own images where data= is not said; image size and channel statistics are those of the weights."""
 _ELEVEN = """. Data sets are looked for in
 data_root and in each folder of it, in their original layouts."""
 
@@ -24,7 +24,7 @@ def protocol_help(command: str, what: str, examples: Sequence[str]) -> str:
     own_data = command == "transfer"
     others = "" if command in ("knn", "transfer") else "  trainer.*  as in erssl pretrain\n"
     others += "" if own_data else "  data, data.*  as in erssl pretrain\n"
-    usage = "data_root=<folder>" if own_data else "[data=<pictures>]"
+    usage = "data_root=<folder>" if own_data else "[data=<images>]"
     what_is_judged = _ELEVEN if own_data else _RUNS_OWN
     presets = group_options(f"preset/{command}")
     default = next(p for p in presets if f"preset/{command}: {p}\n" in _text(command))

@@ -11,7 +11,7 @@ DETECTRON2_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/instal
 LENS_KEYS = {
     "checkpoint": "a run directory, a checkpoint of any layout, or zoo:<name>",
     "on": "embedding (what the loss sees) or features (of the backbone)",
-    "output": "a folder for the result, or the picture of several runs",
+    "output": "a folder for the result, or the image of several runs",
     "arch": "the backbone of a foreign file, where its shapes do not tell",
     "head_prefix": "what the head's names begin with in a foreign file (projection_head.)",
     "head_activation": "relu or gelu, of a foreign head's hidden layers",
@@ -143,7 +143,7 @@ Keys:
 
 def _lens() -> str:
     own = "\n".join(f"  {key:<16} {what}" for key, what in LENS_KEYS.items())
-    return f"""erssl lens: entropy and reconstruction of a checkpoint, or a picture of several runs
+    return f"""erssl lens: entropy and reconstruction of a checkpoint, or an image of several runs
 
 Usage: erssl lens checkpoint=<what> [key=value ...]
        erssl lens <run directory> <run directory> ... [output=lens.png]
@@ -157,7 +157,7 @@ Examples:
 Keys:
 {own}
   data, data.*     as in erssl pretrain; of a run directory its own where nothing is said
-  lens.probe_size  pictures that are read (256, or all where there are fewer)
+  lens.probe_size  images that are read (256, or all where there are fewer)
   lens.kappas      concentrations, [10, 3, 30]
   seed             of the probe's views
 """
@@ -186,7 +186,7 @@ Formats:
   safetensors  .safetensors with architecture and preprocessing in its header
 
 What was written is loaded by the library that it is for and must give the same features on the
-same pictures; otherwise nothing is left.
+same images; otherwise nothing is left.
 """
 
 

@@ -112,10 +112,10 @@ def _card(row: ZooRow, backbone: Any, results: Mapping[str, Any], config: str) -
         "from erssl import load_backbone",
         "",
         f'backbone = load_backbone("{WEIGHTS_FILE}")  # or "zoo:{row.name}" where it was added',
-        "backbone.preprocessing  # how to prepare pictures",
+        "backbone.preprocessing  # how to prepare images",
         "```",
         "",
-        f"Pictures (N, 3, H, W) give features (N, {backbone.feature_dim}); the names in the file "
+        f"Images (N, 3, H, W) give features (N, {backbone.feature_dim}); the names in the file "
         f"are those of {library}.",
         "",
         "## Measured",

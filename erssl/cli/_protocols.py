@@ -19,7 +19,7 @@ from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
 from erssl.yaml_text import read_settings_file
 
-# Beside what every command of ours keeps to itself: each process validates on all pictures, at the
+# Beside what every command of ours keeps to itself: each process validates on all images, at the
 # end of an epoch.
 _OWN_TRAINER_KEYS = (
     *(*OWN_TRAINER_KEYS, "use_distributed_sampler", "fast_dev_run", "overfit_batches", "barebones"),
@@ -36,12 +36,12 @@ _MAY_CHANGE = (
 # Of what is judged and on what, which may change under the same name; after the words for it.
 _DIGESTS = {
     "digests.weights": "The weights of checkpoint= are",
-    "digests.training_pictures": "The training pictures are",
-    "digests.validation_pictures": "The validation pictures are",
+    "digests.training_images": "The training images are",
+    "digests.validation_images": "The validation images are",
     "digests.training_annotations": "The annotations to train on are",
     "digests.validation_annotations": "The annotations to evaluate on are",
-    "subset.pictures": "The pictures of fraction= are",
-    "subset.sha256": "The pictures of fraction= are",
+    "subset.images": "The images of fraction= are",
+    "subset.sha256": "The images of fraction= are",
 }
 # What linear mode=cached takes of the trainer: the devices; it has a loop of its own.
 _CACHED_TRAINER = ("accelerator", "devices", "num_nodes", "strategy")
@@ -155,7 +155,7 @@ class SemiSettings(TrainingSettings):
         """The settings with the preset's rates of the nearer fraction, where none are said.
 
         Args:
-            share: Part of the training pictures that is used.
+            share: Part of the training images that is used.
         """
         preset = self.ten_percent if share > _BETWEEN else self.one_percent
         pairs = zip(self.said_rates, preset, strict=True)
@@ -218,7 +218,7 @@ def _refuse_unread(words: Sequence[str]) -> None:
         if unread or key in ("flip", "crop_scale"):
             raise ConfigError(
                 f"{word.partition('=')[0]} does nothing with mode=cached, which trains on the "
-                "features of whole pictures; leave it out, or set mode=augmented."
+                "features of whole images; leave it out, or set mode=augmented."
             )
 
 

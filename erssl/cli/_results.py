@@ -76,7 +76,7 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
             table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
         console.print(table)
     else:
-        console.print("There are no labelled validation pictures, so no accuracy was measured.")
+        console.print("There are no labelled validation images, so no accuracy was measured.")
     console.print(
         f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)",
         soft_wrap=True,
@@ -88,6 +88,4 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
         highlight=False,
     )
     if results["dataset"] == "digits":
-        console.print(
-            "Real pictures: erssl pretrain data=cifar10 data.download=true", soft_wrap=True
-        )
+        console.print("Real images: erssl pretrain data=cifar10 data.download=true", soft_wrap=True)

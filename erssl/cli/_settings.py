@@ -61,7 +61,7 @@ class LensOptions:
     """What the lens reads while a run goes on.
 
     Attributes:
-        probe_size: Pictures whose two views are read; ``None`` takes 256, or all where there are
+        probe_size: Images whose two views are read; ``None`` takes 256, or all where there are
             fewer; 0 for no lens.
         every_n_steps: Steps between readings; ``None`` keeps them below 2 % of the training.
         kappas: Concentrations at which the density is read.
@@ -168,9 +168,7 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
         words = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *words]
     composed, _ = read_settings(words)
     data = own
-    if (
-        composed.data.name != own.name
-    ):  # other pictures, with the preprocessing and views of the run
+    if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in ("image_size", "mean", "std", "views")}
         data = dataclasses.replace(composed.data, **kept)
     for key in said:

@@ -18,7 +18,7 @@ from erssl.runs import RESULTS
 from erssl.summary import read_results
 
 _SHARE = ("datasets", "seed", "seeds", "points", "table", "jobs", "verify")  # said of each anew
-# What a suite that goes on may say differently: which share of it, and where its pictures are now.
+# What a suite that goes on may say differently: which share of it, and where its images are now.
 SHARED_OUT = (*_SHARE, "data_root")
 _STATE = ("run_dir", "resume", "overwrite", "download")
 

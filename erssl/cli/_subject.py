@@ -1,4 +1,4 @@
-"""What is judged: the backbone that ``checkpoint=`` names, and the pictures it is judged on."""
+"""What is judged: the backbone that ``checkpoint=`` names, and the images it is judged on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Subject:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
         found: One sentence on what was read.
-        data: The pictures, with the preprocessing that came with the weights.
+        data: The images, with the preprocessing that came with the weights.
     """
 
     backbone: nn.Module
@@ -94,7 +94,7 @@ def read_backbone(settings: BackboneSettings) -> Read:
 def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Subject:
     """Read the backbone, and decide what it is judged on.
 
-    A run is judged on its own pictures where nothing is said. Image size, channel statistics and
+    A run is judged on its own images where nothing is said. Image size, channel statistics and
     interpolation are those that came with the weights unless a word says otherwise.
 
     Raises:

@@ -42,10 +42,10 @@ def train_seeds(
     """Train with each seed; those that are finished in the folder are not trained again.
 
     Args:
-        evaluation: Pictures and folder.
+        evaluation: Images and folder.
         settings: The protocol.
         probe: A trainer of the same settings, which knows the devices.
-        indices: Training pictures to use; ``None`` for all.
+        indices: Training images to use; ``None`` for all.
     """
     metrics, predicted = [], torch.empty(0)
     for seed in range(settings.seed, settings.seed + settings.seeds):
@@ -59,23 +59,23 @@ def train_seeds(
     return Judged(metrics, predicted)
 
 
-def require_pairs(settings: TrainingSettings, probe: Trainer, pictures: int) -> None:
-    """Make sure that batch normalisation has more than one picture to take a variance of.
+def require_pairs(settings: TrainingSettings, probe: Trainer, images: int) -> None:
+    """Make sure that batch normalisation has more than one image to take a variance of.
 
     Args:
         settings: Of a protocol that trains the backbone.
         probe: A trainer that knows the devices.
-        pictures: Number of training pictures.
+        images: Number of training images.
 
     Raises:
         ConfigError: If a step has fewer than two on a device.
     """
     devices = probe.world_size
-    if min(settings.batch_size, pictures) < 2 * devices:
+    if min(settings.batch_size, images) < 2 * devices:
         raise ConfigError(
-            f"batch_size={settings.batch_size} of {pictures} training pictures on {devices} "
-            "device(s) is one picture or none on a device, and a backbone that is trained needs at "
-            f"least 2; set batch_size to {2 * devices} or more, or use more pictures."
+            f"batch_size={settings.batch_size} of {images} training images on {devices} "
+            "device(s) is one image or none on a device, and a backbone that is trained needs at "
+            f"least 2; set batch_size to {2 * devices} or more, or use more images."
         )
 
 
@@ -173,7 +173,7 @@ def _train(
         devices=probe.world_size,
     )
     step_size = data.batch_size * probe.world_size * probe.accumulate_grad_batches
-    size = min(step_size, len(data.train_pictures))  # an epoch's end is a step in any case
+    size = min(step_size, len(data.train_images))  # an epoch's end is a step in any case
     backbone = copy.deepcopy(subject.backbone)
     backbone.preprocessing = subject.data.preprocessing  # type: ignore[assignment]
     module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)

@@ -26,7 +26,7 @@ from erssl.runs import (
     CONFIG,
     LAST_CHECKPOINT,
     LENS,
-    LENS_PICTURE,
+    LENS_FIGURE,
     RESULTS,
     default_run_dir,
     environment,
@@ -94,7 +94,7 @@ def run(words: Sequence[str]) -> int:
         write_json(folder / "compare.json", report | {"environment": environment()})
         table = table_text(report)
         write_text(folder / "compare.md", table + "\n")
-        _draw(finished, folder / LENS_PICTURE)
+        _draw(finished, folder / LENS_FIGURE)
         console.print(f"\n{table}\n\nSee {folder}.", highlight=False, soft_wrap=True)
     for item in failed:
         console.print(f"Failed: {item.path}", highlight=False, soft_wrap=True)

@@ -45,7 +45,7 @@ from erssl.runs import (
 )
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # pictures to train and to judge on
+_WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # images to train and to judge on
 _ROIS = 512  # of every recipe
 
 
@@ -128,7 +128,7 @@ def require_resnet(backbone: nn.Module, name: str) -> None:
     options = getattr(backbone, "architecture", None)
     library, what = getattr(options, "library", None), getattr(options, "name", "another network")
     if library != "torchvision" or getattr(options, "cifar_stem", False):
-        stem = " with the stem for small pictures" if library == "torchvision" else ""
+        stem = " with the stem for small images" if library == "torchvision" else ""
         raise DataError(
             f"checkpoint={name} is {what}{stem}, and the detectors are built on a torchvision "
             "ResNet with its 7x7 stem; name such a checkpoint, such as that of a resnet50."
@@ -203,8 +203,8 @@ def _finish(
     began: float,
     console: Console,
 ) -> dict[str, Any]:
-    """Write results, pictures and report, and print them beside what is published."""
-    from erssl.downstream.detection.pictures import draw_predictions
+    """Write results, images and report, and print them beside what is published."""
+    from erssl.downstream.detection.images import draw_predictions
 
     notes = [job.schedule.sentence, *job.train.notes, *job.val.notes, *outcome.notes]
     counts = {"train": job.train.counts, "val": job.val.counts}
@@ -236,8 +236,8 @@ def _published(settings: DetectSettings, read: Read, job: DetectionJob) -> Any:
     recipe: Recipe = settings.chosen
     followed = (recipe.min_sizes, recipe.max_size, recipe.test_size), _ROIS, None, None
     said = settings.sizes, settings.rois_per_image, settings.iterations, settings.learning_rate
-    pictures = tuple(data.counts["pictures"] for data in (job.train, job.val))
-    if settings.backend != "detectron2" or said != followed or pictures != _WHOLE[recipe.data]:
+    images = tuple(data.counts["pictures"] for data in (job.train, job.val))
+    if settings.backend != "detectron2" or said != followed or images != _WHOLE[recipe.data]:
         return None
     setting = {"backbone": getattr(read.backbone.architecture, "name", None)}
     if recipe.data == "voc":

@@ -46,11 +46,11 @@ def run(words: Sequence[str]) -> int:
 
 
 def _print(export: Export, console: Console) -> None:
-    number, _, _, size = export.pictures
+    number, _, _, size = export.images
     lines = [
         f"Written: {export.path}",
         f"Verified: loaded by {export.loader}, it gives the features of the checkpoint on {number} "
-        f"pictures of {size} x {size} pixels; the largest difference is {export.difference:.1e} of "
+        f"images of {size} x {size} pixels; the largest difference is {export.difference:.1e} of "
         "the largest feature.",
         *([export.note] if export.note else []),
         "Load it with:",

@@ -26,7 +26,7 @@ def run(words: Sequence[str]) -> int:
 def finetune(
     settings: FinetuneSettings, about_data: Sequence[str], console: Console
 ) -> dict[str, Any]:
-    """Train backbone and linear layer on all training pictures.
+    """Train backbone and linear layer on all training images.
 
     Returns:
         The content of ``results.json``; empty on every process but the first.

@@ -23,7 +23,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
-    """Classify the validation pictures by their neighbours among the training pictures.
+    """Classify the validation images by their neighbours among the training images.
 
     Returns:
         The content of ``results.json``.

@@ -1,4 +1,4 @@
-"""``erssl lens``: entropy and reconstruction of a checkpoint, or of several runs in one picture."""
+"""``erssl lens``: entropy and reconstruction of a checkpoint, or of several runs in one image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from erssl.runs import (
     write_json,
 )
 
-_PICTURES = (".png", ".pdf", ".svg")
+_IMAGES = (".png", ".pdf", ".svg")
 _SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain
 Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
@@ -71,15 +71,15 @@ def run(words: Sequence[str]) -> int:
 
 
 def draw(folders: Sequence[str], output: Path, console: Console) -> int:
-    """One picture of what was read of several runs.
+    """One image of what was read of several runs.
 
     Raises:
-        ConfigError: If ``output`` is no picture's name.
+        ConfigError: If ``output`` is no image's name.
         DataError: If one of them has no ``lens.csv``.
     """
-    if output.suffix not in _PICTURES:
+    if output.suffix not in _IMAGES:
         raise ConfigError(
-            f"output={output} must end in one of {', '.join(_PICTURES)} for a picture of runs."
+            f"output={output} must end in one of {', '.join(_IMAGES)} for an image of runs."
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     runs = {}
@@ -106,7 +106,7 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     """Read the lens of one checkpoint, print it, and write it where ``output`` says.
 
     Raises:
-        ErsslError: If the checkpoint cannot be read, or does not fit the pictures.
+        ErsslError: If the checkpoint cannot be read, or does not fit the images.
     """
     began = time.perf_counter()
     path = user_path(own["checkpoint"])
@@ -121,7 +121,7 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     said = {word.partition("=")[0] for word in words}
     module, embed, settings = _module(path, own, settings, trained_here, said)
     options = settings.data
-    if options.pipeline == "device":  # would hold all pictures; the lens has lightly's views there
+    if options.pipeline == "device":  # would hold all images; the lens has lightly's views there
         options = dataclasses.replace(options, pipeline="lightly")
     data = SSLDataModule(options, 2, settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -135,7 +135,7 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     headless = own.get("on") == "features" or path.suffix == ".safetensors"
     what = "backbone features" if headless else "embeddings"
     console.print(
-        f"\n{len(probe[0])} pictures of {settings.data.name} in two views, their {what}; "
+        f"\n{len(probe[0])} images of {settings.data.name} in two views, their {what}; "
         "information in nats.",
         highlight=False,
         soft_wrap=True,

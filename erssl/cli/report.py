@@ -31,10 +31,10 @@ def run(words: Sequence[str]) -> int:
     summary = collect(places)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = plot_results(summary.entries, folder / "report.png")
-    picture = "report.png" if drawn else None
-    markdown = summary.markdown() + (f"\n![accuracies]({picture})\n" if picture else "")
+    image = "report.png" if drawn else None
+    markdown = summary.markdown() + (f"\n![accuracies]({image})\n" if image else "")
     write_text(folder / "report.md", markdown)
-    write_text(folder / "report.html", summary.html(picture))
+    write_text(folder / "report.html", summary.html(image))
     write_text(folder / "report.csv", summary.csv())
     console = Console(width=max(140, Console().width))
     table = Table(*summary.header()[:-1], box=None, pad_edge=False)

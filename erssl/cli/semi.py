@@ -29,9 +29,9 @@ def run(words: Sequence[str]) -> int:
 
 
 def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
-    """Train backbone and linear layer on a subset of the training pictures.
+    """Train backbone and linear layer on a subset of the training images.
 
-    The subset is kept as ``subset.txt``, the numbers of its pictures, with its SHA-256 in
+    The subset is kept as ``subset.txt``, the numbers of its images, with its SHA-256 in
     ``config.yaml`` and ``results.json``.
 
     Returns:
@@ -58,8 +58,8 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
 
 
 def choose(settings: SemiSettings, evaluation: Evaluation) -> Indices:
-    """Numbers of the training pictures that may be used."""
-    pictures = evaluation.datasets.train
+    """Numbers of the training images that may be used."""
+    images = evaluation.datasets.train
     if settings.share is None:
-        return listed_subset(pictures, settings.fraction)
-    return stratified_subset(labels_of(pictures), settings.share, settings.subset_seed)
+        return listed_subset(images, settings.fraction)
+    return stratified_subset(labels_of(images), settings.share, settings.subset_seed)

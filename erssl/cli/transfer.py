@@ -23,7 +23,7 @@ from erssl.data.options import DataOptions
 from erssl.downstream.transfer.datasets import (
     TRANSFER_DATASETS,
     TransferData,
-    check_pictures,
+    check_images,
     load_transfer,
 )
 from erssl.downstream.transfer.finetune import Point
@@ -111,7 +111,7 @@ def _check(settings: TransferSettings, seed: int, name: str) -> None:
     """Find what is wrong with a data set before any is computed on."""
     data = _load(settings, seed, name)
     if settings.mode == "finetune" and settings.verify and seed == settings.seed:
-        check_pictures(data, DataOptions(num_workers=settings.num_workers).workers + 1)
+        check_images(data, DataOptions(num_workers=settings.num_workers).workers + 1)
 
 
 def _load(settings: TransferSettings, seed: int, name: str) -> TransferData:

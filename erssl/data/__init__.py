@@ -1,6 +1,6 @@
-"""Pictures: data sets, view recipes and loaders."""
+"""Images: data sets, view recipes and loaders."""
 
-from erssl.data.datasets import Datasets, PictureDataset, TransformedDataset, load_datasets
+from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset, load_datasets
 from erssl.data.images import find_unreadable, load_image
 from erssl.data.labelled import (
     LabelledDataModule,
@@ -19,8 +19,8 @@ __all__ = [
     "RECIPES",
     "DataOptions",
     "Datasets",
+    "ImageDataset",
     "LabelledDataModule",
-    "PictureDataset",
     "SSLDataModule",
     "TransformedDataset",
     "ViewOptions",

@@ -1,4 +1,4 @@
-"""The data sets: raw pictures with class numbers, split into training and validation."""
+"""The data sets: raw images with class numbers, split into training and validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from erssl.data.folders import PictureFiles, check_same_classes, drop_unreadable, scan_folder
+from erssl.data.folders import ImageFiles, check_same_classes, drop_unreadable, scan_folder
 from erssl.data.options import DATASETS, DataOptions, DatasetName, default_options
 from erssl.errors import DataError
 from erssl.paths import user_path
@@ -23,22 +23,22 @@ __all__ = [
     "DataOptions",
     "DatasetName",
     "Datasets",
-    "PictureDataset",
-    "PicturesInMemory",
+    "ImageDataset",
+    "ImagesInMemory",
     "TransformedDataset",
     "default_options",
     "load_datasets",
 ]
 
 
-class PictureDataset(Protocol):
-    """A map-style data set of ``(RGB picture, class number)``."""
+class ImageDataset(Protocol):
+    """A map-style data set of ``(RGB image, class number)``."""
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
 
     def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
-        """One picture and its class number."""
+        """One image and its class number."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +46,24 @@ class Datasets:
     """What `load_datasets` found.
 
     Attributes:
-        train: The training pictures.
-        val: The validation pictures; ``None`` where there is no such split.
+        train: The training images.
+        val: The validation images; ``None`` where there is no such split.
         num_classes: Number of classes; 1 without labels.
         class_names: Their names, in the order of the class numbers.
         labelled: Whether class numbers mean anything; without labels no accuracy is possible.
         skipped: ``(path, reason)`` of each file that could not be read and was left out.
     """
 
-    train: PictureDataset
-    val: PictureDataset | None
+    train: ImageDataset
+    val: ImageDataset | None
     num_classes: int
     class_names: tuple[str, ...]
     labelled: bool = True
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-class PicturesInMemory(Dataset[tuple[Image.Image, int]]):
-    """Pictures held as one array."""
+class ImagesInMemory(Dataset[tuple[Image.Image, int]]):
+    """Images held as one array."""
 
     def __init__(self, pixels: npt.NDArray[np.uint8], targets: npt.NDArray[np.int64]) -> None:
         """Take pixels (N, H, W, 3) of 8 bit and class numbers (N,)."""
@@ -71,43 +71,43 @@ class PicturesInMemory(Dataset[tuple[Image.Image, int]]):
         self.targets = targets
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """One picture and its class number."""
+        """One image and its class number."""
         return Image.fromarray(self.pixels[index]), int(self.targets[index])
 
 
 class TransformedDataset(Dataset[tuple[Any, int]]):
-    """A data set whose pictures pass a transform."""
+    """A data set whose images pass a transform."""
 
-    def __init__(self, pictures: PictureDataset, transform: Callable[[Image.Image], Any]) -> None:
-        """Take the pictures and a transform to a tensor or a list of views."""
-        self.pictures = pictures
+    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image], Any]) -> None:
+        """Take the images and a transform to a tensor or a list of views."""
+        self.images = images
         self.transform = transform
 
     def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.pictures)
+        """Number of images."""
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """One transformed picture and its class number."""
-        picture, target = self.pictures[index]
-        return self.transform(picture), target
+        """One transformed image and its class number."""
+        image, target = self.images[index]
+        return self.transform(image), target
 
 
 def load_datasets(options: DataOptions) -> Datasets:
-    """Load the pictures that the options name, and check them.
+    """Load the images that the options name, and check them.
 
     Args:
         options: The data set and where it lies.
 
     Returns:
-        Training and validation pictures without any transform.
+        Training and validation images without any transform.
 
     Raises:
-        DataError: If the pictures are not there, cannot be read, or do not fit together.
+        DataError: If the images are not there, cannot be read, or do not fit together.
     """
     if options.name == "digits":
         return _digits()
@@ -125,13 +125,13 @@ def _digits() -> Datasets:
     grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)  # 17 levels, 0..16
     pixels = np.repeat(grey[..., None], 3, axis=-1)
     targets = scans.target.astype(np.int64)
-    # Fixed, whatever the run's seed: two runs must be measured on the same pictures.
+    # Fixed, whatever the run's seed: two runs must be measured on the same images.
     train, val = train_test_split(
         np.arange(len(targets)), test_size=0.2, stratify=targets, random_state=0
     )
     return Datasets(
-        train=PicturesInMemory(pixels[train], targets[train]),
-        val=PicturesInMemory(pixels[val], targets[val]),
+        train=ImagesInMemory(pixels[train], targets[train]),
+        val=ImagesInMemory(pixels[val], targets[val]),
         num_classes=10,
         class_names=tuple(str(digit) for digit in range(10)),
     )
@@ -169,8 +169,8 @@ def _folders(options: DataOptions) -> Datasets:
             val, faults = drop_unreadable(val, options.on_error, options.workers)
             skipped += faults
     return Datasets(
-        train=PictureFiles(train.samples),
-        val=PictureFiles(val.samples) if val is not None else None,
+        train=ImageFiles(train.samples),
+        val=ImageFiles(val.samples) if val is not None else None,
         num_classes=len(train.class_names),
         class_names=train.class_names,
         labelled=train.labelled,
@@ -183,7 +183,7 @@ def _split_folders(options: DataOptions) -> tuple[str | Path, str | Path | None]
         if options.train_dir is None:
             raise DataError(
                 "data.name=imagefolder has no data.train_dir; name the folder of training "
-                "pictures, one sub-folder a class, or pictures alone to train without labels."
+                "images, one sub-folder a class, or images alone to train without labels."
             )
         return options.train_dir, options.val_dir
     if options.root is None and (options.train_dir is None or options.val_dir is None):

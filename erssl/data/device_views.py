@@ -1,6 +1,6 @@
-"""Views of many pictures at once, made on the device that holds them.
+"""Views of many images at once, made on the device that holds them.
 
-What lightly's transforms do to one PIL picture, done to a batch: the same operations in the same
+What lightly's transforms do to one PIL image, done to a batch: the same operations in the same
 order, rounded to 8-bit levels where Pillow rounds. Nothing is read back by the host, no shape
 depends on what was drawn, and a view has the same levels in whatever batch it is made. kornia makes
 views on a device too, but crops without Pillow's antialiasing, takes one order of the jitter for a
@@ -29,27 +29,27 @@ _LUMA = (19595 / 2**16, 38470 / 2**16, 7471 / 2**16)  # ITU-R 601-2, as Pillow r
 
 
 def make_views(
-    pictures: Tensor, spec: ViewSpec, draws: ViewDraws, most_bytes: int | None = None
+    images: Tensor, spec: ViewSpec, draws: ViewDraws, most_bytes: int | None = None
 ) -> Tensor:
-    """Make one view of each picture.
+    """Make one view of each image.
 
     Args:
-        pictures: Pictures (N, H, W, 3) of 8 bit.
+        images: Images (N, H, W, 3) of 8 bit.
         spec: The view.
-        draws: What was drawn for the N pictures, on their device.
+        draws: What was drawn for the N images, on their device.
         most_bytes: Bytes that intermediate results may take, about; ``None`` for 8 MiB on a CPU
             and 2 GiB elsewhere.
 
     Returns:
-        Normalised views (N, 3, size, size) of float32, on the pictures' device.
+        Normalised views (N, 3, size, size) of float32, on the images' device.
     """
     if most_bytes is None:
-        most_bytes = _BYTES_ON_CPU if pictures.device.type == "cpu" else _BYTES_ELSEWHERE
-    rows = max(1, most_bytes // _bytes_of_a_view(pictures.shape[1], pictures.shape[2], spec))
+        most_bytes = _BYTES_ON_CPU if images.device.type == "cpu" else _BYTES_ELSEWHERE
+    rows = max(1, most_bytes // _bytes_of_a_view(images.shape[1], images.shape[2], spec))
     with torch.no_grad(), _exact_products():
         made = [
-            _views(pictures[start : start + rows], spec, draws.rows(start, start + rows))
-            for start in range(0, len(pictures), rows)
+            _views(images[start : start + rows], spec, draws.rows(start, start + rows))
+            for start in range(0, len(images), rows)
         ]
     return made[0] if len(made) == 1 else torch.cat(made)
 
@@ -61,8 +61,8 @@ def _bytes_of_a_view(height: int, width: int, spec: ViewSpec) -> int:
     return 4 * (pixels + matrices)
 
 
-def _views(pictures: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
-    x = _crops(pictures, spec, draws)
+def _views(images: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
+    x = _crops(images, spec, draws)
     if spec.degrees:
         x = rotate(x, draws.angle)
     if spec.jitter_prob:
@@ -86,13 +86,13 @@ def normalize(levels: Tensor, spec: ViewSpec) -> Tensor:
 
 
 def _each(values: Tensor) -> Tensor:
-    """A value for each picture (N,), to go with pixels."""
+    """A value for each image (N,), to go with pixels."""
     return values[:, None, None, None]
 
 
-def _crops(pictures: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
-    """Crops of pictures (N, H, W, 3), resized and flipped, as levels (N, 3, size, size)."""
-    n, height, width, _ = pictures.shape
+def _crops(images: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
+    """Crops of images (N, H, W, 3), resized and flipped, as levels (N, 3, size, size)."""
+    n, height, width, _ = images.shape
     top, left, tall, wide = draws.crop.unbind(dim=1)
     weights = resampling(  # both at once: fewer, larger kernels
         spec,
@@ -102,8 +102,8 @@ def _crops(pictures: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
         torch.cat([draws.flip, draws.vertical_flip]),
     )
     across, down = weights[:n, :, :width], weights[n:, :, :height]
-    # With the channels between the axes both products are of one matrix a picture.
-    x = pictures.transpose(2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+    # With the channels between the axes both products are of one matrix an image.
+    x = images.transpose(2, 3).to(torch.float32, memory_format=torch.contiguous_format)
     x = _to_levels(torch.bmm(x.view(n, height * 3, width), across.transpose(1, 2)))
     x = _to_levels(torch.bmm(down, x.view(n, height, 3 * spec.size)))
     return x.view(n, spec.size, 3, spec.size).transpose(1, 2)
@@ -117,7 +117,7 @@ def resampling(spec: ViewSpec, length: int, start: Tensor, extent: Tensor, flip:
 
     Args:
         spec: The view: its size and interpolation.
-        length: Pixels of the picture along the axis.
+        length: Pixels of the image along the axis.
         start: First pixel of the crops (N,).
         extent: Pixels of the crops (N,).
         flip: Whether the result is mirrored (N,).
@@ -166,7 +166,7 @@ def jitter(x: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
 
     The first three are blends with something else, so that one round does whichever has its turn.
     The hue costs most and comes once for all: between the rounds that are left of it and those
-    that are right of it in a picture's order.
+    that are right of it in an image's order.
     """
     order = draws.order
     hue = order == JITTERS.index("hue")
@@ -228,7 +228,7 @@ def blur(x: Tensor, sigma: Tensor, largest: float) -> Tensor:
 
     Args:
         x: The levels.
-        sigma: Standard deviations (N,) in pixels; 0 leaves a picture as it is.
+        sigma: Standard deviations (N,) in pixels; 0 leaves an image as it is.
         largest: The largest possible deviation in pixels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""An epoch's order and what is drawn for each picture, from seed, epoch and picture alone."""
+"""An epoch's order and what is drawn for each image, from seed, epoch and image alone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def drawing_from(*place: int) -> Iterator[None]:
 
     torch's CPU generator, Python's and NumPy's are seeded: lightly's blur, solarisation and
     rotation draw from NumPy's, timm's RandAugment from Python's and NumPy's. Those of GPUs are
-    left alone, since loader processes draw pictures.
+    left alone, since loader processes draw images.
 
     Args:
-        place: Whole numbers of at least 0 that name what is drawn, such as seed, epoch, picture.
+        place: Whole numbers of at least 0 that name what is drawn, such as seed, epoch, image.
     """
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     torch_seed, python_seed, numpy_seed = _seeds(place)
@@ -73,24 +73,24 @@ def _seeds(place: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """A process's share of an epoch's order, as pairs of epoch and picture.
+    """A process's share of an epoch's order, as pairs of epoch and image.
 
-    The pictures of step k are those of one process with the batch of all, whatever the number of
+    The images of step k are those of one process with the batch of all, whatever the number of
     processes. Each pass is an epoch further. Lightning says ``set_epoch`` as each epoch begins,
     except for the first of a training that is resumed: :meth:`go_on` tells that one.
     """
 
     _skipped = 0
 
-    def go_on(self, epoch: int, pictures: int = 0) -> None:
-        """Begin with an epoch whose first pictures were seen before.
+    def go_on(self, epoch: int, images: int = 0) -> None:
+        """Begin with an epoch whose first images were seen before.
 
         Args:
             epoch: Number of the epoch, from 0.
-            pictures: How many of this process's share are left out.
+            images: How many of this process's share are left out.
         """
         self.set_epoch(epoch)
-        self._skipped = pictures
+        self._skipped = images
 
     def __iter__(self) -> Iterator[Any]:
         """What is left of the epoch's order; all of it from the second epoch on."""
@@ -100,24 +100,24 @@ class EpochSampler(DistributedSampler[Any]):
         return ((epoch, index) for index in order)
 
 
-class DrawnPictures(Dataset[Any]):
-    """Pictures whose random transform depends on seed, epoch and picture alone.
+class DrawnImages(Dataset[Any]):
+    """Images whose random transform depends on seed, epoch and image alone.
 
     No matter which loader process draws them, and what it drew before: a training that was stopped
     goes on with the views that it would have had.
     """
 
-    def __init__(self, pictures: Dataset[Any], seed: int) -> None:
-        """Take pictures whose transform draws from the global generators."""
-        self.pictures = pictures
+    def __init__(self, images: Dataset[Any], seed: int) -> None:
+        """Take images whose transform draws from the global generators."""
+        self.images = images
         self.seed = seed
 
     def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.pictures)  # type: ignore[arg-type]
+        """Number of images."""
+        return len(self.images)  # type: ignore[arg-type]
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
-        """What is drawn in an epoch from a picture, and its class number."""
+        """What is drawn in an epoch from an image, and its class number."""
         epoch, index = place
         with drawing_from(self.seed, epoch, index):
-            return self.pictures[index]
+            return self.images[index]

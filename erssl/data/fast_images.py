@@ -1,4 +1,4 @@
-"""Pictures whose size is known before they are decoded, so that crops may come first."""
+"""Images whose size is known before they are decoded, so that crops may come first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from erssl.data.datasets import PictureDataset
-from erssl.data.folders import PictureFiles
+from erssl.data.datasets import ImageDataset
+from erssl.data.folders import ImageFiles
 from erssl.data.images import load_image, reading
 
 Pixels = npt.NDArray[np.uint8]
@@ -32,11 +32,11 @@ _END_OF_JPEG = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class KnownSize:
-    """A picture to decode.
+    """An image to decode.
 
     Attributes:
-        height: Of the whole picture in pixels.
-        width: Of the whole picture in pixels.
+        height: Of the whole image in pixels.
+        width: Of the whole image in pixels.
         decode: From a reduction of 1, 2, 4 or 8, to which no format but JPEG keeps, to RGB pixels
             (h, w, 3).
         held: Bytes of memory that it takes up before.
@@ -48,25 +48,25 @@ class KnownSize:
     held: int
 
 
-def known_size(pictures: PictureDataset, index: int) -> tuple[KnownSize, int]:
-    """Give a picture of a data set, decoded as late as it can be, and its class number.
+def known_size(images: ImageDataset, index: int) -> tuple[KnownSize, int]:
+    """Give an image of a data set, decoded as late as it can be, and its class number.
 
     Raises:
         DataError: If it is a file that cannot be read.
     """
-    if isinstance(pictures, PictureFiles):
-        path, target = pictures.samples[index]
+    if isinstance(images, ImageFiles):
+        path, target = images.samples[index]
         return _of_file(path), target
-    picture, target = pictures[index]
-    width, height = picture.size
-    return KnownSize(height, width, lambda _: _pixels(picture), 3 * height * width), target
+    image, target = images[index]
+    width, height = image.size
+    return KnownSize(height, width, lambda _: _pixels(image), 3 * height * width), target
 
 
 def reduction(crops: Iterable[tuple[int, int, int]]) -> int:
-    """Find by how much a picture may be decoded smaller.
+    """Find by how much an image may be decoded smaller.
 
     Args:
-        crops: Height and width of each crop in pixels of the whole picture, and the side that it
+        crops: Height and width of each crop in pixels of the whole image, and the side that it
             is resized to.
 
     Returns:
@@ -77,9 +77,9 @@ def reduction(crops: Iterable[tuple[int, int, int]]) -> int:
 
 
 def _of_file(path: str | Path) -> KnownSize:
-    with reading(path) as picture:
-        width, height = picture.size
-        data = _plain_jpeg(picture)
+    with reading(path) as image:
+        width, height = image.size
+        data = _plain_jpeg(image)
 
     def decode(reduced: int) -> Pixels:
         pixels = None if data is None else _decoded(data, reduced)
@@ -88,14 +88,14 @@ def _of_file(path: str | Path) -> KnownSize:
     return KnownSize(height, width, decode, held=len(data or b""))
 
 
-def _plain_jpeg(picture: Image.Image) -> bytes | None:
+def _plain_jpeg(image: Image.Image) -> bytes | None:
     """A JPEG's bytes if OpenCV gives the pixels that Pillow does; else ``None``.
 
     OpenCV fills with grey what a truncated file lacks, where Pillow raises an error.
     """
-    if picture.format != "JPEG" or picture.mode not in ("RGB", "L"):
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
-    file = picture.fp  # type: ignore[attr-defined]
+    file = image.fp  # type: ignore[attr-defined]
     file.seek(0)
     data: bytes = file.read()
     return data if data[-64:].rstrip(b"\0").endswith(_END_OF_JPEG) else None
@@ -109,5 +109,5 @@ def _decoded(data: bytes, reduced: int) -> Pixels | None:
     return pixels  # type: ignore[return-value]
 
 
-def _pixels(picture: Image.Image) -> Pixels:
-    return np.array(picture)  # a copy, since torch takes no read-only memory
+def _pixels(image: Image.Image) -> Pixels:
+    return np.array(image)  # a copy, since torch takes no read-only memory

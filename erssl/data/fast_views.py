@@ -1,7 +1,7 @@
 """Views on the CPU, several times as fast as lightly's, of the same distribution.
 
 What a view does is read from lightly's transform (:mod:`erssl.data.view_draws`) and done to 8-bit
-pixels (H, W, 3) in its order: a picture is decoded once for all of its views, crops are resized by
+pixels (H, W, 3) in its order: an image is decoded once for all of its views, crops are resized by
 torch, whose antialiasing is Pillow's, colours are changed by OpenCV, and each batch is normalised
 once, where it is used.
 """
@@ -19,17 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from erssl.data.datasets import PictureDataset
+from erssl.data.datasets import ImageDataset
 from erssl.data.fast_images import KnownSize, Pixels, known_size, reduction
 from erssl.data.view_draws import ViewSpec, draw_view, uniform_numbers
 
-_HELD = 2**25  # bytes of undecoded files and small pictures whose views are drawn at once
+_HELD = 2**25  # bytes of undecoded files and small images whose views are drawn at once
 _HALF = 0.499  # OpenCV rounds, Pillow cuts off; whole numbers must not fall below themselves
 _SOLARIZED = np.array([x if x < 128 else 255 - x for x in range(256)], dtype=np.uint8)
 
 
 class Drawn(NamedTuple):
-    """What was drawn for one view of one picture: a row of `ViewDraws`."""
+    """What was drawn for one view of one image: a row of `ViewDraws`."""
 
     crop: Sequence[int]
     flip: bool
@@ -43,21 +43,21 @@ class Drawn(NamedTuple):
     solarize: bool
 
 
-class FastPictures(Dataset[tuple[list[Tensor], int]]):
-    """The 8-bit views of pictures, by epoch and number of the picture."""
+class FastImages(Dataset[tuple[list[Tensor], int]]):
+    """The 8-bit views of images, by epoch and number of the image."""
 
-    def __init__(self, pictures: PictureDataset, specs: Sequence[ViewSpec], seed: int) -> None:
-        """Take the pictures, the views of each, and the seed of what is drawn."""
-        self.pictures = pictures
+    def __init__(self, images: ImageDataset, specs: Sequence[ViewSpec], seed: int) -> None:
+        """Take the images, the views of each, and the seed of what is drawn."""
+        self.images = images
         self.specs = specs
         self.seed = seed
 
     def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.pictures)
+        """Number of images."""
+        return len(self.images)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int]:
-        """The views (size, size, 3) of one picture, and its class number."""
+        """The views (size, size, 3) of one image, and its class number."""
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[tuple[list[Tensor], int]]:
@@ -68,7 +68,7 @@ class FastPictures(Dataset[tuple[list[Tensor], int]]):
         found: list[tuple[KnownSize, int]] = []
         held = 0
         for _, index in places:
-            found.append(known_size(self.pictures, index))
+            found.append(known_size(self.images, index))
             held += found[-1][0].held
             if held > _HELD:
                 items += self._items(found, places[len(items) :][: len(found)])
@@ -78,32 +78,32 @@ class FastPictures(Dataset[tuple[list[Tensor], int]]):
     def _items(
         self, found: Sequence[tuple[KnownSize, int]], places: Sequence[tuple[int, int]]
     ) -> list[tuple[list[Tensor], int]]:
-        drawn = draw_views(self.specs, [picture for picture, _ in found], places, self.seed)
+        drawn = draw_views(self.specs, [image for image, _ in found], places, self.seed)
         return [
-            ([torch.from_numpy(view) for view in make_views(picture, self.specs, rows)], target)
-            for (picture, target), rows in zip(found, drawn, strict=True)
+            ([torch.from_numpy(view) for view in make_views(image, self.specs, rows)], target)
+            for (image, target), rows in zip(found, drawn, strict=True)
         ]
 
 
 def draw_views(
     specs: Sequence[ViewSpec],
-    pictures: Sequence[KnownSize],
+    images: Sequence[KnownSize],
     places: Sequence[tuple[int, int]],
     seed: int,
 ) -> list[list[Drawn]]:
-    """Draw every view of each picture.
+    """Draw every view of each image.
 
     Args:
-        specs: The views of a picture.
-        pictures: The N pictures.
+        specs: The views of an image.
+        images: The N images.
         places: Epoch and number of each.
         seed: Of what is drawn.
 
     Returns:
-        For each picture, one row for each view.
+        For each image, one row for each view.
     """
-    heights = torch.tensor([picture.height for picture in pictures])
-    widths = torch.tensor([picture.width for picture in pictures])
+    heights = torch.tensor([image.height for image in images])
+    widths = torch.tensor([image.width for image in images])
     numbers = torch.stack([_numbers(places, seed, view) for view in range(len(specs))])
     drawn: list[list[Drawn]] = [[] for _ in specs]
     for spec in dict.fromkeys(specs):  # views of one kind at once
@@ -113,7 +113,7 @@ def draw_views(
         columns = (getattr(draws, name).tolist() for name in Drawn._fields)
         rows = [Drawn(*row) for row in zip(*columns, strict=True)]
         for i, view in enumerate(views):
-            drawn[view] = rows[i * len(pictures) :][: len(pictures)]
+            drawn[view] = rows[i * len(images) :][: len(images)]
     return [list(rows) for rows in zip(*drawn, strict=True)]
 
 
@@ -124,13 +124,11 @@ def _numbers(places: Sequence[tuple[int, int]], seed: int, view: int) -> Tensor:
     return uniform_numbers(seed, epochs[0], torch.tensor([index for _, index in places]), view)
 
 
-def make_views(
-    picture: KnownSize, specs: Sequence[ViewSpec], drawn: Sequence[Drawn]
-) -> list[Pixels]:
-    """Decode a picture as small as its crops allow, and make its views.
+def make_views(image: KnownSize, specs: Sequence[ViewSpec], drawn: Sequence[Drawn]) -> list[Pixels]:
+    """Decode an image as small as its crops allow, and make its views.
 
     Args:
-        picture: The picture.
+        image: The image.
         specs: Its views.
         drawn: What was drawn for each.
 
@@ -138,8 +136,8 @@ def make_views(
         Pixels (size, size, 3) of each view.
     """
     crops = ((*row.crop[2:], spec.size) for spec, row in zip(specs, drawn, strict=True))
-    pixels = picture.decode(reduction(crops))  # type: ignore[arg-type]
-    step = round(picture.height / len(pixels))  # what a reduced picture ends with is padding
+    pixels = image.decode(reduction(crops))  # type: ignore[arg-type]
+    step = round(image.height / len(pixels))  # what a reduced image ends with is padding
     views = []
     for spec, row in zip(specs, drawn, strict=True):
         top, left, height, width = row.crop

@@ -1,4 +1,4 @@
-"""Image folders: finding the pictures and classes, and leaving out what cannot be read."""
+"""Image folders: finding the images and classes, and leaving out what cannot be read."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import has_file_allowed_extension
 
-from erssl.data.images import PICTURE_EXTENSIONS, find_unreadable, load_image
+from erssl.data.images import IMAGE_EXTENSIONS, find_unreadable, load_image
 from erssl.errors import DataError
 from erssl.paths import user_path
 
 _NAMED = 5
 
 
-class PictureFiles(Dataset[tuple[Image.Image, int]]):
-    """Picture files and their class numbers, read when asked for."""
+class ImageFiles(Dataset[tuple[Image.Image, int]]):
+    """Image files and their class numbers, read when asked for."""
 
     def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
-        """Take ``(path, class number)`` of each picture."""
+        """Take ``(path, class number)`` of each image."""
         self.samples = list(samples)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Read one picture.
+        """Read one image.
 
         Raises:
             DataError: If the file cannot be read.
@@ -42,12 +42,12 @@ class PictureFiles(Dataset[tuple[Image.Image, int]]):
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures of one split.
+    """The images of one split.
 
     Attributes:
         key: The option that named the folder, for messages.
         path: The folder.
-        samples: ``(path, class number)`` of each picture.
+        samples: ``(path, class number)`` of each image.
         class_names: Names of the classes in order; one empty name if there are no labels.
         labelled: Whether the folder has class sub-folders.
     """
@@ -60,19 +60,19 @@ class Folder:
 
 
 def scan_folder(key: str, path: str | Path) -> Folder:
-    """Find the pictures of a folder: one sub-folder a class, else unlabelled pictures.
+    """Find the images of a folder: one sub-folder a class, else unlabelled images.
 
-    Hidden files and folders are passed over, and so are files that have no picture's extension.
+    Hidden files and folders are passed over, and so are files that have no image's extension.
 
     Args:
         key: The option that named the folder, for messages.
         path: The folder.
 
     Returns:
-        The pictures, sorted by class and path.
+        The images, sorted by class and path.
 
     Raises:
-        DataError: If the folder does not exist, is a file, cannot be read, or holds no pictures
+        DataError: If the folder does not exist, is a file, cannot be read, or holds no images
             in it or in one of its class folders.
     """
     folder = user_path(path)
@@ -85,23 +85,23 @@ def scan_folder(key: str, path: str | Path) -> Folder:
     except OSError as error:
         raise DataError(f"{key}={path} cannot be read ({error.strerror}); {_EXPECTED}.") from error
     class_names = [e for e in entries if (folder / e).is_dir()]
-    loose = [str(folder / e) for e in entries if e not in class_names and _is_picture(e)]
+    loose = [str(folder / e) for e in entries if e not in class_names and _is_image(e)]
     if not class_names and loose:
         return Folder(key, folder, tuple((p, 0) for p in loose), ("",), labelled=False)
     samples = _labelled_samples(folder, class_names)
     if not samples:
         raise DataError(
-            f"{key}={path} holds no pictures ({', '.join(PICTURE_EXTENSIONS)}); {_EXPECTED}."
+            f"{key}={path} holds no images ({', '.join(IMAGE_EXTENSIONS)}); {_EXPECTED}."
         )
     used = {target for _, target in samples}
     if empty := [name for i, name in enumerate(class_names) if i not in used]:
         raise DataError(
-            f"{key}={path} has {len(empty)} of {len(class_names)} class folders without pictures "
+            f"{key}={path} has {len(empty)} of {len(class_names)} class folders without images "
             f"({named(empty)}); fill or remove them."
         )
     if loose:
         warnings.warn(
-            f"{key}={path} has class folders, so the {len(loose)} pictures beside them are left "
+            f"{key}={path} has class folders, so the {len(loose)} images beside them are left "
             f"out ({named(Path(p).name for p in loose)}).",
             stacklevel=2,
         )
@@ -135,29 +135,29 @@ def check_same_classes(train: Folder, val: Folder) -> None:
 def drop_unreadable(
     folder: Folder, on_error: str, workers: int
 ) -> tuple[Folder, list[tuple[str, str]]]:
-    """Decode every picture and leave out, or refuse, those that fail.
+    """Decode every image and leave out, or refuse, those that fail.
 
     Args:
-        folder: The pictures.
+        folder: The images.
         on_error: ``"raise"`` or ``"skip"``.
         workers: Threads to decode with.
 
     Returns:
-        The folder with readable pictures only, and ``(path, reason)`` of the others.
+        The folder with readable images only, and ``(path, reason)`` of the others.
 
     Raises:
-        DataError: If there are unreadable pictures and ``on_error`` is ``"raise"``, or if no
-            picture is readable.
+        DataError: If there are unreadable images and ``on_error`` is ``"raise"``, or if no
+            image is readable.
     """
     faults = find_unreadable([path for path, _ in folder.samples], workers)
     if not faults:
         return folder, []
     listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)
-    count = f"{len(faults)} of the {len(folder.samples)} pictures in {folder.key}={folder.path}"
+    count = f"{len(faults)} of the {len(folder.samples)} images in {folder.key}={folder.path}"
     if len(faults) == len(folder.samples):
         raise DataError(
             f"{count} cannot be read ({listed}), which leaves none; give a folder with readable "
-            "pictures."
+            "images."
         )
     if on_error == "raise":
         raise DataError(
@@ -176,13 +176,13 @@ def named(names: Iterable[str]) -> str:
     return ", ".join(every[:_NAMED]) + more
 
 
-_EXPECTED = "give a folder with one sub-folder of pictures a class, or one of pictures alone"
+_EXPECTED = "give a folder with one sub-folder of images a class, or one of images alone"
 
 
-def _is_picture(path: str) -> bool:
-    # Hidden files with a picture's extension are other systems' notes ("._cat.jpg"), no pictures.
+def _is_image(path: str) -> bool:
+    # Hidden files with an image's extension are other systems' notes ("._cat.jpg"), no images.
     return not os.path.basename(path).startswith(".") and has_file_allowed_extension(
-        path, PICTURE_EXTENSIONS
+        path, IMAGE_EXTENSIONS
     )
 
 
@@ -190,12 +190,12 @@ def _labelled_samples(folder: Path, class_names: Sequence[str]) -> list[tuple[st
     return [
         (path, number)
         for number, name in enumerate(class_names)
-        for path in _pictures_below(str(folder / name))
+        for path in _images_below(str(folder / name))
     ]
 
 
-def _pictures_below(folder: str) -> list[str]:
-    """Pictures of a class in torchvision's order; links to folders are followed, but never twice.
+def _images_below(folder: str) -> list[str]:
+    """Images of a class in torchvision's order; links to folders are followed, but never twice.
 
     A link to the folder that it lies in would else be followed for ever.
     """
@@ -209,4 +209,4 @@ def _pictures_below(folder: str) -> list[str]:
         inner.sort()
         found.append((place, sorted(files)))
     paths = (os.path.join(place, file) for place, files in sorted(found) for file in files)
-    return [path for path in paths if _is_picture(path)]
+    return [path for path in paths if _is_image(path)]

@@ -1,4 +1,4 @@
-"""Reading picture files of any mode as 8-bit RGB, and finding the ones that cannot be read."""
+"""Reading image files of any mode as 8-bit RGB, and finding the ones that cannot be read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from erssl.errors import DataError
 
 #: torchvision's list and GIF, of which the first frame is read.
-PICTURE_EXTENSIONS: tuple[str, ...] = (*IMG_EXTENSIONS, ".gif")
+IMAGE_EXTENSIONS: tuple[str, ...] = (*IMG_EXTENSIONS, ".gif")
 
 #: What files of those names hold. Pillow goes by content and would hand others to programs: a
 #: "cat.jpg" of PostScript to Ghostscript.
@@ -26,9 +26,9 @@ _NO_FILE = "a pipe or device"
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read the picture at ``path`` as 8-bit RGB.
+    """Read the image at ``path`` as 8-bit RGB.
 
-    Grey, palette, CMYK and transparent pictures become RGB as in torchvision's own loader (alpha
+    Grey, palette, CMYK and transparent images become RGB as in torchvision's own loader (alpha
     is dropped); 16-bit grey is scaled from 0..65535 to 0..255, where Pillow alone would cut all
     values above 255; of an animation the first frame is read.
 
@@ -36,35 +36,35 @@ def load_image(path: str | Path) -> Image.Image:
         path: A file of one of `FORMATS`.
 
     Returns:
-        A PIL picture of mode "RGB" and the file's own size (W, H).
+        A PIL image of mode "RGB" and the file's own size (W, H).
 
     Raises:
-        DataError: If the file is absent, empty, truncated, no picture, or of a kind without a
+        DataError: If the file is absent, empty, truncated, no image, or of a kind without a
             defined range of values (floating point).
     """
-    with reading(path) as picture:
-        return _to_rgb(picture)
+    with reading(path) as image:
+        return _to_rgb(image)
 
 
 @contextlib.contextmanager
 def reading(path: str | Path) -> Iterator[Image.Image]:
-    """Open a picture of which so far only the header is read.
+    """Open an image of which so far only the header is read.
 
     Args:
         path: A file of one of `FORMATS`.
 
     Yields:
-        The picture as Pillow has it.
+        The image as Pillow has it.
 
     Raises:
         DataError: If the file cannot be opened, or what is done with it fails.
     """
     try:
-        with _opened(path) as picture:
-            yield picture
+        with _opened(path) as image:
+            yield image
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise DataError(
-            f"the picture {path} cannot be read ({_reason(path, error)}); repair or remove it."
+            f"the image {path} cannot be read ({_reason(path, error)}); repair or remove it."
         ) from error
 
 
@@ -100,26 +100,26 @@ def _opened(path: str | Path) -> Image.Image:
     return Image.open(path, formats=FORMATS)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "F":
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
         raise ValueError("floating-point values without a defined range")
-    if picture.mode == "I" or picture.mode.startswith("I;"):
-        values = np.clip(np.asarray(picture).astype(np.float64), 0, 65535)
+    if image.mode == "I" or image.mode.startswith("I;"):
+        values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
         return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
-    if picture.mode == "P" and "transparency" in picture.info:
+    if image.mode == "P" and "transparency" in image.info:
         # Pillow warns about the direct way; the colours are the same.
-        return picture.convert("RGBA").convert("RGB")
-    return picture.convert("RGB")
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
 
 
 def _fault(path: str | Path) -> str | None:
     try:
-        with _opened(path) as picture:
-            if picture.format in ("JPEG", "MPO"):
-                picture.draft(None, (1, 1))
-                picture.load()
+        with _opened(path) as image:
+            if image.format in ("JPEG", "MPO"):
+                image.draft(None, (1, 1))
+                image.load()
             else:
-                _to_rgb(picture)
+                _to_rgb(image)
     except Exception as error:  # decoders raise nearly anything on damaged files
         return _reason(path, error)
     return None
@@ -136,7 +136,7 @@ def _reason(path: str | Path, error: Exception) -> str:
         if Path(path).stat().st_size == 0:
             return "empty file"
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture"
+        return "not an image"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""Loaders for training a classifier, and subsets of the labelled pictures."""
+"""Loaders for training a classifier, and subsets of the labelled images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy.typing as npt
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
-from erssl.data.datasets import Datasets, PictureDataset, TransformedDataset
-from erssl.data.draws import DrawnPictures as DrawnPictures
+from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset
+from erssl.data.draws import DrawnImages as DrawnImages
 from erssl.data.draws import EpochSampler
 from erssl.data.folders import named
 from erssl.data.module import make_loader
@@ -28,12 +28,12 @@ Indices = npt.NDArray[np.int64]
 
 
 class LabelledDataModule(LightningDataModule):
-    """Random crops to train on, and the validation pictures as they are.
+    """Random crops to train on, and the validation images as they are.
 
-    Every process validates on all pictures, so that none is counted twice.
+    Every process validates on all images, so that none is counted twice.
 
     Attributes:
-        batch_size: Pictures per step and device: no more than a device's share of those there are.
+        batch_size: Images per step and device: no more than a device's share of those there are.
     """
 
     def __init__(
@@ -48,31 +48,31 @@ class LabelledDataModule(LightningDataModule):
         drop_last: bool = False,
         devices: int = 1,
     ) -> None:
-        """Take pictures that are loaded already.
+        """Take images that are loaded already.
 
         Args:
             options: How they are read: size, channel statistics, loader processes.
-            datasets: The pictures; with labels and a validation split.
-            batch_size: Pictures per step and device.
+            datasets: The images; with labels and a validation split.
+            batch_size: Images per step and device.
             seed: Of the order and the crops.
             crop_scale: Area of the random crops.
             flip: Whether they are flipped.
-            indices: Training pictures to use, by their numbers; ``None`` for all.
+            indices: Training images to use, by their numbers; ``None`` for all.
             drop_last: Leave out a last batch that is smaller, for batch normalisation's sake.
-            devices: Processes that share the training pictures.
+            devices: Processes that share the training images.
         """
         super().__init__()
-        pictures = datasets.train
-        # Subset keeps to its indices: no other picture is ever read
-        chosen: Any = pictures if indices is None else Subset(pictures, indices.tolist())  # type: ignore[arg-type]
+        images = datasets.train
+        # Subset keeps to its indices: no other image is ever read
+        chosen: Any = images if indices is None else Subset(images, indices.tolist())  # type: ignore[arg-type]
         size, mean, std = options.image_size, options.mean, options.std
         crop = build_crop_transform(size, mean, std, crop_scale, flip)
         plain = build_eval_transform(size, mean, std, options.interpolation)
         self.workers = options.workers
         self.seed = seed
-        self.train_pictures = TransformedDataset(chosen, crop)
-        self.val_pictures = TransformedDataset(require_labels(options, datasets), plain)
-        self.batch_size = min(batch_size, -(-len(self.train_pictures) // devices))
+        self.train_images = TransformedDataset(chosen, crop)
+        self.val_images = TransformedDataset(require_labels(options, datasets), plain)
+        self.batch_size = min(batch_size, -(-len(self.train_images) // devices))
         self.drop_last = drop_last
         self.first_epoch = 0
 
@@ -88,11 +88,11 @@ class LabelledDataModule(LightningDataModule):
         """Shuffled crops of the sampler's epoch: ``[images, targets]``, (B, 3, H, W) and (B,)."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        pictures = DrawnPictures(self.train_pictures, self.seed)
-        sampler = EpochSampler(pictures, world, rank, seed=self.seed)
+        images = DrawnImages(self.train_images, self.seed)
+        sampler = EpochSampler(images, world, rank, seed=self.seed)
         sampler.go_on(self.first_epoch)
         return make_loader(
-            pictures,
+            images,
             self.batch_size,
             self.workers,
             self.seed,
@@ -103,19 +103,19 @@ class LabelledDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation pictures in their order."""
-        return make_loader(self.val_pictures, self.batch_size, self.workers, self.seed)
+        """The validation images in their order."""
+        return make_loader(self.val_images, self.batch_size, self.workers, self.seed)
 
 
-def require_labels(options: DataOptions, datasets: Datasets) -> PictureDataset:
-    """The validation pictures, once it is sure that accuracy can be measured.
+def require_labels(options: DataOptions, datasets: Datasets) -> ImageDataset:
+    """The validation images, once it is sure that accuracy can be measured.
 
     Raises:
-        DataError: If there are no labels, no validation pictures, or a single class.
+        DataError: If there are no labels, no validation images, or a single class.
     """
     if datasets.val is None:
         raise DataError(
-            f"data.name={options.name} has no validation pictures here; name a folder of them with "
+            f"data.name={options.name} has no validation images here; name a folder of them with "
             "data.val_dir."
         )
     if not datasets.labelled or datasets.num_classes < 2:
@@ -126,11 +126,11 @@ def require_labels(options: DataOptions, datasets: Datasets) -> PictureDataset:
     return datasets.val
 
 
-def labels_of(pictures: PictureDataset) -> Indices:
-    """Class numbers (N,) of all pictures, without reading one."""
-    targets: Any = getattr(pictures, "targets", None)
+def labels_of(images: ImageDataset) -> Indices:
+    """Class numbers (N,) of all images, without reading one."""
+    targets: Any = getattr(images, "targets", None)
     if targets is None:
-        samples: Any = getattr(pictures, "samples")  # noqa: B009 - the protocol does not name it
+        samples: Any = getattr(images, "samples")  # noqa: B009 - the protocol does not name it
         targets = [target for _, target in samples]
     return np.asarray(targets, dtype=np.int64)
 
@@ -144,11 +144,11 @@ def stratified_subset(labels: Indices, fraction: float, seed: int = 0) -> Indice
         seed: Of the choice.
 
     Returns:
-        Indices of the chosen pictures, sorted.
+        Indices of the chosen images, sorted.
 
     Raises:
         ConfigError: If ``fraction`` is out of range.
-        DataError: If a class would be left without pictures.
+        DataError: If a class would be left without images.
     """
     if not 0 < fraction <= 1:
         raise ConfigError(f"fraction={fraction} must lie above 0 and be at most 1.")
@@ -162,29 +162,29 @@ def stratified_subset(labels: Indices, fraction: float, seed: int = 0) -> Indice
             empty.append(f"class {label} with {len(members)}")
     if empty:
         raise DataError(
-            f"fraction={fraction} leaves {len(empty)} of {len(chosen)} classes without a picture "
+            f"fraction={fraction} leaves {len(empty)} of {len(chosen)} classes without an image "
             f"({named(empty)}); raise the fraction."
         )
     return np.sort(np.concatenate(chosen))
 
 
-def listed_subset(pictures: PictureDataset, file: str | Path) -> Indices:
-    """Choose the pictures that a file lists, one a line.
+def listed_subset(images: ImageDataset, file: str | Path) -> Indices:
+    """Choose the images that a file lists, one a line.
 
-    A line is a picture's file name (``n01440764_10026.JPEG``, as the published 1 % and 10 % lists
-    of SimCLR have it), its path below the folder of classes, or its number where the pictures are
+    A line is an image's file name (``n01440764_10026.JPEG``, as the published 1 % and 10 % lists
+    of SimCLR have it), its path below the folder of classes, or its number where the images are
     no files.
 
     Args:
-        pictures: The training pictures.
+        images: The training images.
         file: The list.
 
     Returns:
-        Indices of the chosen pictures, sorted.
+        Indices of the chosen images, sorted.
 
     Raises:
-        DataError: If the file is missing or empty, names a picture that is not there or names one
-            twice, or leaves a class without pictures.
+        DataError: If the file is missing or empty, names an image that is not there or names one
+            twice, or leaves a class without images.
     """
     path = user_path(file)
     if not path.is_file():
@@ -194,27 +194,27 @@ def listed_subset(pictures: PictureDataset, file: str | Path) -> Indices:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise DataError(f"fraction={file} is no list of pictures; give a text file.") from error
+        raise DataError(f"fraction={file} is no list of images; give a text file.") from error
     names = [line for line in lines if line]
-    numbers = _numbers(pictures)
+    numbers = _numbers(images)
     missing = [name for name in names if name not in numbers]
     if missing or not names:
         what = (
-            f"names {len(missing)} pictures that are not there or that several folders have "
+            f"names {len(missing)} images that are not there or that several folders have "
             f"({named(missing)})"
         )
         raise DataError(
-            f"fraction={file} {what if names else 'is empty'}; it must list training pictures by "
+            f"fraction={file} {what if names else 'is empty'}; it must list training images by "
             "file name or <class>/<file name>, or by number where they are no files."
         )
     chosen = np.asarray([numbers[name] for name in names], dtype=np.int64)
     unique = np.unique(chosen)
     if len(unique) < len(chosen):
-        raise DataError(f"fraction={file} names {len(chosen) - len(unique)} pictures twice.")
-    labels = labels_of(pictures)
+        raise DataError(f"fraction={file} names {len(chosen) - len(unique)} images twice.")
+    labels = labels_of(images)
     if lost := sorted(set(labels.tolist()) - set(labels[unique].tolist())):
         raise DataError(
-            f"fraction={file} leaves {len(lost)} classes without a picture "
+            f"fraction={file} leaves {len(lost)} classes without an image "
             f"({named(str(label) for label in lost)}); add some of each."
         )
     return unique
@@ -225,11 +225,11 @@ def subset_digest(indices: Sequence[int] | Indices) -> str:
     return hashlib.sha256(np.asarray(indices, dtype="<i8").tobytes()).hexdigest()
 
 
-def _numbers(pictures: PictureDataset) -> dict[str, int]:
-    """Names by which a list may call each picture."""
-    samples: Any = getattr(pictures, "samples", None)
+def _numbers(images: ImageDataset) -> dict[str, int]:
+    """Names by which a list may call each image."""
+    samples: Any = getattr(images, "samples", None)
     if samples is None:
-        return {str(i): i for i in range(len(pictures))}
+        return {str(i): i for i in range(len(images))}
     paths = [Path(path) for path, _ in samples]
     root = os.path.commonpath(paths)  # of at least two classes: the folder that holds theirs
     files = Counter(path.name for path in paths)

@@ -1,4 +1,4 @@
-"""The loaders: augmented views to train on, plain pictures to evaluate on."""
+"""The loaders: augmented views to train on, plain images to evaluate on."""
 
 from __future__ import annotations
 
@@ -74,38 +74,38 @@ def make_loader(
 class SSLDataModule(LightningDataModule):
     """Loaders of a data set for pretraining and its evaluation.
 
-    Which pictures a step sees follows from ``seed``, epoch and step, a view of a picture from
-    ``seed``, epoch and picture: neither from the number of loader processes or devices (as long as
+    Which images a step sees follows from ``seed``, epoch and step, a view of an image from
+    ``seed``, epoch and image: neither from the number of loader processes or devices (as long as
     they share the same batch), nor from the global generators, nor from where a run was resumed.
 
     Attributes:
         options: The data set.
-        batch_size: Pictures a step on each device.
+        batch_size: Images a step on each device.
         seed: Of the order and the augmentations.
-        datasets: The raw pictures and what is known about them.
+        datasets: The raw images and what is known about them.
         pipeline: What makes the views.
     """
 
     def __init__(self, options: DataOptions, batch_size: int, seed: int) -> None:
-        """Load and check the pictures.
+        """Load and check the images.
 
         Args:
             options: The data set.
-            batch_size: Pictures a step on each device.
+            batch_size: Images a step on each device.
             seed: Of the order and the augmentations.
 
         Raises:
             ConfigError: If ``batch_size`` or ``seed`` is out of range, or the pipeline cannot make
-                the views or hold the pictures.
-            DataError: If the pictures are missing, unreadable, or fewer than a batch.
+                the views or hold the images.
+            DataError: If the images are missing, unreadable, or fewer than a batch.
         """
         super().__init__()
-        check_whole("batch_size", batch_size, 1, "a number of pictures")
+        check_whole("batch_size", batch_size, 1, "a number of images")
         check_whole("seed", seed, 0, "a seed")
         self.options = options
         self.batch_size = batch_size
         self.seed = seed
-        # Before the pictures, since a wrong recipe is quicker to find than a broken file.
+        # Before the images, since a wrong recipe is quicker to find than a broken file.
         size, mean, std = options.image_size, options.mean, options.std
         self.train_transform = build_views(options.views, size, mean, std)
         self.pipeline = make_pipeline(options.pipeline, self.train_transform, options.workers)
@@ -113,13 +113,13 @@ class SSLDataModule(LightningDataModule):
         self.datasets = load_datasets(options)
         self._place: tuple[int, int] | None = None
         self.validate()
-        self._drawn = self.pipeline.pictures(self.datasets.train, seed)
+        self._drawn = self.pipeline.images(self.datasets.train, seed)
 
     def validate(self, num_devices: int = 1) -> None:
         """Make sure that an epoch has at least one full batch on every device.
 
         Args:
-            num_devices: Training processes that share the pictures.
+            num_devices: Training processes that share the images.
 
         Raises:
             DataError: If it has none.
@@ -129,40 +129,40 @@ class SSLDataModule(LightningDataModule):
         if needed > available:
             on = f" on {num_devices} devices" if num_devices > 1 else ""
             raise DataError(
-                f"batch_size={needed}{on} is larger than the {available} training pictures; set "
-                f"it to {max(1, available // num_devices) * num_devices} or less, or add pictures."
+                f"batch_size={needed}{on} is larger than the {available} training images; set "
+                f"it to {max(1, available // num_devices) * num_devices} or less, or add images."
             )
 
     @property
     def measurable(self) -> bool:
-        """Whether accuracy can be measured: labelled validation pictures of several classes."""
+        """Whether accuracy can be measured: labelled validation images of several classes."""
         found = self.datasets
         return found.val is not None and found.labelled and found.num_classes > 1
 
     def probe_views(self, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """Draw two views of a fixed set of pictures, for the lens.
+        """Draw two views of a fixed set of images, for the lens.
 
-        The pictures are those of the validation split (of training where there is none), spread
+        The images are those of the validation split (of training where there is none), spread
         over it evenly; they and their views depend on the seed alone.
 
         Args:
-            size: Number N of pictures; ``None`` for 256, or all where there are fewer.
+            size: Number N of images; ``None`` for 256, or all where there are fewer.
 
         Returns:
             Two tensors (N, 3, image_size, image_size).
 
         Raises:
-            ConfigError: If there are fewer pictures.
+            ConfigError: If there are fewer images.
         """
-        pictures = self.datasets.val if self.datasets.val is not None else self.datasets.train
-        size = min(256, len(pictures)) if size is None else size
-        if not 2 <= size <= len(pictures):
+        images = self.datasets.val if self.datasets.val is not None else self.datasets.train
+        size = min(256, len(images)) if size is None else size
+        if not 2 <= size <= len(images):
             raise ConfigError(
-                f"lens.probe_size={size} does not fit the {len(pictures)} pictures of the split "
-                f"that it is drawn from; set it to {len(pictures)} or less and at least 2."
+                f"lens.probe_size={size} does not fit the {len(images)} images of the split "
+                f"that it is drawn from; set it to {len(images)} or less and at least 2."
             )
-        places = np.linspace(0, len(pictures) - 1, size).round().astype(int).tolist()
-        first, second = self.pipeline.probe(pictures, places, self.seed)
+        places = np.linspace(0, len(images) - 1, size).round().astype(int).tolist()
+        first, second = self.pipeline.probe(images, places, self.seed)
         return first, second
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -198,7 +198,7 @@ class SSLDataModule(LightningDataModule):
             The same with normalised views (B, 3, H, W); what has no list of views as it was.
         """
         if not (isinstance(batch, list | tuple) and batch and isinstance(batch[0], list)):
-            return batch  # pictures to evaluate on
+            return batch  # images to evaluate on
         views = self.pipeline.finish(batch[0])
         if self.trainer is not None:  # which did so to what there was of the batch before
             views = self.trainer.precision_plugin.convert_input(views)
@@ -219,7 +219,7 @@ class SSLDataModule(LightningDataModule):
         self._place = state_dict["epoch"], state_dict["batches"]
 
     def eval_dataloader(self, split: Literal["train", "val"]) -> DataLoader[Any]:
-        """Give the pictures of a split in their order, without augmentation.
+        """Give the images of a split in their order, without augmentation.
 
         Args:
             split: ``"train"`` or ``"val"``.
@@ -230,13 +230,13 @@ class SSLDataModule(LightningDataModule):
         Raises:
             DataError: If there is no such split.
         """
-        pictures = self.datasets.train if split == "train" else self.datasets.val
-        if pictures is None:
+        images = self.datasets.train if split == "train" else self.datasets.val
+        if images is None:
             raise DataError(
-                f"data.name={self.options.name} has no validation pictures here; name a folder of "
+                f"data.name={self.options.name} has no validation images here; name a folder of "
                 "them with data.val_dir."
             )
-        return self._loader(TransformedDataset(pictures, self.eval_transform))
+        return self._loader(TransformedDataset(images, self.eval_transform))
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Give the validation loader, or an empty list where there is no validation split."""

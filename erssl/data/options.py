@@ -36,31 +36,31 @@ _LOCATIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which pictures, and how they are read.
+    """Which images, and how they are read.
 
     The defaults are those of ``"digits"``; `default_options` gives those of the others.
 
     Attributes:
         name: ``"digits"`` (scikit-learn's 1,797 scans of 8 × 8 pixels, nothing to download),
             ``"cifar10"``, ``"cifar100"`` (torchvision's classes), ``"imagefolder"`` (a folder of
-            pictures, one sub-folder a class, or pictures alone for training without labels) or
+            images, one sub-folder a class, or images alone for training without labels) or
             ``"imagenet"`` (``root/train`` and ``root/val`` as image folders).
         root: Folder of CIFAR or ImageNet.
-        train_dir: Training pictures of ``"imagefolder"``; on ``"imagenet"`` in place of
+        train_dir: Training images of ``"imagefolder"``; on ``"imagenet"`` in place of
             ``root/train``.
-        val_dir: Validation pictures in the same way; without it ``"imagefolder"`` has no accuracy.
+        val_dir: Validation images in the same way; without it ``"imagefolder"`` has no accuracy.
         download: Fetch CIFAR into ``root`` if it is not there. With several processes that start
             on their own (torchrun, a cluster), download once before.
-        image_size: Side of the global views and of evaluation pictures, pixels.
+        image_size: Side of the global views and of evaluation images, pixels.
         mean: Channel means of pixels in 0..1.
         std: Channel deviations of pixels in 0..1.
-        interpolation: With which evaluation pictures are resized; not the augmentation's.
+        interpolation: With which evaluation images are resized; not the augmentation's.
         views: The augmentation.
         pipeline: What makes the views: ``"lightly"``, the reference, or ``"fast"``, which makes
             several times as many of the same distribution on a core (other draws for a seed) and
-            needs ``pip install "erssl[fast]"``, or ``"device"``, which holds pictures of one size
+            needs ``pip install "erssl[fast]"``, or ``"device"``, which holds images of one size
             in the memory of the device that trains and makes their views there, level by level as
-            lightly's operations do (other draws for a seed; pictures of up to 4 GiB). Neither has
+            lightly's operations do (other draws for a seed; images of up to 4 GiB). Neither has
             the recipe ``"infomin"``.
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
@@ -125,7 +125,7 @@ class DataOptions:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What evaluation pictures pass through, to travel with the weights."""
+        """What evaluation images pass through, to travel with the weights."""
         return {
             "image_size": self.image_size,
             "mean": list(self.mean),
@@ -167,7 +167,7 @@ def default_options(name: DatasetName, **changes: Any) -> DataOptions:
     return DataOptions(**(suited | changes))
 
 
-# Means and deviations over all pixels of the training pictures.
+# Means and deviations over all pixels of the training images.
 _CIFAR: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),

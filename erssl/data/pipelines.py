@@ -1,4 +1,4 @@
-"""How views are made of pictures: by lightly, or by a way of the same distribution.
+"""How views are made of images: by lightly, or by a way of the same distribution.
 
 A pipeline has three parts: the data set that loader processes read, what is left to do to a batch
 where it is used, and the views that the lens watches. Another way to make views is another class
@@ -16,10 +16,10 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from erssl.data.datasets import PictureDataset, TransformedDataset
+from erssl.data.datasets import ImageDataset, TransformedDataset
 from erssl.data.device_views import normalize
-from erssl.data.draws import DrawnPictures, seed_worker
-from erssl.data.held import HeldPictures, as_it_is, views_of_rows
+from erssl.data.draws import DrawnImages, seed_worker
+from erssl.data.held import HeldImages, as_it_is, views_of_rows
 from erssl.data.view_draws import read_view
 from erssl.errors import ConfigError
 
@@ -29,20 +29,20 @@ _PROBE_STREAM = 2**20  # a stream of random numbers that no training process or 
 class ViewPipeline(Protocol):
     """How views are made."""
 
-    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
-        """Give the views of pictures, and their class numbers, by epoch and picture.
+    def images(self, images: ImageDataset, seed: int) -> Dataset[Any]:
+        """Give the views of images, and their class numbers, by epoch and image.
 
-        They follow from ``seed``, epoch and picture alone.
+        They follow from ``seed``, epoch and image alone.
         """
 
     def finish(self, views: list[Tensor]) -> list[Tensor]:
         """Make of a batch of such views, on the device that trains, normalised (N, 3, H, W)."""
 
-    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
-        """Two finished views (N, 3, H, W) of the pictures with these numbers."""
+    def probe(self, images: ImageDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+        """Two finished views (N, 3, H, W) of the images with these numbers."""
 
     def loading(self, workers: int) -> dict[str, Any]:
-        """Keywords of the loader of such pictures, where it may have that many processes."""
+        """Keywords of the loader of such images, where it may have that many processes."""
 
 
 def make_pipeline(name: str, transform: MultiViewTransform, workers: int = 1) -> ViewPipeline:
@@ -67,30 +67,30 @@ def make_pipeline(name: str, transform: MultiViewTransform, workers: int = 1) ->
 
 
 class LightlyViews:
-    """lightly's own transform, picture by picture: the reference."""
+    """lightly's own transform, image by image: the reference."""
 
     def __init__(self, transform: MultiViewTransform) -> None:
         """Take lightly's transform."""
         self.transform = transform
 
-    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
+    def images(self, images: ImageDataset, seed: int) -> Dataset[Any]:
         """As of `ViewPipeline`; the views are ready."""
-        return DrawnPictures(TransformedDataset(pictures, self.transform), seed)
+        return DrawnImages(TransformedDataset(images, self.transform), seed)
 
     def finish(self, views: list[Tensor]) -> list[Tensor]:
         """As of `ViewPipeline`."""
         return views
 
-    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+    def probe(self, images: ImageDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
         """As of `ViewPipeline`."""
         with isolate_rng():
             torch.manual_seed(seed)
             seed_worker(0, rank=_PROBE_STREAM)
             views: list[Any] = []
             for index in indices:
-                picture = pictures[index][0]
-                drawn = self.transform(picture)
-                views.append(drawn if len(drawn) > 1 else drawn + self.transform(picture))
+                image = images[index][0]
+                drawn = self.transform(image)
+                views.append(drawn if len(drawn) > 1 else drawn + self.transform(image))
         return [torch.stack([v[i] for v in views]) for i in (0, 1)]
 
     def loading(self, workers: int) -> dict[str, Any]:
@@ -115,20 +115,20 @@ class FastViews:
                 f"data.pipeline=fast needs OpenCV 4.11 or newer, which cannot be imported "
                 f"({error}); run pip install 'erssl[fast]', or set data.pipeline=lightly."
             ) from error
-        self._make = fast_views.FastPictures
+        self._make = fast_views.FastImages
 
-    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
+    def images(self, images: ImageDataset, seed: int) -> Dataset[Any]:
         """As of `ViewPipeline`; the views are of 8 bits, (H, W, 3)."""
-        return self._make(pictures, self.specs, seed)
+        return self._make(images, self.specs, seed)
 
     def finish(self, views: list[Tensor]) -> list[Tensor]:
         """As of `ViewPipeline`."""
         each = zip(views, self.specs, strict=True)
         return [normalize(view.permute(0, 3, 1, 2), spec) for view, spec in each]
 
-    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+    def probe(self, images: ImageDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
         """As of `ViewPipeline`."""
-        drawn = self._make(pictures, self.specs, seed)
+        drawn = self._make(images, self.specs, seed)
         views: list[Tensor] = []
         for stream in range(_PROBE_STREAM, _PROBE_STREAM + (2 if len(self.specs) == 1 else 1)):
             batch, _ = default_collate(drawn.__getitems__([(stream, index) for index in indices]))
@@ -141,9 +141,9 @@ class FastViews:
 
 
 class DeviceViews:
-    """Views of pictures of one size, made where they train (:mod:`erssl.data.device_views`).
+    """Views of images of one size, made where they train (:mod:`erssl.data.device_views`).
 
-    The pictures are held in memory, from the first batch on in that of the device. A loader, which
+    The images are held in memory, from the first batch on in that of the device. A loader, which
     is part of the training process, says which ones are next.
     """
 
@@ -157,13 +157,13 @@ class DeviceViews:
         self.workers = workers
         self._lightly = LightlyViews(transform)
 
-    def pictures(self, pictures: PictureDataset, seed: int) -> Dataset[Any]:
+    def images(self, images: ImageDataset, seed: int) -> Dataset[Any]:
         """As of `ViewPipeline`; a batch has no views but what they are made of.
 
         Raises:
-            ConfigError: If the pictures cannot be held.
+            ConfigError: If the images cannot be held.
         """
-        self._held = HeldPictures(pictures, seed, self.workers)
+        self._held = HeldImages(images, seed, self.workers)
         return self._held
 
     def finish(self, views: list[Tensor]) -> list[Tensor]:
@@ -173,9 +173,9 @@ class DeviceViews:
         held.pixels = held.pixels.to(rows.device)  # and nowhere else from then on
         return views_of_rows(held.pixels, rows, self.specs)
 
-    def probe(self, pictures: PictureDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
-        """As of `ViewPipeline`; a few pictures, of any size: lightly's own views."""
-        return self._lightly.probe(pictures, indices, seed)
+    def probe(self, images: ImageDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
+        """As of `ViewPipeline`; a few images, of any size: lightly's own views."""
+        return self._lightly.probe(images, indices, seed)
 
     def loading(self, workers: int) -> dict[str, Any]:
         """As of `ViewPipeline`."""

@@ -1,9 +1,9 @@
-"""What is drawn for a view, for many pictures at once, on any device.
+"""What is drawn for a view, for many images at once, on any device.
 
-The views of lightly are made a picture at a time from global generators. Where they are made
+The views of lightly are made an image at a time from global generators. Where they are made
 otherwise (:mod:`erssl.data.pipelines`), what they do is read from lightly's own
 transform, so that there is one place that says what a recipe is, and what is drawn follows from
-seed, epoch and picture through a hash, which has no state and is the same on every device.
+seed, epoch and image through a hash, which has no state and is the same on every device.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ViewSpec:
 
     Attributes:
         size: Side of the view in pixels.
-        scale: Smallest and largest area of the crop as a share of the picture's.
+        scale: Smallest and largest area of the crop as a share of the image's.
         ratio: Smallest and largest width by height of the crop.
         interpolation: ``"bilinear"`` or ``"bicubic"``, with antialiasing.
         flip_prob: Probability of a horizontal flip.
@@ -139,10 +139,10 @@ def _only_lightlys(step: str) -> ConfigError:
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """What was drawn for one view of each of N pictures, every field with N rows.
+    """What was drawn for one view of each of N images, every field with N rows.
 
     Attributes:
-        crop: Top, left, height and width in pixels of the picture, (N, 4).
+        crop: Top, left, height and width in pixels of the image, (N, 4).
         flip: Whether to flip horizontally.
         vertical_flip: Whether to flip vertically.
         angle: Degrees to rotate by, counter-clockwise.
@@ -166,7 +166,7 @@ class ViewDraws:
     solarize: Tensor
 
     def rows(self, start: int, end: int) -> ViewDraws:
-        """What was drawn for the pictures from ``start`` up to, not with, ``end``."""
+        """What was drawn for the images from ``start`` up to, not with, ``end``."""
         return ViewDraws(**{f.name: getattr(self, f.name)[start:end] for f in fields(self)})
 
 
@@ -175,12 +175,12 @@ def draw_view(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) 
 
     Args:
         spec: The view.
-        heights: Heights (N,) of the pictures in pixels.
-        widths: Widths (N,) of the pictures in pixels.
+        heights: Heights (N,) of the images in pixels.
+        widths: Widths (N,) of the images in pixels.
         numbers: Uniform numbers (N, `NUMBERS`) in [0, 1).
 
     Returns:
-        What to do to each picture.
+        What to do to each image.
     """
     u = numbers[:, 2 * _ATTEMPTS :].unbind(dim=1)
     # With numbers of the spec as scalars: a tensor of them would have to be brought to the device.
@@ -201,7 +201,7 @@ def draw_view(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) 
 
 
 def _crop(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) -> Tensor:
-    """The first of ten random crops that lies in the picture, else the largest central one."""
+    """The first of ten random crops that lies in the image, else the largest central one."""
     heights, widths = heights[:, None].to(numbers), widths[:, None].to(numbers)
     areas = spec.scale[0] + numbers[:, :_ATTEMPTS] * (spec.scale[1] - spec.scale[0])
     low, high = (math.log(r) for r in spec.ratio)
@@ -210,7 +210,7 @@ def _crop(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) -> T
     h, w = (areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()
     fits = (h > 0) & (h <= heights) & (w > 0) & (w <= widths)
     first = fits.long().argmax(dim=1, keepdim=True)
-    # Where none fits: as much as the allowed ratios leave of the picture.
+    # Where none fits: as much as the allowed ratios leave of the image.
     whole_h = torch.minimum(heights, (widths / spec.ratio[0]).round())
     whole_w = torch.minimum(widths, (heights * spec.ratio[1]).round())
     found = fits.any(dim=1, keepdim=True)
@@ -235,40 +235,40 @@ def _orders(u: Tensor) -> Tensor:
     return order
 
 
-def uniform_numbers(seed: int, epoch: int, pictures: Tensor, view: int) -> Tensor:
-    """Uniform numbers in [0, 1) that follow from seed, epoch, picture and view alone.
+def uniform_numbers(seed: int, epoch: int, images: Tensor, view: int) -> Tensor:
+    """Uniform numbers in [0, 1) that follow from seed, epoch, image and view alone.
 
     Args:
         seed: Seed of the run, at least 0.
         epoch: Number of the epoch, at least 0.
-        pictures: Numbers of the pictures (N,), whole.
+        images: Numbers of the images (N,), whole.
         view: Number of the view.
 
     Returns:
-        Tensor (N, `NUMBERS`) of float32 on the device of ``pictures``.
+        Tensor (N, `NUMBERS`) of float32 on the device of ``images``.
     """
-    return numbers_of(streams(seed, epoch, pictures), view, view + 1)[0]
+    return numbers_of(streams(seed, epoch, images), view, view + 1)[0]
 
 
-def streams(seed: int, epoch: int, pictures: Tensor) -> Tensor:
+def streams(seed: int, epoch: int, images: Tensor) -> Tensor:
     """The first half of :func:`uniform_numbers`: what tells apart what is drawn from.
 
     Args:
         seed: As of :func:`uniform_numbers`.
         epoch: As of :func:`uniform_numbers`.
-        pictures: As of :func:`uniform_numbers`.
+        images: As of :func:`uniform_numbers`.
 
     Returns:
-        A whole number for each picture (N,), for :func:`numbers_of`.
+        A whole number for each image (N,), for :func:`numbers_of`.
     """
     key = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
-    return pictures.long() * _GOLDEN + key
+    return images.long() * _GOLDEN + key
 
 
 def numbers_of(streams: Tensor, start: int, end: int) -> Tensor:
     """The second half of :func:`uniform_numbers`, which needs nothing from the host.
 
-    The finaliser of SplitMix64 (Steele, Lea and Flood 2014), once over picture and key, once over
+    The finaliser of SplitMix64 (Steele, Lea and Flood 2014), once over image and key, once over
     each number's place, keeps 24 bits.
 
     Args:

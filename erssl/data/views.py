@@ -1,4 +1,4 @@
-"""View recipes: how one picture becomes the views that a method compares.
+"""View recipes: how one image becomes the views that a method compares.
 
 Every recipe is composed of lightly's transforms. lightly's ``DINOTransform`` is not used, because
 its second global view ignores ``cj_strength`` (seen in lightly 1.6.0); its ``DINOViewTransform``
@@ -53,7 +53,7 @@ _LOCAL_SCALE: dict[str, Scale] = {
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """What the views of a picture are.
+    """What the views of an image are.
 
     Attributes:
         recipe: Which augmentation.
@@ -72,13 +72,13 @@ class ViewOptions:
             - ``"swav"``: jitter 0.8/0.8/0.8/0.2 and blur 0.5 in every view; bicubic here, bilinear
               in SwAV's code.
             - ``"cifar"``: lightly's CIFAR-10 benchmark for SimCLR (strength 0.5, thus jitter
-              0.4/0.4/0.4/0.1, and no blur, which would wipe out 32 × 32 pictures), bicubic.
+              0.4/0.4/0.4/0.1, and no blur, which would wipe out 32 × 32 images), bicubic.
             - ``"digits"``: small grey scans of characters: no flips (a mirrored 2 or a turned 6
               is another sign or none), no colour, no blur; rotation within ±15 degrees and jitter
               of brightness and contrast 0.4 with probability 0.8.
         n_local_views: Number of small crops beside the two global views.
         local_image_size: Side of the local views in pixels, at most that of the global views.
-        global_scale: Smallest and largest share of the picture's area in a global view. ``None``
+        global_scale: Smallest and largest share of the image's area in a global view. ``None``
             is the recipe's own: (0.08, 1) for two views (lightly's and BYOL's default: the
             variety must come from the crops themselves) but (0.4, 1) for ``"dino"`` and
             ``"cifar"`` once there are local views (MVEB §6.1: the local views bring the variety,
@@ -125,14 +125,14 @@ class ViewOptions:
 
     @property
     def n_views(self) -> int:
-        """Number of views of a picture, global and local."""
+        """Number of views of an image, global and local."""
         return 1 if self.recipe in ONE_VIEW_RECIPES else 2 + self.n_local_views
 
 
 def build_views(
     options: ViewOptions, image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> MultiViewTransform:
-    """Make the transform from a picture to its views.
+    """Make the transform from an image to its views.
 
     Args:
         options: The recipe and its sizes.
@@ -141,7 +141,7 @@ def build_views(
         std: Channel deviations to divide by.
 
     Returns:
-        A transform from a PIL picture to a list of ``options.n_views`` tensors: two (of
+        A transform from a PIL image to a list of ``options.n_views`` tensors: two (of
         ``"mae"`` and ``"simmim"`` one) of (3, image_size, image_size), then the local ones of
         (3, local_image_size, local_image_size).
 
@@ -201,7 +201,7 @@ def build_eval_transform(
     """Make the transform without augmentation, for features and accuracy.
 
     From 96 pixels up the shorter side is resized to 256/224 of ``image_size`` before the centre is
-    cut out, as is usual on ImageNet (256, then 224); small pictures are used to their edge.
+    cut out, as is usual on ImageNet (256, then 224); small images are used to their edge.
 
     Args:
         image_size: Side of the result in pixels.
@@ -210,7 +210,7 @@ def build_eval_transform(
         interpolation: ``bilinear``, ``bicubic``, ``nearest`` or ``lanczos``.
 
     Returns:
-        A transform from a PIL picture to a tensor (3, image_size, image_size).
+        A transform from a PIL image to a tensor (3, image_size, image_size).
     """
     resized = round(image_size * 256 / 224) if image_size >= 96 else image_size
     return T.Compose(
@@ -236,11 +236,11 @@ def build_crop_transform(
         image_size: Side of the result in pixels.
         mean: Channel means to subtract, three values for pixels in 0..1.
         std: Channel deviations to divide by.
-        scale: Area of the crop as a share of the picture's.
+        scale: Area of the crop as a share of the image's.
         flip: Whether to flip at all.
 
     Returns:
-        A transform from a PIL picture to a tensor (3, image_size, image_size).
+        A transform from a PIL image to a tensor (3, image_size, image_size).
     """
     return T.Compose(
         [
@@ -341,7 +341,7 @@ def _checked_scale(key: str, value: Sequence[float] | None) -> Scale | None:
     low, high = as_numbers(key, value, 2, "a range of crop areas")
     if not 0 < low <= high <= 1:
         raise ConfigError(
-            f"{key}={[low, high]} is not a range of crop areas; give two shares of the picture, "
+            f"{key}={[low, high]} is not a range of crop areas; give two shares of the image, "
             "the smaller first, above 0 and up to 1."
         )
     return low, high

@@ -31,7 +31,7 @@ class FeatureCache:
     """The shards of one data set's features.
 
     A shard ``00000.safetensors`` holds ``features`` (n, d) and ``labels`` (n,) of consecutive
-    pictures; its header holds the key, its number and a SHA-256 of the content. It is written under
+    images; its header holds the key, its number and a SHA-256 of the content. It is written under
     a name of its own and renamed, so that a kill leaves no half of one and several processes may
     work in the same folder. A shard or a folder that cannot be used is never an error.
 
@@ -45,7 +45,7 @@ class FeatureCache:
         cache_dir: Path,
         about: Mapping[str, Any],
         dtype: torch.dtype,
-        pictures: int,
+        images: int,
         shard_size: int,
     ) -> None:
         """Open a folder, and make it where it does not exist.
@@ -54,13 +54,13 @@ class FeatureCache:
             cache_dir: The folder that holds the folders of all keys.
             about: What the features depend on; becomes the key and, to be read, ``about.json``.
             dtype: Of the stored features.
-            pictures: Number of pictures.
-            shard_size: Pictures a shard; the last one holds the rest.
+            images: Number of images.
+            shard_size: Images a shard; the last one holds the rest.
         """
         made_from = {
             **about,
             "dtype": str(dtype).removeprefix("torch."),
-            "pictures": pictures,
+            "pictures": images,
             "shard_size": shard_size,
             "erssl": erssl.__version__,
             "cache_version": CACHE_VERSION,
@@ -78,7 +78,7 @@ class FeatureCache:
 
         Args:
             shard: Its number.
-            rows: Number n of its pictures.
+            rows: Number n of its images.
             width: Dimension d of the features, where it is known.
 
         Returns:

@@ -1,6 +1,6 @@
 """A linear classifier on a backbone, frozen or trained with it: linear, semi-supervised, fine-tune.
 
-One module for the three: they differ in what is trained, at which rates, and on which pictures.
+One module for the three: they differ in what is trained, at which rates, and on which images.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class ClassifierOptions:
     """How a classifier is trained; the defaults are MVEB's linear evaluation (§6.1, after SimSiam).
 
     Attributes:
-        epochs: Passes over the training pictures (MVEB: 50; SimSiam: 90).
-        batch_size: Pictures per step over all devices; no more than there are are taken.
-        head_lr: Learning rate of the linear layer (SimSiam's code: 0.1 per 256 pictures).
+        epochs: Passes over the training images (MVEB: 50; SimSiam: 90).
+        batch_size: Images per step over all devices; no more than there are are taken.
+        head_lr: Learning rate of the linear layer (SimSiam's code: 0.1 per 256 images).
         backbone_lr: Learning rate of the backbone; ``None`` keeps it frozen.
-        lr_per_256: Whether the rates are for 256 pictures and grow with the batch.
+        lr_per_256: Whether the rates are for 256 images and grow with the batch.
         optimizer: SGD with momentum, or the same with LARS's adaptation (LARC; SimSiam and MVEB).
         momentum: Of SGD.
         weight_decay: Of all trained parameters.
@@ -131,7 +131,7 @@ class ClassifierTraining(LightningModule):
     are the same bits before and after.
 
     Attributes:
-        history: Metrics on the validation pictures after each epoch.
+        history: Metrics on the validation images after each epoch.
         scores: Logits (N_val, C) of the last validation, in the loader's order, on the CPU.
         validated_step: The optimiser step after which that was.
     """
@@ -150,7 +150,7 @@ class ClassifierTraining(LightningModule):
             backbone: Module giving features (N, feature_dim).
             num_classes: Number of classes C.
             options: How it is trained.
-            batch_size: Pictures per step of the optimiser over all devices, which the rates are
+            batch_size: Images per step of the optimiser over all devices, which the rates are
                 for.
             seed: Of what the backbone draws while it is trained, such as dropout.
         """
@@ -207,7 +207,7 @@ class ClassifierTraining(LightningModule):
         self._batches.append((self(batch[0]).float().cpu(), batch[1].cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Measure all validation pictures at once, so that no batch counts more than another."""
+        """Measure all validation images at once, so that no batch counts more than another."""
         scores, labels = (torch.cat(parts) for parts in zip(*self._batches, strict=True))
         self._batches.clear()
         if self.trainer.sanity_checking:
@@ -241,5 +241,5 @@ class ClassifierTraining(LightningModule):
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The first epoch with the highest top-1 on the validation pictures."""
+    """The first epoch with the highest top-1 on the validation images."""
     return max(history, key=lambda row: (row["top1"], -row["epoch"]))

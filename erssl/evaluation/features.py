@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from erssl.data.checks import check_choice, check_whole
-from erssl.data.datasets import PictureDataset, TransformedDataset
+from erssl.data.datasets import ImageDataset, TransformedDataset
 from erssl.data.draws import seed_worker
 from erssl.errors import DataError
 from erssl.evaluation.cache import FeatureCache
@@ -75,7 +75,7 @@ def extract_features(
 
 def cached_features(
     backbone: nn.Module,
-    pictures: PictureDataset,
+    images: ImageDataset,
     transform: Callable[[Any], Tensor],
     *,
     cache_dir: Path | None,
@@ -92,44 +92,44 @@ def cached_features(
     """Frozen features of a data set, read from disk as far as they are there.
 
     They are kept in shards, in a folder that is named after all that they depend on: weights,
-    pictures, preprocessing, type and version (its ``about.json`` tells them). A run that was
+    images, preprocessing, type and version (its ``about.json`` tells them). A run that was
     killed leaves whole shards, and the next call computes the others only. A shard that is damaged
     is computed again with a warning; so is everything, with a warning, where the folder cannot be
     written to. Features do not depend on which shards were there.
 
     Args:
         backbone: Module giving features (n, d) of images (n, 3, H, W); left as it came.
-        pictures: The data set, of a kind that :func:`~erssl.evaluation.fingerprints.data_digest`
+        images: The data set, of a kind that :func:`~erssl.evaluation.fingerprints.data_digest`
             knows, unless ``data_key`` is given.
-        transform: From a picture to a tensor (3, H, W), without chance.
+        transform: From an image to a tensor (3, H, W), without chance.
         cache_dir: Folder of the cache; ``None`` for no cache.
         preprocessing: What ``transform`` does: size, mean, std, interpolation; part of the key, as
             is the text of ``transform`` itself.
         weights_key: What stands for the weights in the key, in place of their digest.
-        data_key: What stands for the pictures in the key, in place of their digest.
+        data_key: What stands for the images in the key, in place of their digest.
         dtype: How features are kept. ``"float16"`` halves the space, with a relative error of
             at most 2⁻¹¹ (6e-8 absolutely below 6e-5); also of what is returned, on the first call
             as on later ones.
-        batch_size: Pictures a step; no batch reaches over the end of a shard.
+        batch_size: Images a step; no batch reaches over the end of a shard.
         num_workers: Loader processes.
         device: Where the backbone is.
-        shard_size: Pictures a shard; 4,096 features of a ResNet-50 are 32 MiB.
-        progress: Called with the number of pictures done and of all.
+        shard_size: Images a shard; 4,096 features of a ResNet-50 are 32 MiB.
+        progress: Called with the number of images done and of all.
 
     Returns:
-        Features (N, d), float32, and labels (N,), or (N, K) where pictures show several classes,
-        on the CPU, in the order of ``pictures``.
+        Features (N, d), float32, and labels (N,), or (N, K) where images show several classes,
+        on the CPU, in the order of ``images``.
 
     Raises:
-        ConfigError: If an option is out of range, or nothing tells when the pictures change.
-        DataError: If there are no pictures, one cannot be read, or features are not finite.
+        ConfigError: If an option is out of range, or nothing tells when the images change.
+        DataError: If there are no images, one cannot be read, or features are not finite.
     """
     check_choice("dtype", dtype, tuple(_DTYPES))
-    check_whole("batch_size", batch_size, 1, "a number of pictures")
-    check_whole("shard_size", shard_size, 1, "a number of pictures")
-    total = len(pictures)
+    check_whole("batch_size", batch_size, 1, "a number of images")
+    check_whole("shard_size", shard_size, 1, "a number of images")
+    total = len(images)
     if total == 0:
-        raise DataError("There are no pictures to take features of; give at least one.")
+        raise DataError("There are no images to take features of; give at least one.")
     table = _Table(total, progress)
     shards = [range(a, min(a + shard_size, total)) for a in range(0, total, shard_size)]
     cache, missing = None, list(range(len(shards)))
@@ -137,14 +137,14 @@ def cached_features(
         about = {
             "backbone": type(backbone).__qualname__,
             "weights": weights_digest(backbone) if weights_key is None else weights_key,
-            "data": data_digest(pictures) if data_key is None else data_key,
+            "data": data_digest(images) if data_key is None else data_key,
             "preprocessing": dict(preprocessing),
             "transform": without_addresses(transform),
         }
         cache = FeatureCache(cache_dir, about, _DTYPES[dtype], total, shard_size)
         missing = _read(cache, shards, table)
     batches = [rows for i in missing for rows in _split(shards[i], batch_size)]
-    steps = _steps(TransformedDataset(pictures, transform), batches, num_workers, device)
+    steps = _steps(TransformedDataset(images, transform), batches, num_workers, device)
     for i in missing:
         features, labels = _compute(backbone, steps, shards[i], device, table)
         features = _narrow(features, _DTYPES[dtype], shards[i])
@@ -176,8 +176,8 @@ class _Table:
         self.rows[rows.start : rows.stop] = features
         self.labels[rows.start : rows.stop] = labels
 
-    def advance(self, pictures: int) -> None:
-        self._done += pictures
+    def advance(self, images: int) -> None:
+        self._done += images
         if self._progress is not None:
             self._progress(self._done, self._total)
 
@@ -255,7 +255,7 @@ def _narrow(features: Tensor, dtype: torch.dtype, shard: range) -> Tensor:
     """The features in the type that they are kept in, all of them finite."""
     if broken := int((~features.isfinite()).any(dim=1).sum()):
         raise DataError(
-            f"Features of {broken} of the pictures {shard.start} to {shard.stop - 1} are not "
+            f"Features of {broken} of the images {shard.start} to {shard.stop - 1} are not "
             "finite; check the backbone's weights, which may hold NaN."
         )
     narrow = features.to(dtype)

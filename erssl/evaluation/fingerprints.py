@@ -1,4 +1,4 @@
-"""What frozen features depend on, as short digests: the backbone and the pictures."""
+"""What frozen features depend on, as short digests: the backbone and the images."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def weights_digest(backbone: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def data_digest(pictures: Any) -> str:
-    """Digest of a data set's pictures and class numbers, in their order.
+def data_digest(images: Any) -> str:
+    """Digest of a data set's images and class numbers, in their order.
 
-    Of picture files the path, size, time of change and class number of each count, not the bytes;
-    of pictures in memory the pixels.
+    Of image files the path, size, time of change and class number of each count, not the bytes;
+    of images in memory the pixels.
 
     Args:
-        pictures: A data set with ``samples`` (``PictureFiles``, torchvision's ``ImageFolder``; the
-            class number may be a sequence of marks, where pictures show several classes),
-            with ``pixels`` or ``data`` and ``targets`` (``PicturesInMemory``, torchvision's
+        images: A data set with ``samples`` (``ImageFiles``, torchvision's ``ImageFolder``; the
+            class number may be a sequence of marks, where images show several classes),
+            with ``pixels`` or ``data`` and ``targets`` (``ImagesInMemory``, torchvision's
             CIFAR), or a ``Subset`` of one.
 
     Returns:
@@ -62,29 +62,29 @@ def data_digest(pictures: Any) -> str:
 
     Raises:
         ConfigError: If the data set is of another kind.
-        DataError: If a picture file is gone.
+        DataError: If an image file is gone.
     """
     digest = hashlib.sha256()
-    if isinstance(pictures, Subset):
-        digest.update(data_digest(pictures.dataset).encode())
-        digest.update(np.asarray(pictures.indices, dtype=np.int64).tobytes())
+    if isinstance(images, Subset):
+        digest.update(data_digest(images.dataset).encode())
+        digest.update(np.asarray(images.indices, dtype=np.int64).tobytes())
         return digest.hexdigest()
-    kind = type(pictures)
-    own = [without_addresses(getattr(pictures, name, None)) for name in _TRANSFORMS]
+    kind = type(images)
+    own = [without_addresses(getattr(images, name, None)) for name in _TRANSFORMS]
     digest.update(repr((f"{kind.__module__}.{kind.__qualname__}", own)).encode())
-    pixels = getattr(pictures, "pixels", getattr(pictures, "data", None))
-    if hasattr(pictures, "samples"):
-        for line in _files(pictures.samples):
+    pixels = getattr(images, "pixels", getattr(images, "data", None))
+    if hasattr(images, "samples"):
+        for line in _files(images.samples):
             digest.update(line)
-    elif isinstance(pixels, np.ndarray | Tensor) and hasattr(pictures, "targets"):
+    elif isinstance(pixels, np.ndarray | Tensor) and hasattr(images, "targets"):
         values = torch.as_tensor(pixels)
         digest.update(repr((str(values.dtype), tuple(values.shape))).encode())
         digest.update(tensor_bytes(values))
-        digest.update(np.asarray(pictures.targets, dtype=np.int64).tobytes())
+        digest.update(np.asarray(images.targets, dtype=np.int64).tobytes())
     else:
         raise ConfigError(
             f"Features of a {kind.__qualname__} cannot be cached, since nothing tells when its "
-            "pictures change; give a data_key that does, or cache_dir=None."
+            "images change; give a data_key that does, or cache_dir=None."
         )
     return digest.hexdigest()
 
@@ -134,7 +134,6 @@ def _file_block(samples: Sequence[tuple[str, int]]) -> bytes:
         ]
     except OSError as error:
         raise DataError(
-            f"The picture {error.filename} cannot be read ({error.strerror}); scan the folder "
-            "again."
+            f"The image {error.filename} cannot be read ({error.strerror}); scan the folder again."
         ) from error
     return json.dumps(rows).encode(errors="surrogatepass")

@@ -11,7 +11,7 @@ from torch import Tensor
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation.features import Features
 
-# Held at a time: similarities of 1,024 queries to 16,384 training pictures, 64 MiB, in memory that
+# Held at a time: similarities of 1,024 queries to 16,384 training images, 64 MiB, in memory that
 # is used again. The quickest of the sizes tried on a CPU, as are 8 folds; fresh memory for each
 # block takes 12 % longer, no folds another 11 %.
 _QUERIES, _BLOCK, _FOLDS = 1024, 16384, 8
@@ -22,13 +22,13 @@ def knn_scores(
 ) -> Tensor:
     """Votes of weighted kNN with cosine similarity (Wu et al. 2018).
 
-    Each of the k nearest training pictures votes exp(similarity / temperature) for its class. The
-    votes of a picture are given relative to that of its nearest neighbour, which changes no order
+    Each of the k nearest training images votes exp(similarity / temperature) for its class. The
+    votes of an image are given relative to that of its nearest neighbour, which changes no order
     and cannot overflow at any temperature. The most voted class is that of lightly's
     ``knn_predict``.
 
     It computes in float32 on the device of ``train.features``. Beside the result only one chunk of
-    similarities and one of normalised features are held, whatever the number of pictures and
+    similarities and one of normalised features are held, whatever the number of images and
     classes.
 
     Args:
@@ -36,7 +36,7 @@ def knn_scores(
         val: Features that are classified (N_val, d).
         num_classes: Number of classes C.
         k: Neighbours; 200 in lightly's benchmarks (Wu et al. 2018). No more than there are
-            training pictures are asked.
+            training images are asked.
         temperature: Of the votes; 0.1 (DINO: 0.07).
 
     Returns:
@@ -60,7 +60,7 @@ def knn_accuracy(
 ) -> float:
     """Top-1 accuracy of weighted kNN with cosine similarity.
 
-    The arguments are those of :func:`knn_scores`. A picture whose votes are NaN counts as wrong, so
+    The arguments are those of :func:`knn_scores`. An image whose votes are NaN counts as wrong, so
     that a diverged backbone reads 0 and not the share of a class.
 
     Returns:
@@ -112,7 +112,7 @@ def _votes(
 def _nearest(
     queries: Tensor, block: Tensor, k: int, rows: Tensor, products: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Similarities and places (B, k or fewer) of the nearest training pictures of one block.
+    """Similarities and places (B, k or fewer) of the nearest training images of one block.
 
     ``rows`` and ``products`` are memory for the normalised block and its similarities.
     """

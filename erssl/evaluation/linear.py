@@ -93,7 +93,7 @@ def linear_accuracy(train: Features, val: Features, c: float = 100.0, max_iter: 
     """Top-1 accuracy of scikit-learn's logistic regression on ℓ2-normalised features.
 
     A quick reading for the end of a pretraining run: minutes on a CPU for tens of thousands of
-    pictures. It is not the protocol that papers report on ImageNet, which ``erssl linear`` follows.
+    images. It is not the protocol that papers report on ImageNet, which ``erssl linear`` follows.
 
     Args:
         train: Features that the classifier is fitted to.

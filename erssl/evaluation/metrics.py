@@ -21,7 +21,7 @@ def classification_metrics(
     classes without a single vote do not enter the top 5 by chance.
 
     Args:
-        scores: One row a picture (N, C), the higher the likelier; votes, logits or probabilities.
+        scores: One row an image (N, C), the higher the likelier; votes, logits or probabilities.
         labels: Class numbers (N,).
         class_names: Names of the C classes; with them the recall of each is given too.
 
@@ -60,7 +60,7 @@ def confusion_matrix(scores: Tensor, labels: Tensor, num_classes: int) -> Tensor
     """Count how often each class is taken for each.
 
     Args:
-        scores: One row a picture (N, C), the higher the likelier.
+        scores: One row an image (N, C), the higher the likelier.
         labels: Class numbers (N,).
         num_classes: Number of classes C.
 
@@ -96,11 +96,11 @@ def _check(scores: Tensor, labels: Tensor) -> int:
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or scores.numel() == 0:
         raise DataError(
             f"Scores have the shape {tuple(scores.shape)} and labels {tuple(labels.shape)}; give "
-            "scores (N, C) and labels (N,) of at least one picture."
+            "scores (N, C) and labels (N,) of at least one image."
         )
     if broken := int(scores.isnan().any(dim=1).sum()):
         raise DataError(
-            f"The scores of {broken} of {len(scores)} pictures are NaN; check the features and the "
+            f"The scores of {broken} of {len(scores)} images are NaN; check the features and the "
             "weights that they come from."
         )
     low, high = int(labels.min()), int(labels.max())

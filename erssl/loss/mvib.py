@@ -38,7 +38,7 @@ class MVIBLoss(nn.Module):
         multiplier:
             λ. Not printed for MVEB's comparison; 1e-3 is where [0] begins its schedule.
         temperature:
-            Temperature of InfoNCE; 0.5, lightly's and SimCLR's small-picture value.
+            Temperature of InfoNCE; 0.5, lightly's and SimCLR's small-image value.
         estimator:
             ``"infonce"``, ``"mine"`` or ``"mige"``.
         dim:

@@ -45,7 +45,7 @@ class BarlowTwins(MultiViewMethod):
         """Defaults are the paper's.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             lambda_param: λ, weight of the terms off the diagonal; 0.005.
             gather_distributed: Take the correlation over the batch of all devices.

@@ -120,7 +120,7 @@ class MultiViewMethod(LightningModule):
         """Set up what does not differ between methods.
 
         Args:
-            batch_size_per_device: Pictures per step and device; scales the learning rate.
+            batch_size_per_device: Images per step and device; scales the learning rate.
             num_classes: Classes of the online probe.
             backbone: A module with ``feature_dim``, or the name of a torchvision ResNet; ``None``
                 takes the paper's.
@@ -128,7 +128,7 @@ class MultiViewMethod(LightningModule):
             momentum_start: EMA of the target at the first step; ``None`` takes the paper's.
             momentum_end: EMA of the target at the last step, reached by a cosine; ``None`` takes
                 the paper's.
-            channels_last: Keep pictures and weights in channels-last memory.
+            channels_last: Keep images and weights in channels-last memory.
             compile: Compile the backbones with ``torch.compile``.
 
         Raises:
@@ -189,7 +189,7 @@ class MultiViewMethod(LightningModule):
         return None
 
     def online_branch(self, views: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Features of view 0 and embeddings of every view, one pass per picture size."""
+        """Features of view 0 and embeddings of every view, one pass per image size."""
         features: list[Tensor] = []
         embeddings: list[Tensor] = []
         for group in _group_by_size(views):

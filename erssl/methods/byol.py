@@ -49,7 +49,7 @@ class BYOL(MultiViewMethod):
         """Defaults are the paper's (section 3.3).
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             projection_hidden_dim: Width of the projector's hidden layer.
             projection_dim: Dimension of the embedding.

@@ -42,7 +42,7 @@ class BYOLER(BYOL):
         """Defaults are the ER paper's, but for ``leave_one_out`` (the paper: false).
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             kappa: Concentration of kernel and reconstruction; 10.
             estimator: ``"joe"`` or ``"plugin"``.

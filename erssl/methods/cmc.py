@@ -58,7 +58,7 @@ class InfoNCELoss(nn.Module):
 
 @register_method("cmc", transform)
 class CMC(MultiViewMethod):
-    """Each view finds its picture among those of the other view, in both directions.
+    """Each view finds its image among those of the other view, in both directions.
 
     The two encoders of CMC's paper, of luminance and of colour, are one here, as in EntRec's
     comparison; so are the augmentations, SimCLR's.
@@ -86,7 +86,7 @@ class CMC(MultiViewMethod):
         """Defaults are SimCLR's; those of CMC in EntRec's comparison are not known to us.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             temperature: Of InfoNCE.
             gather_distributed: Take negatives from all devices.

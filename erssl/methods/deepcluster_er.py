@@ -16,7 +16,7 @@ from erssl.methods.registry import register_method
 class DeepClusterER(DeepClusterV2):
     """DeepCluster whose predictions keep all clusters in use by their entropy.
 
-    DeepCluster samples pictures uniformly over clusters, and refills empty ones, to keep the
+    DeepCluster samples images uniformly over clusters, and refills empty ones, to keep the
     entropy of the clusters high. Here neither is needed: the entropy of the batch's mean
     prediction is part of the loss.
     """
@@ -39,7 +39,7 @@ class DeepClusterER(DeepClusterV2):
         """Defaults are DeepCluster v2's; the ER paper trains none.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             gather_distributed: Take the entropy over the batch of all devices.
             **clustering: See :class:`DeepClusterV2`.

@@ -39,11 +39,11 @@ class DeepClusterOptions(TrainingOptions, total=False):
 
 @register_method("deepclusterv2", transform)
 class DeepClusterV2(MultiViewMethod):
-    """Views predict the k-means cluster of their picture; clusters are found anew every epoch.
+    """Views predict the k-means cluster of their image; clusters are found anew every epoch.
 
-    The reference keeps the embedding of every picture by its index. Here a queue keeps the latest
+    The reference keeps the embedding of every image by its index. Here a queue keeps the latest
     embeddings of the first view, k-means runs on it (as soon as it holds two rows a cluster, then
-    after every epoch), and the cluster of a picture is the one next to its other view's
+    after every epoch), and the cluster of an image is the one next to its other view's
     embedding: no data set has to know indices.
     """
 
@@ -76,12 +76,12 @@ class DeepClusterV2(MultiViewMethod):
         """Defaults are the reference code's, but for the queue.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             num_prototypes: Number K of clusters; 3000.
             num_clusterings: Clusterings from different starts, whose losses are averaged; 3.
             temperature: Of the predictions; 0.1.
-            memory_bank_size: Embeddings that are clustered; the reference clusters all pictures.
+            memory_bank_size: Embeddings that are clustered; the reference clusters all images.
             kmeans_iterations: Of each clustering; 10.
             projection_hidden_dim: Width of the projector's hidden layer.
             projection_dim: Dimension of the embedding.

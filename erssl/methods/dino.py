@@ -62,7 +62,7 @@ class DINO(MultiViewMethod):
         """Defaults are those of DINO's ResNet-50 recipe.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             num_prototypes: Number K of outputs; 60000 with ResNet-50.
             temperature: Of the online soft-max; 0.1.

@@ -33,7 +33,7 @@ class DINOER(DINO):
         """Defaults are the ER paper's: DINO's, centring included, which may be switched off.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             gather_distributed: Take the entropy over the batch of all devices.
             **network: See :class:`DINO`.

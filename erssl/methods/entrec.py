@@ -54,7 +54,7 @@ class EntRec(MultiViewMethod):
         """Defaults are SimCLR's network, whose loss EntRec replaces.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             kind: ``"continuous"`` (vMF) or ``"discrete"`` (soft-max over the outputs).
             temperature: 1/κ of the continuous kind.

@@ -36,7 +36,7 @@ class InfoMin(MoCoV2):
         """Defaults are those of PyContrast: MoCo v2's but for the temperature.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             temperature: Of the contrast; 0.15.
             **network: See :class:`MoCoV2`.

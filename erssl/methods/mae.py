@@ -25,7 +25,7 @@ transform = build_views(ViewOptions("mae"), 224, **IMAGENET_NORMALIZE)
 
 
 class PixelDecoder(MaskedVisionTransformerDecoderTIMM):
-    """lightly's decoder with its first and last layer, for pictures of any size."""
+    """lightly's decoder with its first and last layer, for images of any size."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class PixelDecoder(MaskedVisionTransformerDecoderTIMM):
             dim: Width.
             depth: Number of blocks.
             heads: Attention heads of each.
-            grid: Patches on a side of the usual picture.
+            grid: Patches on a side of the usual image.
             prefix: Tokens before the patches, such as the class token.
         """
         super().__init__(grid**2, dim, depth, heads, num_prefix_tokens=prefix)
@@ -109,7 +109,7 @@ class MAE(MaskedImageMethod):
         """Defaults are those of MAE's code for ViT-B/16.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             mask_ratio: Share of the patches that are left out; 0.75.
             norm_pixels: Standardise each patch before it is compared.
@@ -152,7 +152,7 @@ class MAE(MaskedImageMethod):
             utils.initialize_positional_embedding(self.backbone.pos_embed, "sincos", prefix)
 
     def draw_mask(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of kept and of masked tokens, each picture's own; prefix tokens are kept."""
+        """Indices of kept and of masked tokens, each image's own; prefix tokens are kept."""
         patches = (images.shape[-1] // self.patch_size) ** 2
         idx_keep, idx_mask = utils.random_token_mask(
             (len(images), patches), self.mask_ratio, mask_class_token=True, device=images.device

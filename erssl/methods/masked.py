@@ -19,7 +19,7 @@ class MaskedImageMethod(MultiViewMethod):
     """Reconstructs every view that it is given; the loss is the mean over views.
 
     There is no projection head: :meth:`embed` gives the backbone's features. Those that the online
-    probe is trained on are of the masked pictures, as in lightly's benchmark. ``channels_last`` and
+    probe is trained on are of the masked images, as in lightly's benchmark. ``channels_last`` and
     ``compile`` reach evaluation only: in training the tokens pass the blocks one by one.
     """
 
@@ -33,7 +33,7 @@ class MaskedImageMethod(MultiViewMethod):
         """Check the backbone.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             **training: See :class:`MultiViewMethod`.
 
@@ -46,7 +46,7 @@ class MaskedImageMethod(MultiViewMethod):
         fault = _fault(vit)
         if fault:
             raise ConfigError(
-                f"Masked pictures need a timm VisionTransformer but the backbone {fault}; choose "
+                f"Masked images need a timm VisionTransformer but the backbone {fault}; choose "
                 "backbone=timm backbone.name=vit_base_patch16_224 or another plain vit_* of timm."
             )
         vit.fc_norm.requires_grad_(False)  # after the tokens, where no gradient comes from
@@ -82,7 +82,7 @@ class MaskedImageMethod(MultiViewMethod):
 
 
 def _fault(backbone: nn.Module) -> str:
-    """What keeps the backbone from being trained on masked pictures; empty if nothing does."""
+    """What keeps the backbone from being trained on masked images; empty if nothing does."""
     if not isinstance(backbone, VisionTransformer):
         return f"is a {type(backbone).__name__}"
     vit: Any = backbone

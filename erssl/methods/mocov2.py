@@ -113,7 +113,7 @@ class MoCoV2(MultiViewMethod):
         """Defaults are those of MoCo v2's code.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             temperature: Of the contrast; 0.2.
             memory_bank_size: Keys in the queue: their number n, or (n, d); 65536.
@@ -148,7 +148,7 @@ class MoCoV2(MultiViewMethod):
 
     @torch.no_grad()
     def _key(self, view: Tensor) -> Tensor:
-        """Keys (N, d), pictures shuffled over devices, lest batch statistics give them away."""
+        """Keys (N, d), images shuffled over devices, lest batch statistics give them away."""
         if dist.world_size() == 1:
             return self.target_branch([view])[0]
         view, order = batch_shuffle(view, distributed=True)

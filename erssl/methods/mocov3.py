@@ -46,7 +46,7 @@ class MoCoV3(MultiViewMethod):
         embedding; these are not built here.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             temperature: Of InfoNCE; 1.
             gather_distributed: Take negatives from all devices.

@@ -53,7 +53,7 @@ class MVEB(MultiViewMethod):
         """Defaults are those of section 6.1 (ResNet-50, two views, momentum target).
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             beta: Weight of the entropy.
             eta: Ridge of the score estimate, or ``"auto"``.

@@ -42,7 +42,7 @@ class MVIB(MultiViewMethod):
         """Defaults are MVEB's network and optimiser, where MVIB is its baseline.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             multiplier: λ, the weight of what only one view knows; see :class:`MVIBLoss`.
             estimator: Of the mutual information: ``"infonce"``, ``"mine"`` or ``"mige"``.

@@ -90,7 +90,7 @@ def build_optimizer(
         options: What to build.
         modules: Modules whose parameters are trained.
         online_classifier: The online probe, trained without weight decay.
-        global_batch_size: Pictures per step over all devices.
+        global_batch_size: Images per step over all devices.
         total_steps: Optimiser steps of the whole run.
         epochs: Epochs of the whole run.
         constant_lr: Those of ``modules`` that keep the peak learning rate (SimSiam's predictor).

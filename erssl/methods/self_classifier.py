@@ -99,7 +99,7 @@ class Classifier(Prototypes):
 
 @register_method("self_classifier", transform)
 class SelfClassifier(MultiViewMethod):
-    """Several classifiers, each of which must say the same of two views of a picture.
+    """Several classifiers, each of which must say the same of two views of an image.
 
     The authors' queue, which replaces view 0 by its nearest neighbour, is left out.
     """
@@ -129,7 +129,7 @@ class SelfClassifier(MultiViewMethod):
         """Defaults are those of the authors' code.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             classes_per_head: Number of classes of each classifier.
             temperature: Of the prediction, over classes; 0.1.

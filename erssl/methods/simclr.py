@@ -20,7 +20,7 @@ transform = build_views(ViewOptions("simclr"), 224, **IMAGENET_NORMALIZE)
 
 @register_method("simclr", transform)
 class SimCLR(MultiViewMethod):
-    """Two views of one branch; every other picture of the batch is a negative."""
+    """Two views of one branch; every other image of the batch is a negative."""
 
     info = MethodInfo(
         paper="Chen et al. 2020, arXiv 2002.05709",
@@ -44,7 +44,7 @@ class SimCLR(MultiViewMethod):
         """Defaults are SimCLR's for ResNet-50.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             temperature: Of NT-Xent; SimCLR, Table 5: 0.1.
             gather_distributed: Take negatives from all devices.

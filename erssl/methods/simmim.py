@@ -71,7 +71,7 @@ class SimMIM(MaskedImageMethod):
         """Defaults are those of SimMIM's code for ViT-B/16.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             mask_ratio: Share of the squares that are masked, rounded up; 0.6.
             mask_size: Side of a masked square in pixels, a multiple of the patch size; 32.
@@ -79,7 +79,7 @@ class SimMIM(MaskedImageMethod):
 
         Raises:
             ConfigError: If the ratio is out of range, or the squares fit neither the patches nor
-                the pictures.
+                the images.
         """
         super().__init__(batch_size_per_device, num_classes, **training)
         if not 0 < mask_ratio < 1:
@@ -109,7 +109,7 @@ class SimMIM(MaskedImageMethod):
         return mask.argsort(dim=1, descending=True, stable=True)[:, : masked * patches**2]
 
     def _squares(self, image_size: int) -> tuple[int, int]:
-        """Squares on a side of a picture and number of masked ones; refuses sizes without."""
+        """Squares on a side of an image and number of masked ones; refuses sizes without."""
         side = image_size // self.mask_size
         masked = math.ceil(side**2 * self.mask_ratio)
         if image_size % self.mask_size or masked == side**2:

@@ -44,7 +44,7 @@ class SimSiam(MultiViewMethod):
         """Defaults are those of SimSiam's code.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding.

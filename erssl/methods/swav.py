@@ -61,7 +61,7 @@ class SwAV(MultiViewMethod):
         """Defaults are those of SwAV's code at batch 4096.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             num_prototypes: Number K of prototypes; 3000.
             temperature: Of the prediction; 0.1.

@@ -25,7 +25,7 @@ class SwAVER(MultiViewMethod):
     SwAV (arXiv 2006.09882) balances the codes of a batch by Sinkhorn-Knopp. Here a code is the
     soft-max of the scores as it is, and the entropy of the batch's mean code is maximised instead
     (ER paper, section on clustering methods). Both terms give the codes their gradient, as in
-    EntRec: with codes held fixed all pictures fell into the same code (docs/er.md).
+    EntRec: with codes held fixed all images fell into the same code (docs/er.md).
     """
 
     info = MethodInfo(
@@ -53,7 +53,7 @@ class SwAVER(MultiViewMethod):
         """Defaults are SwAV's network; the ER paper trains none.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             num_prototypes: Number K of clusters; 3000 in SwAV.
             temperature: Of the predictions; 0.1 in SwAV.

@@ -107,7 +107,7 @@ class UniGrad(MultiViewMethod):
         """Defaults are those of UniGrad's code.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             lambda_param: λ, weight of the repulsion; 100.
             rho: ρ, momentum of the second moment F; 0.99.

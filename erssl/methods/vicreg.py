@@ -47,7 +47,7 @@ class VICReg(MultiViewMethod):
         """Defaults are those of VICReg's code.
 
         Args:
-            batch_size_per_device: Pictures per step and device.
+            batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             lambda_param: λ, weight of the invariance; 25.
             mu_param: μ, weight of the variance; 25.

@@ -29,7 +29,7 @@ def infer_architecture(
     """Tell the architecture from names and shapes.
 
     ResNet-18, 34, 50 and 101 of the usual width, with the 7x7 stem or a 3x3 one for small
-    pictures, and plain vision transformers (tiny, small, base and large; patches of 8, 14 or 16
+    images, and plain vision transformers (tiny, small, base and large; patches of 8, 14 or 16
     pixels; with layer scale and register tokens as DINOv2 has them).
 
     Args:
@@ -96,7 +96,7 @@ def _transformer(state: Mapping[str, Tensor], heads: int | None) -> BackboneOpti
         return None
     # timm has names for some sizes of patches only, but its ViT takes any as an option.
     options: dict[str, Any] = {"patch_size": patch, "img_size": side * patch}
-    options |= {"dynamic_img_size": True}  # pictures of other sizes: positions are interpolated
+    options |= {"dynamic_img_size": True}  # images of other sizes: positions are interpolated
     if heads is not None:
         options["num_heads"] = heads
     if "blocks.0.ls1.gamma" in state:

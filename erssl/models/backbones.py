@@ -27,7 +27,7 @@ class BackboneOptions:
     Attributes:
         name: A torchvision ResNet (``resnet18`` to ``resnet101``) or any timm model name.
         library: Where the name comes from; ``lightly`` has the ResNets of its own model zoo.
-        cifar_stem: For small pictures: a 3x3 convolution of stride 1 and no max-pooling in place
+        cifar_stem: For small images: a 3x3 convolution of stride 1 and no max-pooling in place
             of a ResNet's 7x7 stem (lightly's CIFAR benchmark).
         stem_padding: Padding of that convolution; 1 in lightly, 2 in solo-learn.
         options: Keyword arguments for ``timm.create_model``, such as ``img_size``; of lightly's
@@ -71,14 +71,14 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
 
 
 def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
-    """Send one picture of each size through the backbone, to fail before any work is done.
+    """Send one image of each size through the backbone, to fail before any work is done.
 
     Args:
         backbone: The backbone; its state does not change.
         image_sizes: Sides of the square views, in pixels.
 
     Raises:
-        ConfigError: If the backbone cannot take such a picture.
+        ConfigError: If the backbone cannot take such an image.
     """
     training = backbone.training
     backbone.eval()
@@ -88,7 +88,7 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
                 shape = tuple(backbone(torch.zeros(1, 3, size, size)).flatten(1).shape)
             if shape != (1, backbone.feature_dim):
                 raise ConfigError(
-                    f"The backbone gives features {shape} for a picture of {size} x {size} "
+                    f"The backbone gives features {shape} for an image of {size} x {size} "
                     f"pixels in place of (1, {backbone.feature_dim}); check backbone.options."
                 )
     except ConfigError:

@@ -65,10 +65,10 @@ def detectron2_settings(options: BackboneOptions, preprocessing: Mapping[str, An
 
     Args:
         options: A torchvision ResNet.
-        preprocessing: Of the pictures that it was trained on, values in [0, 1].
+        preprocessing: Of the images that it was trained on, values in [0, 1].
 
     Returns:
-        List for ``cfg.merge_from_list``: key, value, key, value ... Detectron2's pictures have
+        List for ``cfg.merge_from_list``: key, value, key, value ... Detectron2's images have
         values in [0, 255], hence mean and std times 255.
     """
     depth = int(options.name.removeprefix("resnet"))
@@ -192,9 +192,9 @@ class PooledResNet(nn.Module):
         super().__init__()
         self.resnet = resnet
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Features (N, d) of pictures (N, 3, H, W)."""
-        stages: dict[str, Tensor] = self.resnet(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, d) of images (N, 3, H, W)."""
+        stages: dict[str, Tensor] = self.resnet(images)
         return stages["res5"].mean((2, 3))
 
 

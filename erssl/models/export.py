@@ -24,7 +24,7 @@ from erssl.models.formats import FORMATS, Source, loader_of, note_on, refusal
 from erssl.models.timm_files import FOLDER_FILES
 
 TOLERANCE = 1e-5  # of the largest feature; float32 sums in another order differ by 1e-6
-_PICTURES = 4
+_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Export:
         path: The file, or the folder of ``huggingface``.
         loader: What it was loaded with.
         difference: Largest difference of the features, as a part of the largest feature.
-        pictures: Shape of the pictures that were compared, (N, 3, H, W).
+        images: Shape of the images that were compared, (N, 3, H, W).
         usage: Python that loads it.
         note: What else one has to know; may be empty.
     """
@@ -43,7 +43,7 @@ class Export:
     path: Path
     loader: str
     difference: float
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
     usage: str
     note: str = ""
 
@@ -77,8 +77,8 @@ def export_backbone(
     output = Path(output)
     source = _source(backbone)
     check_request(source.options, format, output, pickle=pickle, overwrite=overwrite)
-    pictures = _pictures(source)
-    expected = _features(source.backbone, pictures)
+    images = _images(source)
+    expected = _features(source.backbone, images)
     if not expected.isfinite().all():
         raise DataError(
             "The backbone gives features that are not finite; export a checkpoint from before "
@@ -91,7 +91,7 @@ def export_backbone(
         place.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)  # of an export that was killed
         FORMATS[format].write(source, partial)
-        difference = _verify(format, source, partial, pictures, expected)
+        difference = _verify(format, source, partial, images, expected)
         _move(partial, place)
     except ErsslError:
         raise
@@ -107,7 +107,7 @@ def export_backbone(
         output,
         loader_of(format),
         difference,
-        tuple(pictures.shape),
+        tuple(images.shape),
         FORMATS[format].usage(source, output),
         note_on(format, source),
     )
@@ -166,13 +166,11 @@ def _source(backbone: nn.Module) -> Source:
     return Source(backbone, options, preprocessing, state)
 
 
-def _verify(
-    format: str, source: Source, written: Path, pictures: Tensor, expected: Tensor
-) -> float:
+def _verify(format: str, source: Source, written: Path, images: Tensor, expected: Tensor) -> float:
     """Largest difference of the features, as a part of the largest feature."""
     removed = "the export was removed; please report this with the versions of both packages."
     try:
-        found = _features(FORMATS[format].read(source, written), pictures)
+        found = _features(FORMATS[format].read(source, written), images)
         difference = float((found - expected).abs().max())
     except Exception as error:  # somebody else's loader raises nearly anything
         raise RunError(
@@ -189,7 +187,7 @@ def _verify(
     return difference
 
 
-def _pictures(source: Source) -> Tensor:
+def _images(source: Source) -> Tensor:
     """A fixed batch (N, 3, H, W) of the size that the backbone was trained on."""
     size = source.preprocessing.get("image_size")
     if size is None:
@@ -197,12 +195,12 @@ def _pictures(source: Source) -> Tensor:
         size = own.get("input_size", (3, 224, 224))[-1]
     check_input_size(source.backbone, [size])
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(_PICTURES, 3, size, size, generator=generator)
+    return torch.randn(_IMAGES, 3, size, size, generator=generator)
 
 
-def _features(module: nn.Module, pictures: Tensor) -> Tensor:
+def _features(module: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        features: Tensor = module(pictures).flatten(1)
+        features: Tensor = module(images).flatten(1)
     return features
 
 

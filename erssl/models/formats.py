@@ -24,7 +24,7 @@ class Source:
     Attributes:
         backbone: On the CPU, in eval mode.
         options: Its architecture.
-        preprocessing: Of the pictures that it was trained on.
+        preprocessing: Of the images that it was trained on.
         state: Its weights by its library's names.
     """
 
@@ -69,7 +69,7 @@ def refusal(options: BackboneOptions, format: str) -> str:
         )
     if options.cifar_stem and format in ("timm", "huggingface", "detectron2"):
         return (
-            f"{options.name} has a 3x3 stem for small pictures (cifar_stem), which format={format} "
+            f"{options.name} has a 3x3 stem for small images (cifar_stem), which format={format} "
             "cannot say; choose format=torchvision or safetensors."
         )
     return ""
@@ -108,7 +108,7 @@ def note_on(format: str, source: Source) -> str:
         notes.append(f"The file cannot say its preprocessing: {said}.")
     if format == "huggingface" and not {"mean", "std", "image_size"} <= source.preprocessing.keys():
         notes.append(
-            "The checkpoint does not say its mean, std and picture size; config.json has what timm "
+            "The checkpoint does not say its mean, std and image size; config.json has what timm "
             "assumes for this architecture."
         )
     return " ".join(notes)

@@ -84,7 +84,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _preprocessing(said: dict[str, Any]) -> dict[str, Any]:
-    """Values that evaluation pictures can pass through."""
+    """Values that evaluation images can pass through."""
     for key, value in said.items():
         if key == "image_size":
             fits = _whole(value, 1, _LARGEST)

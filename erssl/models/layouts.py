@@ -37,7 +37,7 @@ class Layout:
         marks: Beginnings, of each group of which some name in the state dict must have one.
         stem_padding: Padding of a 3x3 stem.
         vit_heads: Attention heads of its transformers, where not one for 64 channels.
-        interpolation: With which evaluation pictures are resized.
+        interpolation: With which evaluation images are resized.
     """
 
     name: str

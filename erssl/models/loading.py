@@ -21,7 +21,7 @@ from erssl.models.layouts import Found, find_backbone
 from erssl.paths import user_path
 
 WEIGHTS_FILE = "backbone.safetensors"
-_SMALL = 96  # pixels; a transformer of smaller pictures was not trained on ImageNet's
+_SMALL = 96  # pixels; a transformer of smaller images was not trained on ImageNet's
 _UNTRACKED = "num_batches_tracked"  # of a batch normalisation; counts steps, older files have none
 
 
@@ -71,7 +71,7 @@ def load_backbone(
 
     Args:
         path: A run directory, a file, or ``"zoo:<name>"`` for published weights.
-        arch: The architecture: a torchvision ResNet (``"resnet50"``), the same for small pictures
+        arch: The architecture: a torchvision ResNet (``"resnet50"``), the same for small images
             (``"resnet18_cifar"``), a timm name, or options. ``None`` infers it from names and
             shapes.
         allow_partial: Take a file that does not hold every weight of the backbone; the others stay
@@ -143,7 +143,7 @@ def save_backbone(
         backbone: The trained backbone.
         path: The file to write.
         options: What the backbone was built from.
-        preprocessing: ``mean``, ``std``, ``image_size`` and ``interpolation`` of the pictures.
+        preprocessing: ``mean``, ``std``, ``image_size`` and ``interpolation`` of the images.
     """
     from safetensors.torch import save_file
 
@@ -167,7 +167,7 @@ def checkpoint_header(
 
     Args:
         backbone: The backbone that was trained.
-        preprocessing: What its pictures pass through.
+        preprocessing: What its images pass through.
 
     Returns:
         Keys to add to the checkpoint; none where the architecture is not known.
@@ -250,7 +250,7 @@ def _find(
 
 
 def _usual_preprocessing(options: BackboneOptions, found: Found) -> dict[str, Any]:
-    """ImageNet's, which every layout of the table was published with; none of small pictures."""
+    """ImageNet's, which every layout of the table was published with; none of small images."""
     if options.cifar_stem:
         return {}
     if (own_size := options.options.get("img_size", _SMALL)) < _SMALL:

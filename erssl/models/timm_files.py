@@ -13,7 +13,7 @@ from erssl.models.backbones import BackboneOptions
 from erssl.models.headers import SOURCES
 
 FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
-#: What describes the network and not the pictures or the weights that timm published for it.
+#: What describes the network and not the images or the weights that timm published for it.
 _OF_THE_NETWORK = ("architecture", "first_conv", "classifier", "fixed_input_size", "min_input_size")
 _CARD = """---
 tags:
@@ -23,11 +23,11 @@ library_name: timm
 ---
 # {name}
 
-A backbone without classifier, exported by erssl: pictures (N, 3, H, W) become features
+A backbone without classifier, exported by erssl: images (N, 3, H, W) become features
 (N, {width}).
 
 - Architecture: timm's `{name}`{arguments}
-- Pictures: {pictures}
+- Images: {images}
 
 ```python
 import timm
@@ -100,12 +100,12 @@ def write_folder(
     model.load_state_dict(dict(state))
     model.pretrained_cfg = timm_config(model.pretrained_cfg, preprocessing)
     save_for_hf(model, str(folder), model_args=arguments, safe_serialization=True)
-    pictures = ", ".join(f"{key} {value}" for key, value in preprocessing.items())
+    images = ", ".join(f"{key} {value}" for key, value in preprocessing.items())
     card = _CARD.format(
         name=options.name,
         width=feature_dim,
         arguments="".join(f", `{key}={value!r}`" for key, value in arguments.items()),
-        pictures=pictures or "not said by the checkpoint; config.json has what timm assumes",
+        images=images or "not said by the checkpoint; config.json has what timm assumes",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -134,7 +134,7 @@ def timm_config(published: Mapping[str, Any], preprocessing: Mapping[str, Any]) 
 
 
 def read_folder(preprocessing: Mapping[str, Any], folder: Path) -> nn.Module:
-    """Build the network from a folder as timm does, and see what pictures it then asks for.
+    """Build the network from a folder as timm does, and see what images it then asks for.
 
     Raises:
         DataError: If timm reads another mean, standard deviation or size than ours.

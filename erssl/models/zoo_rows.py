@@ -41,12 +41,12 @@ class ZooRow:
         data: What it was trained on.
         paper: arXiv id.
         epochs: Of pretraining.
-        batch: Pictures a step.
+        batch: Images a step.
         seed: Of a run of the user's own.
         sha256: The first digits of the file's, or all.
         md5: The same.
         preprocessing: What differs from the layout's usual ``mean``, ``std``, ``image_size`` or
-            ``interpolation`` of evaluation pictures.
+            ``interpolation`` of evaluation images.
         published: Numbers that the file's authors measured, in per cent as printed.
         measured: What a run of the user's own measured, accuracies in [0, 1].
         protocol: Of ``measured``.

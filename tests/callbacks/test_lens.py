@@ -132,7 +132,7 @@ def test_options_out_of_range_are_refused(options, sentence):
 def test_views_that_are_no_pair_are_refused():
     view = torch.zeros(4, 3, 2, 2)
     for views in ([view], [view, view[:3]], [view[:1], view[:1]]):
-        with pytest.raises(ConfigError, match="two views of the same pictures"):
+        with pytest.raises(ConfigError, match="two views of the same images"):
             ERLens(views)
 
 
@@ -140,7 +140,7 @@ def test_default_interval_keeps_the_probes_share_of_the_forward_passes():
     module = Foreign()
     lens = lens_for(module)
     fit(lens, module=module, epochs=18)
-    # 2 x 12 pictures against 3 x 2 x 8 a step: half a step's passes, 0.015 of them after 34 steps
+    # 2 x 12 images against 3 x 2 x 8 a step: half a step's passes, 0.015 of them after 34 steps
     assert [r["step"] for r in lens.readings] == [0, 34, 68, 72]
 
 

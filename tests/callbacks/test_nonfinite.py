@@ -16,14 +16,14 @@ METHOD = "mocov2"  # with a queue, a momentum branch and batch normalisation
 
 
 class Spoil(Callback):
-    """Spoils a step: the pictures, a module's output, the loss or a gradient."""
+    """Spoils a step: the images, a module's output, the loss or a gradient."""
 
     def __init__(self, what, *steps):
         self.what, self.steps, self.lr, self.handle = what, steps, {}, None
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         spoilt = trainer.global_step + 1 in self.steps
-        if spoilt and self.what == "pictures":
+        if spoilt and self.what == "images":
             batch[0][1][3, 0, 5, 5] = float("inf")
         if spoilt and self.what == "module":
 
@@ -60,7 +60,7 @@ def state_of(checkpoint, *without):
 @pytest.mark.parametrize(
     ("what", "where"),
     [
-        ("pictures", "the pictures of batch 1 of the step"),
+        ("images", "the images of batch 1 of the step"),
         ("module", r"the output of projection_head\.layers\.0 \(Linear\)"),
         ("gradient", r"the gradient of projection_head\.layers\.0\.\w+, 1 of \d+ gradients in all"),
     ],
@@ -86,7 +86,7 @@ def test_stop_names_step_and_place_before_the_weights_are_touched(what, where, t
     assert differences(again["state_dict"], clean["state_dict"]) == []
 
 
-@pytest.mark.parametrize("what", ["pictures", "module", "gradient"])
+@pytest.mark.parametrize("what", ["images", "module", "gradient"])
 def test_skip_leaves_weights_moments_and_buffers_as_they_were(what, tmp_path):
     guard = NonFiniteGuard("skip", tmp_path)
     with pytest.warns(UserWarning, match=r"Step 3 is not finite: .* The step is left out\.$"):

@@ -17,7 +17,7 @@ from torchvision import transforms as T
 
 import erssl
 from erssl.data import default_options, labels_of, load_datasets, stratified_subset, subset_digest
-from erssl.data.datasets import PicturesInMemory
+from erssl.data.datasets import ImagesInMemory
 from erssl.models import build_backbone, named_architecture, save_backbone
 from erssl.runs import make_results
 
@@ -31,15 +31,15 @@ def digits():
     return load_datasets(default_options("digits"))
 
 
-def pixels_of(pictures, image_size, mean, std):
-    """Pictures as torchvision prepares them."""
+def pixels_of(images, image_size, mean, std):
+    """Images as torchvision prepares them."""
     prepare = T.Compose([T.Resize(image_size), T.ToTensor(), T.Normalize(mean, std)])
-    return torch.stack([prepare(picture) for picture, _ in pictures])
+    return torch.stack([prepare(image) for image, _ in images])
 
 
 @torch.no_grad()
-def features_of(backbone, pictures, **preprocessing):
-    return backbone(pixels_of(pictures, **preprocessing))
+def features_of(backbone, images, **preprocessing):
+    return backbone(pixels_of(images, **preprocessing))
 
 
 def lightlys_knn(train, val, k, temperature):
@@ -106,12 +106,12 @@ def test_a_trained_classifiers_plots_hold_scikit_learns_numbers(judged):
         shares = [float(row["accuracy"]) for row in csv.DictReader(file)]
     assert shares == pytest.approx(recall_score(truth, predicted, average=None), abs=1e-4)
     assert accuracy_score(truth, predicted) == results_of(folder)["metrics"]["top1_seed0"]
-    for picture in ("confusion.png", "per_class.png"):
-        assert Image.open(folder / picture).width > 300
-        assert picture in (folder / "report.md").read_text()
+    for image in ("confusion.png", "per_class.png"):
+        assert Image.open(folder / image).width > 300
+        assert image in (folder / "report.md").read_text()
 
 
-def test_pictures_are_drawn_where_they_are_asked_for_only(judged):
+def test_images_are_drawn_where_they_are_asked_for_only(judged):
     assert not list((judged / "finetune").glob("*.png"))
 
 
@@ -145,18 +145,18 @@ def test_the_subset_is_kept_and_told(judged):
     }
 
 
-def test_semi_reads_the_pictures_of_its_list_and_no_other(tiny_run, tmp_path, monkeypatch):
+def test_semi_reads_the_images_of_its_list_and_no_other(tiny_run, tmp_path, monkeypatch):
     data = digits()
     chosen = stratified_subset(labels_of(data.train), 0.05, seed=9)
     (tmp_path / "mine.txt").write_text("\n".join(map(str, chosen)))
-    read, get = set(), PicturesInMemory.__getitem__
+    read, get = set(), ImagesInMemory.__getitem__
 
     def watched(self, index):
         if len(self) == len(data.train):
             read.add(index)
         return get(self, index)
 
-    monkeypatch.setattr(PicturesInMemory, "__getitem__", watched)
+    monkeypatch.setattr(ImagesInMemory, "__getitem__", watched)
     words = ("semi", *QUICK, f"fraction={tmp_path / 'mine.txt'}", f"checkpoint={tiny_run}")
     words += ("batch_size=512",)  # all in one batch, so that an epoch leaves none out
     assert judge(tmp_path / "run", *words) == 0
@@ -217,7 +217,7 @@ def test_preprocessing_in_a_file_is_taken_and_words_go_before_it(weights, tmp_pa
     assert data["interpolation"] == "bicubic"
 
 
-def test_an_untrained_twin_is_judged_on_the_same_pictures(weights, tmp_path):
+def test_an_untrained_twin_is_judged_on_the_same_images(weights, tmp_path):
     words = ("knn", f"checkpoint=random:{weights}", "data=digits", "data.num_workers=0")
     assert judge(tmp_path / "run", *words) == 0
     results = results_of(tmp_path / "run")
@@ -261,7 +261,7 @@ def test_pixels_are_judged_as_lightlys_knn_judges_them(tmp_path):
         (["knn", "checkpoint=pixels", "data=digits", "data.nam=x"], "did you mean data.name?"),
         (["semi", "checkpoint=pixels", "data=digits", *HERE], "has no weights, and erssl semi"),
         (["finetune", "checkpoint=pixels", "data=digits", *HERE], "has no weights"),
-        (["semi", "RUN", "fraction=0.0001", *HERE], "leaves 10 of 10 classes without a picture"),
+        (["semi", "RUN", "fraction=0.0001", *HERE], "leaves 10 of 10 classes without an image"),
         (["semi", "RUN", "fraction=2", *HERE], "fraction=2.0 must lie above 0"),
         (["semi", "RUN", "fraction=1percnt.txt", *HERE], "is neither a number nor a file"),
         (["linear", "RUN", "trainer.accelerator=cpu", "trainer.devices=[0,1]"], "refuses"),
@@ -304,7 +304,7 @@ def folders_of(tmp_path, kind):
     ("kind", "sentence"),
     [
         ("no labels", "accuracy needs at least two, each in a sub-folder of its own"),
-        ("no validation", "has no validation pictures here"),
+        ("no validation", "has no validation images here"),
         ("other classes", "it lacks 1 (2)"),
     ],
 )

@@ -165,10 +165,8 @@ def test_a_limit_that_would_cut_an_epoch_is_refused(limit, tiny_run, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("batches", "pictures"), [(1, 64), (4, 256), (100, 1437)])
-def test_rates_are_those_of_the_pictures_of_a_step(
-    batches, pictures, tiny_run, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(("batches", "images"), [(1, 64), (4, 256), (100, 1437)])
+def test_rates_are_those_of_the_images_of_a_step(batches, images, tiny_run, tmp_path, monkeypatch):
     seen, configure = [], ClassifierTraining.configure_optimizers
 
     def watched(self):
@@ -180,7 +178,7 @@ def test_rates_are_those_of_the_pictures_of_a_step(
     words = ("linear", *QUICK, "epochs=1", "lr_per_256=true", f"checkpoint={tiny_run}")
     words += (f"trainer.accumulate_grad_batches={batches}",)
     assert judge(tmp_path / "run", *words) == 0
-    assert seen == [pytest.approx(0.05 * pictures / 256)]
+    assert seen == [pytest.approx(0.05 * images / 256)]
 
 
 def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp_path):
@@ -216,17 +214,17 @@ def test_a_seed_of_another_list_is_not_taken_for_one_of_this(tiny_run, tmp_path,
         (tmp_path / "a.txt").write_text("\n".join(map(str, chosen)))
         assert judge(tmp_path / "run", *words, *["resume=true"] * seed) == status
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "The pictures of fraction= are not what they were" in error
+    assert "The images of fraction= are not what they were" in error
 
 
-def test_a_seed_of_other_pictures_is_not_taken_for_one_of_these(tmp_path, capsys):
+def test_a_seed_of_other_images_is_not_taken_for_one_of_these(tmp_path, capsys):
     train = digit_folder(tmp_path / "train")
     words = ["checkpoint=random:test_resnet", "data=imagefolder", f"data.train_dir={train}"]
     words += [f"data.val_dir={train}", "data.image_size=16", *CACHED]
     assert judge(tmp_path / "run", "linear", *words) == 0
     next(train.glob("*/*")).unlink()
     assert judge(tmp_path / "run", "linear", *words, "resume=true") == 2
-    assert "The training pictures are not what they were" in capsys.readouterr().err
+    assert "The training images are not what they were" in capsys.readouterr().err
 
 
 def test_seeds_may_be_added_to_an_evaluation_but_not_taken_away(judged, tiny_run, tmp_path, capsys):
@@ -371,7 +369,7 @@ def test_processes_that_torchrun_starts_leave_one_result(mode, tiny_run, tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_train_one_classifier(tiny_run, tmp_path):
-    # The batch of 256 holds all pictures: each process must have its part of them.
+    # The batch of 256 holds all images: each process must have its part of them.
     words = [*SEMI, f"checkpoint={tiny_run}", f"run_dir={tmp_path / 'run'}", "batch_size=256"]
     command = [sys.executable, "-m", "erssl.cli.main", *words]
     subprocess.run(

@@ -32,7 +32,7 @@ def test_the_printed_lines_load_what_was_written(run, format, tmp_path, capsys):
     assert main(["export", *words]) == 0
     printed = capsys.readouterr().out
     assert f"Written: {output}\n" in printed
-    assert "4 pictures of 64 x 64 pixels; the largest difference is" in printed
+    assert "4 images of 64 x 64 pixels; the largest difference is" in printed
     namespace = {}
     exec("\n".join(line[2:] for line in printed.splitlines() if line[:2] == "  "), namespace)
     model = namespace.get("model", namespace.get("backbone"))

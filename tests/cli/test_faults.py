@@ -55,8 +55,8 @@ def test_what_is_no_fault_of_places_passes(error, tmp_path):
     assert caught.value is error
 
 
-def test_a_picture_that_was_never_readable_keeps_its_own_sentence(tmp_path):
-    error = DataError("the picture a.png cannot be read.")
+def test_a_image_that_was_never_readable_keeps_its_own_sentence(tmp_path):
+    error = DataError("the image a.png cannot be read.")
     with pytest.raises(DataError) as caught, naming_run(tmp_path):
         raise error
     assert caught.value is error

@@ -52,9 +52,9 @@ def test_a_run_is_read_as_its_own_lens_read_it_last(trained, capsys):
         )
 
 
-def test_no_pictures_are_held_for_views_that_are_lightlys(trained, monkeypatch, capsys):
+def test_no_images_are_held_for_views_that_are_lightlys(trained, monkeypatch, capsys):
     readings = []
-    monkeypatch.setattr(pipelines, "HeldPictures", lambda *a: pytest.fail("pictures were held"))
+    monkeypatch.setattr(pipelines, "HeldImages", lambda *a: pytest.fail("images were held"))
     for name in ("device", "lightly"):
         assert main(["lens", f"checkpoint={trained[0]}", f"data.pipeline={name}"]) == 0
         readings.append(printed(capsys.readouterr().out))
@@ -71,10 +71,10 @@ def test_lens_files_of_a_run(trained):
         assert "lens.png" in (folder / "report.md").read_text()
 
 
-def test_several_runs_make_one_picture(trained, tmp_path, capsys):
-    picture = tmp_path / "both.png"
-    assert main(["lens", *map(str, trained), f"output={picture}"]) == 0
-    assert Image.open(picture).width > 800
+def test_several_runs_make_one_image(trained, tmp_path, capsys):
+    image = tmp_path / "both.png"
+    assert main(["lens", *map(str, trained), f"output={image}"]) == 0
+    assert Image.open(image).width > 800
 
 
 def test_backbone_file_and_features(trained, capsys):
@@ -94,7 +94,7 @@ def test_foreign_checkpoint_with_lightlys_names(tmp_path, capsys):
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
     words = ["data=digits", "lens.probe_size=16", "data.num_workers=0"]
     assert main(["lens", f"checkpoint={tmp_path / 'last.ckpt'}", *words]) == 0
-    # nothing in the file says otherwise: a stem for large pictures is read as ImageNet's
+    # nothing in the file says otherwise: a stem for large images is read as ImageNet's
     imagenet = {"image_size": 224, **IMAGENET_NORMALIZE}
     options = default_options("digits", num_workers=0, **imagenet)
     views = SSLDataModule(options, 2, 0).probe_views(16)
@@ -178,8 +178,8 @@ def test_a_run_keeps_its_views_whatever_else_is_said(trained):
     changed = run_settings(run, ["data.num_workers=1", "data.views.global_scale=[0.3,1.0]"])
     assert changed.data.num_workers == 1
     assert changed.data.views == dataclasses.replace(stored.data.views, global_scale=(0.3, 1.0))
-    other = run_settings(run, ["data=cifar10", "data.root=/pictures", "seed=4"])
-    assert (other.data.name, other.data.root, other.seed) == ("cifar10", "/pictures", 4)
+    other = run_settings(run, ["data=cifar10", "data.root=/images", "seed=4"])
+    assert (other.data.name, other.data.root, other.seed) == ("cifar10", "/images", 4)
     assert other.data.views == stored.data.views
     assert other.data.mean == stored.data.mean
 
@@ -210,9 +210,7 @@ def test_another_backbone_or_head_is_refused(tmp_path):
         load_branch(file, "resnet34")
 
 
-def test_a_run_that_collapses_or_diverges_ends_in_a_sentence_and_leaves_its_picture(
-    tmp_path, capsys
-):
+def test_a_run_that_collapses_or_diverges_ends_in_a_sentence_and_leaves_its_image(tmp_path, capsys):
     words = [*TINY, *UNMEASURED, "method=simclr", "optimizer.base_lr=1e7", "epochs=1"]
     assert main(["pretrain", *words, "lens.every_n_steps=1", f"run_dir={tmp_path / 'a'}"]) == 2
     error = capsys.readouterr().err
@@ -228,7 +226,7 @@ def test_a_run_that_collapses_or_diverges_ends_in_a_sentence_and_leaves_its_pict
 def test_probe_larger_than_the_data_stops_a_run_before_training(tmp_path, capsys):
     words = [*TINY, *UNMEASURED, "lens.probe_size=500", f"run_dir={tmp_path / 'run'}"]
     assert main(["pretrain", *words]) == 2
-    assert "lens.probe_size=500 does not fit the 360 pictures" in capsys.readouterr().err
+    assert "lens.probe_size=500 does not fit the 360 images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -252,7 +252,7 @@ def test_unreadable_files_stop_the_run_or_are_counted(tmp_path, capsys):
     ("words", "sentence"),
     [
         (["method=mvebb"], "did you mean mveb?"),
-        (["method=simclr", "data.views.recipe=mae"], "gives 1 view of a picture but method=simclr"),
+        (["method=simclr", "data.views.recipe=mae"], "gives 1 view of an image but method=simclr"),
         (["method=dino", "method.num_prototypes=1"], "num_prototypes must be at least 2"),
         (["method=simclr_er", "method.memory_bank_size=[64,7]"], "with d the projection_dim=128"),
         (["method=simsiam", "lens.probe_size=1"], "and at least 2"),
@@ -260,7 +260,7 @@ def test_unreadable_files_stop_the_run_or_are_counted(tmp_path, capsys):
         (["lens.every_n_steps=0"], "every_n_steps must be at least 1"),
         (["lens.on_collapse=shout"], "it must be warn or stop or ignore"),
         (["trainer.accelerator=cuda"], "sees no CUDA device"),
-        (["batch_size=2000"], "larger than the 1437 training pictures"),
+        (["batch_size=2000"], "larger than the 1437 training images"),
         (["trainer.devices=0"], "trainer.*"),
         (["trainer.accelerator=cpu", "trainer.devices=[0,1]"], "Lightning's Trainer refuses"),
         (["method.beta=-1"], "method=mveb cannot be built"),
@@ -293,7 +293,7 @@ def test_bad_input_is_one_sentence_status_two_and_no_run_directory(
     assert not run_dir.exists()
 
 
-def test_unreadable_picture_met_by_a_loader_process_is_one_sentence(tmp_path, capsys):
+def test_unreadable_image_met_by_a_loader_process_is_one_sentence(tmp_path, capsys):
     train = digit_folder(tmp_path / "train")
     broken = train / "0" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])

@@ -1,4 +1,4 @@
-"""Pretraining runs that are stopped, lose a process, a picture or the disk, and go on."""
+"""Pretraining runs that are stopped, lose a process, an image or the disk, and go on."""
 
 import errno
 import multiprocessing
@@ -199,7 +199,7 @@ def test_a_loader_process_that_dies_is_one_sentence(tmp_path, monkeypatch, capsy
     assert f"go on from the last checkpoint with resume=true run_dir={tmp_path / 'run'}" in error
 
 
-def test_a_picture_that_breaks_while_training_is_named_and_the_run_goes_on(
+def test_a_image_that_breaks_while_training_is_named_and_the_run_goes_on(
     tmp_path, monkeypatch, capsys
 ):
     train, run_dir = digit_folder(tmp_path / "train"), tmp_path / "run"
@@ -211,7 +211,7 @@ def test_a_picture_that_breaks_while_training_is_named_and_the_run_goes_on(
         at_step(patch, 6, lambda: broken.write_bytes(good[:60]))  # four steps an epoch
         assert main(words) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"erssl: the picture {broken} cannot be read (")
+    assert error.startswith(f"erssl: the image {broken} cannot be read (")
     assert f"go on from the last checkpoint with resume=true run_dir={run_dir}." in error
     broken.write_bytes(good)
     assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 0

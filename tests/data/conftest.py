@@ -1,11 +1,11 @@
-"""Small picture folders, made on the spot."""
+"""Small image folders, made on the spot."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .data_pictures import noise
+from .data_images import noise
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torchvision import datasets as tv
 from erssl.data import DataOptions, ViewOptions, default_options, load_datasets
 from erssl.errors import ConfigError, DataError
 
-from .data_pictures import noise, truncate
+from .data_images import noise, truncate
 
 SHARED = Path(os.environ.get("ERSSL_SHARED_DATA", Path(__file__).parents[2] / "../shared/data"))
 
@@ -46,9 +46,9 @@ def test_digits_are_scikit_learns_split_once() -> None:
     }
     seen = []
     for split in (data.train, data.val):
-        for picture, target in split:
-            assert (picture.mode, picture.size) == ("RGB", (8, 8))
-            grey = np.asarray(picture)[..., 0]
+        for image, target in split:
+            assert (image.mode, image.size) == ("RGB", (8, 8))
+            grey = np.asarray(image)[..., 0]
             levels = np.rint(grey * (16 / 255)).astype(np.uint8)
             assert np.abs(levels * (255 / 16) - grey).max() <= 0.5
             seen.append(levels.tobytes() + bytes([target]))
@@ -108,10 +108,10 @@ def test_cifar_files_are_read(tmp_path: Path, monkeypatch, name: str, key: str) 
     data = load_datasets(default_options(name, root=str(tmp_path)))
     assert (len(data.train), len(data.val), data.num_classes) == (4, 2, n_classes)
     assert data.class_names[9] == "class 9"
-    for i, (picture, target) in enumerate([*data.train, *data.val]):
+    for i, (image, target) in enumerate([*data.train, *data.val]):
         assert target == labels[i]
         np.testing.assert_array_equal(
-            np.asarray(picture), pixels[i].reshape(3, 32, 32).transpose(1, 2, 0)
+            np.asarray(image), pixels[i].reshape(3, 32, 32).transpose(1, 2, 0)
         )
     truncate(folder / "train_part")
     assert "not complete" in _sentence(default_options(name, root=str(tmp_path)))
@@ -133,7 +133,7 @@ def test_no_validation_folder_gives_none(make_folder) -> None:
     assert load_datasets(_folder(make_folder())).val is None
 
 
-def test_pictures_alone_are_unlabelled(tmp_path: Path) -> None:
+def test_images_alone_are_unlabelled(tmp_path: Path) -> None:
     for i in range(3):
         noise(seed=i).save(tmp_path / f"{i}.png")
     (tmp_path / ".cache").mkdir()
@@ -144,7 +144,7 @@ def test_pictures_alone_are_unlabelled(tmp_path: Path) -> None:
     assert {target for _, target in data.train} == {0}
 
 
-def test_hidden_entries_are_no_classes_and_no_pictures(make_folder) -> None:
+def test_hidden_entries_are_no_classes_and_no_images(make_folder) -> None:
     train = make_folder()
     (train / ".ipynb_checkpoints").mkdir()
     (train / "cat" / "._0.png").write_bytes(b"other system's notes")
@@ -153,10 +153,10 @@ def test_hidden_entries_are_no_classes_and_no_pictures(make_folder) -> None:
     assert len(data.train) == 6
 
 
-def test_loose_pictures_beside_classes_are_told(make_folder) -> None:
+def test_loose_images_beside_classes_are_told(make_folder) -> None:
     train = make_folder()
     noise().save(train / "overview.png")
-    with pytest.warns(UserWarning, match=r"1 pictures beside them are left out \(overview.png\)"):
+    with pytest.warns(UserWarning, match=r"1 images beside them are left out \(overview.png\)"):
         assert len(load_datasets(_folder(train)).train) == 6
 
 
@@ -170,7 +170,7 @@ def test_odd_but_readable_files_are_read(make_folder) -> None:
     noise().save(train / "cat" / "moving.png", save_all=True, append_images=[noise(seed=1)])
     data = load_datasets(_folder(train))
     assert len(data.train) == 7
-    assert {picture.mode for picture, _ in data.train} == {"RGB"}
+    assert {image.mode for image, _ in data.train} == {"RGB"}
 
 
 def _damage(train: Path) -> list[str]:
@@ -186,10 +186,10 @@ def test_unreadable_files_stop_the_run(make_folder, workers: int) -> None:
     train = make_folder()
     names = _damage(train)
     message = _sentence(_folder(train, num_workers=workers))
-    assert "3 of the 9 pictures in data.train_dir" in message
+    assert "3 of the 9 images in data.train_dir" in message
     assert "data.on_error=skip" in message
     assert all(name in message for name in names)
-    assert "empty file" in message and "not a picture" in message
+    assert "empty file" in message and "not an image" in message
 
 
 def test_unreadable_files_are_skipped_and_counted(make_folder) -> None:
@@ -199,7 +199,7 @@ def test_unreadable_files_are_skipped_and_counted(make_folder) -> None:
     data = load_datasets(_folder(train, val, on_error="skip"))
     assert (len(data.train), len(data.val)) == (6, 6)
     assert [Path(path).name for path, _ in data.skipped] == [*names, "void.png"]
-    assert len([picture for picture, _ in data.train]) == 6
+    assert len([image for image, _ in data.train]) == 6
 
 
 def test_many_unreadable_files_are_five_names_and_a_count(make_folder) -> None:
@@ -233,10 +233,10 @@ def test_folders_that_are_not_there(tmp_path: Path, make_folder) -> None:
     assert "data.train_dir=/nowhere does not exist" in _sentence(_folder(Path("/nowhere")))
     assert "data.val_dir=/nowhere does not exist" in _sentence(_folder(train, Path("/nowhere")))
     assert "is a file, not a folder" in _sentence(_folder(file))
-    assert "holds no pictures" in _sentence(_folder(empty))
+    assert "holds no images" in _sentence(_folder(empty))
     assert "data.train_dir" in _sentence(default_options("imagefolder"))
     (train / "eel").mkdir()
-    assert "1 of 3 class folders without pictures (eel)" in _sentence(_folder(train))
+    assert "1 of 3 class folders without images (eel)" in _sentence(_folder(train))
 
 
 def test_validation_classes_must_be_the_training_classes(make_folder, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_options_from_a_configuration_file_may_be_lists() -> None:
 
 
 @pytest.mark.parametrize("part", ["caltech101/101_ObjectCategories", "coco_mini/val2017"])
-def test_real_pictures(part: str) -> None:
+def test_real_images(part: str) -> None:
     folder = SHARED / part
     if not folder.is_dir():
         pytest.skip(f"no {folder}: set ERSSL_SHARED_DATA to a folder with {part}")
@@ -308,6 +308,6 @@ def test_real_pictures(part: str) -> None:
     assert len(data.train) >= 100
     assert data.labelled == part.startswith("caltech")
     for index in range(0, len(data.train), len(data.train) // 5):
-        picture, target = data.train[index]
-        assert picture.mode == "RGB" and min(picture.size) > 50
+        image, target = data.train[index]
+        assert image.mode == "RGB" and min(image.size) > 50
         assert 0 <= target < data.num_classes

@@ -1,4 +1,4 @@
-"""Reading pictures: against Pillow, torchvision's own loader and known values."""
+"""Reading images: against Pillow, torchvision's own loader and known values."""
 
 import warnings
 from pathlib import Path
@@ -11,17 +11,17 @@ from torchvision.datasets.folder import pil_loader
 from erssl.data import find_unreadable, load_image
 from erssl.errors import DataError
 
-from .data_pictures import noise, truncate
+from .data_images import noise, truncate
 
 
 def _transparent_palette() -> Image.Image:
-    picture = noise().quantize(16)
-    picture.info["transparency"] = bytes(range(0, 256, 16))
-    return picture
+    image = noise().quantize(16)
+    image.info["transparency"] = bytes(range(0, 256, 16))
+    return image
 
 
 @pytest.mark.parametrize(
-    ("name", "picture"),
+    ("name", "image"),
     [
         ("rgb.png", noise()),
         ("rgb.jpg", noise()),
@@ -37,9 +37,9 @@ def _transparent_palette() -> Image.Image:
         ("lossless.webp", noise()),
     ],
 )
-def test_eight_bit_modes_equal_torchvisions_loader(tmp_path: Path, name: str, picture) -> None:
+def test_eight_bit_modes_equal_torchvisions_loader(tmp_path: Path, name: str, image) -> None:
     path = tmp_path / name
-    picture.save(path)
+    image.save(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = load_image(path)
@@ -47,7 +47,7 @@ def test_eight_bit_modes_equal_torchvisions_loader(tmp_path: Path, name: str, pi
         warnings.simplefilter("ignore")
         theirs = pil_loader(path)
     assert ours.mode == "RGB"
-    assert ours.size == picture.size
+    assert ours.size == image.size
     np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
@@ -83,11 +83,11 @@ def test_animation_gives_its_first_frame(tmp_path: Path, suffix: str) -> None:
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     path = tmp_path / f"moving.{suffix}"
     red.save(path, save_all=True, append_images=[blue, blue], lossless=True)
-    with Image.open(path) as picture:
-        assert picture.n_frames >= 2
-    picture = load_image(path)
-    assert (picture.mode, picture.size) == ("RGB", (8, 8))
-    assert picture.getpixel((4, 4)) == (255, 0, 0)
+    with Image.open(path) as image:
+        assert image.n_frames >= 2
+    image = load_image(path)
+    assert (image.mode, image.size) == ("RGB", (8, 8))
+    assert image.getpixel((4, 4)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tif", "ppm"])
@@ -109,7 +109,7 @@ def test_truncated_files_are_found(tmp_path: Path, suffix: str) -> None:
 def test_reduced_jpeg_decoding_sees_what_full_decoding_sees(
     tmp_path: Path, share: float, progressive: bool, mode: str
 ) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     noise((200, 150)).convert(mode).save(path, progressive=progressive)
     truncate(path, share)
     try:
@@ -127,10 +127,10 @@ def test_every_fault_is_named_in_order(tmp_path: Path) -> None:
     )
     noise().save(good)
     empty.touch()
-    text.write_text("not a picture at all, whatever the name says")
+    text.write_text("not an image at all, whatever the name says")
     assert find_unreadable([empty, good, text, missing], workers=3) == [
         (str(empty), "empty file"),
-        (str(text), "not a picture"),
+        (str(text), "not an image"),
         (str(missing), "no such file"),
     ]
     assert find_unreadable([]) == []
@@ -154,5 +154,5 @@ def test_message_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_image(path)
     assert str(caught.value) == (
-        f"the picture {path} cannot be read (empty file); repair or remove it."
+        f"the image {path} cannot be read (empty file); repair or remove it."
     )

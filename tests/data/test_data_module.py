@@ -13,11 +13,11 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data import DataOptions, SSLDataModule, TransformedDataset, ViewOptions, default_options
-from erssl.data.draws import DrawnPictures, EpochSampler, seed_worker
+from erssl.data.draws import DrawnImages, EpochSampler, seed_worker
 from erssl.data.options import PIPELINES
 from erssl.errors import ConfigError, DataError
 
-from .data_pictures import noise
+from .data_images import noise
 
 
 def _digits(workers: int = 2, seed: int = 0, batch_size: int = 256, **changes) -> SSLDataModule:
@@ -33,7 +33,7 @@ def _epoch(loader) -> tuple[torch.Tensor, torch.Tensor]:
 def test_batches_are_lists_of_views() -> None:
     views = ViewOptions("digits", n_local_views=1, local_image_size=8)
     loader = _digits(workers=0, batch_size=100, views=views).train_dataloader()
-    assert len(loader) == 14  # 1,437 pictures, the last 37 dropped
+    assert len(loader) == 14  # 1,437 images, the last 37 dropped
     batch, targets = next(iter(loader))
     assert [tuple(v.shape) for v in batch] == [(100, 3, 32, 32)] * 2 + [(100, 3, 8, 8)]
     assert targets.shape == (100,)
@@ -71,7 +71,7 @@ def test_same_seed_same_epochs_and_other_seed_other_ones(pipeline, make_folder) 
         ("fast", "dino"),
     ],
 )
-def test_views_follow_from_seed_epoch_and_picture_whoever_draws_them(
+def test_views_follow_from_seed_epoch_and_image_whoever_draws_them(
     pipeline, recipe, make_folder
 ) -> None:
     options = _images(make_folder(classes=tuple("abcdefgh"), count=2))
@@ -105,10 +105,10 @@ def test_an_epoch_goes_on_in_its_middle_and_the_next_is_whole(pipeline, make_fol
 @pytest.mark.parametrize("devices", [2, 3])
 def test_devices_share_the_batches_of_one(devices) -> None:
     module = _digits(workers=0, batch_size=60)
-    pictures = DrawnPictures(module.datasets.train, 0)
-    one = [i for _, i in EpochSampler(pictures, 1, 0, seed=5, drop_last=True)]
+    images = DrawnImages(module.datasets.train, 0)
+    one = [i for _, i in EpochSampler(images, 1, 0, seed=5, drop_last=True)]
     shares = [
-        [i for _, i in EpochSampler(pictures, devices, rank, seed=5, drop_last=True)]
+        [i for _, i in EpochSampler(images, devices, rank, seed=5, drop_last=True)]
         for rank in range(devices)
     ]
     size = 60 // devices
@@ -163,7 +163,7 @@ def test_evaluation_is_in_order_whole_and_leaves_the_global_generators_alone() -
 def test_no_validation_split(make_folder) -> None:
     module = SSLDataModule(_images(make_folder()), batch_size=2, seed=0)
     assert module.val_dataloader() == []
-    with pytest.raises(DataError, match=r"no validation pictures here; .*data\.val_dir"):
+    with pytest.raises(DataError, match=r"no validation images here; .*data\.val_dir"):
         module.eval_dataloader("val")
 
 
@@ -175,7 +175,7 @@ def test_batch_larger_than_the_data_is_refused_at_once(make_folder) -> None:
     with pytest.raises(DataError) as caught:
         SSLDataModule(_images(make_folder()), batch_size=7, seed=0)
     assert str(caught.value) == (
-        "batch_size=7 is larger than the 6 training pictures; set it to 6 or less, or add pictures."
+        "batch_size=7 is larger than the 6 training images; set it to 6 or less, or add images."
     )
     module = SSLDataModule(_images(make_folder("other")), batch_size=6, seed=0)
     assert len(module.train_dataloader()) == 1
@@ -265,7 +265,7 @@ def test_lightning_trains_without_validation_and_resumes_with_new_batches(
     assert resumed.seen[0] not in first.seen
 
 
-def test_unlabelled_pictures_train(tmp_path: Path) -> None:
+def test_unlabelled_images_train(tmp_path: Path) -> None:
     for i in range(4):
         noise(seed=i).save(tmp_path / f"{i}.png")
     module = SSLDataModule(_images(tmp_path), batch_size=4, seed=0)

@@ -13,7 +13,7 @@ from erssl.data import RECIPES, ViewOptions, build_eval_transform, build_views
 from erssl.data.views import MULTI_CROP_RECIPES
 from erssl.errors import ConfigError
 
-from .data_pictures import noise
+from .data_images import noise
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 
@@ -169,7 +169,7 @@ def test_masked_methods_see_crops_and_flips_only(recipe, scale) -> None:
 
 
 def test_infomin_is_stronger_than_simclr_and_draws_every_view_anew() -> None:
-    """RandAugment inverts every fifteenth view, which turns a white picture black."""
+    """RandAugment inverts every fifteenth view, which turns a white image black."""
     white = Image.new("RGB", (32, 32), "white")
     dark = {}
     for recipe in ("infomin", "simclr"):
@@ -199,12 +199,12 @@ def test_global_scale(options: ViewOptions, expected: tuple[float, float]) -> No
         assert tuple(_part(view, v2.RandomResizedCrop).scale) == expected
 
 
-def _flips(recipe: str, picture: Image.Image, axis: int, n: int = 150) -> int:
+def _flips(recipe: str, image: Image.Image, axis: int, n: int = 150) -> int:
     """In how many of n views the white half is on the other side; axis 1 vertical, 2 horizontal."""
     views = build_views(ViewOptions(recipe, global_scale=(0.5, 1.0)), 16, (0.0,) * 3, (1.0,) * 3)
     turned = 0
     for _ in range(n):
-        profile = views.transforms[0](picture).mean(dim=(0, 3 - axis))
+        profile = views.transforms[0](image).mean(dim=(0, 3 - axis))
         turned += int(profile[:8].mean() < profile[8:].mean())
     return turned
 
@@ -269,15 +269,15 @@ def test_local_views_larger_than_global_ones_are_refused() -> None:
         build_views(ViewOptions("cifar", n_local_views=2), 32, MEAN, STD)
 
 
-def test_evaluation_of_small_pictures_keeps_every_pixel() -> None:
-    picture = noise((32, 32))
-    expected = (np.asarray(picture) / 255 - np.array(MEAN)) / np.array(STD)
-    result = build_eval_transform(32, MEAN, STD)(picture)
+def test_evaluation_of_small_images_keeps_every_pixel() -> None:
+    image = noise((32, 32))
+    expected = (np.asarray(image) / 255 - np.array(MEAN)) / np.array(STD)
+    result = build_eval_transform(32, MEAN, STD)(image)
     np.testing.assert_allclose(result.numpy(), expected.transpose(2, 0, 1), atol=1e-5)
 
 
-def test_evaluation_of_large_pictures_is_resize_256_crop_224() -> None:
-    picture = noise((300, 400))
+def test_evaluation_of_large_images_is_resize_256_crop_224() -> None:
+    image = noise((300, 400))
     reference = v2.Compose(
         [
             v2.Resize(256),
@@ -287,5 +287,5 @@ def test_evaluation_of_large_pictures_is_resize_256_crop_224() -> None:
             v2.Normalize(list(MEAN), list(STD)),
         ]
     )
-    assert torch.equal(build_eval_transform(224, MEAN, STD)(picture), reference(picture))
-    assert build_eval_transform(64, MEAN, STD)(picture).shape == (3, 64, 64)
+    assert torch.equal(build_eval_transform(224, MEAN, STD)(image), reference(image))
+    assert build_eval_transform(64, MEAN, STD)(image).shape == (3, 64, 64)

@@ -1,4 +1,4 @@
-"""``data.pipeline=device``: which pictures and views a training gets, beside lightly's pipeline."""
+"""``data.pipeline=device``: which images and views a training gets, beside lightly's pipeline."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 
 from erssl.data import SSLDataModule, ViewOptions, default_options, held
 from erssl.data.draws import EpochSampler
-from erssl.data.held import HeldPictures, as_it_is
+from erssl.data.held import HeldImages, as_it_is
 from erssl.errors import ConfigError, DataError
 
-from .data_pictures import noise
+from .data_images import noise
 from .test_data_module import _fit
 
 
@@ -42,7 +42,7 @@ def _batches(module: SSLDataModule, loader: Iterable[Any]) -> tuple[list[Tensor]
     return [torch.cat(view) for view in views], torch.cat([targets for _, targets in batches])
 
 
-def test_pictures_come_in_lightlys_order() -> None:
+def test_images_come_in_lightlys_order() -> None:
     views = ViewOptions("digits", n_local_views=1, local_image_size=8)
     ours, theirs = (
         _module(None, 100, views=views, pipeline=pipeline, num_workers=0)
@@ -52,7 +52,7 @@ def test_pictures_come_in_lightlys_order() -> None:
         found, expected = (_start(module, epoch) for module in (ours, theirs))
         assert torch.equal(found[1], expected[1])
         assert [view.shape for view in found[0]] == [view.shape for view in expected[0]]
-        # They show the same pictures: more alike than with the next one's.
+        # They show the same images: more alike than with the next one's.
         view, other = (v[0].flatten(1) - v[0].flatten(1).mean() for v in (found[0], expected[0]))
         alike = torch.cosine_similarity(view, other).mean()
         assert alike > torch.cosine_similarity(view, other.roll(1, dims=0)).mean() + 0.1
@@ -70,7 +70,7 @@ def _loader(module: SSLDataModule, epoch: int) -> DataLoader[Any]:
     return loader
 
 
-def test_views_follow_from_seed_epoch_and_picture(make_folder) -> None:
+def test_views_follow_from_seed_epoch_and_image(make_folder) -> None:
     train = make_folder(classes=tuple("abcdefgh"), count=2)
     module = _module(train, 3)
     loader = _loader(module, 3)
@@ -100,12 +100,12 @@ def test_an_epoch_goes_on_in_its_middle(make_folder) -> None:
 
 def test_devices_share_the_batches_of_one(make_folder) -> None:
     module = _module(make_folder(classes=tuple("abcdefgh"), count=2), 4)
-    pictures = HeldPictures(module.datasets.train, 0)
+    images = HeldImages(module.datasets.train, 0)
     loaders = [
         DataLoader(
-            pictures,
+            images,
             batch_size=4 // world,
-            sampler=EpochSampler(pictures, world, rank, seed=5, drop_last=True),
+            sampler=EpochSampler(images, world, rank, seed=5, drop_last=True),
             collate_fn=as_it_is,
         )
         for world, rank in ((1, 0), (2, 0), (2, 1))
@@ -135,26 +135,26 @@ def test_views_have_the_precision_of_the_training(make_folder) -> None:
 
 def test_what_is_held_is_what_lies_in_the_files(make_folder) -> None:
     train = _module(make_folder(count=5), 2).datasets.train
-    found = HeldPictures(train, 0, workers=3)
+    found = HeldImages(train, 0, workers=3)
     for i in range(10):
-        picture, target = train[i]
-        assert np.array_equal(found.pixels[i].numpy(), np.asarray(picture))
+        image, target = train[i]
+        assert np.array_equal(found.pixels[i].numpy(), np.asarray(image))
         assert found.targets[i] == target
 
 
-def test_pictures_are_held_once_and_where_they_are_used(make_folder) -> None:
+def test_images_are_held_once_and_where_they_are_used(make_folder) -> None:
     module = _module(make_folder(), 2)
-    pictures, rows = module._drawn, torch.zeros(2, 2, dtype=torch.int64)
-    host = weakref.ref(pictures.pixels)
+    images, rows = module._drawn, torch.zeros(2, 2, dtype=torch.int64)
+    host = weakref.ref(images.pixels)
     with FakeTensorMode(allow_non_fake_inputs=True):
         module.pipeline.finish([rows.to("cuda")])
-    assert pictures.pixels.device.type == "cuda" and host() is None
-    assert len(pictures) == 6
+    assert images.pixels.device.type == "cuda" and host() is None
+    assert len(images) == 6
 
 
 def test_torchvisions_arrays_are_held_as_they_are() -> None:
     data = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    found = HeldPictures(SimpleNamespace(data=data, targets=[3, 1, 4, 1, 5]), 0)
+    found = HeldImages(SimpleNamespace(data=data, targets=[3, 1, 4, 1, 5]), 0)
     assert np.shares_memory(found.pixels.numpy(), data)
     assert found.targets.tolist() == [3, 1, 4, 1, 5]
 
@@ -168,20 +168,20 @@ def test_the_lens_watches_lightlys_views(make_folder) -> None:
         assert torch.equal(view, other)
 
 
-def test_pictures_of_several_sizes_are_refused(make_folder) -> None:
+def test_images_of_several_sizes_are_refused(make_folder) -> None:
     train = make_folder()
     noise(size=(41, 30)).save(train / "dog" / "2.png")
     with pytest.raises(ConfigError) as caught:
         _module(train, 2)
     assert str(caught.value) == (
-        f"data.pipeline=device needs pictures of one size, but {train}/cat/0.png has 40 x 30 "
+        f"data.pipeline=device needs images of one size, but {train}/cat/0.png has 40 x 30 "
         f"pixels and {train}/dog/2.png 41 x 30; resize them, or set another data.pipeline."
     )
 
 
-def test_more_pictures_than_there_is_room_for_are_refused(make_folder, monkeypatch) -> None:
+def test_more_images_than_there_is_room_for_are_refused(make_folder, monkeypatch) -> None:
     monkeypatch.setattr(held, "MOST_BYTES", 10_000)
-    with pytest.raises(ConfigError, match=r"would hold 6 pictures of 40 x 30 pixels, .* GiB"):
+    with pytest.raises(ConfigError, match=r"would hold 6 images of 40 x 30 pixels, .* GiB"):
         _module(make_folder(), 2)
 
 

@@ -36,7 +36,7 @@ SIZES = [(32, 32), (81, 100)]
 _N = 6
 
 
-def _pictures(height: int, width: int, n: int = _N) -> list[Image.Image]:
+def _images(height: int, width: int, n: int = _N) -> list[Image.Image]:
     """Pieces of photographs."""
     photographs = load_sample_images().images
     pieces = []
@@ -47,13 +47,13 @@ def _pictures(height: int, width: int, n: int = _N) -> list[Image.Image]:
     return pieces
 
 
-def _levels(pictures: list[Image.Image]) -> Tensor:
-    """Pictures as levels (N, 3, H, W)."""
-    return _pixels(pictures).permute(0, 3, 1, 2).float()
+def _levels(images: list[Image.Image]) -> Tensor:
+    """Images as levels (N, 3, H, W)."""
+    return _pixels(images).permute(0, 3, 1, 2).float()
 
 
-def _pixels(pictures: list[Image.Image]) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures]))
+def _pixels(images: list[Image.Image]) -> Tensor:
+    return torch.from_numpy(np.stack([np.asarray(p) for p in images]))
 
 
 def _draws(spec: ViewSpec, height: int, width: int, n: int = _N, **changes: Any) -> ViewDraws:
@@ -75,13 +75,13 @@ def _assert_levels(ours: Tensor, theirs: Tensor, most_unlike: float, most: float
 def test_crops_are_pillows(height: int, width: int, size: int, interpolation: str) -> None:
     spec = ViewSpec(size, (0.08, 1.0), (3 / 4, 4 / 3), interpolation)
     draws = _draws(spec, height, width, 24)
-    pictures = _pictures(height, width, 24)
+    images = _images(height, width, 24)
     mode = InterpolationMode(interpolation)
     crops = [
-        F.resized_crop(picture, *crop, [size, size], mode)
-        for picture, crop in zip(pictures, draws.crop.tolist(), strict=True)
+        F.resized_crop(image, *crop, [size, size], mode)
+        for image, crop in zip(images, draws.crop.tolist(), strict=True)
     ]
-    ours = make_views(_pixels(pictures), spec, draws) * 255
+    ours = make_views(_pixels(images), spec, draws) * 255
     # Some Pillows begin with the other axis where that is less work; the bicubic filter's
     # overshoot is cut off at other places then.
     _assert_levels(ours.round(), _levels(crops), 1e-4, 8)
@@ -97,7 +97,7 @@ def test_flips(horizontally: bool, vertically: bool) -> None:
     flip, vertical_flip = flags
     draws = _draws(spec, 81, 100, crop=whole, flip=flip, vertical_flip=vertical_flip)
     plain = _draws(spec, 81, 100, crop=whole)
-    pixels = _pixels(_pictures(81, 100))
+    pixels = _pixels(_images(81, 100))
     axes = [3] * horizontally + [2] * vertically
     assert torch.equal(
         make_views(pixels, spec, draws), make_views(pixels, spec, plain).flip(dims=axes)
@@ -106,30 +106,30 @@ def test_flips(horizontally: bool, vertically: bool) -> None:
 
 @pytest.mark.parametrize("degrees", [-15, -3.2, 0, 7.7, 15])
 def test_rotation_is_pillows(degrees: float) -> None:
-    pictures = _pictures(65, 65)
-    ours = rotate(_levels(pictures), torch.full((_N,), degrees))
-    theirs = _levels([F.rotate(picture, degrees) for picture in pictures])
+    images = _images(65, 65)
+    ours = rotate(_levels(images), torch.full((_N,), degrees))
+    theirs = _levels([F.rotate(image, degrees) for image in images])
     # The next pixel where a place lies between two.
     assert (ours != theirs).float().mean() < 3e-3
 
 
 def test_grey_is_pillows() -> None:
-    pictures = _pictures(81, 100)
-    theirs = torch.stack([torch.tensor(np.asarray(p.convert("L"))) for p in pictures])
-    assert torch.equal(luma(_levels(pictures))[:, 0], theirs.float())
+    images = _images(81, 100)
+    theirs = torch.stack([torch.tensor(np.asarray(p.convert("L"))) for p in images])
+    assert torch.equal(luma(_levels(images))[:, 0], theirs.float())
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.2, -0.01, 0.0, 0.1, 0.37, 0.5])
 def test_hue_is_torchvisions(shift: float) -> None:
-    pictures = [*_pictures(64, 64), Image.fromarray(np.full((64, 64, 3), 77, np.uint8))]
-    ours = shift_hue(_levels(pictures), torch.full((_N + 1,), float(int(shift * 255))))
-    theirs = _levels([F.adjust_hue(picture, shift) for picture in pictures])
+    images = [*_images(64, 64), Image.fromarray(np.full((64, 64, 3), 77, np.uint8))]
+    ours = shift_hue(_levels(images), torch.full((_N + 1,), float(int(shift * 255))))
+    theirs = _levels([F.adjust_hue(image, shift) for image in images])
     _assert_levels(ours, theirs, 1e-3, 6)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_jitter_is_torchvisions_in_every_order(order: tuple[int, ...]) -> None:
-    pictures = _pictures(40, 40)
+    images = _images(40, 40)
     factors = torch.tensor([[1.35, 0.7, 1.4, -0.08], [0.6, 1.3, 0.5, 0.1]]).repeat(_N // 2, 1)
     spec = ViewSpec(40, (1, 1), (1, 1), "bicubic", jitter=((0.5, 1.5),) * 3 + ((-0.1, 0.1),))
     chosen = torch.arange(_N) < _N - 2
@@ -137,40 +137,40 @@ def test_jitter_is_torchvisions_in_every_order(order: tuple[int, ...]) -> None:
         *(spec, 40, 40), jitter=chosen, order=torch.tensor(order).repeat(_N, 1), factors=factors
     )
     adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-    theirs = list(pictures)
+    theirs = list(images)
     for i in range(_N - 2):
         for operation in order:
             theirs[i] = adjust[operation](theirs[i], float(factors[i, operation]))
-    ours = jitter(_levels(pictures), spec, draws)
+    ours = jitter(_levels(images), spec, draws)
     _assert_levels(ours, _levels(theirs), 2e-3, 12)
-    assert torch.equal(ours[~chosen], _levels(pictures)[~chosen])
+    assert torch.equal(ours[~chosen], _levels(images)[~chosen])
 
 
-def test_without_hue_pictures_keep_what_torchvision_keeps() -> None:
+def test_without_hue_images_keep_what_torchvision_keeps() -> None:
     """Its way through HSV costs levels, so it must not be taken for nothing."""
-    pictures = _pictures(40, 40)
+    images = _images(40, 40)
     spec = ViewSpec(40, (1, 1), (1, 1), "bicubic", jitter=((0.6, 1.4),) * 2 + ((1, 1), (0, 0)))
     everyone = torch.ones(_N, dtype=torch.bool)
     draws = _draws(spec, 40, 40, jitter=everyone, factors=torch.tensor([[0.8, 1.2, 1, 0]] * _N))
     theirs = []
-    for picture, order in zip(pictures, draws.order.tolist(), strict=True):
+    for image, order in zip(images, draws.order.tolist(), strict=True):
         for operation in order:
             if operation < 2:
                 adjust = (F.adjust_brightness, F.adjust_contrast)[operation]
-                picture = adjust(picture, (0.8, 1.2)[operation])
-        theirs.append(picture)
-    _assert_levels(jitter(_levels(pictures), spec, draws), _levels(theirs), 0)
+                image = adjust(image, (0.8, 1.2)[operation])
+        theirs.append(image)
+    _assert_levels(jitter(_levels(images), spec, draws), _levels(theirs), 0)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.5, 2.0, 3.1])
 def test_blur_is_pillows(sigma: float) -> None:
-    pictures = _pictures(64, 64)
+    images = _images(64, 64)
     sigmas = torch.tensor([sigma] * (_N - 1) + [0])
-    ours = blur(_levels(pictures), sigmas, max(sigma, 2.0))
-    theirs = [p.filter(ImageFilter.GaussianBlur(sigma)) for p in pictures[:-1]]
+    ours = blur(_levels(images), sigmas, max(sigma, 2.0))
+    theirs = [p.filter(ImageFilter.GaussianBlur(sigma)) for p in images[:-1]]
     # Pillow rounds after each of three passes an axis, we after each axis.
-    _assert_levels(ours, _levels([*theirs, pictures[-1]]), 0.1, 2)
-    assert (ours - _levels([*theirs, pictures[-1]])).mean().abs() < 0.25
+    _assert_levels(ours, _levels([*theirs, images[-1]]), 0.1, 2)
+    assert (ours - _levels([*theirs, images[-1]])).mean().abs() < 0.25
 
 
 def test_grey_solarisation_and_normalisation() -> None:
@@ -184,19 +184,19 @@ def test_grey_solarisation_and_normalisation() -> None:
     grey, solarize = torch.arange(_N) % 2 == 0, torch.arange(_N) % 3 == 0
     off = torch.zeros(_N, dtype=torch.bool)
     draws = _draws(spec, 40, 40, grey=grey, solarize=solarize, flip=off, vertical_flip=off)
-    pictures = _pictures(40, 40)
+    images = _images(40, 40)
     expected = []
-    for i, picture in enumerate(pictures):
-        picture = F.rgb_to_grayscale(picture, 3) if grey[i] else picture
-        picture = ImageOps.solarize(picture) if solarize[i] else picture
+    for i, image in enumerate(images):
+        image = F.rgb_to_grayscale(image, 3) if grey[i] else image
+        image = ImageOps.solarize(image) if solarize[i] else image
         expected.append(
             F.normalize(
-                F.to_dtype(F.to_image(picture), torch.float32, scale=True),
+                F.to_dtype(F.to_image(image), torch.float32, scale=True),
                 list(spec.mean),
                 list(spec.std),
             )
         )
-    torch.testing.assert_close(make_views(_pixels(pictures), spec, draws), torch.stack(expected))
+    torch.testing.assert_close(make_views(_pixels(images), spec, draws), torch.stack(expected))
 
 
 def _summaries(views: Tensor) -> dict[str, np.ndarray]:
@@ -218,14 +218,14 @@ def _summaries(views: Tensor) -> dict[str, np.ndarray]:
 def test_views_are_distributed_as_lightlys(recipe: str, view: int) -> None:
     n, height, width = 1500, 50, 40
     transform = build_views(ViewOptions(recipe), 32, (0.5,) * 3, (0.25,) * 3).transforms[view]
-    pictures = _pictures(height, width, 20)
+    images = _images(height, width, 20)
     torch.manual_seed(0)
     np.random.seed(0)
-    theirs = torch.stack([transform(pictures[i % 20]) for i in range(n)])
+    theirs = torch.stack([transform(images[i % 20]) for i in range(n)])
     spec = read_view(transform)
     numbers = uniform_numbers(0, 0, torch.arange(n), view)
     draws = draw_view(spec, torch.full((n,), height), torch.full((n,), width), numbers)
-    ours = make_views(_pixels(pictures).repeat(n // 20, 1, 1, 1), spec, draws)
+    ours = make_views(_pixels(images).repeat(n // 20, 1, 1, 1), spec, draws)
     expected = _summaries(theirs)
     for name, found in _summaries(ours).items():
         assert stats.ks_2samp(found, expected[name]).pvalue > 1e-3, name
@@ -238,7 +238,7 @@ def _specs(recipe: str = "dino", local_views: int = 2, size: int = 48) -> list[V
 
 
 def test_a_view_is_the_same_in_whatever_batch_it_is_made() -> None:
-    specs, pixels = _specs(), _pixels(_pictures(64, 80, 12))
+    specs, pixels = _specs(), _pixels(_images(64, 80, 12))
     order = torch.tensor([7, 2, 9, 0, 11, 5, 5, 1])
     rows = torch.stack([order, streams(3, 4, order)], dim=1)
     whole = views_of_rows(pixels, rows, specs)
@@ -260,7 +260,7 @@ def test_a_view_is_the_same_in_whatever_batch_it_is_made() -> None:
 
 
 def test_products_are_exact_whatever_precision_training_has() -> None:
-    spec, pixels = _specs()[0], _pixels(_pictures(64, 80))
+    spec, pixels = _specs()[0], _pixels(_images(64, 80))
     draws = _draws(spec, 64, 80)
     expected = make_views(pixels, spec, draws)
     torch.set_float32_matmul_precision("medium")
@@ -311,7 +311,7 @@ def test_waiting_would_be_seen(wait: Callable[[Tensor], Any]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("recipe, local_views", [("dino", 2), ("cifar", 0), ("digits", 1)])
 def test_a_gpu_makes_the_same_views_and_is_not_waited_for(recipe: str, local_views: int) -> None:
-    specs, pixels = _specs(recipe, local_views), _pixels(_pictures(64, 80, 12))
+    specs, pixels = _specs(recipe, local_views), _pixels(_images(64, 80, 12))
     rows = torch.stack([torch.arange(12), streams(3, 4, torch.arange(12))], dim=1)
     expected = views_of_rows(pixels, rows, specs)
     there = pixels.cuda(), rows.cuda()

@@ -1,4 +1,4 @@
-"""Pictures whose size is known before they are decoded, against Pillow and load_image."""
+"""Images whose size is known before they are decoded, against Pillow and load_image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sklearn.datasets import load_sample_image
 from erssl.data import ViewOptions, build_views, load_image
 from erssl.data import fast_images as images
 from erssl.data import fast_views as fast
-from erssl.data.folders import PictureFiles
+from erssl.data.folders import ImageFiles
 from erssl.data.pipelines import make_pipeline
 from erssl.data.view_draws import read_view
 from erssl.errors import DataError
 
-from .data_pictures import noise, truncate
+from .data_images import noise, truncate
 
 _MAE = build_views(ViewOptions("mae"), 64, mean=(0,) * 3, std=(1,) * 3)
 
@@ -41,16 +41,16 @@ def test_reduction_leaves_twice_the_size_of_every_crop() -> None:
 def test_a_large_jpeg_is_decoded_smaller_with_the_same_views(size, tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     _photo(size).save(path, quality=92)
-    picture, _ = images.known_size(PictureFiles([(str(path), 0)]), 0)
+    image, _ = images.known_size(ImageFiles([(str(path), 0)]), 0)
     spec = read_view(_MAE.transforms[0])
     row = fast.Drawn((100, 50, 800, 900), False, False, 0, False, (), (), False, 0, False)
     found: list[tuple[int, ...]] = []
 
     def decode(reduced: int) -> np.ndarray:
-        found.append((reduced, *picture.decode(reduced).shape))
-        return picture.decode(reduced)
+        found.append((reduced, *image.decode(reduced).shape))
+        return image.decode(reduced)
 
-    [view] = fast.make_views(replace(picture, decode=decode), [spec], [row])
+    [view] = fast.make_views(replace(image, decode=decode), [spec], [row])
     assert found == [(4, -(-size[1] // 4), -(-size[0] // 4), 3)]
     whole = load_image(path).crop((50, 100, 950, 900)).resize((64, 64), Image.Resampling.BICUBIC)
     error = view.astype(int) - np.asarray(whole)
@@ -79,9 +79,9 @@ def test_files_are_read_as_by_load_image(tmp_path: Path) -> None:
     files = _files(tmp_path)
     assert len(files) == 9
     for path in files:
-        picture, target = images.known_size(PictureFiles([(str(path), 7)]), 0)
-        assert (picture.height, picture.width, target) == (61, 90, 7)
-        np.testing.assert_array_equal(picture.decode(1), np.asarray(load_image(path)), str(path))
+        image, target = images.known_size(ImageFiles([(str(path), 7)]), 0)
+        assert (image.height, image.width, target) == (61, 90, 7)
+        np.testing.assert_array_equal(image.decode(1), np.asarray(load_image(path)), str(path))
 
 
 @pytest.mark.parametrize("reduced", [1, 2, 4, 8])
@@ -90,8 +90,8 @@ def test_plain_jpegs_are_opencvs(reduced: int, tmp_path: Path, monkeypatch) -> N
     plain = [path for path in _files(tmp_path) if path.suffix == ".jpg"]
     for path in plain:
         if path.stem not in ("cmyk", "odd end"):
-            picture, _ = images.known_size(PictureFiles([(str(path), 0)]), 0)
-            assert picture.decode(reduced).shape == (-(-61 // reduced), -(-90 // reduced), 3)
+            image, _ = images.known_size(ImageFiles([(str(path), 0)]), 0)
+            assert image.decode(reduced).shape == (-(-61 // reduced), -(-90 // reduced), 3)
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "void.jpg", "absent.jpg"])
@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
         truncate(path)
     elif name.startswith("void"):
         path.touch()
-    pictures = PictureFiles([(str(path), 0)])
-    drawn = make_pipeline("fast", _MAE).pictures(pictures, 0)
+    images = ImageFiles([(str(path), 0)])
+    drawn = make_pipeline("fast", _MAE).images(images, 0)
     with pytest.raises(DataError, match=rf"{name} cannot be read .*repair or remove it\.$"):
         drawn[0, 0]

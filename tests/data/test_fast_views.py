@@ -21,15 +21,15 @@ from torch.utils.data import default_collate
 from erssl.data import ViewOptions, build_views, default_options
 from erssl.data import fast_images as images
 from erssl.data import fast_views as fast
-from erssl.data.datasets import PicturesInMemory
+from erssl.data.datasets import ImagesInMemory
 from erssl.data.draws import drawing_from
-from erssl.data.folders import PictureFiles
+from erssl.data.folders import ImageFiles
 from erssl.data.module import SSLDataModule
 from erssl.data.pipelines import make_pipeline
 from erssl.data.view_draws import JITTERS, read_view
 from erssl.errors import ConfigError
 
-from .data_pictures import noise
+from .data_images import noise
 
 _DRAWS = 200
 
@@ -44,8 +44,8 @@ def _photo(size: tuple[int, int] = (500, 375), name: str = "china.jpg") -> Image
     return Image.fromarray(load_sample_image(name)).resize(size, Image.Resampling.LANCZOS)
 
 
-def _known(picture: Image.Image) -> images.KnownSize:
-    return images.KnownSize(picture.height, picture.width, lambda _: np.array(picture), 0)
+def _known(image: Image.Image) -> images.KnownSize:
+    return images.KnownSize(image.height, image.width, lambda _: np.array(image), 0)
 
 
 @pytest.fixture(params=["china.jpg", "flower.jpg"])
@@ -86,8 +86,8 @@ def test_flips_are_exact(photo) -> None:
 @pytest.mark.parametrize("size", [8, 33, 224])
 @pytest.mark.parametrize("degrees", [-14.0, 3.3])
 def test_rotation_is_torchvisions(size: int, degrees: float) -> None:
-    picture = noise((size, size))
-    differ = fast.rotate(np.array(picture), degrees) != np.asarray(TF.rotate(picture, degrees))
+    image = noise((size, size))
+    differ = fast.rotate(np.array(image), degrees) != np.asarray(TF.rotate(image, degrees))
     assert differ.mean() < 0.02  # where a source lies on the edge between two pixels
 
 
@@ -158,8 +158,8 @@ def _read(view: np.ndarray) -> list[float]:
 )
 def test_whole_views_are_distributed_as_lightlys(recipe: str, local_views: int) -> None:
     transform, photo = _transform(recipe, 48, local_views), _photo((160, 120))
-    pictures = PicturesInMemory(np.array(photo)[None].repeat(_DRAWS, 0), np.zeros(_DRAWS, int))
-    drawn = make_pipeline("fast", transform).pictures(pictures, seed=2)
+    images = ImagesInMemory(np.array(photo)[None].repeat(_DRAWS, 0), np.zeros(_DRAWS, int))
+    drawn = make_pipeline("fast", transform).images(images, seed=2)
     batch = drawn.__getitems__([(0, i) for i in range(_DRAWS)])
     ours = np.array([[_read(view.numpy()) for view in views] for views, _ in batch])
     theirs = []
@@ -177,8 +177,8 @@ def test_other_ways_to_the_same_draws(tmp_path: Path, monkeypatch) -> None:
     """Alone, in a batch of two epochs, or with less memory: what is drawn is the same."""
     for i in range(3):
         noise((60, 40 + i), seed=i).save(tmp_path / f"{i}.png")
-    pictures = PictureFiles([(str(tmp_path / f"{i}.png"), i) for i in range(3)])
-    drawn = make_pipeline("fast", _transform("cifar", 16, 2)).pictures(pictures, 0)
+    images = ImageFiles([(str(tmp_path / f"{i}.png"), i) for i in range(3)])
+    drawn = make_pipeline("fast", _transform("cifar", 16, 2)).images(images, 0)
     places = [(0, 2), (0, 0), (0, 1), (1, 2)]
     batch = drawn.__getitems__(places)
     assert [target for _, target in batch] == [2, 0, 1, 2]
@@ -222,14 +222,14 @@ def test_the_lens_has_two_views_of_a_recipe_of_one() -> None:
 
 
 def test_multi_crops_collate() -> None:
-    pictures = PicturesInMemory(np.array(_photo((40, 30)))[None], np.zeros(1, int))
+    images = ImagesInMemory(np.array(_photo((40, 30)))[None], np.zeros(1, int))
     pipeline = make_pipeline("fast", _transform("swav", 20, 2))
-    views, _ = default_collate(pipeline.pictures(pictures, 0).__getitems__([(0, 0)] * 3))
+    views, _ = default_collate(pipeline.images(images, 0).__getitems__([(0, 0)] * 3))
     shapes = [tuple(view.shape) for view in pipeline.finish(views)]
     assert shapes == [(3, 3, 20, 20)] * 2 + [(3, 3, 10, 10)] * 2
 
 
-def test_what_it_cannot_make_is_said_before_the_pictures_are_read() -> None:
+def test_what_it_cannot_make_is_said_before_the_images_are_read() -> None:
     options = default_options("imagefolder", train_dir="nowhere", views=ViewOptions("infomin"))
     with pytest.raises(ConfigError, match=r"RandAugment.*data\.pipeline=lightly"):
         SSLDataModule(replace(options, pipeline="fast"), 2, seed=0)

@@ -1,4 +1,4 @@
-"""Loaders for classifiers, and subsets of the labelled pictures."""
+"""Loaders for classifiers, and subsets of the labelled images."""
 
 import hashlib
 from types import SimpleNamespace
@@ -20,8 +20,8 @@ from erssl.data import (
     stratified_subset,
     subset_digest,
 )
-from erssl.data.folders import PictureFiles, scan_folder
-from erssl.data.labelled import DrawnPictures
+from erssl.data.folders import ImageFiles, scan_folder
+from erssl.data.labelled import DrawnImages
 from erssl.errors import ConfigError, DataError
 
 OPTIONS = default_options("digits", num_workers=0)
@@ -29,17 +29,17 @@ LABELS = np.repeat([0, 1, 2], [10, 37, 200])
 
 
 class Counted:
-    """Pictures that remember which of them were read."""
+    """Images that remember which of them were read."""
 
-    def __init__(self, pictures):
-        self.pictures, self.targets, self.read = pictures, pictures.targets, []
+    def __init__(self, images):
+        self.images, self.targets, self.read = images, images.targets, []
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
         self.read.append(index)
-        return self.pictures[index]
+        return self.images[index]
 
 
 @pytest.fixture
@@ -84,11 +84,11 @@ def test_a_fraction_that_empties_a_class_is_refused_by_its_name():
 
 
 @pytest.fixture
-def pictures(make_folder):
-    """Classes cat and dog; 0.png to 2.png of each, and one picture whose name is its own."""
+def images(make_folder):
+    """Classes cat and dog; 0.png to 2.png of each, and one image whose name is its own."""
     folder = make_folder()
     (folder / "cat" / "2.png").rename(folder / "cat" / "n01_7.png")
-    return PictureFiles(scan_folder("data.train_dir", folder).samples)
+    return ImageFiles(scan_folder("data.train_dir", folder).samples)
 
 
 def listing(tmp_path, *names):
@@ -97,31 +97,31 @@ def listing(tmp_path, *names):
     return file
 
 
-def paths_of(pictures, chosen):
-    return ["/".join(pictures.samples[i][0].split("/")[-2:]) for i in chosen]
+def paths_of(images, chosen):
+    return ["/".join(images.samples[i][0].split("/")[-2:]) for i in chosen]
 
 
-def test_a_list_names_pictures_by_file_name_and_by_class(pictures, tmp_path):
-    chosen = listed_subset(pictures, listing(tmp_path, "n01_7.png", "dog/1.png", "", "  2.png "))
-    assert paths_of(pictures, chosen) == ["cat/n01_7.png", "dog/1.png", "dog/2.png"]
+def test_a_list_names_images_by_file_name_and_by_class(images, tmp_path):
+    chosen = listed_subset(images, listing(tmp_path, "n01_7.png", "dog/1.png", "", "  2.png "))
+    assert paths_of(images, chosen) == ["cat/n01_7.png", "dog/1.png", "dog/2.png"]
 
 
-def test_a_list_names_pictures_below_folders_of_a_class(make_folder, tmp_path):
+def test_a_list_names_images_below_folders_of_a_class(make_folder, tmp_path):
     folder = make_folder()
     for label in ("cat", "dog"):
         (folder / label / "part").mkdir()
         (folder / label / "0.png").rename(folder / label / "part" / "0.png")
-    pictures = PictureFiles(scan_folder("data.train_dir", folder).samples)
-    chosen = listed_subset(pictures, listing(tmp_path, "cat/part/0.png", "dog/1.png"))
-    assert [pictures.samples[i][0][len(str(folder)) + 1 :] for i in chosen] == [
+    images = ImageFiles(scan_folder("data.train_dir", folder).samples)
+    chosen = listed_subset(images, listing(tmp_path, "cat/part/0.png", "dog/1.png"))
+    assert [images.samples[i][0][len(str(folder)) + 1 :] for i in chosen] == [
         "cat/part/0.png",
         "dog/1.png",
     ]
     with pytest.raises(DataError, match=r"several folders have \(part/0.png\)"):
-        listed_subset(pictures, listing(tmp_path, "part/0.png"))  # of the cat or of the dog
+        listed_subset(images, listing(tmp_path, "part/0.png"))  # of the cat or of the dog
 
 
-def test_a_list_names_pictures_that_are_no_files_by_number(digits, tmp_path):
+def test_a_list_names_images_that_are_no_files_by_number(digits, tmp_path):
     first = [int(np.flatnonzero(digits.train.targets == c)[0]) for c in range(10)]
     chosen = listed_subset(digits.train, listing(tmp_path, *first))
     assert chosen.tolist() == sorted(first)
@@ -130,39 +130,39 @@ def test_a_list_names_pictures_that_are_no_files_by_number(digits, tmp_path):
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["0.png", "cat/1.png"], r"1 pictures that are not there or .* have \(0.png\)"),
-        (["cat/9.png", "dog/1.png"], r"names 1 pictures that are not there .*\(cat/9.png\)"),
-        (["cat/0.png", "dog/1.png", "cat/0.png"], "names 1 pictures twice"),
-        (["n01_7.png", "cat/n01_7.png", "dog/1.png"], "names 1 pictures twice"),
+        (["0.png", "cat/1.png"], r"1 images that are not there or .* have \(0.png\)"),
+        (["cat/9.png", "dog/1.png"], r"names 1 images that are not there .*\(cat/9.png\)"),
+        (["cat/0.png", "dog/1.png", "cat/0.png"], "names 1 images twice"),
+        (["n01_7.png", "cat/n01_7.png", "dog/1.png"], "names 1 images twice"),
         (["", "  "], "is empty; it must list"),
-        (["dog/1.png"], r"leaves 1 classes without a picture \(0\)"),
+        (["dog/1.png"], r"leaves 1 classes without an image \(0\)"),
     ],
 )
-def test_a_list_that_does_not_fit_is_refused(pictures, tmp_path, names, sentence):
+def test_a_list_that_does_not_fit_is_refused(images, tmp_path, names, sentence):
     with pytest.raises(DataError, match=sentence):
-        listed_subset(pictures, listing(tmp_path, *names))
+        listed_subset(images, listing(tmp_path, *names))
 
 
-def test_a_list_that_is_no_text_is_refused(pictures, tmp_path):
+def test_a_list_that_is_no_text_is_refused(images, tmp_path):
     (tmp_path / "list.bin").write_bytes(bytes(range(256)))
-    with pytest.raises(DataError, match=r"list.bin is no list of pictures; give a text file"):
-        listed_subset(pictures, tmp_path / "list.bin")
+    with pytest.raises(DataError, match=r"list.bin is no list of images; give a text file"):
+        listed_subset(images, tmp_path / "list.bin")
 
 
-def test_a_list_that_is_not_there_is_refused(pictures, tmp_path):
+def test_a_list_that_is_not_there_is_refused(images, tmp_path):
     for place in (tmp_path / "missing.txt", tmp_path):
         with pytest.raises(DataError, match="is neither a number nor a file"):
-            listed_subset(pictures, place)
+            listed_subset(images, place)
 
 
-def test_labels_are_told_without_reading_a_picture(pictures, digits):
-    assert labels_of(pictures).tolist() == [0, 0, 0, 1, 1, 1]
+def test_labels_are_told_without_reading_a_image(images, digits):
+    assert labels_of(images).tolist() == [0, 0, 0, 1, 1, 1]
     counted = Counted(digits.train)
     assert (labels_of(counted) == digits.train.targets).all()
     assert counted.read == []
 
 
-def test_an_epoch_reads_the_subset_and_no_other_picture(digits):
+def test_an_epoch_reads_the_subset_and_no_other_image(digits):
     indices = stratified_subset(labels_of(digits.train), 0.05)
     counted = Counted(digits.train)
     watched = Datasets(counted, digits.val, 10, digits.class_names)
@@ -207,39 +207,39 @@ def test_crops_leave_the_global_generator_alone(digits):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    data = DrawnPictures(module_of(digits).train_pictures, 0)
+    data = DrawnImages(module_of(digits).train_images, 0)
     assert not torch.equal(data[0, 0][0], data[1, 0][0])
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_crops_of_the_whole_picture_without_flip_are_the_picture(digits):
+def test_crops_of_the_whole_image_without_flip_are_the_image(digits):
     data = module_of(digits, crop_scale=(1.0, 1.0), flip=False)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPTIONS.mean, OPTIONS.std))
-    picture = digits.train[0][0]
-    expected = (TF.to_tensor(TF.resize(picture, [32, 32])) - mean) / std
-    torch.testing.assert_close(data.train_pictures[0][0], expected)
+    image = digits.train[0][0]
+    expected = (TF.to_tensor(TF.resize(image, [32, 32])) - mean) / std
+    torch.testing.assert_close(data.train_images[0][0], expected)
 
 
 def test_half_of_the_crops_are_flipped(digits):
     torch.manual_seed(0)
     data = module_of(digits, crop_scale=(1.0, 1.0))
-    plain = module_of(digits, crop_scale=(1.0, 1.0), flip=False).train_pictures[0][0]
-    drawn = [data.train_pictures[0][0] for _ in range(200)]
+    plain = module_of(digits, crop_scale=(1.0, 1.0), flip=False).train_images[0][0]
+    drawn = [data.train_images[0][0] for _ in range(200)]
     flipped = [torch.equal(image, plain.flip(-1)) for image in drawn]
     assert all(f or torch.equal(image, plain) for f, image in zip(flipped, drawn, strict=True))
     assert 75 <= sum(flipped) <= 125
 
 
 def test_crops_have_the_area_that_was_asked_for(digits):
-    crop = module_of(digits, crop_scale=(0.2, 0.3)).train_pictures.transform.transforms[0]
+    crop = module_of(digits, crop_scale=(0.2, 0.3)).train_images.transform.transforms[0]
     torch.manual_seed(0)
-    picture = TF.resize(digits.train[0][0], [224, 224])
-    sizes = [crop.get_params(picture, crop.scale, crop.ratio)[2:] for _ in range(50)]
+    image = TF.resize(digits.train[0][0], [224, 224])
+    sizes = [crop.get_params(image, crop.scale, crop.ratio)[2:] for _ in range(50)]
     shares = [h * w / 224**2 for h, w in sizes]
     assert 0.19 < min(shares) < max(shares) < 0.31
 
 
-def test_validation_pictures_come_as_they_are_and_in_order(digits):
+def test_validation_images_come_as_they_are_and_in_order(digits):
     loader = module_of(digits).val_dataloader()
     assert isinstance(loader.sampler, SequentialSampler)
     images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
@@ -248,7 +248,7 @@ def test_validation_pictures_come_as_they_are_and_in_order(digits):
     assert torch.equal(images, again)
 
 
-def test_a_batch_is_no_larger_than_the_pictures_there_are(digits):
+def test_a_batch_is_no_larger_than_the_images_there_are(digits):
     data = module_of(digits, batch_size=64, indices=np.arange(40), drop_last=True)
     assert data.batch_size == 40
     assert [len(y) for _, y in data.train_dataloader()] == [40]
@@ -265,8 +265,8 @@ def of_rank(data, rank):
     return data
 
 
-def test_two_processes_share_the_training_pictures(digits):
-    indices = np.arange(5, 46)  # 41 pictures: one process sees one twice, so that steps are equal
+def test_two_processes_share_the_training_images(digits):
+    indices = np.arange(5, 46)  # 41 images: one process sees one twice, so that steps are equal
     seen = []
     for rank in range(2):
         counted = Counted(digits.train)
@@ -285,18 +285,18 @@ def test_two_processes_have_a_batch_each_where_one_batch_holds_all(digits):
         assert [len(y) for _, y in of_rank(data, rank).train_dataloader()] == [21]
 
 
-def test_each_process_validates_on_all_pictures(digits):
+def test_each_process_validates_on_all_images(digits):
     labels = [y for _, y in of_rank(module_of(digits), 1).val_dataloader()]
     assert torch.cat(labels).tolist() == digits.val.targets.tolist()
 
 
-def test_pictures_without_labels_are_refused(digits):
+def test_images_without_labels_are_refused(digits):
     bare = Datasets(digits.train, digits.val, 1, ("",), labelled=False)
     with pytest.raises(DataError, match="accuracy needs at least two"):
         require_labels(OPTIONS, bare)
 
 
-def test_pictures_without_a_validation_split_are_refused(digits):
+def test_images_without_a_validation_split_are_refused(digits):
     alone = Datasets(digits.train, None, 10, digits.class_names)
     with pytest.raises(DataError, match=r"name a folder of them with data.val_dir"):
         require_labels(OPTIONS, alone)

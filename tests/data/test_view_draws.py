@@ -77,20 +77,20 @@ def test_crops_are_torchvisions(scale: tuple[float, float], size: tuple[int, int
     spec = ViewSpec(224, scale, (3 / 4, 4 / 3), "bilinear")
     ours = _draw(spec, *size).crop.numpy()
     torch.manual_seed(0)
-    picture = torch.empty(3, *size)
-    theirs = np.array([_torchvision_crop(picture, scale) for _ in range(_N)])
+    image = torch.empty(3, *size)
+    theirs = np.array([_torchvision_crop(image, scale) for _ in range(_N)])
     for column in range(4):
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
     assert (ours[:, 0] + ours[:, 2] <= size[0]).all() and (ours[:, 1] + ours[:, 3] <= size[1]).all()
     assert (ours[:, :2] >= 0).all() and (ours[:, 2:] > 0).all()
 
 
-def _torchvision_crop(picture: torch.Tensor, scale: tuple[float, float]) -> list[int]:
-    drawn = T.RandomResizedCrop(224, scale=scale).make_params([picture])
+def _torchvision_crop(image: torch.Tensor, scale: tuple[float, float]) -> list[int]:
+    drawn = T.RandomResizedCrop(224, scale=scale).make_params([image])
     return [drawn[name] for name in ("top", "left", "height", "width")]
 
 
-def test_a_picture_that_no_crop_fits_gives_torchvisions_centre():
+def test_a_image_that_no_crop_fits_gives_torchvisions_centre():
     spec = ViewSpec(224, (1.0, 1.0), (3 / 4, 4 / 3), "bilinear")
     assert _draw(spec, 100, 1000, 3).crop.tolist() == [[0, 433, 100, 133]] * 3
     assert _draw(spec, 1000, 100, 3).crop.tolist() == [[433, 0, 133, 100]] * 3
@@ -137,9 +137,9 @@ def test_numbers_are_uniform_and_independent():
     assert abs(neighbours) < 5 / math.sqrt(_N)
 
 
-def test_numbers_follow_from_seed_epoch_picture_and_view():
+def test_numbers_follow_from_seed_epoch_image_and_view():
     one = uniform_numbers(3, 1, torch.tensor([5]), 2)
     assert torch.equal(one, uniform_numbers(3, 1, torch.arange(8), 2)[5:6])
-    for seed, epoch, picture, view in ((4, 1, 5, 2), (3, 2, 5, 2), (3, 1, 6, 2), (3, 1, 5, 1)):
-        other = uniform_numbers(seed, epoch, torch.tensor([picture]), view)
+    for seed, epoch, image, view in ((4, 1, 5, 2), (3, 2, 5, 2), (3, 1, 6, 2), (3, 1, 5, 1)):
+        other = uniform_numbers(seed, epoch, torch.tensor([image]), view)
         assert (other != one).float().mean() > 0.9

@@ -21,7 +21,7 @@ def need(part):
 
 @pytest.fixture
 def copy_of(tmp_path):
-    """A copy of a part, to damage; pictures are links."""
+    """A copy of a part, to damage; images are links."""
 
     def copy(part):
         source = need(part) / part
@@ -42,7 +42,7 @@ def copy_of(tmp_path):
 
 @pytest.fixture
 def voc(tmp_path):
-    """The VOC layout with its pictures, which are kept as the text of a link in some copies."""
+    """The VOC layout with its images, which are kept as the text of a link in some copies."""
     source = need("voc_layout_from_coco") / "voc_layout_from_coco" / "VOCdevkit" / "VOC2007"
     target = tmp_path / "VOCdevkit" / "VOC2007"
     (target / "JPEGImages").mkdir(parents=True)
@@ -57,7 +57,7 @@ def voc(tmp_path):
     return tmp_path
 
 
-def picture(path, seed=0, size=(40, 30)):
+def image(path, seed=0, size=(40, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -65,7 +65,7 @@ def picture(path, seed=0, size=(40, 30)):
 
 @pytest.fixture
 def aircraft(tmp_path):
-    """FGVC-Aircraft with 4 variants, 3 / 2 / 2 pictures of each."""
+    """FGVC-Aircraft with 4 variants, 3 / 2 / 2 images of each."""
     data = tmp_path / "fgvc-aircraft-2013b" / "data"
     data.mkdir(parents=True)
     variants = ["707-320", "A340 500", "DC-3", "F/A-18"]
@@ -76,7 +76,7 @@ def aircraft(tmp_path):
         for variant in variants:
             for _ in range(count):
                 number += 1
-                picture(data / "images" / f"{number:07d}.jpg", number)
+                image(data / "images" / f"{number:07d}.jpg", number)
                 lines.append(f"{number:07d} {variant}\n")
         (data / f"images_variant_{split}.txt").write_text("".join(lines))
     return tmp_path
@@ -84,12 +84,12 @@ def aircraft(tmp_path):
 
 @pytest.fixture
 def flowers(tmp_path):
-    """Oxford 102 Flowers with 3 of its classes, 2 / 2 / 3 pictures of each."""
+    """Oxford 102 Flowers with 3 of its classes, 2 / 2 / 3 images of each."""
     folder = tmp_path / "flowers-102"
     labels = np.repeat([1, 2, 102], 7)
     ids = np.arange(1, 22).reshape(3, 7)
     for number in range(1, 22):
-        picture(folder / "jpg" / f"image_{number:05d}.jpg", number)
+        image(folder / "jpg" / f"image_{number:05d}.jpg", number)
     savemat(folder / "imagelabels.mat", {"labels": labels[None]})
     cuts = {"trnid": ids[:, :2], "valid": ids[:, 2:4], "tstid": ids[:, 4:]}
     savemat(folder / "setid.mat", {key: cut.reshape(1, -1) for key, cut in cuts.items()})

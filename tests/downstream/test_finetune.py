@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 from erssl.downstream.transfer import finetune as module
 from erssl.downstream.transfer.finetune import (
     FinetuneOptions,
-    Pictures,
+    Images,
     Point,
     Task,
     choose,
@@ -35,28 +35,28 @@ def split(n, seed, multi_label=False):
     return TensorDataset(images, labels)
 
 
-def pictures(multi_label=False):
+def images(multi_label=False):
     parts = [split(n, seed, multi_label) for seed, n in enumerate((24, 12, 36, 20))]
-    return Pictures(*parts)
+    return Images(*parts)
 
 
 class Crops(Dataset):
-    """Pictures that are drawn anew each time, as random crops are."""
+    """Images that are drawn anew each time, as random crops are."""
 
-    def __init__(self, pictures):
-        self.pictures = pictures
+    def __init__(self, images):
+        self.images = images
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
-        image, label = self.pictures[index]
+        image, label = self.images[index]
         return image + 0.3 * torch.randn_like(image), label
 
 
 def crops():
-    plain = pictures()
-    return Pictures(Crops(plain.train), plain.val, Crops(plain.train_val), plain.test)
+    plain = images()
+    return Images(Crops(plain.train), plain.val, Crops(plain.train_val), plain.test)
 
 
 def accuracy(scores, labels):
@@ -82,7 +82,7 @@ def test_an_easy_problem_is_learnt_and_the_backbone_given_stays_as_it_was(tmp_pa
     before = {n: t.clone() for n, t in model.state_dict().items()}
     task = Task(2, multi_label, accuracy)
     options = FinetuneOptions(40, 8, (0.1, 0.5), (0.0,))
-    scores, labels, points = finetune(model, pictures(multi_label), task, options, tmp_path)
+    scores, labels, points = finetune(model, images(multi_label), task, options, tmp_path)
     assert accuracy(scores, labels) > 0.9
     assert [(p.learning_rate, p.weight_decay) for p in points] == options.grid
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
@@ -93,24 +93,24 @@ def test_one_training_is_sgd_with_nesterov_and_a_cosine_per_step(tmp_path, monke
     seen = []
     original = module._Trainer._batches
 
-    def recorded(self, pictures):
-        for batch in original(self, pictures):
+    def recorded(self, data):
+        for batch in original(self, data):
             seen.append(batch)
             yield batch
 
     monkeypatch.setattr(module._Trainer, "_batches", recorded)
     task = Task(2, False, accuracy)
     trainer = module._Trainer(backbone(), task, TINY, 3, "cpu", 0)
-    model = trainer.fit(pictures().train, 0.1, 1e-3)
+    model = trainer.fit(images().train, 0.1, 1e-3)
     torch.manual_seed(3)
     head = nn.Linear(4, 2)
     other = nn.Sequential(backbone(), nn.Flatten(), head).train()
     sgd = torch.optim.SGD(other.parameters(), 0.1, 0.9, weight_decay=1e-3 / 0.1, nesterov=True)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, TINY.steps)
     assert len(seen) == TINY.steps
-    for images, labels in seen:
+    for batch, labels in seen:
         sgd.zero_grad()
-        nn.functional.cross_entropy(other(images), labels).backward()
+        nn.functional.cross_entropy(other(batch), labels).backward()
         sgd.step()
         cosine.step()
     torch.testing.assert_close(model.state_dict(), other.eval().state_dict())
@@ -135,7 +135,7 @@ def test_finished_points_are_not_trained_again(tmp_path, monkeypatch):
     assert again[2] == first[2]
     (tmp_path / "point00.json").write_text("{")
     with pytest.raises(RunError, match=r"point00.json is not what a fine-tuning leaves"):
-        finetune(backbone(), pictures(), task, TINY, tmp_path)
+        finetune(backbone(), images(), task, TINY, tmp_path)
 
 
 def test_a_point_is_the_same_alone_and_among_others(tmp_path):
@@ -159,11 +159,11 @@ def test_crops_do_not_depend_on_the_number_of_loader_processes():
     torch.testing.assert_close(batches(2), batches(0), rtol=0, atol=0)
 
 
-def test_every_round_draws_each_picture_once_in_an_order_and_with_crops_of_its_own():
+def test_every_round_draws_each_image_once_in_an_order_and_with_crops_of_its_own():
     numbered = TensorDataset(torch.zeros(24, 1), torch.arange(24))
     trainer = module._Trainer(backbone(), Task(2, False, accuracy), TINY, 3, "cpu", 0)
     batches = list(trainer._batches(Crops(numbered)))
-    assert len(batches) == TINY.steps  # of 8 pictures each, three a round
+    assert len(batches) == TINY.steps  # of 8 images each, three a round
     rounds = [torch.cat([labels for _, labels in batches[k : k + 3]]) for k in (0, 3)]
     assert all(sorted(order.tolist()) == list(range(24)) for order in rounds)
     assert not torch.equal(*rounds)
@@ -172,7 +172,7 @@ def test_every_round_draws_each_picture_once_in_an_order_and_with_crops_of_its_o
 
 def test_a_training_that_diverges_is_left_out_of_the_choice(tmp_path):
     options = FinetuneOptions(60, 8, (0.1, 1e20), (0.0,))
-    points = finetune(backbone(), pictures(), Task(2, False, accuracy), options, tmp_path)[2]
+    points = finetune(backbone(), images(), Task(2, False, accuracy), options, tmp_path)[2]
     assert points[0].metric is not None and points[1].metric is None
     with pytest.raises(RunError, match="Every training of the grid diverged"):
         choose([Point(1.0, 0.0, None)])
@@ -195,7 +195,7 @@ class Unstable(nn.Module):
 
 def test_a_training_whose_scores_are_not_finite_has_diverged(tmp_path):
     options = FinetuneOptions(4, 8, (0.01, 1e6), (0.0,))
-    points = finetune(Unstable(), pictures(), Task(2, False, accuracy), options, tmp_path)[2]
+    points = finetune(Unstable(), images(), Task(2, False, accuracy), options, tmp_path)[2]
     assert points[0].metric is not None and points[1].metric is None
 
 

@@ -56,7 +56,7 @@ def test_of_equal_penalties_the_largest_is_chosen(parts):
     assert linear_probe(*parts, 10, lambda *_: 0.5, lambdas=FEW).lam == 1e4
 
 
-def test_several_labels_a_picture(parts):
+def test_several_labels_a_image(parts):
     tags = [
         Features(part.features, torch.stack([part.labels < 5, part.labels % 2 == 0], 1).long())
         for part in parts
@@ -72,7 +72,7 @@ def test_several_labels_a_picture(parts):
     assert 0.6 < right(found.scores, tags[2].labels) < 1
 
 
-def test_fewer_pictures_than_dimensions_and_a_class_that_only_val_has(parts):
+def test_fewer_images_than_dimensions_and_a_class_that_only_val_has(parts):
     generator = torch.Generator().manual_seed(1)
     lift = torch.randn(64, 800, generator=generator)
     train, val, test = (Features(part.features @ lift, part.labels) for part in parts)
@@ -88,13 +88,13 @@ def test_constant_features_are_said(parts):
     blind = [Features(torch.full((len(part.labels), 8), 0.1), part.labels) for part in parts]
     found = linear_probe(*blind, 10, top1, lambdas=FEW)
     assert found.constant == 8
-    assert "All 8 features are constant over the 300 training pictures" in found.notes[0]
+    assert "All 8 features are constant over the 300 training images" in found.notes[0]
     partly = [
         Features(torch.cat([part.features, one.features], 1), part.labels)
         for part, one in zip(parts, blind, strict=True)
     ]
     found = linear_probe(*partly, 10, top1, lambdas=FEW)
-    assert found.notes == ["8 of 72 features are constant over the 300 training pictures."]
+    assert found.notes == ["8 of 72 features are constant over the 300 training images."]
 
 
 def test_rounding_does_not_hide_a_constant():

@@ -107,7 +107,7 @@ def test_the_type_of_the_features_makes_no_difference(resnet):
 
 
 @pytest.mark.parametrize("n", [60, 511, 512, 513])
-def test_fewer_pictures_than_dimensions(resnet, n):
+def test_fewer_images_than_dimensions(resnet, n):
     features, labels = resnet[0][:n], resnet[1][:n]
     [fit] = logistic_path(features, labels, 10, [0.1], **TIGHT)
     agree(fit, reference(features, labels, 0.1), features, labels)
@@ -241,7 +241,7 @@ def test_a_penalty_that_does_not_converge_is_marked_and_named(resnet):
     assert small.gradient_norm == pytest.approx(norm, rel=0.01)
 
 
-def test_classes_without_pictures_are_left_out(pixels):
+def test_classes_without_images_are_left_out(pixels):
     features, labels = pixels[0][:CUT], pixels[1][:CUT]
     held = labels != 3
     [fit] = logistic_path(features[held], labels[held], 10, [1.0], **TIGHT)
@@ -259,7 +259,7 @@ def test_classes_without_pictures_are_left_out(pixels):
     agree(whole, reference(features, labels, 1.0), features, labels)
 
 
-def test_tags_of_no_or_all_pictures_are_left_out(pixels):
+def test_tags_of_no_or_all_images_are_left_out(pixels):
     features, digits = pixels
     labels = torch.stack([digits < 0, digits < 5, digits >= 0], dim=1).long()
     [fit] = logistic_path(features, labels, 3, [1.0])
@@ -277,12 +277,12 @@ BAD = {
     "tags that are not 0 or 1": ({"labels": torch.full((6, 3), 2)}, DataError, "give 0 or 1"),
     "one class": ({"labels": torch.zeros(6).long()}, DataError, "the same labels"),
     "tags alike": ({"labels": torch.ones(6, 3).long()}, DataError, "the same labels"),
-    "no pictures": (
+    "no images": (
         {"features": torch.zeros(0, 4), "labels": torch.zeros(0).long()},
         DataError,
         "at least 1",
     ),
-    "NaN": ({"features": torch.full((6, 4), torch.nan)}, DataError, "6 of 6 pictures are not fin"),
+    "NaN": ({"features": torch.full((6, 4), torch.nan)}, DataError, "6 of 6 images are not fin"),
     "no penalty": ({"lambdas": []}, ConfigError, "no λ"),
     "a penalty of 0": ({"lambdas": [1.0, 0.0]}, ConfigError, "λ = 0;"),
     "an infinite penalty": ({"lambdas": [float("inf")]}, ConfigError, "λ = inf"),

@@ -206,10 +206,8 @@ def test_a_share_that_fails_is_named_and_the_others_are_kept(words, tmp_path, mo
 
 
 @pytest.mark.parametrize("mode", ["linear", "finetune"])
-def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_trained(
-    words, tmp_path, mode, capsys
-):
-    """The last one: a test picture, which fine-tuning would come to after all its trainings."""
+def test_a_image_that_cannot_be_read_is_named_and_nothing_is_trained(words, tmp_path, mode, capsys):
+    """The last one: a test image, which fine-tuning would come to after all its trainings."""
     broken = sorted((tmp_path / "flowers-102" / "jpg").iterdir())[-1]
     whole = broken.read_bytes()
     broken.write_bytes(whole[:300])
@@ -237,10 +235,10 @@ def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
     transform = build_linear_transform(preprocessing_of(backbone.preprocessing))
     data = load_transfer("aircraft", tmp_path, partial_ok=True)
 
-    def features(pictures):
-        images = torch.stack([transform(picture) for picture, _ in pictures])
+    def features(images):
+        batch = torch.stack([transform(image) for image, _ in images])
         with torch.no_grad():
-            return backbone(images).double().numpy(), [label for _, label in pictures]
+            return backbone(batch).double().numpy(), [label for _, label in images]
 
     penalty = found["config"]["penalty"]
     reference = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=20000)

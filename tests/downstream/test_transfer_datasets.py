@@ -47,11 +47,11 @@ def sentence(name, root, **changes):
     return message
 
 
-def keys(pictures):
-    samples = getattr(pictures, "samples", None)
+def keys(images):
+    samples = getattr(images, "samples", None)
     if samples is not None:
         return [path for path, _ in samples]
-    return [p.tobytes() for p in pictures.pixels]
+    return [p.tobytes() for p in images.pixels]
 
 
 def test_the_table_is_the_protocols():
@@ -89,7 +89,7 @@ def test_real_parts(name):
     assert len(data.class_names) == row.classes
     assert not data.complete
     assert any(
-        "pictures for training / validation / test where the whole has" in n for n in data.notes
+        "images for training / validation / test where the whole has" in n for n in data.notes
     )
     for split in (data.train, data.val, data.train_val, data.test):
         shown, label = split[len(split) - 1]
@@ -99,7 +99,7 @@ def test_real_parts(name):
     assert [every[i] for i in data.train_indices] == train
     assert [every[i] for i in data.val_indices] == val
     assert sorted([*data.train_indices, *data.val_indices]) == list(range(len(every)))
-    if "cifar" not in name:  # whose parts may hold equal pictures
+    if "cifar" not in name:  # whose parts may hold equal images
         assert not set(every) & set(test)
         assert len(set(every)) == len(every)
     np.testing.assert_array_equal(
@@ -121,7 +121,7 @@ def test_splits_follow_the_seed(name):
 
 
 @pytest.mark.parametrize("name", ["food", "pets", "cars", "dtd"])
-def test_pictures_and_labels_are_torchvisions(name):
+def test_images_and_labels_are_torchvisions(name):
     data = part_of(name)
     make = getattr(tv, TRANSFER_DATASETS[name].torchvision)
     splits = {"pets": ["trainval"], "dtd": ["train", "val"]}.get(name, ["train"])
@@ -148,11 +148,11 @@ def test_classes_that_a_part_lacks_are_named_and_labels_stay():
     assert set(targets_of(data.train_val)) == {0, 1, 5}
     assert data.class_names[:2] == ("Abyssinian", "American Bulldog")
     assert (data.class_names[5], data.class_names[2]) == ("Bengal", "class 2")
-    assert any("no training picture of 34 of its 37 classes (class 2," in n for n in data.notes)
+    assert any("no training image of 34 of its 37 classes (class 2," in n for n in data.notes)
     assert "34 of its 37 classes" in sentence("pets", data.root)
 
 
-def test_caltech_leaves_the_background_out_and_draws_no_picture_twice():
+def test_caltech_leaves_the_background_out_and_draws_no_image_twice():
     data = part_of("caltech101")
     paths = [*keys(data.train_val), *keys(data.test)]
     assert len(set(paths)) == len(paths) == 101 * 8
@@ -171,7 +171,7 @@ def test_caltech_takes_thirty_of_larger_classes(tmp_path):
     data = load_transfer("caltech101", tmp_path, partial_ok=True)
     assert np.bincount(targets_of(data.train_val)).tolist() == [30, 30, 15]
     assert np.bincount(targets_of(data.test)).tolist() == [1, 15, 15]
-    assert any("1 classes of 30 pictures or fewer" in note for note in data.notes)
+    assert any("1 classes of 30 images or fewer" in note for note in data.notes)
 
 
 def test_sun_by_its_official_partition(copy_of):
@@ -226,12 +226,12 @@ def test_voc_marks(voc):
     assert (tuple(data.counts.values()), data.metric) == ((55, 42, 87), "map11")
     assert data.class_names == VOC_CLASSES
     main = voc / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
-    for split, pictures in (("train", data.train), ("val", data.val), ("test", data.test)):
+    for split, images in (("train", data.train), ("val", data.val), ("test", data.test)):
         listed = [  # the labels of the development kit, where 0 stands for difficult objects only
             [int(line.split()[1]) == 1 for line in (main / f"{k}_{split}.txt").open()]
             for k in VOC_CLASSES
         ]
-        np.testing.assert_array_equal(targets_of(pictures), np.transpose(listed))
+        np.testing.assert_array_equal(targets_of(images), np.transpose(listed))
     shown, marks = data.train[0]
     assert (shown.mode, marks.dtype, marks.shape) == ("RGB", np.float32, (20,))
     assert sentence("voc2007", voc).startswith("voc2007 in")
@@ -261,7 +261,7 @@ def test_difficult_objects_count_as_negative(voc):
     assert file.name in sentence("voc2007", voc, partial_ok=True)
 
 
-def test_features_of_multi_label_pictures_are_cached(voc, tmp_path):
+def test_features_of_multi_label_images_are_cached(voc, tmp_path):
     data = load_transfer("voc2007", voc, partial_ok=True)
     preprocessing = TransferPreprocessing(image_size=8)
     options = {"cache_dir": tmp_path / "cache", "preprocessing": preprocessing.as_dict()}
@@ -319,7 +319,7 @@ def test_hosts_that_are_gone(name, tmp_path):
         assert file in message
 
 
-def test_sun_names_its_lists_and_pictures_where_it_is_missing(tmp_path):
+def test_sun_names_its_lists_and_images_where_it_is_missing(tmp_path):
     for download in (False, True):
         message = sentence("sun397", tmp_path, download=download)
         for part in ("ClassName.txt", "Training_01.txt", "Testing_01.txt", "a/abbey"):
@@ -373,16 +373,16 @@ def test_an_incomplete_folder_names_what_it_lacks(copy_of):
     assert "is not complete" in message and "lacks food-101/meta/test.json" in message
 
 
-def test_listed_pictures_that_are_not_there(copy_of):
+def test_listed_images_that_are_not_there(copy_of):
     root = copy_of("oxford-iiit-pet")
     data = load_transfer("pets", root, partial_ok=True)
     lost = keys(data.test)[3]
     (root / "oxford-iiit-pet" / "images" / lost.rsplit("/", 1)[1]).unlink()
     message = sentence("pets", root, partial_ok=True)
-    assert "36 pictures of which 1 are not there" in message and lost.rsplit("/", 1)[1] in message
+    assert "36 images of which 1 are not there" in message and lost.rsplit("/", 1)[1] in message
 
 
-def test_a_corrupt_picture_is_named_when_it_is_read(aircraft):
+def test_a_corrupt_image_is_named_when_it_is_read(aircraft):
     data = load_transfer("aircraft", aircraft, partial_ok=True)
     path = keys(data.train)[5]
     with open(path, "r+b") as file:
@@ -431,29 +431,29 @@ def test_splits_of_different_classes_would_be_numbered_differently(copy_of):
     assert "name different classes (apple_pie)" in message
 
 
-def test_empty_lists_and_too_few_pictures(aircraft, copy_of):
+def test_empty_lists_and_too_few_images(aircraft, copy_of):
     (aircraft / "fgvc-aircraft-2013b" / "data" / "images_variant_test.txt").write_text("")
-    assert "empty list of pictures" in sentence("aircraft", aircraft, partial_ok=True)
+    assert "empty list of images" in sentence("aircraft", aircraft, partial_ok=True)
     root = copy_of("oxford-iiit-pet")
     file = root / "oxford-iiit-pet" / "annotations" / "trainval.txt"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
-    assert "4 pictures cannot be split" in sentence("pets", root, partial_ok=True)
+    assert "4 images cannot be split" in sentence("pets", root, partial_ok=True)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_list_of_one_split(aircraft, split):
     (aircraft / "fgvc-aircraft-2013b" / "data" / f"images_variant_{split}.txt").write_text("")
     message = sentence("aircraft", aircraft, partial_ok=True)
-    assert f"aircraft in {aircraft} has an empty list of pictures for {split}" in message
+    assert f"aircraft in {aircraft} has an empty list of images for {split}" in message
 
 
-def test_training_pictures_of_one_class(copy_of):
+def test_training_images_of_one_class(copy_of):
     root = copy_of("oxford-iiit-pet")
     file = root / "oxford-iiit-pet" / "annotations" / "trainval.txt"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(line for line in lines if line.split()[1] == "1"))
     message = sentence("pets", root, partial_ok=True)
-    assert f"training pictures of pets in {root} have the same labels" in message
+    assert f"training images of pets in {root} have the same labels" in message
 
 
 def test_a_root_of_roots(aircraft, tmp_path_factory):

@@ -84,25 +84,23 @@ def test_accuracies_are_scikit_learns(metric):
 def test_a_class_without_positives_is_named_or_left_out():
     scores = torch.tensor([[0.9, 0.1, 0.3], [0.1, 0.2, 0.4]])
     labels = torch.tensor([[1, 0, 0], [0, 0, 1]])
-    with pytest.raises(
-        DataError, match=r"1 of 3 classes have no positive picture \(cow\).*partial"
-    ):
+    with pytest.raises(DataError, match=r"1 of 3 classes have no positive image \(cow\).*partial"):
         mean_average_precision_11(scores, labels, ["car", "cow", "dog"])
     assert mean_average_precision_11(scores, labels, partial_ok=True) == 1
     found = transfer_metrics("map11", scores, labels, ["car", "cow", "dog"], partial_ok=True)
     assert found == {"map11": 1, "classes_measured": 2, "ap/car": 1, "ap/dog": 1}
     with pytest.raises(DataError, match="3 of 3 classes"):
         transfer_metrics("map11", scores, labels * 0, partial_ok=True)
-    with pytest.raises(DataError, match="No picture is positive"):
+    with pytest.raises(DataError, match="No image is positive"):
         average_precision_11(scores[:, 1], labels[:, 1])
 
 
 @pytest.mark.parametrize(
     ("scores", "labels", "sentence"),
     [
-        (torch.tensor([[0.0, np.nan], [1.0, 2.0]]), torch.ones(2, 2), "1 of 2 pictures are NaN"),
+        (torch.tensor([[0.0, np.nan], [1.0, 2.0]]), torch.ones(2, 2), "1 of 2 images are NaN"),
         (torch.zeros(2, 3), torch.ones(2, 2), "have the shape"),
-        (torch.zeros(0, 3), torch.zeros(0, 3), "at least one picture"),
+        (torch.zeros(0, 3), torch.zeros(0, 3), "at least one image"),
         (torch.zeros(2, 2), torch.full((2, 2), 2), "run from 2 to 2"),
         (torch.zeros(2, 2), torch.full((2, 2), -1), "run from -1 to -1"),
     ],

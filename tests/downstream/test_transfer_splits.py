@@ -51,12 +51,12 @@ def test_draws_follow_the_seed(draw):
 
 def test_too_few_to_draw_from():
     for count in (0, 4):
-        with pytest.raises(DataError, match=f"{count} pictures cannot be split"):
+        with pytest.raises(DataError, match=f"{count} images cannot be split"):
             draw_validation(count)
     assert [len(part) for part in draw_validation(5)] == [4, 1]
 
 
-def test_files_hold_every_picture_and_its_checksum(aircraft, tmp_path):
+def test_files_hold_every_image_and_its_checksum(aircraft, tmp_path):
     data = load_transfer("aircraft", aircraft, partial_ok=True)
     sums = write_splits(tmp_path / "splits", data)
     for split in ("train", "val", "test"):
@@ -85,7 +85,7 @@ def test_a_moved_data_set_has_the_same_splits(aircraft, tmp_path):
     assert keep_splits(tmp_path / "splits", moved) == sums
 
 
-def test_pictures_in_memory_and_several_classes(voc, tmp_path):
+def test_images_in_memory_and_several_classes(voc, tmp_path):
     several = load_transfer("voc2007", voc, partial_ok=True)
     write_splits(tmp_path / "s", several)
     line = read_splits(tmp_path / "s", "voc2007")["train"][0]
@@ -102,14 +102,14 @@ def test_pictures_in_memory_and_several_classes(voc, tmp_path):
         keep_splits(tmp_path / "s", other)
 
 
-def test_changed_pictures_and_damaged_files(aircraft, tmp_path):
+def test_changed_images_and_damaged_files(aircraft, tmp_path):
     splits = tmp_path / "splits"
     data = load_transfer("aircraft", aircraft, partial_ok=True)
     write_splits(splits, data)
     listed = aircraft / "fgvc-aircraft-2013b" / "data" / "images_variant_val.txt"
     lines = listed.read_text().splitlines(keepends=True)
     listed.write_text("".join(lines[1:]))
-    with pytest.raises(DataError, match=r"val split of aircraft has 7 pictures where.*with 8"):
+    with pytest.raises(DataError, match=r"val split of aircraft has 7 images where.*with 8"):
         keep_splits(splits, load_transfer("aircraft", aircraft, partial_ok=True))
     listed.write_text("".join(lines[::-1]))
     with pytest.raises(DataError, match="in another order"):

@@ -15,18 +15,18 @@ from erssl.downstream.transfer.transforms import (
 )
 from erssl.errors import ConfigError
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8))
 
 
-def normalized(picture, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
-    return TF.normalize(TF.to_tensor(picture), list(mean), list(std))
+def normalized(image, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+    return TF.normalize(TF.to_tensor(image), list(mean), list(std))
 
 
 def test_linear_is_resize_224_of_the_shorter_side_and_the_centre():
-    resized = PICTURE.resize((373, 224), Image.Resampling.BICUBIC)
+    resized = IMAGE.resize((373, 224), Image.Resampling.BICUBIC)
     left = round((373 - 224) / 2)
     expected = normalized(resized.crop((left, 0, left + 224, 224)))
-    torch.testing.assert_close(build_linear_transform(TransferPreprocessing())(PICTURE), expected)
+    torch.testing.assert_close(build_linear_transform(TransferPreprocessing())(IMAGE), expected)
 
 
 def test_finetune_is_a_bicubic_crop_and_a_flip():
@@ -37,17 +37,17 @@ def test_finetune_is_a_bicubic_crop_and_a_flip():
     transform = build_finetune_transform(TransferPreprocessing())
     for seed in range(4):
         torch.manual_seed(seed)
-        expected = reference(PICTURE)
+        expected = reference(IMAGE)
         torch.manual_seed(seed)
-        torch.testing.assert_close(transform(PICTURE), expected)
+        torch.testing.assert_close(transform(IMAGE), expected)
 
 
 def test_a_checkpoint_says_size_and_statistics_but_not_the_interpolation():
     said = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
     found = preprocessing_of(said)
     assert found.as_dict() == said | {"interpolation": "bicubic"}
-    assert build_linear_transform(found)(PICTURE).shape == (3, 32, 32)
-    assert build_finetune_transform(found)(PICTURE).shape == (3, 32, 32)
+    assert build_linear_transform(found)(IMAGE).shape == (3, 32, 32)
+    assert build_finetune_transform(found)(IMAGE).shape == (3, 32, 32)
     assert preprocessing_of(None) == preprocessing_of({"mean": None}) == TransferPreprocessing()
 
 

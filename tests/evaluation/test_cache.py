@@ -16,20 +16,20 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from erssl.data import TransformedDataset, build_eval_transform
-from erssl.data.datasets import PicturesInMemory
-from erssl.data.folders import PictureFiles
+from erssl.data.datasets import ImagesInMemory
+from erssl.data.folders import ImageFiles
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation import cached_features, extract_features
 from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.models import build_backbone
 
-N, SHARD, BATCH = 37, 8, 3  # five shards, the last one of five pictures
+N, SHARD, BATCH = 37, 8, 3  # five shards, the last one of five images
 TRANSFORM = build_eval_transform(8, (0.5,) * 3, (0.25,) * 3)
 PREPROCESSING = {"size": 8, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
 
 
 class Counting(nn.Sequential):
-    """A backbone that counts the pictures it sees, and may break down at one."""
+    """A backbone that counts the images it sees, and may break down at one."""
 
     def __init__(self, width=6):
         torch.manual_seed(1)
@@ -44,10 +44,10 @@ class Counting(nn.Sequential):
 
 
 @pytest.fixture
-def pictures():
+def images():
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
-    return PicturesInMemory(pixels, draw.integers(0, 10, N))
+    return ImagesInMemory(pixels, draw.integers(0, 10, N))
 
 
 @pytest.fixture
@@ -55,13 +55,11 @@ def backbone():
     return Counting()
 
 
-def features(backbone, pictures, cache_dir, **changes):
-    """Features, and how many pictures the backbone saw for them."""
+def features(backbone, images, cache_dir, **changes):
+    """Features, and how many images the backbone saw for them."""
     options = {"preprocessing": PREPROCESSING, "batch_size": BATCH, "shard_size": SHARD}
     backbone.seen.clear()
-    found = cached_features(
-        backbone, pictures, TRANSFORM, cache_dir=cache_dir, **(options | changes)
-    )
+    found = cached_features(backbone, images, TRANSFORM, cache_dir=cache_dir, **(options | changes))
     return found, sum(backbone.seen)
 
 
@@ -76,26 +74,26 @@ def same(found, expected):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_values_and_order_are_those_of_the_plain_extraction(
-    backbone, pictures, tmp_path, num_workers
+    backbone, images, tmp_path, num_workers
 ):
-    loader = DataLoader(TransformedDataset(pictures, TRANSFORM), batch_size=N)
+    loader = DataLoader(TransformedDataset(images, TRANSFORM), batch_size=N)
     expected = extract_features(backbone, loader)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    found, _ = features(backbone, pictures, tmp_path, num_workers=num_workers)
+    found, _ = features(backbone, images, tmp_path, num_workers=num_workers)
     assert torch.equal(torch.get_rng_state(), before)
     torch.testing.assert_close(found.features, expected.features)
     assert found.features.dtype == torch.float32
-    assert found.labels.tolist() == pictures.targets.tolist() == expected.labels.tolist()
+    assert found.labels.tolist() == images.targets.tolist() == expected.labels.tolist()
     assert [p.name for p in shards(tmp_path)] == [f"{i:05d}.safetensors" for i in range(5)]
 
 
-def test_the_backbone_is_left_as_it_came(pictures, tmp_path):
+def test_the_backbone_is_left_as_it_came(images, tmp_path):
     backbone = build_backbone("resnet18").train()
     backbone.bn1.eval()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     cached_features(
-        backbone, pictures, TRANSFORM, cache_dir=tmp_path, preprocessing={}, batch_size=16
+        backbone, images, TRANSFORM, cache_dir=tmp_path, preprocessing={}, batch_size=16
     )
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
     assert backbone.training
@@ -103,11 +101,11 @@ def test_the_backbone_is_left_as_it_came(pictures, tmp_path):
     assert backbone.layer1[0].bn1.training
 
 
-def test_a_second_call_computes_nothing(backbone, pictures, tmp_path):
-    first, seen = features(backbone, pictures, tmp_path)
+def test_a_second_call_computes_nothing(backbone, images, tmp_path):
+    first, seen = features(backbone, images, tmp_path)
     assert seen == N
     steps = []
-    second, seen = features(backbone, pictures, tmp_path, progress=lambda *step: steps.append(step))
+    second, seen = features(backbone, images, tmp_path, progress=lambda *step: steps.append(step))
     assert seen == 0
     same(second, first)
     assert steps[-1] == (N, N)
@@ -135,23 +133,23 @@ def change_activation(backbone, _):
     backbone[3].approximate = "tanh"
 
 
-def change_pixel(_, pictures):
-    pictures.pixels[N - 1, 0, 0, 0] ^= 1
+def change_pixel(_, images):
+    images.pixels[N - 1, 0, 0, 0] ^= 1
 
 
-def change_label(_, pictures):
-    pictures.targets[0] = 9 - pictures.targets[0]
+def change_label(_, images):
+    images.targets[0] = 9 - images.targets[0]
 
 
 @pytest.mark.parametrize(
     "change", [change_weight, change_buffer, change_activation, change_pixel, change_label]
 )
-def test_a_change_of_weights_or_pictures_is_a_miss(backbone, pictures, tmp_path, change):
-    features(backbone, pictures, tmp_path)
-    change(backbone, pictures)
-    found, seen = features(backbone, pictures, tmp_path)
+def test_a_change_of_weights_or_images_is_a_miss(backbone, images, tmp_path, change):
+    features(backbone, images, tmp_path)
+    change(backbone, images)
+    found, seen = features(backbone, images, tmp_path)
     assert seen == N
-    same(found, features(backbone, pictures, None)[0])
+    same(found, features(backbone, images, None)[0])
 
 
 @pytest.mark.parametrize(
@@ -161,102 +159,102 @@ def test_a_change_of_weights_or_pictures_is_a_miss(backbone, pictures, tmp_path,
         {"dtype": "float16"},
         {"shard_size": 10},
         {"weights_key": "epoch 7"},
-        {"data_key": "other pictures"},
+        {"data_key": "other images"},
     ],
 )
-def test_a_change_of_options_is_a_miss(backbone, pictures, tmp_path, options):
-    features(backbone, pictures, tmp_path)
-    assert features(backbone, pictures, tmp_path, **options)[1] == N
-    assert features(backbone, pictures, tmp_path, **options)[1] == 0
-    assert features(backbone, pictures, tmp_path)[1] == 0
+def test_a_change_of_options_is_a_miss(backbone, images, tmp_path, options):
+    features(backbone, images, tmp_path)
+    assert features(backbone, images, tmp_path, **options)[1] == N
+    assert features(backbone, images, tmp_path, **options)[1] == 0
+    assert features(backbone, images, tmp_path)[1] == 0
 
 
 @pytest.mark.parametrize("name", ["erssl.evaluation.cache.CACHE_VERSION", "erssl.__version__"])
-def test_a_change_of_version_is_a_miss(backbone, pictures, tmp_path, monkeypatch, name):
-    features(backbone, pictures, tmp_path)
+def test_a_change_of_version_is_a_miss(backbone, images, tmp_path, monkeypatch, name):
+    features(backbone, images, tmp_path)
     monkeypatch.setattr(name, "later")
-    assert features(backbone, pictures, tmp_path)[1] == N
+    assert features(backbone, images, tmp_path)[1] == N
 
 
-def test_another_transform_is_a_miss(backbone, pictures, tmp_path, monkeypatch):
-    features(backbone, pictures, tmp_path)
+def test_another_transform_is_a_miss(backbone, images, tmp_path, monkeypatch):
+    features(backbone, images, tmp_path)
     monkeypatch.setattr(f"{__name__}.TRANSFORM", build_eval_transform(8, (0.5,) * 3, (0.5,) * 3))
-    assert features(backbone, pictures, tmp_path)[1] == N
+    assert features(backbone, images, tmp_path)[1] == N
 
 
-def test_neither_mode_nor_gradients_matter(backbone, pictures, tmp_path):
-    features(backbone.train(), pictures, tmp_path)
-    assert features(backbone.eval().requires_grad_(False), pictures, tmp_path)[1] == 0
+def test_neither_mode_nor_gradients_matter(backbone, images, tmp_path):
+    features(backbone.train(), images, tmp_path)
+    assert features(backbone.eval().requires_grad_(False), images, tmp_path)[1] == 0
 
 
-def test_touched_files_are_a_miss(backbone, pictures, tmp_path):
+def test_touched_files_are_a_miss(backbone, images, tmp_path):
     samples = []
     for i in range(4):
         path = tmp_path / f"{i}.png"
-        pictures[i][0].save(path)
+        images[i][0].save(path)
         samples.append((str(path), i))
-    files, cache_dir = PictureFiles(samples), tmp_path / "cache"
+    files, cache_dir = ImageFiles(samples), tmp_path / "cache"
     assert features(backbone, files, cache_dir)[1] == 4
-    assert features(backbone, PictureFiles(samples), cache_dir)[1] == 0
+    assert features(backbone, ImageFiles(samples), cache_dir)[1] == 0
     time_of_change = Path(samples[2][0]).stat().st_mtime_ns
     os.utime(samples[2][0], ns=(time_of_change, time_of_change + 1))
     assert features(backbone, files, cache_dir)[1] == 4
-    assert features(backbone, PictureFiles(samples[::-1]), cache_dir)[1] == 4
-    assert features(backbone, PictureFiles([(p, 0) for p, _ in samples]), cache_dir)[1] == 4
+    assert features(backbone, ImageFiles(samples[::-1]), cache_dir)[1] == 4
+    assert features(backbone, ImageFiles([(p, 0) for p, _ in samples]), cache_dir)[1] == 4
     os.remove(samples[1][0])
     with pytest.raises(DataError, match=r"1\.png cannot be read \(No such file"):
         features(backbone, files, cache_dir)
 
 
-def test_a_part_of_the_pictures_is_other_data(pictures):
-    parts = [pictures, Subset(pictures, [0, 1]), Subset(pictures, [1, 0])]
+def test_a_part_of_the_images_is_other_data(images):
+    parts = [images, Subset(images, [0, 1]), Subset(images, [1, 0])]
     assert len({data_digest(part) for part in parts}) == 3
-    assert data_digest(Subset(pictures, [1, 0])) == data_digest(parts[2])
+    assert data_digest(Subset(images, [1, 0])) == data_digest(parts[2])
 
 
-def test_unknown_data_sets_need_a_key(backbone, pictures, tmp_path):
-    plain = [(Image.fromarray(p), 0) for p in pictures.pixels]
+def test_unknown_data_sets_need_a_key(backbone, images, tmp_path):
+    plain = [(Image.fromarray(p), 0) for p in images.pixels]
     with pytest.raises(ConfigError, match=r"Features of a list cannot be cached.*data_key"):
         features(backbone, plain, tmp_path)
     assert features(backbone, plain, tmp_path, data_key="a list")[1] == N
     assert features(backbone, plain, None)[1] == N
 
 
-def test_after_a_kill_the_missing_shards_are_computed(backbone, pictures, tmp_path):
-    expected, _ = features(backbone, pictures, None)
+def test_after_a_kill_the_missing_shards_are_computed(backbone, images, tmp_path):
+    expected, _ = features(backbone, images, None)
     backbone._breaks_at = 20  # amid the third shard
     with pytest.raises(KeyboardInterrupt):
-        features(backbone, pictures, tmp_path)
+        features(backbone, images, tmp_path)
     assert len(shards(tmp_path)) == 2
     backbone._breaks_at = None
     shards(tmp_path)[0].unlink()  # and a gap that is not at the end
-    found, seen = features(backbone, pictures, tmp_path)
+    found, seen = features(backbone, images, tmp_path)
     assert seen == N - SHARD
     same(found, expected)
-    assert features(backbone, pictures, tmp_path)[1] == 0
+    assert features(backbone, images, tmp_path)[1] == 0
 
 
-def test_a_kill_while_writing_leaves_no_shard(backbone, pictures, tmp_path, monkeypatch):
+def test_a_kill_while_writing_leaves_no_shard(backbone, images, tmp_path, monkeypatch):
     def killed(self, target):
         raise KeyboardInterrupt
 
-    features(backbone, pictures, tmp_path)
+    features(backbone, images, tmp_path)
     shards(tmp_path)[3].unlink()
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        features(backbone, pictures, tmp_path)
+        features(backbone, images, tmp_path)
     monkeypatch.undo()
     assert len(shards(tmp_path)) == 4
     assert not list(tmp_path.glob("*/*.partial"))
 
 
-def test_remains_of_killed_processes_go_when_they_are_old(backbone, pictures, tmp_path):
-    features(backbone, pictures, tmp_path)
+def test_remains_of_killed_processes_go_when_they_are_old(backbone, images, tmp_path):
+    features(backbone, images, tmp_path)
     folder = shards(tmp_path)[0].parent
     old, young = folder / "old.partial", folder / "young.partial"
     old.touch(), young.touch()
     os.utime(old, (time.time() - 7200,) * 2)
-    features(backbone, pictures, tmp_path)
+    features(backbone, images, tmp_path)
     assert young.exists()  # of a process that is still writing
     assert not old.exists()
 
@@ -303,19 +301,19 @@ def wrong_shape(path):
         (wrong_shape, r"it holds torch.float32 of shape \(7, 6\)"),
     ],
 )
-def test_damaged_shards_are_computed_again(backbone, pictures, tmp_path, damage, reason):
-    expected, _ = features(backbone, pictures, tmp_path)
+def test_damaged_shards_are_computed_again(backbone, images, tmp_path, damage, reason):
+    expected, _ = features(backbone, images, tmp_path)
     damage(shards(tmp_path)[2])
     with pytest.warns(UserWarning, match=f"1 of the cached shards .*00002.*{reason}") as caught:
-        found, seen = features(backbone, pictures, tmp_path)
+        found, seen = features(backbone, images, tmp_path)
     assert len(caught) == 1
     assert seen == SHARD
     same(found, expected)
-    assert features(backbone, pictures, tmp_path)[1] == 0
+    assert features(backbone, images, tmp_path)[1] == 0
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_disk_ends_the_caching_only(backbone, pictures, tmp_path, monkeypatch, code):
+def test_a_full_disk_ends_the_caching_only(backbone, images, tmp_path, monkeypatch, code):
     written, write = [], Path.write_bytes
 
     def limited(self, content):
@@ -325,45 +323,45 @@ def test_a_full_disk_ends_the_caching_only(backbone, pictures, tmp_path, monkeyp
             raise OSError(code, os.strerror(code))
         return write(self, content)
 
-    expected, _ = features(backbone, pictures, None)
+    expected, _ = features(backbone, images, None)
     monkeypatch.setattr(Path, "write_bytes", limited)
     with pytest.warns(UserWarning, match=f"cannot be kept .*{os.strerror(code)}") as caught:
-        found, _ = features(backbone, pictures, tmp_path)
+        found, _ = features(backbone, images, tmp_path)
     assert len(caught) == 1
     assert len(written) == 3
     same(found, expected)
     (folder,) = tmp_path.iterdir()
     assert {p.name for p in folder.iterdir()} == {"about.json", "00000.safetensors"}
     monkeypatch.undo()
-    assert features(backbone, pictures, tmp_path)[1] == N - SHARD
+    assert features(backbone, images, tmp_path)[1] == N - SHARD
 
 
-def test_a_folder_that_cannot_be_made_is_no_cache(backbone, pictures, tmp_path):
+def test_a_folder_that_cannot_be_made_is_no_cache(backbone, images, tmp_path):
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="cannot be kept .*Not a directory") as caught:
-        found, _ = features(backbone, pictures, tmp_path / "file")
+        found, _ = features(backbone, images, tmp_path / "file")
     assert len(caught) == 1
-    same(found, features(backbone, pictures, None)[0])
+    same(found, features(backbone, images, None)[0])
 
 
-def test_two_at_a_time_do_each_other_no_harm(backbone, pictures, tmp_path):
+def test_two_at_a_time_do_each_other_no_harm(backbone, images, tmp_path):
     other, found = Counting(), []
 
     def interfere(done, total):
         if not found and done > 2 * SHARD:
-            found.append(features(other, pictures, tmp_path)[0])
+            found.append(features(other, images, tmp_path)[0])
 
-    first, _ = features(backbone, pictures, tmp_path, progress=interfere)
+    first, _ = features(backbone, images, tmp_path, progress=interfere)
     same(first, found[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert features(backbone, pictures, tmp_path)[1] == 0
+        assert features(backbone, images, tmp_path)[1] == 0
 
 
-def test_half_precision_is_near_and_the_same_each_time(backbone, pictures, tmp_path):
-    exact, _ = features(backbone, pictures, None)
-    first, _ = features(backbone, pictures, tmp_path, dtype="float16")
-    second, seen = features(backbone, pictures, tmp_path, dtype="float16")
+def test_half_precision_is_near_and_the_same_each_time(backbone, images, tmp_path):
+    exact, _ = features(backbone, images, None)
+    first, _ = features(backbone, images, tmp_path, dtype="float16")
+    second, seen = features(backbone, images, tmp_path, dtype="float16")
     assert seen == 0
     same(second, first)
     assert first.features.dtype == torch.float32
@@ -374,36 +372,36 @@ def test_half_precision_is_near_and_the_same_each_time(backbone, pictures, tmp_p
         assert file.get_tensor("features").dtype == torch.float16
 
 
-def test_values_beyond_half_precision_are_refused(backbone, pictures):
+def test_values_beyond_half_precision_are_refused(backbone, images):
     backbone.append(nn.Hardtanh(1e5, 2e5))
     with pytest.raises(DataError, match=r"reach 1e\+05, which float16 cannot hold"):
-        features(backbone, pictures, None, dtype="float16")
+        features(backbone, images, None, dtype="float16")
 
 
-def test_constant_features_are_features(backbone, pictures, tmp_path):
+def test_constant_features_are_features(backbone, images, tmp_path):
     backbone.append(nn.Threshold(1e9, 0.5))
-    assert features(backbone, pictures, tmp_path)[0].features.unique().tolist() == [0.5]
+    assert features(backbone, images, tmp_path)[0].features.unique().tolist() == [0.5]
 
 
-def test_features_of_nan_are_refused_and_not_kept(backbone, pictures, tmp_path):
+def test_features_of_nan_are_refused_and_not_kept(backbone, images, tmp_path):
     backbone[1].weight.data[0, 0] = torch.nan
-    with pytest.raises(DataError, match=r"Features of 8 of the pictures 0 to 7 .*hold NaN"):
-        features(backbone, pictures, tmp_path)
+    with pytest.raises(DataError, match=r"Features of 8 of the images 0 to 7 .*hold NaN"):
+        features(backbone, images, tmp_path)
     assert not shards(tmp_path)
 
 
-def test_no_pictures_are_an_error(backbone, pictures, tmp_path):
-    with pytest.raises(DataError, match="no pictures to take features of"):
-        features(backbone, Subset(pictures, []), tmp_path)
+def test_no_images_are_an_error(backbone, images, tmp_path):
+    with pytest.raises(DataError, match="no images to take features of"):
+        features(backbone, Subset(images, []), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [({"dtype": "int8"}, "dtype=int8"), ({"batch_size": 0}, "batch_size=0")],
 )
-def test_wrong_options_are_named(backbone, pictures, options, named):
+def test_wrong_options_are_named(backbone, images, options, named):
     with pytest.raises(ConfigError, match=named):
-        features(backbone, pictures, None, **options)
+        features(backbone, images, None, **options)
 
 
 def test_the_digest_of_a_resnet50_takes_no_time():

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, Subset
 
 from erssl.data import Datasets, LabelledDataModule, default_options, load_datasets
-from erssl.data.datasets import PicturesInMemory
+from erssl.data.datasets import ImagesInMemory
 from erssl.errors import ConfigError
 from erssl.evaluation.classifier import (
     ClassifierOptions,
@@ -31,8 +31,8 @@ TRAIN, VAL = 50, 23
 def few_digits():
     every = load_datasets(default_options("digits"))
 
-    def part(pictures, size):
-        return PicturesInMemory(pictures.pixels[:size], pictures.targets[:size])
+    def part(images, size):
+        return ImagesInMemory(images.pixels[:size], images.targets[:size])
 
     return Datasets(part(every.train, TRAIN), part(every.val, VAL), 10, every.class_names)
 
@@ -102,7 +102,7 @@ def test_lars_equals_apex_larc_written_out_bias_included(weight_decay):
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_rates_are_for_256_pictures_and_grow_with_the_batch():
+def test_rates_are_for_256_images_and_grow_with_the_batch():
     head, backbone = nn.Linear(3, 2), nn.Linear(4, 3)
     options = ClassifierOptions(optimizer="sgd", head_lr=0.4, backbone_lr=0.02)
     optimizer = make_optimizer(options, head, backbone, 1024)
@@ -129,7 +129,7 @@ def test_cosine_per_epoch_is_torchs_cosine_annealing(few_digits):
     schedule = CosineAnnealingLR(reference, T_max=5)
     expected = []
     for _ in range(5):
-        expected += [[group["lr"] for group in reference.param_groups]] * 3  # 50 pictures by 20
+        expected += [[group["lr"] for group in reference.param_groups]] * 3  # 50 images by 20
         reference.step()
         schedule.step()
     torch.testing.assert_close(torch.tensor(rates), torch.tensor(expected))
@@ -176,11 +176,11 @@ def test_head_may_begin_as_torchs():
     torch.testing.assert_close(head.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
-def test_scores_are_the_last_epochs_in_the_order_of_the_pictures(few_digits):
+def test_scores_are_the_last_epochs_in_the_order_of_the_images(few_digits):
     module, data, _, _ = train(few_digits, epochs=3, backbone_lr=0.1)
     module.eval()
     with torch.no_grad():
-        alone = [module(image[None]) for image, _ in data.val_pictures]
+        alone = [module(image[None]) for image, _ in data.val_images]
     torch.testing.assert_close(module.scores, torch.cat(alone), rtol=1e-4, atol=1e-5)
     assert module.labels.tolist() == few_digits.val.targets.tolist()
 

@@ -81,7 +81,7 @@ def test_chunks_change_nothing(splits, monkeypatch):
     whole = knn_scores(train, val, 10, k=3)
     monkeypatch.setattr("erssl.evaluation.knn._QUERIES", 100)
     monkeypatch.setattr("erssl.evaluation.knn._BLOCK", 177)
-    blocks = knn_scores(train, val, 10, k=3)  # 64 * 3 pictures a block, the last one shorter
+    blocks = knn_scores(train, val, 10, k=3)  # 64 * 3 images a block, the last one shorter
     torch.testing.assert_close(blocks, whole, rtol=1e-4, atol=1e-6)
     assert knn_accuracy(train, val, 10, k=3) == (whole.argmax(1) == val.labels).double().mean()
 
@@ -96,7 +96,7 @@ def test_folded_top_k_is_torchs(columns):
     assert all(len(set(row)) == 4 for row in where.tolist())
 
 
-def test_every_picture_votes_where_k_is_larger(splits, monkeypatch):
+def test_every_image_votes_where_k_is_larger(splits, monkeypatch):
     train, val = splits
     monkeypatch.setattr("erssl.evaluation.knn._BLOCK", 100)
     few = Features(train.features[:50], train.labels[:50])

@@ -31,7 +31,7 @@ def test_values_are_scikit_learns(classes):
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_classes_without_pictures_are_left_out():
+def test_classes_without_images_are_left_out():
     scores, labels = scored(300, 10, held=7)
     expected = sk.balanced_accuracy_score(labels, scores.argmax(dim=1))
     named = classification_metrics(scores, labels, [f"c{i}" for i in range(10)])
@@ -59,9 +59,9 @@ def test_log_probabilities_of_zero_are_scores():
 def test_nan_is_no_class():
     scores, labels = scored(20, 6)
     scores[3, 2] = scores[5] = torch.nan
-    with pytest.raises(DataError, match="2 of 20 pictures are NaN"):
+    with pytest.raises(DataError, match="2 of 20 images are NaN"):
         classification_metrics(scores, labels)
-    with pytest.raises(DataError, match="2 of 20 pictures are NaN"):
+    with pytest.raises(DataError, match="2 of 20 images are NaN"):
         confusion_matrix(scores, labels, 6)
 
 
@@ -69,7 +69,7 @@ def test_wrong_inputs_are_named():
     scores, labels = scored(20, 6)
     with pytest.raises(DataError, match=r"\(20, 6\) and labels \(19,\)"):
         classification_metrics(scores, labels[1:])
-    with pytest.raises(DataError, match="at least one picture"):
+    with pytest.raises(DataError, match="at least one image"):
         classification_metrics(scores[:0], labels[:0])
     with pytest.raises(DataError, match="from 0 to 5 but scores have 4 classes"):
         classification_metrics(scores[:, :4], labels)

@@ -43,7 +43,7 @@ def test_linear_equals_scikit_learn():
     reference = LogisticRegression(C=100.0, max_iter=1000)
     reference.fit(normalize(train.features.numpy()), train.labels.numpy())
     expected = reference.score(normalize(val.features.numpy()), val.labels.numpy())
-    assert abs(linear_accuracy(train, val) - expected) <= 0.005  # one picture of 200
+    assert abs(linear_accuracy(train, val) - expected) <= 0.005  # one image of 200
 
 
 def test_extraction_is_frozen_and_in_order():

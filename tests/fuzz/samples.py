@@ -123,8 +123,8 @@ def checkpoints() -> dict[str, bytes]:
 
 
 @cache
-def pictures() -> dict[str, bytes]:
-    """Pictures of every format and mode, by an ending that names both."""
+def images() -> dict[str, bytes]:
+    """Images of every format and mode, by an ending that names both."""
     pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     colour = Image.fromarray(pixels)
     deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)

@@ -40,7 +40,7 @@ _COCO: dict[str, Any] = {
 def _act_coco(case: tuple[list[Change], list[Edit], bool], folder: Path) -> None:
     what, damage, masks = case
     for number in (1, 2):
-        (folder / f"{number}.png").write_bytes(samples.pictures()["RGB.png"])
+        (folder / f"{number}.png").write_bytes(samples.images()["RGB.png"])
     (folder / "sound.json").write_bytes(as_json(_COCO))
     (folder / "other.json").write_bytes(damaged(as_json(changed(_COCO, what)), damage))
     sound = read_coco(CocoSource(folder, folder / "sound.json"), "train", masks)
@@ -75,7 +75,7 @@ def _act_voc(case: tuple[bytes, bytes, bytes], folder: Path) -> None:
     for place in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (base / place).mkdir(parents=True)
     for number in (1, 2):
-        (base / f"JPEGImages/{number:06}.jpg").write_bytes(samples.pictures()["RGB.jpeg"])
+        (base / f"JPEGImages/{number:06}.jpg").write_bytes(samples.images()["RGB.jpeg"])
         (base / f"Annotations/{number:06}.xml").write_text(_XML)
     (base / "Annotations/000002.xml").write_bytes(annotation)
     (base / "ImageSets/Main/trainval.txt").write_bytes(train)
@@ -91,14 +91,14 @@ SURFACES = [
         st.tuples(changes, st.one_of(st.just([]), st.just([]), edits), st.booleans()),
         _act_coco,
         share=14,
-        prepare=samples.pictures,
+        prepare=samples.images,
     ),
     Surface(
         "VOC annotations",
         st.tuples(_xml, _lists, _lists),
         _act_voc,
         share=8,
-        prepare=samples.pictures,
+        prepare=samples.images,
     ),
 ]
 

@@ -47,7 +47,7 @@ def _voc() -> str:
 @cache
 def _layouts() -> dict[str, tuple[dict[str, bytes], tuple[str, ...]]]:
     """Small data sets: their files by path, and which of them are read as lists."""
-    jpeg = samples.pictures()["RGB.jpeg"]
+    jpeg = samples.images()["RGB.jpeg"]
     numbers = list(range(1, 13))
     found: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {}
 

@@ -440,7 +440,7 @@ def test_mae_cannot_see_masked_patches_and_its_masks_are_random():
     torch.testing.assert_close(a, b)
 
 
-def test_mae_of_a_constant_picture_is_the_square_of_what_it_says():
+def test_mae_of_a_constant_image_is_the_square_of_what_it_says():
     """A standardised constant patch is 0 everywhere."""
     method = masked("mae").eval()
     nn.init.zeros_(method.decoder.predict.weight)
@@ -449,7 +449,7 @@ def test_mae_of_a_constant_picture_is_the_square_of_what_it_says():
     torch.testing.assert_close(loss, torch.tensor(0.25))
 
 
-def test_simmim_masks_whole_squares_and_finds_a_constant_picture_easy():
+def test_simmim_masks_whole_squares_and_finds_a_constant_image_easy():
     seed_everything(0)
     method = masked("simmim").eval()
     mask = torch.zeros(5, 16).scatter(1, method.draw_mask(torch.zeros(5, 3, 16, 16)), 1.0)

@@ -56,11 +56,11 @@ def test_simclr_er_is_the_bound_on_shared_branches(options):
 
 def test_byol_is_the_mean_negative_cosine_of_predictions_and_crossed_targets():
     method = build("byol", prediction_hidden_dim=16)
-    pictures = views()
-    p0, p1 = (method.prediction_head(method.embed(v)) for v in pictures)
-    t0, t1 = (target_of(method, v) for v in pictures)
+    images = views()
+    p0, p1 = (method.prediction_head(method.embed(v)) for v in images)
+    t0, t1 = (target_of(method, v) for v in images)
     expected = -(F.cosine_similarity(p0, t1).mean() + F.cosine_similarity(p1, t0).mean()) / 2
-    step = method.multi_view_step(pictures)
+    step = method.multi_view_step(images)
     torch.testing.assert_close(step.loss, expected)
     assert not step.target.requires_grad
     assert {"prediction_head", "projection_head", "backbone"} <= {
@@ -71,11 +71,11 @@ def test_byol_is_the_mean_negative_cosine_of_predictions_and_crossed_targets():
 @pytest.mark.parametrize("entropy_of", ["projection", "prediction"])
 def test_byol_er_predicts_the_mean_of_q_and_keeps_the_entropy_it_names(entropy_of):
     method = build("byol_er", prediction_hidden_dim=16, entropy_of=entropy_of, kappa=4.0)
-    pictures = views()
-    z = [method.embed(v) for v in pictures]
+    images = views()
+    z = [method.embed(v) for v in images]
     p = [method.prediction_head(x) for x in z]
-    t = [target_of(method, v) for v in pictures]
-    step = method.multi_view_step(pictures)
+    t = [target_of(method, v) for v in images]
+    step = method.multi_view_step(images)
     entropy_only, all_of_it = ERLoss(4.0), ERLoss(4.0)
     spread = z if entropy_of == "projection" else p
     entropy_only(*spread)
@@ -88,11 +88,11 @@ def test_byol_er_predicts_the_mean_of_q_and_keeps_the_entropy_it_names(entropy_o
 
 def test_dino_is_lightlys_loss_with_every_view_against_the_other_globals():
     method = build("dino", num_prototypes=5)
-    pictures = views(local=2)
-    student = [method.prototypes(method.embed(v)) for v in pictures]
-    teacher = [method.target_prototypes(target_of(method, v)) for v in pictures[:2]]
+    images = views(local=2)
+    student = [method.prototypes(method.embed(v)) for v in images]
+    teacher = [method.target_prototypes(target_of(method, v)) for v in images[:2]]
     expected = DINOLoss(5)(teacher, student)
-    torch.testing.assert_close(method.multi_view_step(pictures).loss, expected)
+    torch.testing.assert_close(method.multi_view_step(images).loss, expected)
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -114,27 +114,27 @@ def test_dinos_last_layer_rests_in_its_first_epochs():
 @pytest.mark.parametrize("center", [True, False])
 def test_dino_er_is_the_discrete_bound_on_dinos_branches(center):
     method = build("dino_er", num_prototypes=5, center=center)
-    pictures = views(local=1)
-    student = [method.prototypes(method.embed(v)) for v in pictures]
-    teacher = [method.target_prototypes(target_of(method, v)) for v in pictures[:2]]
+    images = views(local=1)
+    student = [method.prototypes(method.embed(v)) for v in images]
+    teacher = [method.target_prototypes(target_of(method, v)) for v in images[:2]]
     expected = DiscreteERLoss(0.1, 0.04)(student, teacher)  # the centre is 0 at the first step
-    torch.testing.assert_close(method.multi_view_step(pictures).loss, expected)
+    torch.testing.assert_close(method.multi_view_step(images).loss, expected)
     assert (method.criterion.center is not None) is center
 
 
 def test_swav_er_is_the_bound_with_soft_codes_and_their_entropy():
     method = build("swav_er", num_prototypes=5)
-    pictures = views(local=1)
-    scores = [method.prototypes(method.embed(v)) for v in pictures]
+    images = views(local=1)
+    scores = [method.prototypes(method.embed(v)) for v in images]
     codes = [(s / 0.05).softmax(dim=1) for s in scores]
     entropy = sum(-(c.mean(0) * c.mean(0).log()).sum() for c in codes) / 3
     targets = [codes[1], codes[0], (codes[0] + codes[1]) / 2]
     pairs = zip(targets, scores, strict=True)
     reconstruction = sum((c * (s / 0.1).log_softmax(1)).sum(1).mean() for c, s in pairs) / 3
     expected = -(entropy + reconstruction)
-    step = method.multi_view_step(pictures)
+    step = method.multi_view_step(images)
     torch.testing.assert_close(step.loss, expected)
-    torch.testing.assert_close(method.logits(method.embed(pictures[0])), scores[0] / 0.1)
+    torch.testing.assert_close(method.logits(method.embed(images[0])), scores[0] / 0.1)
 
 
 def deepcluster(name, **options):
@@ -143,8 +143,8 @@ def deepcluster(name, **options):
 
 def test_deepclusters_loss_is_cross_entropy_with_the_other_views_nearest_centroid():
     method = deepcluster("deepclusterv2")
-    pictures = views(local=1)
-    z = [F.normalize(method.embed(v), dim=1) for v in pictures]
+    images = views(local=1)
+    z = [F.normalize(method.embed(v), dim=1) for v in images]
     losses = []
     for prototypes in method.prototypes:
         for view, other in ((0, 1), (1, 0), (2, 0)):
@@ -152,7 +152,7 @@ def test_deepclusters_loss_is_cross_entropy_with_the_other_views_nearest_centroi
                 cluster = max(range(3), key=lambda k: float(z[other][i].detach() @ prototypes[k]))
                 logits = z[view][i] @ prototypes.T / 0.1
                 losses.append(logits.logsumexp(0) - logits[cluster])
-    step = method.multi_view_step(pictures)
+    step = method.multi_view_step(images)
     torch.testing.assert_close(step.loss, torch.stack(losses).mean())
 
 
@@ -160,15 +160,15 @@ def test_deepcluster_er_adds_the_entropy_of_the_mean_prediction():
     method = deepcluster("deepcluster_er")
     plain = deepcluster("deepclusterv2")
     plain.load_state_dict(method.state_dict())
-    pictures = views()
-    z = [F.normalize(method.embed(v), dim=1) for v in pictures]
+    images = views()
+    z = [F.normalize(method.embed(v), dim=1) for v in images]
     entropies = []
     for prototypes in method.prototypes:
         for v in z:
             p = (v @ prototypes.T / 0.1).softmax(dim=1).mean(dim=0)
             entropies.append(float(scipy_entropy(p.detach().numpy())))
-    expected = plain.multi_view_step(pictures).loss.item() - sum(entropies) / len(entropies)
-    assert method.multi_view_step(pictures).loss.item() == pytest.approx(expected, rel=1e-4)
+    expected = plain.multi_view_step(images).loss.item() - sum(entropies) / len(entropies)
+    assert method.multi_view_step(images).loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_deepcluster_finds_the_clusters_of_its_queue_and_keeps_them_in_the_state_dict():
@@ -215,16 +215,16 @@ def test_queue_of_another_dimension_is_refused(name):
 @pytest.mark.parametrize("estimator", ["infonce", "mine", "mige"])
 def test_mvib_is_its_loss_and_embeds_the_mean(estimator):
     method = build("mvib", estimator=estimator)
-    pictures = views()
-    posteriors = [method.projection_head(method(v)) for v in pictures]
+    images = views()
+    posteriors = [method.projection_head(method(v)) for v in images]
     assert [p.shape for p in posteriors] == [(6, 16)] * 2
-    torch.testing.assert_close(method.embed(pictures[0]), posteriors[0][:, :8])
+    torch.testing.assert_close(method.embed(images[0]), posteriors[0][:, :8])
     reference = MVIBLoss(1e-3, 0.5, estimator=estimator, dim=8)
     reference.load_state_dict(method.criterion.state_dict())
     torch.manual_seed(3)
     expected = reference(*posteriors)
     torch.manual_seed(3)
-    step = method.multi_view_step(pictures)
+    step = method.multi_view_step(images)
     torch.testing.assert_close(step.loss, expected)
     step.loss.backward()
     assert method.backbone.conv.weight.grad.isfinite().all()
@@ -250,9 +250,9 @@ def test_the_entropy_keeps_clusters_in_use_without_sinkhorn(with_entropy):
     parameters = [p for m in method.trained_modules() for p in m.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=0.02)
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(64, 3, 8, 8, generator=generator)
+    images = torch.randn(64, 3, 8, 8, generator=generator)
     for _ in range(150):
-        noisy = [pictures + 0.3 * torch.randn(64, 3, 8, 8, generator=generator) for _ in range(2)]
+        noisy = [images + 0.3 * torch.randn(64, 3, 8, 8, generator=generator) for _ in range(2)]
         _, z = method.online_branch(noisy)
         scores = [method.prototypes(v) for v in z]
         loss = method.criterion(scores, scores)

@@ -41,7 +41,7 @@ class TinyBackbone(nn.Module):
 
 
 class Views(Dataset):
-    """Pictures of two kinds; views are the picture and noise, of given sizes."""
+    """Images of two kinds; views are the image and noise, of given sizes."""
 
     def __init__(self, sizes=(8, 8), n=64):
         generator = torch.Generator().manual_seed(0)

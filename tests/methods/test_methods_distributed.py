@@ -42,7 +42,7 @@ SCENARIOS = {
     "unigrad": {},
     "vicreg": {},
 }
-# Nothing of a picture's loss depends on another picture, so that there is nothing to gather.
+# Nothing of an image's loss depends on another image, so that there is nothing to gather.
 SEPARATE = {"byol", "dino", "simsiam", "deepclusterv2"}
 MASKED = {"mae", "simmim"}  # likewise, and each rank draws its own masks
 

@@ -23,8 +23,8 @@ def saved_backbone(folder, options, preprocessing=PREPROCESSING, seed=0):
 
 
 def same_features(ours, theirs):
-    """Compare on pictures that the export itself has not seen."""
-    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    """Compare on images that the export itself has not seen."""
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        expected, found = ours(pictures), theirs.eval()(pictures).flatten(1)
+        expected, found = ours(images), theirs.eval()(images).flatten(1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))

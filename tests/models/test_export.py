@@ -59,7 +59,7 @@ def test_torchvision_file_has_all_but_the_classifier(source, options, tmp_path):
         theirs.fc = nn.Identity()
         same_features(backbone, theirs)
     assert report.difference <= 1e-5
-    assert report.pictures == (4, 3, 64, 64)
+    assert report.images == (4, 3, 64, 64)
 
 
 def test_torchvision_file_with_a_small_stem_says_how_to_change_the_model(source, tmp_path):
@@ -127,8 +127,8 @@ def test_huggingface_folder_takes_a_classifier(source, tmp_path):
 def test_unknown_preprocessing_is_said_to_be_timms(tmp_path):
     backbone = saved_backbone(tmp_path, BackboneOptions("test_resnet", "timm"), {})
     report = export_backbone(backbone, "huggingface", tmp_path / "folder")
-    assert "does not say its mean, std and picture size" in report.note
-    assert report.pictures[-1] == 160  # of timm's own configuration
+    assert "does not say its mean, std and image size" in report.note
+    assert report.images[-1] == 160  # of timm's own configuration
     published = resolve_model_data_config(timm.create_model("test_resnet"))
     found = resolve_model_data_config(timm.create_model(f"local-dir:{report.path}"))
     for key in ("mean", "std", "input_size"):

@@ -177,5 +177,5 @@ class Pooled(nn.Module):
         super().__init__()
         self.resnet = resnet
 
-    def forward(self, pictures):
-        return self.resnet(pictures)["res5"].mean((2, 3))
+    def forward(self, images):
+        return self.resnet(images)["res5"].mean((2, 3))

@@ -115,7 +115,7 @@ def test_a_header_cannot_name_other_weights(tmp_path):
     "preprocessing",
     [{"image_size": "32"}, {"mean": [1, 2]}, {"std": [0, 1, 1]}, {"interpolation": 3}, {"x": 1}],
 )
-def test_preprocessing_that_no_picture_passes_through_is_refused(tmp_path, preprocessing):
+def test_preprocessing_that_no_image_passes_through_is_refused(tmp_path, preprocessing):
     save_backbone(build_backbone(TINY), tmp_path / "x.safetensors", TINY, preprocessing)
     with pytest.raises(DataError, match="preprocessing"):
         load_backbone(tmp_path / "x.safetensors")

@@ -189,7 +189,7 @@ def test_solo_learns_small_stem_is_padded_by_two(tmp_path):
     torch.save({"state_dict": state | mlp("projector.", 0)}, tmp_path / "solo.ckpt")
     backbone = load_backbone(tmp_path / "solo.ckpt")
     assert backbone.architecture == options
-    assert backbone.preprocessing == {}  # small pictures have no usual size and statistics
+    assert backbone.preprocessing == {}  # small images have no usual size and statistics
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(backbone(images), reference(images))

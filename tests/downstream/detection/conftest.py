@@ -40,7 +40,7 @@ def write(root, split, content):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Six training and three validation pictures, wide and tall, two classes, one crowd."""
+    """Six training and three validation images, wide and tall, two classes, one crowd."""
     root = tmp_path / "coco"
     for split, numbers in (("train", range(1, 7)), ("val", range(7, 10))):
         images, annotations = [], []

@@ -31,14 +31,14 @@ SMALL = [
 ]
 
 
-def make_coco(root, pictures=5, classes=3, codes=False):
-    """A data set in COCO's layout: coloured rectangles on noise, wide and tall pictures."""
+def make_coco(root, count=5, classes=3, codes=False):
+    """A data set in COCO's layout: coloured rectangles on noise, wide and tall images."""
     (root / "annotations").mkdir(parents=True)
     chance = np.random.default_rng(0)
     for split in ("train", "val"):
         (root / f"{split}2017").mkdir()
         images, annotations = [], []
-        for number in range(1, pictures + 1):
+        for number in range(1, count + 1):
             width, height = (64, 48) if number % 3 else (48, 64)
             pixels = chance.integers(0, 60, (height, width, 3), dtype=np.uint8)
             for _ in range(2):

@@ -7,7 +7,7 @@ import pytest
 
 from erssl.downstream.detection.coco import (
     CocoSource,
-    check_pictures,
+    check_images,
     check_same_categories,
     coco_layout,
     read_coco,
@@ -21,7 +21,7 @@ def read(root, split="train", **more):
     return read_coco(coco_layout(root)[split == "val"], split, **more)
 
 
-def test_pictures_instances_and_contiguous_classes(coco):
+def test_images_instances_and_contiguous_classes(coco):
     data = read(coco)
     assert (data.category_ids, data.class_names) == ((3, 7), ("square", "bar"))
     assert len(data.images) == len(data.training_images) == 6
@@ -54,7 +54,7 @@ def test_coco_mini_as_pycocotools_counts_it():
         assert data.counts["crowds"] == len(theirs.getAnnIds(iscrowd=True))
         assert data.category_ids == tuple(theirs.getCatIds())
         assert not data.has_codes
-        check_pictures(data, 2)
+        check_images(data, 2)
     check_same_categories(read(root), read(root, "val"))
 
 
@@ -71,10 +71,10 @@ def twice(key):
 
 
 BAD = {
-    "a picture that is not listed": (first("annotations", image_id=99), "name 1 pictures"),
-    "a missing picture": (first("images", file_name="no.png"), "1 pictures .* not in .*no.png"),
+    "an image that is not listed": (first("annotations", image_id=99), "name 1 images"),
+    "a missing image": (first("images", file_name="no.png"), "1 images .* not in .*no.png"),
     "an unknown category": (first("annotations", category_id=4), "categories that it does not"),
-    "pictures of one id": (twice("images"), "ids of images .* more than once"),
+    "images of one id": (twice("images"), "ids of images .* more than once"),
     "annotations of one id": (twice("annotations"), "ids of annotations .* more than once"),
     "categories of one id": (twice("categories"), "ids of categories .* more than once"),
     "no id": (without("annotations", "id"), "no whole number as id"),
@@ -92,13 +92,13 @@ BAD = {
         first("annotations", segmentation={"size": [48, 64], "counts": [5, 6]}),
         "does not fit its size",
     ),
-    "no list of pictures": (lambda content: content.pop("images"), "no list 'images'"),
+    "no list of images": (lambda content: content.pop("images"), "no list 'images'"),
     "entries that are no objects": (
         lambda content: content["images"].append(3),
         "entries of 'images'",
     ),
     "no categories": (lambda content: content.update(categories=[], annotations=[]), "no categor"),
-    "no pictures": (lambda content: content.update(images=[], annotations=[]), "lists no pictures"),
+    "no images": (lambda content: content.update(images=[], annotations=[]), "lists no images"),
     "no annotations": (lambda content: content.update(annotations=[]), "no object with a box"),
 }
 
@@ -130,13 +130,13 @@ def test_boxes_without_area_are_not_trained_on(change, box):
     assert any("1 boxes" in note and "left out of training" in note for note in data.notes)
 
 
-def test_pictures_without_objects_are_left_out_of_training(change):
+def test_images_without_objects_are_left_out_of_training(change):
     def empty(content):
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 2]
 
     data = read(change("train", empty))
     assert [i.id for i in data.training_images] == [1, 3, 4, 5, 6]
-    assert any("1 pictures" in note for note in data.notes)
+    assert any("1 images" in note for note in data.notes)
 
 
 def test_categories_must_agree(change):
@@ -154,13 +154,13 @@ def test_missing_folder_file_and_broken_json(coco):
     with pytest.raises(DataError, match=r"No such file .* val_annotations="):
         read(coco, "val")
     shutil.rmtree(coco / "val2017")
-    with pytest.raises(DataError, match="no folder of pictures; name it with val_images="):
+    with pytest.raises(DataError, match="no folder of images; name it with val_images="):
         read(coco, "val")
 
 
-def test_damaged_pictures(coco):
-    picture = coco / "train2017" / "001.png"
-    picture.write_bytes(picture.read_bytes()[:200])
+def test_damaged_images(coco):
+    image = coco / "train2017" / "001.png"
+    image.write_bytes(image.read_bytes()[:200])
     (coco / "train2017" / "002.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of the 6 pictures .*001.png.*002.png: empty file"):
-        check_pictures(read(coco), 1)
+    with pytest.raises(DataError, match=r"2 of the 6 images .*001.png.*002.png: empty file"):
+        check_images(read(coco), 1)

@@ -24,7 +24,7 @@ def truth(*boxes, first_id=1, crowd=()):
 
 
 def found(*pairs, label=0):
-    """Detections of one picture, of (box, score)."""
+    """Detections of one image, of (box, score)."""
     from pycocotools import mask as codes
 
     masks = []

@@ -46,7 +46,7 @@ BAD = {
     "C4 without Detectron2": (("recipe=mask_rcnn_c4_1x",), "torchvision has no C4 detector"),
     "pixels": (("checkpoint=pixels",), "no weights to fine-tune"),
     "both kinds of paths": (("val_images=/x",), "data_root and val_images exclude each other"),
-    "no pictures in a batch": (("batch_size=0",), "batch_size must be at least 1"),
+    "no images in a batch": (("batch_size=0",), "batch_size must be at least 1"),
     "devices that do not share": (("devices=3",), "cannot be shared by 3 devices"),
     "no learning": (("learning_rate=0",), "must be a number above 0"),
     "sizes": (("max_size=60",), "cannot be less than the short side 64"),
@@ -56,9 +56,9 @@ BAD = {
     "eval_only and overwrite": (("eval_only=true", "overwrite=true"), "give one"),
     "nothing to resume": (("resume=true",), "does not exist"),
     "nothing to evaluate": (("eval_only=true",), "does not exist"),
-    "a missing folder": (("data_root=/nowhere",), "no folder of pictures"),
+    "a missing folder": (("data_root=/nowhere",), "no folder of images"),
     "a transformer": (("checkpoint=random:vit_tiny_patch16_224",), "torchvision ResNet"),
-    "a small stem": (("checkpoint=random:resnet18_cifar",), "stem for small pictures"),
+    "a small stem": (("checkpoint=random:resnet18_cifar",), "stem for small images"),
 }
 
 
@@ -91,19 +91,19 @@ def test_data_is_named_in_one_way_or_the_other(words, capsys):
 def test_bad_annotations_stop_before_training(words, change, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(command, "find_backend", lambda name: pytest.fail)
     change("train", lambda content: content["images"][0].update(file_name="no.png"))
-    assert "1 pictures that" in refused(words, capsys)
+    assert "1 images that" in refused(words, capsys)
     change("train", lambda content: content["images"][0].update(file_name="001.png"))
     change("val", lambda content: content["categories"][0].update(name="circle"))
     assert "The categories of" in refused(words, capsys)
     change("val", lambda content: content.update(annotations=[], images=[]))
     change("val", lambda content: content["categories"][0].update(name="square"))
-    assert "lists no pictures to evaluate on" in refused(words, capsys)
+    assert "lists no images to evaluate on" in refused(words, capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_pictures_stop_before_training(words, coco, capsys):
-    (coco / "val2017" / "008.png").write_bytes(b"no picture")
-    assert "1 of the 3 pictures" in refused(words, capsys)
+def test_damaged_images_stop_before_training(words, coco, capsys):
+    (coco / "val2017" / "008.png").write_bytes(b"no image")
+    assert "1 of the 3 images" in refused(words, capsys)
 
 
 def test_checkpoint_of_another_architecture(words, tmp_path, capsys):
@@ -136,7 +136,7 @@ def test_help_has_every_key_and_nothing_else(capsys):
     assert settings.sizes == ((640, 672, 704, 736, 768, 800), 1333, 800)
 
 
-def test_results_pictures_report_and_settings_that_may_not_change(words, tmp_path, capsys):
+def test_results_images_report_and_settings_that_may_not_change(words, tmp_path, capsys):
     assert main(["detect", *words, "checkpoint_period=3"]) == 0
     out = capsys.readouterr().out
     assert "scaled by the linear rule from batch 16 to 2" in out

@@ -22,7 +22,7 @@ def absent(monkeypatch):
 
 
 def test_its_absence_is_one_sentence(absent, tmp_path):
-    job = make_job(make_coco(tmp_path / "coco", pictures=2), tmp_path / "run")
+    job = make_job(make_coco(tmp_path / "coco", count=2), tmp_path / "run")
     with pytest.raises(ConfigError) as caught:
         detectron2_backend.run(job)
     said = str(caught.value)

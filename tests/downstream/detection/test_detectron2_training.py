@@ -196,7 +196,7 @@ def test_evaluates_alone(coco, tmp_path):
 
 
 def test_run_length_masks_are_trained_on(tmp_path):
-    coded = make_coco(tmp_path / "coded", pictures=3, codes=True)
+    coded = make_coco(tmp_path / "coded", count=3, codes=True)
     job = make_job(coded, tmp_path / "run", iterations=2)
     assert job.train.has_codes
     assert math.isfinite(run(job).facts["last_loss"])
@@ -210,14 +210,14 @@ def test_the_job_reaches_the_config(coco, tmp_path):
     assert (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.DATALOADER.NUM_WORKERS) == (7, 3)
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((48, 64), 96)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (64, 96)
-    assert cfg.TEST.PRECISE_BN.NUM_ITER == 3  # 5 pictures, 2 in a batch
+    assert cfg.TEST.PRECISE_BN.NUM_ITER == 3  # 5 images, 2 in a batch
     assert cfg.MODEL.RESNETS.DEPTH == 18
     assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53]
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SEED) == (2, 0.001, 3)
 
 
 def test_c4_has_its_fifth_stage_in_the_head(tmp_path):
-    coco = make_coco(tmp_path / "coco", pictures=2)
+    coco = make_coco(tmp_path / "coco", count=2)
     job = make_job(coco, tmp_path / "run", "mask_rcnn_c4_1x", "resnet50", iterations=1)
     outcome = run(job)
     assert outcome.facts["backbone_norms"] == 53
@@ -237,7 +237,7 @@ def test_backbones_that_do_not_fit_are_refused(coco, tmp_path):
     from erssl.models import BackboneOptions, build_backbone
 
     small = build_backbone(BackboneOptions("resnet18", cifar_stem=True))
-    with pytest.raises(ConfigError, match=r"resnet18 with a stem for small pictures"):
+    with pytest.raises(ConfigError, match=r"resnet18 with a stem for small images"):
         run(make_job(coco, tmp_path, backbone=small))
     vit = build_backbone(BackboneOptions("vit_tiny_patch16_224", "timm"))
     with pytest.raises(ConfigError, match=r"vit_tiny_patch16_224, and the detectors"):
@@ -250,7 +250,7 @@ def test_backbones_that_do_not_fit_are_refused(coco, tmp_path):
         run(make_job(coco, tmp_path, devices=2))
 
 
-def test_a_picture_of_another_size_is_named(coco, tmp_path):
+def test_a_image_of_another_size_is_named(coco, tmp_path):
     train, _ = coco_layout(coco)
     data = read_coco(train, "train")
     wrong = tuple(dataclasses.replace(image, width=image.width + 8) for image in data.images)

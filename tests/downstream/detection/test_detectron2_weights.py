@@ -47,8 +47,8 @@ def backbone():
     return resnet
 
 
-def stages_of_torchvision(resnet, pictures):
-    x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(pictures))))
+def stages_of_torchvision(resnet, images):
+    x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(images))))
     stages = []
     for layer in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
         x = layer(x)
@@ -56,11 +56,11 @@ def stages_of_torchvision(resnet, pictures):
     return stages
 
 
-def stages_of_detectron2(model, pictures):
+def stages_of_detectron2(model, images):
     if hasattr(model.backbone, "bottom_up"):
-        return list(model.backbone.bottom_up(pictures).values())
+        return list(model.backbone.bottom_up(images).values())
     resnet = model.backbone
-    x = resnet.stem(pictures)
+    x = resnet.stem(images)
     stages = []
     for stage in (resnet.res2, resnet.res3, resnet.res4):
         x = stage(x)

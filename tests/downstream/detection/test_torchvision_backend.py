@@ -42,11 +42,11 @@ def test_every_weight_of_the_backbone_is_in_the_detector(name, parts):
     detector = build_detector(backbone, 2, STATISTICS, rois_per_image=8)
     matched = match_weights(backbone, detector)
     assert matched == {"convolutions": parts, "normalisations": parts, "tensors": 6 * parts}
-    picture = torch.rand(1, 3, 64, 96)
+    image = torch.rand(1, 3, 64, 96)
     detector.eval()
     with torch.no_grad():
-        stages = detector.backbone.body(picture)
-        x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(picture))))
+        stages = detector.backbone.body(image)
+        x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(image))))
         for number in range(4):
             x = getattr(backbone, f"layer{number + 1}")(x)
             assert torch.allclose(stages[str(number)], x, atol=1e-6)
@@ -71,13 +71,13 @@ def test_a_weight_that_is_lost_is_named():
         match_weights(backbone, detector)
 
 
-def test_pictures_are_normalised_by_the_backbones_statistics_and_not_resized():
+def test_images_are_normalised_by_the_backbones_statistics_and_not_resized():
     detector = build_detector(resnet(), 2, STATISTICS)
-    picture = torch.rand(3, 50, 70)
-    images, _ = detector.transform([picture])
+    image = torch.rand(3, 50, 70)
+    images, _ = detector.transform([image])
     assert (images.image_sizes, images.tensors.shape) == ([(50, 70)], (1, 3, 64, 96))
     mean, std = (torch.tensor(STATISTICS[key])[:, None, None] for key in ("mean", "std"))
-    assert torch.allclose(images.tensors[0, :, :50, :70], (picture - mean) / std)
+    assert torch.allclose(images.tensors[0, :, :50, :70], (image - mean) / std)
 
 
 def test_precise_statistics_are_those_of_all_batches_together():
@@ -93,13 +93,13 @@ def test_precise_statistics_are_those_of_all_batches_together():
     assert not detector.training and not norm._forward_pre_hooks
 
 
-def test_what_is_found_is_in_pixels_of_the_pictures_own_size():
+def test_what_is_found_is_in_pixels_of_the_images_own_size():
     detector = build_detector(resnet(), 2, STATISTICS).eval()
     detector.roi_heads.score_thresh, detector.roi_heads.detections_per_img = 0.0, 5
-    picture = torch.rand(3, 64, 96)
-    (same,) = find(detector, [picture], [(64, 96)])
+    image = torch.rand(3, 64, 96)
+    (same,) = find(detector, [image], [(64, 96)])
     assert len(same["boxes"]) == 5
-    (double,) = find(detector, [picture], [(128, 192)])
+    (double,) = find(detector, [image], [(128, 192)])
     assert torch.allclose(double["boxes"], 2 * same["boxes"], atol=1e-3)
     assert double["masks"].shape[1:] == (1, 128, 192)
 

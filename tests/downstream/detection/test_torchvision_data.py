@@ -1,4 +1,4 @@
-"""Order of pictures, sizes, and targets that go with the pixels."""
+"""Order of images, sizes, and targets that go with the pixels."""
 
 from collections import Counter
 from dataclasses import replace
@@ -17,8 +17,8 @@ from erssl.downstream.detection.sampling import (
 )
 from erssl.downstream.detection.torchvision_data import (
     PackedImages,
-    TrainingPictures,
-    ValidationPictures,
+    TrainingImages,
+    ValidationImages,
     target_of,
 )
 from erssl.errors import DataError
@@ -30,15 +30,15 @@ WIDE = [i % 3 != 0 for i in range(23)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 23, 40])
-def test_an_epoch_has_every_picture_and_full_batches(size):
+def test_an_epoch_has_every_image_and_full_batches(size):
     order = BatchOrder(WIDE, size, seed=3)
     for epoch in range(3):
         batches = [order.batch(epoch * order.batches + i) for i in range(order.batches)]
         assert {len(batch) for batch in batches} == {size}
-        seen = Counter(picture for batch in batches for picture in batch)
+        seen = Counter(image for batch in batches for image in batch)
         assert set(seen) == set(range(23))
         assert sum(seen.values()) - 23 < size
-        mixed = [b for b in batches if len({WIDE[picture] for picture in b}) > 1]
+        mixed = [b for b in batches if len({WIDE[image] for image in b}) > 1]
         assert len(mixed) <= 2
 
 
@@ -62,7 +62,7 @@ def test_sampler_begins_anywhere_and_processes_share_a_batch():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_augmentation_of_records_depends_on_seed_iteration_and_picture(workers):
+def test_augmentation_of_records_depends_on_seed_iteration_and_image(workers):
     def prepare(record):
         return record, float(np.random.uniform())
 
@@ -80,13 +80,13 @@ def test_augmentation_of_records_depends_on_seed_iteration_and_picture(workers):
     assert run(1) != once
 
 
-def pictures(root, split="train", sizes=(96,), longest=1333, seed=0):
+def images(root, split="train", sizes=(96,), longest=1333, seed=0):
     data = read_coco(coco_layout(root)[split == "val"], split)
-    return data, TrainingPictures(data.training_images, sizes, longest, seed)
+    return data, TrainingImages(data.training_images, sizes, longest, seed)
 
 
 def test_boxes_lie_on_what_was_drawn(coco):
-    data, dataset = pictures(coco)
+    data, dataset = images(coco)
     mirrored = set()
     for iteration in range(4):
         for number in range(len(dataset)):
@@ -104,9 +104,9 @@ def test_boxes_lie_on_what_was_drawn(coco):
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_masks_fill_their_boxes_on_real_pictures(mirrored):
+def test_masks_fill_their_boxes_on_real_images(mirrored):
     root = need("coco_mini") / "coco_mini"
-    data, _ = pictures(root)
+    data, _ = images(root)
     for image in data.images[:10]:
         size = (image.width, image.height)
         target = target_of(image, size, mirrored)
@@ -120,7 +120,7 @@ def test_masks_fill_their_boxes_on_real_pictures(mirrored):
 def test_run_length_codes_and_polygons_give_one_mask(coco):
     from pycocotools import mask as codes
 
-    image = pictures(coco)[0].images[0]
+    image = images(coco)[0].images[0]
     square = image.trainable[0]
     code = codes.frPyObjects(square.segmentation, image.height, image.width)[0]
     as_code = replace(image, instances=(replace(square, segmentation=code),))
@@ -135,30 +135,30 @@ def test_run_length_codes_and_polygons_give_one_mask(coco):
     assert torch.equal(target_of(as_plain, (64, 48), True)["masks"], one)
 
 
-def test_augmentation_depends_on_seed_iteration_and_picture(coco):
+def test_augmentation_depends_on_seed_iteration_and_image(coco):
     sizes = tuple(range(64, 128, 4))
-    _, one = pictures(coco, sizes=sizes)
-    _, same = pictures(coco, sizes=sizes)
-    _, other = pictures(coco, sizes=sizes, seed=1)
+    _, one = images(coco, sizes=sizes)
+    _, same = images(coco, sizes=sizes)
+    _, other = images(coco, sizes=sizes, seed=1)
     drawn = [one[i, 2][0] for i in range(12)]
     assert all(torch.equal(same[i, 2][0], drawn[i]) for i in reversed(range(12)))
     assert len({image.shape for image in drawn}) > 4
     assert any(other[i, 2][0].shape != drawn[i].shape for i in range(12))
 
 
-def test_objects_outside_the_picture_and_crowds_are_no_targets(change):
+def test_objects_outside_the_image_and_crowds_are_no_targets(change):
     def outside(content):
         content["annotations"][0]["bbox"] = [70, 5, 10, 10]
 
-    _, dataset = pictures(change("train", outside))
+    _, dataset = images(change("train", outside))
     _, target = dataset[0, 0]
     assert target["labels"].tolist() == [2]
     assert target["masks"].shape[0] == 1
 
 
-def test_test_pictures_have_the_size_of_the_test(coco):
+def test_test_images_have_the_size_of_the_test(coco):
     data = read_coco(coco_layout(coco)[1], "val")
-    assert [ValidationPictures(data.images, 96, 120)[i][1].shape[1:] for i in (0, 2)] == [
+    assert [ValidationImages(data.images, 96, 120)[i][1].shape[1:] for i in (0, 2)] == [
         (90, 120),
         (120, 90),
     ]
@@ -167,10 +167,10 @@ def test_test_pictures_have_the_size_of_the_test(coco):
 def test_size_that_the_file_says_is_checked(change):
     root = change("train", lambda content: content["images"][0].update(width=65))
     with pytest.raises(DataError, match="64 x 48 pixels but the annotations say 65 x 48"):
-        _ = pictures(root)[1][0, 0]
+        _ = images(root)[1][0, 0]
 
 
-def test_packed_pictures_are_the_pictures(coco):
-    images = pictures(coco)[0].images
-    packed = PackedImages(images)
-    assert [packed[i] for i in range(len(packed))] == list(images)
+def test_packed_images_are_the_images(coco):
+    originals = images(coco)[0].images
+    packed = PackedImages(originals)
+    assert [packed[i] for i in range(len(packed))] == list(originals)

@@ -5,7 +5,7 @@ import pytest
 from erssl.downstream.detection.voc import CLASS_NAMES, VocSplit, read_split, read_voc
 from erssl.errors import DataError
 
-from ..conftest import picture
+from ..conftest import image
 
 OBJECT = (
     "<object><name>{name}</name><pose>Left</pose><truncated>0</truncated>"
@@ -15,14 +15,14 @@ OBJECT = (
 
 
 def make_split(devkit, year, name, things):
-    """Pictures of 40 x 30 pixels with the objects ``(class, box, difficult)`` of each."""
+    """Images of 40 x 30 pixels with the objects ``(class, box, difficult)`` of each."""
     folder = devkit / f"VOC{year}"
     for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     ids = [f"{year}_{name}_{number}" for number in range(len(things))]
     (folder / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids))
     for identifier, objects in zip(ids, things, strict=True):
-        picture(folder / "JPEGImages" / f"{identifier}.jpg")
+        image(folder / "JPEGImages" / f"{identifier}.jpg")
         inside = "".join(OBJECT.format(*box, name=n, difficult=d) for n, box, d in objects)
         size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
         xml = f"<annotation>{size}{inside}</annotation>"
@@ -68,10 +68,10 @@ def test_one_year_alone_is_noted(root):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda f: (f / "JPEGImages" / "2007_test_0.jpg").unlink(), r"1 pictures that .*test\.txt"),
+        (lambda f: (f / "JPEGImages" / "2007_test_0.jpg").unlink(), r"1 images that .*test\.txt"),
         (lambda f: (f / "Annotations" / "2007_test_0.xml").unlink(), r"test_0\.xml cannot be read"),
         (lambda f: (f / "ImageSets" / "Main" / "test.txt").unlink(), "data_root= must hold"),
-        (lambda f: (f / "ImageSets" / "Main" / "test.txt").write_text(""), "lists no picture"),
+        (lambda f: (f / "ImageSets" / "Main" / "test.txt").write_text(""), "lists no image"),
         (lambda f: edit(f, "<xmin>3</xmin>", ""), "it has no bndbox/xmin"),
         (lambda f: edit(f, "<xmin>3</xmin>", "<xmin>wide</xmin>"), "no annotation of VOC"),
         (lambda f: edit(f, "dog", "wolf"), "class wolf is none of the 20"),

@@ -1,4 +1,4 @@
-"""Picture files, damaged and made up, and folders of them with links and pipes."""
+"""Image files, damaged and made up, and folders of them with links and pipes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Declared:
     colour: int
 
     def content(self) -> bytes:
-        content = samples.pictures()[_PNG]
+        content = samples.images()[_PNG]
         chunk = b"IHDR" + struct.pack(">IIBB3x", self.width, self.height, self.depth, self.colour)
         return content[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[_AT + 17 :]
 
@@ -66,16 +66,16 @@ def _bytes(content: Content) -> bytes:
         return content.content()
     if isinstance(content, bytes):
         return content
-    return damaged(list(samples.pictures().values())[content[0]], content[1])
+    return damaged(list(samples.images().values())[content[0]], content[1])
 
 
 def _act_one(case: tuple[Content, str], folder: Path) -> None:
     content, ending = case
-    file = folder / f"picture{ending}"
+    file = folder / f"image{ending}"
     file.write_bytes(_bytes(content))
-    picture = load_image(file)
-    assert picture.mode == "RGB"
-    picture.load()
+    image = load_image(file)
+    assert image.mode == "RGB"
+    image.load()
 
 
 _kinds = ["file", "file", "file", "folder", "link up", "link to itself", "pipe", "dangling"]
@@ -87,7 +87,7 @@ def _act_folder(case: tuple[list[tuple[str, str, str, Content]], bool, bool, boo
     entries, verify, skip, with_val = case
     for place in ("train/a", "train/b", "val/a", "val/b"):
         (root / place).mkdir(parents=True)
-        (root / place / "0.png").write_bytes(samples.pictures()[_PNG])
+        (root / place / "0.png").write_bytes(samples.images()[_PNG])
     for place, name, kind, content in entries:
         try:
             _put(root / place / name.replace("/", "_"), kind, content)
@@ -128,14 +128,14 @@ def _put(target: Path, kind: str, content: Content) -> None:
 
 SURFACES = [
     Surface(
-        "pictures",
+        "images",
         st.tuples(_contents, st.sampled_from([".png", ".jpg", ".tiff", ".gif", ""])),
         _act_one,
         share=34,
-        prepare=samples.pictures,
+        prepare=samples.images,
     ),
     Surface(
-        "picture folders",
+        "image folders",
         st.tuples(
             st.lists(
                 st.tuples(
@@ -152,12 +152,12 @@ SURFACES = [
         ),
         _act_folder,
         share=12,
-        prepare=samples.pictures,
+        prepare=samples.images,
     ),
 ]
 
 
-def test_any_picture_is_read_or_refused() -> None:
+def test_any_image_is_read_or_refused() -> None:
     check(SURFACES[0], 150)
 
 

@@ -1,4 +1,4 @@
-"""Pictures for the tests, made on the spot."""
+"""Images for the tests, made on the spot."""
 
 from pathlib import Path
 

@@ -17,27 +17,27 @@ from erssl.data.images import load_image
 from erssl.downstream.detection.coco import CocoImage
 from erssl.downstream.detection.job import Detected
 
-_MOST = 12  # pictures of a sheet
+_MOST = 12  # images of a sheet
 _COLUMNS = 3  # pairs in a row
 _THRESHOLD = 0.5  # score from which a detection is drawn, as in Detectron2's demo
 _AT_LEAST = 3  # detections that are drawn in any case
-_INCHES = (2.6, 2.1)  # of one picture
+_INCHES = (2.6, 2.1)  # of one image
 _DOTS = 110
 
 
 def draw_predictions(
     data: Any, predictions: Sequence[Detected], path: Path, threshold: float = _THRESHOLD
 ) -> int:
-    """Draw pairs of pictures: on the left what is there, on the right what was found.
+    """Draw pairs of images: on the left what is there, on the right what was found.
 
     Args:
         data: ``CocoData`` or ``VocData``: ``images`` and ``class_names``.
-        predictions: Of some of its pictures; the first twelve are drawn.
+        predictions: Of some of its images; the first twelve are drawn.
         path: The PNG file, written under a temporary name first.
         threshold: Score from which a detection is drawn; where none reaches it, the best three.
 
     Returns:
-        Number of pictures that were drawn; with none, no file is written.
+        Number of images that were drawn; with none, no file is written.
     """
     drawn = list(predictions)[:_MOST]
     if not drawn:

@@ -1,4 +1,4 @@
-"""Files among pictures that would be waited for, be handed to a program, or never end."""
+"""Files among images that would be waited for, be handed to a program, or never end."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from erssl.data.folders import drop_unreadable, scan_folder
 from erssl.data.images import find_unreadable, load_image
 from erssl.errors import DataError
 
-from .data_pictures import noise
+from .data_images import noise
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):
@@ -19,16 +19,16 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     assert find_unreadable([tmp_path / "x.png"]) == [(str(tmp_path / "x.png"), "a pipe or device")]
 
 
-def test_postscript_under_the_name_of_a_picture_starts_no_program(tmp_path, monkeypatch):
+def test_postscript_under_the_name_of_a_image_starts_no_program(tmp_path, monkeypatch):
     # Pillow goes by content and hands this to Ghostscript
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
     text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     (tmp_path / "cat.jpg").write_bytes(text)
-    with pytest.raises(DataError, match="not a picture"):
+    with pytest.raises(DataError, match="not an image"):
         load_image(tmp_path / "cat.jpg")
 
 
-def test_links_to_the_folder_above_do_not_multiply_the_pictures(make_folder):
+def test_links_to_the_folder_above_do_not_multiply_the_images(make_folder):
     folder = make_folder(count=2)
     for name in ("up", "again", "more"):  # three ways at each of 40 levels
         (folder / "cat" / name).symlink_to(".", target_is_directory=True)
@@ -49,7 +49,7 @@ def test_a_linked_folder_is_still_read(make_folder, tmp_path):
     assert names == ["cat/0.png", "cat/linked/9.png", "dog/0.png"]
 
 
-def test_a_pipe_among_pictures_is_left_out_by_request(make_folder):
+def test_a_pipe_among_images_is_left_out_by_request(make_folder):
     folder = make_folder(count=1)
     os.mkfifo(folder / "cat" / "pipe.png")
     kept, faults = drop_unreadable(scan_folder("x", folder), "skip", workers=2)
