@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from erssl.errors import DataError
 from erssl.models import detectron, timm_files
 from erssl.models.backbones import BackboneOptions
-from erssl.models.loading import load_backbone, save_backbone
+from erssl.models.loading import load_backbone
+from erssl.models.saving import save_backbone
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
-from erssl.models.headers import SOURCES
+from erssl.models.timm_options import NORM_EPS
 
 FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
 #: What describes the network and not the images or the weights that timm published for it.
@@ -47,9 +47,9 @@ def timm_arguments(options: BackboneOptions) -> dict[str, Any]:
             parameter names and gives the same features.
 
     Returns:
-        The backbone's own options, without those that say where weights come from.
+        The backbone's own options, but for the epsilon of its normalisations.
     """
-    return {key: value for key, value in options.options.items() if key not in SOURCES}
+    return {key: value for key, value in options.options.items() if key != NORM_EPS}
 
 
 def read_timm(options: BackboneOptions, path: Path) -> nn.Module:

@@ -17,7 +17,7 @@ from erssl.models.architectures import architecture_label
 from erssl.models.backbones import BackboneOptions
 from erssl.models.checkpoints import one_line
 from erssl.models.layouts import LAYOUTS
-from erssl.models.loading import named_architecture
+from erssl.models.named import named_architecture
 
 SCHEMES = ("https", "http", "file")
 _PREPROCESSING = ("image_size", "mean", "std", "interpolation")

@@ -20,7 +20,7 @@ from erssl.cli._build import build_method
 from erssl.cli._settings import read_settings
 from erssl.models import build_backbone, save_backbone
 from erssl.models.backbones import BackboneOptions
-from erssl.models.loading import checkpoint_header
+from erssl.models.saving import checkpoint_header
 from erssl.runs import RunDirectory, environment, make_results, write_json
 
 TINY = BackboneOptions("resnet-9", "lightly", options={"width": 0.125, "num_ftrs": 8})
