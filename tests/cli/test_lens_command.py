@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 from erssl.cli.main import main
-from erssl.data import SSLDataModule, default_options, pipelines
+from erssl.data import SSLDataModule, default_options
+from erssl.data.views import pipelines
 from erssl.errors import DataError
 from erssl.evaluation import lens_reading
 from erssl.models import build_backbone
