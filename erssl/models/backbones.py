@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from erssl.errors import ConfigError
-from erssl.models.checkpoints import one_line
 from erssl.models.timm_options import NORM_EPS, check_timm_options
 from erssl.models.torchvision_nets import build_torchvision, torchvision_names
+from erssl.models.weights_files import one_line
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 

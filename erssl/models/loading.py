@@ -15,17 +15,17 @@ from erssl.errors import ConfigError, DataError, ErsslError
 from erssl.models.architectures import assumed_heads, infer_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
-from erssl.models.checkpoints import check_finite, one_line
 from erssl.models.layouts import Found, find_backbone
-from erssl.models.named import named_architecture, possible_architectures
+from erssl.models.named import possible_architectures
 from erssl.models.preprocessing import usual_preprocessing
 from erssl.models.published import is_timm_address, load_published
 from erssl.models.reports import LoadReport, listed
 from erssl.models.sources import WEIGHTS_FILE, Source, open_source, transformer_options
 from erssl.models.state_dicts import unwrapped
-from erssl.models.timm_files import timm_arguments
+from erssl.models.timm_options import timm_arguments
+from erssl.models.weights_files import check_finite, one_line
 
-__all__ = ["WEIGHTS_FILE", "LoadReport", "load_backbone", "named_architecture"]
+__all__ = ["WEIGHTS_FILE", "LoadReport", "load_backbone"]
 
 _UNTRACKED = "num_batches_tracked"  # of a batch normalisation; counts steps, older files have none
 _UNREAD = ("mask_token",)  # of a network that is trained on masked images; no image needs it
@@ -211,9 +211,9 @@ def _classifier(options: BackboneOptions) -> set[str]:
 
     try:
         with torch.device("meta"):
-            whole = timm.create_model(options.name, **timm_arguments(options)).state_dict()
+            whole = timm.create_model(options.name, **timm_arguments(options.options)).state_dict()
     except Exception:  # not every network of timm can be built without values
-        whole = timm.create_model(options.name, **timm_arguments(options)).state_dict()
+        whole = timm.create_model(options.name, **timm_arguments(options.options)).state_dict()
     return set(whole) - set(_planned(options))
 
 

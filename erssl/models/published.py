@@ -10,11 +10,11 @@ from torch import nn
 
 from erssl.errors import ConfigError, DataError
 from erssl.models.backbones import BackboneOptions, build_backbone
-from erssl.models.checkpoints import check_finite, one_line
 from erssl.models.named import possible_architectures
 from erssl.models.preprocessing import from_timm_config
 from erssl.models.reports import LoadReport
-from erssl.models.timm_files import timm_arguments
+from erssl.models.timm_options import timm_arguments
+from erssl.models.weights_files import check_finite, one_line
 
 _TIMM = "timm:"
 
@@ -52,7 +52,7 @@ def load_published(path: str | Path, arch: str | BackboneOptions | None = None) 
         raise DataError(f"timm publishes no weights for {options.name}; choose another name.")
     try:
         pretrained = timm.create_model(
-            options.name, pretrained=True, num_classes=0, **timm_arguments(options)
+            options.name, pretrained=True, num_classes=0, **timm_arguments(options.options)
         )
     except Exception as error:  # the network, the hub and the disk raise nearly anything
         raise DataError(

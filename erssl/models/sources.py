@@ -10,10 +10,11 @@ from typing import Any
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
-from erssl.models.checkpoints import SAFETENSORS, one_line, read_checkpoint
 from erssl.models.headers import NOT_OF_THE_NETWORK, own_header
 from erssl.models.preprocessing import from_timm_config
 from erssl.models.transformers_names import KINDS, described
+from erssl.models.weights_files import SAFETENSORS, one_line, read_checkpoint
+from erssl.models.zoo import zoo_file
 from erssl.paths import user_path
 
 WEIGHTS_FILE = "backbone.safetensors"
@@ -58,8 +59,6 @@ def open_source(path: str | Path) -> Source:
         DataError: If there is nothing, or it cannot be read safely.
     """
     if str(path).startswith("zoo:"):
-        from erssl.models.zoo import zoo_file
-
         file, row = zoo_file(str(path).removeprefix("zoo:"))
         read = _read_file(file)
         if read.own:

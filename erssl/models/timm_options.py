@@ -80,6 +80,18 @@ def check_timm_options(options: Mapping[str, Any]) -> None:
             )
 
 
+def timm_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments with which ``timm.create_model`` builds the network.
+
+    Args:
+        options: Of a :class:`erssl.models.BackboneOptions`.
+
+    Returns:
+        The backbone's own options, but for the epsilon of its normalisations.
+    """
+    return {key: value for key, value in options.items() if key != NORM_EPS}
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(each) for each in value)
