@@ -7,8 +7,8 @@ weights, is trained for two steps of SimCLR with SGD on four random images in tw
 run saves it, read back by ``load_backbone`` and exported as a Hugging Face folder, which timm and
 ``load_backbone`` read; features must be equal to 1e-5 of the largest. A checkpoint that timm's own
 training would write (with classifier, under ``state_dict``) is read by the architecture's name.
-Networks of any image size are trained at 128 pixels, or at timm's where they take no 128. Each family runs in a process of its own, the
-small ones first.
+Networks of any image size are trained at 128 pixels, or at timm's own size where 128 does not do.
+Each family runs in a process of its own, the small ones first.
 A family that cannot be trained must be refused before training: its sentence stands in its row.
 Writes ``benchmarks/results/timm_sweep.json``; ``--table`` prints the table of docs/checkpoints.md.
 """
