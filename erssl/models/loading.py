@@ -13,6 +13,7 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 
 from erssl.errors import ConfigError, DataError, ErsslError
+from erssl.files import remove_remains, replacing
 from erssl.models.architectures import infer_architecture, named_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.headers import HEADER, own_header
@@ -151,12 +152,9 @@ def save_backbone(
         "backbone": json.dumps(dataclasses.asdict(options)),
         "preprocessing": json.dumps(preprocessing or {}),
     }
-    partial = path.with_suffix(".partial")
-    try:
+    remove_remains(path)
+    with replacing(path) as partial:
         save_file(state, partial, metadata=metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def checkpoint_header(
