@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from erssl.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curves = dict[str, list[tuple[int, float]]]
 Readings = Sequence[Mapping[str, float]]
@@ -22,6 +27,12 @@ _LABEL = 200  # characters of a label
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _BLUE, _GREY = _PALETTE[0], "#666666"
 _DASHES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))  # beside colour, where runs are many
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the file's suffix names, whole or not at all."""
+    with replacing(path, keep_suffix=True) as partial:
+        figure.savefig(partial)
 
 
 def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
@@ -59,7 +70,7 @@ def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
                 ha="right",
                 va="bottom",
             )
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 
@@ -85,7 +96,7 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> bool:
     if len(runs) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 
@@ -225,7 +236,7 @@ def plot_confusion(matrix: Any, names: Sequence[str], path: Path) -> None:
                     colour = "white" if share > 0.6 else "black"
                     text = f"{share:.0%}"
                     axes.text(j, i, text, color=colour, ha="center", va="center", fontsize=7)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
@@ -249,7 +260,7 @@ def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
     axes.set(xlim=(0, 1), xlabel="accuracy of the class")
     axes.legend(loc="lower right", frameon=False)
     axes.grid(axis="x", alpha=0.25)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_results(entries: Sequence[Mapping[str, Any]], path: Path) -> bool:
@@ -294,7 +305,7 @@ def plot_results(entries: Sequence[Mapping[str, Any]], path: Path) -> bool:
                 fontsize=8,
                 color="white" if inside else "black",
             )
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 
