@@ -173,7 +173,7 @@ def _train(
         )
     if not probe.is_global_zero:
         return {}
-    logged = ["train_loss", "train_entropy", "train_alignment"]
+    logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     logged += ["val_online_cls_top1"] * data.datasets.labelled
     return {
         **_accuracy(method.backbone, data, evaluation, device),
