@@ -1,8 +1,9 @@
 """Backbones and heads, and the files that they come from and go to."""
 
+from erssl.models.architectures import named_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone, check_input_size
 from erssl.models.heads import Prototypes, mlp_head
-from erssl.models.loading import LoadReport, load_backbone, named_architecture, save_backbone
+from erssl.models.loading import LoadReport, load_backbone, save_backbone
 
 __all__ = [
     "BackboneOptions",

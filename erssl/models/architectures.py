@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from erssl.models.backbones import BackboneOptions
+from erssl.models.backbones import RESNETS, BackboneOptions
 
 # (blocks of each stage, whether they are bottlenecks); torchvision, Table 1 of the ResNet paper.
 _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
@@ -109,3 +109,11 @@ def _transformer(state: Mapping[str, Tensor], heads: int | None) -> BackboneOpti
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     """Number of different indices in names that begin with ``pattern``."""
     return len({m[1] for name in state if (m := re.match(pattern, name))})
+
+
+def named_architecture(name: str) -> BackboneOptions:
+    """Options of an architecture by its name: a torchvision ResNet, ``…_cifar``, or timm's."""
+    plain = name.removesuffix("_cifar")
+    if plain in RESNETS:
+        return BackboneOptions(plain, cifar_stem=plain != name)
+    return BackboneOptions(name, "timm")

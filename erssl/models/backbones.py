@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from erssl.errors import ConfigError
-from erssl.models.checkpoints import one_line
+from erssl.models.weights_files import one_line
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
-from erssl.models.checkpoints import read_checkpoint
 from erssl.models.layouts import named_tensors
 from erssl.models.loading import load_backbone
+from erssl.models.weights_files import read_checkpoint
 from erssl.models.zoo import zoo_file
 from erssl.paths import user_path
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
-from erssl.models.checkpoints import one_line
+from erssl.models.weights_files import one_line
 
 HEADER = "erssl"  # where a checkpoint of ours says what its backbone is
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")

@@ -13,11 +13,12 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 
 from erssl.errors import ConfigError, DataError, ErsslError
-from erssl.models.architectures import infer_architecture
-from erssl.models.backbones import RESNETS, BackboneOptions, build_backbone
-from erssl.models.checkpoints import check_finite, one_line, read_checkpoint
+from erssl.models.architectures import infer_architecture, named_architecture
+from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.headers import HEADER, own_header
 from erssl.models.layouts import Found, find_backbone
+from erssl.models.weights_files import check_finite, one_line, read_checkpoint
+from erssl.models.zoo import zoo_file
 from erssl.paths import user_path
 
 WEIGHTS_FILE = "backbone.safetensors"
@@ -96,8 +97,6 @@ def load_backbone(
     """
     prepared: dict[str, Any] = {}
     if str(path).startswith("zoo:"):
-        from erssl.models.zoo import zoo_file
-
         path, row = zoo_file(str(path).removeprefix("zoo:"))
         arch, layout, prepared = arch or row.arch, layout or row.layout, row.preprocessing
     path = user_path(path)
@@ -177,14 +176,6 @@ def checkpoint_header(
         return {}
     options = dataclasses.asdict(architecture)
     return {HEADER: {"backbone": options, "preprocessing": dict(preprocessing)}}
-
-
-def named_architecture(name: str) -> BackboneOptions:
-    """Options of an architecture by its name: a torchvision ResNet, ``…_cifar``, or timm's."""
-    plain = name.removesuffix("_cifar")
-    if plain in RESNETS:
-        return BackboneOptions(plain, cifar_stem=plain != name)
-    return BackboneOptions(name, "timm")
 
 
 def _with_what_no_name_says(options: BackboneOptions, found: Found) -> BackboneOptions:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from erssl.callbacks import CollapseGuard, ERLens
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation import lens_reading
-from erssl.runs import read_lens
+from erssl.run.directory import read_lens
 
 
 class Foreign(LightningModule):

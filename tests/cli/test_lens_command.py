@@ -10,14 +10,15 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 from PIL import Image
 from torch import nn
 
-from erssl.cli._settings import run_settings
 from erssl.cli.main import main
-from erssl.data import SSLDataModule, default_options, pipelines
+from erssl.data import SSLDataModule, default_options
+from erssl.data.views import pipelines
 from erssl.errors import DataError
 from erssl.evaluation import lens_reading
 from erssl.models import build_backbone
 from erssl.models.foreign import build_head, load_branch
-from erssl.runs import read_lens
+from erssl.run.directory import read_lens
+from erssl.settings.pretrain import run_settings
 
 from .test_pretrain import TINY, UNMEASURED
 

@@ -324,7 +324,7 @@ def test_run_directory_that_cannot_be_made(tmp_path, capsys):
 
 def test_no_space_is_said_before_training(tmp_path, capsys, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("erssl.runs.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("erssl.run.directory.shutil.disk_usage", lambda path: usage)
     assert run(run_dir=tmp_path / "run") == 2
     assert "make room" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
