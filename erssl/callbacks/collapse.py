@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from erssl.entropy.vmf import log_normalizer_value
-from erssl.evaluation.lens import KDE_BELOW, KNN_BELOW
+from erssl.evaluation.lens_quantities import KDE_BELOW, KNN_BELOW
 
 _RISE = 1.0  # nats from one reading to the next by which a network is on its way out of a cone
 _CAUSES = (

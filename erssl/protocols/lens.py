@@ -31,7 +31,7 @@ from erssl.run.directory import (
     read_lens,
     write_json,
 )
-from erssl.run.plots import plot_lens
+from erssl.run.lens_figure import plot_lens
 from erssl.settings.compose import nearest
 from erssl.settings.keys import LENS_KEYS
 from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings

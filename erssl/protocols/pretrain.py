@@ -52,7 +52,7 @@ from erssl.run.directory import (
 )
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
-from erssl.run.plots import plot_lens
+from erssl.run.lens_figure import plot_lens
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_settings
 
 _MULTIRUN = ("--multirun", "-m")
