@@ -23,7 +23,7 @@ from erssl.errors import ConfigError
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
-from erssl.models.loading import checkpoint_header
+from erssl.models.saving import checkpoint_header
 
 Target = Literal["momentum", "shared"]
 MONITOR_KAPPA = 10.0  # κ of the train_entropy that is logged for every method (ER paper)

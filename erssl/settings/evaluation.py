@@ -55,6 +55,8 @@ class BackboneSettings:
     checkpoint: str | None
     arch: str | None
     layout: str | None
+    prefix: str | None
+    weights: str | None
     allow_partial: bool
     seed: int
     run_dir: str | None
