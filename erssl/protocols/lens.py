@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from erssl.run.directory import (
     read_lens,
     write_json,
 )
-from erssl.run.plots import plot_lens
+from erssl.run.lens_figure import plot_lens
 from erssl.settings.compose import nearest
 from erssl.settings.keys import LENS_KEYS
 from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings
@@ -130,13 +131,13 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     reading = lens.read(module.to(device).eval())
     table = Table("quantity", "value", box=None, pad_edge=False)
     for name, value in reading.items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(name, "collapsed" if value == -math.inf else f"{value:.4f}")
     console.print(table)
     headless = own.get("on") == "features" or path.suffix == ".safetensors"
     what = "backbone features" if headless else "embeddings"
     console.print(
         f"\n{len(probe[0])} images of {settings.data.name} in two views, their {what}; "
-        "information in nats.",
+        "information in nats. What is a bound and what an estimate: docs/lens.md.",
         highlight=False,
         soft_wrap=True,
     )
