@@ -33,6 +33,8 @@ def run(words: Sequence[str]) -> int:
         own.get("arch"),
         allow_partial=_flag(own, "allow_partial"),
         layout=own.get("layout"),
+        prefix=own.get("prefix"),
+        weights=own.get("weights"),
     )
     export = export_backbone(
         backbone,

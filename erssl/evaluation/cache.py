@@ -59,7 +59,7 @@ class FeatureCache:
         made_from = {
             **about,
             "dtype": str(dtype).removeprefix("torch."),
-            "pictures": images,
+            "images": images,
             "shard_size": shard_size,
             "erssl": erssl.__version__,
             "cache_version": CACHE_VERSION,

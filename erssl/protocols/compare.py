@@ -30,7 +30,7 @@ from erssl.run.directory import (
     read_lens,
 )
 from erssl.run.launch import hydra_words, launch
-from erssl.run.plots import plot_lens
+from erssl.run.lens_figure import plot_lens
 from erssl.run.summary import read_results
 from erssl.settings.compose import group_options
 from erssl.settings.pretrain import PretrainSettings, read_settings

@@ -234,7 +234,7 @@ def _published(settings: DetectSettings, read: Read, job: DetectionJob) -> Any:
     recipe: Recipe = settings.chosen
     followed = (recipe.min_sizes, recipe.max_size, recipe.test_size), _ROIS, None, None
     said = settings.sizes, settings.rois_per_image, settings.iterations, settings.learning_rate
-    images = tuple(data.counts["pictures"] for data in (job.train, job.val))
+    images = tuple(data.counts["images"] for data in (job.train, job.val))
     if settings.backend != "detectron2" or said != followed or images != _WHOLE[recipe.data]:
         return None
     setting = {"backbone": getattr(read.backbone.architecture, "name", None)}

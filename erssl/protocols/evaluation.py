@@ -134,7 +134,7 @@ class Evaluation:
         The backbone is still as it was read.
         """
         data = self.datasets
-        images = {"training_pictures": data.train, "validation_pictures": data.val}
+        images = {"training_images": data.train, "validation_images": data.val}
         digests = {name: data_digest(each) for name, each in images.items()}
         return {"weights": weights_digest(self.subject.backbone), **digests}
 

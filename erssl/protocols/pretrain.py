@@ -52,7 +52,7 @@ from erssl.run.directory import (
 )
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
-from erssl.run.plots import plot_lens
+from erssl.run.lens_figure import plot_lens
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_settings
 
 _MULTIRUN = ("--multirun", "-m")
@@ -173,7 +173,7 @@ def _train(
         )
     if not probe.is_global_zero:
         return {}
-    logged = ["train_loss", "train_entropy", "train_alignment"]
+    logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     logged += ["val_online_cls_top1"] * data.datasets.labelled
     return {
         **_accuracy(method.backbone, data, evaluation, device),

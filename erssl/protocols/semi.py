@@ -48,7 +48,7 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     evaluation.settings = settings = settings.with_rates(share)
     require_pairs(settings, probe, len(indices))
     if probe.is_global_zero:
-        evaluation.open(subset={"pictures": len(indices), "sha256": subset_digest(indices)})
+        evaluation.open(subset={"images": len(indices), "sha256": subset_digest(indices)})
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
     judged = train_seeds(evaluation, settings, probe, indices)
     if not probe.is_global_zero:

@@ -12,6 +12,8 @@ EXPORT_KEYS = {
     "checkpoint": "a run directory, a checkpoint of any layout, or zoo:<name>",
     "arch": "its architecture, where shapes do not tell",
     "layout": "the only layout to try",
+    "prefix": "what the backbone's names begin with, where no layout knows it",
+    "weights": "the state dict to take of a file that holds several, as state_dict_ema",
     "allow_partial": "true to take a file that lacks some weights (false)",
     "format": "torchvision, timm, huggingface, detectron2 or safetensors",
     "output": "the file to write; the folder of huggingface",

@@ -19,7 +19,7 @@ from torch import nn
 from erssl.files import write_json
 from erssl.models import build_backbone, save_backbone
 from erssl.models.backbones import BackboneOptions
-from erssl.models.loading import checkpoint_header
+from erssl.models.saving import checkpoint_header
 from erssl.protocols.build import build_method
 from erssl.run.directory import RunDirectory, environment, make_results
 from erssl.settings.pretrain import read_settings

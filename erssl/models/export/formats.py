@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
 from erssl.models.export import detectron, timm_files
-from erssl.models.loading import load_backbone, save_backbone
+from erssl.models.loading import load_backbone
+from erssl.models.saving import save_backbone
+from erssl.models.timm_options import timm_arguments
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _write_timm(source: Source, path: Path) -> None:
 
 
 def _use_timm(source: Source, path: Path) -> str:
-    arguments = timm_files.timm_arguments(source.options)
+    arguments = timm_arguments(source.options.options)
     own = "".join(f", {key}={value!r}" for key, value in arguments.items())
     return (
         "import timm\n"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
-from erssl.models.headers import SOURCES
+from erssl.models.timm_options import timm_arguments
 
 FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
 #: What describes the network and not the images or the weights that timm published for it.
@@ -39,19 +39,6 @@ transform = timm.data.create_transform(**config, is_training=False)
 """
 
 
-def timm_arguments(options: BackboneOptions) -> dict[str, Any]:
-    """Keyword arguments with which ``timm.create_model`` builds the network.
-
-    Args:
-        options: A timm model, or a torchvision ResNet: timm's of the same name has the same
-            parameter names and gives the same features.
-
-    Returns:
-        The backbone's own options, without those that say where weights come from.
-    """
-    return {key: value for key, value in options.options.items() if key not in SOURCES}
-
-
 def read_timm(options: BackboneOptions, path: Path) -> nn.Module:
     """Build the network by ``timm.create_model`` with a file of weights."""
     import timm
@@ -61,7 +48,7 @@ def read_timm(options: BackboneOptions, path: Path) -> nn.Module:
         pretrained=False,
         num_classes=0,
         checkpoint_path=str(path),
-        **timm_arguments(options),
+        **timm_arguments(options.options),
     )
     return model.eval()
 
@@ -95,7 +82,7 @@ def write_folder(
     import timm
     from timm.models import save_for_hf
 
-    arguments = timm_arguments(options)
+    arguments = timm_arguments(options.options)
     model: Any = timm.create_model(options.name, pretrained=False, num_classes=0, **arguments)
     model.load_state_dict(dict(state))
     model.pretrained_cfg = timm_config(model.pretrained_cfg, preprocessing)

@@ -13,9 +13,10 @@ from urllib.parse import unquote, urlsplit
 import torch
 
 from erssl.errors import ConfigError, DataError
-from erssl.models.architectures import architecture_label, named_architecture
+from erssl.models.architectures import architecture_label
 from erssl.models.backbones import BackboneOptions
 from erssl.models.layouts import LAYOUTS
+from erssl.models.named import named_architecture
 from erssl.models.weights_files import one_line
 
 SCHEMES = ("https", "http", "file")
