@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -69,6 +70,10 @@ class VocData:
     name: str = "voc07+12"
     class_names: tuple[str, ...] = CLASS_NAMES
     has_codes: bool = False
+
+    def with_remarks(self, remarks: Iterable[str]) -> VocData:
+        """The same data, with more that was noticed."""
+        return replace(self, notes=(*self.notes, *remarks))
 
     @property
     def source(self) -> CocoSource:
