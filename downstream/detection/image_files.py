@@ -30,12 +30,12 @@ def open_image(image: CocoImage) -> Image.Image:
     """
     pixels = load_image(image.path, upright=True)
     if pixels.size != (image.width, image.height):
-        raise DataError(size_fault(image, *_header(image)))
+        raise DataError(size_fault(image))
     return pixels
 
 
 def check_images(data: Any, workers: int) -> tuple[str, ...]:
-    """Compare every image's size with the annotations, by its header, and decode it once.
+    """Decode every image once, and compare its size with the annotations.
 
     Args:
         data: ``CocoData``, or another reader's with ``images`` and ``name``.
@@ -55,36 +55,52 @@ def check_images(data: Any, workers: int) -> tuple[str, ...]:
             f"{len(faults)} of the {len(data.images)} images of {data.name} in {folder} cannot "
             f"be read ({listed}); repair them, or remove them from the annotations."
         )
-    headers = _headers(data.images, workers)
+    return check_sizes(data.images, data.name, workers)
+
+
+def check_sizes(images: Sequence[CocoImage], name: str, workers: int) -> tuple[str, ...]:
+    """Compare every image's size with the annotations, by its header alone.
+
+    Args:
+        images: What the annotations say.
+        name: What messages call the data set.
+        workers: Threads to read with.
+
+    Returns:
+        How many are turned upright, in a sentence, if any.
+
+    Raises:
+        DataError: If an image has another size, or no header.
+    """
+    headers = _headers(images, workers)
     wrong = [
-        (image, *header)
-        for image, header in zip(data.images, headers, strict=True)
-        if header[0] != (image.width, image.height)
+        image
+        for image, (size, _) in zip(images, headers, strict=True)
+        if size != (image.width, image.height)
     ]
     if wrong:
-        more = f" So it is with {len(wrong)} images of {data.name}." if len(wrong) > 1 else ""
-        raise DataError(f"{size_fault(*wrong[0])}{more}")
+        more = f" {len(wrong)} images of {name} are like this." if len(wrong) > 1 else ""
+        raise DataError(f"{size_fault(wrong[0])}{more}")
     turned = [
         image.path.name
-        for image, (_, orientation) in zip(data.images, headers, strict=True)
+        for image, (_, orientation) in zip(images, headers, strict=True)
         if orientation != UPRIGHT
     ]
     if not turned:
         return ()
     return (
-        f"{len(turned)} images of {data.name} are turned upright by their EXIF orientation, as in "
+        f"{len(turned)} images of {name} are turned upright by their EXIF orientation, as in "
         f"Detectron2 ({some(turned)}): their annotations must be of the image as viewers show it.",
     )
 
 
-def size_fault(image: CocoImage, size: tuple[int, int], orientation: int) -> str:
+def size_fault(image: CocoImage) -> str:
     """A sentence on an image whose annotations are of another size.
 
     Args:
-        image: As annotated.
-        size: Width and height of the file, turned upright.
-        orientation: The file's EXIF orientation.
+        image: As annotated; its header is read.
     """
+    size, orientation = _header(image)
     says = f"the annotations say {image.width} x {image.height}"
     if orientation == UPRIGHT:
         return f"{image.path} has {size[0]} x {size[1]} pixels but {says}; repair one of them."
