@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from erssl.downstream.detection.coco import CocoData, CocoImage, CocoInstance
-from erssl.downstream.detection.evaluation import ground_truth
+from erssl.downstream.detection.evaluation import GROUND_TRUTH, ground_truth
 from erssl.downstream.detection.voc import VocData
 
 
@@ -51,7 +51,7 @@ def _about(data: CocoData | VocData) -> dict[str, Any]:
         "json_file": str(data.source.annotations),
         "image_root": str(data.source.images),
         # what was read, in place of what the file says: masks that were checked, numbered from 1
-        "ground_truth": ground_truth(data),
+        GROUND_TRUTH: ground_truth(data),
         "thing_dataset_id_to_contiguous_id": numbers,
     }
 

@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 
-from erssl.downstream.detection.evaluation import Kind, metric_names
+from erssl.downstream.detection.evaluation import GROUND_TRUTH, Kind, metric_names
 from erssl.downstream.detection.finite import NOT_FINITE
 from erssl.downstream.detection.predictions import is_finite
 from erssl.runs import write_json
@@ -50,7 +50,7 @@ class QuietCOCOEvaluator(COCOEvaluator):
         It keeps the number of the object that a prediction found and reads 0 as "none".
         """
         super().__init__(*arguments, **options)
-        truth = self._metadata.get("ground_truth")
+        truth = self._metadata.get(GROUND_TRUTH)
         if truth is not None:
             self._coco_api.dataset = truth
         for number, annotation in enumerate(self._coco_api.dataset["annotations"], start=1):

@@ -14,6 +14,7 @@ from erssl.downstream.detection.coco import CocoData, CocoImage
 from erssl.downstream.detection.job import Detected
 from erssl.downstream.detection.predictions import check_predictions
 
+GROUND_TRUTH = "ground_truth"  # under which Detectron2's catalogue has what was read
 Kind: TypeAlias = Literal["bbox", "segm"]
 _PREFIX: Mapping[Kind, str] = {"bbox": "box", "segm": "mask"}
 _STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six that COCOeval gives

@@ -31,7 +31,7 @@ from erssl.downstream.detection.detectron2_config import (
     require_detectron2,
 )
 from erssl.downstream.detection.detectron2_launch import launch
-from erssl.downstream.detection.evaluation import ground_truth
+from erssl.downstream.detection.evaluation import GROUND_TRUTH, ground_truth
 from erssl.downstream.detection.image_files import check_sizes
 from erssl.downstream.detection.voc import VocSplit, read_split
 from erssl.errors import ConfigError, DataError, ErsslError
@@ -91,7 +91,8 @@ def check_data(cfg: Any) -> None:
         if about.get("evaluator_type") == "coco":
             source = CocoSource(Path(about.image_root), Path(about.json_file), name)
             data = read_coco(source, split, masks=cfg.MODEL.MASK_ON)
-            about.set(ground_truth=ground_truth(data))  # masks that were checked, not the file's
+            vars(about).pop(GROUND_TRUTH, None)  # of an earlier call, which pycocotools changed
+            about.set(**{GROUND_TRUTH: ground_truth(data)})  # masks that were checked
             sets.append(data)
             _check_files(data.images, name, data.notes)
         elif about.get("evaluator_type") == "pascal_voc":

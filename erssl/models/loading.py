@@ -18,6 +18,7 @@ from erssl.models.backbones import RESNETS, BackboneOptions, build_backbone
 from erssl.models.checkpoints import check_finite, one_line, read_checkpoint
 from erssl.models.headers import HEADER, own_header
 from erssl.models.layouts import Found, find_backbone
+from erssl.models.magnitudes import require_finite_features
 from erssl.paths import user_path
 
 WEIGHTS_FILE = "backbone.safetensors"
@@ -86,7 +87,8 @@ def load_backbone(
 
     Raises:
         DataError: If there is no such file, it cannot be read safely, no layout fits, weights are
-            missing or not finite, or the architecture cannot be told.
+            missing, not finite, negative where they are variances, or give features that are not
+            finite, or the architecture cannot be told.
         ConfigError: If ``arch`` or ``layout`` is unknown.
 
     Example:
@@ -128,7 +130,9 @@ def load_backbone(
         report = dataclasses.replace(report, assumed=not prepared)
     backbone.report = report  # type: ignore[assignment]
     backbone.preprocessing = preprocessing  # type: ignore[assignment]
-    return backbone.eval()
+    backbone.eval()
+    require_finite_features(file, backbone, options, preprocessing)
+    return backbone
 
 
 def save_backbone(
