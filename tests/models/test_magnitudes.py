@@ -11,7 +11,7 @@ from erssl import load_backbone
 from erssl.downstream.detection.weights import backbone_weights
 from erssl.errors import DataError
 from erssl.models import build_backbone
-from erssl.models.detectron import detectron2_names
+from erssl.models.export.detectron import detectron2_names
 
 
 @pytest.fixture(scope="module")
