@@ -27,7 +27,17 @@ def load_detector(model: Any, path: str) -> None:
     _WholeCheckpointer(model).load(path)
 
 
-class _WholeCheckpointer(DetectionCheckpointer):
+class _CheckedCheckpointer(DetectionCheckpointer):
+    """Refuses weights that give no numbers."""
+
+    def load(self, path: str, *arguments: Any, **options: Any) -> Any:
+        """Read the file, and look at what was read."""
+        content = super().load(path, *arguments, **options)
+        check_values(path, self.model.state_dict())
+        return content
+
+
+class _WholeCheckpointer(_CheckedCheckpointer):
     """Refuses what Detectron2 only logs."""
 
     def _load_model(self, checkpoint: Any) -> Any:
@@ -42,14 +52,8 @@ class _WholeCheckpointer(DetectionCheckpointer):
             )
         return found
 
-    def load(self, path: str, *arguments: Any, **options: Any) -> Any:
-        """Read the file, and refuse weights that give no numbers."""
-        content = super().load(path, *arguments, **options)
-        check_values(path, self.model.state_dict())
-        return content
 
-
-class Checkpointer(DetectionCheckpointer):
+class Checkpointer(_CheckedCheckpointer):
     """Names a checkpoint as the last one in one go: a kill leaves the old name or the new one."""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
