@@ -127,8 +127,8 @@ class CocoData:
         """Numbers of images and instances, and of what is not trained on."""
         instances = [i for image in self.images for i in image.instances]
         return {
-            "pictures": len(self.images),
-            "pictures_without_objects": len(self.images) - len(self.training_images),
+            "images": len(self.images),
+            "images_without_objects": len(self.images) - len(self.training_images),
             "instances": len(instances),
             "crowds": sum(i.crowd for i in instances),
             "empty_boxes": sum(i.empty for i in instances),
@@ -167,9 +167,9 @@ class CocoData:
                 "half a point and are left out beside the good ones of their objects, as in "
                 "Detectron2."
             )
-        if counts["pictures_without_objects"] and self.split == "train":
+        if counts["images_without_objects"] and self.split == "train":
             said.append(
-                f"{counts['pictures_without_objects']} images of {file} have nothing to train on "
+                f"{counts['images_without_objects']} images of {file} have nothing to train on "
                 "and are left out."
             )
         return (*said, *self.remarks)

@@ -10,8 +10,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from erssl.downstream.detection.detectron2_config import LAST
 from erssl.errors import DataError
+from erssl.files import write_text
 from erssl.models.weights_files import check_values
-from erssl.run.directory import write_text
 
 
 def load_detector(model: Any, path: str) -> None:

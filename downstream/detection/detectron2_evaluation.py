@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from erssl.downstream.detection.evaluation import GROUND_TRUTH, Kind, metric_names
 from erssl.downstream.detection.finite import NOT_FINITE
 from erssl.downstream.detection.predictions import is_finite
-from erssl.run.directory import write_json
+from erssl.files import write_json
 
 FOLDER = "inference"
 DRAWN = f"{FOLDER}/first_images.json"

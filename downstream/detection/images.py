@@ -17,6 +17,7 @@ from erssl.downstream.detection.coco import CocoImage
 from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.detection.job import Detected
 from erssl.downstream.detection.masks import draw_mask
+from erssl.run.plots import save_figure
 
 _MOST = 12  # images of a sheet
 _COLUMNS = 3  # pairs in a row
@@ -57,9 +58,7 @@ def draw_predictions(
         _draw_truth(left, image, data.class_names)
         _draw_found(right, image, found, data.class_names, threshold)
     figure.tight_layout(pad=0.4)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    save_figure(figure, path)
     return len(drawn)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from erssl.files import remove_remains, replacing
 from erssl.models.backbones import BackboneOptions
 from erssl.models.headers import HEADER
 
@@ -35,12 +36,9 @@ def save_backbone(
         "backbone": json.dumps(dataclasses.asdict(options)),
         "preprocessing": json.dumps(preprocessing or {}),
     }
-    partial = path.with_suffix(".partial")
-    try:
+    remove_remains(path)
+    with replacing(path) as partial:
         save_file(state, partial, metadata=metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def checkpoint_header(

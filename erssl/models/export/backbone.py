@@ -6,10 +6,8 @@ its name only when that library computes the same features.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from erssl.errors import ConfigError, DataError, ErsslError, RunError
+from erssl.files import remove_remains, replacing
 from erssl.models.backbones import BackboneOptions, check_input_size
 from erssl.models.export.formats import FORMATS, Source, loader_of, note_on, refusal
-from erssl.models.export.timm_files import FOLDER_FILES
 
 TOLERANCE = 1e-5  # of the largest feature; float32 sums in another order differ by 1e-6
 _IMAGES = 4
@@ -85,14 +83,12 @@ def export_backbone(
             "its training diverged."
         )
     place = output.resolve()
-    # The ending stays, since loaders go by it.
-    partial = place.with_name(f".{place.stem}.partial{place.suffix}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)  # of an export that was killed
-        FORMATS[format].write(source, partial)
-        difference = _verify(format, source, partial, images, expected)
-        _move(partial, place)
+        remove_remains(place, keep_suffix=True)
+        with replacing(place, keep_suffix=True) as partial:  # loaders go by the suffix
+            FORMATS[format].write(source, partial)
+            difference = _verify(format, source, partial, images, expected)
     except ErsslError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer has RuntimeError
@@ -100,9 +96,6 @@ def export_backbone(
             f"output={output} cannot be written ({_one_line(error)}); make room, or name another "
             "place."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            _remove(partial)
     return Export(
         output,
         loader_of(format),
@@ -206,18 +199,3 @@ def _features(module: nn.Module, images: Tensor) -> Tensor:
 
 def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
-
-
-def _move(partial: Path, output: Path) -> None:
-    if partial.is_dir() and output.exists():  # leaves what else is in the folder
-        for name in FOLDER_FILES:
-            (partial / name).replace(output / name)
-    else:
-        partial.replace(output)
-
-
-def _remove(partial: Path) -> None:
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    else:
-        partial.unlink(missing_ok=True)
