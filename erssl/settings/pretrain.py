@@ -18,6 +18,7 @@ from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
 from erssl.settings.compose import FREE, GROUPS, Schema, check_values, compose_config, schema_from
+from erssl.settings.start import check_start, with_start
 from erssl.yaml_text import read_settings_file
 
 # What the command itself gives to a method's constructor.
@@ -102,6 +103,12 @@ class PretrainSettings:
     keep_checkpoints: int = 2
     on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
     save_nonfinite_batch: bool = False
+    checkpoint: str | None = None
+    arch: str | None = None
+    layout: str | None = None
+    prefix: str | None = None
+    weights: str | None = None
+    freeze_epochs: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that make no run."""
@@ -123,13 +130,15 @@ class PretrainSettings:
             )
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the run to continue>.")
+        check_start(self)
 
 
 def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
     """Settings from words such as ``method=mveb``, and their fully resolved config.
 
     A resumed run takes its settings from its own ``config.yaml``; words may repeat them, and may
-    change where it runs but not what it computes.
+    change where it runs but not what it computes, except for more ``epochs``. A run that starts
+    from weights takes architecture and preprocessing from them.
 
     Raises:
         ConfigError: If a key or value is unknown, or a resumed run would change.
@@ -137,12 +146,15 @@ def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
     """
     config = compose_config("pretrain", words, _schema)
     settings = _settings(config)
-    resolved = dataclasses.asdict(settings)
+    said = {word.partition("=")[0] for word in words}
     file = user_path(settings.run_dir or "") / CONFIG
     if not settings.resume or not file.is_file():
-        return settings, resolved
+        settings = with_start(settings, said) if settings.checkpoint else settings
+        return settings, dataclasses.asdict(settings)
+    resolved = dataclasses.asdict(settings)
     stored = _read_config(file)
-    said = {word.partition("=")[0] for word in words}
+    if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
+        stored["epochs"] = resolved["epochs"]
     for key in said:
         _check_same(key, flat(resolved), flat(stored))
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
@@ -249,7 +261,8 @@ def _check_same(key: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -
     else:
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
-        if name not in _MAY_CHANGE and stored.get(name) != given.get(name):
+        changed = name in stored and stored[name] != given.get(name)  # absent: came in later
+        if name not in _MAY_CHANGE and changed:
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
