@@ -69,7 +69,7 @@ class LengthenedSchedule(Callback):
                 group["lr"] = rate
             scheduler._last_lr = rates
             self.say(
-                f"The run of {self.before} epochs is made {self.epochs} epochs long. The cosines "
-                f"of its learning rate and its target's momentum now span {self.epochs} epochs: "
-                f"the rate goes on from {rates[0]:.3g}, where it had come to {old:.3g}."
+                f"The run goes on from {self.before} to {self.epochs} epochs; the cosines of its "
+                f"learning rate and its target's momentum now span all {self.epochs}: the rate "
+                f"goes on from {rates[0]:.3g}, where it had come to {old:.3g}."
             )
