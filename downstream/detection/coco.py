@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from erssl.downstream.detection.coco_checks import (
     fault_of_box,
@@ -227,16 +227,20 @@ def _images(
         )
     images = []
     for entry in entries:
-        name, size = entry.get("file_name"), (entry.get("width"), entry.get("height"))
-        if not isinstance(name, str) or not all(isinstance(v, int) and v > 0 for v in size):
+        name, width, height = (entry.get(key) for key in ("file_name", "width", "height"))
+        if not isinstance(name, str) or not _is_length(width) or not _is_length(height):
             raise DataError(
                 f"The image with id {entry['id']} of {file} has no file_name, width and height; "
                 "add them."
             )
         found = tuple(instances.get(entry["id"], ()))
-        images.append(CocoImage(entry["id"], source.images / name, *size, found))
+        images.append(CocoImage(entry["id"], source.images / name, width, height, found))
     _require_files(images, source, split)
     return tuple(images)
+
+
+def _is_length(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and value > 0
 
 
 def _require_files(images: Iterable[CocoImage], source: CocoSource, split: str) -> None:

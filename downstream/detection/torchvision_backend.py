@@ -221,9 +221,9 @@ def _detected(index: int, output: Mapping[str, Tensor]) -> Detected:
 
 
 def _metrics(job: DetectionJob, found: list[Detected]) -> dict[str, float]:
-    data: CocoData = job.val
-    metrics: dict[str, float] = coco_metrics(coco_results(found, data), data, ("bbox", "segm"))
-    return metrics
+    data = job.val
+    assert isinstance(data, CocoData)  # the settings give this backend no recipe of VOC's
+    return coco_metrics(coco_results(found, data), data, ("bbox", "segm"))
 
 
 def _losses(job: DetectionJob) -> dict[str, Any]:
