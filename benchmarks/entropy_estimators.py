@@ -231,7 +231,8 @@ def by_rows(cells: list[dict[str, Any]]) -> str:
         for density in [c for c in cells if c["dim"] == dim and c["n"] == SIZES[0]][1:4]:
             row = [c for c in cells if (c["dim"], c["density"]) == (dim, density["density"])]
             for name in shown:
-                errors = [c["estimates"][name]["mean"] - c["nats"] for c in row]
+                read = [c["estimates"][name]["mean"] for c in row]
+                errors = [None if value is None else value - density["nats"] for value in read]
                 where = f"| {density['density']} | {dim} | {_shown(density['nats'])} | {name}"
                 lines.append(f"{where} | {' | '.join(map(_shown, errors))} |")
     return "\n".join(lines)
@@ -270,16 +271,17 @@ def _with_spread(read: dict[str, Any]) -> str:
     return shown if not read["spread"] else f"{shown} ± {_shown(read['spread'])}"
 
 
-def _shown(value: float) -> str:
-    if not math.isfinite(value):
-        return "−∞" if value < 0 else "∞"
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "−∞"
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     text = f"{value:.{digits}f}"
     return (text if float(text) else f"{0:.{digits}f}").replace("-", "−")
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
+def _rounded(value: float) -> float | None:
+    """Five digits; -inf, which JSON has no word for, as ``None``."""
+    return None if value == -math.inf else float(f"{value:.5g}")
 
 
 if __name__ == "__main__":
