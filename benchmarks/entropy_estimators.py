@@ -39,6 +39,7 @@ from erssl.entropy import (
     stein_score,
     von_neumann_entropy,
 )
+from erssl.evaluation import lens_reading
 from erssl.run.directory import environment, write_json
 
 FILE = RESULTS / "entropy_estimators.json"
@@ -120,6 +121,7 @@ ESTIMATORS: dict[str, Callable[[Tensor], float]] = {
     "score (surrogate)": lambda z: float(entropy_from_score(z, stein_score(z))),
 }
 OUTCOMES = (10, 1000)
+CLUSTERS = (1, 100, 1000)  # 1: independent views
 
 
 def main() -> None:
@@ -141,6 +143,7 @@ def measured() -> dict[str, Any]:
     report = {
         "cells": cells,
         "discrete": [discrete_cell(count, n) for count in OUTCOMES for n in SIZES],
+        "information": [information_cell(count) for count in CLUSTERS],
         "environment": environment(),
     }
     report["environment"]["command"] = "python -m benchmarks.entropy_estimators"
@@ -194,6 +197,29 @@ def discrete_cell(count: int, n: int, seeds: int = 20) -> dict[str, Any]:
     return {"outcomes": count, "n": n, "seeds": seeds, "nats": _rounded(truth)} | spread
 
 
+def information_cell(count: int, n: int = 256, dim: int = 128, seeds: int = 10) -> dict[str, Any]:
+    """What the lens reads of views that are independent given one of ``count`` clusters.
+
+    They share log ``count`` nats: clusters are so tight that no two overlap. One cluster is the
+    uniform density, twice.
+    """
+    read = []
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        views = [torch.randn(n, dim, generator=generator, dtype=torch.float64) for _ in range(2)]
+        if count > 1:
+            means = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+            which = torch.randint(count, (n,), generator=generator)
+            views = [means[which] + 1e-3 * view for view in views]
+        read.append(lens_reading(views))
+    names = [f"{kind}_k{kappa}" for kind in ("i_er", "infonce") for kappa in (3, 10, 30)]
+    means_of = {name: _rounded(fmean(r[name] for r in read)) for name in names}
+    return {"clusters": count, "n": n, "dim": dim, "seeds": seeds} | {
+        "nats": _rounded(math.log(count)),
+        "read": means_of,
+    }
+
+
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """The page's tables in Markdown, by name."""
     return {
@@ -201,6 +227,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         "rows": by_rows(report["cells"]),
         "seconds": by_seconds(report["cells"]),
         "discrete": of_outcomes(report["discrete"]),
+        "information": of_views(report["information"]),
     }
 
 
@@ -263,6 +290,23 @@ def of_outcomes(rows: list[dict[str, Any]]) -> str:
         chosen = [r for r in rows if r["outcomes"] == count]
         read = " | ".join(f"{r['mean']:.2f} ± {r['spread']:.2f}" for r in chosen)
         lines.append(f"| {count} | **{chosen[0]['nats']:.2f}** | {read} |")
+    return "\n".join(lines)
+
+
+def of_views(rows: list[dict[str, Any]]) -> str:
+    """What is read of the information that two views share."""
+    kappas = (3, 10, 30)
+    lines = [
+        "| views | true | log N | "
+        + " | ".join(f"{kind}, κ = {k}" for kind in ("I_ER", "InfoNCE") for k in kappas)
+        + " |",
+        "|---" * 9 + "|",
+    ]
+    for row in rows:
+        views = f"{row['clusters']} tight clusters" if row["clusters"] > 1 else "independent"
+        read = " | ".join(map(_shown, row["read"].values()))
+        truth = f"**{_shown(row['nats'])}** | {_shown(math.log(row['n']))}"
+        lines.append(f"| {views} | {truth} | {read} |")
     return "\n".join(lines)
 
 
