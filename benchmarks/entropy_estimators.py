@@ -40,7 +40,8 @@ from erssl.entropy import (
     von_neumann_entropy,
 )
 from erssl.evaluation import lens_reading
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 FILE = RESULTS / "entropy_estimators.json"
 PAGE = Path(__file__).parent.parent / "docs" / "entropy.md"
