@@ -17,7 +17,7 @@ from erssl.paths import user_path
 from erssl.settings.detection import DetectSettings
 
 
-def read_data(settings: DetectSettings, workers: int) -> list[CocoData] | list[VocData]:
+def read_data(settings: DetectSettings, workers: int) -> list[CocoData | VocData]:
     """Training and validation split, checked as far as that can be done before training.
 
     Args:
@@ -28,7 +28,7 @@ def read_data(settings: DetectSettings, workers: int) -> list[CocoData] | list[V
         DataError: If they cannot be used.
     """
     recipe = settings.chosen
-    both: list[CocoData] | list[VocData]
+    both: list[CocoData | VocData]
     if recipe.data == "voc":
         root = user_path(str(settings.data_root))
         both = [read_voc(root, "train"), read_voc(root, "val")]
@@ -39,9 +39,8 @@ def read_data(settings: DetectSettings, workers: int) -> list[CocoData] | list[V
         check_same_categories(train, val)
         both = [train, val]
     if settings.verify and not settings.eval_only:
-        for data in both:
-            check_images(data, workers)
-    return both
+        return [data.with_remarks(check_images(data, workers)) for data in both]
+    return [*both]
 
 
 def _sources(settings: DetectSettings) -> list[CocoSource]:
