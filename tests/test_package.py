@@ -115,7 +115,7 @@ def test_imports_run_one_way():
         "callbacks": {
             *("callbacks", "errors", "entropy", "evaluation", "runs", "checkpoints", "data"),
         },
-        "methods": {"methods", "errors", "entropy", "loss", "models", "data"},
+        "methods": {"methods", "errors", "entropy", "loss", "models", "data", "recipes"},
         "downstream": {
             *("downstream", "evaluation", "models", "data", "errors", "paths", "runs"),
             "checkpoints",

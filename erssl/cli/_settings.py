@@ -169,7 +169,7 @@ def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], di
 def _fit_warmup(config: dict[str, Any], sources: dict[str, str]) -> None:
     """Cut a warm-up that no override names and that the epochs have no room for to their tenth."""
     optimizer, key = config["optimizer"], "optimizer.warmup_epochs"
-    warmup = optimizer.get("warmup_epochs", 0)
+    warmup = optimizer.get("warmup_epochs", OptimizerOptions.warmup_epochs)
     if sources.get(key) != "override" and warmup >= config["epochs"] > 0:
         optimizer["warmup_epochs"] = round(config["epochs"] / 10)
         sources[key] = f"a tenth of epochs, which {warmup} of {sources.get(key)} do not fit into"
