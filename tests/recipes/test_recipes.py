@@ -146,13 +146,13 @@ def test_experiments_hold_only_what_their_method_has_not():
 
 
 def test_config_of_a_run_says_where_values_come_from_and_is_read_by_anyone(tmp_path):
-    words = ["method=simsiam", "optimizer.base_lr=1", f"run_dir={tmp_path}"]
+    words = ["method=simsiam", "data=cifar10", "optimizer.base_lr=1", f"run_dir={tmp_path}"]
     settings, resolved, sources = read_sources(words)
     RunDirectory(tmp_path).write_config(resolved, sources)
     text = (tmp_path / "config.yaml").read_text()
     assert re.search(r"\n  base_lr: 1 # override\n", text)
     assert re.search(r"\n  weight_decay: 0.0001 # method simsiam\n", text)
-    assert re.search(r"\nepochs: 8 # data digits\n", text)
+    assert re.search(r"\nepochs: 200 # data cifar10\n", text)
     assert flat(yaml.safe_load(text)).keys() == flat(resolved).keys()
     assert run_settings(tmp_path, []) == settings
     again, _, kept = read_sources([*words, "resume=true", "trainer.devices=1"])
@@ -242,7 +242,7 @@ def test_a_method_may_be_given_its_recipe_or_say_it_in_the_class(forgotten, tmp_
         pass
 
     assert Mine.default_optimizer == OptimizerOptions("sgd", base_lr=2.0)
-    assert read_settings(["method=mine"])[0].optimizer.base_lr == 2.0
+    assert read_settings(["method=mine", "data=cifar10"])[0].optimizer.base_lr == 2.0
     METHODS.pop("mine")
 
     file = tmp_path / "other.yaml"
