@@ -88,14 +88,12 @@ def read_recipe(name: str) -> Recipe:
         name: As in ``method=<name>``.
 
     Raises:
-        ConfigError: If there is no such method, or its file is no recipe.
+        ConfigError: If neither a file nor a class that was imported says it, or the file is no
+            recipe.
     """
     recipe = REGISTERED.get(name) or find_recipe(name)
-    if recipe is None:  # a class that says in its attributes what it trains by
-        from erssl.methods import get_method
-
-        get_method(name)
-        recipe = REGISTERED[name]
+    if recipe is None:
+        raise ConfigError(f"There is no recipe of method={name}; is its package installed?")
     return recipe
 
 

@@ -114,8 +114,8 @@ class CocoData:
         """Numbers of images and instances, and of what is not trained on."""
         instances = [i for image in self.images for i in image.instances]
         return {
-            "pictures": len(self.images),
-            "pictures_without_objects": len(self.images) - len(self.training_images),
+            "images": len(self.images),
+            "images_without_objects": len(self.images) - len(self.training_images),
             "instances": len(instances),
             "crowds": sum(i.crowd for i in instances),
             "empty_boxes": sum(i.empty for i in instances),
@@ -139,7 +139,7 @@ class CocoData:
             said.append(
                 f"{counts['crowds']} crowd regions of {file} count neither as found nor as missed."
             )
-        if counts["pictures_without_objects"] and self.split == "train":
+        if counts["images_without_objects"] and self.split == "train":
             said.append(
                 f"{counts['images_without_objects']} images of {file} have nothing to train on "
                 "and are left out."

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from erssl.data.images import load_image
 from erssl.downstream.detection.coco import CocoImage
 from erssl.downstream.detection.job import Detected
+from erssl.run.plots import save_figure
 
 _MOST = 12  # images of a sheet
 _COLUMNS = 3  # pairs in a row
@@ -56,9 +57,7 @@ def draw_predictions(
         _draw_truth(left, image, data.class_names)
         _draw_found(right, image, found, data.class_names, threshold)
     figure.tight_layout(pad=0.4)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    save_figure(figure, path)
     return len(drawn)
 
 

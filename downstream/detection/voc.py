@@ -86,8 +86,8 @@ class VocData:
         """Numbers of images and instances."""
         instances = [i for image in self.images for i in image.instances]
         return {
-            "pictures": len(self.images),
-            "pictures_without_objects": len(self.images) - len(self.training_images),
+            "images": len(self.images),
+            "images_without_objects": len(self.images) - len(self.training_images),
             "instances": len(instances),
             "difficult": self.difficult,
             "empty_boxes": sum(i.empty for i in instances),

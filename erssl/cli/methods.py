@@ -37,13 +37,13 @@ def run(words: Sequence[str]) -> int:
 
 def _show(name: str) -> None:
     """The method's recipe: every option and what it trains by, each with its source."""
-    from erssl.recipes import read_recipe
+    from erssl.settings.compose import recipe_of
 
-    print(read_recipe(name).text)
+    print(recipe_of(name).text)
 
 
 def _defaults(name: str) -> str:
     """The method's own options, as its recipe has them."""
-    from erssl.recipes import read_recipe
+    from erssl.settings.compose import recipe_of
 
-    return " ".join(f"{key}={value}" for key, value in read_recipe(name).options.items())
+    return " ".join(f"{key}={value}" for key, value in recipe_of(name).options.items())

@@ -45,6 +45,7 @@ class MVEB(MultiViewMethod):
         target: Target = OPTIONS["target"],
         normalize_local_target: bool = OPTIONS["normalize_local_target"],
         gather_distributed: bool = OPTIONS["gather_distributed"],
+        score_rows: int | None = OPTIONS["score_rows"],
         projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
         projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
@@ -62,6 +63,8 @@ class MVEB(MultiViewMethod):
                 with gradient on both sides (68.9 %).
             normalize_local_target: Normalise the mean target that local views meet.
             gather_distributed: Estimate the score from the batch of all devices.
+            score_rows: Rows of which a score is estimated; 128 in the authors' main run, whose
+                code takes the rows of one device (batch 4096 on 32 GPUs). ``None`` for all rows.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding.
             **training: See :class:`MultiViewMethod`.
@@ -73,7 +76,13 @@ class MVEB(MultiViewMethod):
             self.feature_dim, projection_hidden_dim, projection_dim, num_layers=3
         )
         self.criterion = MVEBLoss(
-            beta, eta, geometry, bandwidth, normalize_local_target, gather_distributed
+            beta,
+            eta,
+            geometry,
+            bandwidth,
+            normalize_local_target,
+            gather_distributed,
+            score_rows,
         )
         if target == "momentum":
             self.add_target()

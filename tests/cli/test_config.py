@@ -2,9 +2,9 @@
 
 import pytest
 
-from erssl.cli._config import group_options
-from erssl.cli._settings import read_settings
 from erssl.errors import ConfigError
+from erssl.settings.compose import group_options
+from erssl.settings.pretrain import read_settings
 
 
 @pytest.mark.parametrize("group", ["method", "data", "backbone", "optimizer", "experiment"])

@@ -13,8 +13,6 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from erssl.cli._config import group_options
-from erssl.cli._settings import flat, read_settings, read_sources, run_settings
 from erssl.cli.main import main
 from erssl.errors import ConfigError
 from erssl.layers import Layer, merge_layers
@@ -27,7 +25,9 @@ from erssl.methods import (
     register_method,
 )
 from erssl.recipes import REGISTERED, read_recipe, recipe_from_text
-from erssl.runs import RunDirectory
+from erssl.run.directory import RunDirectory
+from erssl.settings.compose import group_options
+from erssl.settings.pretrain import flat, read_settings, read_sources, run_settings
 from erssl.yaml_text import commented_yaml, comments_of
 
 THEIRS = """# Theirs: of nobody.
@@ -280,8 +280,9 @@ def test_what_is_no_recipe_is_refused(text, sentence):
 
 def test_recipes_are_read_without_torch():
     code = (
-        "import sys; from erssl.recipes import read_recipe; from erssl.cli._config import _layers; "
-        "from erssl.layers import merge_layers; read_recipe('deepcluster_er'); "
+        "import sys; from erssl.recipes import read_recipe; "
+        "from erssl.settings.compose import _layers; from erssl.layers import merge_layers; "
+        "read_recipe('deepcluster_er'); "
         "merge_layers(_layers('pretrain', {'experiment': 'mveb_imagenet_multicrop'})); "
         "sys.exit('torch' in sys.modules)"
     )
