@@ -22,6 +22,7 @@ from erssl.downstream.detection.detectron2_config import (
 )
 from erssl.downstream.detection.detectron2_launch import launch
 from erssl.downstream.detection.detectron2_logs import logging_to
+from erssl.downstream.detection.finite import sentence_on
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
 from erssl.downstream.detection.weights import match
 from erssl.errors import ConfigError, RunError
@@ -112,9 +113,11 @@ def _work(job: DetectionJob) -> None:
     finally:
         forget(names)
     if first:
-        from erssl.downstream.detection.detectron2_evaluation import metrics_of
+        from erssl.downstream.detection.detectron2_evaluation import metrics_of, not_finite
 
         metrics = metrics_of(results or {})
+        if rows := not_finite(results or {}):
+            notes = [*notes, sentence_on(rows)]
         write_json(folder / _RESULTS, {"metrics": metrics, "facts": facts, "notes": notes})
 
 
@@ -148,7 +151,8 @@ def _train(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
 
 
 def _evaluate(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
-    from erssl.downstream.detection.detectron2_trainer import Trainer, load_detector, logger
+    from erssl.downstream.detection.detectron2_checkpoints import load_detector
+    from erssl.downstream.detection.detectron2_trainer import Trainer, logger
 
     folder = Path(cfg.OUTPUT_DIR)
     done = first_iteration(folder, fingerprint(cfg, len(job.train.training_images)))

@@ -31,7 +31,8 @@ def save_backbone(
     """
     from safetensors.torch import save_file
 
-    state = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
+    # Each a copy of its own: safetensors takes no weights that share memory, as CoaT's do.
+    state = {n: t.detach().cpu().contiguous().clone() for n, t in backbone.state_dict().items()}
     metadata = {
         "backbone": json.dumps(dataclasses.asdict(options)),
         "preprocessing": json.dumps(preprocessing or {}),

@@ -237,6 +237,8 @@ def _published(settings: DetectSettings, read: Read, job: DetectionJob) -> Any:
     images = tuple(data.counts["images"] for data in (job.train, job.val))
     if settings.backend != "detectron2" or said != followed or images != _WHOLE[recipe.data]:
         return None
+    if recipe.data == "coco" and recipe.head == "box":  # published numbers are of Mask R-CNN
+        return None
     setting = {"backbone": getattr(read.backbone.architecture, "name", None)}
     if recipe.data == "voc":
         return published("voc_detection", "voc07+12", iterations=recipe.iterations, **setting)

@@ -150,7 +150,9 @@ class Evaluation:
     ) -> tuple[Features, Features]:
         """Features of training and validation images, from the cache as far as they are there."""
         data = self.subject.data
-        transform = build_eval_transform(data.image_size, data.mean, data.std, data.interpolation)
+        transform = build_eval_transform(
+            data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
+        )
         folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
         both = []
         for split, images in (("training", self.datasets.train), ("validation", _val(self))):

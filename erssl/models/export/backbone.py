@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from erssl.errors import ConfigError, DataError, ErsslError, RunError
 from erssl.files import remove_remains, replacing
-from erssl.models.backbones import BackboneOptions, check_input_size
+from erssl.models.backbones import BackboneOptions
 from erssl.models.export.formats import FORMATS, Source, loader_of, note_on, refusal
 
 TOLERANCE = 1e-5  # of the largest feature; float32 sums in another order differ by 1e-6
@@ -58,7 +58,8 @@ def export_backbone(
 
     Args:
         backbone: What :func:`erssl.load_backbone` gives.
-        format: ``torchvision``, ``timm``, ``huggingface``, ``detectron2`` or ``safetensors``.
+        format: ``torchvision``, ``timm``, ``huggingface``, ``detectron2``, ``safetensors`` or
+            ``onnx``.
         output: The file, or the folder of ``huggingface``.
         pickle: Write ``detectron2`` as the classic ``.pkl`` of arrays.
         overwrite: Replace what is there.
@@ -75,7 +76,7 @@ def export_backbone(
     output = Path(output)
     source = _source(backbone)
     check_request(source.options, format, output, pickle=pickle, overwrite=overwrite)
-    images = _images(source)
+    images = source.images(_IMAGES)
     expected = _features(source.backbone, images)
     if not expected.isfinite().all():
         raise DataError(
@@ -156,7 +157,8 @@ def _source(backbone: nn.Module) -> Source:
     state = {n: t.detach().clone().contiguous() for n, t in backbone.state_dict().items()}
     options: Any = backbone.architecture
     preprocessing = json.loads(json.dumps(backbone.preprocessing))  # as files have it: lists
-    return Source(backbone, options, preprocessing, state)
+    assumed = getattr(getattr(backbone, "report", None), "assumed", ())
+    return Source(backbone, options, preprocessing, state, assumed)
 
 
 def _verify(format: str, source: Source, written: Path, images: Tensor, expected: Tensor) -> float:
@@ -178,17 +180,6 @@ def _verify(format: str, source: Source, written: Path, images: Tensor, expected
             f"{removed}"
         )
     return difference
-
-
-def _images(source: Source) -> Tensor:
-    """A fixed batch (N, 3, H, W) of the size that the backbone was trained on."""
-    size = source.preprocessing.get("image_size")
-    if size is None:
-        own = getattr(source.backbone, "pretrained_cfg", {})
-        size = own.get("input_size", (3, 224, 224))[-1]
-    check_input_size(source.backbone, [size])
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(_IMAGES, 3, size, size, generator=generator)
 
 
 def _features(module: nn.Module, images: Tensor) -> Tensor:
