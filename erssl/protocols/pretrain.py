@@ -58,7 +58,7 @@ from erssl.run.directory import (
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
 from erssl.run.lens_figure import plot_lens
-from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_settings
+from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 from erssl.yaml_text import read_settings_file
 
 _MULTIRUN = ("--multirun", "-m")
@@ -72,13 +72,16 @@ def run(words: Sequence[str]) -> int:
         from erssl.protocols import compare
 
         return compare.run([word for word in words if word not in _MULTIRUN])
-    settings, config = read_settings(restarted(words))
-    pretrain(settings, config, Console())
+    settings, config, sources = read_sources(restarted(words))
+    pretrain(settings, config, Console(), sources)
     return 0
 
 
 def pretrain(
-    settings: PretrainSettings, config: Mapping[str, Any], console: Console
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    console: Console,
+    sources: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train a backbone as the settings say, and leave a run directory behind.
 
@@ -97,12 +100,13 @@ def pretrain(
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
-        return _pretrain(settings, config, path, signals, console)
+        return _pretrain(settings, config, sources or {}, path, signals, console)
 
 
 def _pretrain(
     settings: PretrainSettings,
     config: Mapping[str, Any],
+    sources: Mapping[str, str],
     path: Path,
     signals: SignalWatch,
     console: Console,
@@ -132,7 +136,7 @@ def _pretrain(
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
             if longer and (path / RESULTS).is_file():
                 (path / RESULTS).replace(path / f"results-{before}epochs.json")
-            run_dir.write_config(config)
+            run_dir.write_config(config, sources)
             if start is not None:
                 sentence = told(settings, start, heads)
                 console.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -37,12 +37,17 @@ def check_start(settings: PretrainSettings) -> None:
         )
 
 
-def with_start(settings: PretrainSettings, said: Collection[str]) -> PretrainSettings:
+def with_start(
+    settings: PretrainSettings, said: Collection[str]
+) -> tuple[PretrainSettings, dict[str, str]]:
     """Settings with the architecture and the preprocessing of the weights that a run starts from.
 
     Args:
         settings: As they were composed.
         said: Keys that were given; of the images' preprocessing they count first.
+
+    Returns:
+        The settings, and the source of each value that came from the weights, by its dotted key.
 
     Raises:
         ConfigError: If a backbone is named beside the weights.
@@ -56,7 +61,11 @@ def with_start(settings: PretrainSettings, said: Collection[str]) -> PretrainSet
     start: Any = read_start(settings)
     kept = {k: v for k, v in start.preprocessing.items() if f"data.{k}" not in said}
     data = dataclasses.replace(settings.data, **kept)
-    return dataclasses.replace(settings, data=data, backbone=start.architecture)
+    own = [field.name for field in dataclasses.fields(start.architecture)]
+    keys = [f"data.{key}" for key in kept] + [f"backbone.{key}" for key in own]
+    keys += [f"backbone.options.{key}" for key in start.architecture.options]
+    sources = dict.fromkeys(keys, "the weights of checkpoint")
+    return dataclasses.replace(settings, data=data, backbone=start.architecture), sources
 
 
 def read_start(settings: PretrainSettings) -> nn.Module:
