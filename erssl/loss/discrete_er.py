@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from lightly.models.modules.center import Center
 from torch import Tensor, nn
 
 from erssl.entropy._precision import at_least_float32
 from erssl.entropy.discrete import discrete_entropy
+from erssl.loss._center import MovingCenter
 from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss._softmax import softmax_terms
 from erssl.loss._views import Views, check_views, meet_targets
@@ -82,7 +82,9 @@ class DiscreteERLoss(nn.Module):
         self.target_temperature = target_temperature
         self.entropy_temperature = entropy_temperature
         self.gather_distributed = gather_distributed
-        self.center = Center((1, output_dim), momentum=center_momentum) if center else None
+        self.center = None
+        if center and output_dim is not None:
+            self.center = MovingCenter(output_dim, center_momentum)
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, online: Views, target: Views) -> Tensor:
@@ -102,9 +104,9 @@ class DiscreteERLoss(nn.Module):
         num_outcomes = online[0].shape[1]
         if num_outcomes < 2:
             raise ValueError("Discrete outputs need K of at least 2 but K is 1.")
-        if self.center is not None and self.center.size[1] != num_outcomes:
+        if self.center is not None and self.center.value.shape[1] != num_outcomes:
             raise ValueError(
-                f"The centre has output_dim={self.center.size[1]} outputs but the logits have "
+                f"The centre has output_dim={self.center.value.shape[1]} outputs but the logits have "
                 f"{num_outcomes}."
             )
         logits = [at_least_float32(z) for z in online]

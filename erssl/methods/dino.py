@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from lightly.loss import DINOLoss
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
+from erssl.loss._center import SteadyDINOLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
@@ -85,7 +85,7 @@ class DINO(MultiViewMethod):
         self.prototypes = Prototypes(projection_dim, num_prototypes)
         self.temperature = temperature
         self.freeze_prototypes_epochs = freeze_prototypes_epochs
-        self.criterion: nn.Module = DINOLoss(
+        self.criterion: nn.Module = SteadyDINOLoss(
             num_prototypes,
             teacher_temp=target_temperature,
             student_temp=temperature,
