@@ -141,7 +141,7 @@ class CocoData:
             )
         if counts["pictures_without_objects"] and self.split == "train":
             said.append(
-                f"{counts['images_without_objects']} images of {file} have nothing to train on "
+                f"{counts['pictures_without_objects']} images of {file} have nothing to train on "
                 "and are left out."
             )
         return tuple(said)

@@ -1,14 +1,22 @@
 """Information quantities as pure functions on tensors, in nats.
 
-A formula is a function, named as in the papers: the vMF density, kernel density estimates of
-entropy on the sphere, the score of a density from samples, the entropy of discrete outcomes.
+A formula is a function, named as in the papers: the vMF density, entropies of embeddings by kernel
+density, nearest neighbours, Gaussian, spectrum, slices and marginals, the score of a density from
+samples, the entropy of discrete outcomes. docs/entropy.md says how far each is off, and when not to
+use it.
 """
 
+from erssl.entropy.cap import cap_log_area
 from erssl.entropy.discrete import discrete_entropy
+from erssl.entropy.gaussian import coding_rate, gaussian_entropy
 from erssl.entropy.geometry import alignment, effective_rank, spread, uniformity
 from erssl.entropy.kde import kde_entropy
+from erssl.entropy.marginal import marginal_entropy
+from erssl.entropy.matrix import matrix_renyi2_entropy, von_neumann_entropy
+from erssl.entropy.neighbours import knn_entropy
 from erssl.entropy.ridge import auto_ridge
 from erssl.entropy.score import entropy_from_score, median_bandwidth, stein_score
+from erssl.entropy.sliced import random_directions, sliced_epps_pulley, sliced_wasserstein
 from erssl.entropy.vmf import (
     sphere_log_area,
     vmf_entropy,
@@ -19,11 +27,20 @@ from erssl.entropy.vmf import (
 __all__ = [
     "alignment",
     "auto_ridge",
+    "cap_log_area",
+    "coding_rate",
     "discrete_entropy",
     "effective_rank",
     "entropy_from_score",
+    "gaussian_entropy",
     "kde_entropy",
+    "knn_entropy",
+    "marginal_entropy",
+    "matrix_renyi2_entropy",
     "median_bandwidth",
+    "random_directions",
+    "sliced_epps_pulley",
+    "sliced_wasserstein",
     "sphere_log_area",
     "spread",
     "stein_score",
@@ -31,4 +48,5 @@ __all__ = [
     "vmf_entropy",
     "vmf_log_normalizer",
     "vmf_mean_resultant_length",
+    "von_neumann_entropy",
 ]

@@ -109,18 +109,22 @@ def upper_median(matrix: Tensor) -> Tensor:
     if not is_cut(matrix):
         return -(-matrix).flatten(-2).median(dim=-1).values
     n = matrix.shape[-1]
+    if n * n <= 8 * _SAMPLE:
+        return _upper_median(matrix)
     medians = [_upper_median(m) for m in matrix.reshape(-1, n, n)]
     return torch.stack(medians).view(matrix.shape[:-2])
 
 
 def _upper_median(matrix: Tensor) -> Tensor:
-    """By counting: only entries near the median of a sample are sorted."""
+    """Of one large matrix by counting: only entries near the median of a sample are sorted."""
     squares, leaves = parts(matrix)
-    below = [matrix[rows, columns] for rows, columns in squares]  # where every entry counts twice
-    diagonal = [matrix[rows, rows] for rows in leaves]
-    rank = matrix.numel() // 2 + 1  # from 1
-    size = sum(part.numel() for part in below)
-    if size > 4 * _SAMPLE:
+    # below the diagonal every entry counts twice
+    below = [matrix[..., rows, columns] for rows, columns in squares]
+    diagonal = [matrix[..., rows, rows] for rows in leaves]
+    n = matrix.shape[-1]
+    rank = n * n // 2 + 1  # from 1
+    if n * n > 8 * _SAMPLE:
+        size = sum(part.numel() for part in below)
         step = size // (8 * _SAMPLE) + 1
         sample = torch.cat([part[::8, ::step].flatten() for part in below]).sort().values
         low = sample[int(len(sample) * (0.5 - _MARGIN))]
@@ -132,8 +136,9 @@ def _upper_median(matrix: Tensor) -> Tensor:
             if low == high:
                 return low
             below, diagonal, rank = near, near_diagonal, rank - less
-    entries = [part.flatten() for part in (*below, *below, *diagonal)]
-    return torch.cat(entries).kthvalue(rank).values
+    twice = [*below, *below, *diagonal]
+    entries = twice if twice[0].ndim == 1 else [part.flatten(-2) for part in twice]
+    return torch.cat(entries, dim=-1).kthvalue(rank, dim=-1).values
 
 
 def _count(parts: list[Tensor], low: Tensor) -> int:
@@ -174,6 +179,9 @@ def solve_(factor: Cholesky, x: Tensor) -> Tensor:
     """Solve L Lᵀ X = B for ``x`` (..., N, k), which holds B and then X."""
     if not factor.inverses:
         return torch.cholesky_solve(x, factor.lower)
+    if len(factor.inverses) == 1 and x.shape[-1] > x.shape[-2]:  # one product in place of two
+        (inverse,) = factor.inverses.values()
+        return x.copy_((inverse.mT @ inverse) @ x)
     _solve_lower(factor, x, 0, x.shape[-2])
     _solve_upper(factor, x, 0, x.shape[-2])
     return x

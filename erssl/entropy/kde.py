@@ -13,6 +13,7 @@ from torch import Tensor
 
 from erssl.entropy._kernel_sums import log_kernel_sums
 from erssl.entropy._precision import full_precision
+from erssl.entropy.held_out import held_out_entropy
 from erssl.entropy.vmf import log_normalizer_value
 
 Estimator = Literal["joe", "plugin"]
@@ -21,20 +22,33 @@ Estimator = Literal["joe", "plugin"]
 @full_precision
 def kde_entropy(
     z: Tensor,
-    kappa: float,
+    kappa: float | Literal["best"],
     estimator: Estimator = "joe",
     leave_one_out: bool = True,
     memory: Tensor | None = None,
 ) -> Tensor:
-    r"""Entropy of embeddings on the sphere, in nats (ER paper; Joe 1989).
+    r"""Read the entropy of embeddings on the sphere off a kernel density, in nats.
 
-    ``"joe"`` is :math:`-\frac1N \sum_i \log \hat p_i`; ``"plugin"`` is
+    ``"joe"`` (ER paper; Joe 1989) is :math:`-\frac1N \sum_i \log \hat p_i`; ``"plugin"`` is
     :math:`-\sum_i w_i \log \hat p_i` with :math:`w_i = \hat p_i / \sum_l \hat p_l`, through
     which the gradient flows.
 
+    What the value is, of independent rows (one view an image):
+
+    - ``"joe"`` with a number for κ: the cross-entropy with the density smoothed by the kernel.
+      Leave-one-out, it is an upper bound of H in expectation, and a weak one: whatever the data,
+      it lies between that of a single point, -log C_d(κ) - κ, and about the uniform density's, κ
+      nats in all. A single reading may pass :func:`sphere_log_area`, far where κ is too sharp
+      for N. With the self term it is neither bound nor estimate: that pulls it down.
+    - ``kappa="best"``: even rows choose κ by their leave-one-out likelihood, on a grid that is
+      extended until it falls, and carry the density that odd rows read, and the other way round.
+      Since no row is read by a density that knows it, it is an upper bound in expectation too,
+      and a far tighter one where the right κ is not known beforehand.
+    - ``"plugin"``: neither; it weighs dense places once more.
+
     Args:
         z: Embeddings (N, d) with rows of unit norm.
-        kappa: Concentration of the kernel, above 0. The ER paper uses 10.
+        kappa: Concentration of the kernel, above 0 (the ER paper uses 10), or ``"best"``.
         estimator: ``"joe"`` or ``"plugin"``.
         leave_one_out: Leave the term j = i out of the kernel sum (the density estimate is then
             unbiased, and its gradient does not vanish at small N). ``False`` reproduces the
@@ -43,11 +57,12 @@ def kde_entropy(
             averaged over, for instance a queue of earlier batches.
 
     Returns:
-        Scalar tensor, at least in float32.
+        Scalar tensor, at least in float32; with ``"best"`` -inf where rows repeat themselves.
 
     Raises:
-        ValueError: If shapes do not fit, ``kappa`` is not above 0, the estimator is unknown, or
-            the leave-one-out estimate has no other row to look at.
+        ValueError: If shapes do not fit, ``kappa`` is not above 0, the estimator is unknown, the
+            leave-one-out estimate has no other row to look at, or ``"best"`` is asked of
+            another estimator, with the self term, with a memory or of fewer than four rows.
 
     Examples:
         >>> z = torch.eye(3)
@@ -56,6 +71,9 @@ def kde_entropy(
     """
     if estimator not in get_args(Estimator):
         raise ValueError(f"The estimator must be 'joe' or 'plugin' but is {estimator!r}.")
+    if isinstance(kappa, str):
+        _check_best(kappa, estimator, leave_one_out, memory)
+        return held_out_entropy(z)
     if memory is not None and memory.shape[1:] != z.shape[1:]:
         raise ValueError(
             f"Embeddings and memory must have one dimension d but have shapes {tuple(z.shape)} "
@@ -65,6 +83,23 @@ def kde_entropy(
     log_means = log_kernel_means(z, keys, kappa, own_offset=0 if leave_one_out else None)
     entropy = entropy_from_log_density(log_means, estimator)
     return entropy - log_normalizer_value(z.shape[1], float(kappa))
+
+
+def _check_best(kappa: str, estimator: str, leave_one_out: bool, memory: Tensor | None) -> None:
+    if kappa != "best":
+        raise ValueError(f"The concentration kappa must be a number or 'best' but is {kappa!r}.")
+    if estimator != "joe":
+        raise ValueError(
+            f"kappa='best' maximises the likelihood that 'joe' reads, not estimator={estimator!r}; "
+            "leave the estimator at 'joe' or give kappa a number."
+        )
+    if not leave_one_out:
+        raise ValueError(
+            "kappa='best' with leave_one_out=False would choose ever sharper kernels; keep "
+            "leave_one_out=True or give kappa a number."
+        )
+    if memory is not None:
+        raise ValueError("kappa='best' takes no memory; leave it out or give kappa a number.")
 
 
 def kde_log_density(

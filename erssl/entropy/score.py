@@ -43,10 +43,10 @@ def stein_score(
     Time O(N²d + N³/3), memory O(N² + Nd). The system is solved on the kernel scaled to
     k(z, z) = 1 by a Cholesky factorisation that does not raise. On embeddings near collapse its
     condition number passes what float32 resolves, at any ridge of the papers: float32 is kept
-    where an estimate of what rounding does to the solution stays below 5e-4, else the system is
-    solved in float64. That is decided on the host, so a GPU always solves in float64, as does
-    ``"sphere"``, and so does a host whose :func:`torch.set_float32_matmul_precision` is not
-    ``"highest"``.
+    where an estimate of what rounding does to the solution stays below 5e-4, else the system, or
+    of a batch those that need it, is solved in float64. That is decided on the host, so a GPU
+    always solves in float64, as does ``"sphere"``, and so does a host whose
+    :func:`torch.set_float32_matmul_precision` is not ``"highest"``.
 
     Args:
         z: Embeddings (N, d) with rows of unit norm, or a batch (V, N, d) of V views of them, each
@@ -70,7 +70,11 @@ def stein_score(
     # The sphere's right-hand side is a small difference, which float32 would spoil.
     if geometry == "euclidean" and _may_stay_single(z):
         score, exact = _solve(z, bandwidth, eta, geometry, columns)
-        if exact:
+        if exact.all():
+            return score
+        if exact.any():
+            wide, _ = _solve(z[~exact].double(), bandwidth, eta, geometry, columns)
+            score[~exact] = wide.to(z.dtype)
             return score
     # all but MPS have float64
     wide = z if z.device.type == "mps" else z.double()
@@ -90,8 +94,8 @@ def _solve(
     geometry: Geometry,
     columns: slice,
     floor: float = 1.0,
-) -> tuple[Tensor, bool]:
-    """The scores in the precision of ``z``, and whether they are as exact as they have to be.
+) -> tuple[Tensor, Tensor]:
+    """The scores in the precision of ``z``, and which views' are as exact as they have to be.
 
     The ridge is at least ``floor`` N eps, but where a wider precision can take over.
     """
@@ -109,15 +113,15 @@ def _solve(
         ridge = ridge.clamp_min(floor * z.shape[-2] * torch.finfo(z.dtype).eps)
     kernel.diagonal(dim1=-2, dim2=-1).add_(ridge[..., None])
     factor = _triangle.cholesky_(kernel)
+    exact = torch.ones_like(factor.failed)
     if single:
-        if factor.failed.any():
-            return right_side, False
         error = _relative_error(factor, right_side, sums, delta)
-        if not (error < _TOLERANCE).all():
-            return right_side, False
+        exact = ~factor.failed & (error < _TOLERANCE)
+        if not exact.any():
+            return right_side, exact
     elif _triangle.is_cut(z) and factor.failed.any() and sums.isfinite().all():
         return _solve(z, bandwidth, eta, geometry, columns, 100 * floor)
-    return _triangle.solve_(factor, right_side).neg_(), True
+    return _triangle.solve_(factor, right_side).neg_(), exact
 
 
 def _relative_error(factor: Cholesky, right_side: Tensor, sums: Tensor, delta: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,6 +26,9 @@ class MVEBLoss(nn.Module):
     -mean(S·z), not an entropy. Rows are normalised inside. The alignment follows equation 11
     (paired products, with a minus sign), from which the paper's Algorithm 1 departs.
 
+    With the ridge of [0] the estimate grows with the number of rows that it sees, in high dimension
+    almost in proportion: ``beta`` has a meaning only together with ``score_rows`` (docs/score.md).
+
     - [0] MVEB: Self-Supervised Learning with Multi-View Entropy Bottleneck, 2024,
       https://arxiv.org/abs/2403.19078
 
@@ -43,11 +47,16 @@ class MVEBLoss(nn.Module):
             does not.
         gather_distributed:
             If True, the score is estimated from the batch over all processes.
+        score_rows:
+            Rows of which a score is estimated: those that the loss sees are split in order into
+            ceil(N / score_rows) groups of nearly equal size, never of one row, each with a kernel
+            and a bandwidth of its own. None takes all rows at once, as the reference code does
+            with the rows of one device; the recipe that ``beta`` is from had 128 on a device.
         terms:
             Alignment (mean cosine) and the entropy surrogate of the last call, detached.
 
     Raises:
-        ValueError: If beta is negative or torch.distributed is missing where
+        ValueError: If beta is negative, score_rows below 2, or torch.distributed missing where
             ``gather_distributed`` asks for it.
 
     Examples:
@@ -66,11 +75,17 @@ class MVEBLoss(nn.Module):
         bandwidth: float | None = None,
         normalize_local_target: bool = False,
         gather_distributed: bool = False,
+        score_rows: int | None = None,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
         if not 0 <= beta < math.inf:
             raise ValueError(f"The entropy weight beta must be at least 0 but is {beta}.")
+        if score_rows is not None and score_rows < 2:
+            raise ValueError(
+                f"A score needs at least 2 rows but score_rows is {score_rows}; give 2 or more, or "
+                "None for all rows."
+            )
         check_gather(gather_distributed)
         stein_score(torch.ones(1, 2), bandwidth, eta, geometry)  # refuses bad options now
         self.beta = beta
@@ -79,6 +94,7 @@ class MVEBLoss(nn.Module):
         self.bandwidth = bandwidth
         self.normalize_local_target = normalize_local_target
         self.gather_distributed = gather_distributed
+        self.score_rows = score_rows
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, online: Views, target: Views) -> Tensor:
@@ -104,9 +120,10 @@ class MVEBLoss(nn.Module):
             if target is views:  # two views of a shared branch meet each other: once is enough
                 pairs = pairs[:1]
             alignment = self._mean([row_products(z, t).mean() for z, t in pairs])
-            scores = own_scores(
-                views, self.gather_distributed, self.bandwidth, self.eta, self.geometry
+            score = partial(
+                stein_score, bandwidth=self.bandwidth, eta=self.eta, geometry=self.geometry
             )
+            scores = own_scores(views, self.gather_distributed, self.score_rows, score)
             entropy = self._mean(
                 [entropy_from_score(z, score) for z, score in zip(views, scores, strict=True)]
             )

@@ -46,6 +46,7 @@ class MVEB(MultiViewMethod):
         target: Target = "momentum",
         normalize_local_target: bool = False,
         gather_distributed: bool = True,
+        score_rows: int | None = 128,
         projection_hidden_dim: int = 2048,
         projection_dim: int = 2048,
         **training: Unpack[TargetOptions],
@@ -63,6 +64,8 @@ class MVEB(MultiViewMethod):
                 with gradient on both sides (68.9 %).
             normalize_local_target: Normalise the mean target that local views meet.
             gather_distributed: Estimate the score from the batch of all devices.
+            score_rows: Rows of which a score is estimated; 128 in the authors' main run, whose
+                code takes the rows of one device (batch 4096 on 32 GPUs). ``None`` for all rows.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding.
             **training: See :class:`MultiViewMethod`.
@@ -74,7 +77,13 @@ class MVEB(MultiViewMethod):
             self.feature_dim, projection_hidden_dim, projection_dim, num_layers=3
         )
         self.criterion = MVEBLoss(
-            beta, eta, geometry, bandwidth, normalize_local_target, gather_distributed
+            beta,
+            eta,
+            geometry,
+            bandwidth,
+            normalize_local_target,
+            gather_distributed,
+            score_rows,
         )
         if target == "momentum":
             self.add_target()

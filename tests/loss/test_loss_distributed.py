@@ -49,6 +49,10 @@ LOSSES = {
     "mveb auto": lambda gather: MVEBLoss(
         beta=0.3, eta="auto", geometry="sphere", gather_distributed=gather
     ),
+    # groups of 3, 3 and 2 rows, of 4 and of 2: straddling ranks, and for 4 ranks fewer than them
+    "mveb rows 3": lambda gather: MVEBLoss(beta=0.3, gather_distributed=gather, score_rows=3),
+    "mveb rows 4": lambda gather: MVEBLoss(beta=0.3, gather_distributed=gather, score_rows=4),
+    "mveb rows 2": lambda gather: MVEBLoss(beta=0.3, gather_distributed=gather, score_rows=2),
     "mveb normalised": lambda gather: MVEBLoss(
         beta=0.3, normalize_local_target=True, gather_distributed=gather
     ),
@@ -140,7 +144,9 @@ CASES += [
 
 def _train_all(rank, world):
     results = {case: _train(rank, world, *case[1:]) for case in CASES if case[0] == world}
-    return results | {"not gathered": _train(rank, world, "er", "pair", gather=False)}
+    for name in ("er", "mveb"):
+        results["not gathered", name] = _train(rank, world, name, "pair", gather=False)
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +176,23 @@ def test_all_processes_equal_one_in_value_terms_and_gradient(ranks, world, name,
 def test_without_gathering_each_rank_sees_its_own_rows_only(ranks):
     # The papers' runs did this. It also shows that the equality above is not trivial.
     expected = _train(0, 1, "er", "pair")["loss"][0]
-    losses = [results["not gathered"]["loss"][0] for results in ranks[2]]
+    losses = [results["not gathered", "er"]["loss"][0] for results in ranks[2]]
     assert all(abs(loss - expected) > 1e-3 for loss in losses)
     assert abs(losses[0] - losses[1]) > 1e-3
+
+
+@pytest.mark.parametrize(("world", "name"), [(2, "mveb rows 4"), (4, "mveb rows 2")])
+def test_one_process_with_a_devices_rows_a_score_is_the_mean_of_devices_by_themselves(
+    ranks, world, name
+):
+    # MVEB's code estimates the score on the rows of one device.
+    expected = _train(0, 1, name, "pair")
+    for step in range(STEPS):
+        histories = [results["not gathered", "mveb"] for results in ranks[world]]
+        losses = torch.stack([history["loss"][step] for history in histories])
+        assert_relative(losses.mean(), expected["loss"][step], 1e-6)
+        for history in histories:  # averaged by DistributedDataParallel
+            assert_relative(history["gradient"][step][0], expected["gradient"][step][0], 1e-6)
 
 
 @pytest.mark.parametrize(("name", "views"), SCENARIOS)
@@ -191,12 +211,12 @@ def test_gathering_on_one_process_changes_nothing(name, views):
 @pytest.mark.parametrize(("world", "views"), [(2, 2), (2, 3), (3, 2), (4, 2), (8, 2), (8, 8)])
 @pytest.mark.parametrize("dim", [2, 7])
 def test_every_dimension_of_every_view_is_solved_for_once(world, views, dim):
-    shares = [shares_of(rank, world, [dim] * views) for rank in range(world)]
+    shares = shares_of(world, 3, [dim] * views, [slice(0, 3 * world)])
     solved = [
-        (view, column)
+        (part.view, column)
         for share in shares
-        for view, columns in share
-        for column in range(dim)[columns]
+        for part in share
+        for column in range(dim)[part.columns]
     ]
     assert sorted(solved) == list(product(range(views), range(dim)))
     # one system a rank is the least where ranks are more, else as few as can be
@@ -228,7 +248,7 @@ def _count_solves(rank, world, views):
 def test_ranks_share_the_solves(gloo):
     # two ranks, three views: 1 + 2 systems of 2 * 3 rows, each with all dimensions
     first, second = gloo.run(2, _count_solves, 3)
-    assert first == {"factored": [(6, 6)] * 2, "solved": [(6, 12)] * 2}
+    assert first == {"factored": [(2, 6, 6)], "solved": [(2, 6, 12)]}
     assert second == {"factored": [(6, 6)], "solved": [(6, 12)]}
     # four ranks, two views: one system each, half of its dimensions
     for shapes in gloo.run(4, _count_solves, 2):

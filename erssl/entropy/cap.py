@@ -1,0 +1,98 @@
+r"""Areas of caps of the unit sphere S^{d-1}, in logs, exact in every dimension.
+
+.. math:: \frac{|\mathrm{cap}(\theta)|}{|S^{d-1}|} = \tfrac12 I_{\sin^2\theta}(a, \tfrac12), \quad
+          a = \tfrac{d-1}2, \quad \theta \le \tfrac\pi2
+
+with :math:`I_x` the regularised incomplete beta function, here from its continued fraction
+(DLMF 8.17.22), whose value is of order 1 while the power in front of it is kept as a logarithm.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from erssl.entropy.vmf import sphere_log_area
+
+_PRECISION = 4e-15  # relative, of the continued fraction
+_MOST_STEPS = 2000  # it takes about the square root of d
+
+
+def cap_log_area(dim: int, angle: Tensor) -> Tensor:
+    """Log area of a cap of the sphere S^{d-1}, all points within ``angle`` of its centre.
+
+    Source: Li (2011), Concise formulas for the area and volume of a hyperspherical cap.
+
+    Args:
+        dim: Dimension d of the space that holds the sphere S^{d-1}; at least 2.
+        angle: Angles in [0, π] of any shape, in radians.
+
+    Returns:
+        Float64 tensor of the shape of ``angle``, differentiable once; -inf at angle 0, and
+        :func:`sphere_log_area` at π.
+
+    Raises:
+        ValueError: If ``dim`` is below 2.
+
+    Examples:
+        >>> half = cap_log_area(3, torch.tensor(math.pi / 2))  # 2π of the 4π
+        >>> round(half.exp().item() / math.pi, 6)
+        2.0
+    """
+    log_area = sphere_log_area(dim)  # which checks dim
+    angle = angle.double()
+    with torch.no_grad():
+        log_share = _log_share(dim, angle)
+        slope = _slope(dim, angle, log_share)
+    if angle.requires_grad:
+        log_share = log_share + slope * (angle - angle.detach())
+    return log_share + log_area
+
+
+def _log_share(dim: int, angle: Tensor) -> Tensor:
+    """Log of the share of the sphere that the cap covers."""
+    a = 0.5 * (dim - 1)
+    nearer = torch.minimum(angle, math.pi - angle).clamp_min(0)  # the cap, or what it leaves
+    sine, cosine = nearer.sin(), nearer.cos()
+    # x^a (1-x)^(1/2) / B(a, 1/2), with x the squared sine
+    log_front = 2 * a * sine.log() + cosine.log() - _log_beta(a)
+    border = (a + 1) / (a + 2.5)  # beyond it the complement's fraction is the quick one
+    x, y = sine.square(), cosine.square()
+    near_pole = log_front - math.log(a) + _fraction(a, 0.5, x.clamp_max(border)).log()
+    beyond = (log_front + math.log(2)).exp() * _fraction(0.5, a, y.clamp_max(1 - border))
+    near_equator = torch.log1p(-beyond.clamp_max(1))
+    log_half = torch.where(x <= border, near_pole, near_equator) - math.log(2)
+    return torch.where(angle > math.pi / 2, torch.log1p(-log_half.exp()), log_half)
+
+
+def _slope(dim: int, angle: Tensor, log_share: Tensor) -> Tensor:
+    """Derivative of the log share in the angle; 0 where there is none, at angle 0."""
+    log_slope = (dim - 2) * angle.sin().clamp_min(0).log() - _log_beta(0.5 * (dim - 1))
+    slope = (log_slope - log_share).exp()
+    return torch.where(angle > 0, slope, torch.zeros_like(slope))
+
+
+def _log_beta(a: float) -> float:
+    """Log of the beta function B(a, 1/2)."""
+    return math.lgamma(a) + math.lgamma(0.5) - math.lgamma(a + 0.5)
+
+
+def _fraction(a: float, b: float, x: Tensor) -> Tensor:
+    """The continued fraction of I_x(a, b), by Lentz's method, for x <= (a + 1) / (a + b + 2)."""
+    c = torch.ones_like(x)
+    d = 1 / (1 - (a + b) * x / (a + 1))
+    value = d.clone()
+    for m in range(1, _MOST_STEPS):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        change = torch.ones_like(x)
+        for term in (even, odd):
+            d = 1 / (1 + term * d)
+            c = 1 + term / c
+            change = change * d * c
+        value = value * change
+        if not bool((change - 1).abs().max() > _PRECISION):  # NaN ends it too
+            break
+    return value

@@ -1,0 +1,106 @@
+"""Entropy of a Gaussian of the embeddings' covariance, and its kin, the coding rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from erssl.entropy._precision import full_precision
+
+
+@full_precision
+def gaussian_entropy(z: Tensor, noise: float = 0.0) -> Tensor:
+    r"""Entropy of a Gaussian of the rows' covariance, in nats.
+
+    .. math:: \tfrac12 \log\det\big(2\pi e\,(\Sigma + \nu I)\big), \quad
+              \Sigma = \tfrac1N \sum_i (z_i - \bar z)(z_i - \bar z)^\top
+
+    Among all densities on ℝ^d of one covariance the Gaussian has the highest entropy (Cover and
+    Thomas, theorem 8.6.5), so with the true covariance this is an upper bound of the entropy of
+    any density on ℝ^d. With that of N rows it is an estimate, too low by about d²/4N for N well
+    above d, and -inf for N <= d unless ``noise`` says how far to look (CorInfoMax,
+    arXiv 2209.07999, has such a term). Rows on the sphere have no density on ℝ^d; for them it is
+    an estimate alone, near the truth where √d z is nearly Gaussian.
+
+    Args:
+        z: Embeddings (N, d) of any norm.
+        noise: Variance ν that is added to every dimension, at least 0.
+
+    Returns:
+        Scalar tensor, at least in float32; -inf where the covariance has no full rank.
+
+    Raises:
+        ValueError: If ``z`` is not a matrix or ``noise`` negative.
+
+    Examples:
+        >>> z = torch.randn(4096, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(gaussian_entropy(z).item(), 1)  # log 2πe = 2.84
+        2.8
+    """
+    _check_matrix(z)
+    if not noise >= 0:
+        raise ValueError(f"The noise must be a variance of at least 0 but is {noise}.")
+    n, dim = z.shape
+    centred = z - z.mean(dim=0)
+    constant = 0.5 * dim * math.log(2 * math.pi * math.e)
+    if noise > 0:
+        return 0.5 * _log_det_plus_identity(centred / math.sqrt(n * noise)) + (
+            constant + 0.5 * dim * math.log(noise)
+        )
+    if n <= dim:  # N centred rows span N - 1 dimensions at most
+        return z.new_tensor(-math.inf)
+    return 0.5 * _log_det(centred.T @ centred / n) + constant
+
+
+@full_precision
+def coding_rate(z: Tensor, distortion: float = 0.5) -> Tensor:
+    r"""Coding rate :math:`\tfrac12 \log\det(I + \tfrac{d}{N \epsilon^2} Z^\top Z)`, in nats.
+
+    Source: MCR² (Yu et al. 2020, arXiv 2006.08558), equation 1; SimDINO (arXiv 2502.10385) and
+    EMP-SSL (arXiv 2304.03977) maximise it. Up to a constant it is the entropy of a Gaussian of
+    the rows' uncentred covariance that is seen through noise of variance ε²/d: no bound of the
+    entropy of the rows, but finite for any of them, 0 at the origin and, of unit rows, at most
+    d/2 log(1 + 1/ε²).
+
+    Args:
+        z: Embeddings (N, d).
+        distortion: The square ε², above 0; 0.5 in SimDINO's code, 0.2 in EMP-SSL's.
+
+    Returns:
+        Scalar tensor, at least in float32.
+
+    Raises:
+        ValueError: If ``z`` is not a matrix or ``distortion`` not above 0.
+
+    Examples:
+        >>> round(coding_rate(torch.eye(2), 0.5).item(), 4), round(math.log(3), 4)
+        (1.0986, 1.0986)
+    """
+    _check_matrix(z)
+    if not distortion > 0:
+        raise ValueError(f"The distortion must be above 0 but is {distortion}.")
+    n, dim = z.shape
+    return 0.5 * _log_det_plus_identity(z * math.sqrt(dim / (n * distortion)))
+
+
+def _log_det_plus_identity(x: Tensor) -> Tensor:
+    """Log determinant of I + xᵀx, on the smaller side of ``x`` (N, d), by one Cholesky."""
+    gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    return _log_det(gram + torch.eye(len(gram), dtype=x.dtype, device=x.device))
+
+
+def _log_det(matrix: Tensor) -> Tensor:
+    """Log determinant of a positive definite matrix; -inf where it is not, NaN where not finite."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    log_det: Tensor = 2 * factor.diagonal().log().sum()
+    if int(failed):
+        lost = math.nan if not bool(matrix.isfinite().all()) else -math.inf
+        return matrix.new_tensor(lost)
+    return log_det
+
+
+def _check_matrix(z: Tensor) -> None:
+    if z.ndim != 2 or len(z) < 1:
+        raise ValueError(f"Embeddings must have shape (N, d) with N >= 1; got {tuple(z.shape)}.")
