@@ -113,7 +113,16 @@ def test_imports_run_one_way():
         "data": {"data", "errors", "paths"},
         "evaluation": {"evaluation", "errors", "paths", "entropy", "models", "data"},
         "callbacks": {
-            *("callbacks", "errors", "entropy", "loss", "evaluation", "runs", "checkpoints", "data"),
+            *(
+                "callbacks",
+                "errors",
+                "entropy",
+                "loss",
+                "evaluation",
+                "runs",
+                "checkpoints",
+                "data",
+            ),
         },
         "methods": {"methods", "errors", "entropy", "loss", "models", "data"},
         "downstream": {

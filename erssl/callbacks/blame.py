@@ -25,7 +25,8 @@ def terms_of(module: LightningModule) -> Mapping[str, Tensor]:
 def first_in_forward(trainer: Trainer, module: LightningModule, batches: Sequence[Any]) -> str:
     """Pass the batches once more, and name what gives other than finite values for finite ones.
 
-    Buffers change as in a step; queues and centres do not. Whatever is drawn, such as masks, is drawn anew.
+    Buffers change as in a step; queues and centres do not. Whatever is drawn, such as masks, is
+    drawn anew.
 
     Returns:
         Such as ``"the output of projection_head.1 (BatchNorm1d)"``; empty where all is finite.

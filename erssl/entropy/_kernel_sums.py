@@ -96,7 +96,6 @@ class _OwnKernelSums(torch.autograd.Function):
             result[:start].addmm_(weights[:, :start].T, z[start:end], alpha=kappa)
         return result, None, None
 
-
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int, None, None], z: Tensor, kappa: float, leave_out: bool

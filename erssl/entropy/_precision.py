@@ -68,7 +68,9 @@ class _RowProducts(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, int | None], a: Tensor, b: Tensor
     ) -> tuple[Tensor, int]:
-        rows = (mapped_first(x, dim, info.batch_size) for x, dim in zip((a, b), in_dims, strict=True))
+        rows = (
+            mapped_first(x, dim, info.batch_size) for x, dim in zip((a, b), in_dims, strict=True)
+        )
         products: Tensor = _RowProducts.apply(*rows)
         return products, 0
 

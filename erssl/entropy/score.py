@@ -7,13 +7,13 @@ gradient estimator of Li & Turner (2018) under the vMF kernel :math:`\exp(z_i^\t
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from erssl.entropy import _triangle
-from erssl.entropy._precision import full_precision, row_products
+from erssl.entropy import _opaque, _triangle
+from erssl.entropy._precision import full_precision
 from erssl.entropy._triangle import Cholesky
 from erssl.entropy.ridge import auto_ridge
 
@@ -66,6 +66,19 @@ def stein_score(
             ``geometry`` is none of the above.
     """
     _check_score_options(z, bandwidth, eta, geometry)
+    if _opaque.is_followed():
+        return _opaque.opaque_score(z, bandwidth, eta, geometry, columns)
+    return _stein_score(z, bandwidth, eta, geometry, columns)
+
+
+@_opaque.computes
+def _stein_score(
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | Literal["auto"],
+    geometry: Geometry,
+    columns: slice | None,
+) -> Tensor:
     columns = columns or slice(None)
     # The sphere's right-hand side is a small difference, which float32 would spoil.
     if geometry == "euclidean" and _may_stay_single(z):
@@ -189,7 +202,50 @@ def entropy_from_score(z: Tensor, score: Tensor) -> Tensor:
             f"Embeddings and scores must have one shape but have {tuple(z.shape)} "
             f"and {tuple(score.shape)}."
         )
-    return -row_products(score.detach(), z).mean()
+    products: Tensor = _HeldProducts.apply(z, score.detach())
+    return -products.mean()
+
+
+class _HeldProducts(torch.autograd.Function):
+    """Inner product (N,) of each row with its score, which is held where rows move."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, score: Tensor) -> Tensor:
+        return torch.einsum("nd,nd->n", z, score)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        z, score = ctx.saved_tensors
+        of_z = gradient[:, None] * score
+        return _Once.apply(of_z, z) if torch.is_grad_enabled() else of_z, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient as it is, which says so where it is differentiated itself."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, z: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is needed."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        raise RuntimeError(
+            "The entropy of MVEB and MIGE has a first derivative only, from an estimated score; a "
+            "second one would need that of the score. Take second derivatives of ERLoss or "
+            "EntRecLoss, whose entropy has them."
+        )
 
 
 def _stein_right_side(

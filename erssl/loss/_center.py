@@ -38,14 +38,16 @@ class MovingCenter(StepState):
         """Collect the mean of outputs (N, K)."""
         self.collect(**sum_and_count(x))
 
-    def move(self, **collected: Tensor) -> None:
+    def move(self, collected: dict[str, Tensor]) -> None:
         """Move towards the mean of the step."""
         mean = mean_of_step(**collected).to(self.center)
         self.center = center_momentum(self.center, mean[None], self.momentum)
 
 
-class SteadyDINOLoss(DINOLoss, StepState):  # type: ignore[misc]
+class SteadyDINOLoss(DINOLoss, StepState):
     """lightly's ``DINOLoss``, whose centre moves with each call, by a :class:`StepState`'s."""
+
+    center: Tensor
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """Take lightly's options."""
@@ -58,7 +60,7 @@ class SteadyDINOLoss(DINOLoss, StepState):  # type: ignore[misc]
         """Collect the mean of outputs (V, N, K)."""
         self.collect(**sum_and_count(teacher_out.flatten(end_dim=1)))
 
-    def move(self, **collected: Tensor) -> None:
+    def move(self, collected: dict[str, Tensor]) -> None:
         """Move towards the mean of the step."""
         mean = mean_of_step(**collected).to(self.center)
         self.center = center_momentum(self.center, mean[None, None], self.center_momentum)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy import entropy_from_score
+from erssl.entropy._precision import at_least_float32
 from erssl.loss._distributed import mean_over_ranks
 from erssl.loss._score import own_scores
 from erssl.loss._state import StepState
@@ -51,8 +52,8 @@ class MINE(StepState):
         """The bound in nats, with the corrected gradient, of embeddings (N, d) and (N, d)."""
         weight = next(self.critic.parameters())
         z0, z1 = z0.to(weight.dtype), z1.to(weight.dtype)
-        joint: Tensor = self.critic(torch.cat([z0, z1], dim=1)).mean()
-        others: Tensor = self.critic(torch.cat([z0, z1.roll(1, dims=0)], dim=1))
+        joint = at_least_float32(self.critic(torch.cat([z0, z1], dim=1))).mean()
+        others = at_least_float32(self.critic(torch.cat([z0, z1.roll(1, dims=0)], dim=1)))
         log_mean = others.flatten().logsumexp(dim=0) - math.log(len(z0))
         bound = joint - log_mean
         if not torch.is_grad_enabled():
@@ -70,9 +71,9 @@ class MINE(StepState):
         """The logarithm of a sum."""
         return torch.logaddexp(earlier, later)
 
-    def move(self, *, log_sum: Tensor, log_count: Tensor) -> None:
+    def move(self, collected: dict[str, Tensor]) -> None:
         """Move the average by the mean over all pairs of a step."""
-        self.log_average.copy_(self._moved(log_sum - log_count))
+        self.log_average.copy_(self._moved(collected["log_sum"] - collected["log_count"]))
 
 
 def mige(z0: Tensor, z1: Tensor, gather_distributed: bool = False) -> Tensor:

@@ -55,6 +55,12 @@ class PersistentMemoryBank(StepState):
 
     def rows(self) -> Tensor | None:
         """The rows written so far (M, d), or ``None`` where there are none."""
+        if self.enabled and torch.compiler.is_dynamo_compiling():
+            raise RuntimeError(
+                "A loss with a queue cannot be part of a whole graph, for how many rows it holds "
+                "is known to Python alone. Set memory_bank_size=0, or leave the loss out with "
+                "torch.compiler.disable(loss_fn)."
+            )
         filled = self._count() if self.enabled else 0
         return self.bank[:filled] if filled else None
 
@@ -72,9 +78,9 @@ class PersistentMemoryBank(StepState):
         """Rows of one view and rank beside each other."""
         return torch.cat([earlier, later.to(earlier)], dim=-2)
 
-    def move(self, *, rows: Tensor) -> None:
+    def move(self, collected: dict[str, Tensor]) -> None:
         """Write the rows of a step (…, N, d)."""
-        size = self.size[0]
+        size, rows = self.size[0], collected["rows"]
         z = rows.reshape(-1, rows.shape[-1])[-size:].to(self.bank)
         slots = (self.bank_ptr + torch.arange(len(z), device=self.bank.device)) % size
         self.bank = self.bank.index_copy(0, slots, z)  # autograd may still hold the old one

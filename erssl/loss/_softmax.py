@@ -83,7 +83,6 @@ class _SoftmaxTerms(torch.autograd.Function):
             gradient.div_(ctx.temperature)
         return result, of_target, None
 
-
     @staticmethod
     def vmap(
         info: Any,

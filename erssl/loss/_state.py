@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from erssl.entropy._opaque import is_transformed
+
 _PENDING = "pending_"  # before the names of what a step under way has given, in state_dict
 
 
@@ -24,7 +26,8 @@ class StepState(nn.Module):
     ``forward`` calls :meth:`collect`. By itself that moves the state at once, as losses do
     elsewhere. Inside :func:`hold_state` what is collected is kept, and :meth:`commit` moves the
     state by all of it: with gradients that are accumulated over n batches it moves once, as by
-    the n batches in one.
+    the n batches in one. Inside a transformation of ``torch.func``, which takes functions without
+    side effects, nothing is collected.
     """
 
     def __init__(self) -> None:
@@ -43,11 +46,11 @@ class StepState(nn.Module):
         """Name and tensor of everything that was added."""
         return ((name, getattr(self, name)) for name in self._state_names)
 
-    def move(self, **collected: Tensor) -> None:
+    def move(self, collected: dict[str, Tensor]) -> None:
         """Move the state by what one step has given.
 
         Args:
-            **collected: What :meth:`collect` was called with, merged over the step.
+            collected: What :meth:`collect` was called with, by name and merged over the step.
         """
         raise NotImplementedError
 
@@ -58,6 +61,8 @@ class StepState(nn.Module):
     @torch.no_grad()
     def collect(self, **given: Tensor) -> None:
         """Take what one call of ``forward`` gives, sums or rows, without gradient."""
+        if is_transformed():
+            return
         for name, value in given.items():
             earlier = self._pending.get(name)
             value = value.detach()
@@ -70,7 +75,7 @@ class StepState(nn.Module):
         """Move the state by all that was collected since the last time."""
         collected, self._pending = self._pending, {}
         if collected:
-            self.move(**collected)
+            self.move(collected)
 
     def discard(self) -> None:
         """Forget what was collected, as where a step is left out."""

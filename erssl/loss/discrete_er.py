@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import at_least_float32
 from erssl.entropy.discrete import discrete_entropy
 from erssl.loss._center import MovingCenter
@@ -106,8 +107,8 @@ class DiscreteERLoss(nn.Module):
             raise ValueError("Discrete outputs need K of at least 2 but K is 1.")
         if self.center is not None and self.center.value.shape[1] != num_outcomes:
             raise ValueError(
-                f"The centre has output_dim={self.center.value.shape[1]} outputs but the logits have "
-                f"{num_outcomes}."
+                f"The centre has output_dim={self.center.value.shape[1]} outputs but the logits "
+                f"have {num_outcomes}."
             )
         logits = [at_least_float32(z) for z in online]
         target_logits = [at_least_float32(t) for t in target]
@@ -119,7 +120,8 @@ class DiscreteERLoss(nn.Module):
             entropy, reconstruction = (
                 torch.stack(part).mean() for part in zip(*terms, strict=True)
             )
-        self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
+        if not is_transformed():
+            self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
         return -(entropy + reconstruction)
 
     def _target_probs(self, logits: Tensor) -> Tensor:

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import row_products
 from erssl.entropy.kde import Estimator, entropy_from_log_density, log_kernel_means
 from erssl.entropy.vmf import log_normalizer_value
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks, rank_offset, rank_rows
+from erssl.loss._distributed import (
+    check_gather,
+    gather_rows,
+    mean_over_ranks,
+    rank_offset,
+    rank_rows,
+)
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
@@ -73,7 +80,7 @@ class ERLoss(nn.Module):
         self.leave_one_out = leave_one_out
         self.gather_distributed = gather_distributed
         self.memory_bank = PersistentMemoryBank(memory_bank_size)
-        self.terms: dict[str, Tensor] = {}
+        self._last: tuple[Tensor, Tensor, int] | None = None
 
     def forward(
         self, online: Views, target: Views, entropy_of: Sequence[Tensor] | None = None
@@ -109,17 +116,23 @@ class ERLoss(nn.Module):
         if relative_entropy.requires_grad and self.memory_bank.enabled:
             rows = [rank_rows(z, self.gather_distributed) for z in spread[:2]]
             self.memory_bank.push(torch.stack(rows))
-        self._keep_terms(relative_entropy.detach(), alignment.detach(), views[0].shape[1])
+        if not is_transformed():
+            self._last = relative_entropy.detach(), alignment.detach(), views[0].shape[1]
         # log C_d(κ) is a part of both terms, of opposite sign, and would round what is left
         return -(relative_entropy + self.kappa * alignment)
 
-    def _keep_terms(self, relative_entropy: Tensor, alignment: Tensor, dim: int) -> None:
-        """Add the log normaliser, in float64: float32 rounds it to 2e-3 at d = 8192."""
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """Entropy, reconstruction and alignment of the last call, detached."""
+        if self._last is None:
+            return {}
+        relative_entropy, alignment, dim = self._last
+        # added in float64: float32 rounds it to 2e-3 at d = 8192
         log_normalizer = log_normalizer_value(dim, self.kappa)
         entropy, aligned = (
             x if x.device.type == "mps" else x.double() for x in (relative_entropy, alignment)
         )
-        self.terms = {
+        return {
             "entropy": entropy - log_normalizer,
             "reconstruction": self.kappa * aligned + log_normalizer,
             "alignment": alignment,

@@ -6,7 +6,7 @@ A method of its own is a short file: it builds a head and a criterion in ``__ini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from erssl.entropy import kde_entropy
 from erssl.errors import ConfigError
-from erssl.loss._state import StepState, at_least_float32, hold_state, states_of
+from erssl.loss._state import StepState, hold_state, states_of
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone

@@ -84,9 +84,9 @@ class UniGradLoss(StepState):
         before = torch.where(self.updates > 0, self.second_moment.to(own), own)
         return self.rho * before + (1 - self.rho) * own
 
-    def move(self, *, products: Tensor, rows: Tensor) -> None:
+    def move(self, collected: dict[str, Tensor]) -> None:
         """Move F by the second moment of all rows of a step."""
-        self.second_moment.copy_(self._moved(products / rows))
+        self.second_moment.copy_(self._moved(collected["products"] / collected["rows"]))
         self.updates += 1
 
 
