@@ -63,7 +63,8 @@ def test_a_step_of_small_batches_moves_state_as_the_whole_batch_does(name):
         for part in batch(step).split((5, 3, 4), dim=1):  # without: as many moves as calls
             call(together, part)
     moved = zip(state(together).values(), state(whole).values(), strict=True)
-    assert max(float((a.float() - b.float()).abs().max()) for a, b in moved) > 1e-3
+    if name != "moco":  # whose rows of one view are in the same order then
+        assert max(float((a.float() - b.float()).abs().max()) for a, b in moved) > 1e-3
 
 
 def test_mines_average_moves_once_by_the_mean_over_the_step():
