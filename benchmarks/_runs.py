@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from erssl.runs import LENS, read_lens, read_metrics
+from erssl.run.directory import LENS, read_lens, read_metrics
 
 RESULTS = Path(__file__).parent / "results"
 COMMON = (

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks._steps import CONTENDERS, SIZE, Plan, Setting, Worker
 from benchmarks._timing import copy_rate, product_rate, result_file
-from erssl.runs import environment, write_json
+from erssl.run.directory import environment, write_json
 
 SETTINGS = (
     Setting("float32"),

@@ -38,7 +38,7 @@ def test_wheel_holds_every_module_and_config(wheel):
     configs = {
         f"erssl/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")
     }
-    tables = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("erssl/[!c]*/*.yaml")}
+    tables = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("erssl/[!c]*/**/*.yaml")}
     assert modules | configs | tables | {"erssl/py.typed"} <= inside
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
 
@@ -105,29 +105,24 @@ def test_help_does_not_wait_for_torch(command):
 
 
 def test_imports_run_one_way():
-    """Entropy <- loss <- methods <- cli; neither evaluation nor downstream knows methods."""
+    """Entropy <- loss <- methods <- protocols <- cli; evaluation and downstream know no methods."""
     below = {
         "entropy": {"entropy"},
         "loss": {"entropy", "loss"},
+        "run": {"run", "errors", "paths"},
         "models": {"models", "errors", "paths", "yaml_text"},
         "data": {"data", "errors", "paths"},
         "evaluation": {"evaluation", "errors", "paths", "entropy", "models", "data"},
-        "callbacks": {
-            *(
-                "callbacks",
-                "errors",
-                "entropy",
-                "loss",
-                "evaluation",
-                "runs",
-                "checkpoints",
-                "data",
-            ),
-        },
+        "callbacks": {"callbacks", "errors", "entropy", "loss", "evaluation", "run", "data"},
         "methods": {"methods", "errors", "entropy", "loss", "models", "data"},
-        "downstream": {
-            *("downstream", "evaluation", "models", "data", "errors", "paths", "runs"),
-            "checkpoints",
+        "downstream": {"downstream", "evaluation", "models", "data", "errors", "paths", "run"},
+        "settings": {
+            *("settings", "run", "methods", "downstream", "evaluation", "models", "data"),
+            *("errors", "paths", "yaml_text"),
+        },
+        "protocols": {
+            *("protocols", "settings", "run", "callbacks", "methods", "downstream", "evaluation"),
+            *("models", "data", "errors", "paths", "yaml_text"),
         },
     }
     for package, allowed in below.items():

@@ -25,8 +25,8 @@ from erssl.downstream.detection.detectron2_logs import logging_to
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
 from erssl.downstream.detection.weights import match
 from erssl.errors import ConfigError, RunError
-from erssl.models.detectron import detectron2_names, write_detectron2
-from erssl.runs import write_json, write_text
+from erssl.models.export.detectron import detectron2_names, write_detectron2
+from erssl.run.directory import write_json, write_text
 
 FOLDER = "detectron2"  # below the run directory
 RESUME_FROM = f"{FOLDER}/{LAST}"  # without which there is nothing to resume

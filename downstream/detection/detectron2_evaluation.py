@@ -15,7 +15,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 from detectron2.utils import comm
 
 from erssl.downstream.detection.evaluation import Kind, metric_names
-from erssl.runs import write_json
+from erssl.run.directory import write_json
 
 FOLDER = "inference"
 DRAWN = f"{FOLDER}/first_images.json"

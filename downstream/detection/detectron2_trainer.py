@@ -36,7 +36,7 @@ from erssl.downstream.detection.sampling import (
 )
 from erssl.downstream.detection.weights import MatchReport, backbone_weights, fill
 from erssl.errors import ConfigError, DataError
-from erssl.runs import write_text
+from erssl.run.directory import write_text
 
 METRICS = "metrics.json"
 PERIOD = 20  # iterations from one row of metrics.json to the next, as in Detectron2 ...

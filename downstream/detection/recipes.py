@@ -11,6 +11,7 @@ from typing import Literal
 
 from erssl.errors import ConfigError
 
+DETECTRON2_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 _SHORT_SIDES = (640, 672, 704, 736, 768, 800)  # Detectron2's Base-RCNN-FPN and MoCo's C4
 _VOC_SHORT_SIDES = (480, 512, 544, 576, 608, *_SHORT_SIDES)
 _REFERENCE_BATCH = 16  # of every recipe, two images on each of eight devices

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection import MaskRCNN
 
-from erssl.checkpoints import Resumed, WholeCheckpointIO, newest_whole
 from erssl.downstream.detection.coco import CocoData, CocoImage
 from erssl.downstream.detection.evaluation import coco_metrics, coco_results
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
@@ -41,7 +40,8 @@ from erssl.downstream.detection.torchvision_training import (
     require_same_head,
 )
 from erssl.errors import RunError
-from erssl.runs import LAST_CHECKPOINT, METRICS, read_metrics
+from erssl.run.checkpoint_files import Resumed, WholeCheckpointIO, newest_whole
+from erssl.run.directory import LAST_CHECKPOINT, METRICS, read_metrics
 
 _PRECISE = 200  # batches of precise batch normalisation, Detectron2's TEST.PRECISE_BN.NUM_ITER
 _PASSES = 4  # over all training images, which few of them are enough for

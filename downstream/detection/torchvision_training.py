@@ -16,7 +16,7 @@ from erssl.downstream.detection.progress import ProgressLines
 from erssl.downstream.detection.recipes import Recipe, Schedule, learning_rate
 from erssl.downstream.detection.torchvision_model import parameter_groups
 from erssl.errors import RunError
-from erssl.runs import LAST_CHECKPOINT
+from erssl.run.directory import LAST_CHECKPOINT
 
 _SHORT = {
     "loss_classifier": "loss_class",

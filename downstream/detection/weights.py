@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models import load_backbone
-from erssl.models.detectron import detectron2_names, torchvision_names
+from erssl.models.export.detectron import detectron2_names, torchvision_names
 
 # behind "backbone." of C4, "backbone.bottom_up." of FPN, and "roi_heads." for the res5 of C4
 _IN_MODEL = re.compile(r"(?:backbone\.bottom_up|backbone|roi_heads)\.((?:stem|res[2-5]\.\d+)\..+)")
@@ -96,8 +96,8 @@ def match(model: nn.Module, named: Mapping[str, Tensor]) -> MatchReport:
 
     Args:
         model: Detectron2's detector with an FPN or a C4 backbone.
-        named: Weights by Detectron2's names, as :func:`~erssl.models.detectron.detectron2_names`
-            gives them.
+        named: Weights by Detectron2's names, as
+            :func:`~erssl.models.export.detectron.detectron2_names` gives them.
 
     Returns:
         The pairs, which leave out no weight on either side.

@@ -11,7 +11,7 @@ from typing import Any
 
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
 from erssl.evaluation.published import published, published_value
-from erssl.runs import write_json, write_text
+from erssl.run.directory import write_json, write_text
 
 AVERAGE = "average"
 

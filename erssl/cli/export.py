@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from erssl.cli._config import nearest
-from erssl.cli._help_texts import EXPORT_KEYS
 from erssl.errors import ConfigError
 from erssl.models import load_backbone
 from erssl.models.export import Export, export_backbone
-from erssl.models.formats import FORMATS
+from erssl.models.export.formats import FORMATS
 from erssl.paths import user_path
+from erssl.settings.compose import nearest
+from erssl.settings.keys import EXPORT_KEYS
 
 
 def run(words: Sequence[str]) -> int:
@@ -33,6 +33,8 @@ def run(words: Sequence[str]) -> int:
         own.get("arch"),
         allow_partial=_flag(own, "allow_partial"),
         layout=own.get("layout"),
+        prefix=own.get("prefix"),
+        weights=own.get("weights"),
     )
     export = export_backbone(
         backbone,

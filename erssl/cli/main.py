@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import erssl
-from erssl.errors import ErsslError, Stopped
+from erssl.errors import ErsslError, Stopped, was_interrupted
 
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
@@ -25,6 +25,11 @@ COMMANDS = {
     "methods": "list the methods with their paper, family, views and target branch",
     "zoo": "list published checkpoints, fetch them by name, add your own",
 }
+_ENGINES = {
+    name: f"erssl.protocols.{name}"
+    for name in ("pretrain", "knn", "linear", "semi", "finetune", "transfer", "lens")
+}
+_ENGINES["detect"] = "erssl.protocols.detection"
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly
 
 Usage: erssl COMMAND [key=value ...]
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words[0], words[1:])
     except ErsslError as error:
-        from erssl.cli._faults import own_sentence
+        from erssl.run.faults import own_sentence
 
         print(f"erssl: {own_sentence(error)}", file=sys.stderr)
         return 2
@@ -82,11 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def was_interrupted(end: BaseException) -> bool:
-    """Whether it is Ctrl-C, or the SystemExit that Lightning makes of it."""
-    return isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
-
-
 def _sentence_of(end: BaseException) -> str:
     told = isinstance(end, KeyboardInterrupt) and str(end)
     return told or "Stopped by Ctrl-C."
@@ -104,11 +104,11 @@ def _run(command: str, words: list[str]) -> int:
             f"There is no command {command!r}{hint}; choose from: {', '.join(COMMANDS)}."
         )
     if {"-h", "--help"} & set(words):
-        from erssl.cli._help_texts import help_text
+        from erssl.cli.help_texts import help_text
 
         print(help_text(command), end="")
         return 0
-    module = importlib.import_module(f"erssl.cli.{command}")
+    module = importlib.import_module(_ENGINES.get(command, f"erssl.cli.{command}"))
     status: int = module.run(words)
     return status
 

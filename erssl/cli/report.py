@@ -10,9 +10,9 @@ from rich.table import Table
 
 from erssl.errors import ConfigError, DataError
 from erssl.paths import user_path
-from erssl.plots import plot_results
-from erssl.runs import RESULTS, write_text
-from erssl.summary import collect
+from erssl.run.directory import RESULTS, write_text
+from erssl.run.plots import plot_results
+from erssl.run.summary import collect
 
 
 def run(words: Sequence[str]) -> int:

@@ -18,8 +18,8 @@ from erssl.data.checks import check_whole
 from erssl.data.datasets import TransformedDataset, load_datasets
 from erssl.data.draws import EpochSampler, seed_worker
 from erssl.data.options import DataOptions
-from erssl.data.pipelines import make_pipeline
 from erssl.data.views import build_eval_transform, build_views
+from erssl.data.views.pipelines import make_pipeline
 from erssl.errors import ConfigError, DataError
 
 

@@ -5,10 +5,10 @@ from importlib.resources import files
 
 import pytest
 
-from erssl.cli._config import group_options
-from erssl.cli._settings import read_settings
 from erssl.errors import ConfigError
 from erssl.methods import get_method
+from erssl.settings.compose import group_options
+from erssl.settings.pretrain import read_settings
 
 EXPERIMENTS = [
     "entrec_imagenet",

@@ -147,10 +147,10 @@ def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypat
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("erssl.cli.linear.train_linear", stop)
+    monkeypatch.setattr("erssl.protocols.linear.train_linear", stop)
     assert judge(tmp_path / "run", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
     assert f"resume=true run_dir={tmp_path / 'run'}" in capsys.readouterr().err
-    monkeypatch.setattr("erssl.cli.linear.Evaluation", stop)  # before there is a folder
+    monkeypatch.setattr("erssl.protocols.linear.Evaluation", stop)  # before there is a folder
     assert judge(tmp_path / "other", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
     assert capsys.readouterr().err == "erssl: Stopped by Ctrl-C.\n"
 
@@ -310,8 +310,11 @@ FULL = errno.ENOSPC, "No space left on device"
 @pytest.mark.parametrize(
     ("place", "error"),
     [
-        ("erssl.checkpoints._write_signed", OSError(*FULL)),
-        ("erssl.cli._train.save_file", SafetensorError("I/O error: (os error 28)")),
+        ("erssl.run.checkpoint_files._write_signed", OSError(*FULL)),
+        (
+            "erssl.protocols.classifier_training.save_file",
+            SafetensorError("I/O error: (os error 28)"),
+        ),
     ],
 )
 def test_a_full_disk_is_named_by_the_run_and_not_by_a_temporary_file(

@@ -10,11 +10,11 @@ from lightly.loss import BarlowTwinsLoss, NTXentLoss, SwaVLoss, VICRegLoss
 from pytorch_lightning import seed_everything
 from torch import nn
 
-from erssl.cli._settings import read_settings
 from erssl.errors import ConfigError
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.methods.unigrad import UniGradLoss
 from erssl.models import BackboneOptions, build_backbone
+from erssl.settings.pretrain import read_settings
 
 from .test_methods import TinyBackbone, build, fit
 

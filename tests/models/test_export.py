@@ -13,8 +13,8 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from erssl.errors import ConfigError, DataError, RunError
-from erssl.models import BackboneOptions, formats, load_backbone
-from erssl.models.export import export_backbone
+from erssl.models import BackboneOptions, load_backbone
+from erssl.models.export import export_backbone, formats
 
 from .export_sources import PREPROCESSING, same_features, saved_backbone
 

@@ -1,0 +1,69 @@
+"""The images that ``erssl detect`` trains on and is judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from erssl.downstream.detection.coco import (
+    CocoSource,
+    check_images,
+    check_same_categories,
+    coco_layout,
+    read_coco,
+)
+from erssl.paths import user_path
+from erssl.settings.detection import DetectSettings
+
+
+def read_data(settings: DetectSettings, workers: int) -> list[Any]:
+    """Training and validation split, checked as far as that can be done before training.
+
+    Args:
+        settings: Which data.
+        workers: Threads to decode images with.
+
+    Raises:
+        DataError: If they cannot be used.
+    """
+    recipe = settings.chosen
+    if recipe.data == "voc":
+        from erssl.downstream.detection.voc import read_voc
+
+        root = user_path(str(settings.data_root))
+        both = [read_voc(root, "train"), read_voc(root, "val")]
+    else:
+        train, val = _sources(settings)
+        masks = recipe.head == "mask"
+        both = [read_coco(train, "train", masks), read_coco(val, "val", masks)]
+        check_same_categories(*both)
+    if settings.verify and not settings.eval_only:
+        for data in both:
+            check_images(data, workers)
+    read: list[Any] = both
+    return read
+
+
+def _sources(settings: DetectSettings) -> list[CocoSource]:
+    """Training and validation split."""
+    if settings.data_root is not None:
+        return [*coco_layout(user_path(settings.data_root))]
+    sources = []
+    for split in ("train", "val"):
+        images, annotations = (
+            user_path(getattr(settings, f"{split}_{what}")) for what in ("images", "annotations")
+        )
+        sources.append(CocoSource(images, annotations, annotations.stem))
+    return sources
+
+
+def data_digests(settings: DetectSettings, train: Any, val: Any) -> dict[str, str]:
+    """What a training that is resumed began with, whatever its files are called."""
+    digests = {}
+    for what, data in (("training", train), ("validation", val)):
+        if settings.chosen.data == "coco":
+            content = data.source.annotations.read_bytes()
+        else:
+            content = repr([(image.path.name, image.instances) for image in data.images]).encode()
+        digests[f"{what}_annotations"] = hashlib.sha256(content).hexdigest()
+    return digests
