@@ -7,6 +7,7 @@ gradient estimator of Li & Turner (2018) under the vMF kernel :math:`\exp(z_i^\t
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -147,13 +148,13 @@ def _relative_error(factor: Cholesky, right_side: Tensor, sums: Tensor, delta: T
     noise is seen at three random vectors.
     """
     n, dim = right_side.shape[-2:]
-    generator = torch.Generator().manual_seed(0)
-    scores = _triangle.solve_(factor, right_side @ torch.randn(dim, 1, generator=generator))
+    # torch's default precision is a training's, which may be half
+    draw = partial(torch.randn, dtype=right_side.dtype, generator=torch.Generator().manual_seed(0))
+    scores = _triangle.solve_(factor, right_side @ draw(dim, 1))
     crowding = torch.maximum(delta, 1 / delta)[..., None]
     entries = crowding * sums**0.25 * scores.squeeze(-1).norm(p=4, dim=-1)[..., None]
     noise = torch.hypot(entries, sums / delta[..., None])[..., None]
-    draws = (noise * torch.randn(n, 1, generator=generator) for _ in range(3))
-    moved = torch.cat([_triangle.solve_(factor, draw) for draw in draws], dim=-1)
+    moved = torch.cat([_triangle.solve_(factor, noise * draw(n, 1)) for _ in range(3)], dim=-1)
     error: Tensor = moved.norm(dim=(-2, -1)) / scores.norm(dim=(-2, -1))
     return 2 * torch.finfo(torch.float32).eps / 3**0.5 * error
 

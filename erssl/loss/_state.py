@@ -40,7 +40,8 @@ class StepState(nn.Module):
     def add_state(self, name: str, value: Tensor) -> None:
         """Keep a tensor as the attribute ``name`` and in ``state_dict``."""
         self._state_names.append(name)
-        setattr(self, name, value)
+        # torch's default precision may be half where the module is made
+        setattr(self, name, at_least_float32(lambda x: x, value))
 
     def named_state(self) -> Iterator[tuple[str, Tensor]]:
         """Name and tensor of everything that was added."""

@@ -6,9 +6,10 @@ A method of its own is a short file: it builds a head and a criterion in ``__ini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
-from erssl.loss._state import StepState, hold_state, states_of
+from erssl.loss._state import StepState, at_least_float32, hold_state, states_of
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
@@ -217,9 +218,30 @@ class MultiViewMethod(LightningModule):
         images = torch.cat(list(views))
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        features = self.get_submodule("target_backbone")(images).flatten(start_dim=1)
-        embeddings: Tensor = self.get_submodule("target_projection_head")(features)
+        with self._target_precision(images):
+            features = self.get_submodule("target_backbone")(images).flatten(start_dim=1)
+            embeddings: Tensor = self.get_submodule("target_projection_head")(features)
         return list(embeddings.chunk(len(views)))
+
+    def _target_precision(self, images: Tensor) -> AbstractContextManager[None]:
+        """Let a float32 target compute in the half precision that the whole training is of."""
+        if images.dtype not in (torch.float16, torch.bfloat16):
+            return nullcontext()
+        return torch.autocast(images.device.type, images.dtype)
+
+    def slow_tensors(self) -> list[Tensor]:
+        """What moves by small steps and is therefore kept in float32 at least: the target's."""
+        targets = [self.get_submodule(f"target_{name}") for name in self._with_target]
+        return [x for target in targets for x in (*target.parameters(), *target.buffers())]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiViewMethod:
+        """Go to another device or precision; slow tensors to no half precision."""
+        slow = {id(x): x for x in self.slow_tensors()}  # held, lest an id be given anew
+
+        def move(x: Tensor) -> Tensor:
+            return at_least_float32(fn, x) if id(x) in slow else fn(x)
+
+        return cast(MultiViewMethod, super()._apply(move, recurse))
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:

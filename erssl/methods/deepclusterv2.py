@@ -124,6 +124,10 @@ class DeepClusterV2(MultiViewMethod):
             loss = torch.stack(losses).mean()
         return StepOutput(loss, features, online[0], online[1])
 
+    def slow_tensors(self) -> list[Tensor]:
+        """The clusters beside the target's."""
+        return [*super().slow_tensors(), self.prototypes]
+
     def commit_state(self) -> None:
         """Write a step's rows to the queue, and find the first clusters once there are enough."""
         super().commit_state()

@@ -9,7 +9,7 @@ from lightly.models.modules.center import Center
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVIBLoss, accumulate_state
+from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss, accumulate_state
 from erssl.loss._center import SteadyDINOLoss
 from erssl.loss._state import hold_state, states_of
 from erssl.methods.mocov2 import QueueContrastLoss
@@ -217,3 +217,20 @@ def test_a_centre_over_ranks_and_small_batches_is_that_of_one_batch(gloo):
     for accumulated in (1, 3):
         for center in gloo.run(2, _centre, accumulated):
             torch.testing.assert_close(center, expected)
+
+
+def test_a_loss_made_and_called_in_a_half_precision_context_is_of_float32_inside():
+    # Lightning's "true" half precision sets torch's default while a module is made
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        losses = {name: make() for name, make in STATEFUL.items()}
+        score = MVEBLoss()
+        z0, z1 = batch(0).to(torch.bfloat16)
+        value = score(z0, z1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for loss_fn in losses.values():
+        for child in states_of(loss_fn):
+            for _, value_kept in child.named_state():
+                assert value_kept.dtype in (torch.float32, torch.int64)
+    torch.testing.assert_close(value, MVEBLoss()(z0.float(), z1.float()))
