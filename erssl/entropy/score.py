@@ -203,7 +203,8 @@ def entropy_from_score(z: Tensor, score: Tensor) -> Tensor:
             f"Embeddings and scores must have one shape but have {tuple(z.shape)} "
             f"and {tuple(score.shape)}."
         )
-    products: Tensor = _HeldProducts.apply(z, score.detach())
+    dtype = torch.promote_types(z.dtype, score.dtype)
+    products: Tensor = _HeldProducts.apply(z.to(dtype), score.detach().to(dtype))
     return -products.mean()
 
 
