@@ -9,11 +9,11 @@ from rich.console import Console
 
 from erssl.data import labels_of, listed_subset, stratified_subset, subset_digest
 from erssl.data.labelled import Indices
+from erssl.files import write_text
 from erssl.protocols.classifier_training import require_pairs, train_seeds
 from erssl.protocols.evaluation import Evaluation
 from erssl.protocols.subject import read_subject, require_backbone
 from erssl.protocols.trainer import probe_trainer, quiet
-from erssl.run.directory import write_text
 from erssl.settings.evaluation import SemiSettings, read_protocol
 
 SUBSET = "subset.txt"
@@ -48,7 +48,7 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     evaluation.settings = settings = settings.with_rates(share)
     require_pairs(settings, probe, len(indices))
     if probe.is_global_zero:
-        evaluation.open(subset={"pictures": len(indices), "sha256": subset_digest(indices)})
+        evaluation.open(subset={"images": len(indices), "sha256": subset_digest(indices)})
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
     judged = train_seeds(evaluation, settings, probe, indices)
     if not probe.is_global_zero:

@@ -259,7 +259,8 @@ def check_same_settings(
     except (ValueError, OSError, TypeError) as error:
         raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
-    before, now = flat(stored), flat(given)
+    before = {_key_of_today(key): value for key, value in flat(stored).items()}
+    now = flat(given)
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     for key in sorted({*before, *now}):
@@ -274,6 +275,11 @@ def check_same_settings(
                 f"{what} not what they were when the evaluation in {file.parent} began; name a new "
                 "run_dir, or start again with overwrite=true."
             )
+
+
+def _key_of_today(key: str) -> str:
+    """A key of a ``config.yaml``, also of one that was written when images had another name."""
+    return key.replace("pictures", "images")
 
 
 def resolved(settings: EvaluationSettings, data: Mapping[str, Any]) -> dict[str, Any]:
