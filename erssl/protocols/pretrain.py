@@ -53,7 +53,7 @@ from erssl.run.directory import (
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
 from erssl.run.lens_figure import plot_lens
-from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_settings
+from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 
 _MULTIRUN = ("--multirun", "-m")
 
@@ -66,13 +66,16 @@ def run(words: Sequence[str]) -> int:
         from erssl.protocols import compare
 
         return compare.run([word for word in words if word not in _MULTIRUN])
-    settings, config = read_settings(restarted(words))
-    pretrain(settings, config, Console())
+    settings, config, sources = read_sources(restarted(words))
+    pretrain(settings, config, Console(), sources)
     return 0
 
 
 def pretrain(
-    settings: PretrainSettings, config: Mapping[str, Any], console: Console
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    console: Console,
+    sources: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train a backbone as the settings say, and leave a run directory behind.
 
@@ -91,12 +94,13 @@ def pretrain(
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
-        return _pretrain(settings, config, path, signals, console)
+        return _pretrain(settings, config, sources or {}, path, signals, console)
 
 
 def _pretrain(
     settings: PretrainSettings,
     config: Mapping[str, Any],
+    sources: Mapping[str, str],
     path: Path,
     signals: SignalWatch,
     console: Console,
@@ -117,7 +121,7 @@ def _pretrain(
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
-            run_dir.write_config(config)
+            run_dir.write_config(config, sources)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
             if settings.resume and found is None:
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
