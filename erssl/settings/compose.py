@@ -10,13 +10,17 @@ import dataclasses
 import difflib
 import inspect
 import sys
+import threading
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +33,7 @@ Schema = dict[str, Any]
 
 GROUPS = ("method", "data", "backbone", "optimizer", "trainer", "experiment")
 PRETRAIN_GROUPS = {group: group for group in GROUPS}
+_LOCK = threading.Lock()  # hydra keeps one state for all threads
 FREE: Any = object()  # a node whose keys somebody else checks
 
 
@@ -137,12 +142,27 @@ def _choice(key: str, value: str, group: str) -> list[str]:
 
 def _compose(config_name: str, words: list[str]) -> dict[str, Any]:
     try:
-        with initialize_config_module("erssl.configs", version_base="1.3"):
+        with (
+            _beside_other_programs(),
+            initialize_config_module("erssl.configs", version_base="1.3"),
+        ):
             config = compose(config_name, overrides=words)
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error.__cause__ or error).split()).partition(" See https")[0]
         raise ConfigError(f"The settings cannot be read ({reason}); see --help.") from error
+
+
+@contextmanager
+def _beside_other_programs() -> Iterator[None]:
+    """Give hydra's global state back as a program had it that uses hydra itself."""
+    with _LOCK:
+        before = Singleton.get_state()
+        GlobalHydra.instance().clear()
+        try:
+            yield
+        finally:
+            Singleton.set_state(before)
 
 
 def _check_name(key: str, value: str, pairs: list[tuple[str, str]]) -> None:

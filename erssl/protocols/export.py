@@ -11,11 +11,12 @@ from erssl.models import load_backbone
 from erssl.models.export import Export, export_backbone
 from erssl.models.export.formats import FORMATS
 from erssl.paths import user_path
+from erssl.run.result import Result
 from erssl.settings.compose import nearest
 from erssl.settings.keys import EXPORT_KEYS
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Write a backbone in another format and say how to load it."""
     own: dict[str, str] = {}
     for word in words:
@@ -43,8 +44,8 @@ def run(words: Sequence[str]) -> int:
         pickle=_flag(own, "pickle"),
         overwrite=_flag(own, "overwrite"),
     )
-    _print(export, Console())
-    return 0
+    _print(export, console)
+    return Result(export.path, {"largest_difference": export.difference})
 
 
 def _print(export: Export, console: Console) -> None:
