@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks._runs import COMMON as CIFAR
 from benchmarks._runs import RESULTS, link_subset, pretrain, summary
-from erssl.run.directory import write_json
+from erssl.files import write_json
 
 COMMON = (*CIFAR, "batch_size=256", "seed=0", "evaluation.every_n_epochs=2")
 SPHERE_AUTO = ("method.geometry=sphere", "method.eta=auto")

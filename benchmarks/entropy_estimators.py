@@ -39,7 +39,8 @@ from erssl.entropy import (
     stein_score,
     von_neumann_entropy,
 )
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 FILE = RESULTS / "entropy_estimators.json"
 PAGE = Path(__file__).parent.parent / "docs" / "entropy.md"

@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks._runs import COMMON, RESULTS, link_subset, pretrain, summary
 from erssl.data.options import PIPELINES
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 SETTING = (*COMMON, "method=mveb", "method.target=shared", "batch_size=256", "epochs=10")
 DOUBLE = "float64 score"

@@ -207,7 +207,6 @@ def test_export_and_report(run, tmp_path):
 
 def test_arguments_become_overrides():
     given = {"a": True, "b": None, "c": [1, 2.5, "x y", "it's"], "d": {"e": "f"}, "g": 1e-5}
-    texts = "c=[1,2.5,'x y','it\\'s']"
     assert overrides_of(given) == [
         "a=true",
         "b=null",

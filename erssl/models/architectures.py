@@ -215,7 +215,7 @@ def _dinov3(state: Mapping[str, Tensor], heads: int | None) -> BackboneOptions |
     options |= {"patch_size": patch, "num_reg_tokens": state["reg_token"].shape[1]}
     options |= {"mlp_ratio": second.shape[1] / width, "global_pool": "token"}
     if "blocks.0.mlp.fc1_g.weight" in state:
-        options["swiglu_mlp"] = True
+        options |= {"swiglu_mlp": True, "swiglu_align_to": 1}  # the kind with gate and value apart
     return BackboneOptions(name, "timm", options=options)
 
 

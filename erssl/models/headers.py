@@ -46,7 +46,7 @@ def own_header(
         if not isinstance(found, Mapping):
             return None, None
         options = _options(dict(found["backbone"]), len(content) + _count(content))
-        return options, _preprocessing(dict(found["preprocessing"]))
+        return options, checked_preprocessing(dict(found["preprocessing"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(f"The header of {file} is damaged ({one_line(error)}).") from error
 
@@ -84,8 +84,12 @@ def _numbers(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, (int, float)) else []
 
 
-def _preprocessing(said: dict[str, Any]) -> dict[str, Any]:
-    """Values that evaluation images can pass through."""
+def checked_preprocessing(said: dict[str, Any]) -> dict[str, Any]:
+    """Values that evaluation images can pass through.
+
+    Raises:
+        ValueError: Naming the first that they cannot.
+    """
     for key, value in said.items():
         if key == "image_size":
             fits = _whole(value, 1, _LARGEST)

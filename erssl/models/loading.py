@@ -17,6 +17,7 @@ from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
 from erssl.models.given import given_backbone
 from erssl.models.layouts import Found, find_backbone
+from erssl.models.magnitudes import require_finite_features
 from erssl.models.named import possible_architectures
 from erssl.models.preprocessing import usual_preprocessing
 from erssl.models.published import is_timm_address, load_published
@@ -71,7 +72,8 @@ def load_backbone(
 
     Raises:
         DataError: If there is no such file, it cannot be read safely, no layout fits, weights are
-            missing or not finite, or the architecture cannot be told.
+            missing, not finite, negative where they are variances, or give features that are not
+            finite, or the architecture cannot be told.
         ConfigError: If ``arch``, ``layout`` or ``weights`` is unknown.
 
     Example:
@@ -118,7 +120,9 @@ def load_backbone(
     )
     backbone.report = report  # type: ignore[assignment]
     backbone.preprocessing = preprocessing  # type: ignore[assignment]
-    return backbone.eval()
+    backbone.eval()
+    require_finite_features(source.file, backbone, options, preprocessing)
+    return backbone
 
 
 def _understand(

@@ -8,6 +8,7 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 
 from erssl.models.backbones import RESNETS, BackboneOptions
 from erssl.models.layouts import Layout
+from erssl.models.timm_options import square_size
 from erssl.models.torchvision_nets import torchvision_preprocessing
 
 _SMALL = 96  # pixels; a transformer of smaller images was not trained on ImageNet's
@@ -32,17 +33,17 @@ def usual_preprocessing(
     """
     if options.cifar_stem:
         return {}, ""
-    own_size = options.options.get("img_size")
+    own_size = square_size(options.options)
     if named and layout.published:
         if options.library == "timm":
             return timm_preprocessing(options), f"as timm has it for {options.name}"
         if options.library == "torchvision" and options.name not in RESNETS:
             values = torchvision_preprocessing(options.name)
             return values, f"as torchvision has it for {options.name}"
-    if isinstance(own_size, int) and own_size < _SMALL:
+    if own_size is not None and own_size < _SMALL:
         return {"image_size": own_size}, "of its positions"
     size = 224
-    if isinstance(own_size, int) and (options.options.get("patch_size"), own_size) != _DINOV2:
+    if own_size is not None and (options.options.get("patch_size"), own_size) != _DINOV2:
         size = own_size
     return {
         "image_size": size,
@@ -60,7 +61,7 @@ def timm_preprocessing(options: BackboneOptions) -> dict[str, Any]:
     if config is None:
         return {}
     said = from_timm_config(config.to_dict())
-    if isinstance(size := options.options.get("img_size"), int):
+    if (size := square_size(options.options)) is not None:
         said["image_size"] = size
     return said
 

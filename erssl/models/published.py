@@ -13,7 +13,7 @@ from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.named import possible_architectures
 from erssl.models.preprocessing import from_timm_config
 from erssl.models.reports import LoadReport
-from erssl.models.timm_options import timm_arguments
+from erssl.models.timm_options import square_size, timm_arguments
 from erssl.models.weights_files import check_finite, one_line
 
 _TIMM = "timm:"
@@ -65,7 +65,7 @@ def load_published(path: str | Path, arch: str | BackboneOptions | None = None) 
     backbone.load_state_dict(state)
     published: Any = pretrained.pretrained_cfg
     said = from_timm_config(published)
-    if isinstance(size := options.options.get("img_size"), int):
+    if (size := square_size(options.options)) is not None:
         said["image_size"] = size
     backbone.preprocessing = said  # type: ignore[assignment]
     report = LoadReport(f"published by timm as {options.name}", len(state), (), (), 0)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from erssl.files import remove_remains, replacing
 from erssl.models.backbones import BackboneOptions
 from erssl.models.headers import HEADER
 
@@ -30,17 +31,15 @@ def save_backbone(
     """
     from safetensors.torch import save_file
 
-    state = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
+    # Each a copy of its own: safetensors takes no weights that share memory, as CoaT's do.
+    state = {n: t.detach().cpu().contiguous().clone() for n, t in backbone.state_dict().items()}
     metadata = {
         "backbone": json.dumps(dataclasses.asdict(options)),
         "preprocessing": json.dumps(preprocessing or {}),
     }
-    partial = path.with_suffix(".partial")
-    try:
+    remove_remains(path)
+    with replacing(path) as partial:
         save_file(state, partial, metadata=metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def checkpoint_header(

@@ -12,6 +12,7 @@ from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
 from erssl.models.headers import NOT_OF_THE_NETWORK, own_header
 from erssl.models.preprocessing import from_timm_config
+from erssl.models.timm_options import square_size
 from erssl.models.transformers_names import KINDS, described
 from erssl.models.weights_files import SAFETENSORS, one_line, read_checkpoint
 from erssl.models.zoo import zoo_file
@@ -118,8 +119,8 @@ def _timms(source: Source, config: Mapping[str, Any]) -> Source:
     options = {k: v for k, v in arguments.items() if k not in NOT_OF_THE_NETWORK}
     architecture = BackboneOptions(str(config["architecture"]), "timm", options=options)
     said = from_timm_config(dict(config.get("pretrained_cfg") or config))
-    if isinstance(size := options.get("img_size"), int):
-        said["image_size"] = size
+    if (size := square_size(options)) is not None:
+        said["image_size"] = options["img_size"] = size
     _check_size(said)
     return dataclasses.replace(source, options=architecture, preprocessing=said or None)
 

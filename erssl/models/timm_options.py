@@ -92,6 +92,14 @@ def timm_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != NORM_EPS}
 
 
+def square_size(options: Mapping[str, Any]) -> int | None:
+    """Side of the images of a network of one size; ``None`` where it has none, or no square."""
+    size = options.get("img_size")
+    if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
+    return size if isinstance(size, int) else None
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(each) for each in value)

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from rich.console import Console
 
 from erssl.errors import ConfigError, RunError
+from erssl.files import write_json, write_text
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.directory import (
@@ -27,8 +28,6 @@ from erssl.run.directory import (
     default_run_dir,
     environment,
     read_lens,
-    write_json,
-    write_text,
 )
 from erssl.run.launch import hydra_words, launch
 from erssl.run.lens_figure import plot_lens

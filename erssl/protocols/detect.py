@@ -21,6 +21,7 @@ from erssl.downstream.detection.recipes import DETECTRON2_GUIDE, Recipe, Schedul
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
+from erssl.files import write_json
 from erssl.paths import user_path
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detect_data import data_digests, read_data
@@ -36,7 +37,6 @@ from erssl.run.directory import (
     RunDirectory,
     environment,
     make_results,
-    write_json,
 )
 from erssl.run.report import write_evaluation_report
 from erssl.run.result import Result
@@ -65,7 +65,7 @@ def detect(settings: DetectSettings, console: Console) -> Result:
     """
     began = time.perf_counter()
     backend = find_backend(settings.backend)
-    read = read_backbone(settings)
+    read = read_backbone(settings, console)
     require_resnet(read.backbone, read.name)
     schedule = scaled(
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate
@@ -236,6 +236,8 @@ def _published(settings: DetectSettings, read: Read, job: DetectionJob) -> Any:
     said = settings.sizes, settings.rois_per_image, settings.iterations, settings.learning_rate
     images = tuple(data.counts["images"] for data in (job.train, job.val))
     if settings.backend != "detectron2" or said != followed or images != _WHOLE[recipe.data]:
+        return None
+    if recipe.data == "coco" and recipe.head == "box":  # published numbers are of Mask R-CNN
         return None
     setting = {"backbone": getattr(read.backbone.architecture, "name", None)}
     if recipe.data == "voc":

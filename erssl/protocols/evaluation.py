@@ -21,6 +21,7 @@ from erssl.errors import RunError
 from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.evaluation.published import published
+from erssl.files import write_json, write_rows
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.subject import Subject, run_of
@@ -33,8 +34,6 @@ from erssl.run.directory import (
     RunDirectory,
     environment,
     make_results,
-    write_json,
-    write_rows,
 )
 from erssl.run.launch import given_folder
 from erssl.run.plots import plot_confusion, plot_recall
@@ -152,7 +151,9 @@ class Evaluation:
     ) -> tuple[Features, Features]:
         """Features of training and validation images, from the cache as far as they are there."""
         data = self.subject.data
-        transform = build_eval_transform(data.image_size, data.mean, data.std, data.interpolation)
+        transform = build_eval_transform(
+            data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
+        )
         folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
         both = []
         for split, images in (("training", self.datasets.train), ("validation", _val(self))):

@@ -31,7 +31,7 @@ def finetune(settings: FinetuneSettings, about_data: Sequence[str], console: Con
         ErsslError: If it cannot be done.
     """
     probe = probe_trainer(settings.trainer, settings.batch_size)
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     require_backbone(subject, "finetune")
     evaluation = Evaluation("finetune", settings, subject)
     require_pairs(settings, probe, len(evaluation.datasets.train))

@@ -30,7 +30,7 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
     Raises:
         ErsslError: If it cannot be done.
     """
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("knn", settings, subject)
     k = min(settings.k, len(evaluation.datasets.train))  # more neighbours do not vote
     evaluation.settings = settings = dataclasses.replace(settings, k=k)

@@ -17,20 +17,13 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
+from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
 from erssl.paths import user_path
 from erssl.protocols.build import build_method
-from erssl.run.directory import (
-    CONFIG,
-    LAST_CHECKPOINT,
-    LENS,
-    environment,
-    make_results,
-    read_lens,
-    write_json,
-)
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, make_results, read_lens
 from erssl.run.lens_figure import plot_lens
 from erssl.run.result import Result
 from erssl.settings.compose import nearest

@@ -41,7 +41,7 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
         ErsslError: If it cannot be done.
     """
     probe = probe_trainer(settings.trainer, settings.batch_size)
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("linear", settings, subject)
     if probe.is_global_zero:
         evaluation.open()

@@ -30,6 +30,7 @@ from erssl.callbacks import (
 from erssl.data import SSLDataModule
 from erssl.errors import RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
+from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
 from erssl.protocols.pretrain_results import finish, show_finished
@@ -48,7 +49,6 @@ from erssl.run.directory import (
     default_run_dir,
     environment,
     read_lens,
-    write_json,
 )
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from erssl.data import labels_of, listed_subset, stratified_subset, subset_digest
 from erssl.data.labelled import Indices
+from erssl.files import write_text
 from erssl.protocols.classifier_training import require_pairs, train_seeds
 from erssl.protocols.evaluation import Evaluation
 from erssl.protocols.subject import read_subject, require_backbone
 from erssl.protocols.trainer import probe_trainer, quiet
-from erssl.run.directory import write_text
 from erssl.run.result import Result
 from erssl.settings.evaluation import SemiSettings, read_protocol
 
@@ -39,7 +39,7 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
         ErsslError: If it cannot be done.
     """
     probe = probe_trainer(settings.trainer, settings.batch_size)
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     require_backbone(subject, "semi")
     evaluation = Evaluation("semi", settings, subject)
     indices = choose(settings, evaluation)

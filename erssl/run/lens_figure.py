@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erssl.run.plots import GREY, PALETTE, draw_line, plain, scale_below_uniform
+from erssl.run.plots import GREY, PALETTE, draw_line, plain, save_figure, scale_below_uniform
 
 Readings = Sequence[Mapping[str, float]]
 _DASHES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))  # beside colour, where runs are many
@@ -42,7 +42,7 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> bool:
         figure.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=9
         )
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from erssl.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -20,6 +25,12 @@ _LABEL = 200  # characters of a label
 # Okabe and Ito's colour-blind safe palette
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, GREY = PALETTE[0], "#666666"
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the file's suffix names, whole or not at all."""
+    with replacing(path, keep_suffix=True) as partial:
+        figure.savefig(partial)
 
 
 def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
@@ -61,7 +72,7 @@ def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
                 ha="right",
                 va="bottom",
             )
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 
@@ -130,7 +141,7 @@ def plot_confusion(matrix: Any, names: Sequence[str], path: Path) -> None:
                     colour = "white" if share > 0.6 else "black"
                     text = f"{share:.0%}"
                     axes.text(j, i, text, color=colour, ha="center", va="center", fontsize=7)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
@@ -154,7 +165,7 @@ def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
     axes.set(xlim=(0, 1), xlabel="accuracy of the class")
     axes.legend(loc="lower right", frameon=False)
     axes.grid(axis="x", alpha=0.25)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_results(entries: Sequence[Mapping[str, Any]], path: Path) -> bool:
@@ -199,7 +210,7 @@ def plot_results(entries: Sequence[Mapping[str, Any]], path: Path) -> bool:
                 fontsize=8,
                 color="white" if inside else "black",
             )
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 

@@ -7,14 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erssl.run.directory import (
-    LENS,
-    LENS_FIGURE,
-    METRICS,
-    read_lens,
-    read_metrics,
-    write_text,
-)
+from erssl.files import write_text
+from erssl.run.directory import LENS, LENS_FIGURE, METRICS, read_lens, read_metrics
 from erssl.run.plots import plot_curves
 
 
