@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-_TABLE = r"(<!-- table: {name} -->\n).*?(\n<!-- end -->)"
+_TABLE = r"(<!-- table: {name} -->\n)(?:(?!<!--).)*(<!-- end -->)"
 
 
 def write_tables(page: Path, tables: Mapping[str, str]) -> None:
@@ -23,7 +23,7 @@ def with_tables(text: str, tables: Mapping[str, str]) -> str:
     """The page's text with each table in its place."""
     for name, table in tables.items():
         pattern = re.compile(_TABLE.format(name=re.escape(name)), re.DOTALL)
-        text, count = pattern.subn(lambda match, t=table: f"{match[1]}{t}{match[2]}", text)
+        text, count = pattern.subn(lambda match, t=table: f"{match[1]}{t}\n{match[2]}", text)
         if count != 1:
             raise ValueError(f"The page has {count} places for the table {name}, not one.")
     return text

@@ -39,6 +39,7 @@ from erssl.entropy import (
     stein_score,
     von_neumann_entropy,
 )
+from erssl.evaluation import lens_reading
 from erssl.files import write_json
 from erssl.run.directory import environment
 
@@ -121,6 +122,7 @@ ESTIMATORS: dict[str, Callable[[Tensor], float]] = {
     "score (surrogate)": lambda z: float(entropy_from_score(z, stein_score(z))),
 }
 OUTCOMES = (10, 1000)
+CLUSTERS = (1, 100, 1000)  # 1: independent views
 
 
 def main() -> None:
@@ -142,6 +144,7 @@ def measured() -> dict[str, Any]:
     report = {
         "cells": cells,
         "discrete": [discrete_cell(count, n) for count in OUTCOMES for n in SIZES],
+        "information": [information_cell(count) for count in CLUSTERS],
         "environment": environment(),
     }
     report["environment"]["command"] = "python -m benchmarks.entropy_estimators"
@@ -195,6 +198,29 @@ def discrete_cell(count: int, n: int, seeds: int = 20) -> dict[str, Any]:
     return {"outcomes": count, "n": n, "seeds": seeds, "nats": _rounded(truth)} | spread
 
 
+def information_cell(count: int, n: int = 256, dim: int = 128, seeds: int = 10) -> dict[str, Any]:
+    """What the lens reads of views that are independent given one of ``count`` clusters.
+
+    They share log ``count`` nats: clusters are so tight that no two overlap. One cluster is the
+    uniform density, twice.
+    """
+    read = []
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        views = [torch.randn(n, dim, generator=generator, dtype=torch.float64) for _ in range(2)]
+        if count > 1:
+            means = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+            which = torch.randint(count, (n,), generator=generator)
+            views = [means[which] + 1e-3 * view for view in views]
+        read.append(lens_reading(views))
+    names = [f"{kind}_k{kappa}" for kind in ("i_er", "infonce") for kappa in (3, 10, 30)]
+    means_of = {name: _rounded(fmean(r[name] for r in read)) for name in names}
+    return {"clusters": count, "n": n, "dim": dim, "seeds": seeds} | {
+        "nats": _rounded(math.log(count)),
+        "read": means_of,
+    }
+
+
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """The page's tables in Markdown, by name."""
     return {
@@ -202,6 +228,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         "rows": by_rows(report["cells"]),
         "seconds": by_seconds(report["cells"]),
         "discrete": of_outcomes(report["discrete"]),
+        "information": of_views(report["information"]),
     }
 
 
@@ -232,7 +259,8 @@ def by_rows(cells: list[dict[str, Any]]) -> str:
         for density in [c for c in cells if c["dim"] == dim and c["n"] == SIZES[0]][1:4]:
             row = [c for c in cells if (c["dim"], c["density"]) == (dim, density["density"])]
             for name in shown:
-                errors = [c["estimates"][name]["mean"] - c["nats"] for c in row]
+                read = [c["estimates"][name]["mean"] for c in row]
+                errors = [None if value is None else value - density["nats"] for value in read]
                 where = f"| {density['density']} | {dim} | {_shown(density['nats'])} | {name}"
                 lines.append(f"{where} | {' | '.join(map(_shown, errors))} |")
     return "\n".join(lines)
@@ -266,21 +294,39 @@ def of_outcomes(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def of_views(rows: list[dict[str, Any]]) -> str:
+    """What is read of the information that two views share."""
+    kappas = (3, 10, 30)
+    lines = [
+        "| views | true | log N | "
+        + " | ".join(f"{kind}, κ = {k}" for kind in ("I_ER", "InfoNCE") for k in kappas)
+        + " |",
+        "|---" * 9 + "|",
+    ]
+    for row in rows:
+        views = f"{row['clusters']} tight clusters" if row["clusters"] > 1 else "independent"
+        read = " | ".join(map(_shown, row["read"].values()))
+        truth = f"**{_shown(row['nats'])}** | {_shown(math.log(row['n']))}"
+        lines.append(f"| {views} | {truth} | {read} |")
+    return "\n".join(lines)
+
+
 def _with_spread(read: dict[str, Any]) -> str:
     shown = _shown(read["mean"])
     return shown if not read["spread"] else f"{shown} ± {_shown(read['spread'])}"
 
 
-def _shown(value: float) -> str:
-    if not math.isfinite(value):
-        return "−∞" if value < 0 else "∞"
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "−∞"
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     text = f"{value:.{digits}f}"
     return (text if float(text) else f"{0:.{digits}f}").replace("-", "−")
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
+def _rounded(value: float) -> float | None:
+    """Five digits; -inf, which JSON has no word for, as ``None``."""
+    return None if value == -math.inf else float(f"{value:.5g}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A method of its own is a short file: it builds a head and a criterion in ``__ini
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
@@ -18,6 +19,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from erssl.data import ViewOptions
 from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
@@ -90,9 +92,11 @@ class MultiViewMethod(LightningModule):
         criterion: The loss.
         online_classifier: lightly's linear probe, trained beside on detached features.
         info: Paper, family, views and target branch.
-        default_optimizer: The paper's recipe.
-        default_backbone: The paper's backbone.
-        default_momentum: The paper's EMA of the target, at the first and the last step.
+        default_optimizer: The optimiser of the method's recipe; this and the next three are set
+            by ``register_method`` where the method has a recipe file.
+        default_backbone: Its backbone.
+        default_momentum: Its EMA of the target, at the first and the last step.
+        default_views: Its views.
         constant_lr: Names of modules whose learning rate is not scheduled.
     """
 
@@ -100,6 +104,7 @@ class MultiViewMethod(LightningModule):
     default_optimizer: ClassVar[OptimizerOptions] = OptimizerOptions()
     default_backbone: ClassVar[BackboneOptions] = BackboneOptions("resnet50")
     default_momentum: ClassVar[tuple[float, float]] = (0.996, 1.0)
+    default_views: ClassVar[ViewOptions | None] = None
     constant_lr: ClassVar[tuple[str, ...]] = ()
 
     backbone: nn.Module
@@ -334,6 +339,12 @@ def check_queue(memory_bank_size: int | Sequence[int], projection_dim: int) -> N
             f"method.memory_bank_size={list(memory_bank_size)} must be 0 or [n, d] with d the "
             f"projection_dim={projection_dim}."
         )
+
+
+def check_loss_scale(loss_scale: float) -> None:
+    """Refuse a factor of the loss that trains nothing, with a ConfigError."""
+    if not 0 < loss_scale < math.inf:
+        raise ConfigError(f"method.loss_scale must be above 0 but is {loss_scale}.")
 
 
 def _group_by_size(views: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -16,8 +16,10 @@ from rich.console import Console
 from torch import nn
 
 from erssl.data.options import DataOptions
+from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.job import DetectionJob, DetectionOutcome
 from erssl.downstream.detection.recipes import DETECTRON2_GUIDE, Recipe, Schedule, scaled
+from erssl.downstream.detection.voc import VocData
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
@@ -156,8 +158,8 @@ def _job(
     settings: DetectSettings,
     read: Read,
     schedule: Schedule,
-    train: Any,
-    val: Any,
+    train: CocoData | VocData,
+    val: CocoData | VocData,
     folder: Path,
     say: Callable[[str], None],
 ) -> DetectionJob:

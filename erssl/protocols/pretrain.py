@@ -54,7 +54,7 @@ from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
 from erssl.run.lens_figure import plot_lens
 from erssl.run.result import Result
-from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_settings
+from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 
 _MULTIRUN = ("--multirun", "-m")
 
@@ -67,11 +67,16 @@ def run(words: Sequence[str], console: Console) -> Result:
         from erssl.protocols import compare
 
         return compare.run([word for word in words if word not in _MULTIRUN], console)
-    settings, config = read_settings(restarted(words))
-    return pretrain(settings, config, console)
+    settings, config, sources = read_sources(restarted(words))
+    return pretrain(settings, config, console, sources)
 
 
-def pretrain(settings: PretrainSettings, config: Mapping[str, Any], console: Console) -> Result:
+def pretrain(
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    console: Console,
+    sources: Mapping[str, str] | None = None,
+) -> Result:
     """Train a backbone as the settings say, and leave a run directory behind.
 
     Args:
@@ -89,12 +94,14 @@ def pretrain(settings: PretrainSettings, config: Mapping[str, Any], console: Con
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
-        return Result.of(path, _pretrain(settings, config, path, signals, console))
+        results = _pretrain(settings, config, sources or {}, path, signals, console)
+        return Result.of(path, results)
 
 
 def _pretrain(
     settings: PretrainSettings,
     config: Mapping[str, Any],
+    sources: Mapping[str, str],
     path: Path,
     signals: SignalWatch,
     console: Console,
@@ -115,7 +122,7 @@ def _pretrain(
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
-            run_dir.write_config(config)
+            run_dir.write_config(config, sources)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
             if settings.resume and found is None:
                 console.print("There is no checkpoint yet, so the run begins at its first step.")

@@ -17,8 +17,16 @@ from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
-from erssl.settings.compose import FREE, GROUPS, Schema, check_values, compose_config, schema_from
-from erssl.yaml_text import read_settings_file
+from erssl.settings.compose import (
+    FREE,
+    GROUPS,
+    Schema,
+    check_values,
+    compose_sources,
+    recipe_of,
+    schema_from,
+)
+from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
 # What the command itself gives to a method's constructor.
 # What the commands themselves give to the Trainer.
@@ -128,30 +136,60 @@ class PretrainSettings:
 def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
     """Settings from words such as ``method=mveb``, and their fully resolved config.
 
+    See :func:`read_sources`.
+    """
+    settings, resolved, _ = read_sources(words)
+    return settings, resolved
+
+
+def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], dict[str, str]]:
+    """Settings from words, their resolved config, and where each of its values comes from.
+
     A resumed run takes its settings from its own ``config.yaml``; words may repeat them, and may
     change where it runs but not what it computes.
+
+    Returns:
+        The settings, nested plain values, and sources by dotted key, such as ``method simsiam``.
 
     Raises:
         ConfigError: If a key or value is unknown, or a resumed run would change.
         RunError: If the ``config.yaml`` of a run to resume cannot be read.
     """
-    config = compose_config("pretrain", words, _schema)
+    config, sources = compose_sources("pretrain", words, _schema)
+    _fit_warmup(config, sources)
     settings = _settings(config)
     resolved = dataclasses.asdict(settings)
     file = user_path(settings.run_dir or "") / CONFIG
     if not settings.resume or not file.is_file():
-        return settings, resolved
-    stored = _read_config(file)
+        return settings, resolved, _sources(resolved, sources)
+    stored, stored_sources = _read_config(file), comments_of(read_yaml_text(file))
     said = {word.partition("=")[0] for word in words}
     for key in said:
-        _check_same(key, flat(resolved), flat(stored))
+        # A build before this one wrote no sources, and its recipes were others.
+        named_only = key == "experiment" and not stored_sources
+        _check_same(key, flat(resolved), flat(stored), named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
     for key in said & set(_MAY_CHANGE):
         node, _, name = key.rpartition(".")
         if node:
             stored[node][name] = resolved[node][name]
+        stored_sources[key] = "override"
     settings = _settings(stored)
-    return settings, dataclasses.asdict(settings)
+    return settings, dataclasses.asdict(settings), stored_sources
+
+
+def _fit_warmup(config: dict[str, Any], sources: dict[str, str]) -> None:
+    """Cut a warm-up that no override names and that the epochs have no room for to their tenth."""
+    optimizer, key = config["optimizer"], "optimizer.warmup_epochs"
+    warmup = optimizer.get("warmup_epochs", OptimizerOptions.warmup_epochs)
+    if sources.get(key) != "override" and warmup >= config["epochs"] > 0:
+        optimizer["warmup_epochs"] = round(config["epochs"] / 10)
+        sources[key] = f"a tenth of epochs, which {warmup} of {sources.get(key)} do not fit into"
+
+
+def _sources(resolved: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, str]:
+    """A source for every value; what no layer names is the default of what reads it."""
+    return {key: sources.get(key, "default") for key in flat(resolved)}
 
 
 def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
@@ -201,8 +239,11 @@ def _read_config(file: Path) -> dict[str, Any]:
             stored = optional | stored
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
-        schema = _schema(stored, stored["method"]["name"] in available_methods())
-        check_values(stored, schema)
+        name = stored["method"]["name"]
+        known = name in available_methods()
+        if known:
+            stored["method"] = recipe_of(name).file.earlier | stored["method"]
+        check_values(stored, _schema(stored, known))
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise RunError(
@@ -239,12 +280,22 @@ _MAY_CHANGE = (
 )
 
 
-def _check_same(key: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Refuse a word that says something else than the run's own config."""
+def _check_same(
+    key: str, given: Mapping[str, Any], stored: Mapping[str, Any], named_only: bool = False
+) -> None:
+    """Refuse a word that says something else than the run's own config.
+
+    Args:
+        key: The word's.
+        given: What the words come to.
+        stored: What the run has.
+        named_only: Compare an experiment by its method, data set and length alone.
+    """
     if key in _MAY_CHANGE:
         return
     if key == "experiment":
-        under = list(given)
+        named = ["method.name", "data.name", "epochs", "batch_size", "data.views.n_local_views"]
+        under = named if named_only else list(given)
     elif key in GROUPS:
         under = [f"{key}.name"]
     else:
