@@ -131,7 +131,7 @@ def test_objects_in_place_of_names(tmp_path, capsys):
         1, torch.as_tensor(data[0].numbers)[place], (similarity / 0.1).exp()
     )
     expected = (votes.argmax(1) == torch.as_tensor(data[1].numbers)).double().mean()
-    assert knn.metrics["top1"] == pytest.approx(float(expected), abs=1 / 300)
+    assert knn.metrics["top1"] == pytest.approx(float(expected), abs=1.5 / 300)  # ties of the votes
     lens = erssl.lens(result.path, method=Halved, **again)
     assert "kde_entropy_10" in lens.metrics or len(lens.metrics) > 3
     with pytest.raises(DataError, match="data=object is a data set that a Python program gave"):
