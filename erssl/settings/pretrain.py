@@ -26,6 +26,7 @@ from erssl.settings.compose import (
     recipe_of,
     schema_from,
 )
+from erssl.settings.start import check_start, with_start
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
 # What the command itself gives to a method's constructor.
@@ -110,6 +111,12 @@ class PretrainSettings:
     keep_checkpoints: int = 2
     on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
     save_nonfinite_batch: bool = False
+    checkpoint: str | None = None
+    arch: str | None = None
+    layout: str | None = None
+    prefix: str | None = None
+    weights: str | None = None
+    freeze_epochs: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that make no run."""
@@ -131,6 +138,7 @@ class PretrainSettings:
             )
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the run to continue>.")
+        check_start(self)
 
 
 def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
@@ -146,7 +154,8 @@ def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], di
     """Settings from words, their resolved config, and where each of its values comes from.
 
     A resumed run takes its settings from its own ``config.yaml``; words may repeat them, and may
-    change where it runs but not what it computes.
+    change where it runs but not what it computes, except for more ``epochs``. A run that starts
+    from weights takes architecture and preprocessing from them.
 
     Returns:
         The settings, nested plain values, and sources by dotted key, such as ``method simsiam``.
@@ -158,12 +167,18 @@ def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], di
     config, sources = compose_sources("pretrain", words, _schema)
     _fit_warmup(config, sources)
     settings = _settings(config)
-    resolved = dataclasses.asdict(settings)
+    said = {word.partition("=")[0] for word in words}
     file = user_path(settings.run_dir or "") / CONFIG
     if not settings.resume or not file.is_file():
+        if settings.checkpoint:
+            settings, started = with_start(settings, said)
+            sources |= started
+        resolved = dataclasses.asdict(settings)
         return settings, resolved, _sources(resolved, sources)
+    resolved = dataclasses.asdict(settings)
     stored, stored_sources = _read_config(file), comments_of(read_yaml_text(file))
-    said = {word.partition("=")[0] for word in words}
+    if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
+        stored["epochs"], stored_sources["epochs"] = resolved["epochs"], "override"
     for key in said:
         # A build before this one wrote no sources, and its recipes were others.
         named_only = key == "experiment" and not stored_sources
@@ -301,7 +316,8 @@ def _check_same(
     else:
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
-        if name not in _MAY_CHANGE and stored.get(name) != given.get(name):
+        changed = name in stored and stored[name] != given.get(name)  # absent: came in later
+        if name not in _MAY_CHANGE and changed:
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
