@@ -58,23 +58,23 @@ from erssl.run.directory import (
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
 from erssl.run.lens_figure import plot_lens
+from erssl.run.result import Result
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 from erssl.yaml_text import read_settings_file
 
 _MULTIRUN = ("--multirun", "-m")
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     if set(words) & set(_MULTIRUN):
         from erssl.protocols import compare
 
-        return compare.run([word for word in words if word not in _MULTIRUN])
+        return compare.run([word for word in words if word not in _MULTIRUN], console)
     settings, config, sources = read_sources(restarted(words))
-    pretrain(settings, config, Console(), sources)
-    return 0
+    return pretrain(settings, config, console, sources)
 
 
 def pretrain(
@@ -82,7 +82,7 @@ def pretrain(
     config: Mapping[str, Any],
     console: Console,
     sources: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Train a backbone as the settings say, and leave a run directory behind.
 
     Args:
@@ -91,7 +91,7 @@ def pretrain(
         console: Where the closing table goes.
 
     Returns:
-        The content of ``results.json``; empty on every process but the first.
+        The run directory and its results, which are empty on every process but the first.
 
     Raises:
         ErsslError: If the run cannot be done; of what can be known before training, nothing has
@@ -100,7 +100,8 @@ def pretrain(
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
-        return _pretrain(settings, config, sources or {}, path, signals, console)
+        results = _pretrain(settings, config, sources or {}, path, signals, console)
+        return Result.of(path, results)
 
 
 def _pretrain(

@@ -13,7 +13,7 @@ from pytorch_lightning import Trainer
 from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
-from erssl.methods import OptimizerOptions, get_method
+from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
@@ -254,8 +254,11 @@ def _read_config(file: Path) -> dict[str, Any]:
             stored = optional | stored
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
-        stored["method"] = recipe_of(stored["method"]["name"]).file.earlier | stored["method"]
-        check_values(stored, _schema(stored))
+        name = stored["method"]["name"]
+        known = name in available_methods()
+        if known:
+            stored["method"] = recipe_of(name).file.earlier | stored["method"]
+        check_values(stored, _schema(stored, known))
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise RunError(
@@ -329,13 +332,16 @@ def flat(node: Any, where: str = "") -> dict[str, Any]:
     return {where: list(node) if isinstance(node, (list, tuple)) else node}
 
 
-def _schema(config: Mapping[str, Any]) -> Schema:
-    """What the composed config may hold; the method's keys are those of its class."""
+def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
+    """What the composed config may hold; the method's keys are those of its class.
+
+    Of a run whose method is not ``known`` here, nothing checks them: its backbone can be read.
+    """
     name = str(config["method"]["name"])
-    method = schema_from(get_method(name), without=_OWN_METHOD_KEYS)
+    own = schema_from(get_method(name), without=_OWN_METHOD_KEYS) if known else {}
     backbone = schema_from(BackboneOptions) | {"options": FREE}
     return schema_from(PretrainSettings) | {
-        "method": {"name": str, **method},
+        "method": {"name": str, **own} if known else FREE,
         "data": schema_from(DataOptions),
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
