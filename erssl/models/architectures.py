@@ -80,6 +80,8 @@ def architecture_label(options: BackboneOptions) -> str:
     name = options.name
     if "patch_size" in own:
         name = re.sub(r"_patch\d+_\d+", f"_patch{own['patch_size']}", name)
+    if "embed_dim" in own or "depth" in own:  # not the size that the name says
+        name += f"_w{own.get('embed_dim', 'named')}_d{own.get('depth', 'named')}"
     return name + (f"_reg{own['reg_tokens']}" if "reg_tokens" in own else "")
 
 
