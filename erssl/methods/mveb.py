@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.data import ViewOptions, build_views
-from erssl.entropy.score import Geometry
+from erssl.entropy.score import Geometry, ShrinkTo
 from erssl.errors import ConfigError
 from erssl.loss import MVEBLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, Target, TargetOptions
@@ -17,6 +17,17 @@ from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 
 transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+
+
+class MVEBOptions(TargetOptions, total=False):
+    """Keyword options of MVEB beside those of its score."""
+
+    bandwidth: float | None
+    target: Target
+    normalize_local_target: bool
+    gather_distributed: bool
+    projection_hidden_dim: int
+    projection_dim: int
 
 
 @register_method("mveb", transform)
@@ -47,6 +58,7 @@ class MVEB(MultiViewMethod):
         normalize_local_target: bool = False,
         gather_distributed: bool = True,
         score_rows: int | None = 128,
+        shrink_to: ShrinkTo = "zero",
         projection_hidden_dim: int = 2048,
         projection_dim: int = 2048,
         **training: Unpack[TargetOptions],
@@ -66,6 +78,7 @@ class MVEB(MultiViewMethod):
             gather_distributed: Estimate the score from the batch of all devices.
             score_rows: Rows of which a score is estimated; 128 in the authors' main run, whose
                 code takes the rows of one device (batch 4096 on 32 GPUs). ``None`` for all rows.
+            shrink_to: What a ridge shrinks the score towards: ``"zero"`` (the paper) or ``"vmf"``.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding.
             **training: See :class:`MultiViewMethod`.
@@ -84,6 +97,7 @@ class MVEB(MultiViewMethod):
             normalize_local_target,
             gather_distributed,
             score_rows,
+            shrink_to,
         )
         if target == "momentum":
             self.add_target()

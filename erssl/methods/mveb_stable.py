@@ -1,0 +1,63 @@
+"""MVEB with a score whose size does not depend on how many rows it is estimated from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import Unpack
+
+from erssl.entropy.score import Geometry, ShrinkTo
+from erssl.methods.base import MethodInfo
+from erssl.methods.mveb import MVEB, MVEBOptions, transform
+from erssl.methods.registry import register_method
+
+
+@register_method("mveb_stable", transform)
+class MVEBStable(MVEB):
+    """MVEB whose entropy gradient is the score on the sphere, at its true size.
+
+    The sphere's Stein identity, a ridge chosen by score matching on held-out rows, shrinkage
+    towards the von Mises-Fisher density that fits the rows (docs/score.md).
+    """
+
+    info = MethodInfo(
+        paper="this library; after Wen et al. 2024, arXiv 2403.19078",
+        family="entropy bottleneck",
+        target="momentum or shared",
+        multi_crop=True,
+    )
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        *,
+        beta: float = 0.01,
+        eta: float | Literal["auto"] = "auto",
+        geometry: Geometry = "sphere",
+        score_rows: int | None = 512,
+        shrink_to: ShrinkTo = "vmf",
+        **network: Unpack[MVEBOptions],
+    ) -> None:
+        """Defaults are MVEB's but for the score's.
+
+        Args:
+            batch_size_per_device: Images per step and device.
+            num_classes: Classes of the online probe.
+            beta: Weight of the entropy; MVEB's.
+            eta: Ridge of the score estimate, or ``"auto"``.
+            geometry: ``"euclidean"`` or ``"sphere"``.
+            score_rows: Rows of which a score is estimated; more rows, a smaller error.
+            shrink_to: ``"zero"`` or ``"vmf"``.
+            **network: See :class:`MVEB`.
+        """
+        super().__init__(
+            batch_size_per_device,
+            num_classes,
+            beta=beta,
+            eta=eta,
+            geometry=geometry,
+            score_rows=score_rows,
+            shrink_to=shrink_to,
+            **network,
+        )
