@@ -32,7 +32,7 @@ class MVEBStable(MVEB):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        beta: float = 0.01,
+        beta: float = 0.004,
         eta: float | Literal["auto"] = "auto",
         geometry: Geometry = "sphere",
         score_rows: int | None = 512,
@@ -44,7 +44,8 @@ class MVEBStable(MVEB):
         Args:
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
-            beta: Weight of the entropy; MVEB's.
+            beta: Weight of the entropy; open. The true score grows with d: 0.03 did well at d = 256
+                (docs/score.md), of which d = 2048 makes 0.004.
             eta: Ridge of the score estimate, or ``"auto"``.
             geometry: ``"euclidean"`` or ``"sphere"``.
             score_rows: Rows of which a score is estimated; more rows, a smaller error.
