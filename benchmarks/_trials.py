@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import erssl.cli.pretrain  # noqa: F401 - imported once, for every process that is forked
+import erssl.protocols.pretrain  # noqa: F401 - imported once, for every process that is forked
 from erssl.cli.main import main as erssl_main
 
 COMMON = (

@@ -22,7 +22,8 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from benchmarks._runs import COMMON, RESULTS, pretrain, summary
-from erssl.runs import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 ROWS, SEEDS, BATCH, EPOCHS = (64, 256, 1024), (0, 1), 1024, 10
 ESTIMATES = {

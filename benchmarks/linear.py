@@ -32,7 +32,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks._timing import copy_rate, device, product_rate, result_file
 from erssl.evaluation import Features
-from erssl.runs import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 N, HELD_OUT, DIM, CLASSES, SPREAD = 50_000, 10_000, 512, 10, 0.1
 EPOCHS, BATCH, REPEATS = 5, 256, 3
@@ -80,7 +81,7 @@ def in_own_process(name: str) -> dict[str, float]:
 def erssl(train: Features, val: Features) -> float:
     """Ours, by the preset of lightly's protocol."""
     from erssl.evaluation.classifier import ClassifierOptions
-    from erssl.evaluation.linear import train_linear
+    from erssl.evaluation.linear_on_features import train_linear
 
     options = ClassifierOptions(
         epochs=EPOCHS,

@@ -24,7 +24,8 @@ from scipy.stats import uniform_direction, vonmises_fisher
 from torch import Tensor
 
 from erssl.entropy import stein_score
-from erssl.runs import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 SEEDS = range(100, 105)
 FEWER_SEEDS = range(100, 102)  # of more than 1024 rows

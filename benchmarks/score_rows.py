@@ -28,8 +28,9 @@ from torch import Tensor
 from benchmarks._timing import by_turns
 from benchmarks.score_error import SETTINGS, tangential
 from erssl.entropy import stein_score
+from erssl.files import write_json
 from erssl.loss import MVEBLoss
-from erssl.runs import environment, write_json
+from erssl.run.directory import environment
 
 DIM, SIZES = 2048, (128, 512, 2048, 4096)
 FIRST, FIRST_DIM, FIRST_SIZES = 32, 512, (32, 128, 512, 1024)

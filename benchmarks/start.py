@@ -23,7 +23,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks._runs import RESULTS
-from erssl.runs import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 ERSSL = (sys.executable, "-m", "erssl.cli.main")
 COMMANDS = {
@@ -32,7 +33,7 @@ COMMANDS = {
     "erssl pretrain --help": (*ERSSL, "pretrain", "--help"),
     "import erssl": (sys.executable, "-c", "import erssl"),
     "import torch": (sys.executable, "-c", "import torch"),
-    "import erssl.cli.pretrain": (sys.executable, "-c", "import erssl.cli.pretrain"),
+    "import erssl.protocols.pretrain": (sys.executable, "-c", "import erssl.protocols.pretrain"),
 }
 BEYOND = "import erssl beyond torch"
 AFTER_TORCH = """import time, torch
@@ -70,7 +71,7 @@ def main(options: argparse.Namespace) -> None:
     if not options.dry:
         write_json(RESULTS / "start.json", report)
     print(table(rows))
-    print("\nown import time of erssl.cli.pretrain, by package:")
+    print("\nown import time of erssl.protocols.pretrain, by package:")
     for name, seconds in report["heaviest_imports_seconds"].items():
         print(f"  {seconds:6.3f} s  {name}")
 
@@ -94,7 +95,7 @@ def beyond_torch() -> tuple[float, float]:
 
 def heaviest(count: int = 12) -> dict[str, float]:
     """Packages whose modules take longest to import, in all, of what ``erssl pretrain`` needs."""
-    words = (sys.executable, "-X", "importtime", "-c", "import erssl.cli.pretrain")
+    words = (sys.executable, "-X", "importtime", "-c", "import erssl.protocols.pretrain")
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stderr
     own: Counter[str] = Counter()
     for microseconds, module in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", lines):

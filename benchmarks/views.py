@@ -35,12 +35,13 @@ from torch.utils.data import default_collate
 
 from benchmarks._runs import RESULTS
 from erssl.data import ImageDataset, TransformedDataset, ViewOptions, build_views, load_image
-from erssl.data import fast_views as fast
 from erssl.data.datasets import ImagesInMemory
-from erssl.data.device_views import normalize
 from erssl.data.folders import ImageFiles
-from erssl.data.pipelines import make_pipeline
-from erssl.runs import environment, write_json
+from erssl.data.views import fast
+from erssl.data.views.device import normalize
+from erssl.data.views.pipelines import make_pipeline
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 BATCH, REPEATS, FILES = 32, 9, 16
 WIDTH, HEIGHT, QUALITY = 500, 375, 90

@@ -48,3 +48,8 @@ class Stopped(BaseException):
         super().__init__(sentence)
         self.sentence = sentence
         self.signal = signal
+
+
+def was_interrupted(end: BaseException) -> bool:
+    """Whether it is Ctrl-C, or the SystemExit that Lightning makes of it."""
+    return isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)

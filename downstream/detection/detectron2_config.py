@@ -16,7 +16,7 @@ from erssl.downstream.detection.job import DetectionJob
 from erssl.downstream.detection.recipes import Schedule
 from erssl.errors import ConfigError, RunError
 from erssl.models.backbones import BackboneOptions
-from erssl.models.detectron import detectron2_settings
+from erssl.models.export.detectron import detectron2_settings
 
 INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 PRECISE_BATCHES = 200  # Detectron2's default of TEST.PRECISE_BN.NUM_ITER

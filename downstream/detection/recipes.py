@@ -11,6 +11,7 @@ from typing import Literal
 
 from erssl.errors import ConfigError
 
+DETECTRON2_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 _SHORT_SIDES = (640, 672, 704, 736, 768, 800)  # Detectron2's Base-RCNN-FPN and MoCo's C4
 _VOC_SHORT_SIDES = (480, 512, 544, 576, 608, *_SHORT_SIDES)
 _REFERENCE_BATCH = 16  # of every recipe, two images on each of eight devices
@@ -110,6 +111,17 @@ RECIPES = {
             steps=(120_000, 160_000),
             config="mask_rcnn_R_50_FPN_2x.yaml",
             source=f"{_D2}; norms and length as in {_MOCO}/coco_R_50_C4_2x_moco.yaml",
+        ),
+        Recipe(
+            name="faster_rcnn_fpn_1x",
+            neck="fpn",
+            head="box",
+            data="coco",
+            label="1x",
+            iterations=90_000,
+            steps=(60_000, 80_000),
+            config="faster_rcnn_R_50_FPN_1x.yaml",
+            source=f"{_D2}; norms as in {_MOCO}",
         ),
         Recipe(
             name="mask_rcnn_c4_1x",

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models import load_backbone
-from erssl.models.detectron import detectron2_names, torchvision_names
+from erssl.models.export.detectron import detectron2_names, torchvision_names
+from erssl.models.weights_files import check_values
 
 # behind "backbone." of C4, "backbone.bottom_up." of FPN, and "roi_heads." for the res5 of C4
 _IN_MODEL = re.compile(r"(?:backbone\.bottom_up|backbone|roi_heads)\.((?:stem|res[2-5]\.\d+)\..+)")
@@ -96,8 +97,8 @@ def match(model: nn.Module, named: Mapping[str, Tensor]) -> MatchReport:
 
     Args:
         model: Detectron2's detector with an FPN or a C4 backbone.
-        named: Weights by Detectron2's names, as :func:`~erssl.models.detectron.detectron2_names`
-            gives them.
+        named: Weights by Detectron2's names, as
+            :func:`~erssl.models.export.detectron.detectron2_names` gives them.
 
     Returns:
         The pairs, which leave out no weight on either side.
@@ -148,6 +149,12 @@ def fill(model: nn.Module, named: Mapping[str, Tensor]) -> MatchReport:
     return report
 
 
+def unwrapped_module(model: Any) -> nn.Module:
+    """Take a network out of the wrapper that several processes need, where it is in one."""
+    inner: nn.Module = model.module if hasattr(model, "module") else model
+    return inner
+
+
 def backbone_weights(path: str | Path) -> dict[str, Tensor] | None:
     """Read the weights that ``MODEL.WEIGHTS`` names, of whatever kind the file is.
 
@@ -167,6 +174,7 @@ def backbone_weights(path: str | Path) -> dict[str, Tensor] | None:
         return detectron2_names(load_backbone(path).state_dict())
     if not any(_OWN.fullmatch(name) for name in state):
         return None
+    check_values(path, state)
     # what a converted classifier has beside its backbone
     kept = {name: v for name, v in state.items() if not name.startswith(("stem.fc.", "fc."))}
     return {n: v for n, v in kept.items() if not n.endswith("num_batches_tracked")}

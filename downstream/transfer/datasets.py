@@ -15,8 +15,8 @@ from erssl.data.datasets import ImagesInMemory
 from erssl.data.folders import named
 from erssl.data.images import find_unreadable
 from erssl.downstream.transfer.images import Found, Images, take, targets_of
-from erssl.downstream.transfer.metrics import Metric
 from erssl.downstream.transfer.splits import SPLITS, Indices, draw_validation
+from erssl.downstream.transfer.suite_metrics import Metric
 from erssl.downstream.transfer.table import TRANSFER_DATASETS, TransferDataset
 from erssl.errors import DataError
 from erssl.paths import user_path

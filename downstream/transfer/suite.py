@@ -22,8 +22,8 @@ from erssl.downstream.transfer.finetune import (
     choose,
     finetune,
 )
-from erssl.downstream.transfer.linear import linear_probe
-from erssl.downstream.transfer.metrics import transfer_metrics
+from erssl.downstream.transfer.linear_transfer import linear_probe
+from erssl.downstream.transfer.suite_metrics import transfer_metrics
 from erssl.downstream.transfer.transforms import (
     TransferPreprocessing,
     build_finetune_transform,

@@ -9,7 +9,7 @@ from typing import Any
 from torchvision import datasets as tv
 
 from erssl.downstream.transfer import readers
-from erssl.downstream.transfer.metrics import Metric
+from erssl.downstream.transfer.suite_metrics import Metric
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from erssl.callbacks.checkpoint import RunCheckpoint, SeededSteps
 from erssl.callbacks.collapse import CollapseGuard
-from erssl.callbacks.lens import ERLens
-from erssl.callbacks.metrics import ResumableCSVLogger
+from erssl.callbacks.csv_logger import ResumableCSVLogger
+from erssl.callbacks.er_lens import ERLens
 from erssl.callbacks.nonfinite import NonFiniteGuard, OnNonFinite
 from erssl.callbacks.online_knn import OnlineKNN
 from erssl.callbacks.progress import LiveProgress

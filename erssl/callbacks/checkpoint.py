@@ -8,8 +8,8 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
+from erssl.callbacks.csv_logger import ResumableCSVLogger
 from erssl.callbacks.epoch_means import Sums, add_sums, sums_so_far
-from erssl.callbacks.metrics import ResumableCSVLogger
 from erssl.callbacks.signals import SignalWatch
 from erssl.data.draws import draw_on_from
 

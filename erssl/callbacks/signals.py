@@ -96,8 +96,8 @@ class SignalWatch:
         raise Stopped(f"Stopped by {name}{self._way_on()}.", number)
 
     def _way_on(self) -> str:
-        from erssl.checkpoints import has_checkpoint
-        from erssl.runs import LAST_CHECKPOINT
+        from erssl.run.checkpoint_files import has_checkpoint
+        from erssl.run.directory import LAST_CHECKPOINT
 
         if not has_checkpoint(self.run_dir / LAST_CHECKPOINT):
             return " before the first checkpoint"

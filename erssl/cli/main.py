@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 import erssl
-from erssl.errors import ErsslError, Stopped
+from erssl.errors import ErsslError, Stopped, was_interrupted
 
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
@@ -25,6 +24,11 @@ COMMANDS = {
     "methods": "list the methods with their paper, family, views and target branch",
     "zoo": "list published checkpoints, fetch them by name, add your own",
 }
+_ENGINES = {
+    name: f"erssl.protocols.{name}"
+    for name in ("pretrain", "knn", "linear", "semi", "finetune", "transfer", "lens")
+}
+_ENGINES["detect"] = "erssl.protocols.detection"
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly
 
 Usage: erssl COMMAND [key=value ...]
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words[0], words[1:])
     except ErsslError as error:
-        from erssl.cli._faults import own_sentence
+        from erssl.run.faults import own_sentence
 
         print(f"erssl: {own_sentence(error)}", file=sys.stderr)
         return 2
@@ -74,17 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        from erssl.files import FAULTS_OF_PLACES
+
+        if error.errno not in FAULTS_OF_PLACES:
             raise
         place = error.filename2 or error.filename  # of a file that is moved, where it was to go
         where = f" {place}" if place else ""
         print(f"erssl: {error.strerror}:{where}; make room or name another place.", file=sys.stderr)
         return 2
-
-
-def was_interrupted(end: BaseException) -> bool:
-    """Whether it is Ctrl-C, or the SystemExit that Lightning makes of it."""
-    return isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
 
 
 def _sentence_of(end: BaseException) -> str:
@@ -104,11 +105,11 @@ def _run(command: str, words: list[str]) -> int:
             f"There is no command {command!r}{hint}; choose from: {', '.join(COMMANDS)}."
         )
     if {"-h", "--help"} & set(words):
-        from erssl.cli._help_texts import help_text
+        from erssl.cli.help_texts import help_text
 
         print(help_text(command), end="")
         return 0
-    module = importlib.import_module(f"erssl.cli.{command}")
+    module = importlib.import_module(_ENGINES.get(command, f"erssl.cli.{command}"))
     status: int = module.run(words)
     return status
 

@@ -9,10 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from erssl.errors import ConfigError, DataError
+from erssl.files import write_text
 from erssl.paths import user_path
-from erssl.plots import plot_results
-from erssl.runs import RESULTS, write_text
-from erssl.summary import collect
+from erssl.run.directory import RESULTS
+from erssl.run.plots import plot_results
+from erssl.run.summary import collect
 
 
 def run(words: Sequence[str]) -> int:

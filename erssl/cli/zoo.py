@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from erssl.cli._config import nearest
-from erssl.cli._model_card import add_to_zoo
 from erssl.errors import ConfigError
 from erssl.evaluation.published import published, published_value
 from erssl.models.zoo import ZooRow, own_zoo, zoo_file, zoo_row, zoo_rows
+from erssl.protocols.model_card import add_to_zoo
+from erssl.settings.compose import nearest
 
 _WIDTH = 100
 _ADD = ("name", "url", "overwrite")

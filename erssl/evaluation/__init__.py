@@ -1,10 +1,10 @@
 """How good a backbone is: frozen features, then a protocol ``features -> metrics``."""
 
+from erssl.evaluation.accuracies import classification_metrics, confusion_matrix
 from erssl.evaluation.features import Features, cached_features, extract_features
 from erssl.evaluation.knn import knn_accuracy, knn_scores
-from erssl.evaluation.lens import lens_reading
-from erssl.evaluation.linear import linear_accuracy
-from erssl.evaluation.metrics import classification_metrics, confusion_matrix
+from erssl.evaluation.lens_quantities import lens_reading
+from erssl.evaluation.linear_on_features import linear_accuracy
 
 __all__ = [
     "Features",

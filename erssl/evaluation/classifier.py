@@ -22,8 +22,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from erssl.data.checks import check_choice
 from erssl.errors import ConfigError
-from erssl.evaluation.metrics import classification_metrics
-from erssl.models.loading import checkpoint_header
+from erssl.evaluation.accuracies import classification_metrics
+from erssl.models.saving import checkpoint_header
 
 
 @dataclass(frozen=True, kw_only=True)

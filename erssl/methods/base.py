@@ -6,6 +6,7 @@ A method of its own is a short file: it builds a head and a criterion in ``__ini
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
@@ -18,15 +19,17 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from erssl.entropy import kde_entropy
+from erssl.data import ViewOptions
+from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
-from erssl.models.loading import checkpoint_header
+from erssl.models.saving import checkpoint_header
 
 Target = Literal["momentum", "shared"]
-MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER paper)
+MONITOR_KAPPA = 10.0  # κ of the train_entropy that is logged for every method (ER paper)
+MONITOR_NEIGHBOUR = 3  # of the nats below uniform that are logged, see knn_entropy
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,11 @@ class MultiViewMethod(LightningModule):
         criterion: The loss.
         online_classifier: lightly's linear probe, trained beside on detached features.
         info: Paper, family, views and target branch.
-        default_optimizer: The paper's recipe.
-        default_backbone: The paper's backbone.
-        default_momentum: The paper's EMA of the target, at the first and the last step.
+        default_optimizer: The optimiser of the method's recipe; this and the next three are set
+            by ``register_method`` where the method has a recipe file.
+        default_backbone: Its backbone.
+        default_momentum: Its EMA of the target, at the first and the last step.
+        default_views: Its views.
         constant_lr: Names of modules whose learning rate is not scheduled.
     """
 
@@ -99,6 +104,7 @@ class MultiViewMethod(LightningModule):
     default_optimizer: ClassVar[OptimizerOptions] = OptimizerOptions()
     default_backbone: ClassVar[BackboneOptions] = BackboneOptions("resnet50")
     default_momentum: ClassVar[tuple[float, float]] = (0.996, 1.0)
+    default_views: ClassVar[ViewOptions | None] = None
     constant_lr: ClassVar[tuple[str, ...]] = ()
 
     backbone: nn.Module
@@ -303,9 +309,10 @@ class MultiViewMethod(LightningModule):
     def _log_step(self, step: StepOutput, batch_size: int) -> None:
         """Loss and its terms; for every method alike entropy and alignment of view 0.
 
-        The entropy is a leave-one-out KDE of this device's rows, in nats, the alignment the mean
-        cosine with the target. Both, and the learning rate, are taken where loggers take a row and
-        at an epoch's end.
+        Of this device's rows: ``train_nats_below_uniform`` is a nearest-neighbour estimate of the
+        entropy less that of the uniform density, ``train_entropy`` the ER paper's leave-one-out
+        KDE at κ = 10 with all its constants, the alignment the mean cosine with the target. They,
+        and the learning rate, are taken where loggers take a row and at an epoch's end.
         """
         self.log("train_loss", step.loss, batch_size=batch_size)
         for name, value in getattr(self.criterion, "terms", {}).items():
@@ -316,6 +323,10 @@ class MultiViewMethod(LightningModule):
             target = F.normalize(step.target.float(), dim=-1)
             entropy = kde_entropy(online, MONITOR_KAPPA, leave_one_out=len(online) > 1)
             self.log("train_entropy", entropy, batch_size=batch_size)
+            if len(online) > 1:
+                estimate = knn_entropy(online, min(MONITOR_NEIGHBOUR, len(online) - 1))
+                below = estimate - sphere_log_area(online.shape[1])
+                self.log("train_nats_below_uniform", below, batch_size=batch_size)
             self.log("train_alignment", (online * target).sum(-1).mean(), batch_size=batch_size)
             # a number of the host: to log it in every step would wait for the device in each
             self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -328,6 +339,12 @@ def check_queue(memory_bank_size: int | Sequence[int], projection_dim: int) -> N
             f"method.memory_bank_size={list(memory_bank_size)} must be 0 or [n, d] with d the "
             f"projection_dim={projection_dim}."
         )
+
+
+def check_loss_scale(loss_scale: float) -> None:
+    """Refuse a factor of the loss that trains nothing, with a ConfigError."""
+    if not 0 < loss_scale < math.inf:
+        raise ConfigError(f"method.loss_scale must be above 0 but is {loss_scale}.")
 
 
 def _group_by_size(views: Sequence[Tensor]) -> list[list[Tensor]]:

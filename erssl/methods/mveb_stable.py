@@ -8,11 +8,15 @@ from typing_extensions import Unpack
 
 from erssl.entropy.score import Geometry, ShrinkTo
 from erssl.methods.base import MethodInfo
-from erssl.methods.mveb import MVEB, MVEBOptions, transform
+from erssl.methods.mveb import MVEB, MVEBOptions
 from erssl.methods.registry import register_method
+from erssl.recipes import read_recipe
+
+RECIPE = read_recipe("mveb_stable")
+OPTIONS = RECIPE.options
 
 
-@register_method("mveb_stable", transform)
+@register_method("mveb_stable")
 class MVEBStable(MVEB):
     """MVEB whose entropy gradient is the score on the sphere, at its true size.
 
@@ -32,11 +36,11 @@ class MVEBStable(MVEB):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        beta: float = 0.004,
-        eta: float | Literal["auto"] = "auto",
-        geometry: Geometry = "sphere",
-        score_rows: int | None = 512,
-        shrink_to: ShrinkTo = "vmf",
+        beta: float = OPTIONS["beta"],
+        eta: float | Literal["auto"] = OPTIONS["eta"],
+        geometry: Geometry = OPTIONS["geometry"],
+        score_rows: int | None = OPTIONS["score_rows"],
+        shrink_to: ShrinkTo = OPTIONS["shrink_to"],
         **network: Unpack[MVEBOptions],
     ) -> None:
         """Defaults are MVEB's but for the score's.
@@ -52,6 +56,7 @@ class MVEBStable(MVEB):
             shrink_to: ``"zero"`` or ``"vmf"``.
             **network: See :class:`MVEB`.
         """
+        network = RECIPE.options_of(MVEBOptions) | network
         super().__init__(
             batch_size_per_device,
             num_classes,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import full_precision
 from erssl.errors import ConfigError
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("mocov2"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("unigrad").options
 
 
 class UniGradLoss(nn.Module):
@@ -82,26 +80,24 @@ class UniGradLoss(nn.Module):
         return moment
 
 
-@register_method("unigrad", transform)
+@register_method("unigrad")
 class UniGrad(MultiViewMethod):
     """Towards the other view's target, away from where targets lie."""
 
     info = MethodInfo(
         paper="Tao et al. 2022, arXiv 2112.05141", family="redundancy reduction", target="momentum"
     )
-    # UniGrad's code: SGD 0.05 B/256, weight decay 1e-4, warm-up 5 epochs, cosine to 1/1000.
-    default_optimizer = OptimizerOptions("sgd", base_lr=0.05, weight_decay=1e-4, warmup_epochs=5)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        lambda_param: float = 100.0,
-        rho: float = 0.99,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 2048,
+        lambda_param: float = OPTIONS["lambda_param"],
+        rho: float = OPTIONS["rho"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
     ) -> None:
         """Defaults are those of UniGrad's code.

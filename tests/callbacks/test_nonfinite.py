@@ -7,8 +7,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from erssl.callbacks import NonFiniteGuard
-from erssl.checkpoints import Resumed
 from erssl.errors import RunError
+from erssl.run.checkpoint_files import Resumed
 
 from ..methods.test_resume_to_the_bit import differences, train
 

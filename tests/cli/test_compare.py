@@ -6,11 +6,11 @@ import statistics
 import pytest
 from PIL import Image
 
-from erssl.cli import compare
-from erssl.cli.compare import plan, summarize, table_text
 from erssl.cli.main import main
 from erssl.errors import ConfigError
-from erssl.runs import make_results
+from erssl.protocols import compare
+from erssl.protocols.compare import plan, summarize, table_text
+from erssl.run.directory import make_results
 
 from .test_pretrain import TINY
 
@@ -94,7 +94,7 @@ def test_two_methods_end_in_one_table_and_are_not_run_twice(tmp_path, capfd, mon
     def in_this_process(words):  # a process of its own costs ten seconds of importing
         return main(["pretrain", *words])
 
-    monkeypatch.setattr("erssl.cli.compare.start", in_this_process)
+    monkeypatch.setattr("erssl.protocols.compare.start", in_this_process)
     words = [*TINY, "method=simclr,simclr_er", "epochs=1", "trainer.limit_train_batches=3"]
     words += ["lens.probe_size=32", "evaluation.every_n_epochs=0", f"run_dir={tmp_path / 'out'}"]
     assert main(["pretrain", *words, "--multirun"]) == 0

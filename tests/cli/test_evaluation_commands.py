@@ -19,7 +19,7 @@ import erssl
 from erssl.data import default_options, labels_of, load_datasets, stratified_subset, subset_digest
 from erssl.data.datasets import ImagesInMemory
 from erssl.models import build_backbone, named_architecture, save_backbone
-from erssl.runs import make_results
+from erssl.run.directory import make_results
 
 from .conftest import CACHED, COMMANDS, HERE, OWN_PREPROCESSING, QUICK, judge
 from .test_pretrain import digit_folder, results_of
@@ -140,7 +140,7 @@ def test_the_subset_is_kept_and_told(judged):
     expected = stratified_subset(labels_of(digits().train), 0.1)
     assert numbers == expected.tolist()
     assert results_of(judged / "semi")["config"]["subset"] == {
-        "pictures": len(expected),
+        "images": len(expected),
         "sha256": subset_digest(expected),
     }
 

@@ -147,10 +147,10 @@ def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypat
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("erssl.cli.linear.train_linear", stop)
+    monkeypatch.setattr("erssl.protocols.linear.train_linear", stop)
     assert judge(tmp_path / "run", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
     assert f"resume=true run_dir={tmp_path / 'run'}" in capsys.readouterr().err
-    monkeypatch.setattr("erssl.cli.linear.Evaluation", stop)  # before there is a folder
+    monkeypatch.setattr("erssl.protocols.linear.Evaluation", stop)  # before there is a folder
     assert judge(tmp_path / "other", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
     assert capsys.readouterr().err == "erssl: Stopped by Ctrl-C.\n"
 
@@ -239,6 +239,20 @@ def test_seeds_may_be_added_to_an_evaluation_but_not_taken_away(judged, tiny_run
     assert "seeds=1 differs from 3" in capsys.readouterr().err
 
 
+def test_an_evaluation_of_the_first_release_is_resumed(judged, tiny_run, tmp_path):
+    """Its config.yaml calls the images pictures."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(judged / "cached", run_dir)
+    file = run_dir / "config.yaml"
+    file.write_text(file.read_text().replace("_images:", "_pictures:"))
+    assert "training_pictures: " in file.read_text()
+    (run_dir / "results.json").unlink()
+    kept = (run_dir / "seed0" / "seed.json").stat().st_mtime_ns
+    assert judge(run_dir, *COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true") == 0
+    assert (run_dir / "seed0" / "seed.json").stat().st_mtime_ns == kept
+    assert results_of(run_dir)["metrics"] == results_of(judged / "cached")["metrics"]
+
+
 @pytest.mark.parametrize("content", [b"a: [", b"- 1"])
 def test_settings_that_no_evaluation_wrote_are_not_resumed(
     judged, tiny_run, tmp_path, capsys, content
@@ -310,8 +324,11 @@ FULL = errno.ENOSPC, "No space left on device"
 @pytest.mark.parametrize(
     ("place", "error"),
     [
-        ("erssl.checkpoints._write_signed", OSError(*FULL)),
-        ("erssl.cli._train.save_file", SafetensorError("I/O error: (os error 28)")),
+        ("erssl.run.checkpoint_files._write_signed", OSError(*FULL)),
+        (
+            "erssl.protocols.classifier_training.save_file",
+            SafetensorError("I/O error: (os error 28)"),
+        ),
     ],
 )
 def test_a_full_disk_is_named_by_the_run_and_not_by_a_temporary_file(

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from erssl.cli._faults import naming_run, restarted
 from erssl.errors import ConfigError, DataError, RunError
+from erssl.run.faults import naming_run, restarted
 
 
 @pytest.mark.parametrize(

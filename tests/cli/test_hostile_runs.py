@@ -8,7 +8,7 @@ import pytest
 from erssl.cli.main import main
 from erssl.errors import ConfigError, DataError
 from erssl.models.zoo import own_zoo, zoo_row
-from erssl.runs import read_lens, read_metrics
+from erssl.run.directory import read_lens, read_metrics
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{c}: &{c} [{','.join([f'*{chr(ord(c) - 1)}'] * 9)}]\n" for c in "bcdefghijk"

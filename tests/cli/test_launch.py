@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import erssl
-from erssl.cli import _launch
-from erssl.cli._launch import launch
 from erssl.errors import ConfigError
+from erssl.run import launch as _launch
+from erssl.run.launch import launch
 
 RECORD = """
 import os, pathlib, sys, time

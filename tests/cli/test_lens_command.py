@@ -10,14 +10,15 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 from PIL import Image
 from torch import nn
 
-from erssl.cli._settings import run_settings
 from erssl.cli.main import main
-from erssl.data import SSLDataModule, default_options, pipelines
+from erssl.data import SSLDataModule, default_options
+from erssl.data.views import pipelines
 from erssl.errors import DataError
 from erssl.evaluation import lens_reading
 from erssl.models import build_backbone
 from erssl.models.foreign import build_head, load_branch
-from erssl.runs import read_lens
+from erssl.run.directory import read_lens
+from erssl.settings.pretrain import run_settings
 
 from .test_pretrain import TINY, UNMEASURED
 
@@ -68,7 +69,12 @@ def test_lens_files_of_a_run(trained):
     assert "discrete_entropy" not in read_lens(trained[0] / "lens.csv")[0]
     for folder in trained:
         assert Image.open(folder / "lens.png").width > 800
-        assert "lens.png" in (folder / "report.md").read_text()
+        report = (folder / "report.md").read_text()
+        assert "lens.png" in report
+        last = read_lens(folder / "lens.csv")[-1]
+        for column in ("nats_below_uniform_kde", "nats_below_uniform_knn"):
+            assert f"{last[column]:.4f} " in report
+        assert "train_entropy" not in report  # a number of which nobody sees whether it is high
 
 
 def test_several_runs_make_one_image(trained, tmp_path, capsys):

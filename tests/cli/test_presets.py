@@ -8,17 +8,17 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from erssl.cli._config import group_options
-from erssl.cli._protocols import (
+from erssl.cli.main import main
+from erssl.errors import ConfigError
+from erssl.evaluation.classifier import ClassifierOptions, make_optimizer
+from erssl.settings.compose import group_options
+from erssl.settings.evaluation import (
     FinetuneSettings,
     KnnSettings,
     LinearSettings,
     SemiSettings,
     read_protocol,
 )
-from erssl.cli.main import main
-from erssl.errors import ConfigError
-from erssl.evaluation.classifier import ClassifierOptions, make_optimizer
 
 SETTINGS = {
     "knn": KnnSettings,

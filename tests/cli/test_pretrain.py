@@ -66,6 +66,7 @@ def test_metrics_hold_the_curves(finished):
         rows = list(csv.DictReader(file))
     columns = {name for row in rows for name, value in row.items() if value}
     assert {"train_loss", "train_entropy", "train_alignment", "val_knn_top1", "lr"} <= columns
+    assert "train_nats_below_uniform" in columns
     knn = [float(r["val_knn_top1"]) for r in rows if r["val_knn_top1"]]
     assert len(knn) == 3  # untrained, and after each of two epochs
     metrics = results_of(finished)["metrics"]
@@ -324,7 +325,7 @@ def test_run_directory_that_cannot_be_made(tmp_path, capsys):
 
 def test_no_space_is_said_before_training(tmp_path, capsys, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("erssl.runs.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("erssl.run.directory.shutil.disk_usage", lambda path: usage)
     assert run(run_dir=tmp_path / "run") == 2
     assert "make room" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()

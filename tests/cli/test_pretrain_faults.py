@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import erssl
-from erssl.checkpoints import newest_whole
 from erssl.cli.main import main
 from erssl.methods import MultiViewMethod
+from erssl.run.checkpoint_files import newest_whole
 
 from ..methods.test_resume_to_the_bit import differences, rows
 from .test_pretrain import FOLDER, TINY, UNMEASURED, digit_folder, results_of
@@ -175,7 +175,7 @@ def test_a_disk_that_refuses_a_checkpoint_is_named_and_the_run_goes_on_later(
         raise OSError(fault, os.strerror(fault))
 
     with monkeypatch.context() as patch:
-        at_step(patch, 5, lambda: patch.setattr("erssl.checkpoints._write_signed", refuse))
+        at_step(patch, 5, lambda: patch.setattr("erssl.run.checkpoint_files._write_signed", refuse))
         assert main([*WORDS, f"run_dir={run_dir}"]) == 2
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence == (

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from erssl.cli.main import main
-from erssl.runs import make_results
+from erssl.run.directory import make_results
 
 STRANGE = 'a|b <i>"c" & [/d]'
 

@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from erssl import load_backbone
-from erssl.cli._model_card import add_to_zoo
 from erssl.cli.main import main
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.models import BackboneOptions, build_backbone, save_backbone
-from erssl.models.downloads import file_digest
 from erssl.models.zoo import own_zoo, zoo_rows
+from erssl.models.zoo.downloads import file_digest
+from erssl.protocols.model_card import add_to_zoo
 
 PREPROCESSING = {
     "image_size": 32,

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from erssl.data import RECIPES, ViewOptions, build_eval_transform, build_views
-from erssl.data.views import MULTI_CROP_RECIPES
+from erssl.data.views.recipes import MULTI_CROP_RECIPES
 from erssl.errors import ConfigError
 
 from .data_images import noise

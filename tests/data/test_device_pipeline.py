@@ -17,9 +17,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
 
-from erssl.data import SSLDataModule, ViewOptions, default_options, held
+from erssl.data import SSLDataModule, ViewOptions, default_options
 from erssl.data.draws import EpochSampler
-from erssl.data.held import HeldImages, as_it_is
+from erssl.data.views import held
+from erssl.data.views.held import HeldImages, as_it_is
 from erssl.errors import ConfigError, DataError
 
 from .data_images import noise

@@ -19,10 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from erssl.data.device_views import blur, jitter, luma, make_views, rotate, shift_hue
-from erssl.data.held import views_of_rows
-from erssl.data.pipelines import make_pipeline
-from erssl.data.view_draws import (
+from erssl.data.views import ViewOptions, build_views
+from erssl.data.views.device import blur, jitter, luma, make_views, rotate, shift_hue
+from erssl.data.views.draws import (
     ViewDraws,
     ViewSpec,
     draw_view,
@@ -30,7 +29,8 @@ from erssl.data.view_draws import (
     streams,
     uniform_numbers,
 )
-from erssl.data.views import ViewOptions, build_views
+from erssl.data.views.held import views_of_rows
+from erssl.data.views.pipelines import make_pipeline
 
 SIZES = [(32, 32), (81, 100)]
 _N = 6

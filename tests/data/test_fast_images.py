@@ -12,11 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from erssl.data import ViewOptions, build_views, load_image
-from erssl.data import fast_images as images
-from erssl.data import fast_views as fast
 from erssl.data.folders import ImageFiles
-from erssl.data.pipelines import make_pipeline
-from erssl.data.view_draws import read_view
+from erssl.data.views import fast
+from erssl.data.views import fast_images as images
+from erssl.data.views.draws import read_view
+from erssl.data.views.pipelines import make_pipeline
 from erssl.errors import DataError
 
 from .data_images import noise, truncate

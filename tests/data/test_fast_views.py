@@ -19,14 +19,14 @@ from sklearn.datasets import load_sample_image
 from torch.utils.data import default_collate
 
 from erssl.data import ViewOptions, build_views, default_options
-from erssl.data import fast_images as images
-from erssl.data import fast_views as fast
 from erssl.data.datasets import ImagesInMemory
 from erssl.data.draws import drawing_from
 from erssl.data.folders import ImageFiles
 from erssl.data.module import SSLDataModule
-from erssl.data.pipelines import make_pipeline
-from erssl.data.view_draws import JITTERS, read_view
+from erssl.data.views import fast
+from erssl.data.views import fast_images as images
+from erssl.data.views.draws import JITTERS, read_view
+from erssl.data.views.pipelines import make_pipeline
 from erssl.errors import ConfigError
 
 from .data_images import noise

@@ -11,8 +11,8 @@ from lightly.transforms.gaussian_blur import GaussianBlur
 from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
 from scipy import stats
 
-from erssl.data.view_draws import NUMBERS, ViewSpec, draw_view, read_view, uniform_numbers
 from erssl.data.views import RECIPES, ViewOptions, build_views
+from erssl.data.views.draws import NUMBERS, ViewSpec, draw_view, read_view, uniform_numbers
 from erssl.errors import ConfigError
 
 _N = 4000

@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from erssl.downstream.transfer.linear import LAMBDAS, constant_features, linear_probe
+from erssl.downstream.transfer.linear_transfer import LAMBDAS, constant_features, linear_probe
 from erssl.downstream.transfer.logistic import logistic_path
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation import Features

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from erssl.downstream.transfer.linear import LAMBDAS
+from erssl.downstream.transfer.linear_transfer import LAMBDAS
 from erssl.downstream.transfer.logistic import logistic_path
 from erssl.downstream.transfer.rotation import Rotation
 from erssl.errors import ConfigError, DataError

@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from erssl.cli import _shares
-from erssl.cli import transfer as command
 from erssl.cli.main import main
 from erssl.downstream.transfer.datasets import load_transfer
-from erssl.downstream.transfer.metrics import transfer_metrics
 from erssl.downstream.transfer.results import Row, published_rows
+from erssl.downstream.transfer.suite_metrics import transfer_metrics
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
 from erssl.models import BackboneOptions, build_backbone, save_backbone
+from erssl.protocols import transfer as command
+from erssl.protocols import transfer_shares as _shares
 
 OPTIONS = BackboneOptions("test_resnet", "timm")
 SMALL = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}

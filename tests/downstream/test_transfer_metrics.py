@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from erssl.downstream.transfer.metrics import (
+from erssl.downstream.transfer.suite_metrics import (
     average_precision_11,
     mean_average_precision_11,
     transfer_metrics,

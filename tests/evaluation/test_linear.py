@@ -13,7 +13,7 @@ from torch import nn
 
 from erssl.evaluation import Features
 from erssl.evaluation.classifier import ClassifierOptions
-from erssl.evaluation.linear import train_linear
+from erssl.evaluation.linear_on_features import train_linear
 
 DECAY = 0.01
 

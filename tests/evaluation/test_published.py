@@ -5,7 +5,7 @@ import json
 import pytest
 
 from erssl.evaluation.published import _groups, published, published_value
-from erssl.report import published_lines
+from erssl.run.report import published_lines
 
 SETS = (
     *("aircraft", "caltech101", "cars", "cifar10", "cifar100", "dtd"),

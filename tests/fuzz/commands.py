@@ -15,10 +15,14 @@ from .harness import WorkBegins
 
 # Where each command begins to compute, or to start others that do.
 _WORK = (
-    *("erssl.cli.pretrain._train", "erssl.cli._evaluate.Evaluation.features"),
-    *("erssl.cli.linear.train_seeds", "erssl.cli.semi.train_seeds"),
-    *("erssl.cli.finetune.train_seeds", "erssl.cli.transfer._one", "erssl.cli._shares.launch"),
-    *("erssl.callbacks.lens.ERLens.read", "erssl.cli.compare.start"),
+    *("erssl.protocols.pretrain._train", "erssl.protocols.evaluation.Evaluation.features"),
+    *("erssl.protocols.linear.train_seeds", "erssl.protocols.semi.train_seeds"),
+    *(
+        "erssl.protocols.finetune.train_seeds",
+        "erssl.protocols.transfer._one",
+        "erssl.protocols.transfer_shares.launch",
+    ),
+    *("erssl.callbacks.er_lens.ERLens.read", "erssl.protocols.compare.start"),
 )
 
 
@@ -38,9 +42,9 @@ def run_command(words: Sequence[str]) -> str | None:
         with ExitStack() as stack:
             for place in _WORK:
                 stack.enter_context(patch(place, _begin))
-            stack.enter_context(patch("erssl.cli.detect.find_backend", lambda _: _begin))
+            stack.enter_context(patch("erssl.protocols.detection.find_backend", lambda _: _begin))
             # by git, which is a process
-            stack.enter_context(patch("erssl.runs._git_commit", lambda: None))
+            stack.enter_context(patch("erssl.run.directory._git_commit", lambda: None))
             stack.enter_context(redirect_stdout(out))
             stack.enter_context(redirect_stderr(told))
             status = main(list(words))

@@ -17,8 +17,8 @@ import torch
 from hypothesis import strategies as st
 
 from erssl import load_backbone
-from erssl.checkpoints import newest_whole
-from erssl.runs import LAST_CHECKPOINT
+from erssl.run.checkpoint_files import newest_whole
+from erssl.run.directory import LAST_CHECKPOINT
 
 from . import samples
 from .harness import Surface, check

@@ -8,11 +8,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from erssl.cli._detect_settings import DetectSettings
-from erssl.cli._protocols import FinetuneSettings, KnnSettings, LinearSettings, SemiSettings
-from erssl.cli._settings import _schema
-from erssl.cli._transfer_settings import TransferSettings
 from erssl.cli.main import COMMANDS
+from erssl.settings.detection import DetectSettings
+from erssl.settings.evaluation import FinetuneSettings, KnnSettings, LinearSettings, SemiSettings
+from erssl.settings.pretrain import _schema
+from erssl.settings.transfer import TransferSettings
 
 from . import samples
 from .commands import run_command
@@ -104,7 +104,7 @@ def _keys(command: str) -> list[str]:
 
 
 def _schema_of(command: str) -> dict[str, Any]:
-    from erssl.cli._config import schema_from
+    from erssl.settings.compose import schema_from
 
     return schema_from(_SETTINGS[command])
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from erssl.callbacks import RunCheckpoint, SeededSteps
-from erssl.checkpoints import Resumed
-from erssl.cli._trainer import make_trainer
 from erssl.data import SSLDataModule, ViewOptions, default_options
 from erssl.methods import OptimizerOptions, available_methods
+from erssl.protocols.trainer import make_trainer
+from erssl.run.checkpoint_files import Resumed
 
 from .test_every_method import ADAM, MASKED, build
 

@@ -8,9 +8,9 @@ import torchvision
 from torch import nn
 
 from erssl.errors import DataError, RunError
-from erssl.models import BackboneOptions, build_backbone, detectron, formats
-from erssl.models.detectron import detectron2_names, torchvision_names
-from erssl.models.export import export_backbone
+from erssl.models import BackboneOptions, build_backbone
+from erssl.models.export import detectron, export_backbone, formats
+from erssl.models.export.detectron import detectron2_names, torchvision_names
 
 from .export_sources import PREPROCESSING, same_features, saved_backbone
 

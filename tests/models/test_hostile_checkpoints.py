@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from erssl import load_backbone
-from erssl.checkpoints import newest_whole
 from erssl.cli.main import main
 from erssl.errors import DataError, ErsslError, RunError
 from erssl.models import build_backbone, save_backbone
 from erssl.models.backbones import BackboneOptions
-from erssl.runs import LAST_CHECKPOINT
+from erssl.run.checkpoint_files import newest_whole
+from erssl.run.directory import LAST_CHECKPOINT
 
 TINY = BackboneOptions("resnet-9", "lightly", options={"width": 0.125, "num_ftrs": 8})
 

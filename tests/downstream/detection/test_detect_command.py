@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from erssl.cli import detect as command
-from erssl.cli._detect_settings import read_detect
 from erssl.cli.main import main
 from erssl.models import BackboneOptions, build_backbone, save_backbone
-from erssl.runs import read_metrics
+from erssl.protocols import detection as command
+from erssl.run.directory import read_metrics
+from erssl.settings.detection import read_detect
 
 SMALL = (
     *("backend=torchvision", "device=cpu", "num_workers=0", "batch_size=2", "iterations=4"),

@@ -9,7 +9,7 @@ from torch import nn
 from erssl.downstream.detection.weights import backbone_weights, fill, is_detector, match
 from erssl.errors import DataError, ErsslError
 from erssl.models import build_backbone
-from erssl.models.detectron import detectron2_names, write_detectron2
+from erssl.models.export.detectron import detectron2_names, write_detectron2
 
 from .detectron2_jobs import needs_detectron2
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from erssl.cli._trainer import make_loggers
 from erssl.downstream.detection.coco import coco_layout, read_coco
 from erssl.downstream.detection.job import DetectionJob
 from erssl.downstream.detection.recipes import RECIPES, learning_rate, scaled
@@ -22,6 +21,7 @@ from erssl.downstream.detection.torchvision_model import (
 )
 from erssl.errors import DataError, RunError
 from erssl.models import build_backbone
+from erssl.protocols.trainer import make_loggers
 
 STATISTICS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
 

@@ -1,0 +1,264 @@
+"""``erssl pretrain … --multirun``: several runs that differ in what was asked, and one table."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from rich.console import Console
+
+from erssl.errors import ConfigError, RunError
+from erssl.files import write_json, write_text
+from erssl.paths import user_path
+from erssl.run.checkpoint_files import has_checkpoint
+from erssl.run.directory import (
+    CONFIG,
+    LAST_CHECKPOINT,
+    LENS,
+    LENS_FIGURE,
+    RESULTS,
+    default_run_dir,
+    environment,
+    read_lens,
+)
+from erssl.run.launch import hydra_words, launch
+from erssl.run.lens_figure import plot_lens
+from erssl.run.summary import read_results
+from erssl.settings.compose import group_options
+from erssl.settings.pretrain import PretrainSettings, read_settings
+
+_PATHS = ("run_dir", "data.root", "data.train_dir", "data.val_dir")  # may hold commas
+_METRICS = {"knn_top1": "kNN top-1", "linear_top1": "linear top-1"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a comparison.
+
+    Attributes:
+        choices: What it has of each key that takes several values.
+        words: Its settings, without ``run_dir``.
+        path: Its run directory.
+    """
+
+    choices: dict[str, str]
+    words: list[str]
+    path: Path
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The row of the table that it belongs to: its choices but for the seed."""
+        return tuple(v for k, v in self.choices.items() if k != "seed")
+
+
+def run(words: Sequence[str]) -> int:
+    """Check every run, do them, print and keep the table.
+
+    They are done one after another, each on all devices, or handed to a launcher of hydra.
+    """
+    launcher = hydra_words(words)
+    runs, settings = plan([word for word in words if word not in launcher])
+    folder = runs[0].path.parent
+    taken = [r.path for r in runs if (r.path / CONFIG).exists()]
+    if taken and not (settings.resume or settings.overwrite):
+        raise RunError(
+            f"{taken[0]} already holds a run; continue with resume=true, delete it with "
+            "overwrite=true, or name another run_dir."
+        )
+    console = Console()
+    commands = [_words_of(item, settings) for item in runs]
+    if launcher:
+        launch([["pretrain", *c] for c in commands], launcher=launcher, folder=folder / "launch")
+    failed = []
+    for number, (item, command) in enumerate(zip(runs, commands, strict=True), 1):
+        status = 0
+        if not launcher:
+            said = " ".join(f"{k}={v}" for k, v in item.choices.items())
+            console.print(f"\nRun {number} of {len(runs)}: {said}", highlight=False)
+            status = start(command)
+        if status or not (item.path / RESULTS).is_file():
+            failed.append(item)
+    finished = [item for item in runs if item not in failed]
+    if finished:
+        report = summarize(finished)
+        report |= {"command": f"erssl pretrain {' '.join(words)} --multirun"}
+        write_json(folder / "compare.json", report | {"environment": environment()})
+        table = table_text(report)
+        write_text(folder / "compare.md", table + "\n")
+        _draw(finished, folder / LENS_FIGURE)
+        console.print(f"\n{table}\n\nSee {folder}.", highlight=False, soft_wrap=True)
+    for item in failed:
+        console.print(f"Failed: {item.path}", highlight=False, soft_wrap=True)
+    return 2 if failed else 0
+
+
+def _words_of(item: Run, settings: PretrainSettings) -> list[str]:
+    resumable = settings.resume and has_checkpoint(item.path / LAST_CHECKPOINT)
+    state = [f"resume={resumable}".lower(), f"overwrite={not resumable}".lower()]
+    return [*item.words, f"run_dir={item.path}", *state]
+
+
+def start(words: Sequence[str]) -> int:
+    """One run in a process of its own, and its exit status.
+
+    The random numbers of a run, and the processes that Lightning starts for its devices, are then
+    those of a run that was started alone.
+    """
+    command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *words]
+    return subprocess.run(command, check=False).returncode
+
+
+def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:
+    """The runs that the words ask for, each checked as a single run is.
+
+    A comma separates the values of a key: ``method=mveb,simclr seed=0,1`` are four runs. A key that
+    begins with a method's name, ``mveb.beta=0.03``, is for the runs of that method alone.
+
+    Raises:
+        ConfigError: If the words are wrong for any of the runs, or ask for one run only.
+    """
+    methods = group_options("method")
+    own: dict[str, list[str]] = {}
+    shared: list[str] = []
+    for word in words:
+        first, _, rest = word.partition(".")
+        if first in methods and rest:
+            own.setdefault(first, []).append(f"method.{rest}")
+        else:
+            shared.append(word)
+    said = dict(w.partition("=")[::2] for w in shared)
+    shared = [w for w in shared if w.partition("=")[0] not in ("run_dir", "resume", "overwrite")]
+    swept = {key: values for w in shared for key, values in [_values(w)] if len(values) > 1}
+    if not swept:
+        raise ConfigError(
+            "--multirun needs a key with several values, for example method=mveb,simclr or "
+            "seed=0,1,2; leave it out for one run."
+        )
+    if said.get("resume") == "true" and "run_dir" not in said:
+        raise ConfigError("resume=true needs run_dir=<the comparison to continue>.")
+    fixed = [w for w in shared if w.partition("=")[0] not in swept]
+    # An experiment may name the method; what is fixed need not fit any other than the runs' own.
+    one_run = [*fixed, *(f"{k}={v[0]}" for k, v in swept.items())]
+    methods_run = swept.get("method") or [read_settings(one_run)[0].method["name"]]
+    unused = set(own) - set(methods_run)
+    if unused:
+        raise ConfigError(
+            f"{own[min(unused)][0].replace('method', min(unused), 1)} is for method={min(unused)}, "
+            "which is not among the runs."
+        )
+    state = [f"{k}={said[k]}" for k in ("resume", "overwrite") if k in said]
+    runs: list[Run] = []
+    folder: Path | None = None
+    for values in itertools.product(*swept.values()):
+        choices = dict(zip(swept, values, strict=True))
+        mine = own.get(choices.get("method", methods_run[0]), [])
+        run_words = [*fixed, *(f"{k}={v}" for k, v in choices.items()), *mine]
+        settings, _ = read_settings(run_words)
+        if folder is None:
+            default = default_run_dir("compare", settings.data.name)
+            folder = user_path(said.get("run_dir", default))
+        runs.append(Run(choices, run_words, folder / _name(choices)))
+    if len({item.path for item in runs}) < len(runs):
+        raise ConfigError("Two of the runs would be the same; give each value once.")
+    checked, _ = read_settings([*runs[0].words, *state, f"run_dir={folder}"])
+    return runs, checked
+
+
+def summarize(runs: Sequence[Run]) -> dict[str, Any]:
+    """Metrics of each run at its last epoch, and mean and deviation over the seeds of each row."""
+    rows: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    entries = []
+    for item in runs:
+        results = read_results(item.path / RESULTS)
+        rows.setdefault(item.row, []).append(results)
+        kept = {"choices": item.choices, "seed": results["seed"], "metrics": results["metrics"]}
+        entries.append({**kept, "wall_seconds": results["wall_seconds"]})
+    keys = [k for k in runs[0].choices if k != "seed"]
+    table = []
+    for row, all_results in rows.items():
+        values: dict[str, Any] = {}
+        for metric in ("knn_top1", "linear_top1", "untrained_knn_top1", "untrained_linear_top1"):
+            found = [r["metrics"][metric] for r in all_results if metric in r["metrics"]]
+            if found:
+                values[metric] = _mean_and_deviation(found)
+        seconds = _mean_and_deviation([r["wall_seconds"] for r in all_results])
+        table.append(
+            {
+                "choices": dict(zip(keys, row, strict=True)),
+                "seeds": [r["seed"] for r in all_results],
+                "metrics": values,
+                "wall_seconds": seconds,
+            }
+        )
+    return {"table": table, "runs": entries}
+
+
+def table_text(report: Mapping[str, Any]) -> str:
+    """Markdown table of a comparison."""
+    table = report["table"]
+    keys = list(table[0]["choices"])
+    lines = [
+        f"| {' | '.join([*keys, 'seeds', *_METRICS.values(), 'seconds'])} |",
+        "|" + "---|" * (len(keys) + len(_METRICS) + 2),
+    ]
+    untrained = table[0]["metrics"]
+    if any(f"untrained_{m}" in untrained for m in _METRICS):
+        cells = [_percent(untrained.get(f"untrained_{m}")) for m in _METRICS]
+        lines.append(f"| {' | '.join(['untrained', *[''] * len(keys), *cells, ''])} |")
+    for row in table:
+        cells = [*row["choices"].values(), ", ".join(map(str, row["seeds"]))]
+        cells += [_percent(row["metrics"].get(metric)) for metric in _METRICS]
+        lines.append(f"| {' | '.join([*cells, format(row['wall_seconds']['mean'], '.0f')])} |")
+    note = "Last epoch on the validation split; mean ± standard deviation over the seeds."
+    return "\n".join([*lines, "", note])
+
+
+def _values(word: str) -> tuple[str, list[str]]:
+    """A word's key, and the values between its commas."""
+    key, _, value = word.partition("=")
+    if key in _PATHS or "," not in value:
+        return key, [value]
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        return key, [value]  # whatever reads it will say what is wrong
+    if not override.is_sweep_override():
+        return key, [value]
+    return key, [str(v) for v in override.sweep_string_iterator()]
+
+
+def _name(choices: Mapping[str, str]) -> str:
+    words = [v if k == "method" else f"{k.rpartition('.')[2]}{v}" for k, v in choices.items()]
+    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in w) for w in words)
+
+
+def _mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": deviation}
+
+
+def _percent(value: Mapping[str, float | None] | None) -> str:
+    if value is None or value["mean"] is None:
+        return "-"
+    deviation = "" if value["std"] is None else f" ± {100 * value['std']:.1f}"
+    return f"{100 * value['mean']:.1f}{deviation}"
+
+
+def _draw(runs: Sequence[Run], path: Path) -> None:
+    """What the lens read of the first run of each row."""
+    first = {", ".join(item.row) or "run": item for item in reversed(runs)}
+    readings = {
+        label: read_lens(item.path / LENS)
+        for label, item in reversed(first.items())
+        if (item.path / LENS).is_file()
+    }
+    if readings:
+        plot_lens(readings, path)

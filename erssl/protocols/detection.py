@@ -1,0 +1,247 @@
+"""``erssl detect``: detection and instance segmentation from a pretrained backbone."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from erssl.data.options import DataOptions
+from erssl.downstream.detection.coco_data import CocoData
+from erssl.downstream.detection.job import DetectionJob, DetectionOutcome
+from erssl.downstream.detection.recipes import DETECTRON2_GUIDE, Recipe, Schedule, scaled
+from erssl.downstream.detection.voc import VocData
+from erssl.errors import ConfigError, DataError, RunError
+from erssl.evaluation.fingerprints import weights_digest
+from erssl.evaluation.published import published
+from erssl.files import write_json
+from erssl.paths import user_path
+from erssl.protocols.classifier_training import naming_folder
+from erssl.protocols.detection_data import data_digests, read_data
+from erssl.protocols.evaluation import print_results
+from erssl.protocols.subject import Read, read_backbone, run_of, slug
+from erssl.protocols.trainer import make_loggers, quiet
+from erssl.run.directory import (
+    CONFIG,
+    ENVIRONMENT,
+    PREDICTIONS,
+    RESULTS,
+    RUN_DIR_VARIABLE,
+    RunDirectory,
+    environment,
+    make_results,
+)
+from erssl.run.report import write_evaluation_report
+from erssl.settings.detection import MAY_CHANGE, DetectSettings, read_detect
+from erssl.settings.evaluation import check_same_settings
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # images to train and to judge on
+_ROIS = 512  # of every recipe
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by what a detector on it finds."""
+    quiet()
+    detect(read_detect(words), Console())
+    return 0
+
+
+def detect(settings: DetectSettings, console: Console) -> dict[str, Any]:
+    """Fine-tune a detector and evaluate it.
+
+    Returns:
+        The content of ``results.json``; empty on every process but the first.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    began = time.perf_counter()
+    backend = find_backend(settings.backend)
+    read = read_backbone(settings)
+    require_resnet(read.backbone, read.name)
+    schedule = scaled(
+        settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate
+    )
+    train, val = read_data(settings, _workers(settings))
+    folder = _folder(settings, read, train.name)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+
+    def say(line: str) -> None:
+        if first:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    digests = {"weights": weights_digest(read.backbone), **data_digests(settings, train, val)}
+    config = {**asdict(settings), "digests": digests}
+    if first:  # the other processes of torch's launcher come when it has begun
+        _open(settings, folder, config)
+        for line in (schedule.sentence, *train.notes, *val.notes):
+            say(line)
+    job = _job(settings, read, schedule, train, val, folder, say)
+    os.environ[RUN_DIR_VARIABLE] = str(folder)
+    try:
+        with naming_folder(folder):
+            outcome = backend(job)
+    finally:
+        os.environ.pop(RUN_DIR_VARIABLE, None)
+    if not first:
+        return {}
+    return _finish(settings, job, read, outcome, config, began, console)
+
+
+def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
+    """The function that trains and evaluates.
+
+    Raises:
+        ConfigError: If a package that it needs is not installed.
+    """
+    if name == "detectron2" and find_spec("detectron2") is None:
+        raise ConfigError(
+            "backend=detectron2 needs Detectron2, which is on no package index; install it as "
+            f"{DETECTRON2_GUIDE} says, or use backend=torchvision."
+        )
+    if find_spec("pycocotools") is None:
+        raise ConfigError(
+            "erssl detect needs pycocotools, which is not installed; run pip install "
+            "'erssl[detection]'."
+        )
+    module = importlib.import_module(f"erssl.downstream.detection.{name}_backend")
+    found: Callable[[DetectionJob], DetectionOutcome] = module.run
+    return found
+
+
+def require_resnet(backbone: nn.Module, name: str) -> None:
+    """Make sure that a detector can be built on the backbone.
+
+    Raises:
+        DataError: If it is no torchvision ResNet with its usual stem.
+    """
+    options = getattr(backbone, "architecture", None)
+    library, what = getattr(options, "library", None), getattr(options, "name", "another network")
+    if library != "torchvision" or getattr(options, "cifar_stem", False):
+        stem = " with the stem for small images" if library == "torchvision" else ""
+        raise DataError(
+            f"checkpoint={name} is {what}{stem}, and the detectors are built on a torchvision "
+            "ResNet with its 7x7 stem; name such a checkpoint, such as that of a resnet50."
+        )
+
+
+def _folder(settings: DetectSettings, read: Read, data: str) -> Path:
+    # processes that Lightning starts take a default name from the first
+    if named := settings.run_dir or os.environ.get(RUN_DIR_VARIABLE):
+        return user_path(named)
+    return Path("runs") / f"detect-{slug(read.name)}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _open(settings: DetectSettings, folder: Path, config: dict[str, Any]) -> None:
+    """Make the folder ready, or go on in it."""
+    if run_of(str(folder)) is not None:  # which overwrite=true would delete
+        raise RunError(f"run_dir={folder} holds a run of erssl pretrain; name a folder of its own.")
+    goes_on = settings.resume or settings.eval_only
+    run_dir = RunDirectory(folder, goes_on, settings.overwrite, resume_from=CONFIG)
+    if goes_on:
+        check_same_settings(folder / CONFIG, config, MAY_CHANGE)
+    else:
+        run_dir.write_config(config)
+
+
+def _job(
+    settings: DetectSettings,
+    read: Read,
+    schedule: Schedule,
+    train: CocoData | VocData,
+    val: CocoData | VocData,
+    folder: Path,
+    say: Callable[[str], None],
+) -> DetectionJob:
+    min_sizes, max_size, test_size = settings.sizes
+    statistics = {k: read.preprocessing.get(k) or default for k, default in _IMAGENET.items()}
+    return DetectionJob(
+        backbone=read.backbone,
+        preprocessing=statistics,
+        recipe=settings.chosen,
+        schedule=schedule,
+        train=train,
+        val=val,
+        folder=folder,
+        seed=settings.seed,
+        resume=settings.resume,
+        eval_only=settings.eval_only,
+        workers=_workers(settings),
+        device=settings.place,
+        devices=settings.devices,
+        min_sizes=min_sizes,
+        max_size=max_size,
+        test_size=test_size,
+        rois_per_image=settings.rois_per_image,
+        eval_period=settings.eval_period,
+        checkpoint_period=settings.checkpoint_period,
+        say=say,
+        loggers=partial(make_loggers, folder),
+    )
+
+
+def _workers(settings: DetectSettings) -> int:
+    return DataOptions(num_workers=settings.num_workers).workers
+
+
+def _finish(
+    settings: DetectSettings,
+    job: DetectionJob,
+    read: Read,
+    outcome: DetectionOutcome,
+    config: dict[str, Any],
+    began: float,
+    console: Console,
+) -> dict[str, Any]:
+    """Write results, images and report, and print them beside what is published."""
+    from erssl.downstream.detection.images import draw_predictions
+
+    notes = [job.schedule.sentence, *job.train.notes, *job.val.notes, *outcome.notes]
+    counts = {"train": job.train.counts, "val": job.val.counts}
+    about = " ".join(["Average precision after the last iteration, in [0, 1].", *notes])
+    surroundings = environment(job.device)
+    results = make_results(
+        protocol=f"{settings.chosen.data}_detection",
+        dataset=job.train.name,
+        method=read.name,
+        metrics=outcome.metrics,
+        seed=settings.seed,
+        config={**config, "counts": counts, **outcome.facts, "notes": notes},
+        environment=surroundings,
+        wall_seconds=time.perf_counter() - began,
+        published=_published(settings, read, job),
+    )
+    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS)
+    write_json(job.folder / ENVIRONMENT, surroundings)
+    write_evaluation_report(results, job.folder, [PREDICTIONS], about)
+    write_json(job.folder / RESULTS, results)
+    for note in outcome.notes:
+        job.say(note)
+    print_results(results, read.found, job.folder, console)
+    return results
+
+
+def _published(settings: DetectSettings, read: Read, job: DetectionJob) -> Any:
+    """Published numbers of the recipe, where it was followed on all of its data."""
+    recipe: Recipe = settings.chosen
+    followed = (recipe.min_sizes, recipe.max_size, recipe.test_size), _ROIS, None, None
+    said = settings.sizes, settings.rois_per_image, settings.iterations, settings.learning_rate
+    images = tuple(data.counts["images"] for data in (job.train, job.val))
+    if settings.backend != "detectron2" or said != followed or images != _WHOLE[recipe.data]:
+        return None
+    if recipe.data == "coco" and recipe.head == "box":  # published numbers are of Mask R-CNN
+        return None
+    setting = {"backbone": getattr(read.backbone.architecture, "name", None)}
+    if recipe.data == "voc":
+        return published("voc_detection", "voc07+12", iterations=recipe.iterations, **setting)
+    return published("coco_detection", "coco", head=recipe.neck, schedule=recipe.label, **setting)

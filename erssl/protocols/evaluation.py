@@ -1,0 +1,315 @@
+"""What the evaluation commands share: features, results and what is printed of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
+from erssl.errors import RunError
+from erssl.evaluation import Features, cached_features, confusion_matrix
+from erssl.evaluation.fingerprints import data_digest, weights_digest
+from erssl.evaluation.published import published
+from erssl.files import write_json, write_rows
+from erssl.models.architectures import architecture_label
+from erssl.paths import erssl_home, user_path
+from erssl.protocols.subject import Subject, run_of
+from erssl.run.directory import (
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    LAST_CHECKPOINT,
+    RESULTS,
+    RunDirectory,
+    environment,
+    make_results,
+)
+from erssl.run.launch import given_folder
+from erssl.run.plots import plot_confusion, plot_recall
+from erssl.run.report import published_lines, write_evaluation_report
+from erssl.settings.evaluation import (
+    EvaluationSettings,
+    FeatureSettings,
+    TrainingSettings,
+    check_same_settings,
+    resolved,
+)
+
+_CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}
+_PUBLISHED = 3  # groups of published numbers that are printed; the report has all
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an evaluation came to.
+
+    Attributes:
+        metrics: Values of each seed, in their order.
+        predicted: Class numbers (N_val,) of the first seed.
+    """
+
+    metrics: list[dict[str, float]]
+    predicted: Tensor
+
+
+class Evaluation:
+    """One evaluation: its images, its folder, its clock.
+
+    Attributes:
+        subject: What is judged.
+        datasets: The images.
+        path: The folder of the results.
+        facts: What else belongs into the record: digests, and the subset that was used.
+    """
+
+    def __init__(self, protocol: str, settings: EvaluationSettings, subject: Subject) -> None:
+        """Load the images; nothing is written yet.
+
+        Args:
+            protocol: Name of the command.
+            settings: What was asked for.
+            subject: What is judged.
+
+        Raises:
+            ConfigError: If processes that something else has started have no run_dir in common.
+            DataError: If the images cannot be used, or have no labels.
+        """
+        self.began = time.perf_counter()
+        self.protocol = protocol
+        self.settings = settings
+        self.subject = subject
+        self.path = self._folder()
+        self.datasets: Datasets = load_datasets(subject.data)
+        require_labels(subject.data, self.datasets)
+        self.facts: dict[str, Any] = {}
+
+    def open(self, **facts: Any) -> None:
+        """Make the folder ready, or go on in it.
+
+        Args:
+            **facts: What else belongs into the record, such as the subset that was used.
+
+        Raises:
+            ConfigError: If an evaluation that is resumed would change.
+            RunError: If the folder holds another one or a pretraining, or cannot be written to.
+        """
+        settings = self.settings
+        if run_of(str(self.path)) is not None:  # which overwrite=true would delete
+            raise RunError(
+                f"run_dir={self.path} holds a run of erssl pretrain; name a folder of its own for "
+                "the evaluation."
+            )
+        if self.path.name == CHECKPOINTS and (self.path.parent / CONFIG).is_file():
+            raise RunError(
+                f"run_dir={self.path} is the folder of checkpoints of a run, which goes with it; "
+                "name a folder of its own for the evaluation."
+            )
+        trains = isinstance(settings, TrainingSettings)
+        resume = isinstance(settings, TrainingSettings) and settings.resume
+        self.facts = facts | ({"digests": self._digests()} if trains else {})
+        config = self._config()
+        resumable = CONFIG if trains else LAST_CHECKPOINT
+        run_dir = RunDirectory(self.path, resume, settings.overwrite, resume_from=resumable)
+        if resume:
+            check_same_settings(self.path / CONFIG, config)
+        run_dir.write_config(config)
+
+    def _config(self) -> dict[str, Any]:
+        return {**resolved(self.settings, asdict(self.subject.data)), **self.facts}
+
+    def _digests(self) -> dict[str, str]:
+        """What seeds that are finished were trained and judged on, whatever its files are called.
+
+        The backbone is still as it was read.
+        """
+        data = self.datasets
+        images = {"training_images": data.train, "validation_images": data.val}
+        digests = {name: data_digest(each) for name, each in images.items()}
+        return {"weights": weights_digest(self.subject.backbone), **digests}
+
+    def _folder(self) -> Path:
+        if named := given_folder(self.settings.run_dir):
+            return named
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        name = f"{self.protocol}-{self.subject.slug}-{self.subject.data.name}-{stamp}"
+        return Path("runs") / name
+
+    def features(
+        self, options: FeatureSettings, device: torch.device, console: Console
+    ) -> tuple[Features, Features]:
+        """Features of training and validation images, from the cache as far as they are there."""
+        data = self.subject.data
+        transform = build_eval_transform(
+            data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
+        )
+        folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
+        both = []
+        for split, images in (("training", self.datasets.train), ("validation", _val(self))):
+            with _progress(console, f"features of {len(images)} {split} images") as update:
+                both.append(
+                    cached_features(
+                        self.subject.backbone.to(device),
+                        images,
+                        transform,
+                        cache_dir=folder if options.cache else None,
+                        preprocessing=data.preprocessing,
+                        dtype=options.features_dtype,
+                        batch_size=options.feature_batch_size,
+                        num_workers=data.workers,
+                        device=device,
+                        progress=update,
+                    )
+                )
+        return both[0], both[1]
+
+    def finish(
+        self,
+        judged: Judged,
+        device: torch.device,
+        console: Console,
+        **setting: Any,
+    ) -> dict[str, Any]:
+        """Write results and report, and print them beside what is published.
+
+        Args:
+            judged: What came out.
+            device: Where it was computed.
+            console: Where it is printed.
+            **setting: Of the protocol, by which published numbers are found.
+
+        Returns:
+            The content of ``results.json``.
+        """
+        data = self.subject.data
+        surroundings = environment(device)
+        results = make_results(
+            protocol=self.protocol,
+            dataset=data.name,
+            method=self.subject.name,
+            metrics=summarize(judged.metrics),
+            seed=self.settings.seed,
+            config=self._config(),
+            environment=surroundings,
+            wall_seconds=time.perf_counter() - self.began,
+            published=self._published(setting),
+        )
+        write_json(self.path / ENVIRONMENT, surroundings)
+        images = self._draw(judged.predicted) if self.settings.plots else []
+        write_evaluation_report(results, self.path, images)
+        write_json(self.path / RESULTS, results)
+        print_results(results, self.subject.found, self.path, console)
+        return results
+
+    def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """Published numbers of the same protocol, data set and backbone, where there are some."""
+        name = self.subject.data.name
+        classes = _CLASSES.get(name)
+        options = getattr(self.subject.backbone, "architecture", None)
+        if classes != self.datasets.num_classes or options is None:
+            return None  # a part of the data set, or another of the same name
+        if setting.get("mode") == "cached":
+            return None
+        label = architecture_label(options)
+        same = {label, label.rpartition("_patch")[0] or label, label.removesuffix("_224")}
+        groups = published(self.protocol, name) or []
+        kept = [
+            group
+            for group in groups
+            if group["setting"].get("backbone") in same
+            and all(group["setting"].get(k, v) == v for k, v in setting.items())
+        ]
+        return kept or None
+
+    def _draw(self, predicted: Tensor) -> list[str]:
+        """Confusion matrix and recall of each class, as images and tables."""
+        names = self.datasets.class_names
+        labels = val_labels(self.datasets)
+        one_hot = torch.nn.functional.one_hot(predicted, len(names)).float()
+        matrix = confusion_matrix(one_hot, labels, len(names))
+        recall = matrix.diagonal() / matrix.sum(dim=1).clamp_min(1)
+        counts = zip(names, matrix.tolist(), strict=True)
+        write_rows(
+            self.path / "confusion.csv", [("true", *names), *((name, *row) for name, row in counts)]
+        )
+        shares = zip(names, recall.tolist(), strict=True)
+        write_rows(self.path / "per_class.csv", [("class", "accuracy"), *shares])
+        plot_confusion(matrix, names, self.path / "confusion.png")
+        plot_recall(recall, names, self.path / "per_class.png")
+        return ["confusion.png", "per_class.png"]
+
+
+def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of the seeds, their standard deviation (n - 1), and each; one seed stands alone."""
+    if len(metrics) == 1:
+        return dict(metrics[0])
+    summary: dict[str, float] = {}
+    for name in metrics[0]:
+        values = [row[name] for row in metrics]
+        summary[name] = statistics.fmean(values)
+        summary[f"{name}_std"] = statistics.stdev(values)
+        summary |= {f"{name}_seed{i}": value for i, value in enumerate(values)}
+    return summary
+
+
+def print_results(results: Mapping[str, Any], found: str, path: Path, console: Console) -> None:
+    """What came out, and what is published for the same protocol."""
+    metrics = results["metrics"]
+    console.print(f"{results['method']}: {found}", highlight=False, markup=False, soft_wrap=True)
+    table = Table("metric", results["protocol"], box=None, pad_edge=False)
+    for name, value in metrics.items():
+        if name.endswith("_std") or "_seed" in name:
+            continue
+        form = ".0f" if name.endswith("epoch") else ".2%"
+        shown = f"{value:{form}}"
+        if f"{name}_std" in metrics:
+            shown += f" ± {metrics[f'{name}_std']:{form}}"
+        table.add_row(name, shown)
+    console.print(table)
+    lines = published_lines(results["published"])
+    for line in lines[:_PUBLISHED]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if len(lines) > _PUBLISHED:
+        console.print(f"{len(lines) - _PUBLISHED} more published settings are in the report.")
+    where = f"\nResults: {path} ({results['wall_seconds']:.0f} s)"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
+
+
+def best_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def val_labels(datasets: Datasets) -> Tensor:
+    """Class numbers (N_val,) of the validation images."""
+    from erssl.data import labels_of
+
+    assert datasets.val is not None  # Evaluation has made sure
+    return torch.from_numpy(labels_of(datasets.val))
+
+
+def _val(evaluation: Evaluation) -> Any:
+    return evaluation.datasets.val
+
+
+def _default_cache() -> Path:
+    return erssl_home() / "features"
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the standard error stream, where somebody is looking."""
+    seen = Console(stderr=True)
+    with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

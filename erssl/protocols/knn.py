@@ -1,0 +1,49 @@
+"""``erssl knn``: weighted nearest neighbours on frozen features."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from erssl.evaluation import Features, classification_metrics, knn_scores
+from erssl.protocols.evaluation import Evaluation, Judged, best_device
+from erssl.protocols.subject import read_subject
+from erssl.settings.evaluation import KnnSettings, read_protocol
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by its nearest neighbours."""
+    settings, about_data = read_protocol("knn", KnnSettings, words)
+    knn(settings, about_data, Console())
+    return 0
+
+
+def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+    """Classify the validation images by their neighbours among the training images.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    subject = read_subject(settings, about_data)
+    evaluation = Evaluation("knn", settings, subject)
+    k = min(settings.k, len(evaluation.datasets.train))  # more neighbours do not vote
+    evaluation.settings = settings = dataclasses.replace(settings, k=k)
+    evaluation.open()
+    device = best_device()
+    train, val = evaluation.features(settings, device, console)
+    classes = evaluation.datasets.num_classes
+    try:
+        bank, queries = (Features(*(t.to(device) for t in each)) for each in (train, val))
+        scores = knn_scores(bank, queries, classes, k, settings.temperature).cpu()
+    except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
+        scores = knn_scores(train, val, classes, k, settings.temperature)
+    judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
+    setting = {"k": k, "temperature": settings.temperature}
+    return evaluation.finish(judged, device, console, **setting)

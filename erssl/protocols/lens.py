@@ -1,0 +1,204 @@
+"""``erssl lens``: entropy and reconstruction of a checkpoint, or of several runs in one image."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from erssl.callbacks import ERLens
+from erssl.data import SSLDataModule
+from erssl.errors import ConfigError, DataError
+from erssl.files import write_json
+from erssl.methods import MultiViewMethod
+from erssl.models import load_backbone
+from erssl.models.foreign import load_branch
+from erssl.paths import user_path
+from erssl.protocols.build import build_method
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, make_results, read_lens
+from erssl.run.lens_figure import plot_lens
+from erssl.settings.compose import nearest
+from erssl.settings.keys import LENS_KEYS
+from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings
+
+_IMAGES = (".png", ".pdf", ".svg")
+_SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain
+Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+
+
+def run(words: Sequence[str]) -> int:
+    """Read a checkpoint, or draw what was read of several runs."""
+    console = Console()
+    own = dict(w.partition("=")[::2] for w in words if w.partition("=")[0] in LENS_KEYS)
+    rest = [w for w in words if w.partition("=")[0] not in LENS_KEYS]
+    folders = [w for w in rest if "=" not in w]
+    if folders:
+        extra = [w for w in words if "=" in w and not w.startswith("output=")]
+        if extra:
+            raise ConfigError(
+                "erssl lens draws run directories together with output= only; leave "
+                f"{extra[0]} out."
+            )
+        return draw(folders, user_path(own.get("output", "lens.png")), console)
+    for word in rest:
+        key = word.partition("=")[0]
+        if key.partition(".")[0] not in _SHARED:
+            raise ConfigError(f"The key {key} is unknown; {nearest(key, [*LENS_KEYS, *_SHARED])}")
+    if "checkpoint" not in own:
+        raise ConfigError("erssl lens needs checkpoint=<what to read>, or run directories.")
+    if own.get("on", "embedding") not in ("embedding", "features"):
+        raise ConfigError(f"on={own['on']} is unknown; choose embedding or features.")
+    if own.get("head_activation", "relu") not in ("relu", "gelu"):
+        raise ConfigError(
+            f"head_activation={own['head_activation']} is unknown; choose relu or gelu."
+        )
+    measure(own, rest, console)
+    return 0
+
+
+def draw(folders: Sequence[str], output: Path, console: Console) -> int:
+    """One image of what was read of several runs.
+
+    Raises:
+        ConfigError: If ``output`` is no image's name.
+        DataError: If one of them has no ``lens.csv``.
+    """
+    if output.suffix not in _IMAGES:
+        raise ConfigError(
+            f"output={output} must end in one of {', '.join(_IMAGES)} for an image of runs."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    runs = {}
+    for folder in folders:
+        file = user_path(folder) / LENS
+        if not file.is_file():
+            raise DataError(
+                f"There is no {LENS} in {folder}; name run directories of erssl pretrain, whose "
+                "lens was not switched off."
+            )
+        runs[_label(folder, folders)] = read_lens(file)
+        if not runs[_label(folder, folders)]:
+            raise DataError(f"{file} has no reading; leave {folder} out.")
+    if not plot_lens(runs, output):
+        raise DataError(
+            f"The {LENS} of {', '.join(folders)} have no quantity of the lens in common; name run "
+            "directories of erssl pretrain."
+        )
+    console.print(f"Drawn: {output}", highlight=False, markup=False)
+    return 0
+
+
+def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str, float]:
+    """Read the lens of one checkpoint, print it, and write it where ``output`` says.
+
+    Raises:
+        ErsslError: If the checkpoint cannot be read, or does not fit the images.
+    """
+    began = time.perf_counter()
+    path = user_path(own["checkpoint"])
+    if path.suffix == ".ckpt" and (path.parent.parent / CONFIG).is_file():
+        path, own = path.parent.parent, own | {"file": str(path)}  # a checkpoint of our own run
+    if user_path(own.get("output", "")).is_file():
+        raise ConfigError(f"output={own['output']} is a file; name a folder.")
+    trained_here = path.is_dir() and (path / CONFIG).is_file()
+    settings = run_settings(path, words) if trained_here else read_settings(words)[0]
+    if not trained_here and not any(w.startswith("data=") for w in words):
+        raise ConfigError(f"checkpoint={path} needs data=<what to read it on>.")
+    said = {word.partition("=")[0] for word in words}
+    module, embed, settings = _module(path, own, settings, trained_here, said)
+    options = settings.data
+    if options.pipeline == "device":  # would hold all images; the lens has lightly's views there
+        options = dataclasses.replace(options, pipeline="lightly")
+    data = SSLDataModule(options, 2, settings.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    probe = data.probe_views(settings.lens.probe_size)
+    lens = ERLens(probe, embed, kappas=settings.lens.kappas)
+    reading = lens.read(module.to(device).eval())
+    table = Table("quantity", "value", box=None, pad_edge=False)
+    for name, value in reading.items():
+        table.add_row(name, "collapsed" if value == -math.inf else f"{value:.4f}")
+    console.print(table)
+    headless = own.get("on") == "features" or path.suffix == ".safetensors"
+    what = "backbone features" if headless else "embeddings"
+    console.print(
+        f"\n{len(probe[0])} images of {settings.data.name} in two views, their {what}; "
+        "information in nats. What is a bound and what an estimate: docs/lens.md.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if "output" in own:
+        folder = user_path(own["output"])
+        folder.mkdir(parents=True, exist_ok=True)
+        results = make_results(
+            protocol="lens",
+            dataset=settings.data.name,
+            method=settings.method["name"] if trained_here else None,
+            metrics=reading,
+            seed=settings.seed,
+            config={**dataclasses.asdict(settings), **own},
+            environment=environment(device),
+            wall_seconds=time.perf_counter() - began,
+        )
+        write_json(folder / "lens.json", results)
+        console.print(f"Written: {folder / 'lens.json'}", highlight=False)
+    return reading
+
+
+def _module(
+    path: Path,
+    own: dict[str, str],
+    settings: PretrainSettings,
+    trained_here: bool,
+    said: set[str],
+) -> tuple[nn.Module, Embed | None, PretrainSettings]:
+    """The module to read, how to read it, and settings with its preprocessing."""
+    features = own.get("on") == "features"
+    if trained_here and not features:
+        file = Path(own.get("file", path / LAST_CHECKPOINT))
+        return _trained_method(file, settings), None, settings
+    if features or path.is_dir() or path.suffix == ".safetensors":
+        backbone = load_backbone(own["checkpoint"], own.get("arch"))
+        head: nn.Module = nn.Identity()
+    else:
+        backbone, head = load_branch(
+            own["checkpoint"],
+            own.get("arch"),
+            own.get("head_prefix", "projection_head."),
+            own.get("head_activation", "relu"),  # type: ignore[arg-type]
+        )
+    found: Any = backbone.preprocessing
+    kept = {k: v for k, v in found.items() if f"data.{k}" not in said}
+    data = dataclasses.replace(settings.data, **kept) if kept else settings.data
+    branch = nn.Sequential(backbone, nn.Flatten(), head)
+    return branch, branch, dataclasses.replace(settings, data=data)
+
+
+def _trained_method(file: Path, settings: PretrainSettings) -> MultiViewMethod:
+    """The method of a run as a checkpoint of it has it."""
+    try:
+        state = torch.load(file, "cpu", weights_only=True)["state_dict"]
+        probe = state["online_classifier.classification_head.weight"]
+        method = build_method(settings, num_classes=len(probe), batch_size=2)
+        method.load_state_dict(state)
+    except ConfigError:
+        raise
+    except Exception as error:  # torch's reader raises nearly anything on damaged files
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise DataError(
+            f"{file} is no checkpoint of this run ({reason}); on=features reads its backbone."
+        ) from error
+    return method
+
+
+def _label(folder: str, folders: Sequence[str]) -> str:
+    """The folder's own name, or the whole where two share it."""
+    name = Path(folder).name
+    return name if [Path(f).name for f in folders].count(name) == 1 else folder

@@ -1,0 +1,77 @@
+"""``erssl linear``: a linear classifier on a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from rich.console import Console
+
+from erssl.evaluation.linear_on_features import train_linear
+from erssl.protocols.classifier_training import (
+    is_finished,
+    keep_seed,
+    naming_folder,
+    read_seed,
+    seed_folder,
+    train_seeds,
+)
+from erssl.protocols.evaluation import Evaluation, Judged
+from erssl.protocols.subject import read_subject
+from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.settings.evaluation import LinearSettings, read_protocol
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by a linear classifier."""
+    quiet()
+    settings, about_data = read_protocol("linear", LinearSettings, words)
+    linear(settings, about_data, Console())
+    return 0
+
+
+def linear(settings: LinearSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+    """Train a linear layer on features, with random crops or on features taken once.
+
+    Returns:
+        The content of ``results.json``; empty on every process but the first.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    probe = probe_trainer(settings.trainer, settings.batch_size)
+    subject = read_subject(settings, about_data)
+    evaluation = Evaluation("linear", settings, subject)
+    if probe.is_global_zero:
+        evaluation.open()
+    if settings.mode == "cached":
+        if not probe.is_global_zero:
+            return {}  # one process is enough, and all would write to the same files
+        judged = _on_features(evaluation, settings, probe, console)
+    else:
+        judged = train_seeds(evaluation, settings, probe)
+    if not probe.is_global_zero:
+        return {}
+    # published numbers are of random crops, which features that are taken once do not have
+    return evaluation.finish(judged, probe.strategy.root_device, console, mode=settings.mode)
+
+
+def _on_features(
+    evaluation: Evaluation, settings: LinearSettings, probe: Trainer, console: Console
+) -> Judged:
+    device = probe.strategy.root_device
+    train, val = evaluation.features(settings, device, console)
+    metrics, predicted = [], torch.empty(0)
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        folder = seed_folder(evaluation.path, seed)
+        if not (settings.resume and is_finished(folder)):
+            classes = evaluation.datasets.num_classes
+            with naming_folder(evaluation.path):
+                result = train_linear(train, val, classes, settings, seed, device)
+                keep_seed(folder, result.history, result.scores)
+        row, found = read_seed(folder)
+        metrics.append(row)
+        predicted = found if seed == settings.seed else predicted
+    return Judged(metrics, predicted)

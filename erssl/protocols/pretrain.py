@@ -1,0 +1,251 @@
+"""``erssl pretrain``: config -> views -> backbone -> loss -> checkpoint -> weights -> results."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import Callback
+from rich.console import Console
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import nn
+
+from erssl.callbacks import (
+    CollapseGuard,
+    ERLens,
+    LiveProgress,
+    NonFiniteGuard,
+    OnlineKNN,
+    RunCheckpoint,
+    SeededSteps,
+    SignalWatch,
+)
+from erssl.data import SSLDataModule
+from erssl.errors import RunError
+from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
+from erssl.files import write_json
+from erssl.methods import MultiViewMethod
+from erssl.protocols.build import build_method
+from erssl.protocols.pretrain_results import finish, show_finished
+from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
+from erssl.run.checkpoint_files import Resumed
+from erssl.run.directory import (
+    CONFIG,
+    ENVIRONMENT,
+    LAST_CHECKPOINT,
+    LENS,
+    LENS_FIGURE,
+    METRICS,
+    RESULTS,
+    RUN_DIR_VARIABLE,
+    RunDirectory,
+    default_run_dir,
+    environment,
+    read_lens,
+)
+from erssl.run.faults import naming_run, restarted
+from erssl.run.launch import given_folder
+from erssl.run.lens_figure import plot_lens
+from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
+
+_MULTIRUN = ("--multirun", "-m")
+
+
+def run(words: Sequence[str]) -> int:
+    """Read the settings, train, print what came out."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    if set(words) & set(_MULTIRUN):
+        from erssl.protocols import compare
+
+        return compare.run([word for word in words if word not in _MULTIRUN])
+    settings, config, sources = read_sources(restarted(words))
+    pretrain(settings, config, Console(), sources)
+    return 0
+
+
+def pretrain(
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    console: Console,
+    sources: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Train a backbone as the settings say, and leave a run directory behind.
+
+    Args:
+        settings: The run.
+        config: Its resolved config, kept in the run directory.
+        console: Where the closing table goes.
+
+    Returns:
+        The content of ``results.json``; empty on every process but the first.
+
+    Raises:
+        ErsslError: If the run cannot be done; of what can be known before training, nothing has
+            been written then.
+    """
+    path = _run_directory(settings)
+    signals = SignalWatch(path)
+    with signals.installed(), naming_run(path):
+        return _pretrain(settings, config, sources or {}, path, signals, console)
+
+
+def _pretrain(
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    sources: Mapping[str, str],
+    path: Path,
+    signals: SignalWatch,
+    console: Console,
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    seed_everything(settings.seed, workers=True, verbose=False)
+    found = resumed(path) if settings.resume else None
+    probe = probe_trainer(settings.trainer, settings.batch_size)
+    data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
+    data.validate(probe.world_size)
+    method = build_method(settings, data.datasets.num_classes, data.batch_size)
+    first = probe.is_global_zero
+    os.environ[RUN_DIR_VARIABLE] = str(path)
+    try:
+        if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
+            return show_finished(path, console) if first else {}
+        callbacks = _callbacks(settings, data, path)
+        if first:
+            need_bytes = _least_bytes(method, settings.keep_checkpoints)
+            run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
+            run_dir.write_config(config, sources)
+            write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
+            if settings.resume and found is None:
+                console.print("There is no checkpoint yet, so the run begins at its first step.")
+            if data.datasets.skipped:
+                files_left_out = f"{len(data.datasets.skipped)} unreadable files are left out"
+                console.print(f"{files_left_out} of training.")
+        metrics = _train(settings, data, method, callbacks, path, probe, found, signals)
+        if not first:
+            return {}
+        seconds = time.perf_counter() - began
+        return finish(settings, config, method, metrics, run_dir, seconds, console)
+    finally:
+        os.environ.pop(RUN_DIR_VARIABLE, None)
+
+
+def _train(
+    settings: PretrainSettings,
+    data: SSLDataModule,
+    method: MultiViewMethod,
+    callbacks: list[Callback],
+    path: Path,
+    probe: Trainer,
+    found: Resumed | None,
+    signals: SignalWatch,
+) -> dict[str, float]:
+    """Measure, train, measure again; only the first process measures."""
+    device = probe.strategy.root_device
+    evaluation = settings.evaluation
+    if probe.world_size > 1 and device.type == "cuda":
+        # timm's, since torch's and so Lightning's would drop the activation of BatchNormAct2d
+        convert_sync_batchnorm(method)
+    metrics = {}
+    if probe.is_global_zero and evaluation.untrained:
+        metrics = _accuracy(method.backbone, data, evaluation, device, "untrained_")
+    kept = RunCheckpoint(path / LAST_CHECKPOINT, settings.checkpoint_every_n_steps, signals)
+    guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
+    callbacks = [*callbacks, SeededSteps(settings.seed), guard, LiveProgress(), kept]
+    keep = settings.keep_checkpoints
+    trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, found, keep)
+    checkpoint = None if found is None else found.path
+    try:
+        trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        signals.training_ends()
+        for lens in (c for c in callbacks if isinstance(c, ERLens)):
+            lens.on_train_end(trainer, method)  # which Lightning leaves out after the last epoch
+    finally:  # most of all where a collapse or an interruption ended it
+        if probe.is_global_zero and (path / LENS).is_file():
+            plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
+    if not all(bool(p.isfinite().all()) for p in method.backbone.parameters()):
+        raise RunError(
+            "Training diverged: the backbone's weights are not finite any more; lower "
+            f"optimizer.base_lr, and see {path / METRICS} for the step at which it began."
+        )
+    if not probe.is_global_zero:
+        return {}
+    logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
+    logged += ["val_online_cls_top1"] * data.datasets.labelled
+    return {
+        **_accuracy(method.backbone, data, evaluation, device),
+        **metrics,
+        **{name: kept.metrics[name] for name in logged if name in kept.metrics},
+    }
+
+
+def _run_directory(settings: PretrainSettings) -> Path:
+    """Path of the run directory."""
+    default = default_run_dir(settings.method["name"], settings.data.name)
+    return given_folder(settings.run_dir) or default
+
+
+def _least_bytes(method: nn.Module, keep: int) -> int:
+    """Weights, momentum, buffers, for each checkpoint that stays and one that is written."""
+    weights = sum(p.numel() * p.element_size() for p in method.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in method.buffers())
+    return (keep + 1) * (2 * weights + buffers)
+
+
+def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
+    callbacks: list[Callback] = []
+    evaluation = settings.evaluation
+    if data.measurable and evaluation.every_n_epochs:
+        callbacks.append(
+            OnlineKNN(
+                data.eval_dataloader("train"),
+                data.eval_dataloader("val"),
+                data.datasets.num_classes,
+                evaluation.every_n_epochs,
+                evaluation.knn_k,
+                evaluation.knn_temperature,
+            )
+        )
+    lens = settings.lens
+    if lens.probe_size != 0:
+        guard = CollapseGuard(stop=lens.on_collapse == "stop")
+        callbacks.append(
+            ERLens(
+                data.probe_views(lens.probe_size),
+                every_n_steps=lens.every_n_steps,
+                kappas=lens.kappas,
+                guard=None if lens.on_collapse == "ignore" else guard,
+                path=path / LENS,
+            )
+        )
+    return callbacks
+
+
+def _accuracy(
+    backbone: nn.Module,
+    data: SSLDataModule,
+    options: EvaluationOptions,
+    device: torch.device,
+    prefix: str = "",
+) -> dict[str, float]:
+    """kNN and linear accuracy of frozen features, or nothing where there are no labels."""
+    if not data.measurable:
+        return {}
+    backbone = backbone.to(device)
+    train, val = (
+        extract_features(backbone, data.eval_dataloader(split), device)
+        for split in ("train", "val")
+    )
+    classes = data.datasets.num_classes
+    knn = knn_accuracy(train, val, classes, options.knn_k, options.knn_temperature)
+    metrics = {f"{prefix}knn_top1": knn}
+    if options.linear:
+        metrics[f"{prefix}linear_top1"] = linear_accuracy(train, val)
+    return metrics

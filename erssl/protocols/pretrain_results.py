@@ -1,0 +1,92 @@
+"""The end of a pretraining: weights, report, results, and what is printed of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from erssl.errors import RunError
+from erssl.files import write_json
+from erssl.methods import MultiViewMethod
+from erssl.models import save_backbone
+from erssl.models.loading import WEIGHTS_FILE
+from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory, make_results
+from erssl.run.report import write_report
+from erssl.run.summary import read_results
+from erssl.settings.pretrain import PretrainSettings
+
+
+def finish(
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    method: MultiViewMethod,
+    metrics: Mapping[str, float],
+    run_dir: RunDirectory,
+    wall_seconds: float,
+    console: Console,
+) -> dict[str, Any]:
+    """Write weights, report and results, results last: they mark the run as finished."""
+    data = settings.data
+    weights = run_dir.path / WEIGHTS_FILE
+    save_backbone(method.backbone, weights, settings.backbone, data.preprocessing)
+    results = make_results(
+        protocol="pretrain",
+        dataset=data.name,
+        method=settings.method["name"],
+        metrics=metrics,
+        seed=settings.seed,
+        config=config,
+        environment=json.loads((run_dir.path / ENVIRONMENT).read_text(encoding="utf-8")),
+        wall_seconds=wall_seconds,
+    )
+    write_report(results, run_dir.path)
+    write_json(run_dir.path / RESULTS, results)
+    _print_summary(results, run_dir.path, console)
+    return results
+
+
+def show_finished(path: Path, console: Console) -> dict[str, Any]:
+    """Print and give the results of a run that came to its end.
+
+    Raises:
+        RunError: If they cannot be read.
+    """
+    try:
+        results = read_results(path / RESULTS)
+        console.print("The run is finished; there is nothing left to resume.")
+        _print_summary(results, path, console)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise RunError(
+            f"{path / RESULTS} is not what a run writes; start again with overwrite=true, or name "
+            "another run_dir."
+        ) from error
+    return results
+
+
+def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> None:
+    metrics = results["metrics"]
+    if "knn_top1" in metrics:
+        table = Table("backbone", "kNN top-1", "linear top-1", box=None, pad_edge=False)
+        for label, prefix in (("untrained", "untrained_"), (f"{results['method']}", "")):
+            values = [metrics.get(f"{prefix}{protocol}_top1") for protocol in ("knn", "linear")]
+            table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
+        console.print(table)
+    else:
+        console.print("There are no labelled validation images, so no accuracy was measured.")
+    console.print(
+        f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(
+        f'Next: see {path}/report.md; use the backbone with erssl.load_backbone("{path}").',
+        soft_wrap=True,
+        highlight=False,
+    )
+    if results["dataset"] == "digits":
+        console.print("Real images: erssl pretrain data=cifar10 data.download=true", soft_wrap=True)

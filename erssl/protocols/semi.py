@@ -1,0 +1,64 @@
+"""``erssl semi``: backbone and classifier trained on a part of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from erssl.data import labels_of, listed_subset, stratified_subset, subset_digest
+from erssl.data.labelled import Indices
+from erssl.files import write_text
+from erssl.protocols.classifier_training import require_pairs, train_seeds
+from erssl.protocols.evaluation import Evaluation
+from erssl.protocols.subject import read_subject, require_backbone
+from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.settings.evaluation import SemiSettings, read_protocol
+
+SUBSET = "subset.txt"
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by what few labels make of it."""
+    quiet()
+    settings, about_data = read_protocol("semi", SemiSettings, words)
+    semi(settings, about_data, Console())
+    return 0
+
+
+def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+    """Train backbone and linear layer on a subset of the training images.
+
+    The subset is kept as ``subset.txt``, the numbers of its images, with its SHA-256 in
+    ``config.yaml`` and ``results.json``.
+
+    Returns:
+        The content of ``results.json``; empty on every process but the first.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    probe = probe_trainer(settings.trainer, settings.batch_size)
+    subject = read_subject(settings, about_data)
+    require_backbone(subject, "semi")
+    evaluation = Evaluation("semi", settings, subject)
+    indices = choose(settings, evaluation)
+    share = len(indices) / len(evaluation.datasets.train)
+    evaluation.settings = settings = settings.with_rates(share)
+    require_pairs(settings, probe, len(indices))
+    if probe.is_global_zero:
+        evaluation.open(subset={"images": len(indices), "sha256": subset_digest(indices)})
+        write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
+    judged = train_seeds(evaluation, settings, probe, indices)
+    if not probe.is_global_zero:
+        return {}
+    return evaluation.finish(judged, probe.strategy.root_device, console, fraction=round(share, 3))
+
+
+def choose(settings: SemiSettings, evaluation: Evaluation) -> Indices:
+    """Numbers of the training images that may be used."""
+    images = evaluation.datasets.train
+    if settings.share is None:
+        return listed_subset(images, settings.fraction)
+    return stratified_subset(labels_of(images), settings.share, settings.subset_seed)

@@ -1,0 +1,194 @@
+"""What is judged: the backbone that ``checkpoint=`` names, and the images it is judged on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from rich.console import Console
+from torch import nn
+
+from erssl.data import DataOptions
+from erssl.errors import ConfigError, DataError
+from erssl.models import BackboneOptions, build_backbone, load_backbone, named_architecture
+from erssl.paths import user_path
+from erssl.run.directory import CONFIG
+from erssl.settings.evaluation import PIXELS, BackboneSettings, EvaluationSettings
+from erssl.settings.pretrain import read_settings, run_settings
+from erssl.yaml_text import read_settings_file
+
+_RANDOM = "random:"
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged.
+
+    Attributes:
+        backbone: In eval mode, with ``feature_dim``.
+        name: What tables call it.
+        found: One sentence on what was read.
+        data: The images, with the preprocessing that came with the weights.
+    """
+
+    backbone: nn.Module
+    name: str
+    found: str
+    data: DataOptions
+
+    @property
+    def slug(self) -> str:
+        """Its name as a part of a folder's."""
+        return slug(self.name)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A backbone that ``checkpoint=`` names.
+
+    Attributes:
+        backbone: In eval mode, with ``feature_dim``.
+        name: What tables call it.
+        found: One sentence on what was read.
+        preprocessing: What came with the weights; empty where nothing is known.
+    """
+
+    backbone: nn.Module
+    name: str
+    found: str
+    preprocessing: Mapping[str, Any]
+
+
+def read_backbone(settings: BackboneSettings) -> Read:
+    """Read a checkpoint, or build an untrained network.
+
+    Raises:
+        ErsslError: If it cannot be read.
+    """
+    checkpoint = str(settings.checkpoint)
+    if checkpoint.startswith(_RANDOM):
+        architecture, preprocessing = _architecture(checkpoint.removeprefix(_RANDOM), settings)
+        with isolate_rng(include_cuda=False):
+            torch.manual_seed(settings.seed)
+            backbone = build_backbone(architecture).eval()
+        found = f"random weights of {architecture.name}, seed {settings.seed}"
+        return Read(backbone, f"untrained {architecture.name}", found, preprocessing)
+    backbone = load_backbone(
+        checkpoint,
+        settings.arch,
+        allow_partial=settings.allow_partial,
+        layout=settings.layout,
+        prefix=settings.prefix,
+        weights=settings.weights,
+    )
+    run = run_of(checkpoint)
+    name = checkpoint if checkpoint.startswith("zoo:") else user_path(checkpoint).name
+    if run is not None:
+        name = f"{run_settings(run, []).method['name']}"
+    preprocessing_found: Any = backbone.preprocessing
+    _say(f"{checkpoint}: {backbone.report}")
+    return Read(backbone, name, str(backbone.report), preprocessing_found)
+
+
+def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Subject:
+    """Read the backbone, and decide what it is judged on.
+
+    A run is judged on its own images where nothing is said. Image size, channel statistics and
+    interpolation are those that came with the weights unless a word says otherwise.
+
+    Raises:
+        ErsslError: If the checkpoint cannot be read, or no data are named.
+    """
+    checkpoint = str(settings.checkpoint)
+    run = run_of(checkpoint.removeprefix(_RANDOM))
+    data = _data(checkpoint, run, list(about_data))
+    if checkpoint == PIXELS:
+        return Subject(_pixels(data), "raw pixels", "the pixels themselves", data)
+    read = read_backbone(settings)
+    data = _with_preprocessing(data, read.preprocessing, about_data)
+    return Subject(read.backbone, read.name, read.found, data)
+
+
+def _say(sentence: str) -> None:
+    """Print what was read before any work is done with it, on the first process alone."""
+    if all(os.environ.get(name, "0") in ("", "0") for name in _RANKS):
+        Console().print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def slug(name: str) -> str:
+    """A name as a part of a folder's."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name).strip("-")
+
+
+def run_of(checkpoint: str) -> Path | None:
+    """The run directory of ``erssl pretrain`` that a path lies in, if it does."""
+    path = user_path(checkpoint)
+    for folder in (path, path.parent, path.parent.parent):
+        try:
+            config: Any = read_settings_file(folder / CONFIG)
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict) and "method" in config and "optimizer" in config:
+            return folder if (path.is_file() or path == folder) else None
+    return None
+
+
+def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptions:
+    if run is not None:
+        return run_settings(run, about_data).data
+    if not any(word.startswith("data=") for word in about_data):
+        raise ConfigError(f"checkpoint={checkpoint} needs data=<what to judge it on>.")
+    return read_settings(about_data)[0].data
+
+
+def _with_preprocessing(
+    data: DataOptions, preprocessing: Any, about_data: Sequence[str]
+) -> DataOptions:
+    said = {word.partition("=")[0] for word in about_data}
+    return dataclasses.replace(
+        data, **{k: v for k, v in preprocessing.items() if f"data.{k}" not in said}
+    )
+
+
+def _architecture(
+    what: str, settings: BackboneSettings
+) -> tuple[BackboneOptions, Mapping[str, Any]]:
+    """Architecture and preprocessing of a file or a run, or an architecture by name."""
+    if not what:
+        raise ConfigError("checkpoint=random: needs an architecture or a run, as random:resnet50.")
+    if user_path(what).exists():
+        trained: Any = load_backbone(
+            what,
+            settings.arch,
+            layout=settings.layout,
+            prefix=settings.prefix,
+            weights=settings.weights,
+        )
+        return trained.architecture, trained.preprocessing
+    return named_architecture(what), {}
+
+
+def _pixels(data: DataOptions) -> nn.Module:
+    flatten = nn.Flatten()
+    flatten.feature_dim = 3 * data.image_size**2  # type: ignore[assignment]
+    return flatten
+
+
+def require_backbone(subject: Subject, command: str) -> None:
+    """Refuse what has no weights to train.
+
+    Raises:
+        DataError: If nothing in it can be trained.
+    """
+    if not list(subject.backbone.parameters()):
+        raise DataError(
+            f"{subject.name} has no weights, and erssl {command} trains the backbone; judge it by "
+            "erssl knn or erssl linear."
+        )

@@ -1,0 +1,116 @@
+"""Lightning's Trainer, its loggers and its checkpoints, as every training command uses them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from erssl.callbacks import ResumableCSVLogger
+from erssl.errors import ConfigError
+from erssl.run.checkpoint_files import Resumed, WholeCheckpointIO, newest_whole
+from erssl.run.directory import LAST_CHECKPOINT
+from erssl.run.launch import started_processes
+
+
+def quiet() -> None:
+    """Leave out what Lightning says about itself."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+
+
+def probe_trainer(trainer: Mapping[str, Any], batch_size: int) -> Trainer:
+    """A trainer that trains nothing, to learn which devices there are before any work.
+
+    Raises:
+        ConfigError: If the settings make no trainer, or the batch cannot be shared by the devices.
+    """
+    accelerator = trainer.get("accelerator")
+    other_gpu = accelerator == "gpu" and torch.backends.mps.is_available()
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available() and not other_gpu:
+        raise ConfigError(
+            f"trainer.accelerator={accelerator} but torch {torch.__version__} sees no CUDA device; "
+            "choose trainer.accelerator=cpu or auto, or check the driver."
+        )
+    try:
+        probe = Trainer(
+            **trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+    except Exception as error:  # whatever Lightning has to say against its own arguments
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"Lightning's Trainer refuses these trainer settings ({reason}); change trainer.*."
+        ) from error
+    started = started_processes()
+    if started > 1 and probe.world_size != started:  # each would take itself for the only one
+        raise ConfigError(
+            f"{started} processes were started but the trainer has {probe.world_size}; set "
+            "trainer.devices to those of a machine, trainer.num_nodes and trainer.strategy=ddp."
+        )
+    if batch_size % probe.world_size:
+        raise ConfigError(
+            f"batch_size={batch_size} cannot be shared by {probe.world_size} devices; "
+            "choose a multiple."
+        )
+    return probe
+
+
+def resumed(path: Path) -> Resumed | None:
+    """The checkpoint of a run directory to go on from; ``None`` where there is none.
+
+    Raises:
+        RunError: If none of those that are kept can be read.
+    """
+    return newest_whole(path / LAST_CHECKPOINT)
+
+
+def make_loggers(path: Path, resume_step: int | None) -> list[Logger]:
+    """``metrics.csv``, and TensorBoard's files where its package is installed."""
+    loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
+    # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
+    with contextlib.suppress(ModuleNotFoundError):
+        loggers.append(
+            TensorBoardLogger(path, "", "", default_hp_metric=False, purge_step=resume_step)
+        )
+    return loggers
+
+
+def make_trainer(
+    options: Mapping[str, Any],
+    path: Path,
+    epochs: int,
+    callbacks: Sequence[Callback],
+    found: Resumed | None,
+    keep: int = 1,
+    **more: Any,
+) -> Trainer:
+    """The trainer of a run in a directory.
+
+    Args:
+        options: Arguments of Lightning's.
+        path: The directory.
+        epochs: How long it trains.
+        callbacks: What is called.
+        found: The checkpoint that it goes on from.
+        keep: Checkpoints that stay.
+        **more: Further arguments of Lightning's.
+    """
+    return Trainer(
+        **options,
+        max_epochs=epochs,
+        logger=make_loggers(path, None if found is None else found.step),
+        callbacks=list(callbacks),
+        plugins=[WholeCheckpointIO(keep, found)],
+        enable_model_summary=False,
+        default_root_dir=path,
+        num_sanity_val_steps=0,
+        **more,
+    )

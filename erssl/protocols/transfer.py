@@ -1,0 +1,236 @@
+"""``erssl transfer``: eleven data sets, by logistic regression or by fine-tuning."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from erssl.data.options import DataOptions
+from erssl.downstream.transfer.datasets import (
+    TRANSFER_DATASETS,
+    TransferData,
+    check_images,
+    load_transfer,
+)
+from erssl.downstream.transfer.finetune import Point
+from erssl.downstream.transfer.results import Row, markdown, published_rows, write_table
+from erssl.downstream.transfer.splits import keep_splits
+from erssl.downstream.transfer.suite import Outcome, run_finetune, run_linear
+from erssl.downstream.transfer.transforms import preprocessing_of
+from erssl.errors import ConfigError
+from erssl.evaluation.fingerprints import weights_digest
+from erssl.evaluation.published import published
+from erssl.files import write_json
+from erssl.paths import erssl_home, user_path
+from erssl.protocols.evaluation import best_device
+from erssl.protocols.subject import Read, read_backbone, slug
+from erssl.protocols.trainer import quiet
+from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
+from erssl.run.directory import CONFIG, RESULTS, RunDirectory, environment, make_results
+from erssl.settings.evaluation import PIXELS, check_same_settings
+from erssl.settings.transfer import TransferSettings
+
+
+def run(words: Sequence[str]) -> int:
+    """Judge a backbone by what it is worth elsewhere."""
+    quiet()
+    settings, shares = read_shares(words)
+    transfer(settings, Console(), shares)
+    return 0
+
+
+def transfer(
+    settings: TransferSettings, console: Console, shares: Shares | None = None
+) -> list[dict[str, Any]]:
+    """Run the suite; every data set leaves its own ``results.json``, all together one table.
+
+    Args:
+        settings: The suite.
+        console: Where results and the table go.
+        shares: Does it side by side; ``None`` for one data set after another.
+
+    Returns:
+        The content of the ``results.json`` of each data set and seed; nothing where only points of
+        the grid were asked for.
+
+    Raises:
+        ErsslError: If it cannot be done. All data sets are opened before the first is computed on.
+    """
+    if settings.checkpoint == PIXELS:
+        raise ConfigError("checkpoint=pixels has no weights to transfer; name a backbone.")
+    read = read_backbone(settings)
+    config = {**asdict(settings), "weights": weights_digest(read.backbone)}
+    run_dir = _open_folder(settings, read, config)
+    folder = run_dir.path
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    keys = list(product(seeds, settings.names))
+    results = {key: done for key in keys if (done := finished(part_folder(folder, *key)))}
+    left = [key for key in keys if key not in results]
+    for key in left:
+        _check(settings, *key)
+    if not settings.resume:
+        run_dir.write_config(config)
+    if shares is not None:
+        shares.run(folder, left)
+    for key in left:
+        done = finished(part_folder(folder, *key)) or _one(settings, read, folder, *key, console)
+        if done is not None:
+            results[key] = done
+    if settings.points is not None:
+        points = f"Points {', '.join(map(str, settings.points))} of the grid are in {folder}"
+        sentence = f"{points}; choose among all, and test, with resume=true."
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        return []
+    ordered = [results[key] for key in keys]
+    if settings.table:
+        _show_table(settings, read, folder, ordered, console)
+    return ordered
+
+
+def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:
+    """The suite's folder, once what is in it agrees with what was asked for."""
+    if settings.run_dir is not None:
+        folder = user_path(settings.run_dir)
+    else:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        folder = Path("runs") / f"transfer-{settings.mode}-{slug(read.name)}-{stamp}"
+    run_dir = RunDirectory(folder, settings.resume, settings.overwrite, resume_from=CONFIG)
+    if settings.resume:
+        check_same_settings(folder / CONFIG, config, SHARED_OUT)
+    return run_dir
+
+
+def _check(settings: TransferSettings, seed: int, name: str) -> None:
+    """Find what is wrong with a data set before any is computed on."""
+    data = _load(settings, seed, name)
+    if settings.mode == "finetune" and settings.verify and seed == settings.seed:
+        check_images(data, DataOptions(num_workers=settings.num_workers).workers + 1)
+
+
+def _load(settings: TransferSettings, seed: int, name: str) -> TransferData:
+    root = user_path(str(settings.data_root))
+    return load_transfer(name, root, settings.download, seed, settings.partial_ok)
+
+
+def _one(
+    settings: TransferSettings, read: Read, folder: Path, seed: int, name: str, console: Console
+) -> dict[str, Any] | None:
+    """What a data set comes to; ``None`` where only points of the grid were asked for."""
+    began = time.perf_counter()
+    place = part_folder(folder, seed, name)
+    place.mkdir(parents=True, exist_ok=True)
+    data, device = _load(settings, seed, name), best_device()
+    splits = keep_splits(place, data)
+    outcome = _judge(settings, read, data, place, device, console)
+    if outcome is None:
+        return None
+    for note in outcome.notes:
+        console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
+    protocol = f"transfer_{settings.mode}"
+    facts = {"splits": splits, "counts": data.counts, "complete": data.complete}
+    results = make_results(
+        protocol=protocol,
+        dataset=name,
+        method=read.name,
+        metrics=outcome.metrics,
+        seed=seed,
+        config={**asdict(settings), **facts, **outcome.facts, "notes": outcome.notes},
+        environment=environment(device),
+        wall_seconds=time.perf_counter() - began,
+        published=published(protocol, name) if data.complete else None,
+    )
+    write_json(place / RESULTS, results)
+    metric = TRANSFER_DATASETS[name].metric
+    value = f"{name}: {outcome.metrics[metric]:.1%} ({metric})"
+    console.print(value, highlight=False)
+    return results
+
+
+def _judge(
+    settings: TransferSettings,
+    read: Read,
+    data: TransferData,
+    place: Path,
+    device: torch.device,
+    console: Console,
+) -> Outcome | None:
+    preprocessing = preprocessing_of(read.preprocessing)
+    workers = DataOptions(num_workers=settings.num_workers).workers
+    backbone = read.backbone.to(device)
+    if settings.mode == "finetune":
+        grid = settings.grid
+
+        def tell(number: int, point: Point) -> None:
+            shown = "diverged" if point.metric is None else f"{point.metric:.1%}"
+            of = f"{data.name}: {number + 1} of {len(grid.grid)}"
+            at = f"lr {point.learning_rate:g}, weight decay {point.weight_decay:g}"
+            console.print(f"{of}, {at}: {shown}", highlight=False)
+
+        return run_finetune(
+            backbone,
+            data,
+            preprocessing,
+            grid,
+            place,
+            data.seed,
+            device,
+            workers,
+            settings.partial_ok,
+            tell,
+            settings.points,
+        )
+    home = user_path(settings.cache_dir) if settings.cache_dir else None
+    extraction = {
+        "cache_dir": (home or erssl_home() / "features") if settings.cache else None,
+        "dtype": settings.features_dtype,
+        "batch_size": settings.feature_batch_size,
+        "num_workers": workers,
+    }
+    return run_linear(
+        backbone,
+        data,
+        preprocessing,
+        extraction,
+        device,
+        settings.partial_ok,
+        settings.tolerance,
+        settings.max_iter,
+    )
+
+
+def _show_table(
+    settings: TransferSettings,
+    read: Read,
+    folder: Path,
+    results: Sequence[Mapping[str, Any]],
+    console: Console,
+) -> None:
+    """The table, among the published rows."""
+    rows = [_ours(read.name, results), *published_rows(settings.mode)]
+    write_table(folder, rows, settings.names, settings.mode)
+    console.print(f"\n{markdown(rows, settings.names)}", highlight=False, markup=False)
+    console.print(f"\nResults: {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _ours(name: str, results: Sequence[Mapping[str, Any]]) -> Row:
+    """Mean of the seeds and their deviation, in per cent."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        metric = TRANSFER_DATASETS[result["dataset"]].metric
+        found.setdefault(result["dataset"], []).append(100 * result["metrics"][metric])
+    parts = [r["dataset"] for r in results if not r["config"]["complete"]]
+    return Row(
+        name,
+        {dataset: statistics.fmean(values) for dataset, values in found.items()},
+        {d: statistics.stdev(values) for d, values in found.items() if len(values) > 1},
+        published=False,
+        incomplete=list(dict.fromkeys(parts)),
+    )

@@ -1,0 +1,116 @@
+"""What ends a run from outside, in one sentence that says how to go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch.distributed import DistError
+
+from erssl.errors import DataError, ErsslError, RunError
+from erssl.files import FAULTS_OF_PLACES
+from erssl.run.checkpoint_files import has_checkpoint
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT
+
+
+def own_sentence(error: ErsslError) -> str:
+    """The sentence of an error of ours, also where a loader process met it.
+
+    Such a process puts its traceback before.
+    """
+    sentence = str(error)
+    if sentence.startswith("Caught "):
+        return sentence.strip().splitlines()[-1].partition("Error: ")[2]
+    return sentence
+
+
+@contextmanager
+def naming_run(path: Path) -> Iterator[None]:
+    """Say of what ends a training how to go on with it.
+
+    Args:
+        path: The run directory.
+
+    Raises:
+        DataError: If an image could not be read.
+        RunError: If the disk is full, the folder cannot be written to, or a loader process or
+            another process of the run died.
+    """
+    try:
+        yield
+    except DataError as error:
+        if not has_checkpoint(path / LAST_CHECKPOINT):
+            raise
+        raise DataError(f"{own_sentence(error).rstrip('.')}; {_way_on(path)}.") from error
+    except ErsslError:
+        raise
+    except Exception as error:
+        if (what := _lost_loader(error)) is not None:
+            raise RunError(
+                f"A loader process {what}, often for want of memory (set data.num_workers to "
+                f"less); {_way_on(path)}."
+            ) from error
+        _name_others(error, path)
+        raise
+
+
+def _name_others(error: Exception, path: Path) -> None:
+    if isinstance(error, OSError):
+        if error.errno not in FAULTS_OF_PLACES:
+            return
+        place = error.filename2 or error.filename or path
+        raise RunError(
+            f"{error.strerror}: {place}; make room or see to its permissions, then {_way_on(path)}."
+        ) from error
+    if isinstance(error, RuntimeError) and _lost_process(error):
+        raise RunError(
+            f"Another process of the run is gone, or no longer answers ({_first_line(error)}); "
+            f"{_way_on(path)}."
+        ) from error
+
+
+def _lost_loader(error: BaseException | None) -> str | None:
+    """What happened to a loader process, if that is behind an error.
+
+    torch raises wherever the run is when the process dies, so that any library may have caught it
+    and raised something of its own; a connection that breaks is the one to that process.
+    """
+    broken = None
+    while error is not None:
+        if "DataLoader worker" in str(error) and isinstance(error, RuntimeError):
+            return str(error).splitlines()[0].partition("DataLoader worker ")[2].rstrip(". ")
+        broken = "is gone" if isinstance(error, ConnectionError) else broken
+        error = error.__cause__ or error.__context__
+    return broken
+
+
+def _lost_process(error: RuntimeError) -> bool:
+    """Whether a collective operation found another process gone."""
+    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, DistError) or any(sign in str(error) for sign in signs)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")[:200]
+
+
+def _way_on(path: Path) -> str:
+    if has_checkpoint(path / LAST_CHECKPOINT):
+        return f"go on from the last checkpoint with resume=true run_dir={path}"
+    return f"begin again with resume=true run_dir={path}"
+
+
+def restarted(words: Sequence[str]) -> list[str]:
+    """The words of a run, with ``resume=true`` where SLURM has put its job back into the queue.
+
+    SLURM starts the same command again, which would find a run in its own ``run_dir``.
+    """
+    count = os.environ.get("SLURM_RESTART_COUNT", "")
+    run_dir = dict(word.partition("=")[::2] for word in words).get("run_dir", "")
+    again = count.isdigit() and int(count) > 0 and bool(run_dir)
+    if not again or not (Path(run_dir).expanduser() / CONFIG).is_file():
+        return list(words)
+    own = ("resume", "overwrite")
+    return [*(w for w in words if w.partition("=")[0] not in own), "resume=true"]

@@ -1,0 +1,140 @@
+"""The report of a run or an evaluation: its table, its curves, how to do it again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from erssl.files import write_text
+from erssl.run.directory import LENS, LENS_FIGURE, METRICS, read_lens, read_metrics
+from erssl.run.plots import plot_curves
+
+
+def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
+    """Write ``report.md`` and ``curves.png``.
+
+    Args:
+        results: The content of ``results.json``.
+        run_dir: The run directory, which holds ``metrics.csv``.
+    """
+    file = run_dir / METRICS
+    curves = read_metrics(file) if file.is_file() else {}
+    drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
+    lens = (run_dir / LENS_FIGURE).is_file()
+    rows = [f"| {name} | {_shown(name, value)} |" for name, value in results["metrics"].items()]
+    lines = [
+        f"# {results['method']} on {results['dataset']}",
+        "",
+        f"`{results['environment']['command']}`",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *rows,
+        "",
+        "Accuracies, where there are some, are those of the last epoch on the validation split.",
+        "",
+        "![curves](curves.png)" if drawn else "The run was too short to log a curve.",
+        "",
+        *(["![entropy and reconstruction](lens.png)", ""] if lens else []),
+        *_headline(run_dir / LENS),
+        _how(results),
+    ]
+    write_text(run_dir / "report.md", "\n".join(lines) + "\n")
+
+
+def _headline(file: Path) -> list[str]:
+    """How far below the uniform density the lens read the entropy at last."""
+    last = (read_lens(file) or [{}])[-1] if file.is_file() else {}
+    if "nats_below_uniform_knn" not in last:  # written by an earlier version
+        return []
+    read = [
+        f"{_shown('', last[column])} {what}"
+        for column, what in (
+            ("nats_below_uniform_kde", "at most, in expectation (held-out kernel density)"),
+            ("nats_below_uniform_knn", "by an estimate (nearest neighbours)"),
+        )
+        if column in last
+    ]
+    return [
+        f"Entropy of the lens's embeddings at step {last['step']:.0f}, in nats below the uniform "
+        f"density, which is 0: {'; '.join(read)}. `train_nats_below_uniform` is that estimate on "
+        "a training batch.",
+        "",
+    ]
+
+
+_ACCURACIES = (
+    "Accuracies are those of the last epoch on the validation split; `best_on_val` chose its "
+    "epoch on that split."
+)
+
+
+def write_evaluation_report(
+    results: Mapping[str, Any],
+    folder: Path,
+    images: Sequence[str] = (),
+    about: str = _ACCURACIES,
+) -> None:
+    """Write the ``report.md`` of an evaluation.
+
+    Args:
+        results: The content of ``results.json``.
+        folder: Where it goes.
+        images: Names of images in that folder.
+        about: What the metrics are.
+    """
+    metrics = results["metrics"]
+    rows = [f"| {name} | {_shown(name, value)} |" for name, value in metrics.items()]
+    lines = [
+        f"# {results['protocol']}: {results['method']} on {results['dataset']}",
+        "",
+        f"`{results['environment']['command']}`",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *rows,
+        "",
+        about,
+        "",
+        *published_lines(results["published"]),
+        "",
+        *(line for name in images for line in (f"![{name}]({name})", "")),
+        _how(results),
+    ]
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
+
+
+def published_lines(published: Mapping[str, Any] | None) -> list[str]:
+    """Published numbers of the same protocol, each group in a line that says where it is from."""
+    lines = []
+    for group in published["groups"] if published else ():
+        metrics = list(dict.fromkeys(k for values in group["rows"].values() for k in values))
+        rows = []
+        for method, values in group["rows"].items():
+            numbers = (f"{values[k]:g}" if k in values else "-" for k in metrics)
+            rows.append(f"{method} {' / '.join(numbers)}")
+        unit = "per cent" if group["unit"] == "percent" else group["unit"]
+        setting = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in group["setting"].items())
+        note = f" {group['note']}" if "note" in group else ""
+        lines.append(
+            f"Published ({' / '.join(metrics)}, {unit}; {setting}; {group['source']}): "
+            f"{', '.join(rows)}.{note}"
+        )
+    return lines
+
+
+def _shown(name: str, value: float) -> str:
+    if value == -math.inf:
+        return "collapsed"
+    return f"{value:.0f}" if name.endswith("epoch") else f"{value:.4f}"
+
+
+def _how(results: Mapping[str, Any]) -> str:
+    environment = results["environment"]
+    versions = ", ".join(f"{name} {v}" for name, v in environment["packages"].items())
+    return (
+        f"Seed {results['seed']}; {results['wall_seconds']:.0f} s on {environment['device']}; "
+        f"Python {environment['python']}, {versions}. The resolved settings are in config.yaml."
+    )

@@ -1,0 +1,205 @@
+"""Many results in one table: Markdown, HTML, CSV, and a plot."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erssl.errors import DataError
+from erssl.paths import user_path
+from erssl.run.directory import RESULTS
+
+_COLUMNS = ("method", "protocol", "setting", "dataset", "seed")
+_METRICS = ("top1", "top5", "mean_per_class", "best_on_val_top1")  # the others: in the CSV file
+# What erssl pretrain measures at its end, by the beginning of the metric's name.
+_AT_THE_END = {
+    "knn_": ("{}", "kNN after training"),
+    "linear_": ("{}", "logistic regression after training"),
+    "untrained_knn_": ("{} before training", "kNN after training"),
+    "untrained_linear_": ("{} before training", "logistic regression after training"),
+}
+_TOLD = {  # by other columns, or of no account for the result
+    *("checkpoint", "data", "run_dir", "overwrite", "resume", "plots", "seed", "seeds", "cache"),
+    *("cache_dir", "data.root", "data.train_dir", "data.val_dir", "data.num_workers", "preset"),
+    *("mode", "fraction", "k", "epochs", "trainer.accelerator", "trainer.devices"),
+}
+_SETTING = ("preset", "mode", "fraction", "k", "epochs")
+_LARGEST = 1e100  # of a metric
+_KEYS = {"protocol", "dataset", "method", "metrics", "seed", "config", "environment"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Results side by side.
+
+    Attributes:
+        results: Contents of ``results.json`` files, in the order in which they were named.
+        folders: Where each lies.
+    """
+
+    results: tuple[Mapping[str, Any], ...]
+    folders: tuple[Path, ...]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Columns and metrics of each line; a pretraining has one for each of its readings."""
+        pairs = zip(self.results, self.folders, strict=True)
+        return [entry for result, folder in pairs for entry in _entries(result, folder)]
+
+    def header(self) -> list[str]:
+        """Names of the columns that some line has something in."""
+        held = {name for entry in self.entries for name, value in entry.items() if value != ""}
+        return [name for name in (*_COLUMNS, *_METRICS, "folder") if name in held]
+
+    def rows(self) -> list[list[str]]:
+        """Cells of the table, accuracies in per cent."""
+        return [
+            [
+                _percent(entry, name) if name in _METRICS else str(entry.get(name, ""))
+                for name in self.header()
+            ]
+            for entry in self.entries
+        ]
+
+    def markdown(self) -> str:
+        """The table in Markdown, with what is published for the same protocols."""
+        lines = [f"| {' | '.join(self.header())} |", "|" + "---|" * len(self.header())]
+        rows = ([cell.replace("|", "\\|") for cell in row] for row in self.rows())
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+        return "\n".join([*lines, "", _NOTE, "", *(f"- {line}" for line in self.published()), ""])
+
+    def html(self, image: str | None = None) -> str:
+        """The table as a page of its own."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.header())
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
+            for row in self.rows()
+        )
+        drawn = f'<p><img src="{html.escape(image)}" alt="accuracies"></p>\n' if image else ""
+        notes = "".join(f"<li>{html.escape(line)}</li>\n" for line in self.published())
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>erssl report'
+            f"</title>\n<style>{_STYLE}</style></head>\n<body><h1>Results</h1>\n"
+            f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n"
+            f"<p>{_NOTE}</p>\n<ul>\n{notes}</ul>\n{drawn}</body></html>\n"
+        )
+
+    def csv(self) -> str:
+        """Every metric of every line of the table, unrounded."""
+        entries = self.entries
+        names = list(dict.fromkeys(name for entry in entries for name in entry))
+        out = io.StringIO()
+        writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(entries)
+        return out.getvalue()
+
+    def published(self) -> list[str]:
+        """What is published for the same protocols, each once."""
+        from erssl.run.report import published_lines
+
+        lines = [line for r in self.results for line in published_lines(r.get("published"))]
+        return list(dict.fromkeys(lines))
+
+
+def collect(places: Iterable[str | Path]) -> Summary:
+    """Find the ``results.json`` of folders, or of the folders in them.
+
+    Raises:
+        DataError: If a place holds none, or one that cannot be read.
+    """
+    files: list[Path] = []
+    for place in places:
+        path = user_path(place)
+        found = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.rglob(RESULTS))
+        if not found:
+            raise DataError(
+                f"There is no {RESULTS} in {place}; name run directories, or a folder of them."
+            )
+        files += [file for file in found if file not in files]
+    return Summary(
+        tuple(read_results(file) for file in files), tuple(file.parent for file in files)
+    )
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """The content of a ``results.json``, whose values can be written and drawn.
+
+    Raises:
+        DataError: If it is not what a run writes.
+    """
+    from erssl.run.report import published_lines
+
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        if not (isinstance(content, dict) and content.keys() >= _KEYS):
+            raise ValueError("keys are missing")
+        if not all(isinstance(content[key], dict) for key in ("metrics", "config", "environment")):
+            raise ValueError("metrics, config and environment are no groups of keys")
+        if not all(_is_number(value) for value in content["metrics"].values()):
+            raise ValueError("metrics are no numbers")
+        if not isinstance(content["config"].get("evaluation", {}), dict):
+            raise ValueError("config.evaluation is no group of keys")
+        if not all(isinstance(content[key], str | None) for key in ("method", "dataset")):
+            raise ValueError("method and dataset are no names")
+        published_lines(content.get("published"))
+        json.dumps(content, ensure_ascii=False).encode()  # half a character cannot be written
+        return dict(content)
+    except (ValueError, OSError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{file} is not what a run writes ({type(error).__name__}: {error}); delete it, or "
+            "leave its folder out."
+        ) from error
+
+
+def _is_number(value: object) -> bool:
+    """Whether it can be drawn and written, which a whole number of 400 digits cannot."""
+    return isinstance(value, int | float) and not _LARGEST < abs(value) < math.inf
+
+
+def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    config, metrics = result["config"], result["metrics"]
+    common = {"dataset": result["dataset"], "seed": result["seed"], "folder": str(folder)}
+    common |= {"wall_seconds": result.get("wall_seconds", "")}
+    if result["protocol"] == "pretrain":
+        found = []
+        for prefix, (name, protocol) in _AT_THE_END.items():
+            own = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+            method = name.format(result["method"])
+            k = config.get("evaluation", {}).get("knn_k")
+            said = f"k={k}" if "knn" in prefix and k is not None else ""
+            if own:
+                found.append(
+                    {"method": method, "protocol": protocol, "setting": said} | common | own
+                )
+        return found
+    words = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
+    command = str(result["environment"].get("command", "")).split()[2:]
+    words += [w for w in command if "=" in w and w.partition("=")[0] not in _TOLD]
+    said = " ".join(dict.fromkeys(words))
+    own = {"method": result["method"], "protocol": result["protocol"], "setting": said}
+    return [own | common | metrics]
+
+
+def _percent(entry: Mapping[str, Any], name: str) -> str:
+    if name not in entry:
+        return "-"
+    spread = entry.get(f"{name}_std")
+    return f"{100 * entry[name]:.2f}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+
+_NOTE = (
+    "Per cent, ± standard deviation over seeds where there are several; of the last epoch but for "
+    "best_on_val."
+)
+_STYLE = (
+    "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
+    "th,td{padding:.3em .8em;border-bottom:1px solid #ccc;text-align:left}"
+)

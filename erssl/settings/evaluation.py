@@ -1,0 +1,287 @@
+"""The settings of the evaluation commands: what may be said, and what it becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from omegaconf import OmegaConf
+from pytorch_lightning import Trainer
+
+from erssl.errors import ConfigError, RunError
+from erssl.evaluation.classifier import ClassifierOptions
+from erssl.settings.compose import Schema, compose_config, nearest, schema_from
+from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
+from erssl.yaml_text import read_settings_file
+
+PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
+# Beside what every command of ours keeps to itself: each process validates on all images, at the
+# end of an epoch.
+_OWN_TRAINER_KEYS = (
+    *(*OWN_TRAINER_KEYS, "use_distributed_sampler", "fast_dev_run", "overfit_batches", "barebones"),
+    *("limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval"),
+)
+# What ends a training within an epoch or before the last: an evaluation is all of its epochs.
+_LIMITS = ("max_steps", "max_time", "min_steps", "min_epochs", "limit_train_batches")
+# Of an evaluation that is resumed: where and how it runs, not what it computes.
+_MAY_CHANGE = (
+    *("resume", "overwrite", "run_dir", "plots", "cache", "cache_dir", "feature_batch_size"),
+    *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
+    *("trainer.strategy", "trainer.log_every_n_steps", "num_workers", "download"),
+)
+# Of what is judged and on what, which may change under the same name; after the words for it.
+_DIGESTS = {
+    "digests.weights": "The weights of checkpoint= are",
+    "digests.training_images": "The training images are",
+    "digests.validation_images": "The validation images are",
+    "digests.training_annotations": "The annotations to train on are",
+    "digests.validation_annotations": "The annotations to evaluate on are",
+    "subset.images": "The images of fraction= are",
+    "subset.sha256": "The images of fraction= are",
+}
+# What linear mode=cached takes of the trainer: the devices; it has a loop of its own.
+_CACHED_TRAINER = ("accelerator", "devices", "num_nodes", "strategy")
+_BETWEEN = math.sqrt(0.01 * 0.1)  # a share above it is nearer to ten per cent than to one
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSettings:
+    """What every command reads that judges a backbone."""
+
+    checkpoint: str | None
+    arch: str | None
+    layout: str | None
+    prefix: str | None
+    weights: str | None
+    allow_partial: bool
+    seed: int
+    run_dir: str | None
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no evaluation."""
+        if not self.checkpoint:
+            raise ConfigError(
+                "An evaluation needs checkpoint=<a run directory, a checkpoint, zoo:<name>, "
+                "random:<run or architecture>, or pixels>."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must lie in [0, 2**32) but is {self.seed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(BackboneSettings):
+    """What every evaluation reads: ``configs/evaluate.yaml``."""
+
+    preset: str
+    plots: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """How features are taken once: ``configs/features.yaml``."""
+
+    feature_batch_size: int
+    features_dtype: Literal["float32", "float16"]
+    cache: bool
+    cache_dir: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnSettings(EvaluationSettings, FeatureSettings):
+    """``configs/knn.yaml``."""
+
+    k: int
+    temperature: float
+
+    def __post_init__(self) -> None:
+        """Refuse values that no protocol takes."""
+        super().__post_init__()
+        if self.k < 1 or not 0 < self.temperature < math.inf:
+            raise ConfigError(
+                f"kNN needs k of at least 1 and temperature above 0 but has {self.k} and "
+                f"{self.temperature}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(ClassifierOptions, EvaluationSettings):
+    """What evaluations read that train: ``configs/training.yaml`` and the preset."""
+
+    seeds: int
+    resume: bool
+    trainer: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse values that train nothing."""
+        ClassifierOptions.__post_init__(self)
+        EvaluationSettings.__post_init__(self)
+        if not 1 <= self.seeds <= 2**32 - self.seed:
+            raise ConfigError(
+                f"seeds must be at least 1 and seed + seeds at most 2**32 but seeds={self.seeds}."
+            )
+        if self.resume and self.run_dir is None:
+            raise ConfigError("resume=true needs run_dir=<the evaluation to continue>.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSettings(TrainingSettings, FeatureSettings):
+    """``configs/linear.yaml``."""
+
+    mode: Literal["augmented", "cached"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemiSettings(TrainingSettings):
+    """``configs/semi.yaml``."""
+
+    fraction: str
+    subset_seed: int
+    one_percent: tuple[float, float]
+    ten_percent: tuple[float, float]
+    said_rates: tuple[float | None, float | None]
+
+    @property
+    def share(self) -> float | None:
+        """The fraction as a number; ``None`` where it names a file."""
+        try:
+            return float(self.fraction)
+        except ValueError:
+            return None
+
+    def with_rates(self, share: float) -> SemiSettings:
+        """The settings with the preset's rates of the nearer fraction, where none are said.
+
+        Args:
+            share: Part of the training images that is used.
+        """
+        preset = self.ten_percent if share > _BETWEEN else self.one_percent
+        pairs = zip(self.said_rates, preset, strict=True)
+        backbone_lr, head_lr = (own if own is not None else rate for own, rate in pairs)
+        return dataclasses.replace(self, backbone_lr=backbone_lr, head_lr=head_lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(TrainingSettings):
+    """``configs/finetune.yaml``."""
+
+
+S = TypeVar("S", bound=EvaluationSettings)
+
+
+def read_protocol(
+    protocol: str, settings_class: type[S], words: Sequence[str]
+) -> tuple[S, list[str]]:
+    """Settings of an evaluation, and the words about data, which the run may have a say in.
+
+    Args:
+        protocol: Name of the command and of its YAML file.
+        settings_class: What the settings become.
+        words: ``key=value`` words of the command line.
+
+    Raises:
+        ConfigError: If a key or value is unknown.
+    """
+    about_data = [w for w in words if w.partition("=")[0].partition(".")[0] == "data"]
+    own = [w for w in words if w not in about_data]
+    groups = {"preset": f"preset/{protocol}"}
+    if issubclass(settings_class, TrainingSettings):
+        groups["trainer"] = "trainer"
+    for word in own:
+        key = word.partition("=")[0].partition(".")[0]
+        known = {*_schema(settings_class), "data"}
+        if key not in known:
+            raise ConfigError(f"The key {key} is unknown; {nearest(key, known)}")
+        setting = word.partition("=")[0].removeprefix("trainer.")
+        if key == "trainer" and setting in _LIMITS:
+            raise ConfigError(
+                f"trainer.{setting} would leave out a part of the training, and an evaluation is "
+                "all of its epochs; set epochs, or stop it and go on with resume=true."
+            )
+    config = compose_config(protocol, own, lambda _: _schema(settings_class), groups)
+    if config.get("mode") == "cached":
+        _refuse_unread(own)
+    if settings_class is SemiSettings:
+        config["said_rates"] = (config["backbone_lr"], config["head_lr"])
+        config["backbone_lr"] = config["head_lr"] = 0.0  # until the share of the labels is known
+    if "crop_scale" in config:
+        config["crop_scale"] = tuple(config["crop_scale"])
+    return settings_class(**config), about_data
+
+
+def _refuse_unread(words: Sequence[str]) -> None:
+    for word in words:
+        key, _, rest = word.partition("=")[0].partition(".")
+        unread = key == "trainer" and rest and rest not in _CACHED_TRAINER
+        if unread or key in ("flip", "crop_scale"):
+            raise ConfigError(
+                f"{word.partition('=')[0]} does nothing with mode=cached, which trains on the "
+                "features of whole images; leave it out, or set mode=augmented."
+            )
+
+
+def _schema(settings_class: type[EvaluationSettings]) -> Schema:
+    schema = schema_from(settings_class)
+    if issubclass(settings_class, TrainingSettings):
+        schema["trainer"] = schema_from(Trainer, without=(*_OWN_TRAINER_KEYS, *_LIMITS))
+    if not issubclass(settings_class, (SemiSettings, FinetuneSettings)):
+        schema.pop("backbone_lr", None)  # frozen
+    if settings_class is FinetuneSettings:
+        schema["backbone_lr"] = float
+    if settings_class is SemiSettings:
+        schema["head_lr"] = float | None
+        schema.pop("said_rates")
+    return schema
+
+
+def check_same_settings(
+    file: Path, config: Mapping[str, Any], may_change: Sequence[str] = ()
+) -> None:
+    """Make sure that an evaluation goes on as it began.
+
+    Args:
+        file: The settings that it began with.
+        config: Those that it is resumed with.
+        may_change: Keys of the command that say where and how it runs, not what it computes.
+
+    Raises:
+        ConfigError: Naming the first key that differs.
+        RunError: If the file cannot be read.
+    """
+    try:
+        stored: Any = read_settings_file(file)
+        if not isinstance(stored, dict):
+            raise TypeError("it holds no settings")
+    except (ValueError, OSError, TypeError) as error:
+        raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
+    given = OmegaConf.to_container(OmegaConf.create(dict(config)))
+    before = {_key_of_today(key): value for key, value in flat(stored).items()}
+    now = flat(given)
+    if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
+        before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
+    for key in sorted({*before, *now}):
+        if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "
+                "that is resumed keeps its settings, so say the same, or name a new run_dir."
+            )
+    for key, what in _DIGESTS.items():
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{what} not what they were when the evaluation in {file.parent} began; name a new "
+                "run_dir, or start again with overwrite=true."
+            )
+
+
+def _key_of_today(key: str) -> str:
+    """A key of a ``config.yaml``, also of one that was written when images had another name."""
+    return key.replace("pictures", "images")
+
+
+def resolved(settings: EvaluationSettings, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as ``config.yaml`` has them."""
+    return {**dataclasses.asdict(settings), "data": dict(data)}

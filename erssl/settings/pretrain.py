@@ -1,0 +1,326 @@
+"""The settings of a pretraining run: what may be said, and what it becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning import Trainer
+
+from erssl.data import DataOptions, ViewOptions, default_options
+from erssl.errors import ConfigError, RunError
+from erssl.evaluation.lens_quantities import KAPPAS
+from erssl.methods import OptimizerOptions, get_method
+from erssl.models import BackboneOptions
+from erssl.paths import user_path
+from erssl.run.directory import CONFIG
+from erssl.settings.compose import (
+    FREE,
+    GROUPS,
+    Schema,
+    check_values,
+    compose_sources,
+    recipe_of,
+    schema_from,
+)
+from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
+
+# What the command itself gives to a method's constructor.
+# What the commands themselves give to the Trainer.
+OWN_TRAINER_KEYS = (
+    *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_progress_bar"),
+    *("enable_checkpointing", "enable_model_summary", "plugins", "profiler", "model_registry"),
+    *("sync_batchnorm", "num_sanity_val_steps"),
+)
+_OWN_METHOD_KEYS = (
+    *("batch_size_per_device", "num_classes", "backbone", "optimizer"),
+    *("channels_last", "compile"),
+)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is measured beside training.
+
+    Attributes:
+        knn_k: Neighbours of kNN (lightly's benchmarks: 200).
+        knn_temperature: Temperature of its votes (0.1; DINO: 0.07).
+        every_n_epochs: Epochs between points of the kNN curve; 0 for none.
+        linear: Fit logistic regression to the final features.
+        untrained: Measure the same backbone before training too.
+    """
+
+    knn_k: int = 200
+    knn_temperature: float = 0.1
+    every_n_epochs: int = 2
+    linear: bool = True
+    untrained: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that no protocol takes."""
+        if self.knn_k < 1 or not self.knn_temperature > 0 or self.every_n_epochs < 0:
+            raise ConfigError(
+                "evaluation needs knn_k of at least 1, knn_temperature above 0 and every_n_epochs "
+                f"of at least 0 but has {self.knn_k}, {self.knn_temperature} and "
+                f"{self.every_n_epochs}."
+            )
+
+
+@dataclass(frozen=True)
+class LensOptions:
+    """What the lens reads while a run goes on.
+
+    Attributes:
+        probe_size: Images whose two views are read; ``None`` takes 256, or all where there are
+            fewer; 0 for no lens.
+        every_n_steps: Steps between readings; ``None`` keeps them below 2 % of the training.
+        kappas: Concentrations at which the density is read.
+        on_collapse: What is done when entropy or rank is seen at its floor.
+    """
+
+    probe_size: int | None = None
+    every_n_steps: int | None = None
+    kappas: list[float] = field(default_factory=lambda: list(KAPPAS))
+    on_collapse: Literal["warn", "stop", "ignore"] = "warn"
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """A pretraining run; every field is a key of ``configs/pretrain.yaml``."""
+
+    method: dict[str, Any]
+    data: DataOptions
+    backbone: BackboneOptions
+    optimizer: OptimizerOptions
+    trainer: dict[str, Any]
+    evaluation: EvaluationOptions
+    lens: LensOptions
+    epochs: int
+    batch_size: int
+    seed: int
+    run_dir: str | None
+    resume: bool
+    overwrite: bool
+    channels_last: bool
+    compile: bool
+    checkpoint_every_n_steps: int | None = None
+    keep_checkpoints: int = 2
+    on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
+    save_nonfinite_batch: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no run."""
+        every = self.checkpoint_every_n_steps
+        if self.keep_checkpoints < 1 or (every is not None and every < 1):
+            raise ConfigError(
+                "keep_checkpoints and checkpoint_every_n_steps must be at least 1 but are "
+                f"{self.keep_checkpoints} and {every}."
+            )
+        for key, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed must be below 2**32 but is {self.seed}.")
+        if self.optimizer.warmup_epochs >= self.epochs:
+            raise ConfigError(
+                f"optimizer.warmup_epochs={self.optimizer.warmup_epochs} does not fit into "
+                f"epochs={self.epochs}; set optimizer.warmup_epochs to less."
+            )
+        if self.resume and self.run_dir is None:
+            raise ConfigError("resume=true needs run_dir=<the run to continue>.")
+
+
+def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
+    """Settings from words such as ``method=mveb``, and their fully resolved config.
+
+    See :func:`read_sources`.
+    """
+    settings, resolved, _ = read_sources(words)
+    return settings, resolved
+
+
+def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], dict[str, str]]:
+    """Settings from words, their resolved config, and where each of its values comes from.
+
+    A resumed run takes its settings from its own ``config.yaml``; words may repeat them, and may
+    change where it runs but not what it computes.
+
+    Returns:
+        The settings, nested plain values, and sources by dotted key, such as ``method simsiam``.
+
+    Raises:
+        ConfigError: If a key or value is unknown, or a resumed run would change.
+        RunError: If the ``config.yaml`` of a run to resume cannot be read.
+    """
+    config, sources = compose_sources("pretrain", words, _schema)
+    _fit_warmup(config, sources)
+    settings = _settings(config)
+    resolved = dataclasses.asdict(settings)
+    file = user_path(settings.run_dir or "") / CONFIG
+    if not settings.resume or not file.is_file():
+        return settings, resolved, _sources(resolved, sources)
+    stored, stored_sources = _read_config(file), comments_of(read_yaml_text(file))
+    said = {word.partition("=")[0] for word in words}
+    for key in said:
+        # A build before this one wrote no sources, and its recipes were others.
+        named_only = key == "experiment" and not stored_sources
+        _check_same(key, flat(resolved), flat(stored), named_only)
+    stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
+    for key in said & set(_MAY_CHANGE):
+        node, _, name = key.rpartition(".")
+        if node:
+            stored[node][name] = resolved[node][name]
+        stored_sources[key] = "override"
+    settings = _settings(stored)
+    return settings, dataclasses.asdict(settings), stored_sources
+
+
+def _fit_warmup(config: dict[str, Any], sources: dict[str, str]) -> None:
+    """Cut a warm-up that no override names and that the epochs have no room for to their tenth."""
+    optimizer, key = config["optimizer"], "optimizer.warmup_epochs"
+    warmup = optimizer.get("warmup_epochs", OptimizerOptions.warmup_epochs)
+    if sources.get(key) != "override" and warmup >= config["epochs"] > 0:
+        optimizer["warmup_epochs"] = round(config["epochs"] / 10)
+        sources[key] = f"a tenth of epochs, which {warmup} of {sources.get(key)} do not fit into"
+
+
+def _sources(resolved: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, str]:
+    """A source for every value; what no layer names is the default of what reads it."""
+    return {key: sources.get(key, "default") for key in flat(resolved)}
+
+
+def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
+    """Settings of a run directory; ``words`` may change what it is read on, not what it is.
+
+    Preprocessing and views stay those of the run unless a word says otherwise.
+
+    Raises:
+        ConfigError: If a word is wrong.
+        RunError: If the run's ``config.yaml`` cannot be read.
+    """
+    settings = _settings(_read_config(run_dir / CONFIG))
+    said = {word.partition("=")[0] for word in words}
+    if "backbone" in {key.partition(".")[0] for key in said}:
+        raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
+    own = settings.data
+    if "data" not in said:
+        places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
+        words = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *words]
+    composed, _ = read_settings(words)
+    data = own
+    if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
+        kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
+        data = dataclasses.replace(composed.data, **kept)
+    for key in said:
+        group, _, name = key.partition(".")
+        if group == "data" and name.startswith("views."):
+            view = name.removeprefix("views.")
+            views = dataclasses.replace(data.views, **{view: getattr(composed.data.views, view)})
+            data = dataclasses.replace(data, views=views)
+        elif group == "data" and name:
+            data = dataclasses.replace(data, **{name: getattr(composed.data, name)})
+    changes: dict[str, Any] = {"data": data}
+    if any(key.startswith("lens.") for key in said):
+        changes["lens"] = composed.lens
+    if "seed" in said:
+        changes["seed"] = composed.seed
+    return dataclasses.replace(settings, **changes)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        stored: Any = read_settings_file(file)
+        keys = {f.name: f.default for f in fields(PretrainSettings)}
+        optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
+        if isinstance(stored, dict):  # keys that came in after the run was started
+            stored = optional | stored
+        if not isinstance(stored, dict) or set(stored) != set(keys):
+            raise ConfigError("it is not what a run writes")
+        stored["method"] = recipe_of(stored["method"]["name"]).file.earlier | stored["method"]
+        check_values(stored, _schema(stored))
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise RunError(
+            f"{file} cannot be read ({reason}); start again with overwrite=true, or name another "
+            "run_dir."
+        ) from error
+    return stored
+
+
+def _settings(config: Mapping[str, Any]) -> PretrainSettings:
+    data_config = dict(config["data"])
+    views = dict(data_config.pop("views", {}))
+    data = default_options(**data_config)
+    if views:
+        views = {"recipe": data.views.recipe} | views
+        data = dataclasses.replace(data, views=ViewOptions(**views))
+    return PretrainSettings(
+        **{
+            **config,
+            "data": data,
+            "backbone": BackboneOptions(**config["backbone"]),
+            "optimizer": OptimizerOptions(**config["optimizer"]),
+            "evaluation": EvaluationOptions(**config["evaluation"]),
+            "lens": LensOptions(**config["lens"]),
+        }
+    )
+
+
+_MAY_CHANGE = (
+    *("run_dir", "resume", "overwrite", "data.num_workers", "trainer.accelerator"),
+    *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
+    *("lens.on_collapse", "lens.every_n_steps", "checkpoint_every_n_steps", "keep_checkpoints"),
+    *("on_nonfinite", "save_nonfinite_batch"),
+)
+
+
+def _check_same(
+    key: str, given: Mapping[str, Any], stored: Mapping[str, Any], named_only: bool = False
+) -> None:
+    """Refuse a word that says something else than the run's own config.
+
+    Args:
+        key: The word's.
+        given: What the words come to.
+        stored: What the run has.
+        named_only: Compare an experiment by its method, data set and length alone.
+    """
+    if key in _MAY_CHANGE:
+        return
+    if key == "experiment":
+        named = ["method.name", "data.name", "epochs", "batch_size", "data.views.n_local_views"]
+        under = named if named_only else list(given)
+    elif key in GROUPS:
+        under = [f"{key}.name"]
+    else:
+        under = [k for k in given if f"{k}.".startswith(f"{key}.")]
+    for name in under:
+        if name not in _MAY_CHANGE and stored.get(name) != given.get(name):
+            raise ConfigError(
+                f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
+                f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
+                "run_dir."
+            )
+
+
+def flat(node: Any, where: str = "") -> dict[str, Any]:
+    """Dotted keys and their values; lists and tuples alike."""
+    if isinstance(node, Mapping):
+        return {k: v for n in node for k, v in flat(node[n], f"{where}.{n}".strip(".")).items()}
+    return {where: list(node) if isinstance(node, (list, tuple)) else node}
+
+
+def _schema(config: Mapping[str, Any]) -> Schema:
+    """What the composed config may hold; the method's keys are those of its class."""
+    name = str(config["method"]["name"])
+    method = schema_from(get_method(name), without=_OWN_METHOD_KEYS)
+    backbone = schema_from(BackboneOptions) | {"options": FREE}
+    return schema_from(PretrainSettings) | {
+        "method": {"name": str, **method},
+        "data": schema_from(DataOptions),
+        "backbone": backbone,
+        "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
+    }
