@@ -117,7 +117,7 @@ def _pretrain(
     try:
         if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
             return show_finished(path, console) if first else {}
-        callbacks = _callbacks(settings, data, path)
+        callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
@@ -199,7 +199,9 @@ def _least_bytes(method: nn.Module, keep: int) -> int:
     return (keep + 1) * (2 * weights + buffers)
 
 
-def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
+def _callbacks(
+    settings: PretrainSettings, data: SSLDataModule, path: Path, compares_views: bool
+) -> list[Callback]:
     callbacks: list[Callback] = []
     evaluation = settings.evaluation
     if data.measurable and evaluation.every_n_epochs:
@@ -215,7 +217,10 @@ def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> l
         )
     lens = settings.lens
     if lens.probe_size != 0:
+        # a loss that compares no embeddings leaves them in a cone of few dimensions, and may
         guard = CollapseGuard(stop=lens.on_collapse == "stop")
+        if not compares_views:
+            guard.max_cosine, guard.min_rank_share = 1.0, 0.0
         callbacks.append(
             ERLens(
                 data.probe_views(lens.probe_size),
