@@ -277,6 +277,18 @@ class MultiViewMethod(LightningModule):
                 target.compile()
             self.add_module(f"target_{name}", target)
 
+    @torch.no_grad()
+    def reset_target(self) -> None:
+        """Make the target branch a copy of the online branch again."""
+        for name in self._with_target:
+            update_target(self.get_submodule(name), self.get_submodule(f"target_{name}"), 0.0)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the length of the schedule be that of the settings, which may have grown."""
+        for scheduler in checkpoint.get("lr_schedulers", ()):
+            for key in ("max_epochs", "warmup_epochs"):
+                scheduler.pop(key, None)
+
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Loss of a batch (views, labels, …) plus that of the online probe."""
         views, labels = batch[0], batch[1]

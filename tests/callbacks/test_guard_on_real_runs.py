@@ -53,6 +53,7 @@ def test_an_alarm_on_runs_that_collapse(name):
 @pytest.mark.parametrize("compares_views", [True, False])
 def test_a_loss_that_compares_no_embeddings_may_leave_them_in_a_cone(compares_views):
     settings = SimpleNamespace(
+        freeze_epochs=0,
         evaluation=SimpleNamespace(every_n_epochs=0),
         lens=SimpleNamespace(probe_size=8, every_n_steps=None, kappas=[10], on_collapse="warn"),
     )
