@@ -33,9 +33,12 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> d
     """
     subject = read_subject(settings, about_data)
     evaluation = Evaluation("knn", settings, subject)
-    k = min(settings.k, len(evaluation.datasets.train))  # more neighbours do not vote
+    asked = settings.k
+    k = min(asked, len(evaluation.datasets.train))
     evaluation.settings = settings = dataclasses.replace(settings, k=k)
-    evaluation.open()
+    if k < asked:
+        console.print(f"k={asked} is cut to k={k}, the number of training images.", highlight=False)
+    evaluation.open(console)
     device = best_device()
     train, val = evaluation.features(settings, device, console)
     classes = evaluation.datasets.num_classes
@@ -45,5 +48,4 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> d
     except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
         scores = knn_scores(train, val, classes, k, settings.temperature)
     judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
-    setting = {"k": k, "temperature": settings.temperature}
-    return evaluation.finish(judged, device, console, **setting)
+    return evaluation.finish(judged, device, console, k=k, temperature=settings.temperature)
