@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from erssl.entropy import sphere_log_area
 from erssl.run.directory import LENS, read_lens, read_metrics
 
 RESULTS = Path(__file__).parent / "results"
+DIM = 256  # of the projections
 COMMON = (
     *("data=imagefolder", "data.image_size=32", "data.views.recipe=cifar", "data.verify=false"),
     *("backbone=resnet10_small", "channels_last=true", "optimizer=sgd"),
-    *("method.projection_hidden_dim=512", "method.projection_dim=256", "evaluation.knn_k=200"),
+    *("method.projection_hidden_dim=512", f"method.projection_dim={DIM}", "evaluation.knn_k=200"),
     "trainer.log_every_n_steps=10",
 )
 
@@ -45,11 +47,24 @@ def pretrain(
     subprocess.run([*command, f"run_dir={run_dir}"], check=True, env=variables)
 
 
+SMOOTHED = "entropy smoothed by κ = 10,\nnats below uniform"
+
+
+def drawn(run: dict[str, Any], metric: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a curve; an entropy less that of the uniform density."""
+    steps, values = zip(*run["curves"][metric], strict=True)
+    ceiling = sphere_log_area(DIM) if metric == "train_entropy" else 0.0
+    return list(steps), [value - ceiling for value in values]
+
+
 def summary(run_dir: Path, words: list[str]) -> dict[str, Any]:
     """Curves and results of a run, without what names this machine's folders."""
     results = json.loads((run_dir / "results.json").read_text())
     curves = read_metrics(run_dir / "metrics.csv")
-    kept = ("train_loss", "train_entropy", "train_alignment", "val_knn_top1")
+    kept = (
+        *("train_loss", "train_nats_below_uniform", "train_entropy", "train_alignment"),
+        "val_knn_top1",
+    )
     environment = {k: v for k, v in results["environment"].items() if k != "command"}
     lens = read_lens(run_dir / LENS) if (run_dir / LENS).is_file() else []
     return {

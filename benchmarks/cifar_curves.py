@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._runs import COMMON as CIFAR
-from benchmarks._runs import RESULTS, link_subset, pretrain, summary
-from erssl.run.directory import write_json
+from benchmarks._runs import RESULTS, SMOOTHED, drawn, link_subset, pretrain, summary
+from erssl.files import write_json
 
 COMMON = (*CIFAR, "batch_size=256", "seed=0", "evaluation.every_n_epochs=2")
 SPHERE_AUTO = ("method.geometry=sphere", "method.eta=auto")
@@ -75,7 +75,7 @@ def main() -> None:
 def table(report: dict[str, Any]) -> str:
     """Markdown table of what each run ended with."""
     lines = [
-        "| run | kNN | linear | entropy (nats, κ = 10) | alignment | seconds |",
+        "| run | kNN | linear | smoothed entropy | alignment | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for name, run in report["runs"].items():
@@ -85,7 +85,8 @@ def table(report: dict[str, Any]) -> str:
             lines.append(f"| untrained | {knn:.3f} | {linear:.3f} | | | |")
         lines.append(
             f"| {name} | {m['knn_top1']:.3f} | {m['linear_top1']:.3f} | "
-            f"{m['train_entropy']:.1f} | {m['train_alignment']:.3f} | {run['wall_seconds']:.0f} |"
+            f"{drawn(run, 'train_entropy')[1][-1]:.2f} | {m['train_alignment']:.3f} | "
+            f"{run['wall_seconds']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -102,12 +103,12 @@ def plot(report: dict[str, Any], path: Path) -> None:
     panels = (
         ("val_knn_top1", "kNN top-1"),
         ("train_alignment", "alignment (mean cosine)"),
-        ("train_entropy", "entropy, nats (κ = 10)"),
+        ("train_entropy", SMOOTHED),
     )
     for index, (metric, label) in enumerate(panels):
         axes = figure.add_subplot(1, 3, index + 1)
         for name, run in report["runs"].items():
-            steps, values = zip(*run["curves"][metric], strict=True)
+            steps, values = drawn(run, metric)
             setting, again, _ = name.partition(" seed ")
             style = "--" if again else "-"
             axes.plot(steps, values, style, color=colors[setting], linewidth=1.4, label=name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._runs import COMMON, RESULTS, link_subset, pretrain, summary
-from erssl.run.directory import write_json
+from erssl.files import write_json
 from erssl.run.plots import plot_results
 
 PRETRAIN = (

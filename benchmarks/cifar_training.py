@@ -24,7 +24,7 @@ from statistics import mean
 from benchmarks._runs import pretrain, summary
 from benchmarks._timing import device, result_file
 from erssl.data.options import default_options
-from erssl.run.directory import write_json
+from erssl.files import write_json
 
 EPOCHS, EVERY = 200, 5.0
 ON_GPU = ("trainer.precision=bf16-mixed", "channels_last=true", "trainer.benchmark=true")

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._runs import RESULTS
-from erssl.run.directory import read_metrics, write_json
+from erssl.files import write_json
+from erssl.run.directory import read_metrics
 
 SMALL = ("batch_size=2", "min_sizes=[96,128]", "max_size=192", "test_size=128", "rois_per_image=16")
 FINETUNE = (*SMALL, "iterations=200", "checkpoint_period=50", "learning_rate=0.005")

@@ -31,9 +31,10 @@ from benchmarks._timing import copy_rate, device, product_rate, result_file, syn
 from erssl.data import SSLDataModule, ViewOptions, build_views, default_options
 from erssl.data.views.draws import ViewSpec, read_view, streams
 from erssl.data.views.held import views_of_rows
+from erssl.files import write_json
 from erssl.methods import get_method
 from erssl.models import BackboneOptions, build_backbone
-from erssl.run.directory import environment, write_json
+from erssl.run.directory import environment
 
 DEVICE = device()
 ON_GPU = DEVICE.type == "cuda"

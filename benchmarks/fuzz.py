@@ -21,7 +21,8 @@ import hypothesis
 import torch
 
 from benchmarks._runs import RESULTS
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 from tests.fuzz import (
     test_annotations,
     test_checkpoints,

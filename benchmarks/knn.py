@@ -34,7 +34,8 @@ from torch import Tensor
 from benchmarks._runs import RESULTS
 from benchmarks._timing import product_rate
 from erssl.evaluation import Features, knn_accuracy, knn_scores
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 N, M, DIM, K, TEMPERATURE = 50_000, 10_000, 512, 200, 0.1
 CLASSES = (10, 1000)

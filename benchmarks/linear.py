@@ -32,7 +32,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks._timing import copy_rate, device, product_rate, result_file
 from erssl.evaluation import Features
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 N, HELD_OUT, DIM, CLASSES, SPREAD = 50_000, 10_000, 512, 10, 0.1
 EPOCHS, BATCH, REPEATS = 5, 256, 3

@@ -25,7 +25,8 @@ from torch import Tensor
 from benchmarks._timing import by_turns, device, in_own_process, peak_growth, result_file, seconds
 from benchmarks.losses import DIM, losses
 from erssl.entropy import kde_entropy, median_bandwidth, stein_score, vmf_log_normalizer
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 N, TENSOR_SIZES, ROUNDS = 4096, (512, 1024), 3
 MANY, MANY_DIM, KAPPA, CHECKED = 65_536, 128, 10.0, 64

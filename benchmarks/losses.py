@@ -22,8 +22,9 @@ from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
 from torch import Tensor
 
 from benchmarks._timing import by_turns, copy_rate, device, result_file, seconds
+from erssl.files import write_json
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss
-from erssl.run.directory import environment, write_json
+from erssl.run.directory import environment
 
 DIM, SIZES, ROUNDS = 2048, (256, 512, 1024, 2048, 4096, 8192), 5
 OUTPUTS, PROTOTYPE_SIZES = 65_536, (64, 256)

@@ -44,9 +44,10 @@ from benchmarks._trials import (
     table,
     wait_for_writing,
 )
+from erssl.files import write_json
 from erssl.methods import MultiViewMethod, available_methods
 from erssl.run.checkpoint_files import state_of
-from erssl.run.directory import environment, write_json
+from erssl.run.directory import environment
 
 KILLED = ("mocov2", "deepclusterv2", "mae")  # a queue and an EMA, k-means, random masks
 

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks._runs import COMMON, RESULTS, link_subset, pretrain, summary
+from benchmarks._runs import COMMON, RESULTS, SMOOTHED, drawn, link_subset, pretrain, summary
 from erssl.data.options import PIPELINES
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 SETTING = (*COMMON, "method=mveb", "method.target=shared", "batch_size=256", "epochs=10")
 DOUBLE = "float64 score"
@@ -84,12 +85,12 @@ def plot(runs: dict[str, Any], path: Path) -> None:
     panels = {
         "train_loss": "loss",
         "train_alignment": "alignment (mean cosine)",
-        "train_entropy": "entropy, nats (κ = 10)",
+        "train_entropy": SMOOTHED,
     }
     for place, (metric, label) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(1, 3, place)
         for name, run in runs.items():
-            steps, values = zip(*run["curves"][metric], strict=True)
+            steps, values = drawn(run, metric)
             setting, _, seed = name.partition(" seed ")
             style = ":" if name == DOUBLE else "-" if seed == "0" else "--"
             axes.plot(steps, values, style, color=colors[setting], linewidth=1.4, label=name)

@@ -39,9 +39,10 @@ from benchmarks._traffic import (
 )
 from erssl.entropy import discrete_entropy, entropy_from_score, stein_score
 from erssl.entropy.kde import kde_log_density
+from erssl.files import write_json
 from erssl.loss._score import own_scores
 from erssl.methods import get_method
-from erssl.run.directory import environment, write_json
+from erssl.run.directory import environment
 
 WORLDS = (2, 4)
 

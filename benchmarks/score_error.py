@@ -20,7 +20,8 @@ from scipy.stats import vonmises_fisher
 from torch import Tensor
 
 from erssl.entropy import stein_score
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 SEEDS = range(100, 105)
 DIMS, SIZES, KAPPAS_PER_DIM = (8, 32, 128), (256, 1024), (0.5, 2.0)

@@ -23,7 +23,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks._runs import RESULTS
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 ERSSL = (sys.executable, "-m", "erssl.cli.main")
 COMMANDS = {

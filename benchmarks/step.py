@@ -27,7 +27,8 @@ import torch
 
 from benchmarks._steps import CONTENDERS, SIZE, Plan, Setting, Worker
 from benchmarks._timing import copy_rate, product_rate, result_file
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 SETTINGS = (
     Setting("float32"),

@@ -40,7 +40,8 @@ from benchmarks._runs import RESULTS
 from erssl.downstream.transfer.linear_transfer import LAMBDAS
 from erssl.downstream.transfer.logistic import logistic_fits
 from erssl.evaluation import Features
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 N, HELD_OUT, DIM, CLASSES = 5000, 1000, 2048, 47
 FACTORS, INFORMATIVE, SPREAD, RANDOM_LABELS = 256, 48, 0.62, 0.12

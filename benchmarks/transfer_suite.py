@@ -24,7 +24,8 @@ from typing import Any
 from benchmarks._runs import RESULTS, link_subset, pretrain, summary
 from benchmarks.cifar_evaluation import PRETRAIN
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 DATASETS = ("caltech101", "cars", "cifar10", "cifar100", "dtd", "food", "pets", "sun397", "voc2007")
 COMMON = (f"datasets=[{','.join(DATASETS)}]", "partial_ok=true", "num_workers=1")

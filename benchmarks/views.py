@@ -40,7 +40,8 @@ from erssl.data.folders import ImageFiles
 from erssl.data.views import fast
 from erssl.data.views.device import normalize
 from erssl.data.views.pipelines import make_pipeline
-from erssl.run.directory import environment, write_json
+from erssl.files import write_json
+from erssl.run.directory import environment
 
 BATCH, REPEATS, FILES = 32, 9, 16
 WIDTH, HEIGHT, QUALITY = 500, 375, 90

@@ -6,7 +6,6 @@ Detectron2 or torch.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from erssl.downstream.detection.coco_checks import (
     fault_of_box,
     fault_of_facts,
-    fault_of_segmentation,
+    fault_of_image,
     require_unique,
     some,
 )
@@ -26,6 +25,10 @@ from erssl.downstream.detection.coco_data import (
     CocoSource,
     Split,
 )
+from erssl.downstream.detection.coco_file import load_coco_file
+from erssl.downstream.detection.image_files import check_images
+from erssl.downstream.detection.masks import ReadMask, read_mask
+from erssl.downstream.detection.plausibility import remarks_on
 from erssl.errors import DataError
 
 __all__ = [
@@ -68,22 +71,27 @@ def read_coco(source: CocoSource, split: Split, masks: bool = True) -> CocoData:
         The split.
 
     Raises:
-        DataError: If a file is missing, the JSON is broken, or its entries contradict one another.
+        DataError: If a file is missing, the JSON is broken, its entries contradict one another, or
+            its boxes or masks as a whole are plainly of another convention.
     """
-    content = _load(source, split)
+    content = load_coco_file(source, split)
     file = source.annotations
     categories = _categories(content["categories"], file)
     numbers = {category: number for number, category in enumerate(categories)}
-    by_image = _group(content["annotations"], numbers, file, split, masks)
+    sizes = _sizes(content["images"], file)
+    by_image = _group(content["annotations"], numbers, sizes, file, split, masks)
     images = _images(content["images"], by_image, source, split)
     data = CocoData(source, split, images, tuple(categories), tuple(categories.values()))
     if not images:
         raise DataError(f"{file} lists no images to {_USE[split]} on; name another file.")
     if not data.training_images:
+        blank = data.counts["blank_masks"]
+        why = f" ({blank} have masks without a pixel)" if blank else ""
         raise DataError(
-            f"{file} has no object with a box to {_USE[split]} on; name a file with annotations."
+            f"{file} has no object with a box to {_USE[split]} on{why}; name a file with "
+            "annotations."
         )
-    return data
+    return data.with_remarks(remarks_on(data, content["categories"]))
 
 
 def check_same_categories(train: CocoData, val: CocoData) -> None:
@@ -106,58 +114,7 @@ def check_same_categories(train: CocoData, val: CocoData) -> None:
     )
 
 
-def check_images(data: Any, workers: int) -> None:
-    """Decode every image once.
-
-    Args:
-        data: ``CocoData``, or another reader's with ``images`` and ``name``.
-        workers: Threads to decode with.
-
-    Raises:
-        DataError: If one cannot be read.
-    """
-    from erssl.data.images import find_unreadable
-
-    faults = find_unreadable([image.path for image in data.images], workers)
-    if faults:
-        listed = some(f"{os.path.basename(path)}: {reason}" for path, reason in faults)
-        folder = os.path.dirname(faults[0][0])
-        raise DataError(
-            f"{len(faults)} of the {len(data.images)} images of {data.name} in {folder} cannot "
-            f"be read ({listed}); repair them, or remove them from the annotations."
-        )
-
-
 _USE = {"train": "train", "val": "evaluate"}
-
-
-def _load(source: CocoSource, split: str) -> dict[str, Any]:
-    file = source.annotations
-    if not source.images.is_dir():
-        raise DataError(
-            f"{source.images} is no folder of images; name it with {split}_images=<folder>, or "
-            "data_root= in the standard layout."
-        )
-    try:
-        if file.exists() and not file.is_file():  # a pipe would be waited for
-            raise DataError(f"{file} is no file; name the JSON file of the {split} split.")
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"{file} cannot be read ({error.strerror}); name the JSON file with "
-            f"{split}_annotations=<file>, or data_root= in the standard layout."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is broken JSON ({error}); download it again.") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(
-                f"{file} has no list {key!r}; it must be COCO's format of instances, with images, "
-                "annotations and categories."
-            )
-        if not all(isinstance(entry, dict) for entry in content[key]):
-            raise DataError(f"{file} has entries of {key!r} that are no objects; repair it.")
-    return content  # type: ignore[no-any-return]
 
 
 def _categories(entries: list[dict[str, Any]], file: Path) -> dict[int, str]:
@@ -168,9 +125,24 @@ def _categories(entries: list[dict[str, Any]], file: Path) -> dict[int, str]:
     return {e["id"]: str(e.get("name", e["id"])) for e in sorted(entries, key=lambda e: e["id"])}
 
 
+def _sizes(entries: list[dict[str, Any]], file: Path) -> dict[int, tuple[int, int]]:
+    """Height and width by the image's id."""
+    require_unique(entries, "images", file)
+    for entry in entries:
+        if fault := fault_of_image(entry):
+            raise DataError(f"The image with id {entry['id']} of {file} {fault}.")
+    return {entry["id"]: (entry["height"], entry["width"]) for entry in entries}
+
+
 def _group(
-    entries: list[dict[str, Any]], numbers: Mapping[int, int], file: Path, split: str, masks: bool
+    entries: list[dict[str, Any]],
+    numbers: Mapping[int, int],
+    sizes: Mapping[int, tuple[int, int]],
+    file: Path,
+    split: Split,
+    masks: bool,
 ) -> dict[int, list[CocoInstance]]:
+    """Objects by the id of their image."""
     require_unique(entries, "annotations", file)
     unknown = [e["id"] for e in entries if not _listed(e.get("category_id"), numbers)]
     if unknown:
@@ -181,29 +153,51 @@ def _group(
     faults: dict[str, list[int]] = {}
     grouped: dict[int, list[CocoInstance]] = {}
     for entry in entries:
-        fault = fault_of_box(entry)
-        unused = split == "train" and fault is None and min(entry["bbox"][2:]) <= 0
-        if fault is None and masks and not unused:
-            fault = fault_of_segmentation(entry)
-        fault = fault or fault_of_facts(entry)
-        if fault is not None:
-            faults.setdefault(fault, []).append(entry["id"])
-            continue
-        x, y, width, height = (float(v) for v in entry["bbox"])
-        instance = CocoInstance(
-            entry["id"],
-            (x, y, width, height),
-            numbers[entry["category_id"]],
-            entry.get("segmentation") if masks else None,
-            float(entry.get("area", width * height)),
-            bool(entry.get("iscrowd", 0)),
-        )
-        grouped.setdefault(entry.get("image_id", -1), []).append(instance)
+        image = entry.get("image_id", -1)
+        size = sizes.get(image) if isinstance(image, int) else None
+        try:
+            instance = _instance(entry, numbers, size if masks else None, split)
+        except ValueError as error:
+            faults.setdefault(str(error), []).append(entry["id"])
+        else:
+            grouped.setdefault(image, []).append(instance)
     for fault, ids in faults.items():
         raise DataError(
             f"{len(ids)} annotations of {file} {fault} (ids {some(ids)}); repair or remove them."
         )
+    if lost := [i for i in grouped if i not in sizes]:
+        count = sum(len(grouped[i]) for i in lost)
+        raise DataError(
+            f"{count} annotations of {file} name {len(lost)} images that it does not list (image "
+            f"ids {some(lost)}); repair it."
+        )
     return grouped
+
+
+def _instance(
+    entry: dict[str, Any], numbers: Mapping[int, int], size: tuple[int, int] | None, split: Split
+) -> CocoInstance:
+    """An object; its mask is read where the image's size is given.
+
+    Raises:
+        ValueError: If something is wrong with it, with the rest of a sentence.
+    """
+    if fault := fault_of_box(entry) or fault_of_facts(entry):
+        raise ValueError(fault)
+    x, y, width, height = (float(v) for v in entry["bbox"])
+    mask: ReadMask | None = None
+    if size is not None and not (split == "train" and min(width, height) <= 0):  # else not used
+        mask = read_mask(entry.get("segmentation"), *size)
+    return CocoInstance(
+        entry["id"],
+        (x, y, width, height),
+        numbers[entry["category_id"]],
+        None if mask is None else mask.segmentation,
+        float(entry.get("area", width * height)),
+        bool(entry.get("iscrowd", 0)),
+        0 if mask is None else mask.left_out,
+        mask is not None and mask.blank,
+    )
 
 
 def _listed(category: object, numbers: Mapping[int, int]) -> bool:
@@ -212,31 +206,22 @@ def _listed(category: object, numbers: Mapping[int, int]) -> bool:
 
 def _images(
     entries: list[dict[str, Any]],
-    instances: dict[int, list[CocoInstance]],
+    instances: Mapping[int, list[CocoInstance]],
     source: CocoSource,
-    split: str,
+    split: Split,
 ) -> tuple[CocoImage, ...]:
-    file = source.annotations
-    require_unique(entries, "images", file)
-    listed = {entry["id"] for entry in entries}
-    if lost := [i for i in instances if i not in listed]:
-        count = sum(len(instances[i]) for i in lost)
-        raise DataError(
-            f"{count} annotations of {file} name {len(lost)} images that it does not list (image "
-            f"ids {some(lost)}); repair it."
+    images = tuple(
+        CocoImage(
+            entry["id"],
+            source.images / entry["file_name"],
+            entry["width"],
+            entry["height"],
+            tuple(instances.get(entry["id"], ())),
         )
-    images = []
-    for entry in entries:
-        name, size = entry.get("file_name"), (entry.get("width"), entry.get("height"))
-        if not isinstance(name, str) or not all(isinstance(v, int) and v > 0 for v in size):
-            raise DataError(
-                f"The image with id {entry['id']} of {file} has no file_name, width and height; "
-                "add them."
-            )
-        found = tuple(instances.get(entry["id"], ()))
-        images.append(CocoImage(entry["id"], source.images / name, *size, found))
+        for entry in entries
+    )
     _require_files(images, source, split)
-    return tuple(images)
+    return images
 
 
 def _require_files(images: Iterable[CocoImage], source: CocoSource, split: str) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from erssl.downstream.detection.json_values import finite, whole
 from erssl.errors import DataError
 
 _NAMED = 5
-_NO_MASK = "have no mask, which Mask R-CNN is trained and judged on"
-_ODD = "have a polygon that is not three points (x, y) or more"
-_CODE = "have a run-length code that does not fit its size"
 
 
 def some(names: Iterable[object]) -> str:
@@ -30,8 +27,10 @@ def require_unique(entries: Sequence[dict[str, Any]], what: str, file: Path) -> 
         DataError: If one has none, or two have the same.
     """
     ids = [entry.get("id") for entry in entries]
-    if wrong := [i for i in ids if not isinstance(i, int) or isinstance(i, bool)]:
-        raise DataError(f"{len(wrong)} {what} of {file} have no whole number as id; add them.")
+    if wrong := [i for i in ids if not whole(i)]:
+        absent = wrong[0] is None
+        cause = "none at all; add them" if absent else f"but {wrong[0]!r:.40}; write whole numbers"
+        raise DataError(f"{len(wrong)} {what} of {file} have no whole number as id, {cause}.")
     if twice := [i for i, count in Counter(ids).items() if count > 1]:
         raise DataError(
             f"{len(twice)} ids of {what} in {file} occur more than once ({some(twice)}); give each "
@@ -42,7 +41,7 @@ def require_unique(entries: Sequence[dict[str, Any]], what: str, file: Path) -> 
 def fault_of_box(entry: dict[str, Any]) -> str | None:
     """What is wrong with the box of an annotation; one without area is not wrong."""
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_finite(v) for v in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(finite, box)):
         return "have no box of four finite numbers [x, y, width, height]"
     return None
 
@@ -55,39 +54,22 @@ def fault_of_facts(entry: dict[str, Any]) -> str | None:
     image, area, crowd = entry.get("image_id", -1), entry.get("area", 0.0), entry.get("iscrowd", 0)
     if not isinstance(image, int):
         return "have an image_id that is no whole number"
-    if not _finite(area):
+    if not finite(area):
         return "have an area that is no finite number"
     return None if isinstance(crowd, int) else "have an iscrowd that is neither 0 nor 1"
 
 
-def fault_of_segmentation(entry: dict[str, Any]) -> str | None:
-    """What is wrong with the mask of an annotation."""
-    mask = entry.get("segmentation")
-    if isinstance(mask, dict):
-        return None if _fits(mask) else _CODE
-    if not isinstance(mask, list) or not mask:
-        return _NO_MASK
-    sound = (
-        isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(_finite(v) for v in p)
-        for p in mask
-    )
-    return None if all(sound) else _ODD
-
-
-def _fits(code: dict[str, Any]) -> bool:
-    """Whether a run-length code covers the image that it names."""
-    size, counts = code.get("size"), code.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(v, int) for v in size):
-        return False
-    if isinstance(counts, str):  # compressed; its own reader checks it
-        return bool(counts)
-    if not isinstance(counts, list) or not all(isinstance(c, int) and c >= 0 for c in counts):
-        return False
-    return bool(sum(counts) == size[0] * size[1])
-
-
-def _finite(value: object) -> bool:
-    try:
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    except OverflowError:  # of a whole number that no float holds
-        return False
+def fault_of_image(entry: dict[str, Any]) -> str | None:
+    """What is wrong with an entry of the images."""
+    name: Any = entry.get("file_name")
+    sides: tuple[Any, Any] = (entry.get("width"), entry.get("height"))
+    if name is None or None in sides:
+        return "has no file_name, width and height; add them"
+    if not isinstance(name, str):
+        return f"has a file_name that is no text ({name!r:.40}); correct it"
+    if not all(whole(side) and side > 0 for side in sides):
+        return (
+            f"has width {sides[0]!r:.20} and height {sides[1]!r:.20}, which are no whole numbers "
+            "of pixels; write them as numbers, without quotes"
+        )
+    return None

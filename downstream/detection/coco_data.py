@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+Code: TypeAlias = dict[str, Any]  # size (height, width), and counts as compressed text
 Polygons: TypeAlias = list[list[float]]
 Split: TypeAlias = Literal["train", "val"]
 
@@ -34,17 +36,22 @@ class CocoInstance:
         id: The annotation's own.
         box: ``(x, y, width, height)`` in pixels, as in the file.
         label: Contiguous class number from 0.
-        segmentation: Polygons ``[[x0, y0, x1, y1, ...], ...]``, a run-length code, or ``None``.
+        segmentation: Polygons ``[[x0, y0, x1, y1, ...], ...]``, a compressed run-length code of the
+            image's size, or ``None`` where masks were not asked for.
         area: In square pixels: the file's, or the box's where it has none.
         crowd: Whether it stands for a group, which is evaluated with care and never trained on.
+        polygons_left_out: Of fewer than three points, beside those in ``segmentation``.
+        blank: Whether the mask has no pixel.
     """
 
     id: int
     box: tuple[float, float, float, float]
     label: int
-    segmentation: Polygons | dict[str, Any] | None
+    segmentation: Polygons | Code | None
     area: float
     crowd: bool
+    polygons_left_out: int = 0
+    blank: bool = False
 
     @property
     def empty(self) -> bool:
@@ -59,8 +66,8 @@ class CocoImage:
     Attributes:
         id: The image's own in the file.
         path: Its file.
-        width: In pixels.
-        height: In pixels.
+        width: In pixels, of the image turned upright by its EXIF orientation.
+        height: Likewise.
         instances: All that the file says, crowds and empty boxes too.
     """
 
@@ -72,8 +79,8 @@ class CocoImage:
 
     @property
     def trainable(self) -> tuple[CocoInstance, ...]:
-        """What a detector is trained on: no crowds, no boxes without area."""
-        return tuple(i for i in self.instances if not (i.crowd or i.empty))
+        """What a detector is trained on: no crowds, no boxes without area, no blank masks."""
+        return tuple(i for i in self.instances if not (i.crowd or i.empty or i.blank))
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class CocoData:
         images: All images of the file, in its order.
         category_ids: The data set's own id of each contiguous class number, rising.
         class_names: Name of each contiguous class number.
+        remarks: What else was noticed, one sentence each.
     """
 
     source: CocoSource
@@ -93,6 +101,11 @@ class CocoData:
     images: tuple[CocoImage, ...]
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    def with_remarks(self, remarks: Iterable[str]) -> CocoData:
+        """The same data, with more that was noticed."""
+        return replace(self, remarks=(*self.remarks, *remarks))
 
     @property
     def name(self) -> str:
@@ -114,12 +127,14 @@ class CocoData:
         """Numbers of images and instances, and of what is not trained on."""
         instances = [i for image in self.images for i in image.instances]
         return {
-            "pictures": len(self.images),
-            "pictures_without_objects": len(self.images) - len(self.training_images),
+            "images": len(self.images),
+            "images_without_objects": len(self.images) - len(self.training_images),
             "instances": len(instances),
             "crowds": sum(i.crowd for i in instances),
             "empty_boxes": sum(i.empty for i in instances),
             "run_length_masks": sum(isinstance(i.segmentation, dict) for i in instances),
+            "blank_masks": sum(i.blank for i in instances),
+            "polygons_left_out": sum(i.polygons_left_out for i in instances),
         }
 
     @property
@@ -139,9 +154,22 @@ class CocoData:
             said.append(
                 f"{counts['crowds']} crowd regions of {file} count neither as found nor as missed."
             )
-        if counts["pictures_without_objects"] and self.split == "train":
+        if counts["blank_masks"]:
+            use = (
+                "are left out of training, as in Detectron2"
+                if self.split == "train"
+                else "count as missed whatever is detected"
+            )
+            said.append(f"{counts['blank_masks']} masks of {file} have no pixel and {use}.")
+        if counts["polygons_left_out"]:
             said.append(
-                f"{counts['pictures_without_objects']} images of {file} have nothing to train on "
+                f"{counts['polygons_left_out']} polygons of {file} have fewer than three points or "
+                "half a point and are left out beside the good ones of their objects, as in "
+                "Detectron2."
+            )
+        if counts["images_without_objects"] and self.split == "train":
+            said.append(
+                f"{counts['images_without_objects']} images of {file} have nothing to train on "
                 "and are left out."
             )
-        return tuple(said)
+        return (*said, *self.remarks)

@@ -22,11 +22,12 @@ from erssl.downstream.detection.detectron2_config import (
 )
 from erssl.downstream.detection.detectron2_launch import launch
 from erssl.downstream.detection.detectron2_logs import logging_to
+from erssl.downstream.detection.finite import sentence_on
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
 from erssl.downstream.detection.weights import match
 from erssl.errors import ConfigError, RunError
+from erssl.files import write_json, write_text
 from erssl.models.export.detectron import detectron2_names, write_detectron2
-from erssl.run.directory import write_json, write_text
 
 FOLDER = "detectron2"  # below the run directory
 RESUME_FROM = f"{FOLDER}/{LAST}"  # without which there is nothing to resume
@@ -112,9 +113,11 @@ def _work(job: DetectionJob) -> None:
     finally:
         forget(names)
     if first:
-        from erssl.downstream.detection.detectron2_evaluation import metrics_of
+        from erssl.downstream.detection.detectron2_evaluation import metrics_of, not_finite
 
         metrics = metrics_of(results or {})
+        if rows := not_finite(results or {}):
+            notes = [*notes, sentence_on(rows)]
         write_json(folder / _RESULTS, {"metrics": metrics, "facts": facts, "notes": notes})
 
 
@@ -148,7 +151,8 @@ def _train(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
 
 
 def _evaluate(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
-    from erssl.downstream.detection.detectron2_trainer import Trainer, load_detector, logger
+    from erssl.downstream.detection.detectron2_checkpoints import load_detector
+    from erssl.downstream.detection.detectron2_trainer import Trainer, logger
 
     folder = Path(cfg.OUTPUT_DIR)
     done = first_iteration(folder, fingerprint(cfg, len(job.train.training_images)))

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from erssl.downstream.detection.coco import CocoData, CocoImage, CocoInstance
-from erssl.downstream.detection.evaluation import ground_truth
+from erssl.downstream.detection.evaluation import GROUND_TRUTH, ground_truth
 from erssl.downstream.detection.voc import VocData
 
 
@@ -50,8 +50,8 @@ def _about(data: CocoData | VocData) -> dict[str, Any]:
         "evaluator_type": "coco",
         "json_file": str(data.source.annotations),
         "image_root": str(data.source.images),
-        # what was read, in place of what the file says: a part of it, say, and numbered from 1
-        "ground_truth": ground_truth(data),
+        # what was read, in place of what the file says: masks that were checked, numbered from 1
+        GROUND_TRUTH: ground_truth(data),
         "thing_dataset_id_to_contiguous_id": numbers,
     }
 
@@ -75,14 +75,5 @@ def _annotation(instance: CocoInstance) -> dict[str, Any]:
         "iscrowd": 0,
     }
     if instance.segmentation is not None:
-        about["segmentation"] = _mask(instance.segmentation)
+        about["segmentation"] = instance.segmentation
     return about
-
-
-def _mask(segmentation: Any) -> Any:
-    """Polygons as they are, run-length codes compressed, which Detectron2 asks for."""
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        from pycocotools.mask import frPyObjects
-
-        return frPyObjects(segmentation, *segmentation["size"])
-    return segmentation

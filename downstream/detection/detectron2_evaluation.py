@@ -14,8 +14,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 
-from erssl.downstream.detection.evaluation import Kind, metric_names
-from erssl.run.directory import write_json
+from erssl.downstream.detection.evaluation import GROUND_TRUTH, Kind, metric_names
+from erssl.downstream.detection.finite import NOT_FINITE
+from erssl.downstream.detection.predictions import is_finite
+from erssl.files import write_json
 
 FOLDER = "inference"
 DRAWN = f"{FOLDER}/first_images.json"
@@ -48,7 +50,7 @@ class QuietCOCOEvaluator(COCOEvaluator):
         It keeps the number of the object that a prediction found and reads 0 as "none".
         """
         super().__init__(*arguments, **options)
-        truth = self._metadata.get("ground_truth")
+        truth = self._metadata.get(GROUND_TRUTH)
         if truth is not None:
             self._coco_api.dataset = truth
         for number, annotation in enumerate(self._coco_api.dataset["annotations"], start=1):
@@ -60,6 +62,16 @@ class QuietCOCOEvaluator(COCOEvaluator):
         """Metrics by task, in percent; empty on every process but the first."""
         with contextlib.redirect_stdout(io.StringIO()):
             return super().evaluate(img_ids)
+
+    def _eval_predictions(self, predictions: Any, img_ids: Any = None) -> None:
+        """Leave out what is not finite, which pycocotools counts as detected."""
+        kept = [{**p, "instances": [*filter(is_finite, p["instances"])]} for p in predictions]
+        lost = sum(len(p["instances"]) for p in predictions) - sum(
+            len(p["instances"]) for p in kept
+        )
+        super()._eval_predictions(kept, img_ids)
+        if lost:
+            self._results[NOT_FINITE] = {NOT_FINITE: float(lost)}
 
 
 class FirstImages(DatasetEvaluator):
@@ -111,6 +123,11 @@ def metrics_of(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         named = zip(metric_names(kind), percent, strict=False)  # VOC has the first three
         metrics |= {name: float(value) / 100 for name, value in named if math.isfinite(value)}
     return metrics
+
+
+def not_finite(results: Mapping[str, Mapping[str, float]]) -> int:
+    """How many outputs of the detector were not finite, by Detectron2's results."""
+    return int(results.get(NOT_FINITE, {}).get(NOT_FINITE, 0))
 
 
 def _plain(instances: Any) -> dict[str, Any]:

@@ -6,14 +6,17 @@ import json
 import logging
 import sys
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.data import DatasetFromList, DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluators
@@ -21,13 +24,12 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 
-from erssl.downstream.detection.detectron2_config import (
-    LAST,
-    SETTINGS,
-    fingerprint,
-    first_iteration,
-)
-from erssl.downstream.detection.detectron2_evaluation import make_evaluator
+from erssl.downstream.detection.coco_data import CocoImage
+from erssl.downstream.detection.detectron2_checkpoints import Checkpointer, Kept
+from erssl.downstream.detection.detectron2_config import SETTINGS, fingerprint, first_iteration
+from erssl.downstream.detection.detectron2_evaluation import make_evaluator, not_finite
+from erssl.downstream.detection.finite import NOT_FINITE, counting, sentence_on
+from erssl.downstream.detection.image_files import size_fault
 from erssl.downstream.detection.sampling import (
     BatchOrder,
     IterationSampler,
@@ -36,7 +38,7 @@ from erssl.downstream.detection.sampling import (
 )
 from erssl.downstream.detection.weights import MatchReport, backbone_weights, fill
 from erssl.errors import ConfigError, DataError
-from erssl.run.directory import write_text
+from erssl.files import write_text
 
 METRICS = "metrics.json"
 PERIOD = 20  # iterations from one row of metrics.json to the next, as in Detectron2 ...
@@ -94,12 +96,18 @@ class Trainer(DefaultTrainer):
         """Batches from the first iteration of this part of the run on."""
         return self._loader(cfg, self._first)
 
+    @classmethod
+    def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
+        """Images to evaluate on; complaints about one name it."""
+        mapper = _Prepare(DatasetMapper(cfg, False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
     def build_hooks(self) -> list[Any]:
         """Detectron2's hooks, repeatable ones where it has a choice."""
-        self.checkpointer = _Checkpointer(
+        self.checkpointer = Checkpointer(
             self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
-        self.checkpointer.add_checkpointable(SETTINGS, _Kept(self._settings))
+        self.checkpointer.add_checkpointable(SETTINGS, Kept(self._settings))
         without_workers = self.cfg.clone()
         without_workers.defrost()
         without_workers.DATALOADER.NUM_WORKERS = 0
@@ -155,6 +163,26 @@ class Trainer(DefaultTrainer):
         """COCO's or VOC's evaluation, and some predictions to draw."""
         return DatasetEvaluators(make_evaluator(cfg, dataset_name))
 
+    @classmethod
+    def test(cls, cfg: Any, model: Any, evaluators: Any = None) -> Any:
+        """Evaluate, and add the number of outputs that were not finite, where there were any.
+
+        Args:
+            cfg: Detectron2's config.
+            model: The detector.
+            evaluators: Those to use; ``None`` for :meth:`build_evaluator`'s.
+
+        Returns:
+            Results by task, of several data sets by data set.
+        """
+        with counting(_predictors(model)) as outputs:
+            results = super().test(cfg, model, evaluators)
+        rows = sum(comm.gather(outputs.rows)) + not_finite(results)
+        if rows and comm.is_main_process():
+            logger.warning(sentence_on(rows))
+            results[NOT_FINITE] = {NOT_FINITE: float(rows)}
+        return results
+
     def _loader(self, cfg: Any, first: int) -> Any:
         processes, rank, seed = comm.get_world_size(), comm.get_rank(), self._seed
         order = BatchOrder(self._wide, cfg.SOLVER.IMS_PER_BATCH, seed)
@@ -163,33 +191,15 @@ class Trainer(DefaultTrainer):
         return record_loader(records, sampler, cfg.DATALOADER.NUM_WORKERS)
 
 
-def load_detector(model: Any, path: str) -> None:
-    """Read a whole detector to evaluate it.
-
-    Args:
-        model: What Detectron2 built; changed in place.
-        path: The file, or an address that Detectron2 knows.
-
-    Raises:
-        DataError: If a weight found no partner.
-    """
-    _WholeCheckpointer(model).load(path)
-
-
-class _WholeCheckpointer(DetectionCheckpointer):
-    """Refuses what Detectron2 only logs."""
-
-    def _load_model(self, checkpoint: Any) -> Any:
-        found = super()._load_model(checkpoint)
-        wrong = [name for name, *_ in found.incorrect_shapes]
-        unmatched = [*found.missing_keys, *found.unexpected_keys, *wrong]
-        unmatched = [name for name in unmatched if not name.endswith("num_batches_tracked")]
-        if unmatched:
-            raise DataError(
-                f"{len(unmatched)} weights of the checkpoint or of the detector found no partner, "
-                f"such as {unmatched[0]}; evaluate it with the config that it was trained with."
-            )
-        return found
+def _predictors(model: Any) -> list[torch.nn.Module]:
+    """What gives scores, boxes and masks."""
+    names = (
+        "proposal_generator.rpn_head",
+        "roi_heads.box_predictor",
+        "roi_heads.mask_head.predictor",
+    )
+    parts = dict(getattr(model, "module", model).named_modules())
+    return [parts[name] for name in names if name in parts]
 
 
 def _check_loader(cfg: Any) -> None:
@@ -219,10 +229,8 @@ class _Prepare:
         try:
             return self.mapper(record)
         except SizeMismatchError as error:
-            raise DataError(
-                f"{record['file_name']} is not {record['width']} x {record['height']} pixels as "
-                "its annotations say; correct width and height there."
-            ) from error
+            image = CocoImage(0, Path(record["file_name"]), record["width"], record["height"], ())
+            raise DataError(size_fault(image)) from error
         except OSError as error:
             raise DataError(
                 f"{record['file_name']} cannot be read ({error}); repair or remove it."
@@ -246,26 +254,6 @@ class _PreciseBN(hooks.PreciseBN):
     def update_stats(self) -> None:
         self._data_iter = None
         super().update_stats()
-
-
-class _Checkpointer(DetectionCheckpointer):
-    """Names a checkpoint as the last one in one go: a kill leaves the old name or the new one."""
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        write_text(Path(self.save_dir) / LAST, last_filename_basename)
-
-
-class _Kept:
-    """Something that goes into each checkpoint."""
-
-    def __init__(self, content: Mapping[str, str]) -> None:
-        self.content = dict(content)
-
-    def state_dict(self) -> dict[str, str]:
-        return self.content
-
-    def load_state_dict(self, content: Mapping[str, str]) -> None:
-        """Compared before: see ``first_iteration``."""
 
 
 def read_rows(file: Path) -> list[dict[str, float]]:

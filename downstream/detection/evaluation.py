@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 from erssl.downstream.detection.coco import CocoData, CocoImage
 from erssl.downstream.detection.job import Detected
+from erssl.downstream.detection.predictions import check_predictions
 
+GROUND_TRUTH = "ground_truth"  # under which Detectron2's catalogue has what was read
 Kind: TypeAlias = Literal["bbox", "segm"]
 _PREFIX: Mapping[Kind, str] = {"bbox": "box", "segm": "mask"}
 _STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six that COCOeval gives
@@ -39,10 +41,14 @@ def coco_metrics(
         AP (mean over IoU of 0.5 to 0.95), AP50, AP75, and AP of small (below 32² pixels), medium
         (to 96²) and large objects, each in [0, 1]; one that nothing could be judged by, such as
         that of small objects where there are none, is left out.
+
+    Raises:
+        DataError: If predictions are not finite or do not fit the data.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    check_predictions(predictions, data, masks="segm" in kinds)
     metrics: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):  # of every step, and the table
         truth = COCO()

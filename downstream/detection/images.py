@@ -13,9 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from erssl.data.images import load_image
 from erssl.downstream.detection.coco import CocoImage
+from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.detection.job import Detected
+from erssl.downstream.detection.masks import draw_mask
+from erssl.run.plots import save_figure
 
 _MOST = 12  # images of a sheet
 _COLUMNS = 3  # pairs in a row
@@ -56,9 +58,7 @@ def draw_predictions(
         _draw_truth(left, image, data.class_names)
         _draw_found(right, image, found, data.class_names, threshold)
     figure.tight_layout(pad=0.4)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    save_figure(figure, path)
     return len(drawn)
 
 
@@ -74,7 +74,12 @@ def shown(scores: Sequence[float], threshold: float = _THRESHOLD) -> list[int]:
 
 
 def _draw_truth(axes: Axes, image: CocoImage, names: Sequence[str]) -> None:
-    axes.imshow(np.asarray(load_image(image.path)))
+    masks = [
+        (draw_mask(i.segmentation, image.height, image.width), i.label)
+        for i in image.instances
+        if i.segmentation is not None
+    ]
+    axes.imshow(_tinted(np.asarray(open_image(image)), masks))
     axes.set_title("annotated", fontsize=6, pad=2)
     for instance in image.instances:
         x, y, width, height = instance.box
@@ -85,23 +90,23 @@ def _draw_truth(axes: Axes, image: CocoImage, names: Sequence[str]) -> None:
 def _draw_found(
     axes: Axes, image: CocoImage, found: Detected, names: Sequence[str], threshold: float
 ) -> None:
-    pixels = np.asarray(load_image(image.path))
     which = shown(found.scores, threshold)
-    if found.masks is not None:
-        pixels = _tinted(pixels, [(found.masks[i], found.labels[i]) for i in which])
-    axes.imshow(pixels)
+    masks = [
+        (draw_mask(found.masks[i], image.height, image.width), found.labels[i])
+        for i in (which if found.masks is not None else ())
+    ]
+    axes.imshow(_tinted(np.asarray(open_image(image)), masks))
     axes.set_title("found" if which else "found nothing", fontsize=6, pad=2)
     for i in which:
         label = f"{names[found.labels[i]]} {found.scores[i]:.2f}"
         _box(axes, found.boxes[i], label, found.labels[i])
 
 
-def _tinted(pixels: np.ndarray[Any, Any], masks: Sequence[tuple[dict[str, Any], int]]) -> Any:
-    from pycocotools import mask as codes
-
+def _tinted(pixels: np.ndarray[Any, Any], masks: Sequence[tuple[np.ndarray[Any, Any], int]]) -> Any:
+    """Mix the colours of classes into the pixels of their masks."""
     result = pixels.astype(np.float32)
-    for code, label in masks:
-        inside = codes.decode(code).astype(bool)
+    for mask, label in masks:
+        inside = mask.astype(bool)
         result[inside] = 0.5 * result[inside] + 0.5 * 255 * np.asarray(_colour(label))
     return result.clip(0, 255).astype(np.uint8)
 

@@ -113,6 +113,17 @@ RECIPES = {
             source=f"{_D2}; norms and length as in {_MOCO}/coco_R_50_C4_2x_moco.yaml",
         ),
         Recipe(
+            name="faster_rcnn_fpn_1x",
+            neck="fpn",
+            head="box",
+            data="coco",
+            label="1x",
+            iterations=90_000,
+            steps=(60_000, 80_000),
+            config="faster_rcnn_R_50_FPN_1x.yaml",
+            source=f"{_D2}; norms as in {_MOCO}",
+        ),
+        Recipe(
             name="mask_rcnn_c4_1x",
             neck="c4",
             head="mask",

@@ -1,4 +1,4 @@
-"""Fine-tuning and evaluation of torchvision's Mask R-CNN: the way without Detectron2.
+"""Fine-tuning and evaluation of torchvision's detectors: the way without Detectron2.
 
 ``pycocotools`` is imported late and may be absent.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import FasterRCNN
 
 from erssl.downstream.detection.coco import CocoData, CocoImage
-from erssl.downstream.detection.evaluation import coco_metrics, coco_results
+from erssl.downstream.detection.evaluation import Kind, coco_metrics, coco_results
+from erssl.downstream.detection.finite import counting, sentence_on
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
 from erssl.downstream.detection.progress import ProgressLines
 from erssl.downstream.detection.sampling import BatchOrder, IterationSampler
@@ -31,6 +32,7 @@ from erssl.downstream.detection.torchvision_model import (
     build_detector,
     find,
     match_weights,
+    predictors_of,
     refine_statistics,
 )
 from erssl.downstream.detection.torchvision_training import (
@@ -40,6 +42,7 @@ from erssl.downstream.detection.torchvision_training import (
     require_same_head,
 )
 from erssl.errors import RunError
+from erssl.models.weights_files import check_values
 from erssl.run.checkpoint_files import Resumed, WholeCheckpointIO, newest_whole
 from erssl.run.directory import LAST_CHECKPOINT, METRICS, read_metrics
 
@@ -63,8 +66,9 @@ def run(job: DetectionJob) -> DetectionOutcome:
         ErsslError: If it cannot be done.
     """
     seed_everything(job.seed, workers=True, verbose=False)
+    classes, masks = job.val.class_names, job.recipe.head == "mask"
     detector = build_detector(
-        job.backbone, len(job.val.class_names), job.preprocessing, job.rois_per_image
+        job.backbone, len(classes), job.preprocessing, job.rois_per_image, masks
     )
     matched = match_weights(job.backbone, detector)
     job.say(
@@ -72,7 +76,7 @@ def run(job: DetectionJob) -> DetectionOutcome:
         f"({matched['tensors']} tensors) of the backbone are in the detector, none is missing."
     )
     options: Any = job.backbone.architecture
-    about = about_head(job.val.class_names, options.name)
+    about = about_head(classes, options.name, masks)
     goes_on = job.resume or job.eval_only
     found = newest_whole(job.folder / LAST_CHECKPOINT) if goes_on else None
     trained = job.schedule.iterations
@@ -81,9 +85,10 @@ def run(job: DetectionJob) -> DetectionOutcome:
     else:
         training = DetectorTraining(detector, job.recipe, job.schedule, job.seed, about)
         _train(job, training, found)
-    detected = _evaluate(job, detector, trained)
-    if detected is None:
+    evaluated = _evaluate(job, detector, trained)
+    if evaluated is None:
         return DetectionOutcome({}, {})
+    detected, not_finite = evaluated
     facts: dict[str, Any] = {
         "iterations": trained,
         "first_iteration": 0 if found is None else found.step,
@@ -93,7 +98,8 @@ def run(job: DetectionJob) -> DetectionOutcome:
     }
     # Images with objects tell more than those without.
     telling = [d for d in detected if job.val.images[d.index].trainable] or detected
-    return DetectionOutcome(_metrics(job, detected), facts, telling[:_DRAWN])
+    notes = [sentence_on(not_finite)] if not_finite else []
+    return DetectionOutcome(_metrics(job, detected), facts, telling[:_DRAWN], notes)
 
 
 def _train(job: DetectionJob, training: DetectorTraining, found: Resumed | None) -> None:
@@ -101,9 +107,14 @@ def _train(job: DetectionJob, training: DetectorTraining, found: Resumed | None)
     job.folder.joinpath(LAST_CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
 
     def evaluate() -> Mapping[str, float]:
-        detected = _evaluate(job, training.detector, training.global_step)
+        evaluated = _evaluate(job, training.detector, training.global_step)
         training.detector.train()
-        return _metrics(job, detected) if detected is not None else {}
+        if evaluated is None:
+            return {}
+        detected, not_finite = evaluated
+        if not_finite:
+            job.say(sentence_on(not_finite))
+        return _metrics(job, detected)
 
     around = AroundIterations(
         job.folder,
@@ -138,7 +149,7 @@ def _train(job: DetectionJob, training: DetectorTraining, found: Resumed | None)
     trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
 
 
-def _load(job: DetectionJob, detector: MaskRCNN, found: Resumed | None, about: str) -> int:
+def _load(job: DetectionJob, detector: FasterRCNN, found: Resumed | None, about: str) -> int:
     """Take the weights of the last checkpoint; gives the iterations that they were trained."""
     if found is None:
         raise RunError(
@@ -147,6 +158,7 @@ def _load(job: DetectionJob, detector: MaskRCNN, found: Resumed | None, about: s
     content = torch.load(found.path, "cpu", weights_only=True)
     require_same_head(content, about)
     state = content["state_dict"]
+    check_values(found.path, state)
     detector.load_state_dict({n.removeprefix("detector."): t for n, t in state.items()})
     return found.step
 
@@ -167,8 +179,13 @@ def _training_loader(
     )
 
 
-def _evaluate(job: DetectionJob, detector: MaskRCNN, iteration: int) -> list[Detected] | None:
-    """Detections in all validation images; ``None`` on every process but the first."""
+def _evaluate(
+    job: DetectionJob, detector: FasterRCNN, iteration: int
+) -> tuple[list[Detected], int] | None:
+    """Detections in all validation images, and how many outputs were not finite.
+
+    ``None`` on every process but the first.
+    """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if distributed else 0
     processes = torch.distributed.get_world_size() if distributed else 1
@@ -182,17 +199,19 @@ def _evaluate(job: DetectionJob, detector: MaskRCNN, iteration: int) -> list[Det
     mine = range(rank, len(images), processes)
     loader = DataLoader(data, sampler=mine, num_workers=job.workers, collate_fn=collate)
     found = []
-    for numbers, tensors in loader:
-        sizes = [(images[i].height, images[i].width) for i in numbers]
-        outputs = find(detector, [t.to(device) for t in tensors], sizes)
-        found += [_detected(i, output) for i, output in zip(numbers, outputs, strict=True)]
+    with counting(predictors_of(detector)) as counted:
+        for numbers, tensors in loader:
+            sizes = [(images[i].height, images[i].width) for i in numbers]
+            outputs = find(detector, [t.to(device) for t in tensors], sizes)
+            found += [_detected(i, output) for i, output in zip(numbers, outputs, strict=True)]
     if not distributed:
-        return found
-    gathered: list[list[Detected]] = [[] for _ in range(processes)]
-    torch.distributed.all_gather_object(gathered, found)
+        return found, counted.rows
+    gathered: list[tuple[list[Detected], int]] = [([], 0) for _ in range(processes)]
+    torch.distributed.all_gather_object(gathered, (found, counted.rows))
     if rank:
         return None
-    return sorted((each for part in gathered for each in part), key=lambda each: each.index)
+    every = sorted((each for part, _ in gathered for each in part), key=lambda each: each.index)
+    return every, sum(rows for _, rows in gathered)
 
 
 def _images(
@@ -207,22 +226,28 @@ def _images(
 
 
 def _detected(index: int, output: Mapping[str, Tensor]) -> Detected:
-    from pycocotools import mask as codes
-
-    binary = (output["masks"][:, 0] > 0.5).to(torch.uint8).cpu().numpy()
-    masks = [codes.encode(np.asfortranarray(mask)) for mask in binary]
     return Detected(
         index,
         [tuple(box) for box in output["boxes"].tolist()],
         [label - 1 for label in output["labels"].tolist()],
         output["scores"].tolist(),
-        [{"size": list(m["size"]), "counts": m["counts"].decode("ascii")} for m in masks],
+        _codes(output["masks"]) if "masks" in output else None,
     )
+
+
+def _codes(probabilities: Tensor) -> list[dict[str, Any]]:
+    """Run-length codes of masks (N, 1, H, W)."""
+    from pycocotools import mask as codes
+
+    binary = (probabilities[:, 0] > 0.5).to(torch.uint8).cpu().numpy()
+    masks = [codes.encode(np.asfortranarray(mask)) for mask in binary]
+    return [{"size": list(m["size"]), "counts": m["counts"].decode("ascii")} for m in masks]
 
 
 def _metrics(job: DetectionJob, found: list[Detected]) -> dict[str, float]:
     data: CocoData = job.val
-    metrics: dict[str, float] = coco_metrics(coco_results(found, data), data, ("bbox", "segm"))
+    kinds: Sequence[Kind] = ("bbox", "segm") if job.recipe.head == "mask" else ("bbox",)
+    metrics: dict[str, float] = coco_metrics(coco_results(found, data), data, kinds)
     return metrics
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from erssl.data.images import load_image
 from erssl.downstream.detection.coco import CocoImage, CocoInstance
+from erssl.downstream.detection.image_files import open_image
+from erssl.downstream.detection.masks import draw_mask
 from erssl.downstream.detection.sampling import generator_of
-from erssl.errors import DataError
 
 Target: TypeAlias = dict[str, Tensor]
 
@@ -119,21 +119,6 @@ def shape_of(image: CocoImage, short: int, longest: int) -> tuple[int, int]:
     return width, height
 
 
-def open_image(image: CocoImage) -> Image.Image:
-    """Read an image.
-
-    Raises:
-        DataError: If that fails, or it has not the size that the file says.
-    """
-    pixels = load_image(image.path)
-    if pixels.size != (image.width, image.height):
-        raise DataError(
-            f"{image.path} has {pixels.size[0]} x {pixels.size[1]} pixels but the annotations "
-            f"say {image.width} x {image.height}; repair one of them."
-        )
-    return pixels
-
-
 def as_tensor(image: Image.Image) -> Tensor:
     """Image (3, H, W) in [0, 1]."""
     pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
@@ -169,19 +154,14 @@ def mask_of(
     instance: CocoInstance, image: CocoImage, size: tuple[int, int], mirrored: bool
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Mask (H, W) of ones and zeros at the size of the resized image."""
-    from pycocotools import mask as codes
-
     width, height = size
-    segmentation = instance.segmentation
+    segmentation = instance.segmentation or []
     if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            segmentation = codes.frPyObjects(segmentation, *segmentation["size"])
-        whole = Image.fromarray(codes.decode(segmentation))
+        whole = Image.fromarray(draw_mask(segmentation, image.height, image.width))
         mask = np.asarray(whole.resize(size, Image.Resampling.NEAREST))
     else:
-        scale = np.array([width / image.width, height / image.height])
-        scaled = [(np.reshape(p, (-1, 2)) * scale).ravel().tolist() for p in segmentation or ()]
-        mask = codes.decode(codes.merge(codes.frPyObjects(scaled, height, width)))
+        scale = width / image.width, height / image.height
+        mask = draw_mask(segmentation, height, width, scale)
     return np.ascontiguousarray(mask[:, ::-1] if mirrored else mask)
 
 

@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN on a pretrained ResNet, close to Detectron2's baseline."""
+"""torchvision's Mask and Faster R-CNN on a pretrained ResNet, close to Detectron2's baseline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
@@ -36,8 +36,9 @@ def build_detector(
     num_classes: int,
     preprocessing: Mapping[str, Sequence[float]],
     rois_per_image: int = 512,
-) -> MaskRCNN:
-    """Mask R-CNN with a feature pyramid, all layers of which are trained.
+    masks: bool = True,
+) -> FasterRCNN:
+    """Mask R-CNN or Faster R-CNN with a feature pyramid, all layers of which are trained.
 
     Body and pyramid have batch normalisation, whose statistics are trained as well; heads have
     none. Number of proposals, samples of the pooling and initial weights of the heads are those of
@@ -48,6 +49,7 @@ def build_detector(
         num_classes: Classes without the background.
         preprocessing: ``mean`` and ``std`` of images in [0, 1].
         rois_per_image: Proposals of an image that the heads are trained on.
+        masks: Whether it has a mask head (Mask R-CNN), or boxes alone (Faster R-CNN).
 
     Returns:
         The detector, in train mode.
@@ -60,14 +62,18 @@ def build_detector(
     body = BackboneWithFPN(
         copy.deepcopy(backbone), dict(_STAGES), channels, _FPN_CHANNELS, norm_layer=nn.BatchNorm2d
     )
-    detector = MaskRCNN(
-        body.requires_grad_(True),
-        num_classes=num_classes + 1,
-        rpn_post_nms_top_n_train=1000,
-        box_batch_size_per_image=rois_per_image,
-        box_roi_pool=MultiScaleRoIAlign(_LEVELS, 7, sampling_ratio=0),
-        mask_roi_pool=MultiScaleRoIAlign(_LEVELS, 14, sampling_ratio=0),
-    )
+    options: dict[str, Any] = {
+        "num_classes": num_classes + 1,
+        "rpn_post_nms_top_n_train": 1000,
+        "box_batch_size_per_image": rois_per_image,
+        "box_roi_pool": MultiScaleRoIAlign(_LEVELS, 7, sampling_ratio=0),
+    }
+    detector: FasterRCNN
+    if masks:
+        pool = MultiScaleRoIAlign(_LEVELS, 14, sampling_ratio=0)
+        detector = MaskRCNN(body.requires_grad_(True), mask_roi_pool=pool, **options)
+    else:
+        detector = FasterRCNN(body.requires_grad_(True), **options)
     mean, std = list(preprocessing["mean"]), list(preprocessing["std"])
     detector.transform = AsGiven(0, 0, mean, std)
     _initialise(detector)
@@ -75,7 +81,7 @@ def build_detector(
     return detector.train()
 
 
-def match_weights(backbone: nn.Module, detector: MaskRCNN) -> dict[str, int]:
+def match_weights(backbone: nn.Module, detector: FasterRCNN) -> dict[str, int]:
     """Make sure that the detector's body carries every weight of the backbone.
 
     Returns:
@@ -112,7 +118,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 @torch.no_grad()
-def refine_statistics(detector: MaskRCNN, batches: Iterable[list[Tensor]]) -> None:
+def refine_statistics(detector: FasterRCNN, batches: Iterable[list[Tensor]]) -> None:
     """Precise batch normalisation (Wu and Johnson 2021, arXiv 2105.07576), as fvcore computes it.
 
     Args:
@@ -161,11 +167,18 @@ class _Moments:
         self.norm.running_var.copy_(square - mean.square())
 
 
+def predictors_of(detector: FasterRCNN) -> list[nn.Module]:
+    """What gives scores, boxes and masks."""
+    heads = detector.roi_heads
+    masks = [heads.mask_predictor] if heads.has_mask() else []
+    return [detector.rpn.head, heads.box_predictor, *masks]
+
+
 @torch.no_grad()
 def find(
-    detector: MaskRCNN, images: list[Tensor], sizes: list[tuple[int, int]]
+    detector: FasterRCNN, images: list[Tensor], sizes: list[tuple[int, int]]
 ) -> list[dict[str, Tensor]]:
-    """Boxes, classes, scores and masks of images, in pixels of their own size.
+    """Boxes, classes, scores and, with a mask head, masks of images, in pixels of their own size.
 
     Args:
         detector: In eval mode.
@@ -173,8 +186,8 @@ def find(
         sizes: Height and width of the images' own.
 
     Returns:
-        For each image ``boxes`` (N, 4), ``labels`` (N,) from 1, ``scores`` (N,) and ``masks``
-        (N, 1, H, W), probabilities.
+        For each image ``boxes`` (N, 4), ``labels`` (N,) from 1, ``scores`` (N,) and, with a mask
+        head, ``masks`` (N, 1, H, W), probabilities.
     """
     batch, _ = detector.transform(images)
     features = detector.backbone(batch.tensors)
@@ -186,17 +199,15 @@ def find(
     return detections
 
 
-def _initialise(detector: MaskRCNN) -> None:
+def _initialise(detector: FasterRCNN) -> None:
     """Initial weights of the heads as in Detectron2's FastRCNNConvFCHead and its predictors."""
     heads = detector.roi_heads
     for layer in (heads.box_head.fc6, heads.box_head.fc7):
         nn.init.kaiming_uniform_(layer.weight, a=1)
         nn.init.zeros_(layer.bias)
-    predictors = (
-        (heads.box_predictor.cls_score, 0.01),
-        (heads.box_predictor.bbox_pred, 0.001),
-        (heads.mask_predictor.mask_fcn_logits, 0.001),
-    )
+    predictors = [(heads.box_predictor.cls_score, 0.01), (heads.box_predictor.bbox_pred, 0.001)]
+    if heads.has_mask():
+        predictors.append((heads.mask_predictor.mask_fcn_logits, 0.001))
     for layer, deviation in predictors:
         nn.init.normal_(layer.weight, std=deviation)
         nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""One training of torchvision's Mask R-CNN as a LightningModule, and what goes on around it."""
+"""One training of torchvision's detectors as a LightningModule, and what goes on around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import FasterRCNN
 
 from erssl.downstream.detection.progress import ProgressLines
 from erssl.downstream.detection.recipes import Recipe, Schedule, learning_rate
@@ -35,12 +35,12 @@ class DetectorTraining(LightningModule):
     iteration alone, so that a training that is resumed goes on as if it had not been stopped.
 
     Attributes:
-        detector: torchvision's Mask R-CNN.
+        detector: torchvision's Mask R-CNN or Faster R-CNN.
         losses: Of the last iteration, by name.
     """
 
     def __init__(
-        self, detector: MaskRCNN, recipe: Recipe, schedule: Schedule, seed: int, about: str
+        self, detector: FasterRCNN, recipe: Recipe, schedule: Schedule, seed: int, about: str
     ) -> None:
         """Take the detector and how it is trained.
 
@@ -153,7 +153,8 @@ def require_same_head(checkpoint: Mapping[str, Any], about: str) -> None:
         )
 
 
-def about_head(class_names: tuple[str, ...], backbone: str) -> str:
+def about_head(class_names: tuple[str, ...], backbone: str, masks: bool = True) -> str:
     """What a detector's head was made for, in words that tell two apart."""
     shown = ", ".join(class_names[:3]) + (", ..." if len(class_names) > 3 else "")
-    return f"Mask R-CNN on {backbone} for {len(class_names)} classes ({shown})"
+    kind = "Mask R-CNN" if masks else "Faster R-CNN"
+    return f"{kind} on {backbone} for {len(class_names)} classes ({shown})"

@@ -16,7 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from erssl.downstream.detection.coco import CocoSource, check_same_categories, read_coco
+from erssl.data.options import DataOptions
+from erssl.downstream.detection.coco import (
+    CocoImage,
+    CocoSource,
+    check_same_categories,
+    read_coco,
+)
 from erssl.downstream.detection.detectron2_config import (
     LAST,
     base_config,
@@ -25,6 +31,8 @@ from erssl.downstream.detection.detectron2_config import (
     require_detectron2,
 )
 from erssl.downstream.detection.detectron2_launch import launch
+from erssl.downstream.detection.evaluation import GROUND_TRUTH, ground_truth
+from erssl.downstream.detection.image_files import check_sizes
 from erssl.downstream.detection.voc import VocSplit, read_split
 from erssl.errors import ConfigError, DataError, ErsslError
 
@@ -82,9 +90,15 @@ def check_data(cfg: Any) -> None:
         about = MetadataCatalog.get(name)
         if about.get("evaluator_type") == "coco":
             source = CocoSource(Path(about.image_root), Path(about.json_file), name)
-            sets.append(read_coco(source, split, masks=cfg.MODEL.MASK_ON))
+            data = read_coco(source, split, masks=cfg.MODEL.MASK_ON)
+            vars(about).pop(GROUND_TRUTH, None)  # of an earlier call, which pycocotools changed
+            about.set(**{GROUND_TRUTH: ground_truth(data)})  # masks that were checked
+            sets.append(data)
+            _check_files(data.images, name, data.notes)
         elif about.get("evaluator_type") == "pascal_voc":
-            read_split(VocSplit(Path(about.dirname), about.year, about.split))
+            _check_files(
+                read_split(VocSplit(Path(about.dirname), about.year, about.split))[0], name
+            )
         classes = about.get("thing_classes")
         if classes is not None and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             raise DataError(
@@ -159,9 +173,20 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_files(images: Sequence[CocoImage], name: str, notes: Sequence[str] = ()) -> None:
+    """Compare headers with annotations, and say what was noticed: once for all processes."""
+    from detectron2.utils import comm
+
+    if not comm.is_main_process():
+        return
+    for note in (*notes, *check_sizes(images, name, DataOptions().workers)):
+        logging.getLogger("detectron2.erssl").warning(note)
+
+
 def _evaluate(cfg: Any, resume: bool) -> Any:
     """Evaluate the newest checkpoint of the folder, or the detector that ``MODEL.WEIGHTS`` is."""
-    from erssl.downstream.detection.detectron2_trainer import Trainer, load_detector
+    from erssl.downstream.detection.detectron2_checkpoints import load_detector
+    from erssl.downstream.detection.detectron2_trainer import Trainer
     from erssl.downstream.detection.weights import is_detector
 
     folder, weights = Path(cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS

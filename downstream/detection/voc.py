@@ -7,9 +7,11 @@ of the evaluation.
 
 from __future__ import annotations
 
+import math
 import os
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -70,6 +72,10 @@ class VocData:
     class_names: tuple[str, ...] = CLASS_NAMES
     has_codes: bool = False
 
+    def with_remarks(self, remarks: Iterable[str]) -> VocData:
+        """The same data, with more that was noticed."""
+        return replace(self, notes=(*self.notes, *remarks))
+
     @property
     def source(self) -> CocoSource:
         """Where the first list lies, for messages."""
@@ -86,8 +92,8 @@ class VocData:
         """Numbers of images and instances."""
         instances = [i for image in self.images for i in image.instances]
         return {
-            "pictures": len(self.images),
-            "pictures_without_objects": len(self.images) - len(self.training_images),
+            "images": len(self.images),
+            "images_without_objects": len(self.images) - len(self.training_images),
             "instances": len(instances),
             "difficult": self.difficult,
             "empty_boxes": sum(i.empty for i in instances),
@@ -121,6 +127,9 @@ def read_voc(root: Path, split: Literal["train", "val"]) -> VocData:
             )
     read = [read_split(part) for part in splits]
     images = tuple(image for part, _ in read for image in part)
+    if empty := sum(i.empty for image in images for i in image.instances):
+        use = "left out of training" if split == "train" else "kept for the evaluation"
+        notes.append(f"{empty} boxes of {devkit} have no area and are {use}, as in Detectron2.")
     data = VocData(tuple(splits), split, images, sum(count for _, count in read), tuple(notes))
     if not data.training_images:
         what = "train" if split == "train" else "evaluate"
@@ -176,6 +185,8 @@ def read_split(split: VocSplit) -> tuple[list[CocoImage], int]:
 def _read_image(file: Path, path: Path, number: int, test: bool) -> tuple[CocoImage, int]:
     root = ET.parse(file).getroot()
     width, height = (int(_text(root, f"size/{side}")) for side in ("width", "height"))
+    if min(width, height) < 1:
+        raise ValueError(f"its image has {width} x {height} pixels")
     instances: list[CocoInstance] = []
     difficult = 0
     for thing in root.findall("object"):
@@ -183,6 +194,8 @@ def _read_image(file: Path, path: Path, number: int, test: bool) -> tuple[CocoIm
         if name not in CLASS_NAMES:
             raise ValueError(f"its class {name} is none of the 20")
         x0, y0, x1, y1 = (float(_text(thing, f"bndbox/{side}")) for side in _SIDES)
+        if not all(map(math.isfinite, (x0, y0, x1, y1))):
+            raise ValueError(f"a box of a {name} is not finite")
         x0, y0 = x0 - 1, y0 - 1  # VOC counts pixels from 1, the last one included
         box = (x0, y0, x1 - x0, y1 - y0)
         area, label = box[2] * box[3], CLASS_NAMES.index(name)

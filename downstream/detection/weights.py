@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from erssl.errors import DataError
 from erssl.models import load_backbone
 from erssl.models.export.detectron import detectron2_names, torchvision_names
+from erssl.models.weights_files import check_values
 
 # behind "backbone." of C4, "backbone.bottom_up." of FPN, and "roi_heads." for the res5 of C4
 _IN_MODEL = re.compile(r"(?:backbone\.bottom_up|backbone|roi_heads)\.((?:stem|res[2-5]\.\d+)\..+)")
@@ -167,6 +168,7 @@ def backbone_weights(path: str | Path) -> dict[str, Tensor] | None:
         return detectron2_names(load_backbone(path).state_dict())
     if not any(_OWN.fullmatch(name) for name in state):
         return None
+    check_values(path, state)
     # what a converted classifier has beside its backbone
     kept = {name: v for name, v in state.items() if not name.startswith(("stem.fc.", "fc."))}
     return {n: v for n, v in kept.items() if not n.endswith("num_batches_tracked")}

@@ -26,7 +26,7 @@ from erssl.data.labelled import DrawnImages
 from erssl.data.module import make_loader
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import cosine, make_head
-from erssl.run.directory import write_json
+from erssl.files import write_json
 
 Metric = Callable[[Tensor, Tensor], float]
 _LOOK = 50  # steps between looks at the loss; each makes a GPU wait

@@ -11,7 +11,8 @@ from typing import Any
 
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
 from erssl.evaluation.published import published, published_value
-from erssl.run.directory import write_json, write_text
+from erssl.files import write_json, write_text
+from erssl.run.plots import save_figure
 
 AVERAGE = "average"
 
@@ -153,4 +154,4 @@ def _plot(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
     axes.set(ylim=(0, 100), ylabel="per cent")
     axes.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
-    figure.savefig(path)
+    save_figure(figure, path)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from erssl.data.folders import named
 from erssl.errors import DataError
-from erssl.run.directory import write_json, write_text
+from erssl.files import write_json, write_text
 
 if TYPE_CHECKING:
     from erssl.downstream.transfer.datasets import TransferData

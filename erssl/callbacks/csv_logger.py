@@ -12,7 +12,8 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from erssl.run.directory import METRICS, write_rows
+from erssl.files import write_rows
+from erssl.run.directory import METRICS
 
 
 class ResumableCSVLogger(CSVLogger):

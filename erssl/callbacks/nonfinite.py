@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from erssl.callbacks.blame import first_in_backward, first_in_forward, terms_of
 from erssl.errors import RunError
+from erssl.files import replacing
 
 OnNonFinite = Literal["stop", "skip", "backoff"]
 _IN_A_ROW = 10  # steps that are left out until the run ends after all
@@ -211,13 +211,9 @@ class NonFiniteGuard(Callback):
         self._kept += 1
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         file = self.run_dir / f"nonfinite-step{step}{rank}.pt"
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
         content = {"step": step, "epoch": trainer.current_epoch, "batches": self._batches}
-        try:
+        with replacing(file) as partial:
             torch.save(content, partial)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
         return f" Its batch is in {file}."
 
 

@@ -1,7 +1,8 @@
-"""Live progress of a run: epoch, step, loss, entropy, alignment, images/s, time left."""
+"""Live progress of a run: epoch, step, loss, nats below uniform, alignment, images/s, time left."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +15,7 @@ from rich.text import Text
 
 _METRICS = {
     "train_loss": "loss",
-    "train_entropy": "entropy",
+    "train_nats_below_uniform": "nats below uniform",
     "train_alignment": "alignment",
     "val_knn_top1": "kNN",
 }
@@ -137,8 +138,13 @@ class LiveProgress(ProgressBar):
     def _metrics(self, trainer: Trainer) -> list[str]:
         """What is shown of the metrics, which a GPU is waited for."""
         values = trainer.callback_metrics
-        return [f"{name} {values[key]:.3f}" for key, name in _METRICS.items() if key in values]
+        return [_shown(name, float(values[k])) for k, name in _METRICS.items() if k in values]
 
     def _status(self) -> str:
         rate = self._images / self._seconds if self._seconds else 0.0
         return " ".join([*self._values, f"{rate:.0f} images/s"])
+
+
+def _shown(name: str, value: float) -> str:
+    """A metric by name; an entropy without density is a collapse."""
+    return f"{name} collapsed" if value == -math.inf else f"{name} {value:.3f}"

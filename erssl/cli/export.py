@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+import yaml
 from rich.console import Console
 
 from erssl.errors import ConfigError
 from erssl.models import load_backbone
 from erssl.models.export import Export, export_backbone
 from erssl.models.export.formats import FORMATS
+from erssl.models.headers import checked_preprocessing
+from erssl.models.preprocessing import KEYS as PREPROCESSING_KEYS
+from erssl.models.reports import listed
 from erssl.paths import user_path
 from erssl.settings.compose import nearest
 from erssl.settings.keys import EXPORT_KEYS
@@ -33,7 +39,21 @@ def run(words: Sequence[str]) -> int:
         own.get("arch"),
         allow_partial=_flag(own, "allow_partial"),
         layout=own.get("layout"),
+        prefix=own.get("prefix"),
+        weights=own.get("weights"),
     )
+    console = Console()
+    report: Any = backbone.report
+    said = _preprocessing(own)
+    if said:
+        known: Any = backbone.preprocessing
+        backbone.preprocessing = known | said
+        kept = tuple(a for a in report.assumed if not a.startswith("preprocessing "))
+        backbone.report = report = dataclasses.replace(report, assumed=kept)
+    lines = [f"{own['checkpoint']}: {report}"]
+    lines += [f"Preprocessing: {listed(known | said)}, as asked for."] if said else []
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     export = export_backbone(
         backbone,
         own["format"],
@@ -41,7 +61,7 @@ def run(words: Sequence[str]) -> int:
         pickle=_flag(own, "pickle"),
         overwrite=_flag(own, "overwrite"),
     )
-    _print(export, Console())
+    _print(export, console)
     return 0
 
 
@@ -58,6 +78,19 @@ def _print(export: Export, console: Console) -> None:
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _preprocessing(own: dict[str, str]) -> dict[str, Any]:
+    """What the command says of the images, in place of what the checkpoint says."""
+    said = {key: own[key] for key in PREPROCESSING_KEYS if key in own}
+    try:
+        return checked_preprocessing({key: yaml.safe_load(value) for key, value in said.items()})
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in said.items())
+        raise ConfigError(
+            f"{given} describes no images; write image_size=224, mean=[0.485,0.456,0.406] and std= "
+            "alike, interpolation=bicubic, crop_pct=0.875."
+        ) from error
 
 
 def _flag(own: dict[str, str], key: str) -> bool:

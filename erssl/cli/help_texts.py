@@ -166,6 +166,10 @@ Formats:
   huggingface  a folder with config.json, model.safetensors and a model card, to upload as it is
   detectron2   .pth of plain tensors under Detectron2's names, or .pkl with pickle=true
   safetensors  .safetensors with architecture and preprocessing in its header
+  onnx         one .onnx file for batches of any size, opset 18; pip install "erssl[onnx]"
+
+image_size=, mean=, std=, interpolation= and crop_pct= say how images are prepared, in place of what
+the checkpoint says or of what is assumed.
 
 What was written is loaded by the library that it is for and must give the same features on the
 same images; otherwise nothing is left.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -79,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        from erssl.files import FAULTS_OF_PLACES
+
+        if error.errno not in FAULTS_OF_PLACES:
             raise
         place = error.filename2 or error.filename  # of a file that is moved, where it was to go
         where = f" {place}" if place else ""

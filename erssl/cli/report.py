@@ -9,8 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from erssl.errors import ConfigError, DataError
+from erssl.files import write_text
 from erssl.paths import user_path
-from erssl.run.directory import RESULTS, write_text
+from erssl.run.directory import RESULTS
 from erssl.run.plots import plot_results
 from erssl.run.summary import collect
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from erssl.data.orientation import turned_upright
 from erssl.errors import DataError
 
 #: torchvision's list and GIF, of which the first frame is read.
@@ -25,7 +26,7 @@ _BLOCK = 8192
 _NO_FILE = "a pipe or device"
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path, *, upright: bool = False) -> Image.Image:
     """Read the image at ``path`` as 8-bit RGB.
 
     Grey, palette, CMYK and transparent images become RGB as in torchvision's own loader (alpha
@@ -34,6 +35,7 @@ def load_image(path: str | Path) -> Image.Image:
 
     Args:
         path: A file of one of `FORMATS`.
+        upright: Whether to turn it as its EXIF orientation says, which changes its size.
 
     Returns:
         A PIL image of mode "RGB" and the file's own size (W, H).
@@ -43,7 +45,7 @@ def load_image(path: str | Path) -> Image.Image:
             defined range of values (floating point).
     """
     with reading(path) as image:
-        return _to_rgb(image)
+        return _to_rgb(turned_upright(image) if upright else image)
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ class LabelledDataModule(LightningDataModule):
         chosen: Any = images if indices is None else Subset(images, indices.tolist())  # type: ignore[arg-type]
         size, mean, std = options.image_size, options.mean, options.std
         crop = build_crop_transform(size, mean, std, crop_scale, flip)
-        plain = build_eval_transform(size, mean, std, options.interpolation)
+        plain = build_eval_transform(size, mean, std, options.interpolation, options.crop_pct)
         self.workers = options.workers
         self.seed = seed
         self.train_images = TransformedDataset(chosen, crop)

@@ -109,7 +109,9 @@ class SSLDataModule(LightningDataModule):
         size, mean, std = options.image_size, options.mean, options.std
         self.train_transform = build_views(options.views, size, mean, std)
         self.pipeline = make_pipeline(options.pipeline, self.train_transform, options.workers)
-        self.eval_transform = build_eval_transform(size, mean, std, options.interpolation)
+        self.eval_transform = build_eval_transform(
+            size, mean, std, options.interpolation, options.crop_pct
+        )
         self.datasets = load_datasets(options)
         self._place: tuple[int, int] | None = None
         self.validate()

@@ -55,6 +55,8 @@ class DataOptions:
         mean: Channel means of pixels in 0..1.
         std: Channel deviations of pixels in 0..1.
         interpolation: With which evaluation images are resized; not the augmentation's.
+        crop_pct: Share of an evaluation image's shorter side that is cut out of its centre, as timm
+            names it; ``None`` takes 224/256 from 96 pixels up and all of smaller images.
         views: The augmentation.
         pipeline: What makes the views: ``"lightly"``, the reference, or ``"fast"``, which makes
             several times as many of the same distribution on a core (other draws for a seed) and
@@ -83,6 +85,7 @@ class DataOptions:
     mean: tuple[float, ...] = _GREY_DIGITS[0]
     std: tuple[float, ...] = _GREY_DIGITS[1]
     interpolation: Interpolation = "bilinear"
+    crop_pct: float | None = None
     views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="digits"))
     pipeline: Pipeline = "lightly"
     num_workers: int | None = None
@@ -112,6 +115,11 @@ class DataOptions:
                 "data.on_error=skip needs data.verify=true, which is off; set it, or "
                 "data.on_error=raise."
             )
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ConfigError(
+                f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "
+                "and up to 1."
+            )
         for key in ("mean", "std"):
             channels = as_numbers(
                 f"data.{key}", getattr(self, key), 3, "one value each for red, green and blue"
@@ -126,12 +134,13 @@ class DataOptions:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """What evaluation images pass through, to travel with the weights."""
-        return {
+        said = {
             "image_size": self.image_size,
             "mean": list(self.mean),
             "std": list(self.std),
             "interpolation": self.interpolation,
         }
+        return said if self.crop_pct is None else said | {"crop_pct": self.crop_pct}
 
     @property
     def workers(self) -> int:

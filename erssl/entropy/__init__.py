@@ -9,7 +9,7 @@ use it.
 from erssl.entropy.cap import cap_log_area
 from erssl.entropy.discrete import discrete_entropy
 from erssl.entropy.gaussian import coding_rate, gaussian_entropy
-from erssl.entropy.geometry import alignment, effective_rank, spread, uniformity
+from erssl.entropy.geometry import alignment, effective_rank, mean_cosine, spread, uniformity
 from erssl.entropy.kde import kde_entropy
 from erssl.entropy.marginal import marginal_entropy
 from erssl.entropy.matrix import matrix_renyi2_entropy, von_neumann_entropy
@@ -37,6 +37,7 @@ __all__ = [
     "knn_entropy",
     "marginal_entropy",
     "matrix_renyi2_entropy",
+    "mean_cosine",
     "median_bandwidth",
     "random_directions",
     "sliced_epps_pulley",

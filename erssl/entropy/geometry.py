@@ -1,4 +1,4 @@
-"""How embeddings lie on the sphere: alignment, uniformity, effective rank, spread."""
+"""How embeddings lie on the sphere: alignment, cones, uniformity, effective rank, spread."""
 
 from __future__ import annotations
 
@@ -33,6 +33,29 @@ def alignment(z0: Tensor, z1: Tensor) -> Tensor:
             f"{tuple(z0.shape)} and {tuple(z1.shape)}."
         )
     return (z0 * z1).sum(dim=1).mean()
+
+
+@full_precision
+def mean_cosine(z: Tensor) -> Tensor:
+    """Mean cosine of different rows: 0 where they lie all around, near 1 in a cone.
+
+    Args:
+        z: Embeddings (N, d) with rows of unit norm, N of at least 2.
+
+    Returns:
+        Scalar tensor in [-1 / (N - 1), 1].
+
+    Raises:
+        ValueError: If there are fewer than two rows.
+
+    Examples:
+        >>> round(mean_cosine(torch.tensor([[1.0, 0.0], [0.6, 0.8]])).item(), 4)
+        0.6
+    """
+    if z.ndim != 2 or len(z) < 2:
+        raise ValueError(f"A mean cosine needs embeddings (N, d), N >= 2; got {tuple(z.shape)}.")
+    n = len(z)
+    return (z.sum(dim=0).square().sum() - z.square().sum()) / (n * (n - 1))
 
 
 @full_precision

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +12,7 @@ from erssl.entropy._precision import full_precision
 from erssl.entropy.cap import cap_log_area
 
 _ROWS = 256  # that are compared with all others at a time
-_CLOSE = 1e-4  # chords below which the rounding of inner products could mistake the neighbour
+_MORE = 5  # candidates beyond k, lest the rounding of inner products mistakes the neighbour
 
 
 @full_precision
@@ -55,9 +57,8 @@ def knn_entropy(z: Tensor, k: int = 3) -> Tensor:
     nearest = rows[_kth_neighbours(rows.detach(), k)]
     chords = torch.linalg.vector_norm(rows - nearest, dim=1)
     angles = 2 * (0.5 * chords).clamp_max(1).asin()
-    counts = torch.tensor([len(z), k], dtype=torch.float64).digamma()
-    entropy = counts[0] - counts[1] + cap_log_area(z.shape[1], angles).mean()
-    return entropy.to(z.dtype)
+    digammas = math.fsum(1 / j for j in range(k, len(z)))  # ψ(N) - ψ(k)
+    return digammas + cap_log_area(z.shape[1], angles).mean().to(z)
 
 
 def _kth_neighbours(z: Tensor, k: int) -> Tensor:
@@ -67,15 +68,8 @@ def _kth_neighbours(z: Tensor, k: int) -> Tensor:
         tile = z[start : start + _ROWS]
         cosines = tile @ z.T
         cosines.diagonal(start).fill_(-2)  # below every cosine
-        candidates = cosines.topk(k, dim=1).indices
+        candidates = cosines.topk(min(k + _MORE, len(z) - 1), dim=1).indices
         chords = torch.linalg.vector_norm(tile[:, None] - z[candidates], dim=2)
-        furthest, which = chords.max(dim=1)
-        index = candidates.gather(1, which[:, None])[:, 0]
-        close = (furthest < _CLOSE).nonzero()[:, 0]
-        if len(close):
-            exact = torch.cdist(
-                tile[close], z, compute_mode="donot_use_mm_for_euclid_dist"
-            ).index_put((torch.arange(len(close)), start + close), z.new_tensor(torch.inf))
-            index[close] = exact.topk(k, dim=1, largest=False).indices[:, -1]
-        nearest.append(index)
+        which = chords.topk(k, dim=1, largest=False).indices[:, -1:]
+        nearest.append(candidates.gather(1, which)[:, 0])
     return torch.cat(nearest)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import time
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import Tensor
 
 import erssl
 from erssl.evaluation.fingerprints import tensor_bytes
+from erssl.files import PARTIAL, write_bytes
 
 CACHE_VERSION = 1  # to be raised when the same inputs give other features, or shards change
 ABOUT = "about.json"
@@ -60,7 +59,7 @@ class FeatureCache:
         made_from = {
             **about,
             "dtype": str(dtype).removeprefix("torch."),
-            "pictures": images,
+            "images": images,
             "shard_size": shard_size,
             "erssl": erssl.__version__,
             "cache_version": CACHE_VERSION,
@@ -134,7 +133,7 @@ class FeatureCache:
     def _open(self, content: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for partial in self.folder.glob("*.partial"):  # of processes that were killed
+            for partial in self.folder.glob(f"*{PARTIAL}"):  # of processes that were killed
                 if time.time() - partial.stat().st_mtime > _STALE:
                     partial.unlink()
         except OSError as error:  # of an old file too, which another process may have removed
@@ -144,15 +143,10 @@ class FeatureCache:
             self._write(ABOUT, f"{content}\n".encode())
 
     def _write(self, name: str, content: bytes) -> None:
-        partial = self.folder / f"{name}.{uuid.uuid4().hex}.partial"
         try:
-            partial.write_bytes(content)
-            partial.replace(self.folder / name)
+            write_bytes(self.folder / name, content)
         except OSError as error:
             self._give_up(error)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def _give_up(self, error: OSError) -> None:
         self._writable = False

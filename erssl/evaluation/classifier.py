@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from erssl.data.checks import check_choice
 from erssl.errors import ConfigError
 from erssl.evaluation.accuracies import classification_metrics
-from erssl.models.loading import checkpoint_header
+from erssl.models.saving import checkpoint_header
 
 
 @dataclass(frozen=True, kw_only=True)

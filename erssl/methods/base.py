@@ -18,15 +18,16 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from erssl.entropy import kde_entropy
+from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
-from erssl.models.loading import checkpoint_header
+from erssl.models.saving import checkpoint_header
 
 Target = Literal["momentum", "shared"]
-MONITOR_KAPPA = 10.0  # κ of the entropy that is logged for every method (ER paper)
+MONITOR_KAPPA = 10.0  # κ of the train_entropy that is logged for every method (ER paper)
+MONITOR_NEIGHBOUR = 3  # of the nats below uniform that are logged, see knn_entropy
 
 
 @dataclass(frozen=True)
@@ -303,9 +304,10 @@ class MultiViewMethod(LightningModule):
     def _log_step(self, step: StepOutput, batch_size: int) -> None:
         """Loss and its terms; for every method alike entropy and alignment of view 0.
 
-        The entropy is a leave-one-out KDE of this device's rows, in nats, the alignment the mean
-        cosine with the target. Both, and the learning rate, are taken where loggers take a row and
-        at an epoch's end.
+        Of this device's rows: ``train_nats_below_uniform`` is a nearest-neighbour estimate of the
+        entropy less that of the uniform density, ``train_entropy`` the ER paper's leave-one-out
+        KDE at κ = 10 with all its constants, the alignment the mean cosine with the target. They,
+        and the learning rate, are taken where loggers take a row and at an epoch's end.
         """
         self.log("train_loss", step.loss, batch_size=batch_size)
         for name, value in getattr(self.criterion, "terms", {}).items():
@@ -316,6 +318,10 @@ class MultiViewMethod(LightningModule):
             target = F.normalize(step.target.float(), dim=-1)
             entropy = kde_entropy(online, MONITOR_KAPPA, leave_one_out=len(online) > 1)
             self.log("train_entropy", entropy, batch_size=batch_size)
+            if len(online) > 1:
+                estimate = knn_entropy(online, min(MONITOR_NEIGHBOUR, len(online) - 1))
+                below = estimate - sphere_log_area(online.shape[1])
+                self.log("train_nats_below_uniform", below, batch_size=batch_size)
             self.log("train_alignment", (online * target).sum(-1).mean(), batch_size=batch_size)
             # a number of the host: to log it in every step would wait for the device in each
             self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]

@@ -1,9 +1,10 @@
 """Backbones and heads, and the files that they come from and go to."""
 
-from erssl.models.architectures import named_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone, check_input_size
 from erssl.models.heads import Prototypes, mlp_head
-from erssl.models.loading import LoadReport, load_backbone, save_backbone
+from erssl.models.loading import LoadReport, load_backbone
+from erssl.models.named import named_architecture
+from erssl.models.saving import save_backbone
 
 __all__ = [
     "BackboneOptions",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from erssl.models.backbones import RESNETS, BackboneOptions
+from erssl.models.backbones import BackboneOptions
 
 # (blocks of each stage, whether they are bottlenecks); torchvision, Table 1 of the ResNet paper.
 _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
@@ -20,7 +20,8 @@ _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 }
 # (width, depth) of a vision transformer; DeiT's and ViT's tables.
 _VITS = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large"}
-_PATCHES = (8, 14, 16)
+_DISTILLED = ("tiny", "small", "base")
+_HEAD_WIDTH = 64  # channels of an attention head in nearly all of them
 
 
 def infer_architecture(
@@ -29,14 +30,16 @@ def infer_architecture(
     """Tell the architecture from names and shapes.
 
     ResNet-18, 34, 50 and 101 of the usual width, with the 7x7 stem or a 3x3 one for small
-    images, and plain vision transformers (tiny, small, base and large; patches of 8, 14 or 16
-    pixels; with layer scale and register tokens as DINOv2 has them).
+    images, and vision transformers: timm's ``VisionTransformer`` of any width and depth (with or
+    without class token, registers, layer scale, SwiGLU, a normalisation before the blocks or of
+    queries and keys, pooled by the class token or on average), DeiT's with a distillation token,
+    and DINOv3's.
 
     Args:
         state: Weights under torchvision's or timm's names.
         stem_padding: Of a 3x3 stem, which no shape shows.
-        heads: Attention heads of a transformer, which no shape shows; ``None`` for one to 64
-            channels.
+        heads: Attention heads of a transformer, where known; ``None`` takes one to 64 channels,
+            since no shape shows them.
 
     Returns:
         What to build, or ``None`` where the shapes do not tell.
@@ -45,9 +48,26 @@ def infer_architecture(
         return _resnet(state, stem_padding)
     if "0.running_mean" in state and "1.weight" in state:
         return _lightly_zoo(state)
-    if "patch_embed.proj.weight" in state and "pos_embed" in state:
-        return _transformer(state, heads)
+    if "patch_embed.proj.weight" in state and "blocks.0.attn.qkv.weight" in state:
+        return _dinov3(state, heads) if _is_dinov3(state) else _transformer(state, heads)
     return None
+
+
+def assumed_heads(
+    options: BackboneOptions, state: Mapping[str, Tensor], heads: int | None
+) -> str | None:
+    """What was assumed of a transformer's attention where its shapes told the architecture.
+
+    Args:
+        options: From :func:`infer_architecture`.
+        state: The weights.
+        heads: As they were known there.
+    """
+    stem = state.get("patch_embed.proj.weight")
+    if stem is None or heads is not None or "blocks.0.attn.q_norm.weight" in state:
+        return None
+    number = options.options.get("num_heads", stem.shape[0] // _HEAD_WIDTH)
+    return f"num_heads {number}, one for {_HEAD_WIDTH} channels"
 
 
 def architecture_label(options: BackboneOptions) -> str:
@@ -88,32 +108,117 @@ def _lightly_zoo(state: Mapping[str, Tensor]) -> BackboneOptions | None:
 
 
 def _transformer(state: Mapping[str, Tensor], heads: int | None) -> BackboneOptions | None:
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    size = _VITS.get((width, _count(state, r"blocks\.(\d+)\.")))
-    positions = state["pos_embed"].shape[1]
-    side = math.isqrt(positions)  # one more position is the class token's
-    if size is None or patch not in _PATCHES or positions - side**2 not in (0, 1):
+    shape = _shape(state, heads)
+    if shape is None or "pos_embed" not in state:
         return None
+    width, depth, patch, number = shape
+    tokens = {name: name in state for name in ("cls_token", "dist_token")}
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    grid = _grid(state["pos_embed"].shape[1], sum(tokens.values()) + registers)
+    if grid is None:
+        return None
+    side, embeds_tokens = grid
+    size = _VITS.get((width, depth))
+    name = f"vit_{size or 'base'}_patch16_224"
+    options: dict[str, Any] = {} if size else {"embed_dim": width, "depth": depth}
     # timm has names for some sizes of patches only, but its ViT takes any as an option.
-    options: dict[str, Any] = {"patch_size": patch, "img_size": side * patch}
+    options |= {"patch_size": patch, "img_size": side * patch}
     options |= {"dynamic_img_size": True}  # images of other sizes: positions are interpolated
-    if heads is not None:
-        options["num_heads"] = heads
+    if number != width // _HEAD_WIDTH or heads is not None or not size:
+        options["num_heads"] = number
+    if tokens["dist_token"]:
+        if size not in _DISTILLED:
+            return None
+        name = f"deit_{size}_distilled_patch16_224"
+    if registers:
+        options["reg_tokens"] = registers
+    if not embeds_tokens and (tokens["cls_token"] or registers):
+        options["no_embed_class"] = True
+    if not tokens["cls_token"]:
+        options["class_token"] = False
+    if "fc_norm.weight" in state:
+        options["global_pool"] = "avg"
+    elif not tokens["cls_token"]:
+        options |= {"global_pool": "avg", "fc_norm": False}
+    return _with_feed_forward(name, options | _layers(state), state, width)
+
+
+def _with_feed_forward(
+    name: str, options: dict[str, Any], state: Mapping[str, Tensor], width: int
+) -> BackboneOptions | None:
+    """Add the width of the feed-forward layers, and their gate where they have one."""
+    first, second = (state.get(f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
+    if first is None or second is None:
+        return None
+    if first.shape[0] == 2 * second.shape[1]:  # SwiGLU, which only this name of timm has
+        if "deit" in name:
+            return None
+        options = {"embed_dim": width, "depth": _count(state, r"blocks\.(\d+)\."), **options}
+        options.setdefault("num_heads", width // _HEAD_WIDTH)
+        name, usual = "vit_giant_patch14_dinov2", 2.66667 * 2
+    else:
+        usual = 4.0
+    if first.shape[0] != int(width * usual):
+        options["mlp_ratio"] = first.shape[0] / width
+    return BackboneOptions(name, "timm", options=options)
+
+
+def _layers(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Options of the blocks that names show."""
+    options: dict[str, Any] = {}
     if "blocks.0.ls1.gamma" in state:
         options["init_values"] = 1e-5  # of the layer scale; overwritten by the weights
-    if "reg_token" in state:
-        options |= {"reg_tokens": state["reg_token"].shape[1], "no_embed_class": True}
-    return BackboneOptions(f"vit_{size}_patch16_224", "timm", options=options)
+    if "norm_pre.weight" in state:
+        options["pre_norm"] = True
+    if "blocks.0.attn.q_norm.weight" in state:
+        options["qk_norm"] = True
+    if "blocks.0.attn.qkv.bias" not in state:
+        options["qkv_bias"] = False
+    return options
+
+
+def _shape(state: Mapping[str, Tensor], heads: int | None) -> tuple[int, int, int, int] | None:
+    """Width, depth, patch and attention heads of a transformer of colour images."""
+    stem = state["patch_embed.proj.weight"]
+    if stem.ndim != 4 or stem.shape[1] != 3 or stem.shape[2] != stem.shape[3]:
+        return None
+    width, patch = stem.shape[0], stem.shape[2]
+    norm = state.get("blocks.0.attn.q_norm.weight")
+    number = heads or width // (norm.shape[0] if norm is not None else _HEAD_WIDTH)
+    if not number or width % number:
+        return None
+    return width, _count(state, r"blocks\.(\d+)\."), patch, number
+
+
+def _grid(positions: int, tokens: int) -> tuple[int, bool] | None:
+    """Side of a square grid of positions, and whether other tokens have positions too."""
+    for embedded in (tokens, 0):
+        side = math.isqrt(max(0, positions - embedded))
+        if side and side**2 == positions - embedded:
+            return side, embedded > 0
+    return None
+
+
+def _is_dinov3(state: Mapping[str, Tensor]) -> bool:
+    return "pos_embed" not in state and {"blocks.0.gamma_1", "reg_token"} <= state.keys()
+
+
+def _dinov3(state: Mapping[str, Tensor], heads: int | None) -> BackboneOptions | None:
+    """DINOv3's, which timm builds as its Eva; the feature is the class token, as upstream."""
+    shape = _shape(state, heads)
+    second = state.get("blocks.0.mlp.fc2.weight")
+    if shape is None or second is None:
+        return None
+    width, depth, patch, number = shape
+    name = "vit_small_patch16_dinov3" + ("_qkvb" if "blocks.0.attn.q_bias" in state else "")
+    options: dict[str, Any] = {"embed_dim": width, "depth": depth, "num_heads": number}
+    options |= {"patch_size": patch, "num_reg_tokens": state["reg_token"].shape[1]}
+    options |= {"mlp_ratio": second.shape[1] / width, "global_pool": "token"}
+    if "blocks.0.mlp.fc1_g.weight" in state:
+        options |= {"swiglu_mlp": True, "swiglu_align_to": 1}  # the kind with gate and value apart
+    return BackboneOptions(name, "timm", options=options)
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     """Number of different indices in names that begin with ``pattern``."""
     return len({m[1] for name in state if (m := re.match(pattern, name))})
-
-
-def named_architecture(name: str) -> BackboneOptions:
-    """Options of an architecture by its name: a torchvision ResNet, ``…_cifar``, or timm's."""
-    plain = name.removesuffix("_cifar")
-    if plain in RESNETS:
-        return BackboneOptions(plain, cifar_stem=plain != name)
-    return BackboneOptions(name, "timm")

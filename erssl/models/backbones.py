@@ -1,4 +1,4 @@
-"""Backbones: torchvision's ResNets and any timm model.
+"""Backbones: torchvision's ResNets and its other classifiers, and any timm model.
 
 A backbone is a plain module that gives features (N, feature_dim) and has ``feature_dim``; its
 parameter names are those of its library, so that its weights fit everybody else's code.
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from erssl.errors import ConfigError
+from erssl.models.timm_options import NORM_EPS, check_timm_options
+from erssl.models.torchvision_nets import build_torchvision, torchvision_names
 from erssl.models.weights_files import one_line
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -25,13 +27,15 @@ class BackboneOptions:
     """What to build.
 
     Attributes:
-        name: A torchvision ResNet (``resnet18`` to ``resnet101``) or any timm model name.
+        name: A torchvision classifier, most of all a ResNet (``resnet18`` to ``resnet101``), or
+            any timm model name.
         library: Where the name comes from; ``lightly`` has the ResNets of its own model zoo.
         cifar_stem: For small images: a 3x3 convolution of stride 1 and no max-pooling in place
             of a ResNet's 7x7 stem (lightly's CIFAR benchmark).
         stem_padding: Padding of that convolution; 1 in lightly, 2 in solo-learn.
-        options: Keyword arguments for ``timm.create_model``, such as ``img_size``; of lightly's
-            ResNets ``width`` and ``num_ftrs``.
+        options: Keyword arguments for ``timm.create_model``, such as ``img_size``, those of
+            :data:`erssl.models.timm_options.ALLOWED`; of lightly's ResNets ``width`` and
+            ``num_ftrs``.
     """
 
     name: str = "resnet50"
@@ -60,14 +64,19 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
         return _with_options(_timm(options), options)
     if options.library == "lightly":
         return _with_options(_lightly(options), options)
-    if options.name not in RESNETS:
-        raise ConfigError(
-            f"backbone.name={options.name} is unknown; choose one of {', '.join(RESNETS)}, or "
-            "backbone=timm backbone.name=<any timm name>."
-        )
     if options.options:
         raise ConfigError("backbone.options is for backbone=timm only; remove it.")
-    return _with_options(_resnet(options), options)
+    if options.name in RESNETS:
+        return _with_options(_resnet(options), options)
+    if options.name not in torchvision_names():
+        raise ConfigError(
+            f"backbone.name={options.name} is unknown; choose one of {', '.join(RESNETS)}, "
+            "backbone=torchvision backbone.name=<one of its classifiers>, or backbone=timm "
+            "backbone.name=<any timm name>."
+        )
+    if options.cifar_stem:
+        raise ConfigError("backbone.cifar_stem is for torchvision's ResNets; remove it.")
+    return _with_options(build_torchvision(options.name), options)
 
 
 def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
@@ -136,14 +145,21 @@ def _timm(options: BackboneOptions) -> nn.Module:
             f"backbone.name={options.name} is no timm model; "
             + (f"the nearest names are {', '.join(close)}." if close else "see timm.list_models().")
         )
+    check_timm_options(options.options)
+    own = dict(options.options)
+    eps = own.pop(NORM_EPS, None)
     try:
-        backbone: nn.Module = timm.create_model(options.name, num_classes=0, **options.options)
+        backbone: nn.Module = timm.create_model(options.name, num_classes=0, **own)
         width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     except Exception as error:  # any option goes to any model's constructor
         raise ConfigError(
             f"backbone.options={options.options} does not fit {options.name} "
             f"({one_line(error)}); remove what the model does not take."
         ) from error
+    if eps is not None:
+        for module in backbone.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
     backbone.feature_dim = width
     return backbone
 

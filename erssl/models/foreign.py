@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
-from erssl.models.layouts import named_tensors
 from erssl.models.loading import load_backbone
+from erssl.models.state_dicts import at, named_tensors, under
 from erssl.models.weights_files import read_checkpoint
 from erssl.models.zoo import zoo_file
 from erssl.paths import user_path
@@ -53,7 +53,7 @@ def load_branch(
         path = zoo_file(str(path).removeprefix("zoo:"))[0]
     content, _ = read_checkpoint(user_path(path))
     report: Any = backbone.report
-    layers = _under(named_tensors(content, report.layout), head_prefix)
+    layers = under(named_tensors(at(content, report.place)), head_prefix)
     if not layers:
         raise DataError(
             f"{path} holds no head under {head_prefix!r}; set head_prefix=<what its names begin "
@@ -67,10 +67,6 @@ def load_branch(
             f"{backbone.feature_dim}; set head_prefix to the head that follows the backbone."
         )
     return backbone, head
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
 def build_head(state: Mapping[str, Tensor], activation: Activation = "relu") -> nn.Module:

@@ -16,7 +16,8 @@ HEADER = "erssl"  # where a checkpoint of ours says what its backbone is
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 #: Options of timm by which other weights would be read or fetched than those of the file.
 SOURCES = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
-_SOURCES = (*SOURCES, "pretrained_strict", "cache_dir")
+#: What a list of arguments may hold beside the network: those, and what is ours to say.
+NOT_OF_THE_NETWORK = (*SOURCES, "pretrained_strict", "cache_dir", "num_classes", "in_chans")
 _DEPTHS = ("depth", "depths", "layers")
 _LARGEST = 100_000  # pixels; channels
 
@@ -45,7 +46,7 @@ def own_header(
         if not isinstance(found, Mapping):
             return None, None
         options = _options(dict(found["backbone"]), len(content) + _count(content))
-        return options, _preprocessing(dict(found["preprocessing"]))
+        return options, checked_preprocessing(dict(found["preprocessing"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(f"The header of {file} is damaged ({one_line(error)}).") from error
 
@@ -60,7 +61,7 @@ def _options(said: dict[str, Any], weights: int) -> BackboneOptions:
     plain = isinstance(own, dict) and all(isinstance(key, str) for key in own)
     if not plain:
         raise ValueError("options are no names and values")
-    said["options"] = own = {k: v for k, v in own.items() if k not in _SOURCES}
+    said["options"] = own = {k: v for k, v in own.items() if k not in NOT_OF_THE_NETWORK}
     made = BackboneOptions(**said)
     libraries = get_args(get_type_hints(BackboneOptions)["library"])
     fits = isinstance(made.name, str) and made.library in libraries
@@ -83,11 +84,17 @@ def _numbers(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, (int, float)) else []
 
 
-def _preprocessing(said: dict[str, Any]) -> dict[str, Any]:
-    """Values that evaluation images can pass through."""
+def checked_preprocessing(said: dict[str, Any]) -> dict[str, Any]:
+    """Values that evaluation images can pass through.
+
+    Raises:
+        ValueError: Naming the first that they cannot.
+    """
     for key, value in said.items():
         if key == "image_size":
             fits = _whole(value, 1, _LARGEST)
+        elif key == "crop_pct":
+            fits = isinstance(value, (int, float)) and 0 < value <= 1
         elif key in ("mean", "std"):
             fits = isinstance(value, (list, tuple)) and len(value) == 3
             fits = fits and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from erssl.errors import ConfigError, DataError
+from erssl.errors import ConfigError
+from erssl.models import transformers_names as transformers
+from erssl.models.state_dicts import (
+    at,
+    is_average,
+    named_tensors,
+    place_name,
+    places,
+    under,
+)
 
 # The first weights of torchvision's ResNets and timm's transformers.
 _STEMS = ("conv1.weight", "patch_embed.proj.weight")
@@ -20,6 +30,11 @@ _MODEL = ("model",)
 # A probe beside a head that is trained without labels; a supervised file has no such head.
 _SOLO = (("classifier.",), ("projector.", "momentum_", "prototypes", "head.", "decoder"))
 _VISSL = ("classy_state_dict", "base_model", "model", "trunk")
+# Where else people put a state dict: DeepSpeed, and training scripts of their own.
+_CONTAINERS = (
+    *((), _STATE, _MODEL, ("module",), ("net",), ("network",), ("model_state_dict",)),
+    *(("model_state",), ("weights",), ("params",)),
+)
 
 
 @dataclass(frozen=True)
@@ -29,13 +44,14 @@ class Layout:
     Attributes:
         name: The project whose files look like this.
         place: Keys that lead to the state dict in the file; empty where the file is one.
-        prefix: What the backbone's names begin with, after ``module.`` and ``_orig_mod.``.
+        prefix: What the backbone's names begin with, without what wrappers put there.
         heads: What names under the prefix begin with that come after the features.
         sequential: Whether names are those of ``nn.Sequential(*resnet.children())``: 0 for the
             first convolution, 1 for its normalisation, 4 to 7 for the stages.
         stems: Names, one of which the first weight must have under the prefix.
         marks: Beginnings, of each group of which some name in the state dict must have one.
         stem_padding: Padding of a 3x3 stem.
+        average: Whether the state dict is that of torch's AveragedModel.
         vit_heads: Attention heads of its transformers, where not one for 64 channels.
         interpolation: With which evaluation images are resized.
     """
@@ -48,9 +64,17 @@ class Layout:
     stems: tuple[str, ...] = _STEMS
     marks: tuple[tuple[str, ...], ...] = ()
     stem_padding: int = 1
+    average: bool = False
     vit_heads: int | None = None
     interpolation: str = "bilinear"
 
+    @property
+    def published(self) -> bool:
+        """Whether such files are those that libraries publish, or say nothing of a project."""
+        return self.name.startswith(("torchvision", "timm", "prefix="))
+
+
+_AVERAGES = ("timm, weight average", "torchvision, weight average")
 
 # In this order: the first rule that holds decides. Where a file holds several branches, the rule
 # names the one that its project evaluates.
@@ -79,10 +103,13 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("vissl", _VISSL, "_feature_blocks."),
     Layout("vissl", _VISSL, "base_model._feature_blocks."),
     Layout("MAE", _MODEL, "", marks=(("decoder_",),), heads=("decoder_", "mask_token")),
-    Layout("timm, weight average", ("state_dict_ema",), "", heads=_FLAT),  # what timm evaluates
+    Layout(_AVERAGES[0], ("state_dict_ema",), "", heads=_FLAT),  # what timm evaluates
+    # what torchvision's references evaluate; DeiT writes plain names there and evaluates the other
+    Layout(_AVERAGES[1], ("model_ema",), "", heads=_FLAT, average=True),
     Layout("torchvision, timm, SwAV", (), "", heads=_FLAT),
     Layout("torchvision, timm, SwAV", _MODEL, "", heads=_FLAT),
     Layout("torchvision, timm, SwAV", _STATE, "", heads=_FLAT),
+    *(Layout("transformers", (), prefix, heads=_FLAT) for prefix in transformers.PREFIXES[1:]),
 )
 
 
@@ -92,54 +119,129 @@ class Found:
 
     Attributes:
         layout: The rule that held.
-        state: Weights under torchvision's or timm's names.
-        heads: How many weights under the prefix belong to heads.
+        place: Keys that lead to its state dict in the file.
+        named: The whole state dict, without wrappers' names.
+        state: Weights under the prefix, by torchvision's or timm's names; heads are among them.
         name: Whose file it is.
+        heads: How many weights were left out as heads.
     """
 
     layout: Layout
+    place: tuple[str, ...]
+    named: dict[str, Tensor]
     state: dict[str, Tensor]
-    heads: int
     name: str
+    heads: int = 0
+
+    def without_heads(self, known: Collection[str] = (), more: Collection[str] = ()) -> Found:
+        """The backbone alone.
+
+        Args:
+            known: Names of the network, where it is known; they are no heads, whatever they begin
+                with (ConvNeXt's last normalisation is ``head.norm``).
+            more: Further names of heads.
+        """
+        own = {
+            n: t
+            for n, t in self.state.items()
+            if n in known or not (n.startswith(self.layout.heads) or n in more)
+        }
+        return dataclasses.replace(self, state=own, heads=len(self.state) - len(own) + self.heads)
 
 
 def find_backbone(
-    content: Mapping[str, Any], layout: str | None = None, stem: str | None = None
+    content: Mapping[str, Any],
+    layout: str | None = None,
+    stem: str | None = None,
+    prefix: str | None = None,
+    weights: str | None = None,
 ) -> Found | None:
     """Find the backbone in a checkpoint by the first rule of :data:`LAYOUTS` that holds.
 
     A rule holds where its place exists, its mark is there, and the backbone's first weight stands
-    under its prefix.
+    under its prefix. Where none holds, each is tried in the usual containers of a state dict.
 
     Args:
         content: What the file holds.
         layout: Name of the rules to try; ``None`` for all.
         stem: Name of the backbone's first weight where it is known; ``None`` for the rules' own.
+        prefix: What the backbone's names begin with, in place of the rules.
+        weights: The container to take, its keys joined by dots; ``None`` for the rules' own.
 
     Returns:
         The backbone, or ``None`` where no rule holds.
 
     Raises:
-        ConfigError: If there is no rule of that name.
+        ConfigError: If there is no rule or no container of that name.
         DataError: If a state dict has a name twice.
     """
-    for rule in _rules(layout):
-        named = _state_dict(content, rule.place)
+    chosen = None if weights is None else _chosen(content, weights)
+    for rule, place in _tried(content, layout, prefix, chosen):
+        node = at(content, place)
+        named = named_tensors(node)
         if not all(any(name.startswith(mark) for name in named) for mark in rule.marks):
             continue
-        state = _under(named, rule.prefix)
-        if rule.sequential:
-            state = _named_sequential(state) if "0.weight" in state else {}
+        if rule.average and not is_average(node):
+            continue
+        state = _plain_names(under(named, rule.prefix), rule.sequential)
         if any(name in state for name in ([stem] if stem is not None else rule.stems)):
-            own = {n: t for n, t in state.items() if not n.startswith(rule.heads)}
-            return Found(rule, _timm_registers(own), len(state) - len(own), rule.name)
+            return Found(rule, place, named, _timm_registers(state), rule.name)
     return None
 
 
-def named_tensors(content: Mapping[str, Any], layout: str) -> dict[str, Tensor]:
-    """All tensors beside the backbone that a rule of this name finds, without wrappers' names."""
-    found = [named for rule in _rules(layout) if (named := _state_dict(content, rule.place))]
-    return found[0] if found else {}
+def whole_sets(
+    content: Mapping[str, Any], wanted: Mapping[str, Tensor]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Places and prefixes in a file under which weights of these names and shapes are complete.
+
+    Args:
+        content: What the file holds.
+        wanted: Weights by name.
+    """
+    stem = next(iter(wanted))
+    for place in places(content):
+        named = named_tensors(at(content, place))
+        for prefix in [n.removesuffix(stem) for n in named if f".{n}".endswith(f".{stem}")]:
+            each = ((named.get(prefix + name), tensor) for name, tensor in wanted.items())
+            if all(other is not None and other.shape == own.shape for other, own in each):
+                yield place, prefix
+
+
+def _tried(
+    content: Mapping[str, Any],
+    layout: str | None,
+    prefix: str | None,
+    chosen: tuple[str, ...] | None,
+) -> Iterator[tuple[Layout, tuple[str, ...]]]:
+    """Rules and where each is tried, in their order."""
+    everywhere = list(places(content)) if chosen is None else [chosen]
+    if prefix is not None:
+        for place in everywhere:
+            named = named_tensors(at(content, place))
+            for begins in (f"{prefix}.", prefix) if prefix else ("",):
+                if any(name.startswith(begins) for name in named):
+                    yield Layout("prefix=", place, begins, _FLAT), place
+                    yield Layout("prefix=", place, begins, _FLAT, sequential=True), place
+                    break
+        return
+    rules = _rules(layout)
+    if chosen is not None:
+        yield from ((rule, chosen) for rule in rules)
+        return
+    yield from ((rule, rule.place) for rule in rules)
+    for rule in rules:
+        if not rule.marks and rule.name not in _AVERAGES:
+            yield from ((rule, place) for place in _CONTAINERS if place != rule.place)
+
+
+def _chosen(content: Mapping[str, Any], weights: str) -> tuple[str, ...]:
+    named = {place_name(place): place for place in places(content)}
+    if weights not in named:
+        there = ", ".join(named) or "none"
+        raise ConfigError(
+            f"weights={weights} is no container of weights in this file; it has: {there}."
+        )
+    return named[weights]
 
 
 def _rules(layout: str | None) -> list[Layout]:
@@ -150,30 +252,11 @@ def _rules(layout: str | None) -> list[Layout]:
     return rules
 
 
-def _under(named: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in named.items() if n.startswith(prefix)}
-
-
-def _state_dict(content: Mapping[str, Any], place: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors at a place, without wrappers' names; empty where the place does not exist."""
-    node: Any = content
-    for key in place:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    if not isinstance(node, Mapping):
-        return {}
-    tensors = {n: t for n, t in node.items() if isinstance(n, str) and isinstance(t, Tensor)}
-    named = {_unwrapped(n): t for n, t in tensors.items()}
-    if len(named) < len(tensors):
-        raise DataError(
-            f"The state dict has {len(tensors) - len(named)} names twice, with and without a "
-            "wrapper such as module.; save one of the two."
-        )
-    return named
-
-
-def _unwrapped(name: str) -> str:
-    # put there by DistributedDataParallel and by torch.compile
-    return name.removeprefix("module.").replace("_orig_mod.", "")
+def _plain_names(state: dict[str, Tensor], sequential: bool) -> dict[str, Tensor]:
+    """torchvision's or timm's names for those of a Sequential or of transformers."""
+    if sequential:
+        return _named_sequential(state) if "0.weight" in state else {}
+    return transformers.timm_names(state) if transformers.has_such_names(state) else state
 
 
 def _named_sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,7 +271,7 @@ def _named_sequential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _timm_registers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """timm's names for DINOv2's registers, and its class token, which takes its own position."""
     state = dict(state)
-    if "register_tokens" in state and "cls_token" in state:
+    if {"register_tokens", "cls_token", "pos_embed"} <= state.keys():
         state["reg_token"] = state.pop("register_tokens")
         positions = state["pos_embed"]
         state["cls_token"] = state["cls_token"] + positions[:, :1]

@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 
 from erssl.errors import ConfigError, DataError, ErsslError
-from erssl.models.architectures import infer_architecture, named_architecture
+from erssl.models.architectures import assumed_heads, infer_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
-from erssl.models.headers import HEADER, own_header
+from erssl.models.branches import offer, other_sets
 from erssl.models.layouts import Found, find_backbone
-from erssl.models.weights_files import check_finite, one_line, read_checkpoint
-from erssl.models.zoo import zoo_file
-from erssl.paths import user_path
+from erssl.models.magnitudes import require_finite_features
+from erssl.models.named import possible_architectures
+from erssl.models.preprocessing import usual_preprocessing
+from erssl.models.published import is_timm_address, load_published
+from erssl.models.reports import LoadReport, listed
+from erssl.models.sources import WEIGHTS_FILE, Source, open_source, transformer_options
+from erssl.models.state_dicts import unwrapped
+from erssl.models.timm_options import timm_arguments
+from erssl.models.weights_files import check_finite, one_line
 
-WEIGHTS_FILE = "backbone.safetensors"
-_SMALL = 96  # pixels; a transformer of smaller images was not trained on ImageNet's
+__all__ = ["WEIGHTS_FILE", "LoadReport", "load_backbone"]
+
 _UNTRACKED = "num_batches_tracked"  # of a batch normalisation; counts steps, older files have none
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """What was found in a checkpoint.
-
-    Attributes:
-        layout: Name of the rule by which the backbone was found.
-        matched: Number of backbone weights that were read.
-        missing: Names that the backbone has and the file has not, or in another shape.
-        unexpected: Names of backbone weights in the file that the backbone has no place for.
-        heads: Number of weights of heads, which are left out.
-        assumed: Whether the preprocessing is what such files usually have, since neither the file
-            nor the zoo says it.
-    """
-
-    layout: str
-    matched: int
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    heads: int
-    assumed: bool = False
-
-    def __str__(self) -> str:
-        """One sentence with the counts."""
-        return (
-            f"{self.matched} backbone weights matched, {len(self.missing)} missing, "
-            f"{len(self.unexpected)} unexpected ({self.layout} layout, {self.heads} of heads left "
-            "out)" + ("; preprocessing is assumed" if self.assumed else "")
-        )
+_UNREAD = ("mask_token",)  # of a network that is trained on masked images; no image needs it
 
 
 def load_backbone(
@@ -62,156 +38,214 @@ def load_backbone(
     *,
     allow_partial: bool = False,
     layout: str | None = None,
+    prefix: str | None = None,
+    weights: str | None = None,
 ) -> nn.Module:
     """Read the backbone of any checkpoint.
 
     Reads run directories of ``erssl pretrain``, their ``backbone.safetensors`` and checkpoints,
-    and every layout of :data:`erssl.models.layouts.LAYOUTS`: torchvision, timm, MoCo, MoCo v3,
+    every layout of :data:`erssl.models.layouts.LAYOUTS`: torchvision, timm, MoCo, MoCo v3,
     SimSiam, SwAV, DeepCluster v2, DINO, Barlow Twins, VICReg, BYOL, MVEB, MAE, lightly, solo-learn,
-    vissl and more. Nothing in the file is executed (``weights_only=True``).
+    vissl and more, and folders of Hugging Face as timm and transformers (ViT, DeiT, MAE, DINOv2,
+    DINOv3) write them. Nothing in the file is executed (``weights_only=True``).
 
     Args:
-        path: A run directory, a file, or ``"zoo:<name>"`` for published weights.
-        arch: The architecture: a torchvision ResNet (``"resnet50"``), the same for small images
-            (``"resnet18_cifar"``), a timm name, or options. ``None`` infers it from names and
-            shapes.
+        path: A run directory, a file, a folder of Hugging Face, ``"zoo:<name>"`` for published
+            weights, or ``"timm:<name>"`` for those that timm publishes.
+        arch: The architecture: a torchvision name (``"resnet50"``), a ResNet for small images
+            (``"resnet18_cifar"``), a timm name, options of it after commas
+            (``"vit_small_patch16_224,num_heads=12"``), or :class:`BackboneOptions`. ``None``
+            infers it from names and shapes.
         allow_partial: Take a file that does not hold every weight of the backbone; the others stay
             random.
         layout: Name of the only layout to try.
+        prefix: What the backbone's names begin with, where no layout knows it.
+        weights: The state dict to take of a file that holds several, its keys joined by dots, such
+            as ``"state_dict_ema"``.
 
     Returns:
         The backbone in eval mode, giving features (N, feature_dim), with the attributes
         ``feature_dim``, ``architecture`` (:class:`BackboneOptions`), ``preprocessing`` (``mean``,
-        ``std``, ``image_size``, ``interpolation``; empty where nothing is known) and ``report``
-        (:class:`LoadReport`).
+        ``std``, ``image_size``, ``interpolation``, ``crop_pct``, as far as they are known) and
+        ``report`` (:class:`LoadReport`).
 
     Raises:
         DataError: If there is no such file, it cannot be read safely, no layout fits, weights are
-            missing or not finite, or the architecture cannot be told.
-        ConfigError: If ``arch`` or ``layout`` is unknown.
+            missing, not finite, negative where they are variances, or give features that are not
+            finite, or the architecture cannot be told.
+        ConfigError: If ``arch``, ``layout`` or ``weights`` is unknown.
 
     Example:
         >>> backbone = load_backbone("checkpoint.pth.tar")  # doctest: +SKIP
-        >>> print(backbone.report)  # doctest: +SKIP
+        >>> print(backbone.report.counts)  # doctest: +SKIP
         318 backbone weights matched, 0 missing, 0 unexpected (MoCo layout, 4 of heads left out)
     """
-    prepared: dict[str, Any] = {}
-    if str(path).startswith("zoo:"):
-        path, row = zoo_file(str(path).removeprefix("zoo:"))
-        arch, layout, prepared = arch or row.arch, layout or row.layout, row.preprocessing
-    path = user_path(path)
-    file = path / WEIGHTS_FILE if (path / WEIGHTS_FILE).is_file() else path
-    if file.is_dir():
-        raise DataError(
-            f"{path} has no {WEIGHTS_FILE}; name a finished run directory, or one of its "
-            "checkpoints/*.ckpt."
-        )
-    content, header = read_checkpoint(file)
-    options = named_architecture(arch) if isinstance(arch, str) else arch
-    own, preprocessing = own_header(file, content, header)
-    options = options or own
-    found, options = _understand(file, content, options, layout, arch if own is None else None)
-    if own is not None:
-        found = dataclasses.replace(found, name="erssl")
-    if options is None:
-        raise DataError(
-            f"The architecture of {file} ({found.name} layout, {len(found.state)} weights) "
-            "is none of those that shapes tell (ResNet-18, 34, 50, 101 and plain ViTs); name it "
-            "with arch=<torchvision or timm name>."
-        )
-    _compare(file, _planned(options), found, options, allow_partial)
+    if is_timm_address(path):
+        return load_published(path, arch)
+    source = open_source(path)
+    possible: list[BackboneOptions | None] = [source.options]
+    if isinstance(arch, str):
+        possible = [*possible_architectures(arch)]
+    elif arch is not None:
+        possible = [arch]
+    found, options, assumed = _understand(
+        source, possible, layout or source.layout, isinstance(arch, str), prefix, weights
+    )
     backbone = build_backbone(options)
-    report = _fill(file, backbone, found, options, allow_partial)
+    report = _compare(source.file, backbone.state_dict(), found, options, allow_partial)
+    left_out = set(report.unexpected)
+    matched = {name: tensor for name, tensor in found.state.items() if name not in left_out}
+    backbone.load_state_dict(matched, strict=False)
+    preprocessing = source.preprocessing
     if preprocessing is None:
-        preprocessing = {**_usual_preprocessing(options, found), **prepared}
-        report = dataclasses.replace(report, assumed=not prepared)
+        usual, whose = usual_preprocessing(options, found.layout, isinstance(arch, str))
+        preprocessing = {**usual, **source.prepared}
+        if usual and not source.prepared:
+            assumed = (*assumed, f"preprocessing {listed(usual)} ({whose})")
+    taken, others = other_sets(source.content, found)
+    report = dataclasses.replace(
+        report, place=found.place, taken=taken, others=others, assumed=assumed
+    )
     backbone.report = report  # type: ignore[assignment]
     backbone.preprocessing = preprocessing  # type: ignore[assignment]
-    return backbone.eval()
-
-
-def save_backbone(
-    backbone: nn.Module,
-    path: Path,
-    options: BackboneOptions,
-    preprocessing: dict[str, Any] | None = None,
-) -> None:
-    """Write weights as safetensors with all that is needed to use them in the file's header.
-
-    Args:
-        backbone: The trained backbone.
-        path: The file to write.
-        options: What the backbone was built from.
-        preprocessing: ``mean``, ``std``, ``image_size`` and ``interpolation`` of the images.
-    """
-    from safetensors.torch import save_file
-
-    state = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
-    metadata = {
-        "backbone": json.dumps(dataclasses.asdict(options)),
-        "preprocessing": json.dumps(preprocessing or {}),
-    }
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(state, partial, metadata=metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def checkpoint_header(
-    backbone: nn.Module, preprocessing: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """What a checkpoint keeps beside its state dict, so that its backbone can be read from it.
-
-    Args:
-        backbone: The backbone that was trained.
-        preprocessing: What its images pass through.
-
-    Returns:
-        Keys to add to the checkpoint; none where the architecture is not known.
-    """
-    architecture = getattr(backbone, "architecture", None)
-    if not isinstance(architecture, BackboneOptions):
-        return {}
-    options = dataclasses.asdict(architecture)
-    return {HEADER: {"backbone": options, "preprocessing": dict(preprocessing)}}
-
-
-def _with_what_no_name_says(options: BackboneOptions, found: Found) -> BackboneOptions:
-    """Padding of a small stem and heads of a transformer, which the layout knows and no name."""
-    rule = found.layout
-    if options.cifar_stem:
-        return dataclasses.replace(options, stem_padding=rule.stem_padding)
-    if rule.vit_heads is not None and "patch_embed.proj.weight" in found.state:
-        heads = {"num_heads": rule.vit_heads}
-        return dataclasses.replace(options, options={**heads, **options.options})
-    return options
+    backbone.eval()
+    require_finite_features(source.file, backbone, options, preprocessing)
+    return backbone
 
 
 def _understand(
-    file: Path,
-    content: Mapping[str, Any],
-    options: BackboneOptions | None,
+    source: Source,
+    possible: list[BackboneOptions | None],
     layout: str | None,
-    arch: str | BackboneOptions | None,
-) -> tuple[Found, BackboneOptions | None]:
-    """The backbone in a file, and its architecture where that can be told."""
+    named: bool,
+    prefix: str | None,
+    weights: str | None,
+) -> tuple[Found, BackboneOptions, tuple[str, ...]]:
+    """The backbone in a file, its architecture, and what of that is assumed."""
     try:
-        found = _find(file, content, options, layout)
-        check_finite(file, found.state)
+        found, options = _first_that_fits(source, possible, layout, prefix, weights)
+        check_finite(source.file, found.state)
         rule = found.layout
+        assumed: tuple[str, ...] = ()
         if options is None:
-            options = infer_architecture(found.state, rule.stem_padding, rule.vit_heads)
-        elif isinstance(arch, str):
+            heads = source.transformer.get("num_heads", rule.vit_heads)
+            found = found.without_heads()
+            options = infer_architecture(found.state, rule.stem_padding, heads)
+            if options is not None:
+                guess = assumed_heads(options, found.state, heads)
+                assumed = () if guess is None else (guess,)
+                own = {**options.options, **transformer_options(source)}
+                options = dataclasses.replace(options, options=own)
+        elif named:
             options = _with_what_no_name_says(options, found)
     except ErsslError:
         raise
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise DataError(
-            f"The weights of {file} do not go together ({one_line(error)}); they are no backbone."
+            f"The weights of {source.file} do not go together ({one_line(error)}); they are no "
+            "backbone."
         ) from error
-    return found, options
+    if options is None:
+        raise DataError(
+            f"The architecture of {source.file} ({found.name} layout, {len(found.state)} weights) "
+            "is none of those that shapes tell (ResNet-18, 34, 50, 101 and ViTs of square images); "
+            "name it with arch=<torchvision or timm name>, and what no name says after commas, as "
+            "arch=vit_small_patch16_224,img_size=224x448."
+        )
+    found = _own_weights(found, options)
+    if source.own:
+        found = dataclasses.replace(found, name="erssl")
+    return found, options, assumed
+
+
+def _first_that_fits(
+    source: Source,
+    possible: list[BackboneOptions | None],
+    layout: str | None,
+    prefix: str | None,
+    weights: str | None,
+) -> tuple[Found, BackboneOptions | None]:
+    """The backbone, by the first architecture whose first weight is there, or best: all of them."""
+    first: tuple[Found, BackboneOptions | None] | None = None
+    for options in possible:
+        # With a known architecture its own first weight marks the backbone, whatever it is called.
+        planned = None if options is None else _planned(options)
+        stem = None if planned is None else next(iter(planned))
+        found = find_backbone(source.content, layout, stem, prefix, weights)
+        if found is None:
+            continue
+        if len(possible) == 1 or (planned is not None and planned.keys() <= found.state.keys()):
+            return found, options
+        first = first or (found, options)
+    if first is not None:
+        return first
+    options = possible[0]
+    keys = ", ".join(str(key) for key in list(source.content)[:6])
+    of = f"the layout {layout}" if layout else "any known layout"
+    of = of if prefix is None else f"names that begin with {prefix}"
+    what = "" if options is None else f" of {options.name}"
+    hint = offer(source.content, None if options is None else _planned(options))
+    hint = hint or (
+        "name its architecture with arch=<torchvision or timm name>, or save backbone.state_dict() "
+        "alone"
+        if options is None
+        else "name what it is with arch=, or what its names begin with by prefix="
+    )
+    raise DataError(
+        f"{source.file} holds no backbone{what} in {of} (its keys begin with {keys}); {hint}."
+    )
+
+
+def _own_weights(found: Found, options: BackboneOptions) -> Found:
+    """The backbone without heads: those of the rule, and what its library adds for classes."""
+    planned = _planned(options)
+    plain = {unwrapped(name): name for name in planned}
+    if any(name != own for name, own in plain.items()):  # a network with parts of wrappers' names
+        renamed = {plain.get(name, name): tensor for name, tensor in found.state.items()}
+        found = dataclasses.replace(found, state=renamed)
+    own = found.without_heads(planned)
+    if options.library != "timm" or own.state.keys() <= planned.keys():
+        return own
+    return found.without_heads(planned, _classifier(options) | set(_UNREAD))
+
+
+def _classifier(options: BackboneOptions) -> set[str]:
+    """Names that timm's network has with a classifier and without one has not."""
+    import timm
+
+    try:
+        with torch.device("meta"):
+            whole = timm.create_model(options.name, **timm_arguments(options.options)).state_dict()
+    except Exception:  # not every network of timm can be built without values
+        whole = timm.create_model(options.name, **timm_arguments(options.options)).state_dict()
+    return set(whole) - set(_planned(options))
+
+
+def _with_what_no_name_says(options: BackboneOptions, found: Found) -> BackboneOptions:
+    """Padding of a small stem, and heads and size of a transformer, which no name says."""
+    rule, state = found.layout, found.state
+    if options.cifar_stem:
+        return dataclasses.replace(options, stem_padding=rule.stem_padding)
+    own: dict[str, Any] = {}
+    if rule.vit_heads is not None and "patch_embed.proj.weight" in state:
+        own["num_heads"] = rule.vit_heads
+    positions = state.get("pos_embed")
+    if options.library == "timm" and positions is not None and positions.ndim == 3:
+        own |= _size_of(options, positions.shape[1], state)
+    return dataclasses.replace(options, options={**own, **options.options})
+
+
+def _size_of(
+    options: BackboneOptions, positions: int, state: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """``img_size`` of a transformer whose file has another square of positions than its name."""
+    planned = _planned(options).get("pos_embed")
+    stem = state.get("patch_embed.proj.weight")
+    if planned is None or planned.ndim != 3 or stem is None or planned.shape[1] == positions:
+        return {}
+    tokens = min(planned.shape[1] - math.isqrt(planned.shape[1]) ** 2, planned.shape[1])
+    side = math.isqrt(max(0, positions - tokens))
+    return {"img_size": side * stem.shape[-1]} if side**2 == positions - tokens else {}
 
 
 def _planned(options: BackboneOptions) -> dict[str, Tensor]:
@@ -219,50 +253,8 @@ def _planned(options: BackboneOptions) -> dict[str, Tensor]:
     try:
         with torch.device("meta"):
             return build_backbone(options).state_dict()
-    except ConfigError:  # not every network of timm can be built without values
+    except (ConfigError, NotImplementedError):  # not every network can be built without values
         return build_backbone(options).state_dict()
-
-
-def _find(
-    file: Path, content: Mapping[str, Any], options: BackboneOptions | None, layout: str | None
-) -> Found:
-    # With a known architecture its own first weight marks the backbone, whatever timm calls it.
-    stem = None if options is None else next(iter(_planned(options)))
-    found = find_backbone(content, layout, stem)
-    if found is not None:
-        return found
-    keys = ", ".join(str(key) for key in list(content)[:6])
-    of = f"the layout {layout}" if layout else "any known layout"
-    what = "" if options is None else f" of {options.name}"
-    raise DataError(
-        f"{file} holds no backbone{what} in {of} (its keys begin with {keys}); name its "
-        "architecture with arch=<torchvision or timm name>, or save backbone.state_dict() alone."
-    )
-
-
-def _usual_preprocessing(options: BackboneOptions, found: Found) -> dict[str, Any]:
-    """ImageNet's, which every layout of the table was published with; none of small images."""
-    if options.cifar_stem:
-        return {}
-    if (own_size := options.options.get("img_size", _SMALL)) < _SMALL:
-        return {"image_size": own_size}
-    return {
-        "image_size": 224,
-        "mean": list(IMAGENET_NORMALIZE["mean"]),
-        "std": list(IMAGENET_NORMALIZE["std"]),
-        "interpolation": found.layout.interpolation,
-    }
-
-
-def _fill(
-    file: Path, backbone: nn.Module, found: Found, options: BackboneOptions, allow_partial: bool
-) -> LoadReport:
-    expected = backbone.state_dict()
-    report = _compare(file, expected, found, options, allow_partial)
-    left_out = set(report.unexpected)
-    matched = {name: tensor for name, tensor in found.state.items() if name not in left_out}
-    backbone.load_state_dict(matched, strict=False)
-    return report
 
 
 def _compare(
@@ -286,7 +278,7 @@ def _compare(
     if wrong and not (allow_partial and matched):
         first = _named(wrong[0], expected, state)
         raise DataError(
-            f"{file} does not fit {options.name}: {report}, such as {first}; name "
+            f"{file} does not fit {options.name}: {report.counts}, such as {first}; name "
             "what it is with arch=<torchvision or timm name>, or take what matches with "
             "allow_partial=true."
         )

@@ -19,6 +19,7 @@ from erssl.errors import DataError
 
 _ZIP, _PICKLE = b"PK", b"\x80"  # first bytes of torch's own format and of a pickle
 SAFETENSORS = ".safetensors"
+_VARIANCE = "running_var"  # of a batch normalisation
 
 
 class _Inert:
@@ -88,7 +89,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse weights that hold NaN or infinity.
+    """Refuse weights that give no finite features.
 
     Raises:
         DataError: Naming the first of them and how many there are; or one that is no plain tensor.
@@ -105,11 +106,41 @@ def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
             f"{path} declares more values than it holds in {len(empty)} of its weights, such as "
             f"{empty[0]} of shape {tuple(state[empty[0]].shape)}; save contiguous tensors."
         )
-    bad = [n for n, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    check_values(path, state)
+
+
+def check_values(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse NaN, infinity, what single precision cannot hold, and variances below 0.
+
+    Half precision is no fault: its values are read into single precision as they are.
+
+    Args:
+        path: The file, for the message.
+        state: Plain tensors by name.
+
+    Raises:
+        DataError: Naming the first of them and how many there are.
+    """
+    floats = {name: t for name, t in state.items() if t.is_floating_point()}
+    bad = [name for name, t in floats.items() if not bool(t.isfinite().all())]
     if bad:
         raise DataError(
             f"{path} has NaN or infinite values in {len(bad)} of its {len(state)} weights, such as "
             f"{bad[0]}; training had diverged, so take an earlier checkpoint."
+        )
+    wide = [n for n, t in floats.items() if t.dtype == torch.float64]
+    large = [n for n in wide if not bool(floats[n].to(torch.float32).isfinite().all())]
+    if large:
+        raise DataError(
+            f"{path} has values in {len(large)} of its weights that single precision cannot hold, "
+            f"such as {large[0]}; training had diverged, so take an earlier checkpoint."
+        )
+    below = [n for n, t in floats.items() if n.endswith(_VARIANCE) and bool((t < 0).any())]
+    if below:
+        raise DataError(
+            f"{path} has variances below 0 in {len(below)} of its normalisations, such as "
+            f"{below[0]}, whose root is NaN; the file is damaged or was averaged wrongly, so take "
+            "another checkpoint."
         )
 
 

@@ -22,11 +22,12 @@ from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices
 from erssl.errors import ConfigError, RunError, was_interrupted
 from erssl.evaluation.classifier import ClassifierTraining, best_epoch
+from erssl.files import write_json
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.evaluation import Evaluation, Judged
 from erssl.protocols.trainer import make_trainer, resumed
-from erssl.run.directory import LAST_CHECKPOINT, RUN_DIR_VARIABLE, write_json
+from erssl.run.directory import LAST_CHECKPOINT, RUN_DIR_VARIABLE
 from erssl.settings.evaluation import TrainingSettings
 
 _SEED, _PREDICTED, _HEAD = "seed.json", "predicted.safetensors", "head.safetensors"

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from rich.console import Console
 
 from erssl.errors import ConfigError, RunError
+from erssl.files import write_json, write_text
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.directory import (
@@ -27,11 +28,9 @@ from erssl.run.directory import (
     default_run_dir,
     environment,
     read_lens,
-    write_json,
-    write_text,
 )
 from erssl.run.launch import hydra_words, launch
-from erssl.run.plots import plot_lens
+from erssl.run.lens_figure import plot_lens
 from erssl.run.summary import read_results
 from erssl.settings.compose import group_options
 from erssl.settings.pretrain import PretrainSettings, read_settings

@@ -21,6 +21,7 @@ from erssl.downstream.detection.recipes import DETECTRON2_GUIDE, Recipe, Schedul
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
+from erssl.files import write_json
 from erssl.paths import user_path
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detection_data import data_digests, read_data
@@ -36,7 +37,6 @@ from erssl.run.directory import (
     RunDirectory,
     environment,
     make_results,
-    write_json,
 )
 from erssl.run.report import write_evaluation_report
 from erssl.settings.detection import MAY_CHANGE, DetectSettings, read_detect
@@ -234,8 +234,10 @@ def _published(settings: DetectSettings, read: Read, job: DetectionJob) -> Any:
     recipe: Recipe = settings.chosen
     followed = (recipe.min_sizes, recipe.max_size, recipe.test_size), _ROIS, None, None
     said = settings.sizes, settings.rois_per_image, settings.iterations, settings.learning_rate
-    images = tuple(data.counts["pictures"] for data in (job.train, job.val))
+    images = tuple(data.counts["images"] for data in (job.train, job.val))
     if settings.backend != "detectron2" or said != followed or images != _WHOLE[recipe.data]:
+        return None
+    if recipe.data == "coco" and recipe.head == "box":  # published numbers are of Mask R-CNN
         return None
     setting = {"backbone": getattr(read.backbone.architecture, "name", None)}
     if recipe.data == "voc":

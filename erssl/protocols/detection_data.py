@@ -38,10 +38,8 @@ def read_data(settings: DetectSettings, workers: int) -> list[Any]:
         both = [read_coco(train, "train", masks), read_coco(val, "val", masks)]
         check_same_categories(*both)
     if settings.verify and not settings.eval_only:
-        for data in both:
-            check_images(data, workers)
-    read: list[Any] = both
-    return read
+        return [data.with_remarks(check_images(data, workers)) for data in both]
+    return [*both]
 
 
 def _sources(settings: DetectSettings) -> list[CocoSource]:

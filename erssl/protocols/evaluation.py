@@ -31,6 +31,7 @@ from erssl.evaluation.plausibility import (
     sample,
 )
 from erssl.evaluation.published import published
+from erssl.files import write_json, write_rows
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.subject import Subject, run_of
@@ -43,8 +44,6 @@ from erssl.run.directory import (
     RunDirectory,
     environment,
     make_results,
-    write_json,
-    write_rows,
 )
 from erssl.run.launch import given_folder
 from erssl.run.plots import plot_confusion, plot_recall
@@ -169,7 +168,7 @@ class Evaluation:
         The backbone is still as it was read.
         """
         data = self.datasets
-        images = {"training_pictures": data.train, "validation_pictures": data.val}
+        images = {"training_images": data.train, "validation_images": data.val}
         digests = {name: data_digest(each) for name, each in images.items()}
         return {"weights": weights_digest(self.subject.backbone), **digests}
 
@@ -216,11 +215,14 @@ class Evaluation:
         self, split: str, images: Any, device: torch.device, console: Console, **stored: Any
     ) -> Features:
         data = self.subject.data
+        transform = build_eval_transform(
+            data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
+        )
         with _progress(console, f"features of {len(images)} {split} images") as update:
             return cached_features(
                 self.subject.backbone.to(device),
                 images,
-                build_eval_transform(data.image_size, data.mean, data.std, data.interpolation),
+                transform,
                 preprocessing=data.preprocessing,
                 num_workers=data.workers,
                 device=device,

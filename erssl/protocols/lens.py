@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,21 +17,14 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
+from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
 from erssl.paths import user_path
 from erssl.protocols.build import build_method
-from erssl.run.directory import (
-    CONFIG,
-    LAST_CHECKPOINT,
-    LENS,
-    environment,
-    make_results,
-    read_lens,
-    write_json,
-)
-from erssl.run.plots import plot_lens
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, make_results, read_lens
+from erssl.run.lens_figure import plot_lens
 from erssl.settings.compose import nearest
 from erssl.settings.keys import LENS_KEYS
 from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings
@@ -130,13 +124,13 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     reading = lens.read(module.to(device).eval())
     table = Table("quantity", "value", box=None, pad_edge=False)
     for name, value in reading.items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(name, "collapsed" if value == -math.inf else f"{value:.4f}")
     console.print(table)
     headless = own.get("on") == "features" or path.suffix == ".safetensors"
     what = "backbone features" if headless else "embeddings"
     console.print(
         f"\n{len(probe[0])} images of {settings.data.name} in two views, their {what}; "
-        "information in nats.",
+        "information in nats. What is a bound and what an estimate: docs/lens.md.",
         highlight=False,
         soft_wrap=True,
     )

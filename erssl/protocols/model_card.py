@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from erssl.errors import DataError, RunError
+from erssl.files import write_text
 from erssl.models import load_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.models.zoo import ZooRow, add_row
 from erssl.models.zoo.downloads import file_digest
 from erssl.models.zoo.rows import check_name
 from erssl.paths import user_path
-from erssl.run.directory import CONFIG, RESULTS, write_text
+from erssl.run.directory import CONFIG, RESULTS
 from erssl.run.summary import read_results
 
 MODEL_CARD = "model_card.md"

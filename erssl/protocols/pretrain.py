@@ -30,6 +30,7 @@ from erssl.callbacks import (
 from erssl.data import SSLDataModule
 from erssl.errors import RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
+from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
 from erssl.protocols.pretrain_results import finish, show_finished
@@ -48,11 +49,10 @@ from erssl.run.directory import (
     default_run_dir,
     environment,
     read_lens,
-    write_json,
 )
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
-from erssl.run.plots import plot_lens
+from erssl.run.lens_figure import plot_lens
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_settings
 
 _MULTIRUN = ("--multirun", "-m")
@@ -173,7 +173,7 @@ def _train(
         )
     if not probe.is_global_zero:
         return {}
-    logged = ["train_loss", "train_entropy", "train_alignment"]
+    logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     logged += ["val_online_cls_top1"] * data.datasets.labelled
     return {
         **_accuracy(method.backbone, data, evaluation, device),

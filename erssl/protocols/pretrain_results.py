@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from erssl.errors import RunError
+from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
-from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory, make_results, write_json
+from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory, make_results
 from erssl.run.report import write_report
 from erssl.run.summary import read_results
 from erssl.settings.pretrain import PretrainSettings

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from erssl.data import labels_of, listed_subset, stratified_subset, subset_digest
 from erssl.data.labelled import Indices
+from erssl.files import write_text
 from erssl.protocols.classifier_training import require_pairs, train_seeds
 from erssl.protocols.evaluation import Evaluation
 from erssl.protocols.subject import read_subject, require_backbone
 from erssl.protocols.trainer import probe_trainer, quiet
-from erssl.run.directory import write_text
 from erssl.settings.evaluation import SemiSettings, read_protocol
 
 SUBSET = "subset.txt"
@@ -49,7 +49,7 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     evaluation.settings = settings
     require_pairs(settings, probe, len(indices))
     if probe.is_global_zero:
-        subset = {"pictures": len(indices), "sha256": subset_digest(indices)}
+        subset = {"images": len(indices), "sha256": subset_digest(indices)}
         evaluation.open(console, subset=subset)
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
     judged = train_seeds(evaluation, settings, probe, indices)

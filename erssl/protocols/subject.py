@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
+from rich.console import Console
 from torch import nn
 
 from erssl.data import DataOptions
@@ -22,6 +24,7 @@ from erssl.settings.pretrain import read_settings, run_settings
 from erssl.yaml_text import read_settings_file
 
 _RANDOM = "random:"
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,15 @@ def read_backbone(settings: BackboneSettings) -> Read:
         settings.arch,
         allow_partial=settings.allow_partial,
         layout=settings.layout,
+        prefix=settings.prefix,
+        weights=settings.weights,
     )
     run = run_of(checkpoint)
     name = checkpoint if checkpoint.startswith("zoo:") else user_path(checkpoint).name
     if run is not None:
         name = f"{run_settings(run, []).method['name']}"
     preprocessing_found: Any = backbone.preprocessing
+    _say(f"{checkpoint}: {backbone.report}")
     return Read(backbone, name, str(backbone.report), preprocessing_found)
 
 
@@ -108,6 +114,12 @@ def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Sub
     read = read_backbone(settings)
     data = _with_preprocessing(data, read.preprocessing, about_data)
     return Subject(read.backbone, read.name, read.found, data)
+
+
+def _say(sentence: str) -> None:
+    """Print what was read before any work is done with it, on the first process alone."""
+    if all(os.environ.get(name, "0") in ("", "0") for name in _RANKS):
+        Console().print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def slug(name: str) -> str:
@@ -152,7 +164,13 @@ def _architecture(
     if not what:
         raise ConfigError("checkpoint=random: needs an architecture or a run, as random:resnet50.")
     if user_path(what).exists():
-        trained: Any = load_backbone(what, settings.arch, layout=settings.layout)
+        trained: Any = load_backbone(
+            what,
+            settings.arch,
+            layout=settings.layout,
+            prefix=settings.prefix,
+            weights=settings.weights,
+        )
         return trained.architecture, trained.preprocessing
     return named_architecture(what), {}
 

@@ -28,12 +28,13 @@ from erssl.downstream.transfer.transforms import preprocessing_of
 from erssl.errors import ConfigError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
+from erssl.files import write_json
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.evaluation import best_device
 from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
-from erssl.run.directory import CONFIG, RESULTS, RunDirectory, environment, make_results, write_json
+from erssl.run.directory import CONFIG, RESULTS, RunDirectory, environment, make_results
 from erssl.settings.evaluation import PIXELS, check_same_settings
 from erssl.settings.transfer import TransferSettings
 

@@ -21,6 +21,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
 from erssl.errors import RunError
+from erssl.files import remove_remains, replacing
 
 _TAG = b"erssl-sha256:"
 _COMMENT = len(_TAG) + 64
@@ -84,21 +85,14 @@ def write_checkpoint(content: Mapping[str, Any], path: Path, keep: int = 1) -> N
         OSError: If it cannot be written; nothing has changed then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{path.name}.*.partial"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    for name in (path, _before(path, 1)):
+        remove_remains(name)
+    with replacing(path) as partial:
         with partial.open("wb") as file:
             _write_signed(content, file)
             os.fsync(file.fileno())
         _make_room(path, keep)
-        partial.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    _flush_folder(path.parent)
 
 
 def _write_signed(content: Mapping[str, Any], file: BinaryIO) -> None:
@@ -124,14 +118,11 @@ def _make_room(path: Path, keep: int) -> None:
         older = _before(path, number - 1)
         if older.is_file():
             older.replace(_before(path, number))
-    link = path.with_name(f"{path.name}.{os.getpid()}.link.partial")
     try:
-        os.link(path, link)
-        link.replace(_before(path, 1))
+        with replacing(_before(path, 1)) as link:
+            os.link(path, link)
     except OSError:  # a file system without links: for a moment there is no last.ckpt
         path.replace(_before(path, 1))
-    finally:
-        link.unlink(missing_ok=True)
 
 
 def state_of(path: Path) -> State:

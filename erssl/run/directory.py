@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import math
 import os
 import platform
@@ -12,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+import erssl
 from erssl.errors import DataError, RunError
+from erssl.files import write_rows, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -211,28 +211,6 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename, so that no half-written file remains."""
-    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text under a temporary name, then rename."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file under a temporary name, then rename."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
-
-
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Curves of a ``metrics.csv``: for each metric its (step, value) pairs in order.
 
@@ -261,14 +239,10 @@ def _table(path: Path) -> Iterator[Iterator[dict[str, str]]]:
         ) from error
 
 
-def write_lens(path: Path, readings: Sequence[dict[str, float]]) -> None:
-    """Write ``lens.csv`` under a temporary name, then rename."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in readings for k in row)))
-        writer.writeheader()
-        writer.writerows(readings)
-    partial.replace(path)
+def write_lens(path: Path, readings: Sequence[Mapping[str, float]]) -> None:
+    """Write ``lens.csv``, whole or not at all."""
+    names = list(dict.fromkeys(name for row in readings for name in row))
+    write_rows(path, [names, *([row.get(name, "") for name in names] for row in readings)])
 
 
 def read_lens(path: Path) -> list[dict[str, float]]:
@@ -304,7 +278,7 @@ def _cpu_name() -> str:
 
 def _git_commit() -> str | None:
     """Commit of the checkout that erssl runs from; ``None`` for an installed wheel."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(erssl.__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None
     answer = subprocess.run(

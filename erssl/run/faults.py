@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +10,9 @@ from pathlib import Path
 from torch.distributed import DistError
 
 from erssl.errors import DataError, ErsslError, RunError
+from erssl.files import FAULTS_OF_PLACES
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT
-
-_FAULTS_OF_PLACES = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
-)
 
 
 def own_sentence(error: ErsslError) -> str:
@@ -62,7 +58,7 @@ def naming_run(path: Path) -> Iterator[None]:
 
 def _name_others(error: Exception, path: Path) -> None:
     if isinstance(error, OSError):
-        if error.errno not in _FAULTS_OF_PLACES:
+        if error.errno not in FAULTS_OF_PLACES:
             return
         place = error.filename2 or error.filename or path
         raise RunError(

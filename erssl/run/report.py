@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erssl.run.directory import LENS_FIGURE, METRICS, read_metrics, write_text
+from erssl.files import write_text
+from erssl.run.directory import LENS, LENS_FIGURE, METRICS, read_lens, read_metrics
 from erssl.run.plots import plot_curves
 
 
@@ -22,7 +24,7 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
     drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
     lens = (run_dir / LENS_FIGURE).is_file()
     metrics = results["metrics"].items()
-    rows = [f"| {metric_label(name, results)} | {value:.4f} |" for name, value in metrics]
+    rows = [f"| {metric_label(name, results)} | {_shown(name, value)} |" for name, value in metrics]
     lines = [
         f"# {results['method']} on {results['dataset']}",
         "",
@@ -38,9 +40,31 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
         "![curves](curves.png)" if drawn else "The run was too short to log a curve.",
         "",
         *(["![entropy and reconstruction](lens.png)", ""] if lens else []),
+        *_headline(run_dir / LENS),
         _how(results),
     ]
     write_text(run_dir / "report.md", "\n".join(lines) + "\n")
+
+
+def _headline(file: Path) -> list[str]:
+    """How far below the uniform density the lens read the entropy at last."""
+    last = (read_lens(file) or [{}])[-1] if file.is_file() else {}
+    if "nats_below_uniform_knn" not in last:  # written by an earlier version
+        return []
+    read = [
+        f"{_shown('', last[column])} {what}"
+        for column, what in (
+            ("nats_below_uniform_kde", "at most, in expectation (held-out kernel density)"),
+            ("nats_below_uniform_knn", "by an estimate (nearest neighbours)"),
+        )
+        if column in last
+    ]
+    return [
+        f"Entropy of the lens's embeddings at step {last['step']:.0f}, in nats below the uniform "
+        f"density, which is 0: {'; '.join(read)}. `train_nats_below_uniform` is that estimate on "
+        "a training batch.",
+        "",
+    ]
 
 
 _ACCURACIES = (
@@ -131,6 +155,8 @@ def metric_label(name: str, results: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: float) -> str:
+    if value == -math.inf:
+        return "collapsed"
     return f"{value:.0f}" if name.endswith("epoch") else f"{value:.4f}"
 
 

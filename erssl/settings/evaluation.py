@@ -37,11 +37,11 @@ _MAY_CHANGE = (
 # Of what is judged and on what, which may change under the same name; after the words for it.
 _DIGESTS = {
     "digests.weights": "The weights of checkpoint= are",
-    "digests.training_pictures": "The training images are",
-    "digests.validation_pictures": "The validation images are",
+    "digests.training_images": "The training images are",
+    "digests.validation_images": "The validation images are",
     "digests.training_annotations": "The annotations to train on are",
     "digests.validation_annotations": "The annotations to evaluate on are",
-    "subset.pictures": "The images of fraction= are",
+    "subset.images": "The images of fraction= are",
     "subset.sha256": "The images of fraction= are",
 }
 # What linear mode=cached takes of the trainer: the devices; it has a loop of its own.
@@ -56,6 +56,8 @@ class BackboneSettings:
     checkpoint: str | None
     arch: str | None
     layout: str | None
+    prefix: str | None
+    weights: str | None
     allow_partial: bool
     seed: int
     run_dir: str | None
@@ -266,7 +268,8 @@ def check_same_settings(
     except (ValueError, OSError, TypeError) as error:
         raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
-    before, now = flat(stored), flat(given)
+    before = {_key_of_today(key): value for key, value in flat(stored).items()}
+    now = flat(given)
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     for key in sorted({*before, *now}):
@@ -281,6 +284,11 @@ def check_same_settings(
                 f"{what} not what they were when the evaluation in {file.parent} began; name a new "
                 "run_dir, or start again with overwrite=true."
             )
+
+
+def _key_of_today(key: str) -> str:
+    """A key of a ``config.yaml``, also of one that was written when images had another name."""
+    return key.replace("pictures", "images")
 
 
 def resolved(settings: EvaluationSettings, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
     composed, _ = read_settings(words)
     data = own
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
-        kept = {k: getattr(own, k) for k in ("image_size", "mean", "std", "views")}
+        kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
     for key in said:
         group, _, name = key.partition(".")

@@ -22,7 +22,9 @@ class Foreign(LightningModule):
 
     def training_step(self, batch, batch_idx):
         loss = self(batch[0]).square().mean()
-        self.log_dict({"train_loss": loss, "train_entropy": -3.25, "train_alignment": 0.5})
+        self.log_dict(
+            {"train_loss": loss, "train_nats_below_uniform": -3.25, "train_alignment": 0.5}
+        )
         return loss
 
     def configure_optimizers(self):
@@ -57,7 +59,13 @@ def test_progress_shows_where_a_run_is(terminal):
     console = Console(file=output, force_terminal=terminal, width=80)
     fit(LiveProgress(console))
     text = output.getvalue()
-    for part in ("epoch 2/2", "step 8/8", "loss 0.", "entropy -3.250", "alignment 0.500"):
+    for part in (
+        "epoch 2/2",
+        "step 8/8",
+        "loss 0.",
+        "nats below uniform -3.250",
+        "alignment 0.500",
+    ):
         assert part in text
     assert "images/s" in text
     assert "left" in text

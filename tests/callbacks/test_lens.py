@@ -288,3 +288,72 @@ def test_guard_sees_outputs_that_use_one_outcome_or_are_all_alike():
 def test_guard_refuses_floors_out_of_range(options):
     with pytest.raises(ValueError, match="The guard needs"):
         CollapseGuard(**options)
+
+
+def rows(n, d, pull=0.0, rank=None, seed=0):
+    z = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if rank is not None:
+        z[:, rank:] = 0
+    z[:, 0] += pull
+    return z
+
+
+def read(*z):
+    return lens_reading(z, kappas=(10.0,))
+
+
+def test_guard_sees_a_cone_that_no_rank_shows():
+    # mean cosine a²/(a² + d): 0.95
+    pull = math.sqrt(19 * 2048)
+    cone = read(*(rows(256, 2048, pull, seed=s) for s in (0, 1)))
+    assert cone["mean_cosine"] == pytest.approx(0.95, abs=0.005)
+    assert cone["effective_rank"] > 100
+    guard = CollapseGuard(patience=1, grace_steps=0)
+    sentence = guard.check(200, cone, 2048)
+    assert "mean cosine 0.95" in sentence
+    assert "rank" not in sentence
+    assert CollapseGuard(patience=1, grace_steps=0, max_cosine=0.99).check(200, cone, 2048) is None
+
+
+@pytest.mark.parametrize(("dim", "rank"), [(2048, 8), (128, 4)])
+def test_guard_sees_a_low_rank(dim, rank):
+    low = read(*(rows(256, dim, rank=rank, seed=s) for s in (0, 1)))
+    sentence = CollapseGuard(patience=1, grace_steps=0).check(200, low, dim)
+    assert f"of {min(dim, 256)}" in sentence
+    assert "mean cosine" not in sentence
+    high = read(*(rows(256, dim, rank=dim // 4, seed=s) for s in (0, 1)))
+    assert CollapseGuard(patience=1, grace_steps=0).check(200, high, dim) is None
+
+
+def test_guard_lets_be_what_is_on_its_way_out_of_a_cone():
+    guard = CollapseGuard(patience=2, grace_steps=0)
+    pulls = (60.0, 50.0, 40.0, 35.0)  # a slow warm-up: a cone still, but wider each time
+    said = [
+        guard.check(i, read(rows(64, 64, p), rows(64, 64, p, seed=1)), 64)
+        for i, p in enumerate(pulls)
+    ]
+    stuck = read(rows(64, 64, 35.0), rows(64, 64, 35.0, seed=1))
+    assert stuck["mean_cosine"] > 0.9
+    said += [guard.check(10 + i, stuck, 64) for i in range(4)]
+    # the first reading has none before it, so it alone counts; then the two that stand still
+    assert [sentence is not None for sentence in said] == [False] * 5 + [True, False, False]
+
+
+def test_guard_names_a_point_and_knows_states_of_before():
+    point = torch.ones(64, 8)
+    guard = CollapseGuard(patience=1, grace_steps=0)
+    guard.load_state_dict({"healthy": True, "low": 0, "best_bound": 0.0})
+    assert "entropy -inf: images share their embeddings" in guard.check(5, read(point, point), 8)
+    # a few images that share theirs are no collapse
+    some = rows(64, 8)
+    some[:5] = some[0]
+    reading = read(some, some)
+    assert reading["nats_below_uniform_knn"] == -math.inf
+    assert math.isfinite(reading["nats_below_uniform_kde"])
+    assert guard.check(6, reading, 8) is None
+
+
+@pytest.mark.parametrize("options", [{"max_cosine": 0}, {"min_rank_share": 1.0}])
+def test_guard_refuses_cosines_and_shares_out_of_range(options):
+    with pytest.raises(ValueError, match="The guard needs max_cosine"):
+        CollapseGuard(**options)

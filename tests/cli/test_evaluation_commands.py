@@ -140,7 +140,7 @@ def test_the_subset_is_kept_and_told(judged):
     expected = stratified_subset(labels_of(digits().train), 0.1)
     assert numbers == expected.tolist()
     assert results_of(judged / "semi")["config"]["subset"] == {
-        "pictures": len(expected),
+        "images": len(expected),
         "sha256": subset_digest(expected),
     }
 

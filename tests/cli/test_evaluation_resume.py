@@ -239,6 +239,20 @@ def test_seeds_may_be_added_to_an_evaluation_but_not_taken_away(judged, tiny_run
     assert "seeds=1 differs from 3" in capsys.readouterr().err
 
 
+def test_an_evaluation_of_the_first_release_is_resumed(judged, tiny_run, tmp_path):
+    """Its config.yaml calls the images pictures."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(judged / "cached", run_dir)
+    file = run_dir / "config.yaml"
+    file.write_text(file.read_text().replace("_images:", "_pictures:"))
+    assert "training_pictures: " in file.read_text()
+    (run_dir / "results.json").unlink()
+    kept = (run_dir / "seed0" / "seed.json").stat().st_mtime_ns
+    assert judge(run_dir, *COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true") == 0
+    assert (run_dir / "seed0" / "seed.json").stat().st_mtime_ns == kept
+    assert results_of(run_dir)["metrics"] == results_of(judged / "cached")["metrics"]
+
+
 @pytest.mark.parametrize("content", [b"a: [", b"- 1"])
 def test_settings_that_no_evaluation_wrote_are_not_resumed(
     judged, tiny_run, tmp_path, capsys, content

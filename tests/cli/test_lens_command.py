@@ -69,7 +69,12 @@ def test_lens_files_of_a_run(trained):
     assert "discrete_entropy" not in read_lens(trained[0] / "lens.csv")[0]
     for folder in trained:
         assert Image.open(folder / "lens.png").width > 800
-        assert "lens.png" in (folder / "report.md").read_text()
+        report = (folder / "report.md").read_text()
+        assert "lens.png" in report
+        last = read_lens(folder / "lens.csv")[-1]
+        for column in ("nats_below_uniform_kde", "nats_below_uniform_knn"):
+            assert f"{last[column]:.4f} " in report
+        assert "train_entropy" not in report  # a number of which nobody sees whether it is high
 
 
 def test_several_runs_make_one_image(trained, tmp_path, capsys):

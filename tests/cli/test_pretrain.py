@@ -66,6 +66,7 @@ def test_metrics_hold_the_curves(finished):
         rows = list(csv.DictReader(file))
     columns = {name for row in rows for name, value in row.items() if value}
     assert {"train_loss", "train_entropy", "train_alignment", "val_knn_top1", "lr"} <= columns
+    assert "train_nats_below_uniform" in columns
     knn = [float(r["val_knn_top1"]) for r in rows if r["val_knn_top1"]]
     assert len(knn) == 3  # untrained, and after each of two epochs
     metrics = results_of(finished)["metrics"]

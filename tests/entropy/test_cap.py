@@ -30,8 +30,9 @@ def log_area_by_quadrature(dim, angle):
 
 @pytest.mark.parametrize("dim", [2, 3, 8, 33, 128, 2048, 65536])
 def test_log_areas_equal_an_integral_of_thirty_digits(dim):
-    computed = cap_log_area(dim, torch.tensor(ANGLES))
-    for angle, value in zip(torch.tensor(ANGLES).tolist(), computed.tolist(), strict=True):
+    switch = math.acos(min(1.0, math.sqrt(3 / (dim + 4))))  # between two ways to compute it
+    angles = torch.tensor([*ANGLES, switch - 1e-3, switch, switch + 1e-3], dtype=torch.float64)
+    for angle, value in zip(angles.tolist(), cap_log_area(dim, angles).tolist(), strict=True):
         # 1e-12 of the value: at d = 65,536 lgamma(d/2) alone is 3e5, of float64's 16 digits
         expected = log_area_by_quadrature(dim, angle)
         assert value == pytest.approx(expected, rel=2e-12, abs=1e-12), angle

@@ -113,7 +113,7 @@ def test_a_second_call_computes_nothing(backbone, images, tmp_path):
     made_from = json.loads(about.read_text())
     assert made_from["preprocessing"] == PREPROCESSING
     assert made_from["weights"] == weights_digest(backbone)
-    assert made_from["pictures"] == N
+    assert made_from["images"] == N
     with safe_open(shards(tmp_path)[0], framework="pt") as file:
         key = file.metadata()["key"]
     assert key == hashlib.sha256(about.read_bytes().strip()).hexdigest()

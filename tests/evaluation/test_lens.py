@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from scipy.special import ive
 from scipy.stats import entropy as scipy_entropy
 
+from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.evaluation import lens_reading
 
 
@@ -65,7 +66,7 @@ def test_discrete_part_equals_scipy():
 
 
 def test_ceilings_are_reached_and_not_passed():
-    uniform = [rows(3000, 8), rows(3000, 8, seed=1)]
+    uniform = [rows(1000, 8), rows(1000, 8, seed=1)]
     reading = lens_reading(uniform, kappas=(1.0,))
     assert reading["entropy_k1"] == pytest.approx(reading["log_sphere_area"], abs=0.01)
     same = lens_reading([torch.eye(64), torch.eye(64)], kappas=(1000.0,))
@@ -89,3 +90,75 @@ def test_a_single_point_reads_as_the_floor():
 def test_views_of_different_shape_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         lens_reading([rows(4, 3), rows(5, 3)])
+
+
+def clusters(n, d, count, seed, noise=1e-3):
+    """Two views that are independent given one of ``count`` tight clusters: I = log count."""
+    generator = torch.Generator().manual_seed(seed)
+    means = F.normalize(torch.randn(count, d, generator=generator, dtype=torch.float64), dim=1)
+    which = torch.randint(count, (n,), generator=generator)
+    step = noise * torch.randn(2, n, d, generator=generator, dtype=torch.float64)
+    return list(means[which] + step)
+
+
+def test_nats_below_uniform_are_those_of_each_view_for_itself():
+    views = [F.normalize(rows(40, 6, seed) + torch.eye(6)[0], dim=1) for seed in (0, 1)]
+    reading = lens_reading(views)
+    for name, estimate in (
+        ("nats_below_uniform_kde", lambda z: kde_entropy(z, "best")),
+        ("nats_below_uniform_knn", lambda z: knn_entropy(z, 3)),
+    ):
+        expected = np.mean([estimate(z).item() for z in views]) - sphere_log_area(6)
+        assert reading[name] == pytest.approx(expected)
+    # both views in one heap would make each row its other view's neighbour
+    both = knn_entropy(torch.cat([views[0], views[0] + 1e-9]), 1).item() - sphere_log_area(6)
+    assert both < reading["nats_below_uniform_knn"] - 20
+
+
+def test_few_images_and_points_have_what_can_be_read():
+    two = lens_reading([rows(2, 5), rows(2, 5, seed=1)])
+    assert "nats_below_uniform_kde" not in two
+    assert math.isfinite(two["nats_below_uniform_knn"])
+    point = rows(1, 8).repeat(10, 1)
+    reading = lens_reading([point, point])
+    assert reading["nats_below_uniform_kde"] == reading["nats_below_uniform_knn"] == -math.inf
+    assert reading["mean_cosine"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("count", "information"), [(1000, math.log(1000)), (100, math.log(100))])
+def test_infonce_is_a_lower_bound_and_i_er_an_estimate_that_may_pass_the_truth(count, information):
+    read = [lens_reading(clusters(256, 128, count, seed)) for seed in range(8)]
+    mean = {name: np.mean([r[name] for r in read]) for name in read[0]}
+    for kappa in ("k3", "k10", "k30"):
+        assert mean[f"infonce_{kappa}"] <= min(information, math.log(256)) + 1e-9
+    # so it must not be called a bound: about 21 at 1000 clusters, 6.2 at 100
+    assert mean["i_er_k30"] > information + 1
+
+
+def test_infonce_of_independent_views_is_below_zero():
+    # a lower bound of 0 in expectation; three standard errors of eight readings
+    read = [lens_reading([rows(256, 16, s), rows(256, 16, s + 100)]) for s in range(8)]
+    for kappa in ("k3", "k10", "k30"):
+        values = [r[f"infonce_{kappa}"] for r in read]
+        assert np.mean(values) < 3 * np.std(values) / math.sqrt(8)
+
+
+def test_the_discrete_sum_is_a_lower_bound():
+    # outcomes that agree in two views of one of 20 classes: I(Z1; W2) = log 20 at the most
+    reads = []
+    for seed in range(20):
+        which = torch.randint(20, (64,), generator=torch.Generator().manual_seed(seed))
+        logits = 30 * F.one_hot(which, 20).double()
+        embeddings = [rows(64, 4, seed), rows(64, 4, seed + 50)]
+        reads.append(lens_reading(embeddings, [logits, logits])["discrete_i_er"])
+    assert math.log(20) - 0.4 < np.mean(reads) < math.log(20)
+
+
+def test_the_reading_at_a_fixed_kappa_hardly_leaves_its_ceiling_and_may_pass_it():
+    pull = torch.zeros(128, dtype=torch.float64)
+    pull[0] = 40
+    cone = lens_reading([rows(256, 128) + pull, rows(256, 128, 1) + pull])
+    assert cone["entropy_k10"] > cone["log_sphere_area"] - 10
+    assert cone["nats_below_uniform_kde"] < -100
+    sharp = lens_reading([rows(256, 32), rows(256, 32, 1)], kappas=(30.0,))
+    assert sharp["entropy_k30"] > sharp["log_sphere_area"] + 0.5

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from erssl.files import write_json
 from erssl.models import build_backbone, save_backbone
 from erssl.models.backbones import BackboneOptions
-from erssl.models.loading import checkpoint_header
+from erssl.models.saving import checkpoint_header
 from erssl.protocols.build import build_method
-from erssl.run.directory import RunDirectory, environment, make_results, write_json
+from erssl.run.directory import RunDirectory, environment, make_results
 from erssl.settings.pretrain import read_settings
 
 TINY = BackboneOptions("resnet-9", "lightly", options={"width": 0.125, "num_ftrs": 8})

@@ -56,7 +56,8 @@ def test_timm_model_gives_what_timm_gives():
         (BackboneOptions("resnet10", "timm"), "no timm model; the nearest names are resnet10t"),
         (BackboneOptions("resnet10t", "timm", cifar_stem=True), "cifar_stem is for torchvision"),
         (BackboneOptions("resnet18", options={"a": 1}), "for backbone=timm only"),
-        (BackboneOptions("vit_tiny_patch16_224", "timm", options={"nope": 1}), "does not fit"),
+        (BackboneOptions("vit_tiny_patch16_224", "timm", options={"nope": 1}), "is not handed"),
+        (BackboneOptions("vit_tiny_patch16_224", "timm", options={"channels": 1}), "does not fit"),
     ],
 )
 def test_wrong_backbones_are_refused_in_a_sentence(options, sentence):
@@ -108,7 +109,7 @@ def test_weights_of_another_backbone_are_refused_with_counts(tmp_path):
 
 
 def test_what_is_no_backbone_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"has no backbone\.safetensors; name a finished run"):
+    with pytest.raises(DataError, match=r"has no backbone\.safetensors and no config"):
         load_backbone(tmp_path)
     truncated = tmp_path / "backbone.safetensors"
     save_backbone(build_backbone("resnet18"), truncated, BackboneOptions("resnet18"))

@@ -22,6 +22,10 @@ CIFAR = BackboneOptions("resnet18", cifar_stem=True)
 NARROW = BackboneOptions("resnet10t", "timm", options={"channels": [32, 64, 128, 256]})
 SHALLOW = {"img_size": 64, "depth": 2, "drop_path_rate": 0.1}
 VIT = BackboneOptions("vit_tiny_patch16_224", "timm", options=SHALLOW)
+EPSILON = BackboneOptions(
+    "vit_tiny_patch16_224", "timm", options=SHALLOW | {"layer_norm_eps": 1e-12}
+)
+MOBILE = BackboneOptions("mobilenet_v3_small")
 RESNET18, RESNET50 = BackboneOptions("resnet18"), BackboneOptions("resnet50")
 
 
@@ -116,6 +120,66 @@ def test_huggingface_folder(source, options, tmp_path):
     assert "mean [0.5, 0.4, 0.3]" in card
 
 
+def test_huggingface_folder_is_read_by_transformers_and_as_a_folder(source, tmp_path):
+    folder = export_backbone(source(VIT), "huggingface", tmp_path / "folder").path
+    read = load_backbone(folder)
+    same_features(source(VIT), read)
+    assert (read.preprocessing["image_size"], read.preprocessing["crop_pct"]) == (64, 1.0)
+    assert {k: read.preprocessing[k] for k in ("mean", "std")} == {
+        k: PREPROCESSING[k] for k in ("mean", "std")
+    }
+    assert not read.report.assumed
+    same_features(source(VIT), load_backbone(folder / "model.safetensors"))
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images).pooler_output, source(VIT)(images))
+    model.save_pretrained(tmp_path / "again")  # under names of its own
+    again = load_backbone(tmp_path / "again")
+    same_features(source(VIT), again)
+    assert again.preprocessing == read.preprocessing
+
+
+@pytest.mark.parametrize("options", [NARROW, VIT, MOBILE], ids=lambda o: o.name)
+def test_onnx_file_takes_batches_of_any_size(source, options, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    report = export_backbone(source(options), "onnx", tmp_path / "backbone.onnx")
+    assert [f.name for f in tmp_path.iterdir()] == ["backbone.onnx"]
+    assert report.difference <= 1e-5
+    model = onnx.load(report.path)
+    assert next(o.version for o in model.opset_import if o.domain == "") >= 18
+    assert json.loads(model.metadata_props[-1].value) == PREPROCESSING
+    session = onnxruntime.InferenceSession(str(report.path))
+    for number in (1, 3):
+        images = torch.rand(number, 3, 64, 64)
+        (features,) = session.run(["features"], {"images": images.numpy()})
+        with torch.no_grad():
+            expected = source(options)(images)
+        torch.testing.assert_close(torch.from_numpy(features), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_torchvisions_other_networks_are_exported(source, tmp_path):
+    report = export_backbone(source(MOBILE), "torchvision", tmp_path / "weights.pth")
+    model = used(report)
+    model.classifier[-1] = nn.Identity()
+    same_features(source(MOBILE), model)
+
+
+def test_what_was_assumed_is_in_the_card_and_the_note(tmp_path):
+    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "vit.pth")
+    backbone = load_backbone(tmp_path / "vit.pth", "test_vit")
+    report = export_backbone(backbone, "huggingface", tmp_path / "folder")
+    said = "preprocessing image_size 160, mean [0.5, 0.5, 0.5]"
+    assert f"Assumed, since the checkpoint does not say it: {said}" in report.note
+    assert (
+        f"Assumed by erssl, not said by the checkpoint: {said}"
+        in (report.path / "README.md").read_text()
+    )
+
+
 def test_huggingface_folder_takes_a_classifier(source, tmp_path):
     folder = export_backbone(source(NARROW), "huggingface", tmp_path / "folder").path
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=10)
@@ -185,16 +249,16 @@ def test_an_export_that_lacks_a_weight_is_removed(source, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("options", "format", "output", "flags", "sentence"),
     [
-        (NARROW, "onnx", "a.onnx", {}, "format=onnx is unknown; choose one of torchvision, timm"),
+        (NARROW, "onyx", "a.onnx", {}, "format=onyx is unknown; choose one of torchvision, timm"),
         (
             NARROW,
             "torchvision",
             "a.pth",
             {},
-            "is for torchvision's ResNets and resnet10t is timm's",
+            "is for torchvision's networks and resnet10t is timm's",
         ),
-        (VIT, "detectron2", "a.pth", {}, "is for torchvision's ResNets"),
-        (CIFAR, "timm", "a.pth", {}, "3x3 stem .* choose format=torchvision or safetensors"),
+        (VIT, "detectron2", "a.pth", {}, "is for torchvision's networks"),
+        (CIFAR, "timm", "a.pth", {}, "3x3 stem .* choose format=torchvision, safetensors or onnx"),
         (CIFAR, "huggingface", "a", {}, "3x3 stem"),
         (CIFAR, "detectron2", "a.pth", {}, "3x3 stem"),
         (NARROW, "timm", "a.bin", {}, r"must end in .safetensors or .pth for format=timm"),
@@ -202,6 +266,8 @@ def test_an_export_that_lacks_a_weight_is_removed(source, tmp_path, monkeypatch)
         (RESNET18, "detectron2", "a.pkl", {}, "must end in .pth .* needs pickle=true"),
         (RESNET18, "detectron2", "a.pth", {"pickle": True}, "must end in .pkl .* pickle=true"),
         (RESNET18, "torchvision", "a.pth", {"pickle": True}, "for format=detectron2 only"),
+        (MOBILE, "timm", "a.pth", {}, "format=timm has torchvision's ResNets only"),
+        (EPSILON, "huggingface", "a", {}, r"another epsilon than timm's \(1e-12\)"),
     ],
 )
 def test_what_cannot_be_exported_is_a_sentence(
@@ -210,12 +276,6 @@ def test_what_cannot_be_exported_is_a_sentence(
     with pytest.raises(ConfigError, match=sentence):
         export_backbone(source(options), format, tmp_path / output, **flags)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_old_timm_is_refused(source, tmp_path, monkeypatch):
-    monkeypatch.delattr(timm.models, "save_for_hf")
-    with pytest.raises(ConfigError, match=r"needs timm 1\.0\.16 or newer"):
-        export_backbone(source(NARROW), "huggingface", tmp_path / "folder")
 
 
 def test_what_is_there_stays_unless_asked(source, tmp_path):

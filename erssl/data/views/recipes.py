@@ -197,6 +197,7 @@ def build_eval_transform(
     mean: Sequence[float],
     std: Sequence[float],
     interpolation: str = "bilinear",
+    crop_pct: float | None = None,
 ) -> Any:
     """Make the transform without augmentation, for features and accuracy.
 
@@ -208,11 +209,14 @@ def build_eval_transform(
         mean: Channel means to subtract, three values for pixels in 0..1.
         std: Channel deviations to divide by.
         interpolation: ``bilinear``, ``bicubic``, ``nearest`` or ``lanczos``.
+        crop_pct: The centre's share of the shorter side, in place of that rule (timm's key).
 
     Returns:
         A transform from a PIL image to a tensor (3, image_size, image_size).
     """
     resized = round(image_size * 256 / 224) if image_size >= 96 else image_size
+    if crop_pct is not None:
+        resized = int(image_size / crop_pct)  # as timm rounds
     return T.Compose(
         [
             T.Resize(resized, T.InterpolationMode(interpolation)),

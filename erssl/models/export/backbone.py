@@ -6,10 +6,8 @@ its name only when that library computes the same features.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from erssl.errors import ConfigError, DataError, ErsslError, RunError
-from erssl.models.backbones import BackboneOptions, check_input_size
+from erssl.files import remove_remains, replacing
+from erssl.models.backbones import BackboneOptions
 from erssl.models.export.formats import FORMATS, Source, loader_of, note_on, refusal
-from erssl.models.export.timm_files import FOLDER_FILES
 
 TOLERANCE = 1e-5  # of the largest feature; float32 sums in another order differ by 1e-6
 _IMAGES = 4
@@ -60,7 +58,8 @@ def export_backbone(
 
     Args:
         backbone: What :func:`erssl.load_backbone` gives.
-        format: ``torchvision``, ``timm``, ``huggingface``, ``detectron2`` or ``safetensors``.
+        format: ``torchvision``, ``timm``, ``huggingface``, ``detectron2``, ``safetensors`` or
+            ``onnx``.
         output: The file, or the folder of ``huggingface``.
         pickle: Write ``detectron2`` as the classic ``.pkl`` of arrays.
         overwrite: Replace what is there.
@@ -77,7 +76,7 @@ def export_backbone(
     output = Path(output)
     source = _source(backbone)
     check_request(source.options, format, output, pickle=pickle, overwrite=overwrite)
-    images = _images(source)
+    images = source.images(_IMAGES)
     expected = _features(source.backbone, images)
     if not expected.isfinite().all():
         raise DataError(
@@ -85,14 +84,12 @@ def export_backbone(
             "its training diverged."
         )
     place = output.resolve()
-    # The ending stays, since loaders go by it.
-    partial = place.with_name(f".{place.stem}.partial{place.suffix}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)  # of an export that was killed
-        FORMATS[format].write(source, partial)
-        difference = _verify(format, source, partial, images, expected)
-        _move(partial, place)
+        remove_remains(place, keep_suffix=True)
+        with replacing(place, keep_suffix=True) as partial:  # loaders go by the suffix
+            FORMATS[format].write(source, partial)
+            difference = _verify(format, source, partial, images, expected)
     except ErsslError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer has RuntimeError
@@ -100,9 +97,6 @@ def export_backbone(
             f"output={output} cannot be written ({_one_line(error)}); make room, or name another "
             "place."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            _remove(partial)
     return Export(
         output,
         loader_of(format),
@@ -163,7 +157,8 @@ def _source(backbone: nn.Module) -> Source:
     state = {n: t.detach().clone().contiguous() for n, t in backbone.state_dict().items()}
     options: Any = backbone.architecture
     preprocessing = json.loads(json.dumps(backbone.preprocessing))  # as files have it: lists
-    return Source(backbone, options, preprocessing, state)
+    assumed = getattr(getattr(backbone, "report", None), "assumed", ())
+    return Source(backbone, options, preprocessing, state, assumed)
 
 
 def _verify(format: str, source: Source, written: Path, images: Tensor, expected: Tensor) -> float:
@@ -187,17 +182,6 @@ def _verify(format: str, source: Source, written: Path, images: Tensor, expected
     return difference
 
 
-def _images(source: Source) -> Tensor:
-    """A fixed batch (N, 3, H, W) of the size that the backbone was trained on."""
-    size = source.preprocessing.get("image_size")
-    if size is None:
-        own = getattr(source.backbone, "pretrained_cfg", {})
-        size = own.get("input_size", (3, 224, 224))[-1]
-    check_input_size(source.backbone, [size])
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(_IMAGES, 3, size, size, generator=generator)
-
-
 def _features(module: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         features: Tensor = module(images).flatten(1)
@@ -206,18 +190,3 @@ def _features(module: nn.Module, images: Tensor) -> Tensor:
 
 def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
-
-
-def _move(partial: Path, output: Path) -> None:
-    if partial.is_dir() and output.exists():  # leaves what else is in the folder
-        for name in FOLDER_FILES:
-            (partial / name).replace(output / name)
-    else:
-        partial.replace(output)
-
-
-def _remove(partial: Path) -> None:
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    else:
-        partial.unlink(missing_ok=True)

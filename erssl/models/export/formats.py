@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from erssl.errors import DataError
-from erssl.models.backbones import BackboneOptions
-from erssl.models.export import detectron, timm_files
-from erssl.models.loading import load_backbone, save_backbone
+from erssl.models.backbones import RESNETS, BackboneOptions, build_backbone, check_input_size
+from erssl.models.export import detectron, onnx_files, timm_files
+from erssl.models.loading import load_backbone
+from erssl.models.reports import listed
+from erssl.models.saving import save_backbone
+from erssl.models.timm_options import NORM_EPS, timm_arguments
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,28 @@ class Source:
         options: Its architecture.
         preprocessing: Of the images that it was trained on.
         state: Its weights by its library's names.
+        assumed: What the checkpoint did not say, with the values that were taken.
     """
 
     backbone: nn.Module
     options: BackboneOptions
     preprocessing: dict[str, Any]
     state: dict[str, Tensor]
+    assumed: tuple[str, ...] = ()
+
+    def images(self, number: int = 4) -> Tensor:
+        """A fixed batch (N, 3, H, W) of the size that the backbone was trained on.
+
+        Raises:
+            ConfigError: If the backbone cannot take such images.
+        """
+        size = self.preprocessing.get("image_size")
+        if size is None:
+            own = getattr(self.backbone, "pretrained_cfg", {})
+            size = own.get("input_size", (3, 224, 224))[-1]
+        check_input_size(self.backbone, [size])
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(number, 3, size, size, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -55,22 +74,35 @@ class Format:
 
 def refusal(options: BackboneOptions, format: str) -> str:
     """Why a format cannot hold such a backbone, as a sentence, or nothing."""
-    if options.library == "lightly" and format != "safetensors":
-        return f"{options.name} is lightly's own network; choose format=safetensors."
+    if options.library == "lightly" and format not in ("safetensors", "onnx"):
+        return f"{options.name} is lightly's own network; choose format=safetensors or onnx."
+    if format == "onnx" and (missing := onnx_files.missing_packages()):
+        return f'format=onnx needs {" and ".join(missing)}; pip install "erssl[onnx]".'
+    return "" if format in ("safetensors", "onnx") else _refusal_of_names(options, format)
+
+
+def _refusal_of_names(options: BackboneOptions, format: str) -> str:
+    """Why a library that goes by names cannot hold such a backbone."""
     if options.library == "timm" and format in ("torchvision", "detectron2"):
         return (
-            f"format={format} is for torchvision's ResNets and {options.name} is timm's; choose "
-            "format=timm, huggingface or safetensors."
+            f"format={format} is for torchvision's networks and {options.name} is timm's; choose "
+            "format=timm, huggingface, safetensors or onnx."
         )
-    if format == "huggingface" and not timm_files.folders_are_read():
+    if NORM_EPS in options.options:
         return (
-            "format=huggingface needs timm 1.0.16 or newer, the first that reads such folders; "
-            "update timm, or choose format=timm."
+            f"{options.name} has normalisations of another epsilon than timm's "
+            f"({options.options[NORM_EPS]:g}), which format={format} cannot say; choose "
+            "format=safetensors or onnx."
+        )
+    if options.name not in RESNETS and options.library == "torchvision" and format != "torchvision":
+        return (
+            f"format={format} has torchvision's ResNets only, under names that are its own; choose "
+            "format=torchvision, safetensors or onnx."
         )
     if options.cifar_stem and format in ("timm", "huggingface", "detectron2"):
         return (
             f"{options.name} has a 3x3 stem for small images (cifar_stem), which format={format} "
-            "cannot say; choose format=torchvision or safetensors."
+            "cannot say; choose format=torchvision, safetensors or onnx."
         )
     return ""
 
@@ -104,13 +136,14 @@ def note_on(format: str, source: Source) -> str:
                 "to it before the weights fit, as below."
             )
     if format in ("torchvision", "timm") and source.preprocessing:
-        said = ", ".join(f"{key} {value}" for key, value in source.preprocessing.items())
-        notes.append(f"The file cannot say its preprocessing: {said}.")
+        notes.append(f"The file cannot say its preprocessing: {listed(source.preprocessing)}.")
     if format == "huggingface" and not {"mean", "std", "image_size"} <= source.preprocessing.keys():
         notes.append(
             "The checkpoint does not say its mean, std and image size; config.json has what timm "
             "assumes for this architecture."
         )
+    if source.assumed:
+        notes.append(f"Assumed, since the checkpoint does not say it: {'; '.join(source.assumed)}.")
     return " ".join(notes)
 
 
@@ -127,6 +160,10 @@ def _write_torch(source: Source, path: Path) -> None:
 def _read_torchvision(source: Source, path: Path) -> nn.Module:
     import torchvision
 
+    if source.options.name not in RESNETS:
+        backbone = build_backbone(source.options)
+        backbone.load_state_dict(torch.load(path, weights_only=True))
+        return backbone.eval()
     model: nn.Module = getattr(torchvision.models, source.options.name)()
     if source.options.cifar_stem:
         model.conv1 = nn.Conv2d(3, 64, 3, 1, source.options.stem_padding, bias=False)
@@ -161,7 +198,7 @@ def _write_timm(source: Source, path: Path) -> None:
 
 
 def _use_timm(source: Source, path: Path) -> str:
-    arguments = timm_files.timm_arguments(source.options)
+    arguments = timm_arguments(source.options.options)
     own = "".join(f", {key}={value!r}" for key, value in arguments.items())
     return (
         "import timm\n"
@@ -172,7 +209,9 @@ def _use_timm(source: Source, path: Path) -> str:
 
 def _write_huggingface(source: Source, path: Path) -> None:
     width: Any = source.backbone.feature_dim
-    timm_files.write_folder(source.options, source.state, source.preprocessing, width, path)
+    timm_files.write_folder(
+        source.options, source.state, source.preprocessing, width, path, source.assumed
+    )
 
 
 def _use_huggingface(source: Source, path: Path) -> str:
@@ -201,6 +240,14 @@ def _read_safetensors(source: Source, path: Path) -> nn.Module:
         raise DataError(f"the file says preprocessing={backbone.preprocessing}")
     backbone.load_state_dict(load_file(path))
     return backbone
+
+
+def _write_onnx(source: Source, path: Path) -> None:
+    onnx_files.write_onnx(source.backbone, source.images(), source.preprocessing, path)
+
+
+def _use_onnx(source: Source, path: Path) -> str:
+    return onnx_files.usage(path, tuple(source.images(1).shape))
 
 
 def _use_safetensors(source: Source, path: Path) -> str:
@@ -244,5 +291,12 @@ FORMATS = {
         ),
         _read_safetensors,
         _use_safetensors,
+    ),
+    "onnx": Format(
+        (".onnx",),
+        "onnxruntime",
+        _write_onnx,
+        lambda source, path: onnx_files.OnnxModule(path),
+        _use_onnx,
     ),
 }

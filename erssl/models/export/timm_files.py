@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
-from erssl.models.headers import SOURCES
+from erssl.models.reports import listed
+from erssl.models.timm_options import timm_arguments
 
 FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
 #: What describes the network and not the images or the weights that timm published for it.
@@ -27,7 +29,7 @@ A backbone without classifier, exported by erssl: images (N, 3, H, W) become fea
 (N, {width}).
 
 - Architecture: timm's `{name}`{arguments}
-- Images: {images}
+- Images: {images}{assumed}
 
 ```python
 import timm
@@ -36,20 +38,10 @@ model = timm.create_model("local-dir:<this folder>", pretrained=True, num_classe
 config = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**config, is_training=False)
 ```
+
+or by transformers: `AutoModel.from_pretrained("<this folder>")`, whose `pooler_output` are the
+features.
 """
-
-
-def timm_arguments(options: BackboneOptions) -> dict[str, Any]:
-    """Keyword arguments with which ``timm.create_model`` builds the network.
-
-    Args:
-        options: A timm model, or a torchvision ResNet: timm's of the same name has the same
-            parameter names and gives the same features.
-
-    Returns:
-        The backbone's own options, without those that say where weights come from.
-    """
-    return {key: value for key, value in options.options.items() if key not in SOURCES}
 
 
 def read_timm(options: BackboneOptions, path: Path) -> nn.Module:
@@ -61,16 +53,9 @@ def read_timm(options: BackboneOptions, path: Path) -> nn.Module:
         pretrained=False,
         num_classes=0,
         checkpoint_path=str(path),
-        **timm_arguments(options),
+        **timm_arguments(options.options),
     )
     return model.eval()
-
-
-def folders_are_read() -> bool:
-    """Whether this timm knows ``local-dir:``, which came together with a public ``save_for_hf``."""
-    import timm
-
-    return hasattr(timm.models, "save_for_hf")
 
 
 def write_folder(
@@ -79,6 +64,7 @@ def write_folder(
     preprocessing: Mapping[str, Any],
     feature_dim: int,
     folder: Path,
+    assumed: Sequence[str] = (),
 ) -> None:
     """Write the folder that ``timm.create_model("local-dir:<folder>")`` reads.
 
@@ -91,23 +77,36 @@ def write_folder(
             as timm has it for this architecture.
         feature_dim: Width of the features, for the model card.
         folder: The folder; made where it does not exist.
+        assumed: What the checkpoint did not say, for the model card.
     """
     import timm
     from timm.models import save_for_hf
 
-    arguments = timm_arguments(options)
+    arguments = timm_arguments(options.options)
     model: Any = timm.create_model(options.name, pretrained=False, num_classes=0, **arguments)
     model.load_state_dict(dict(state))
     model.pretrained_cfg = timm_config(model.pretrained_cfg, preprocessing)
     save_for_hf(model, str(folder), model_args=arguments, safe_serialization=True)
-    images = ", ".join(f"{key} {value}" for key, value in preprocessing.items())
+    _without_classes(folder / FOLDER_FILES[0])
+    images = listed(preprocessing)
     card = _CARD.format(
         name=options.name,
         width=feature_dim,
         arguments="".join(f", `{key}={value!r}`" for key, value in arguments.items()),
         images=images or "not said by the checkpoint; config.json has what timm assumes",
+        assumed="".join(f"\n- Assumed by erssl, not said by the checkpoint: {a}" for a in assumed),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _without_classes(file: Path) -> None:
+    """Take ``num_classes`` out of ``model_args``: transformers passes one of its own beside them.
+
+    timm reads the one at the top of the file.
+    """
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def timm_config(published: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,6 +129,8 @@ def timm_config(published: Mapping[str, Any], preprocessing: Mapping[str, Any]) 
         config["input_size"] = (3, size, size)
         config["crop_pct"] = 224 / 256 if size >= 96 else 1.0
         config["interpolation"] = preprocessing.get("interpolation") or "bilinear"
+    if preprocessing.get("crop_pct"):
+        config["crop_pct"] = preprocessing["crop_pct"]
     return config
 
 

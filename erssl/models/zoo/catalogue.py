@@ -8,7 +8,6 @@ own, so that whatever it fetched before is not fetched again.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from erssl.errors import ConfigError, DataError
+from erssl.files import write_text
 from erssl.models.weights_files import one_line
 from erssl.models.zoo.downloads import check_sums, download
 from erssl.models.zoo.rows import ZooRow, check_name, read_row
@@ -153,11 +153,4 @@ def _own_rows() -> dict[str, Any]:
 def _write(content: Mapping[str, Any]) -> None:
     file = own_zoo()
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(
-            yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(file, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -12,6 +11,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from erssl.errors import DataError
+from erssl.files import replacing
 from erssl.models.weights_files import one_line
 from erssl.models.zoo.rows import ZooRow
 
@@ -31,19 +31,16 @@ def download(row: ZooRow, file: Path) -> None:
     """
     assert row.url is not None
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        torch.hub.download_url_to_file(row.url, str(partial), progress=True)
-        _check_whole(row, partial)
-        check_sums(partial, row, fetched=True)
-        partial.replace(file)
+        with replacing(file) as partial:
+            torch.hub.download_url_to_file(row.url, str(partial), progress=True)
+            _check_whole(row, partial)
+            check_sums(partial, row, fetched=True)
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         raise DataError(
             f"{row.url}, the weights of {row.name}, cannot be fetched ({one_line(error)}); "
             f"download it where there is a network and put the file at {file}."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_sums(file: Path, row: ZooRow, fetched: bool = False) -> None:

@@ -13,13 +13,14 @@ from urllib.parse import unquote, urlsplit
 import torch
 
 from erssl.errors import ConfigError, DataError
-from erssl.models.architectures import architecture_label, named_architecture
+from erssl.models.architectures import architecture_label
 from erssl.models.backbones import BackboneOptions
 from erssl.models.layouts import LAYOUTS
+from erssl.models.named import named_architecture
 from erssl.models.weights_files import one_line
 
 SCHEMES = ("https", "http", "file")
-_PREPROCESSING = ("image_size", "mean", "std", "interpolation")
+_PREPROCESSING = ("image_size", "mean", "std", "interpolation", "crop_pct")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEXADECIMAL = re.compile(r"[0-9a-f]{6,64}")
 

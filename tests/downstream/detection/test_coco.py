@@ -49,7 +49,7 @@ def test_coco_mini_as_pycocotools_counts_it():
     for split in ("train", "val"):
         data = read(root, split)
         theirs = COCO(str(data.source.annotations))
-        assert data.counts["pictures"] == len(theirs.imgs)
+        assert data.counts["images"] == len(theirs.imgs)
         assert data.counts["instances"] == len(theirs.anns)
         assert data.counts["crowds"] == len(theirs.getAnnIds(iscrowd=True))
         assert data.category_ids == tuple(theirs.getCatIds())

@@ -250,12 +250,50 @@ def test_backbones_that_do_not_fit_are_refused(coco, tmp_path):
         run(make_job(coco, tmp_path, devices=2))
 
 
-def test_a_image_of_another_size_is_named(coco, tmp_path):
+def test_an_image_to_evaluate_on_of_another_size_is_named(coco, tmp_path):
+    job = make_job(coco, tmp_path, iterations=1)
+    wrong = tuple(dataclasses.replace(image, width=image.width + 8) for image in job.val.images)
+    job = dataclasses.replace(job, val=dataclasses.replace(job.val, images=wrong))
+    with pytest.raises(DataError, match=r"\.png has \d+ x \d+ pixels but the annotations say"):
+        run(job)
+
+
+def test_boxes_alone_are_enough_for_faster_rcnn(coco, tmp_path):
+    train, val = coco_layout(coco)
+    job = make_job(
+        coco,
+        tmp_path,
+        "faster_rcnn_fpn_1x",
+        iterations=2,
+        train=read_coco(train, "train", masks=False),
+        val=read_coco(val, "val", masks=False),
+    )
+    outcome = run(job)
+    assert {"box_AP", "box_AP50", "box_AP75"} <= set(outcome.metrics)
+    assert not any(name.startswith("mask") for name in outcome.metrics)
+    assert all(found.masks is None for found in outcome.predictions)
+
+
+def test_a_detector_that_computes_nan_says_so(coco, tmp_path):
+    job = make_job(coco, tmp_path, iterations=2)
+    run(job)
+    file = tmp_path / FOLDER / "model_final.pth"
+    content = torch.load(file, weights_only=True)
+    # finite, so that nothing but what it computes is wrong: scores are infinity minus infinity
+    content["model"]["roi_heads.box_predictor.cls_score.weight"].fill_(3e38)
+    torch.save(content, file)
+    said = []
+    outcome = run(dataclasses.replace(job, eval_only=True, say=said.append))
+    assert any("were NaN or infinite" in note for note in outcome.notes)
+    assert any("were NaN or infinite" in line for line in said)
+
+
+def test_an_image_of_another_size_is_named(coco, tmp_path):
     train, _ = coco_layout(coco)
     data = read_coco(train, "train")
     wrong = tuple(dataclasses.replace(image, width=image.width + 8) for image in data.images)
     job = make_job(coco, tmp_path, train=dataclasses.replace(data, images=wrong))
-    with pytest.raises(DataError, match=r"\.png is not \d+ x \d+ pixels as its annotations say"):
+    with pytest.raises(DataError, match=r"\.png has \d+ x \d+ pixels but the annotations say"):
         run(job)
 
 

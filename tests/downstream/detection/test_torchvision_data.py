@@ -165,9 +165,9 @@ def test_test_images_have_the_size_of_the_test(coco):
 
 
 def test_size_that_the_file_says_is_checked(change):
-    root = change("train", lambda content: content["images"][0].update(width=65))
+    root = change("train", lambda content: content["images"][1].update(width=65))
     with pytest.raises(DataError, match="64 x 48 pixels but the annotations say 65 x 48"):
-        _ = images(root)[1][0, 0]
+        _ = images(root)[1][0, 1]
 
 
 def test_packed_images_are_the_images(coco):

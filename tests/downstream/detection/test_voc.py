@@ -65,6 +65,11 @@ def test_one_year_alone_is_noted(root):
     assert "VOC2007 alone" in train.notes[0]
 
 
+def test_boxes_without_area_are_noted(root):
+    edit(root / "VOCdevkit" / "VOC2007", "<xmin>3</xmin>", "<xmin>11</xmin>")
+    assert read_voc(root, "val").notes[0].startswith("1 boxes of ")
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -74,6 +79,8 @@ def test_one_year_alone_is_noted(root):
         (lambda f: (f / "ImageSets" / "Main" / "test.txt").write_text(""), "lists no image"),
         (lambda f: edit(f, "<xmin>3</xmin>", ""), "it has no bndbox/xmin"),
         (lambda f: edit(f, "<xmin>3</xmin>", "<xmin>wide</xmin>"), "no annotation of VOC"),
+        (lambda f: edit(f, "<xmin>3</xmin>", "<xmin>nan</xmin>"), "a box of a dog is not finite"),
+        (lambda f: edit(f, "<width>40</width>", "<width>0</width>"), "has 0 x 30 pixels"),
         (lambda f: edit(f, "dog", "wolf"), "class wolf is none of the 20"),
         (lambda f: edit(f, "</annotation>", ""), "no annotation of VOC"),
         (lambda f: edit(f, "<pose>Left</pose>", ""), "it has no pose"),

@@ -1,0 +1,85 @@
+"""How images of weights are prepared that say nothing of it themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+
+from erssl.models.backbones import RESNETS, BackboneOptions
+from erssl.models.layouts import Layout
+from erssl.models.timm_options import square_size
+from erssl.models.torchvision_nets import torchvision_preprocessing
+
+_SMALL = 96  # pixels; a transformer of smaller images was not trained on ImageNet's
+_DINOV2 = (14, 518)  # patch and size of DINOv2's positions; its authors evaluate at 224 pixels
+KEYS = ("image_size", "mean", "std", "interpolation", "crop_pct")
+
+
+def usual_preprocessing(
+    options: BackboneOptions, layout: Layout, named: bool
+) -> tuple[dict[str, Any], str]:
+    """What such weights usually need, and whose custom that is.
+
+    Args:
+        options: The architecture.
+        layout: The rule by which the weights were found.
+        named: Whether somebody gave the architecture's name, and not the shapes: then its library
+            says what it publishes under that name.
+
+    Returns:
+        ``image_size``, ``mean``, ``std``, ``interpolation`` and ``crop_pct`` as far as anything is
+        known, and a phrase for the report.
+    """
+    if options.cifar_stem:
+        return {}, ""
+    own_size = square_size(options.options)
+    if named and layout.published:
+        if options.library == "timm":
+            return timm_preprocessing(options), f"as timm has it for {options.name}"
+        if options.library == "torchvision" and options.name not in RESNETS:
+            values = torchvision_preprocessing(options.name)
+            return values, f"as torchvision has it for {options.name}"
+    if own_size is not None and own_size < _SMALL:
+        return {"image_size": own_size}, "of its positions"
+    size = 224
+    if own_size is not None and (options.options.get("patch_size"), own_size) != _DINOV2:
+        size = own_size
+    return {
+        "image_size": size,
+        "mean": list(IMAGENET_NORMALIZE["mean"]),
+        "std": list(IMAGENET_NORMALIZE["std"]),
+        "interpolation": layout.interpolation,
+    }, "ImageNet's"
+
+
+def timm_preprocessing(options: BackboneOptions) -> dict[str, Any]:
+    """What timm's ``pretrained_cfg`` of a name says; an ``img_size`` of its own counts first."""
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(options.name)
+    if config is None:
+        return {}
+    said = from_timm_config(config.to_dict())
+    if (size := square_size(options.options)) is not None:
+        said["image_size"] = size
+    return said
+
+
+def from_timm_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Preprocessing from a ``pretrained_cfg``, as far as it says it.
+
+    Of images that are not square the shorter side is taken; a crop that keeps the borders
+    (``crop_mode`` squash or border) is taken as the whole image.
+    """
+    said: dict[str, Any] = {}
+    if config.get("input_size"):
+        said["image_size"] = min(config["input_size"][1:])
+    for key in ("mean", "std"):
+        if config.get(key):
+            said[key] = [float(value) for value in config[key]]
+    if config.get("interpolation") in ("bilinear", "bicubic", "nearest", "lanczos"):
+        said["interpolation"] = config["interpolation"]
+    if config.get("crop_pct"):
+        said["crop_pct"] = float(config["crop_pct"])
+    return said
