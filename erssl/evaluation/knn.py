@@ -89,6 +89,16 @@ def knn_accuracy(
     return correct / len(val.labels)
 
 
+def cut_sentence(k: int, images: int) -> str:
+    """Say that fewer neighbours vote than were asked for.
+
+    Args:
+        k: Neighbours that were asked for.
+        images: Training images, all of which vote.
+    """
+    return f"kNN: k={k} is cut to k={images}, the number of training images."
+
+
 @torch.no_grad()
 def _votes(
     train: Features, val: Features, num_classes: int, k: int, temperature: float

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from erssl.evaluation import Features, classification_metrics, knn_scores
+from erssl.evaluation.knn import cut_sentence
 from erssl.protocols.evaluation import Evaluation, Judged, best_device
 from erssl.protocols.subject import read_subject
 from erssl.settings.evaluation import KnnSettings, read_protocol
@@ -37,7 +38,7 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> d
     k = min(asked, len(evaluation.datasets.train))
     evaluation.settings = settings = dataclasses.replace(settings, k=k)
     if k < asked:
-        console.print(f"k={asked} is cut to k={k}, the number of training images.", highlight=False)
+        console.print(cut_sentence(asked, k), highlight=False)
     evaluation.open(console)
     device = best_device()
     train, val = evaluation.features(settings, device, console)

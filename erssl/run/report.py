@@ -21,7 +21,12 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
     """
     file = run_dir / METRICS
     curves = read_metrics(file) if file.is_file() else {}
-    drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
+    drawn = plot_curves(
+        curves,
+        results["metrics"],
+        run_dir / "curves.png",
+        metric_label("knn_top1", results).replace("knn_top1", "kNN top-1"),
+    )
     lens = (run_dir / LENS_FIGURE).is_file()
     metrics = results["metrics"].items()
     rows = [f"| {metric_label(name, results)} | {_shown(name, value)} |" for name, value in metrics]
