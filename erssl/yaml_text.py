@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,48 @@ def _count(node: yaml.Node, counted: dict[int, int], above: list[int]) -> int:
             raise ValueError(f"its aliases stand for more than {_NODES:,} values")
         counted[id(node)] = total
     return counted[id(node)]
+
+
+def comments_of(text: str) -> dict[str, str]:
+    """What the comments behind the values of a YAML text say, by dotted key.
+
+    Args:
+        text: YAML of nested mappings; a comment behind a list is that of the list.
+    """
+    lines = text.splitlines()
+    comments = {}
+    for key, name, value in _scalars(yaml.compose(text, yaml.SafeLoader)):
+        flow = isinstance(value, yaml.ScalarNode) or value.flow_style
+        end = value.end_mark if flow and value.end_mark.line == name.end_mark.line else None
+        rest = lines[name.end_mark.line][end.column if end else name.end_mark.column + 1 :].strip()
+        if rest.startswith("#"):
+            comments[key] = rest.lstrip("# ")
+    return comments
+
+
+def commented_yaml(values: Any, comments: Mapping[str, str]) -> str:
+    """YAML of nested values with a comment behind each that has one; see :func:`comments_of`.
+
+    Args:
+        values: Nested mappings.
+        comments: One line for each dotted key.
+    """
+    text: str = OmegaConf.to_yaml(OmegaConf.create(values))
+    lines = text.splitlines()
+    for key, name, value in _scalars(yaml.compose(text, yaml.SafeLoader)):
+        number = name.end_mark.line
+        if key in comments and (
+            value.end_mark.line == number or isinstance(value, yaml.SequenceNode)
+        ):
+            lines[number] += f" # {comments[key]}"
+    return "\n".join(lines) + "\n"
+
+
+def _scalars(node: yaml.Node | None, where: str = "") -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    """Dotted key, the key's own node and the value's of everything that is no mapping."""
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        key = f"{where}.{name.value}".strip(".")
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _scalars(value, key)
+        else:
+            yield key, name, value

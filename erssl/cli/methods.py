@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from importlib.resources import files
 
 from erssl.errors import ConfigError
 
@@ -38,29 +36,14 @@ def run(words: Sequence[str]) -> int:
 
 
 def _show(name: str) -> None:
-    """The method's own settings as its file has them, and its optimiser."""
-    from erssl.methods import get_method
+    """The method's recipe: every option and what it trains by, each with its source."""
+    from erssl.settings.compose import recipe_of
 
-    method = get_method(name)
-    file = files("erssl.configs") / "method" / f"{name}.yaml"
-    print(file.read_text(encoding="utf-8") if file.is_file() else f"# {method.info.paper}")
-    options = method.default_optimizer
-    print(
-        f"# The paper's optimiser: {options.name}, base_lr {options.base_lr:g}, weight_decay "
-        f"{options.weight_decay:g}, warm-up {options.warmup_epochs} epochs.\n"
-    )
+    print(recipe_of(name).text)
 
 
 def _defaults(name: str) -> str:
-    """Options of the class and their defaults, those of its parents included."""
-    from erssl.methods import MultiViewMethod, get_method
+    """The method's own options, as its recipe has them."""
+    from erssl.settings.compose import recipe_of
 
-    shown: dict[str, object] = {}
-    method = get_method(name)
-    for parent in method.__mro__[: method.__mro__.index(MultiViewMethod)]:
-        for key, parameter in inspect.signature(parent).parameters.items():
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-                shown.setdefault(key, parameter.default)
-    if "momentum" in method.info.target:
-        shown |= dict(zip(("momentum_start", "momentum_end"), method.default_momentum, strict=True))
-    return " ".join(f"{key}={value}" for key, value in shown.items())
+    return " ".join(f"{key}={value}" for key, value in recipe_of(name).options.items())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from lightly.models.modules.center import Center
 from torch import Tensor, nn
 
+from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import at_least_float32
 from erssl.entropy.discrete import discrete_entropy
+from erssl.loss._center import MovingCenter
 from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss._softmax import softmax_terms
 from erssl.loss._views import Views, check_views, meet_targets
@@ -16,11 +19,12 @@ from erssl.loss._views import Views, check_views, meet_targets
 class DiscreteERLoss(nn.Module):
     r"""Negative entropy-reconstruction bound for K-way soft-max outputs ([0]).
 
-    .. math:: L = -\frac1V \sum_v \Big[ H(\bar p_v)
+    .. math:: L = -\sum_v w_v \Big[ H(\bar p_v)
                   + \frac1N \sum_i \sum_k s^i_{v,k} \log p^i_{v,k} \Big]
 
     with p the soft-max of the online logits, :math:`\bar p` its batch mean (only the online
-    branch carries gradient to it) and s the soft-max of the target's logits.
+    branch carries gradient to it), s the soft-max of the target's logits and w = 1/V for V views
+    unless ``local_view_weight`` says otherwise.
 
     - [0] The Role of Entropy and Reconstruction in Multi-View Self-Supervised Learning, 2023,
       https://arxiv.org/abs/2307.10907
@@ -43,11 +47,15 @@ class DiscreteERLoss(nn.Module):
             [0]. On shared branches with sharper targets give ``target_temperature``: the entropy
             is then that of the targets themselves. Else the loss is low where all targets are one
             outcome and the predictions hedge.
+        local_view_weight:
+            Weight of a local view's terms, where a global view's is 1 and the weights sum to 1
+            over views. DINO's and SwAV's losses, whose local views meet both targets and whose
+            global ones meet one, weigh them by 2.
         terms:
             Entropy and reconstruction (nats) of the last call, detached.
 
     Raises:
-        ValueError: If a temperature is not above 0, or ``center`` lacks ``output_dim``.
+        ValueError: If a temperature or weight is not above 0, or ``center`` lacks ``output_dim``.
 
     Examples:
         >>> loss_fn = DiscreteERLoss()
@@ -65,6 +73,7 @@ class DiscreteERLoss(nn.Module):
         center_momentum: float = 0.9,
         gather_distributed: bool = False,
         entropy_temperature: float | None = None,
+        local_view_weight: float = 1.0,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
@@ -75,14 +84,19 @@ class DiscreteERLoss(nn.Module):
                 f"temperature={temperature}, target_temperature={target_temperature} and "
                 f"entropy_temperature={entropy_temperature}."
             )
+        if not 0 < local_view_weight < math.inf:
+            raise ValueError(f"local_view_weight must be above 0 but is {local_view_weight}.")
         if center and output_dim is None:
             raise ValueError("center=True needs output_dim, the number of outputs K.")
         check_gather(gather_distributed)
         self.temperature = temperature
         self.target_temperature = target_temperature
         self.entropy_temperature = entropy_temperature
+        self.local_view_weight = local_view_weight
         self.gather_distributed = gather_distributed
-        self.center = Center((1, output_dim), momentum=center_momentum) if center else None
+        self.center = None
+        if center and output_dim is not None:
+            self.center = MovingCenter(output_dim, center_momentum)
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, online: Views, target: Views) -> Tensor:
@@ -102,10 +116,10 @@ class DiscreteERLoss(nn.Module):
         num_outcomes = online[0].shape[1]
         if num_outcomes < 2:
             raise ValueError("Discrete outputs need K of at least 2 but K is 1.")
-        if self.center is not None and self.center.size[1] != num_outcomes:
+        if self.center is not None and self.center.value.shape[1] != num_outcomes:
             raise ValueError(
-                f"The centre has output_dim={self.center.size[1]} outputs but the logits have "
-                f"{num_outcomes}."
+                f"The centre has output_dim={self.center.value.shape[1]} outputs but the logits "
+                f"have {num_outcomes}."
             )
         logits = [at_least_float32(z) for z in online]
         target_logits = [at_least_float32(t) for t in target]
@@ -115,10 +129,17 @@ class DiscreteERLoss(nn.Module):
                 self.center.update(torch.cat(target_logits).detach())
             terms = [self._terms(z, t) for z, t in zip(logits, targets, strict=True)]
             entropy, reconstruction = (
-                torch.stack(part).mean() for part in zip(*terms, strict=True)
+                self._mean(torch.stack(part)) for part in zip(*terms, strict=True)
             )
-        self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
+        if not is_transformed():
+            self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
         return -(entropy + reconstruction)
+
+    def _mean(self, views: Tensor) -> Tensor:
+        """Mean of a term over views, the two global ones first."""
+        weights = torch.full_like(views, self.local_view_weight)
+        weights[:2] = 1
+        return (weights * views).sum() / weights.sum()
 
     def _target_probs(self, logits: Tensor) -> Tensor:
         centered = logits if self.center is None else logits - self.center.value.to(logits)

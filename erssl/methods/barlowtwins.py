@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import torch
 from lightly.loss import BarlowTwinsLoss
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("byol"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("barlowtwins").options
 
 
-@register_method("barlowtwins", transform)
+@register_method("barlowtwins")
 class BarlowTwins(MultiViewMethod):
     """The cross-correlation of two views' embeddings is to be the identity."""
 
@@ -28,18 +26,16 @@ class BarlowTwins(MultiViewMethod):
         family="redundancy reduction",
         target="shared",
     )
-    # Barlow Twins' code: LARS 0.2 B/256, warm-up 10 epochs; weight decay as lightly's benchmark.
-    default_optimizer = OptimizerOptions(base_lr=0.2, weight_decay=1.5e-6)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        lambda_param: float = 0.005,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 8192,
-        projection_dim: int = 8192,
+        lambda_param: float = OPTIONS["lambda_param"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are the paper's.

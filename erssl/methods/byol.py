@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import torch
 from lightly.loss import NegativeCosineSimilarity
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
-from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.base import (
+    MethodInfo,
+    MultiViewMethod,
+    StepOutput,
+    TargetOptions,
+    check_loss_scale,
+)
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("byol"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("byol").options
 
 
 class BYOLOptions(TargetOptions, total=False):
@@ -26,24 +30,23 @@ class BYOLOptions(TargetOptions, total=False):
     prediction_hidden_dim: int
 
 
-@register_method("byol", transform)
+@register_method("byol")
 class BYOL(MultiViewMethod):
     """The online branch predicts what a slowly moving average of itself makes of the other view."""
 
     info = MethodInfo(
         paper="Grill et al. 2020, arXiv 2006.07733", family="distillation", target="momentum"
     )
-    # BYOL, section 3.3 (1000 epochs): LARS 0.2 B/256, weight decay 1.5e-6, warm-up 10 epochs.
-    default_optimizer = OptimizerOptions(base_lr=0.2, weight_decay=1.5e-6, final_lr_ratio=0.0)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        projection_hidden_dim: int = 4096,
-        projection_dim: int = 256,
-        prediction_hidden_dim: int = 4096,
+        loss_scale: float = OPTIONS["loss_scale"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
+        prediction_hidden_dim: int = OPTIONS["prediction_hidden_dim"],
         **training: Unpack[TargetOptions],
     ) -> None:
         """Defaults are the paper's (section 3.3).
@@ -51,6 +54,8 @@ class BYOL(MultiViewMethod):
         Args:
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
+            loss_scale: Factor of lightly's loss, the mean of -cos over both directions. The
+                paper's, 2 - 2 cos of each direction in sum, has 4 times its gradient.
             projection_hidden_dim: Width of the projector's hidden layer.
             projection_dim: Dimension of the embedding.
             prediction_hidden_dim: Width of the predictor's hidden layer.
@@ -63,6 +68,8 @@ class BYOL(MultiViewMethod):
         self.prediction_head = mlp_head(
             projection_dim, prediction_hidden_dim, projection_dim, num_layers=2
         )
+        check_loss_scale(loss_scale)
+        self.loss_scale = loss_scale
         self.criterion: torch.nn.Module = NegativeCosineSimilarity()
         self.add_target()
 
@@ -79,5 +86,6 @@ class BYOL(MultiViewMethod):
         with torch.autocast(target[0].device.type, enabled=False):
             p0, p1 = (at_least_float32(p) for p in predictions)
             t0, t1 = (at_least_float32(t) for t in target)
-            loss: Tensor = 0.5 * (self.criterion(p0, t1) + self.criterion(p1, t0))
+            mean = 0.5 * (self.criterion(p0, t1) + self.criterion(p1, t0))
+            loss: Tensor = self.loss_scale * mean
         return loss

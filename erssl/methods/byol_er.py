@@ -12,11 +12,15 @@ from erssl.entropy.kde import Estimator
 from erssl.errors import ConfigError
 from erssl.loss import ERLoss
 from erssl.methods.base import MethodInfo, check_queue
-from erssl.methods.byol import BYOL, BYOLOptions, transform
+from erssl.methods.byol import BYOL, BYOLOptions
 from erssl.methods.registry import register_method
+from erssl.recipes import read_recipe
+
+RECIPE = read_recipe("byol_er")
+OPTIONS = RECIPE.options
 
 
-@register_method("byol_er", transform)
+@register_method("byol_er")
 class BYOLER(BYOL):
     """BYOL whose prediction is the mean of q, and whose entropy is kept up explicitly."""
 
@@ -31,12 +35,12 @@ class BYOLER(BYOL):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        kappa: float = 10.0,
-        estimator: Estimator = "joe",
-        leave_one_out: bool = True,
-        entropy_of: Literal["projection", "prediction"] = "projection",
-        memory_bank_size: int | Sequence[int] = 0,
-        gather_distributed: bool = True,
+        kappa: float = OPTIONS["kappa"],
+        estimator: Estimator = OPTIONS["estimator"],
+        leave_one_out: bool = OPTIONS["leave_one_out"],
+        entropy_of: Literal["projection", "prediction"] = OPTIONS["entropy_of"],
+        memory_bank_size: int | Sequence[int] = OPTIONS["memory_bank_size"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
         **network: Unpack[BYOLOptions],
     ) -> None:
         """Defaults are the ER paper's, but for ``leave_one_out`` (the paper: false).
@@ -53,12 +57,13 @@ class BYOLER(BYOL):
             gather_distributed: Take the entropy over the batch of all devices.
             **network: See :class:`BYOL`.
         """
+        network = RECIPE.options_of(BYOLOptions) | network
         super().__init__(batch_size_per_device, num_classes, **network)
         if entropy_of not in ("projection", "prediction"):
             raise ConfigError(
                 f"method.entropy_of={entropy_of} is unknown; choose projection or prediction."
             )
-        check_queue(memory_bank_size, network.get("projection_dim", 256))
+        check_queue(memory_bank_size, network["projection_dim"])
         self.entropy_of = entropy_of
         self.criterion = ERLoss(
             kappa, estimator, leave_one_out, gather_distributed, memory_bank_size

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import full_precision
 from erssl.errors import ConfigError
 from erssl.loss._distributed import check_gather, gather_rows, rank_offset
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
-from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.base import (
+    MethodInfo,
+    MultiViewMethod,
+    StepOutput,
+    TrainingOptions,
+    check_loss_scale,
+)
 from erssl.methods.registry import register_method
-from erssl.models import mlp_head
+from erssl.models import mlp_head, shiftless_norm
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("simclr"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("cmc").options
 
 
 class InfoNCELoss(nn.Module):
@@ -56,7 +60,7 @@ class InfoNCELoss(nn.Module):
         return F.cross_entropy(logits, own + rank_offset(keys, self.gather_distributed))
 
 
-@register_method("cmc", transform)
+@register_method("cmc")
 class CMC(MultiViewMethod):
     """Each view finds its image among those of the other view, in both directions.
 
@@ -69,18 +73,18 @@ class CMC(MultiViewMethod):
         family="contrastive",
         target="shared",
     )
-    # EntRec compares CMC under SimCLR's recipe; its own values are not known to us.
-    default_optimizer = OptimizerOptions(base_lr=0.3, final_lr_ratio=0.0)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        temperature: float = 0.1,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        temperature: float = OPTIONS["temperature"],
+        loss_scale: float = OPTIONS["loss_scale"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        output_norm: bool = OPTIONS["output_norm"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are SimCLR's; those of CMC in EntRec's comparison are not known to us.
@@ -89,19 +93,27 @@ class CMC(MultiViewMethod):
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             temperature: Of InfoNCE.
+            loss_scale: Factor of the mean of both directions; 2 gives their sum, EntRec's eq. 2.
             gather_distributed: Take negatives from all devices.
+            output_norm: Batch normalisation, without shift, after the projector's last layer.
             projection_hidden_dim: Width of the projector's hidden layer.
             projection_dim: Dimension of the embedding.
             **training: See :class:`MultiViewMethod`.
         """
         super().__init__(batch_size_per_device, num_classes, **training)
         self.projection_head = mlp_head(
-            self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
+            self.feature_dim,
+            projection_hidden_dim,
+            projection_dim,
+            num_layers=2,
+            output_norm=shiftless_norm(projection_dim) if output_norm else None,
         )
+        check_loss_scale(loss_scale)
+        self.loss_scale = loss_scale
         self.criterion = InfoNCELoss(temperature, gather_distributed)
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
-        """The mean of both directions (EntRec's eq. 2 is their sum), gradient on both sides."""
+        """Both directions, gradient on both sides."""
         features, (z0, z1) = self.online_branch(views)
-        loss = 0.5 * (self.criterion(z0, z1) + self.criterion(z1, z0))
+        loss = self.loss_scale * 0.5 * (self.criterion(z0, z1) + self.criterion(z1, z0))
         return StepOutput(loss, features, z0, z1)

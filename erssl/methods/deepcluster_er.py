@@ -8,11 +8,15 @@ from typing_extensions import Unpack
 
 from erssl.loss import DiscreteERLoss
 from erssl.methods.base import MethodInfo
-from erssl.methods.deepclusterv2 import DeepClusterOptions, DeepClusterV2, transform
+from erssl.methods.deepclusterv2 import DeepClusterOptions, DeepClusterV2
 from erssl.methods.registry import register_method
+from erssl.recipes import read_recipe
+
+RECIPE = read_recipe("deepcluster_er")
+OPTIONS = RECIPE.options
 
 
-@register_method("deepcluster_er", transform)
+@register_method("deepcluster_er")
 class DeepClusterER(DeepClusterV2):
     """DeepCluster whose predictions keep all clusters in use by their entropy.
 
@@ -33,7 +37,7 @@ class DeepClusterER(DeepClusterV2):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        gather_distributed: bool = True,
+        gather_distributed: bool = OPTIONS["gather_distributed"],
         **clustering: Unpack[DeepClusterOptions],
     ) -> None:
         """Defaults are DeepCluster v2's; the ER paper trains none.
@@ -44,6 +48,7 @@ class DeepClusterER(DeepClusterV2):
             gather_distributed: Take the entropy over the batch of all devices.
             **clustering: See :class:`DeepClusterV2`.
         """
+        clustering = RECIPE.options_of(DeepClusterOptions) | clustering
         super().__init__(batch_size_per_device, num_classes, **clustering)
         # A cluster is a distribution on one outcome: its logarithm stands for the target's logits.
         self.criterion = DiscreteERLoss(

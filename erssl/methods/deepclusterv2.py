@@ -6,23 +6,21 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from lightly.utils import dist
 from torch import Tensor, nn
 from torch import distributed as torch_dist
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
-from erssl.loss._distributed import gather_rows
+from erssl.loss._distributed import rank_rows
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("swav"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("deepclusterv2").options
 
 
 class DeepClusterOptions(TrainingOptions, total=False):
@@ -37,7 +35,7 @@ class DeepClusterOptions(TrainingOptions, total=False):
     projection_dim: int
 
 
-@register_method("deepclusterv2", transform)
+@register_method("deepclusterv2")
 class DeepClusterV2(MultiViewMethod):
     """Views predict the k-means cluster of their image; clusters are found anew every epoch.
 
@@ -53,8 +51,6 @@ class DeepClusterV2(MultiViewMethod):
         target="k-means clusters",
         multi_crop=True,
     )
-    # Reference code: LARC 0.3 B/256, weight decay 1e-6, warm-up 10 epochs, cosine to 1/1000.
-    default_optimizer = OptimizerOptions(base_lr=0.3)
 
     prototypes: Tensor
     clustered: Tensor
@@ -64,13 +60,13 @@ class DeepClusterV2(MultiViewMethod):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        num_prototypes: int = 3000,
-        num_clusterings: int = 3,
-        temperature: float = 0.1,
-        memory_bank_size: int = 131072,
-        kmeans_iterations: int = 10,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        num_prototypes: int = OPTIONS["num_prototypes"],
+        num_clusterings: int = OPTIONS["num_clusterings"],
+        temperature: float = OPTIONS["temperature"],
+        memory_bank_size: int = OPTIONS["memory_bank_size"],
+        kmeans_iterations: int = OPTIONS["kmeans_iterations"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are the reference code's, but for the queue.
@@ -124,6 +120,15 @@ class DeepClusterV2(MultiViewMethod):
             loss = torch.stack(losses).mean()
         return StepOutput(loss, features, online[0], online[1])
 
+    def slow_tensors(self) -> list[Tensor]:
+        """The clusters beside the target's."""
+        return [*super().slow_tensors(), self.prototypes]
+
+    def commit_state(self) -> None:
+        """Write a step's rows to the queue, and find the first clusters once there are enough."""
+        super().commit_state()
+        self._find_first()
+
     def on_train_epoch_end(self) -> None:
         """Find the clusters of the next epoch."""
         self.cluster()
@@ -132,7 +137,10 @@ class DeepClusterV2(MultiViewMethod):
     def cluster(self) -> None:
         """K-means on the queue, the same on every rank: each clustering is found by one of them."""
         rows = self.bank.rows()
-        if rows is None or len(rows) < 2 * self.prototypes.shape[1]:
+        if rows is None:
+            return
+        rows = rows[rows.isfinite().all(dim=1)]  # k-means would raise at others
+        if len(rows) < 2 * self.prototypes.shape[1]:
             return
         rank, world = dist.rank(), dist.world_size()
         clusterings = range(self.prototypes.shape[0])
@@ -172,7 +180,10 @@ class DeepClusterV2(MultiViewMethod):
     def _keep(self, z: Tensor) -> None:
         if not self.training:
             return
-        rows = gather_rows(z, gather_distributed=True)
-        self.bank.push(rows[rows.isfinite().all(dim=1)])  # k-means would raise at others
+        self.bank.push(rank_rows(z, gather_distributed=True))
+        if not self.bank.held:
+            self._find_first()
+
+    def _find_first(self) -> None:
         if not self.clustered:
             self.cluster()

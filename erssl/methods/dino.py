@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import torch
-from lightly.loss import DINOLoss
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
+from erssl.loss._center import SteadyDINOLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("dino").options
 
 
 class DINOOptions(TargetOptions, total=False):
@@ -26,12 +24,13 @@ class DINOOptions(TargetOptions, total=False):
     target_temperature: float
     center: bool
     center_momentum: float
+    head_norm: bool
     freeze_prototypes_epochs: int
     projection_hidden_dim: int
     projection_dim: int
 
 
-@register_method("dino", transform)
+@register_method("dino")
 class DINO(MultiViewMethod):
     """The online branch predicts the soft assignments of a momentum branch, centred and sharp."""
 
@@ -41,34 +40,34 @@ class DINO(MultiViewMethod):
         target="momentum",
         multi_crop=True,
     )
-    # DINO's ResNet-50 recipe: SGD 0.03 B/256, weight decay 1e-4, warm-up 10 epochs.
-    default_optimizer = OptimizerOptions("sgd", base_lr=0.03, weight_decay=1e-4)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        num_prototypes: int = 60000,
-        temperature: float = 0.1,
-        target_temperature: float = 0.04,
-        center: bool = True,
-        center_momentum: float = 0.9,
-        freeze_prototypes_epochs: int = 1,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 256,
+        num_prototypes: int = OPTIONS["num_prototypes"],
+        temperature: float = OPTIONS["temperature"],
+        target_temperature: float = OPTIONS["target_temperature"],
+        center: bool = OPTIONS["center"],
+        center_momentum: float = OPTIONS["center_momentum"],
+        head_norm: bool = OPTIONS["head_norm"],
+        freeze_prototypes_epochs: int = OPTIONS["freeze_prototypes_epochs"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
     ) -> None:
-        """Defaults are those of DINO's ResNet-50 recipe.
+        """Defaults are those of DINO's README for ResNet-50.
 
         Args:
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
-            num_prototypes: Number K of outputs; 60000 with ResNet-50.
+            num_prototypes: Number K of outputs.
             temperature: Of the online soft-max; 0.1.
             target_temperature: Of the target's soft-max; 0.04.
             center: Subtract a moving mean from the target's logits. Without it DINO collapses.
             center_momentum: Of the moving mean; 0.9.
+            head_norm: Batch normalisation in the projector's hidden layers (``use_bn_in_head``).
             freeze_prototypes_epochs: Epochs at the beginning in which the last layer rests; 1.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding, the bottleneck before the outputs.
@@ -81,11 +80,13 @@ class DINO(MultiViewMethod):
             projection_dim,
             num_layers=3,
             activation=nn.GELU,
+            batch_norm=head_norm,
         )
         self.prototypes = Prototypes(projection_dim, num_prototypes)
         self.temperature = temperature
+        self.target_temperature = target_temperature
         self.freeze_prototypes_epochs = freeze_prototypes_epochs
-        self.criterion: nn.Module = DINOLoss(
+        self.criterion: nn.Module = SteadyDINOLoss(
             num_prototypes,
             teacher_temp=target_temperature,
             student_temp=temperature,

@@ -7,11 +7,15 @@ from typing_extensions import Unpack
 
 from erssl.loss import DiscreteERLoss
 from erssl.methods.base import MethodInfo
-from erssl.methods.dino import DINO, DINOOptions, transform
+from erssl.methods.dino import DINO, DINOOptions
 from erssl.methods.registry import register_method
+from erssl.recipes import read_recipe
+
+RECIPE = read_recipe("dino_er")
+OPTIONS = RECIPE.options
 
 
-@register_method("dino_er", transform)
+@register_method("dino_er")
 class DINOER(DINO):
     """DINO whose outputs stay in use because their entropy is part of the loss."""
 
@@ -27,7 +31,8 @@ class DINOER(DINO):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        gather_distributed: bool = True,
+        local_view_weight: float = OPTIONS["local_view_weight"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
         **network: Unpack[DINOOptions],
     ) -> None:
         """Defaults are the ER paper's: DINO's, centring included, which may be switched off.
@@ -35,16 +40,20 @@ class DINOER(DINO):
         Args:
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
+            local_view_weight: Weight of a local view, where a global one's is 1. In DINO's loss a
+                local view meets both targets and a global one that of the other: 2.
             gather_distributed: Take the entropy over the batch of all devices.
             **network: See :class:`DINO`.
         """
+        network = RECIPE.options_of(DINOOptions) | network
         super().__init__(batch_size_per_device, num_classes, **network)
         self.criterion = DiscreteERLoss(
             self.temperature,
-            network.get("target_temperature", 0.04),
-            center=network.get("center", True),
-            output_dim=network.get("num_prototypes", 60000),
-            center_momentum=network.get("center_momentum", 0.9),
+            self.target_temperature,
+            center=network["center"],
+            output_dim=network["num_prototypes"],
+            center_momentum=network["center_momentum"],
+            local_view_weight=local_view_weight,
             gather_distributed=gather_distributed,
         )
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.loss import EntRecLoss
 from erssl.methods.base import (
     MethodInfo,
@@ -18,14 +16,14 @@ from erssl.methods.base import (
     TrainingOptions,
     check_queue,
 )
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
-from erssl.models import mlp_head
+from erssl.models import mlp_head, shiftless_norm
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("simclr"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("entrec").options
 
 
-@register_method("entrec", transform)
+@register_method("entrec")
 class EntRec(MultiViewMethod):
     """One branch for both views: no EMA, no predictor, no stop-gradient, entropy of both views."""
 
@@ -34,21 +32,20 @@ class EntRec(MultiViewMethod):
         family="entropy-reconstruction",
         target="shared",
     )
-    # SimCLR's recipe, which EntRec keeps: LARS 0.3 B/256, weight decay 1e-6, warm-up 10 epochs.
-    default_optimizer = OptimizerOptions(base_lr=0.3)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        kind: Literal["continuous", "discrete"] = "continuous",
-        temperature: float = 0.1,
-        leave_one_out: bool = True,
-        memory_bank_size: int | Sequence[int] = 0,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        kind: Literal["continuous", "discrete"] = OPTIONS["kind"],
+        temperature: float = OPTIONS["temperature"],
+        leave_one_out: bool = OPTIONS["leave_one_out"],
+        memory_bank_size: int | Sequence[int] = OPTIONS["memory_bank_size"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        output_norm: bool = OPTIONS["output_norm"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are SimCLR's network, whose loss EntRec replaces.
@@ -61,6 +58,7 @@ class EntRec(MultiViewMethod):
             leave_one_out: ``False`` reproduces the paper (continuous kind).
             memory_bank_size: Size (n, d) of a queue for the entropy (continuous kind).
             gather_distributed: Take the entropy over the batch of all devices.
+            output_norm: Batch normalisation, without shift, after the projector's last layer.
             projection_hidden_dim: Width of the projector's hidden layer.
             projection_dim: Dimension of the embedding, or number of outcomes K.
             **training: See :class:`MultiViewMethod`.
@@ -68,7 +66,11 @@ class EntRec(MultiViewMethod):
         super().__init__(batch_size_per_device, num_classes, **training)
         check_queue(memory_bank_size, projection_dim)
         self.projection_head = mlp_head(
-            self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
+            self.feature_dim,
+            projection_hidden_dim,
+            projection_dim,
+            num_layers=2,
+            output_norm=shiftless_norm(projection_dim) if output_norm else None,
         )
         self.criterion = EntRecLoss(
             kind, temperature, leave_one_out, gather_distributed, memory_bank_size

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.methods.base import MethodInfo
 from erssl.methods.mocov2 import MoCoV2, MoCoV2Options
 from erssl.methods.registry import register_method
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("infomin"), 224, **IMAGENET_NORMALIZE)
+RECIPE = read_recipe("infomin")
+OPTIONS = RECIPE.options
 
 
-@register_method("infomin", transform)
+@register_method("infomin")
 class InfoMin(MoCoV2):
     """MoCo v2 on views with RandAugment, ``data.views.recipe=infomin``.
 
@@ -30,7 +30,7 @@ class InfoMin(MoCoV2):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        temperature: float = 0.15,
+        temperature: float = OPTIONS["temperature"],
         **network: Unpack[MoCoV2Options],
     ) -> None:
         """Defaults are those of PyContrast: MoCo v2's but for the temperature.
@@ -41,4 +41,5 @@ class InfoMin(MoCoV2):
             temperature: Of the contrast; 0.15.
             **network: See :class:`MoCoV2`.
         """
+        network = RECIPE.options_of(MoCoV2Options) | network
         super().__init__(batch_size_per_device, num_classes, temperature=temperature, **network)

@@ -8,20 +8,18 @@ import torch
 from lightly.models import utils
 from lightly.models.modules import MaskedVisionTransformerDecoderTIMM
 from lightly.models.modules.masked_vision_transformer_timm import init_weights
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
 from erssl.methods.base import MethodInfo, TrainingOptions
 from erssl.methods.masked import MaskedImageMethod
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("mae"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("mae").options
 
 
 class PixelDecoder(MaskedVisionTransformerDecoderTIMM):
@@ -73,7 +71,7 @@ class PixelDecoder(MaskedVisionTransformerDecoderTIMM):
         return values
 
 
-@register_method("mae", transform)
+@register_method("mae")
 class MAE(MaskedImageMethod):
     """A small decoder fills in the three quarters of the patches that the encoder does not see."""
 
@@ -83,27 +81,18 @@ class MAE(MaskedImageMethod):
         target="pixels",
         min_views=1,
     )
-    # MAE's PRETRAIN.md: AdamW 1.5e-4 B/256, betas 0.9 and 0.95, weight decay 0.05, warm-up 40.
-    default_optimizer = OptimizerOptions(
-        "adamw",
-        base_lr=1.5e-4,
-        beta2=0.95,
-        weight_decay=0.05,
-        warmup_epochs=40,
-        final_lr_ratio=0.0,
-    )
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        mask_ratio: float = 0.75,
-        norm_pixels: bool = True,
-        initialize_backbone: bool = True,
-        decoder_dim: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
+        mask_ratio: float = OPTIONS["mask_ratio"],
+        norm_pixels: bool = OPTIONS["norm_pixels"],
+        initialize_backbone: bool = OPTIONS["initialize_backbone"],
+        decoder_dim: int = OPTIONS["decoder_dim"],
+        decoder_depth: int = OPTIONS["decoder_depth"],
+        decoder_heads: int = OPTIONS["decoder_heads"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are those of MAE's code for ViT-B/16.

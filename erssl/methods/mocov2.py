@@ -7,15 +7,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from lightly.models.utils import batch_shuffle, batch_unshuffle
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from lightly.utils import dist
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import full_precision
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._distributed import check_gather, rank_rows
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.methods.base import (
     MethodInfo,
@@ -24,11 +22,11 @@ from erssl.methods.base import (
     TargetOptions,
     check_queue,
 )
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("mocov2"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("mocov2").options
 
 
 class QueueContrastLoss(nn.Module):
@@ -71,7 +69,7 @@ class QueueContrastLoss(nn.Module):
         if negatives is not None:
             logits = torch.cat([logits, queries @ negatives.to(queries).T], dim=1)
         if self.training:
-            self.queue.push(gather_rows(keys, self.gather_distributed))
+            self.queue.push(rank_rows(keys, self.gather_distributed))
         first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         return F.cross_entropy(logits / self.temperature, first)
 
@@ -85,29 +83,24 @@ class MoCoV2Options(TargetOptions, total=False):
     projection_dim: int
 
 
-@register_method("mocov2", transform)
+@register_method("mocov2")
 class MoCoV2(MultiViewMethod):
     """A view finds its key by the momentum branch among the keys of many earlier batches."""
 
     info = MethodInfo(
         paper="Chen et al. 2020, arXiv 2003.04297", family="contrastive", target="momentum"
     )
-    # MoCo's code: SGD 0.03 B/256, weight decay 1e-4, no warm-up, cosine to 0.
-    default_optimizer = OptimizerOptions(
-        "sgd", base_lr=0.03, weight_decay=1e-4, warmup_epochs=0, final_lr_ratio=0.0
-    )
-    default_momentum = (0.999, 0.999)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        temperature: float = 0.2,
-        memory_bank_size: int | Sequence[int] = 65536,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        temperature: float = OPTIONS["temperature"],
+        memory_bank_size: int | Sequence[int] = OPTIONS["memory_bank_size"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
     ) -> None:
         """Defaults are those of MoCo v2's code.

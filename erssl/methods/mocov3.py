@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 from lightly.models.modules.heads import ProjectionHead
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.cmc import InfoNCELoss
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("byol", global_scale=(0.2, 1.0)), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("mocov3").options
 
 
-@register_method("mocov3", transform)
+@register_method("mocov3")
 class MoCoV3(MultiViewMethod):
     """BYOL's network with InfoNCE: the prediction finds its key in the batch, both ways."""
 
     info = MethodInfo(
         paper="Chen et al. 2021, arXiv 2104.02057", family="contrastive", target="momentum"
     )
-    # MoCo v3's code, ResNet-50, 300 epochs: LARS 0.3 B/256, weight decay 1e-6, warm-up 10.
-    default_optimizer = OptimizerOptions(base_lr=0.3, final_lr_ratio=0.0)
-    default_momentum = (0.99, 1.0)  # 0.996 for 1000 epochs
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        temperature: float = 1.0,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 4096,
-        projection_dim: int = 256,
-        prediction_hidden_dim: int = 4096,
+        temperature: float = OPTIONS["temperature"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
+        prediction_hidden_dim: int = OPTIONS["prediction_hidden_dim"],
         **training: Unpack[TargetOptions],
     ) -> None:
         """Defaults are those of MoCo v3's code for ResNet-50.

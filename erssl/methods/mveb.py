@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy.score import Geometry
 from erssl.errors import ConfigError
 from erssl.loss import MVEBLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, Target, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("mveb").options
 
 
-@register_method("mveb", transform)
+@register_method("mveb")
 class MVEB(MultiViewMethod):
     """Align views while the entropy of their embeddings stays high.
 
@@ -39,16 +38,16 @@ class MVEB(MultiViewMethod):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        beta: float = 0.01,
-        eta: float | Literal["auto"] = 0.01,
-        geometry: Geometry = "euclidean",
-        bandwidth: float | None = None,
-        target: Target = "momentum",
-        normalize_local_target: bool = False,
-        gather_distributed: bool = True,
-        score_rows: int | None = 128,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 2048,
+        beta: float = OPTIONS["beta"],
+        eta: float | Literal["auto"] = OPTIONS["eta"],
+        geometry: Geometry = OPTIONS["geometry"],
+        bandwidth: float | None = OPTIONS["bandwidth"],
+        target: Target = OPTIONS["target"],
+        normalize_local_target: bool = OPTIONS["normalize_local_target"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        score_rows: int | None = OPTIONS["score_rows"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
     ) -> None:
         """Defaults are those of section 6.1 (ResNet-50, two views, momentum target).

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.loss import MVIBLoss
 from erssl.loss.mvib import Estimator
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("mvib").options
 
 
-@register_method("mvib", transform)
+@register_method("mvib")
 class MVIB(MultiViewMethod):
     """Stochastic embeddings that say much of each other and little that only one view knows."""
 
@@ -31,12 +30,12 @@ class MVIB(MultiViewMethod):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        multiplier: float = 1e-3,
-        estimator: Estimator = "infonce",
-        temperature: float = 0.5,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 2048,
+        multiplier: float = OPTIONS["multiplier"],
+        estimator: Estimator = OPTIONS["estimator"],
+        temperature: float = OPTIONS["temperature"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are MVEB's network and optimiser, where MVIB is its baseline.

@@ -23,29 +23,42 @@ OptimizerName = Literal["lars", "sgd", "adamw"]
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """Optimiser and learning-rate schedule; the defaults are MVEB's main recipe (section 6.1).
+    """Optimiser and learning-rate schedule; a method's own is in its recipe.
 
     Attributes:
         name: ``"lars"``, ``"sgd"`` or ``"adamw"``.
         base_lr: Learning rate for a batch of 256; it is scaled by batch / 256 (Goyal et al.
-            2017). MVEB section 6.1: 0.4 with LARS (its reference code: 0.3).
+            2017).
+        bias_base_lr: The same for biases and normalisation layers (Barlow Twins' code); ``None``
+            for ``base_lr``.
         momentum: Momentum of LARS and SGD; β1 of AdamW.
         beta2: β2 of AdamW.
-        weight_decay: Not applied to biases and normalisation layers, which LARS does not adapt
-            either.
+        weight_decay: Of the weights.
+        exclude_norms: Leave biases and normalisation layers out of weight decay and of LARS's
+            adaptation (SimCLR, BYOL). ``False``: they are treated as all others (MoCo's and
+            SimSiam's code; with LARS, the LARC of SwAV's).
         trust_coefficient: Of LARS.
-        warmup_epochs: Epochs of linear warm-up from 0.
-        final_lr_ratio: Where the cosine ends, relative to the peak; MVEB: 1/1000.
+        warmup_epochs: Epochs of linear warm-up.
+        warmup_start_ratio: Where the warm-up begins, relative to the peak (SwAV's code: 1/16).
+        final_lr_ratio: Where the cosine ends, relative to the peak.
+        layer_decay: Of a vision transformer: what each block's learning rate is of that of the
+            block after it; the last normalisation and the heads have the full one, patches and
+            positions the least. 1 for none; BEiT (arXiv 2106.08254) and MAE fine-tune with 0.65
+            to 0.75.
     """
 
     name: OptimizerName = "lars"
     base_lr: float = 0.4
+    bias_base_lr: float | None = None
     momentum: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 1e-6
+    exclude_norms: bool = True
     trust_coefficient: float = 0.001
     warmup_epochs: int = 10
+    warmup_start_ratio: float = 0.0
     final_lr_ratio: float = 1e-3
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse values that no optimiser takes."""
@@ -54,14 +67,21 @@ class OptimizerOptions:
                 f"optimizer.name={self.name} is unknown; choose one of "
                 f"{', '.join(get_args(OptimizerName))}."
             )
-        for key in ("base_lr", "trust_coefficient"):
+        rates = ["base_lr", "trust_coefficient"]
+        if self.bias_base_lr is not None:
+            rates.append("bias_base_lr")
+        for key in rates:
             if not 0 < getattr(self, key) < math.inf:
                 raise ConfigError(f"optimizer.{key} must be above 0 but is {getattr(self, key)}.")
-        for key in ("weight_decay", "warmup_epochs", "final_lr_ratio"):
+        for key in ("weight_decay", "warmup_epochs", "warmup_start_ratio", "final_lr_ratio"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise ConfigError(
                     f"optimizer.{key} must be at least 0 but is {getattr(self, key)}."
                 )
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(
+                f"optimizer.layer_decay must lie in (0, 1] but is {self.layer_decay}."
+            )
         if self.name == "lars" and self.weight_decay == 0:
             raise ConfigError(
                 "optimizer.weight_decay=0 switches lightly's LARS adaptation off for every layer; "
@@ -101,7 +121,10 @@ def build_optimizer(
     """
     constant = list(constant_lr)
     scheduled = [m for m in modules if not any(m is c for c in constant)]
-    groups = _groups(scheduled)
+    lr = options.base_lr * global_batch_size / 256
+    groups = _groups(scheduled, options)
+    if options.layer_decay != 1:
+        groups = _by_layer(groups, scheduled, lr, options.layer_decay)
     groups.append(
         {
             "name": "online_classifier",
@@ -109,8 +132,12 @@ def build_optimizer(
             "weight_decay": 0.0,
         }
     )
-    groups += _groups(constant, "_constant_lr") if constant else []
-    lr = options.base_lr * global_batch_size / 256
+    groups += _groups(constant, options, "_constant_lr") if constant else []
+    if options.bias_base_lr is not None:
+        for group in groups:
+            if group["name"].startswith("no_decay"):
+                share = group.get("lr", lr) / options.base_lr  # with the decay of its layer
+                group["lr"] = options.bias_base_lr * share
     optimizer: torch.optim.Optimizer
     if options.name == "lars":
         optimizer = LARS(
@@ -136,12 +163,13 @@ def build_optimizer(
         optimizer,
         warmup_epochs=_warmup_steps(options, total_steps, epochs),
         max_epochs=total_steps,
+        warmup_start_value=options.warmup_start_ratio,
         end_value=options.final_lr_ratio,
     )
     for index, group in enumerate(groups):
         if group["name"].endswith("_constant_lr"):
             scheduler.lr_lambdas[index] = lambda step: 1.0
-            optimizer.param_groups[index]["lr"] = lr
+            optimizer.param_groups[index]["lr"] = optimizer.param_groups[index]["initial_lr"]
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -156,12 +184,59 @@ def can_fuse(trainer: Trainer, device: torch.device) -> bool:
     return device.type in ("cpu", "cuda") and not scaled and not clipped
 
 
-def _groups(modules: list[nn.Module], suffix: str = "") -> list[dict[str, Any]]:
+def _groups(
+    modules: list[nn.Module], options: OptimizerOptions, suffix: str = ""
+) -> list[dict[str, Any]]:
+    """Weights, and biases and normalisation layers, which may be left out of weight decay."""
     params, params_no_weight_decay = get_weight_decay_parameters(modules)
+    weight_decay = 0.0 if options.exclude_norms else options.weight_decay
     return [
         {"name": f"decay{suffix}", "params": params},
-        {"name": f"no_decay{suffix}", "params": params_no_weight_decay, "weight_decay": 0.0},
+        {
+            "name": f"no_decay{suffix}",
+            "params": params_no_weight_decay,
+            "weight_decay": weight_decay,
+        },
     ]
+
+
+def _by_layer(
+    groups: list[dict[str, Any]], modules: list[nn.Module], lr: float, decay: float
+) -> list[dict[str, Any]]:
+    """Split groups by the layers of vision transformers, each with a learning rate of its own.
+
+    Layer 0 are patches, tokens and positions, layer i the i-th block, and what comes after the
+    last block, or belongs to another module, has the full rate; such groups stand first.
+    """
+    rates: dict[int, float] = {}
+    for module in modules:
+        blocks = getattr(module, "blocks", None)
+        if blocks is None:
+            continue
+        last = len(blocks) + 1
+        for name, parameter in module.named_parameters():
+            rates[id(parameter)] = lr * decay ** (last - _layer(name, last))
+    split: dict[tuple[float, str], dict[str, Any]] = {}
+    for group in groups:
+        for parameter in group["params"]:
+            rate = rates.get(id(parameter), lr)
+            key = (-rate, group["name"])
+            empty = {
+                **group,
+                "name": f"{group['name']}_lr{rate / lr:.3g}",
+                "params": [],
+                "lr": rate,
+            }
+            split.setdefault(key, empty)["params"].append(parameter)
+    return [split[key] for key in sorted(split)]
+
+
+def _layer(name: str, last: int) -> int:
+    """Number of a transformer's layer that a parameter belongs to."""
+    first, _, rest = name.partition(".")
+    if first == "blocks":
+        return int(rest.partition(".")[0]) + 1
+    return last if first in ("norm", "fc_norm", "head", "attn_pool") else 0
 
 
 def _warmup_steps(options: OptimizerOptions, total_steps: int, epochs: int) -> int:

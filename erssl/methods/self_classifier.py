@@ -7,20 +7,19 @@ from itertools import permutations
 
 import torch
 import torch.nn.functional as F
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32, full_precision
 from erssl.errors import ConfigError
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("dino"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("self_classifier").options
+
 EPS = 1e-12  # in the logarithm, the authors' code
 
 
@@ -97,7 +96,7 @@ class Classifier(Prototypes):
         return super().forward(z) * self.gain
 
 
-@register_method("self_classifier", transform)
+@register_method("self_classifier")
 class SelfClassifier(MultiViewMethod):
     """Several classifiers, each of which must say the same of two views of an image.
 
@@ -110,20 +109,18 @@ class SelfClassifier(MultiViewMethod):
         target="shared",
         multi_crop=True,
     )
-    # The authors' 100-epoch script: 0.3 B/256 (LARC), weight decay 1e-6, warm-up 10, cosine 1/1000.
-    default_optimizer = OptimizerOptions(base_lr=0.3)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        classes_per_head: Sequence[int] = (1000, 2000, 4000, 8000),
-        temperature: float = 0.1,
-        target_temperature: float = 0.05,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 4096,
-        projection_dim: int = 128,
+        classes_per_head: Sequence[int] = OPTIONS["classes_per_head"],
+        temperature: float = OPTIONS["temperature"],
+        target_temperature: float = OPTIONS["target_temperature"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are those of the authors' code.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy.kde import Estimator
 from erssl.loss import ERLoss
 from erssl.methods.base import (
@@ -18,14 +16,14 @@ from erssl.methods.base import (
     TrainingOptions,
     check_queue,
 )
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
-from erssl.models import mlp_head
+from erssl.models import mlp_head, shiftless_norm
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("simclr"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("simclr_er").options
 
 
-@register_method("simclr_er", transform)
+@register_method("simclr_er")
 class SimCLRER(MultiViewMethod):
     """Two views of one branch; their entropy takes the place of negatives."""
 
@@ -34,21 +32,20 @@ class SimCLRER(MultiViewMethod):
         family="entropy-reconstruction",
         target="shared",
     )
-    # ER paper: LARS, warm-up and cosine; its values are SimCLR's.
-    default_optimizer = OptimizerOptions(base_lr=0.3, final_lr_ratio=0.0)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        kappa: float = 10.0,
-        estimator: Estimator = "joe",
-        leave_one_out: bool = True,
-        memory_bank_size: int | Sequence[int] = 0,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        kappa: float = OPTIONS["kappa"],
+        estimator: Estimator = OPTIONS["estimator"],
+        leave_one_out: bool = OPTIONS["leave_one_out"],
+        memory_bank_size: int | Sequence[int] = OPTIONS["memory_bank_size"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        output_norm: bool = OPTIONS["output_norm"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are the ER paper's, but for ``leave_one_out`` (the paper: false).
@@ -61,6 +58,7 @@ class SimCLRER(MultiViewMethod):
             leave_one_out: Leave each sample out of its own density estimate.
             memory_bank_size: Size (n, d) of a queue for the entropy.
             gather_distributed: Take the entropy over the batch of all devices.
+            output_norm: Batch normalisation, without shift, after the projector's last layer.
             projection_hidden_dim: Width of the projector's hidden layer.
             projection_dim: Dimension of the embedding; 128.
             **training: See :class:`MultiViewMethod`.
@@ -68,7 +66,11 @@ class SimCLRER(MultiViewMethod):
         super().__init__(batch_size_per_device, num_classes, **training)
         check_queue(memory_bank_size, projection_dim)
         self.projection_head = mlp_head(
-            self.feature_dim, projection_hidden_dim, projection_dim, num_layers=2
+            self.feature_dim,
+            projection_hidden_dim,
+            projection_dim,
+            num_layers=2,
+            output_norm=shiftless_norm(projection_dim) if output_norm else None,
         )
         self.criterion = ERLoss(
             kappa, estimator, leave_one_out, gather_distributed, memory_bank_size

@@ -6,19 +6,17 @@ import math
 
 import torch
 from lightly.models import utils
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
 from erssl.methods.base import MethodInfo, TrainingOptions
 from erssl.methods.masked import MaskedImageMethod
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("simmim"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("simmim").options
 
 
 class PixelHead(nn.Module):
@@ -41,7 +39,7 @@ class PixelHead(nn.Module):
         return values
 
 
-@register_method("simmim", transform)
+@register_method("simmim")
 class SimMIM(MaskedImageMethod):
     """A linear layer fills in large masked squares; the encoder sees a token in their place.
 
@@ -56,16 +54,14 @@ class SimMIM(MaskedImageMethod):
         target="pixels",
         min_views=1,
     )
-    # SimMIM's code: AdamW 5e-5 B/256, weight decay 0.05, warm-up 10; a step at epoch 700 of 800.
-    default_optimizer = OptimizerOptions("adamw", base_lr=5e-5, weight_decay=0.05)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        mask_ratio: float = 0.6,
-        mask_size: int = 32,
+        mask_ratio: float = OPTIONS["mask_ratio"],
+        mask_size: int = OPTIONS["mask_size"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are those of SimMIM's code for ViT-B/16.
@@ -103,7 +99,8 @@ class SimMIM(MaskedImageMethod):
         """Indices of the masked patches (N, M), whole squares of ``mask_size`` pixels."""
         side, masked = self._squares(images.shape[-1])
         patches = self.mask_size // self.patch_size
-        order = torch.rand(len(images), side**2, device=images.device).argsort(dim=1)
+        draws = torch.rand(len(images), side**2, device=images.device, dtype=torch.float32)
+        order = draws.argsort(dim=1)
         squares = torch.zeros_like(order).scatter(1, order[:, :masked], 1).view(-1, side, side)
         mask = squares.repeat_interleave(patches, 1).repeat_interleave(patches, 2).flatten(1)
         return mask.argsort(dim=1, descending=True, stable=True)[:, : masked * patches**2]

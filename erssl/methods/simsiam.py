@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import torch
 from lightly.loss import NegativeCosineSimilarity
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("mocov2"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("simsiam").options
 
 
-@register_method("simsiam", transform)
+@register_method("simsiam")
 class SimSiam(MultiViewMethod):
     """BYOL without a momentum branch: the target is the online branch, without gradient."""
 
     info = MethodInfo(
         paper="Chen & He 2021, arXiv 2011.10566", family="distillation", target="stop-gradient"
-    )
-    # SimSiam's code: SGD 0.05 B/256, weight decay 1e-4, no warm-up, cosine to 0.
-    default_optimizer = OptimizerOptions(
-        "sgd", base_lr=0.05, weight_decay=1e-4, warmup_epochs=0, final_lr_ratio=0.0
     )
     constant_lr = ("prediction_head",)
 
@@ -36,9 +30,9 @@ class SimSiam(MultiViewMethod):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 2048,
-        prediction_hidden_dim: int = 512,
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
+        prediction_hidden_dim: int = OPTIONS["prediction_hidden_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are those of SimSiam's code.

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import torch
 from lightly.loss import SwaVLoss
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from lightly.utils import dist
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._distributed import check_gather, rank_rows
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("swav"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("swav").options
 
 
-@register_method("swav", transform)
+@register_method("swav")
 class SwAV(MultiViewMethod):
     """Each view predicts to which prototypes a balanced assignment gives the global views.
 
@@ -36,8 +34,6 @@ class SwAV(MultiViewMethod):
         target="stop-gradient",
         multi_crop=True,
     )
-    # SwAV's code at batch 4096: 0.3 B/256 (LARC), weight decay 1e-6, warm-up 10, cosine to 1/1000.
-    default_optimizer = OptimizerOptions(base_lr=0.3)
 
     criterion: SwaVLoss
 
@@ -46,16 +42,16 @@ class SwAV(MultiViewMethod):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        num_prototypes: int = 3000,
-        temperature: float = 0.1,
-        sinkhorn_epsilon: float = 0.05,
-        sinkhorn_iterations: int = 3,
-        queue_length: int = 0,
-        queue_start_epoch: int = 15,
-        freeze_prototypes_epochs: int = 1,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        num_prototypes: int = OPTIONS["num_prototypes"],
+        temperature: float = OPTIONS["temperature"],
+        sinkhorn_epsilon: float = OPTIONS["sinkhorn_epsilon"],
+        sinkhorn_iterations: int = OPTIONS["sinkhorn_iterations"],
+        queue_length: int = OPTIONS["queue_length"],
+        queue_start_epoch: int = OPTIONS["queue_start_epoch"],
+        freeze_prototypes_epochs: int = OPTIONS["freeze_prototypes_epochs"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are those of SwAV's code at batch 4096.
@@ -146,4 +142,4 @@ class SwAV(MultiViewMethod):
         started = self.current_epoch >= self.queue_start_epoch
         if self.training and self.queue0.enabled and started:
             for queue, z in ((self.queue0, z0), (self.queue1, z1)):
-                queue.push(gather_rows(z, self.gather_distributed))
+                queue.push(rank_rows(z, self.gather_distributed))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import torch
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
 from erssl.loss import DiscreteERLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("swav"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("swav_er").options
 
 
-@register_method("swav_er", transform)
+@register_method("swav_er")
 class SwAVER(MultiViewMethod):
     """Views predict each other's soft cluster; the entropy of the clusters keeps all in use.
 
@@ -34,20 +32,19 @@ class SwAVER(MultiViewMethod):
         target="shared",
         multi_crop=True,
     )
-    # SwAV's reference code: LARC 0.3 B/256, weight decay 1e-6, warm-up 10 epochs, cosine to 1/1000.
-    default_optimizer = OptimizerOptions(base_lr=0.3)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        num_prototypes: int = 3000,
-        temperature: float = 0.1,
-        target_temperature: float = 0.05,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        num_prototypes: int = OPTIONS["num_prototypes"],
+        temperature: float = OPTIONS["temperature"],
+        target_temperature: float = OPTIONS["target_temperature"],
+        local_view_weight: float = OPTIONS["local_view_weight"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are SwAV's network; the ER paper trains none.
@@ -58,6 +55,8 @@ class SwAVER(MultiViewMethod):
             num_prototypes: Number K of clusters; 3000 in SwAV.
             temperature: Of the predictions; 0.1 in SwAV.
             target_temperature: Of the codes; 0.05, SwAV's Sinkhorn epsilon.
+            local_view_weight: Weight of a local view, where a global one's is 1. In SwAV's loss a
+                local view meets both codes and a global one that of the other: 2.
             gather_distributed: Take the entropy over the batch of all devices.
             projection_hidden_dim: Width of the projector's hidden layer.
             projection_dim: Dimension of the embedding.
@@ -72,6 +71,7 @@ class SwAVER(MultiViewMethod):
             temperature,
             target_temperature,
             gather_distributed=gather_distributed,
+            local_view_weight=local_view_weight,
             entropy_temperature=target_temperature,
         )
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from lightly.transforms.utils import IMAGENET_NORMALIZE
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import full_precision
 from erssl.errors import ConfigError
 from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._state import StepState
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("mocov2"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("unigrad").options
 
 
-class UniGradLoss(nn.Module):
+class UniGradLoss(StepState):
     r"""A potential whose gradient at the online embedding is UniGrad's.
 
     .. math:: L = \frac12 \sum_{v=1,2} \frac1N \sum_i \Big[ -z_v^{i\top} m_{\bar v}^i
@@ -56,8 +55,8 @@ class UniGradLoss(nn.Module):
         self.lambda_param = lambda_param
         self.rho = rho
         self.gather_distributed = gather_distributed
-        self.register_buffer("second_moment", torch.zeros(dim, dim))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.add_state("second_moment", torch.zeros(dim, dim))
+        self.add_state("updates", torch.zeros((), dtype=torch.long))
 
     @full_precision
     def forward(self, z0: Tensor, z1: Tensor, m0: Tensor, m1: Tensor) -> Tensor:
@@ -72,36 +71,41 @@ class UniGradLoss(nn.Module):
     def _moment(self, m0: Tensor, m1: Tensor) -> Tensor:
         """F, moved by this batch before it is used; the first batch's own at first."""
         m = gather_rows(torch.cat([m0, m1]), self.gather_distributed)
-        own = m.T @ m / len(m)
-        # chosen on the device, which a branch would wait for
-        before = torch.where(self.updates > 0, self.second_moment.to(own), own)
-        moment = self.rho * before + (1 - self.rho) * own
+        products = m.T @ m
+        moment = self._moved(products / len(m))
         if self.training:
-            self.second_moment.copy_(moment)
-            self.updates += 1
+            self.collect(products=products, rows=m.new_full((), len(m)))
         return moment
 
+    def _moved(self, own: Tensor) -> Tensor:
+        # chosen on the device, which a branch would wait for
+        before = torch.where(self.updates > 0, self.second_moment.to(own), own)
+        return self.rho * before + (1 - self.rho) * own
 
-@register_method("unigrad", transform)
+    def move(self, collected: dict[str, Tensor]) -> None:
+        """Move F by the second moment of all rows of a step."""
+        self.second_moment.copy_(self._moved(collected["products"] / collected["rows"]))
+        self.updates += 1
+
+
+@register_method("unigrad")
 class UniGrad(MultiViewMethod):
     """Towards the other view's target, away from where targets lie."""
 
     info = MethodInfo(
         paper="Tao et al. 2022, arXiv 2112.05141", family="redundancy reduction", target="momentum"
     )
-    # UniGrad's code: SGD 0.05 B/256, weight decay 1e-4, warm-up 5 epochs, cosine to 1/1000.
-    default_optimizer = OptimizerOptions("sgd", base_lr=0.05, weight_decay=1e-4, warmup_epochs=5)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        lambda_param: float = 100.0,
-        rho: float = 0.99,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 2048,
-        projection_dim: int = 2048,
+        lambda_param: float = OPTIONS["lambda_param"],
+        rho: float = OPTIONS["rho"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
     ) -> None:
         """Defaults are those of UniGrad's code.

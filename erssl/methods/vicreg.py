@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import torch
 from lightly.loss import VICRegLoss
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.data import ViewOptions, build_views
 from erssl.entropy._precision import at_least_float32
 from erssl.loss._distributed import check_gather, gather_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
-from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
+from erssl.recipes import read_recipe
 
-transform = build_views(ViewOptions("byol"), 224, **IMAGENET_NORMALIZE)
+OPTIONS = read_recipe("vicreg").options
 
 
-@register_method("vicreg", transform)
+@register_method("vicreg")
 class VICReg(MultiViewMethod):
     """Invariance between views, variance within each dimension, no covariance between them."""
 
@@ -28,20 +26,18 @@ class VICReg(MultiViewMethod):
         family="redundancy reduction",
         target="shared",
     )
-    # VICReg's code: LARS 0.2 B/256, weight decay 1e-6, warm-up 10 epochs.
-    default_optimizer = OptimizerOptions(base_lr=0.2)
 
     def __init__(
         self,
         batch_size_per_device: int,
         num_classes: int,
         *,
-        lambda_param: float = 25.0,
-        mu_param: float = 25.0,
-        nu_param: float = 1.0,
-        gather_distributed: bool = True,
-        projection_hidden_dim: int = 8192,
-        projection_dim: int = 8192,
+        lambda_param: float = OPTIONS["lambda_param"],
+        mu_param: float = OPTIONS["mu_param"],
+        nu_param: float = OPTIONS["nu_param"],
+        gather_distributed: bool = OPTIONS["gather_distributed"],
+        projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
+        projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
         """Defaults are those of VICReg's code.

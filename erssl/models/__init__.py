@@ -1,7 +1,7 @@
 """Backbones and heads, and the files that they come from and go to."""
 
 from erssl.models.backbones import BackboneOptions, build_backbone, check_input_size
-from erssl.models.heads import Prototypes, mlp_head
+from erssl.models.heads import Prototypes, mlp_head, shiftless_norm
 from erssl.models.loading import LoadReport, load_backbone
 from erssl.models.named import named_architecture
 from erssl.models.saving import save_backbone
@@ -16,4 +16,5 @@ __all__ = [
     "mlp_head",
     "named_architecture",
     "save_backbone",
+    "shiftless_norm",
 ]

@@ -48,6 +48,17 @@ def mlp_head(
     return ProjectionHead([*hidden, (widths[-1], output_dim, output_norm, None)])
 
 
+def shiftless_norm(dim: int) -> nn.BatchNorm1d:
+    """Batch normalisation that scales but does not shift, after SimCLR's last layer.
+
+    Args:
+        dim: Dimension of the embeddings.
+    """
+    norm = nn.BatchNorm1d(dim)
+    norm.bias.requires_grad_(False)  # stays at 0
+    return norm
+
+
 class Prototypes(nn.Module):
     """K learned directions; gives the cosine of each with an embedding.
 

@@ -48,6 +48,7 @@ from erssl.run.directory import (
 from erssl.run.launch import given_folder
 from erssl.run.plots import plot_confusion, plot_recall
 from erssl.run.report import metric_label, published_lines, write_evaluation_report
+from erssl.run.result import Result
 from erssl.settings.evaluation import (
     EvaluationSettings,
     FeatureSettings,
@@ -237,7 +238,7 @@ class Evaluation:
         console: Console,
         compared: Neighbours | None = None,
         **setting: Any,
-    ) -> dict[str, Any]:
+    ) -> Result:
         """Write results and report, and print them beside what is published.
 
         Args:
@@ -248,7 +249,7 @@ class Evaluation:
             **setting: Of the protocol, by which published numbers are found.
 
         Returns:
-            The content of ``results.json``.
+            The folder and the content of its ``results.json``.
         """
         data = self.subject.data
         surroundings = environment(device)
@@ -275,7 +276,7 @@ class Evaluation:
         write_evaluation_report(results, self.path, images)
         write_json(self.path / RESULTS, results)
         print_results(results, self.subject.found, self.path, console)
-        return results
+        return Result.of(self.path, results)
 
     def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Published numbers of the same protocol, data set and backbone, where there are some."""

@@ -16,11 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 import erssl
 from erssl.errors import DataError, RunError
 from erssl.files import write_rows, write_text
+from erssl.yaml_text import commented_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -106,9 +105,11 @@ class RunDirectory:
         """Whether a run came to its end here."""
         return any((self.path / name).is_file() for name in (RESULTS, _TABLE_FILES[0]))
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the fully resolved config."""
-        write_text(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    def write_config(
+        self, config: Mapping[str, Any], sources: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the fully resolved config, with a comment that says where each value comes from."""
+        write_text(self.path / CONFIG, commented_yaml(dict(config), sources or {}))
 
     def _check_writable(self, need_bytes: int) -> None:
         probe = self.path / f".probe-{os.getpid()}"

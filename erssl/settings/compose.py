@@ -1,7 +1,8 @@
 """From words on the command line to checked options, before any work is done.
 
-hydra composes the YAML files; what may stand in them is decided by the dataclasses and signatures
-that read them, so that a key which nothing reads, or a value of the wrong kind, is refused by name.
+The YAML files are layers (:mod:`erssl.layers`); what may stand in them is decided by the
+dataclasses and signatures that read them, so that a key which nothing reads, or a value of the
+wrong kind, is refused by name. hydra's grammar reads the values of overrides.
 """
 
 from __future__ import annotations
@@ -14,16 +15,27 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from importlib.resources import files
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from hydra import compose, initialize_config_module
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from erssl.errors import ConfigError
+from erssl.layers import (
+    ConfigFile,
+    Layer,
+    Values,
+    layers_of,
+    merge_layers,
+    nested,
+    option_layer,
+    read_config_file,
+)
+from erssl.recipes import REGISTERED, Recipe, find_recipe, read_recipe
 
-T = TypeVar("T")
 Schema = dict[str, Any]
 """Valid keys of a node and what each takes: a type annotation, or a schema for a nested node."""
 
@@ -38,7 +50,21 @@ def compose_config(
     schema_of: Callable[[Mapping[str, Any]], Schema],
     groups: Mapping[str, str] = PRETRAIN_GROUPS,
 ) -> dict[str, Any]:
+    """Compose a config from its YAML files and overrides; see :func:`compose_sources`."""
+    return compose_sources(config_name, overrides, schema_of, groups)[0]
+
+
+def compose_sources(
+    config_name: str,
+    overrides: list[str],
+    schema_of: Callable[[Mapping[str, Any]], Schema],
+    groups: Mapping[str, str] = PRETRAIN_GROUPS,
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Compose a config from its YAML files and overrides, and check every key and value.
+
+    From the top: overrides, the experiment, the data set, the method's recipe, what nobody says
+    otherwise. A group that an override chooses (``optimizer=adamw``) lies over the experiment, but
+    for ``method`` and ``data``, which take the place of the experiment's.
 
     Args:
         config_name: The YAML file without its ending.
@@ -47,29 +73,84 @@ def compose_config(
         groups: Keys that choose a YAML file, and the folder of ``configs`` that each chooses from.
 
     Returns:
-        Nested dictionary of plain values.
+        Nested dictionary of plain values, and where each comes from by its dotted key.
 
     Raises:
         ConfigError: If a word is not ``key=value``, or a key or value is unknown.
     """
     pairs = [_split(word) for word in overrides]
-    choices = [_choice(key, value, groups[key]) for key, value in pairs if key in groups]
-    schema = schema_of(_compose(config_name, [word for words in choices for word in words]))
-    words, plain = [], {}
-    for (key, value), override in zip(pairs, overrides, strict=True):
+    chosen = {groups[key]: _option(key, v, groups[key]) for key, v in pairs if key in groups}
+    layers = _layers(config_name, chosen)
+    schema = schema_of(_resolved(merge_layers(layers)[0]))
+    said: Values = {}
+    for key, value in pairs:
         if key in groups:
-            words += _choice(key, value, groups[key])
-        elif key in GROUPS and key in schema:  # hydra takes it for the choice of a YAML file
-            plain[key] = value
-        else:
+            continue
+        content: Any = value  # of a key that has a group's name but is none here
+        if key not in GROUPS or key not in schema:
             _check_name(key, value, pairs)
-            if _takes_text(_hint(key, schema)) and value != "null":
-                quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-                override = f"{key}='{quoted}'"  # hydra's grammar refuses many folder names
-            words.append(f"++{override}")
-    config = _compose(config_name, words) | plain
+            content = _value(key, value, _takes_text(_hint(key, schema)))
+        said = merge_layers([Layer("", said), Layer("", nested(key, content), renewed=())])[0]
+    layers.append(Layer("override", said, renewed=("data.views",)))
+    values, sources = merge_layers(layers)
+    config = _resolved(values)
     check_values(config, schema)
-    return config
+    return config, sources
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of any method; a class is imported only where no file holds its recipe.
+
+    Raises:
+        ConfigError: If there is no such method.
+    """
+    if name not in REGISTERED and find_recipe(name) is None:
+        from erssl.methods import get_method
+
+        get_method(name)
+    return read_recipe(name)
+
+
+def _layers(config_name: str, chosen: Mapping[str, str | None]) -> list[Layer]:
+    """The layers below the overrides of single keys."""
+    choices = dict(chosen)
+    inner = [f"experiment/{choices['experiment']}"] if choices.get("experiment") else []
+    while inner:  # an experiment chooses what the command line does not
+        file = read_config_file(inner.pop())
+        for group, option in file.overrides.items():
+            choices.setdefault(group, option)
+        inner += [f"experiment/{e}" for e in file.defaults if isinstance(e, str) and e != "_self_"]
+    others: dict[str, ConfigFile] = {}
+    if method := choices.get("method"):
+        others[f"method/{method}"] = recipe_of(method).file
+    layers = layers_of(config_name, choices, others=others)
+    for group in ("backbone", "optimizer"):
+        if chosen_option := chosen.get(group):
+            layers.append(option_layer(group, chosen_option, f"override {group}={chosen_option}"))
+    return layers
+
+
+def _value(key: str, value: str, text: bool) -> Any:
+    """The value of an override: a text as it stands, else by hydra's grammar."""
+    if text and value != "null":
+        return value  # hydra's grammar refuses many folder names
+    try:
+        override = OverridesParser.create().parse_override(f"++{key}={value}")
+    except HydraException as error:
+        reason = " ".join(str(error).split()).partition(" See https")[0]
+        raise ConfigError(f"The settings cannot be read ({reason}); see --help.") from error
+    if override.is_sweep_override():
+        raise ConfigError(f"{key}={value} names several; add --multirun to run them all.")
+    return override.value()
+
+
+def _resolved(values: Values) -> dict[str, Any]:
+    """Plain values, interpolations such as ``${oc.env:HOME}`` replaced."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(values), resolve=True)  # type: ignore[return-value]
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"The settings cannot be read ({reason}); see --help.") from error
 
 
 def group_options(group: str) -> list[str]:
@@ -122,27 +203,16 @@ def _split(word: str) -> tuple[str, str]:
     return key, value
 
 
-def _choice(key: str, value: str, group: str) -> list[str]:
+def _option(key: str, value: str, group: str) -> str | None:
+    """The option that a word chooses of a group."""
     options = group_options(group)
     if value in options:
-        if group == "method" and not (files("erssl.configs") / group / f"{value}.yaml").is_file():
-            return ["~method", f"+method.name={value}"]  # another package's method
-        return [f"{group}={value}"]
+        return value
     if value == "null" and group == "experiment":
-        return []
+        return None
     if "," in value and set(value.split(",")) <= set(options) and group == key:
         raise ConfigError(f"{key}={value} names several; add --multirun to run them all.")
     raise ConfigError(f"{key}={value} is unknown; {nearest(value, options)}")
-
-
-def _compose(config_name: str, words: list[str]) -> dict[str, Any]:
-    try:
-        with initialize_config_module("erssl.configs", version_base="1.3"):
-            config = compose(config_name, overrides=words)
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error.__cause__ or error).split()).partition(" See https")[0]
-        raise ConfigError(f"The settings cannot be read ({reason}); see --help.") from error
 
 
 def _check_name(key: str, value: str, pairs: list[tuple[str, str]]) -> None:

@@ -11,10 +11,9 @@ from pytorch_lightning import seed_everything
 from torch import nn
 
 from erssl.errors import ConfigError
-from erssl.methods import OptimizerOptions, available_methods, get_method
+from erssl.methods import OptimizerOptions, get_method
 from erssl.methods.unigrad import UniGradLoss
 from erssl.models import BackboneOptions, build_backbone
-from erssl.settings.pretrain import read_settings
 
 from .test_methods import TinyBackbone, build, fit
 
@@ -53,27 +52,44 @@ def close(a, b):
     torch.testing.assert_close(a, torch.as_tensor(b, dtype=a.dtype), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", available_methods())
-def test_config_holds_every_option_at_its_default(name):
-    words = [f"method={name}", "optimizer.warmup_epochs=0"]
-    settings, _ = read_settings(words)
-    options = {k: v for k, v in settings.method.items() if k != "name"}
-    cls = get_method(name)
-    assert options.pop("momentum_start", cls.default_momentum[0]) == cls.default_momentum[0]
-    assert options.pop("momentum_end", cls.default_momentum[1]) == cls.default_momentum[1]
-    signature = {}
-    for base in cls.__mro__[::-1]:
-        if base.__module__.startswith("erssl.methods.") and base.__name__ != "MultiViewMethod":
-            signature |= base.__init__.__kwdefaults__ or {}
-    assert {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()} == signature
-
-
-def test_cmc_is_the_mean_of_both_directions_with_negatives_of_the_other_view_only():
-    method, (a, b) = double("cmc", temperature=0.3)
+@pytest.mark.parametrize("loss_scale", [2.0, 1.0])
+def test_cmc_is_both_directions_with_negatives_of_the_other_view_only(loss_scale):
+    method, (a, b) = double("cmc", temperature=0.3, loss_scale=loss_scale)
     z0, z1 = method.embed(a), method.embed(b)
-    expected = 0.5 * (info_nce(z0, z1, 0.3) + info_nce(z1, z0, 0.3))
+    expected = loss_scale * 0.5 * (info_nce(z0, z1, 0.3) + info_nce(z1, z0, 0.3))
     close(method.multi_view_step([a, b]).loss, expected)
     assert not torch.isclose(NTXentLoss(0.3)(z0, z1), expected)  # which has negatives of both
+
+
+def test_simclr_is_the_sum_of_both_directions_and_half_of_it_lightlys():
+    method, (a, b) = double("simclr")
+    z = unit([*method.embed(a), *method.embed(b)])
+    n, losses = len(z) // 2, []
+    for i in range(2 * n):
+        scores = torch.stack([torch.dot(z[i], z[j]) / 0.1 for j in range(2 * n) if j != i])
+        losses.append(torch.logsumexp(scores, 0) - torch.dot(z[i], z[(i + n) % (2 * n)]) / 0.1)
+    close(method.multi_view_step([a, b]).loss, sum(losses[:n]) / n + sum(losses[n:]) / n)
+    lightlys = NTXentLoss(0.1)(method.embed(a), method.embed(b))
+    method, _ = double("simclr", loss_scale=1.0)
+    close(method.multi_view_step([a, b]).loss, lightlys)
+    with pytest.raises(ConfigError, match=r"method.loss_scale must be above 0 but is 0"):
+        build("simclr", loss_scale=0.0)
+
+
+@pytest.mark.parametrize("name", ["simclr", "cmc", "simclr_er", "entrec"])
+def test_simclrs_last_layer_is_normalised_without_shift(name):
+    method = build(name)
+    norm = method.projection_head.layers[-1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    z = method.projection_head(torch.randn(64, 12))
+    torch.testing.assert_close(z.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z.std(0, unbiased=False), torch.ones(8), atol=1e-2, rtol=0)
+    trained = {id(p) for m in method.trained_modules() for p in m.parameters() if p.requires_grad}
+    assert id(norm.weight) in trained
+    assert id(norm.bias) not in trained
+    plain = build(name, output_norm=False).projection_head.layers[-1]
+    assert isinstance(plain, nn.Linear)
+    assert plain.bias is not None
 
 
 def test_mocov3_is_two_tau_times_info_nce_of_predictions_and_keys():

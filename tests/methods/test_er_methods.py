@@ -54,14 +54,19 @@ def test_simclr_er_is_the_bound_on_shared_branches(options):
     assert step.target.requires_grad
 
 
-def test_byol_is_the_mean_negative_cosine_of_predictions_and_crossed_targets():
+def test_byol_is_the_papers_squared_distance_of_predictions_and_crossed_targets():
     method = build("byol", prediction_hidden_dim=16)
     images = views()
     p0, p1 = (method.prediction_head(method.embed(v)) for v in images)
     t0, t1 = (target_of(method, v) for v in images)
-    expected = -(F.cosine_similarity(p0, t1).mean() + F.cosine_similarity(p1, t0).mean()) / 2
+    unit = [F.normalize(x, dim=1) for x in (p0, t1, p1, t0)]
+    distances = [(a - b).square().sum(1).mean() for a, b in (unit[:2], unit[2:])]
     step = method.multi_view_step(images)
-    torch.testing.assert_close(step.loss, expected)
+    torch.testing.assert_close(step.loss + 4, sum(distances))  # a constant has no gradient
+    cosines = F.cosine_similarity(p0, t1).mean() + F.cosine_similarity(p1, t0).mean()
+    lightlys = build("byol", prediction_hidden_dim=16, loss_scale=1.0)
+    lightlys.load_state_dict(method.state_dict())
+    torch.testing.assert_close(lightlys.multi_view_step(images).loss, -cosines / 2)
     assert not step.target.requires_grad
     assert {"prediction_head", "projection_head", "backbone"} <= {
         name for name, module in method.named_children() if module in method.trained_modules()
@@ -81,7 +86,7 @@ def test_byol_er_predicts_the_mean_of_q_and_keeps_the_entropy_it_names(entropy_o
     entropy_only(*spread)
     all_of_it(p, t)
     expected = entropy_only.terms["entropy"] + all_of_it.terms["reconstruction"]
-    torch.testing.assert_close(step.loss, -expected)
+    torch.testing.assert_close(step.loss, -expected.float())
     with pytest.raises(ConfigError, match="choose projection or prediction"):
         build("byol_er", entropy_of="target")
 
@@ -102,6 +107,12 @@ def test_dinos_centre_moves_or_stays_at_zero(center):
     assert bool(method.criterion.center.any()) is center
 
 
+def test_dinos_head_has_batch_normalisation_where_it_is_asked_for():
+    for head_norm in (True, False):
+        head = build("dino", num_prototypes=5, head_norm=head_norm).projection_head
+        assert any(isinstance(m, torch.nn.BatchNorm1d) for m in head.modules()) is head_norm
+
+
 def test_dinos_last_layer_rests_in_its_first_epochs():
     method = build("dino", num_prototypes=5, freeze_prototypes_epochs=1)
     method.multi_view_step(views()).loss.backward()
@@ -117,8 +128,20 @@ def test_dino_er_is_the_discrete_bound_on_dinos_branches(center):
     images = views(local=1)
     student = [method.prototypes(method.embed(v)) for v in images]
     teacher = [method.target_prototypes(target_of(method, v)) for v in images[:2]]
-    expected = DiscreteERLoss(0.1, 0.04)(student, teacher)  # the centre is 0 at the first step
-    torch.testing.assert_close(method.multi_view_step(images).loss, expected)
+    # DINO's loop: every target meets every other view; the centre is 0 at the first step
+    targets = [(t / 0.04).softmax(1) for t in teacher]
+    terms = []
+    for i, target in enumerate(targets):
+        for j, logits in enumerate(student):
+            if i != j:
+                mean = (logits / 0.1).softmax(1).mean(0)
+                cross = (target * (logits / 0.1).log_softmax(1)).sum(1).mean()
+                terms.append(-(mean * mean.log()).sum() + cross)
+    torch.testing.assert_close(method.multi_view_step(images).loss, -sum(terms) / len(terms))
+    alike = build("dino_er", num_prototypes=5, center=center, local_view_weight=1.0)
+    alike.load_state_dict(build("dino_er", num_prototypes=5, center=center).state_dict())
+    expected = DiscreteERLoss(0.1, 0.04)(student, teacher)
+    torch.testing.assert_close(alike.multi_view_step(images).loss, expected)
     assert (method.criterion.center is not None) is center
 
 
@@ -127,10 +150,10 @@ def test_swav_er_is_the_bound_with_soft_codes_and_their_entropy():
     images = views(local=1)
     scores = [method.prototypes(method.embed(v)) for v in images]
     codes = [(s / 0.05).softmax(dim=1) for s in scores]
-    entropy = sum(-(c.mean(0) * c.mean(0).log()).sum() for c in codes) / 3
-    targets = [codes[1], codes[0], (codes[0] + codes[1]) / 2]
-    pairs = zip(targets, scores, strict=True)
-    reconstruction = sum((c * (s / 0.1).log_softmax(1)).sum(1).mean() for c, s in pairs) / 3
+    pairs = [(i, j) for i in (0, 1) for j in range(3) if i != j]  # a code, a view that predicts it
+    entropy = sum(-(codes[j].mean(0) * codes[j].mean(0).log()).sum() for _, j in pairs) / 4
+    predictions = [(s / 0.1).log_softmax(1) for s in scores]
+    reconstruction = sum((codes[i] * predictions[j]).sum(1).mean() for i, j in pairs) / 4
     expected = -(entropy + reconstruction)
     step = method.multi_view_step(images)
     torch.testing.assert_close(step.loss, expected)

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import importlib.metadata
 import math
 from types import SimpleNamespace
@@ -240,6 +241,48 @@ def test_optimizer_groups_rate_and_schedule(name, kind):
     assert rates[-1] == pytest.approx(peak / 1000)
     middle = rates[20:][len(rates[20:]) // 2]
     assert middle == pytest.approx(peak / 2, rel=0.05)  # a cosine is half way down at half time
+
+
+def test_biases_and_norms_may_have_a_rate_of_their_own_as_in_barlow_twins_code():
+    options = get_method("barlowtwins").default_optimizer
+    made = build_optimizer(options, [TinyBackbone()], nn.Linear(12, 2), 512, 1000, 100)
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    decay, no_decay, _ = optimizer.param_groups
+    for step in range(1000):
+        # main.py: 10 of 100 epochs of warm-up, cosine to 1/1000, times batch / 256
+        q = 0.5 * (1 + math.cos(math.pi * (step - 100) / 900))
+        factor = 2 * ((step + 1) / 100 if step < 100 else q + 0.001 * (1 - q))
+        assert decay["lr"] == pytest.approx(0.2 * factor, abs=2e-3)  # lightly ends a step earlier
+        assert no_decay["lr"] == pytest.approx(0.0048 * factor, abs=2e-3 * 0.024)
+        optimizer.step()
+        scheduler.step()
+    with pytest.raises(ConfigError, match=r"bias_base_lr must be above 0"):
+        OptimizerOptions(bias_base_lr=0.0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_without_exclusion_biases_and_norms_are_treated_as_weights(name):
+    options = OptimizerOptions(
+        name, base_lr=0.3, weight_decay=0.1, exclude_norms=False, warmup_epochs=2
+    )
+    options = dataclasses.replace(options, warmup_start_ratio=0.25)
+    backbone, classifier = TinyBackbone(), nn.Linear(12, 2)
+    made = build_optimizer(options, [backbone], classifier, 256, 100, 10)
+    optimizer = made["optimizer"]
+    shift = backbone.norm.bias
+    with torch.no_grad():
+        shift.copy_(torch.randn(12))
+    for parameter in (*backbone.parameters(), *classifier.parameters()):
+        parameter.grad = torch.randn_like(parameter)
+    before, gradient = shift.detach().clone(), shift.grad.clone()
+    rate = optimizer.param_groups[1]["lr"]
+    assert rate == pytest.approx(0.3 * (0.25 + 0.75 / 20))  # the first of 20 steps of warm-up
+    optimizer.step()
+    update = gradient + 0.1 * before
+    if name == "lars":  # apex's LARC, not clipped
+        update *= 0.001 * before.norm() / (gradient.norm() + 0.1 * before.norm() + 1e-8)
+    torch.testing.assert_close(shift.detach(), before - rate * update)
+    assert optimizer.param_groups[2]["weight_decay"] == 0  # the probe's
 
 
 def test_warm_up_longer_than_the_run_is_shortened_with_a_warning():
