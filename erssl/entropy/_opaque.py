@@ -51,7 +51,11 @@ def opaque_score(
     return score
 
 
-@torch.library.custom_op("erssl::stein_score", mutates_args=())
+@torch.library.custom_op(
+    "erssl::stein_score",
+    mutates_args=(),
+    schema="(Tensor z, float? bandwidth, float? eta, str geometry, int start, int stop) -> Tensor",
+)
 def _stein_score(
     z: Tensor,
     bandwidth: float | None,
@@ -87,4 +91,5 @@ def _vmap(
     return scores.reshape(*rows.shape[:-1], scores.shape[-1]), 0
 
 
-_stein_score.register_vmap(_vmap)
+if hasattr(_stein_score, "register_vmap"):  # since torch 2.5
+    _stein_score.register_vmap(_vmap)
