@@ -143,4 +143,4 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--first", type=int, help="make only the first of the runs")
     parser.add_argument("override", nargs="*", help="further overrides of erssl pretrain")
-    main(parser.parse_args())
+    main(parser.parse_intermixed_args())
