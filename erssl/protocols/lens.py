@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
-from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
 from erssl.paths import user_path
 from erssl.protocols.build import build_method
-from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, make_results, read_lens
+from erssl.protocols.record import leave_results
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, read_lens
 from erssl.run.lens_figure import plot_lens
 from erssl.settings.compose import nearest
 from erssl.settings.keys import LENS_KEYS
@@ -137,7 +137,8 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     if "output" in own:
         folder = user_path(own["output"])
         folder.mkdir(parents=True, exist_ok=True)
-        results = make_results(
+        leave_results(
+            folder / "lens.json",
             protocol="lens",
             dataset=settings.data.name,
             method=settings.method["name"] if trained_here else None,
@@ -147,7 +148,6 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
             environment=environment(device),
             wall_seconds=time.perf_counter() - began,
         )
-        write_json(folder / "lens.json", results)
         console.print(f"Written: {folder / 'lens.json'}", highlight=False)
     return reading
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from erssl.errors import RunError
-from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
-from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory, make_results
+from erssl.protocols.record import leave_results
+from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory
 from erssl.run.report import write_report
 from erssl.run.summary import read_results
 from erssl.settings.pretrain import PretrainSettings
@@ -34,7 +34,9 @@ def finish(
     data = settings.data
     weights = run_dir.path / WEIGHTS_FILE
     save_backbone(method.backbone, weights, settings.backbone, data.preprocessing)
-    results = make_results(
+    results = leave_results(
+        run_dir.path / RESULTS,
+        report=lambda results: write_report(results, run_dir.path),
         protocol="pretrain",
         dataset=data.name,
         method=settings.method["name"],
@@ -44,8 +46,6 @@ def finish(
         environment=json.loads((run_dir.path / ENVIRONMENT).read_text(encoding="utf-8")),
         wall_seconds=wall_seconds,
     )
-    write_report(results, run_dir.path)
-    write_json(run_dir.path / RESULTS, results)
     _print_summary(results, run_dir.path, console)
     return results
 
