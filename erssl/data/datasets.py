@@ -122,6 +122,10 @@ def load_datasets(options: DataOptions) -> Datasets:
     """
     if options.name == "digits":
         return _digits()
+    if options.name == "object":
+        from erssl.data.given import datasets_given  # which imports this module
+
+        return datasets_given()
     if options.name in ("cifar10", "cifar100"):
         return _cifar(options)
     return _folders(options)

@@ -7,13 +7,14 @@ gradient estimator of Li & Turner (2018) under the vMF kernel :math:`\exp(z_i^\t
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from erssl.entropy import _triangle
-from erssl.entropy._precision import full_precision, row_products
+from erssl.entropy import _opaque, _triangle
+from erssl.entropy._precision import full_precision
 from erssl.entropy._triangle import Cholesky
 from erssl.entropy.ridge import auto_ridge
 
@@ -66,6 +67,19 @@ def stein_score(
             ``geometry`` is none of the above.
     """
     _check_score_options(z, bandwidth, eta, geometry)
+    if _opaque.is_followed():
+        return _opaque.opaque_score(z, bandwidth, eta, geometry, columns)
+    return _stein_score(z, bandwidth, eta, geometry, columns)
+
+
+@_opaque.computes
+def _stein_score(
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | Literal["auto"],
+    geometry: Geometry,
+    columns: slice | None,
+) -> Tensor:
     columns = columns or slice(None)
     # The sphere's right-hand side is a small difference, which float32 would spoil.
     if geometry == "euclidean" and _may_stay_single(z):
@@ -134,13 +148,13 @@ def _relative_error(factor: Cholesky, right_side: Tensor, sums: Tensor, delta: T
     noise is seen at three random vectors.
     """
     n, dim = right_side.shape[-2:]
-    generator = torch.Generator().manual_seed(0)
-    scores = _triangle.solve_(factor, right_side @ torch.randn(dim, 1, generator=generator))
+    # torch's default precision is a training's, which may be half
+    draw = partial(torch.randn, dtype=right_side.dtype, generator=torch.Generator().manual_seed(0))
+    scores = _triangle.solve_(factor, right_side @ draw(dim, 1))
     crowding = torch.maximum(delta, 1 / delta)[..., None]
     entries = crowding * sums**0.25 * scores.squeeze(-1).norm(p=4, dim=-1)[..., None]
     noise = torch.hypot(entries, sums / delta[..., None])[..., None]
-    draws = (noise * torch.randn(n, 1, generator=generator) for _ in range(3))
-    moved = torch.cat([_triangle.solve_(factor, draw) for draw in draws], dim=-1)
+    moved = torch.cat([_triangle.solve_(factor, noise * draw(n, 1)) for _ in range(3)], dim=-1)
     error: Tensor = moved.norm(dim=(-2, -1)) / scores.norm(dim=(-2, -1))
     return 2 * torch.finfo(torch.float32).eps / 3**0.5 * error
 
@@ -189,7 +203,51 @@ def entropy_from_score(z: Tensor, score: Tensor) -> Tensor:
             f"Embeddings and scores must have one shape but have {tuple(z.shape)} "
             f"and {tuple(score.shape)}."
         )
-    return -row_products(score.detach(), z).mean()
+    dtype = torch.promote_types(z.dtype, score.dtype)
+    products: Tensor = _HeldProducts.apply(z.to(dtype), score.detach().to(dtype))
+    return -products.mean()
+
+
+class _HeldProducts(torch.autograd.Function):
+    """Inner product (N,) of each row with its score, which is held where rows move."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, score: Tensor) -> Tensor:
+        return torch.einsum("nd,nd->n", z, score)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        z, score = ctx.saved_tensors
+        of_z = gradient[:, None] * score
+        return _Once.apply(of_z, z) if torch.is_grad_enabled() else of_z, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient as it is, which says so where it is differentiated itself."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, z: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is needed."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        raise RuntimeError(
+            "The entropy of MVEB and MIGE has a first derivative only, from an estimated score; a "
+            "second one would need that of the score. Take second derivatives of ERLoss or "
+            "EntRecLoss, whose entropy has them."
+        )
 
 
 def _stein_right_side(

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import row_products
 from erssl.entropy.score import Geometry, entropy_from_score, stein_score
 from erssl.loss._distributed import check_gather, mean_over_ranks
@@ -127,7 +128,8 @@ class MVEBLoss(nn.Module):
             entropy = self._mean(
                 [entropy_from_score(z, score) for z, score in zip(views, scores, strict=True)]
             )
-        self.terms = {"alignment": alignment.detach(), "entropy_surrogate": entropy.detach()}
+        if not is_transformed():
+            self.terms = {"alignment": alignment.detach(), "entropy_surrogate": entropy.detach()}
         return -(alignment + self.beta * entropy)
 
     def _mean(self, of_views: list[Tensor]) -> Tensor:

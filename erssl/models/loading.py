@@ -15,6 +15,7 @@ from erssl.errors import ConfigError, DataError, ErsslError
 from erssl.models.architectures import assumed_heads, infer_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
+from erssl.models.given import given_backbone
 from erssl.models.layouts import Found, find_backbone
 from erssl.models.magnitudes import require_finite_features
 from erssl.models.named import possible_architectures
@@ -34,7 +35,7 @@ _UNREAD = ("mask_token",)  # of a network that is trained on masked images; no i
 
 def load_backbone(
     path: str | Path,
-    arch: str | BackboneOptions | None = None,
+    arch: str | BackboneOptions | nn.Module | None = None,
     *,
     allow_partial: bool = False,
     layout: str | None = None,
@@ -54,8 +55,8 @@ def load_backbone(
             weights, or ``"timm:<name>"`` for those that timm publishes.
         arch: The architecture: a torchvision name (``"resnet50"``), a ResNet for small images
             (``"resnet18_cifar"``), a timm name, options of it after commas
-            (``"vit_small_patch16_224,num_heads=12"``), or :class:`BackboneOptions`. ``None``
-            infers it from names and shapes.
+            (``"vit_small_patch16_224,num_heads=12"``), :class:`BackboneOptions`, or a module of
+            your own, of which a copy is filled. ``None`` infers it from names and shapes.
         allow_partial: Take a file that does not hold every weight of the backbone; the others stay
             random.
         layout: Name of the only layout to try.
@@ -80,6 +81,17 @@ def load_backbone(
         >>> print(backbone.report.counts)  # doctest: +SKIP
         318 backbone weights matched, 0 missing, 0 unexpected (MoCo layout, 4 of heads left out)
     """
+    if isinstance(arch, nn.Module):
+        with given_backbone(arch):
+            own = BackboneOptions("object", "object")
+            return load_backbone(
+                path,
+                own,
+                allow_partial=allow_partial,
+                layout=layout,
+                prefix=prefix,
+                weights=weights,
+            )
     if is_timm_address(path):
         return load_published(path, arch)
     source = open_source(path)

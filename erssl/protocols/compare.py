@@ -31,6 +31,7 @@ from erssl.run.directory import (
 )
 from erssl.run.launch import hydra_words, launch
 from erssl.run.lens_figure import plot_lens
+from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.compose import group_options
 from erssl.settings.pretrain import PretrainSettings, read_settings
@@ -59,10 +60,13 @@ class Run:
         return tuple(v for k, v in self.choices.items() if k != "seed")
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Check every run, do them, print and keep the table.
 
     They are done one after another, each on all devices, or handed to a launcher of hydra.
+
+    Raises:
+        ErsslError: If the words are wrong, or some runs failed; the table has the others then.
     """
     launcher = hydra_words(words)
     runs, settings = plan([word for word in words if word not in launcher])
@@ -73,7 +77,6 @@ def run(words: Sequence[str]) -> int:
             f"{taken[0]} already holds a run; continue with resume=true, delete it with "
             "overwrite=true, or name another run_dir."
         )
-    console = Console()
     commands = [_words_of(item, settings) for item in runs]
     if launcher:
         launch([["pretrain", *c] for c in commands], launcher=launcher, folder=folder / "launch")
@@ -86,6 +89,7 @@ def run(words: Sequence[str]) -> int:
             status = start(command)
         if status or not (item.path / RESULTS).is_file():
             failed.append(item)
+    report: dict[str, Any] = {}
     finished = [item for item in runs if item not in failed]
     if finished:
         report = summarize(finished)
@@ -95,9 +99,12 @@ def run(words: Sequence[str]) -> int:
         write_text(folder / "compare.md", table + "\n")
         _draw(finished, folder / LENS_FIGURE)
         console.print(f"\n{table}\n\nSee {folder}.", highlight=False, soft_wrap=True)
-    for item in failed:
-        console.print(f"Failed: {item.path}", highlight=False, soft_wrap=True)
-    return 2 if failed else 0
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(runs)} runs failed, and what each said is above: "
+            f"{', '.join(str(item.path) for item in failed)}."
+        )
+    return Result(folder, results=report)
 
 
 def _words_of(item: Run, settings: PretrainSettings) -> list[str]:

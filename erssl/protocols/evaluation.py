@@ -34,6 +34,7 @@ from erssl.run.directory import (
 )
 from erssl.run.plots import plot_confusion, plot_recall
 from erssl.run.report import published_lines, write_evaluation_report
+from erssl.run.result import Result
 from erssl.settings.evaluation import (
     EvaluationSettings,
     FeatureSettings,
@@ -161,7 +162,7 @@ class Evaluation:
         device: torch.device,
         console: Console,
         **setting: Any,
-    ) -> dict[str, Any]:
+    ) -> Result:
         """Write results and report, and print them beside what is published.
 
         Args:
@@ -171,7 +172,7 @@ class Evaluation:
             **setting: Of the protocol, by which published numbers are found.
 
         Returns:
-            The content of ``results.json``.
+            The folder and the content of its ``results.json``.
         """
         data = self.subject.data
         surroundings = environment(device)
@@ -191,7 +192,7 @@ class Evaluation:
             published=self._published(setting),
         )
         print_results(results, self.subject.found, self.path, console)
-        return results
+        return Result.of(self.path, results)
 
     def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Published numbers of the same protocol, data set and backbone, where there are some."""

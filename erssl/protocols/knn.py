@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -12,26 +11,26 @@ from rich.console import Console
 from erssl.evaluation import Features, classification_metrics, knn_scores
 from erssl.protocols.evaluation import Evaluation, Judged, best_device
 from erssl.protocols.subject import read_subject
+from erssl.run.result import Result
 from erssl.settings.evaluation import KnnSettings, read_protocol
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by its nearest neighbours."""
     settings, about_data = read_protocol("knn", KnnSettings, words)
-    knn(settings, about_data, Console())
-    return 0
+    return knn(settings, about_data, console)
 
 
-def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> Result:
     """Classify the validation images by their neighbours among the training images.
 
     Returns:
-        The content of ``results.json``.
+        The folder and its results.
 
     Raises:
         ErsslError: If it cannot be done.
     """
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("knn", settings, subject)
     k = min(settings.k, len(evaluation.datasets.train))  # more neighbours do not vote
     evaluation.settings = settings = dataclasses.replace(settings, k=k)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
@@ -21,39 +20,41 @@ from erssl.protocols.classifier_training import (
 from erssl.protocols.evaluation import Evaluation, Judged
 from erssl.protocols.subject import read_subject
 from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.run.result import Result
 from erssl.settings.evaluation import LinearSettings, read_protocol
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by a linear classifier."""
     quiet()
     settings, about_data = read_protocol("linear", LinearSettings, words)
-    linear(settings, about_data, Console())
-    return 0
+    return linear(settings, about_data, console)
 
 
-def linear(settings: LinearSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+def linear(settings: LinearSettings, about_data: Sequence[str], console: Console) -> Result:
     """Train a linear layer on features, with random crops or on features taken once.
 
     Returns:
-        The content of ``results.json``; empty on every process but the first.
+        The folder and its results, which are empty on every process but the first.
 
     Raises:
         ErsslError: If it cannot be done.
     """
     probe = probe_trainer(settings.trainer, settings.batch_size)
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("linear", settings, subject)
     if probe.is_global_zero:
         evaluation.open()
     if settings.mode == "cached":
         if not probe.is_global_zero:
-            return {}  # one process is enough, and all would write to the same files
+            return Result(
+                evaluation.path
+            )  # one process is enough, and all would write to the same files
         judged = _on_features(evaluation, settings, probe, console)
     else:
         judged = train_seeds(evaluation, settings, probe)
     if not probe.is_global_zero:
-        return {}
+        return Result(evaluation.path)
     # published numbers are of random crops, which features that are taken once do not have
     return evaluation.finish(judged, probe.strategy.root_device, console, mode=settings.mode)
 

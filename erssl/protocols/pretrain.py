@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from torch import nn
 from erssl.callbacks import (
     CollapseGuard,
     ERLens,
+    FrozenBackbone,
+    LengthenedSchedule,
     LiveProgress,
     NonFiniteGuard,
     OnlineKNN,
@@ -34,6 +38,7 @@ from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
 from erssl.protocols.pretrain_results import finish, show_finished
+from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
 from erssl.run.checkpoint_files import Resumed
 from erssl.run.directory import (
@@ -53,22 +58,23 @@ from erssl.run.directory import (
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
 from erssl.run.lens_figure import plot_lens
+from erssl.run.result import Result
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
+from erssl.yaml_text import read_settings_file
 
 _MULTIRUN = ("--multirun", "-m")
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     if set(words) & set(_MULTIRUN):
         from erssl.protocols import compare
 
-        return compare.run([word for word in words if word not in _MULTIRUN])
+        return compare.run([word for word in words if word not in _MULTIRUN], console)
     settings, config, sources = read_sources(restarted(words))
-    pretrain(settings, config, Console(), sources)
-    return 0
+    return pretrain(settings, config, console, sources)
 
 
 def pretrain(
@@ -76,7 +82,7 @@ def pretrain(
     config: Mapping[str, Any],
     console: Console,
     sources: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Train a backbone as the settings say, and leave a run directory behind.
 
     Args:
@@ -85,7 +91,7 @@ def pretrain(
         console: Where the closing table goes.
 
     Returns:
-        The content of ``results.json``; empty on every process but the first.
+        The run directory and its results, which are empty on every process but the first.
 
     Raises:
         ErsslError: If the run cannot be done; of what can be known before training, nothing has
@@ -94,7 +100,8 @@ def pretrain(
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
-        return _pretrain(settings, config, sources or {}, path, signals, console)
+        results = _pretrain(settings, config, sources or {}, path, signals, console)
+        return Result.of(path, results)
 
 
 def _pretrain(
@@ -111,17 +118,29 @@ def _pretrain(
     probe = probe_trainer(settings.trainer, settings.batch_size)
     data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
     data.validate(probe.world_size)
-    method = build_method(settings, data.datasets.num_classes, data.batch_size)
+    start = start_of(settings, found is not None)
+    method = build_method(settings, data.datasets.num_classes, data.batch_size, start)
+    heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
+    before = _epochs_before(path) if settings.resume else settings.epochs
     os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
-        if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
+        longer = before < settings.epochs
+        if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path)
+        if longer and found is not None:
+            say = partial(console.print, highlight=False, soft_wrap=True) if first else _silent
+            callbacks.append(LengthenedSchedule(before, settings.epochs, say))
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
+            if longer and (path / RESULTS).is_file():
+                (path / RESULTS).replace(path / f"results-{before}epochs.json")
             run_dir.write_config(config, sources)
+            if start is not None:
+                sentence = told(settings, start, heads)
+                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
             if settings.resume and found is None:
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
@@ -154,7 +173,8 @@ def _train(
         # timm's, since torch's and so Lightning's would drop the activation of BatchNormAct2d
         convert_sync_batchnorm(method)
     metrics = {}
-    if probe.is_global_zero and evaluation.untrained:
+    began_with = settings.checkpoint is None or hasattr(method.backbone, "report")
+    if probe.is_global_zero and evaluation.untrained and began_with:
         metrics = _accuracy(method.backbone, data, evaluation, device, "untrained_")
     kept = RunCheckpoint(path / LAST_CHECKPOINT, settings.checkpoint_every_n_steps, signals)
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
@@ -186,6 +206,18 @@ def _train(
     }
 
 
+def _epochs_before(path: Path) -> int:
+    """How long a run was to be when it was last started."""
+    try:
+        return int(read_settings_file(path / CONFIG)["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: said elsewhere
+        return sys.maxsize
+
+
+def _silent(sentence: str) -> None:
+    """Say nothing, on all processes but the first."""
+
+
 def _run_directory(settings: PretrainSettings) -> Path:
     """Path of the run directory."""
     default = default_run_dir(settings.method["name"], settings.data.name)
@@ -201,6 +233,8 @@ def _least_bytes(method: nn.Module, keep: int) -> int:
 
 def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
     callbacks: list[Callback] = []
+    if settings.freeze_epochs:
+        callbacks.append(FrozenBackbone(settings.freeze_epochs))
     evaluation = settings.evaluation
     if data.measurable and evaluation.every_n_epochs:
         callbacks.append(

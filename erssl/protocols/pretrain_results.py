@@ -72,7 +72,8 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
     metrics = results["metrics"]
     if "knn_top1" in metrics:
         table = Table("backbone", "kNN top-1", "linear top-1", box=None, pad_edge=False)
-        for label, prefix in (("untrained", "untrained_"), (f"{results['method']}", "")):
+        first = "before" if results["config"].get("checkpoint") else "untrained"
+        for label, prefix in ((first, "untrained_"), (f"{results['method']}", "")):
             values = [metrics.get(f"{prefix}{protocol}_top1") for protocol in ("knn", "linear")]
             table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
         console.print(table)

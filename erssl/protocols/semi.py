@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
@@ -14,33 +13,33 @@ from erssl.protocols.classifier_training import require_pairs, train_seeds
 from erssl.protocols.evaluation import Evaluation
 from erssl.protocols.subject import read_subject, require_backbone
 from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.run.result import Result
 from erssl.settings.evaluation import SemiSettings, read_protocol
 
 SUBSET = "subset.txt"
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by what few labels make of it."""
     quiet()
     settings, about_data = read_protocol("semi", SemiSettings, words)
-    semi(settings, about_data, Console())
-    return 0
+    return semi(settings, about_data, console)
 
 
-def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) -> Result:
     """Train backbone and linear layer on a subset of the training images.
 
     The subset is kept as ``subset.txt``, the numbers of its images, with its SHA-256 in
     ``config.yaml`` and ``results.json``.
 
     Returns:
-        The content of ``results.json``; empty on every process but the first.
+        The folder and its results, which are empty on every process but the first.
 
     Raises:
         ErsslError: If it cannot be done.
     """
     probe = probe_trainer(settings.trainer, settings.batch_size)
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     require_backbone(subject, "semi")
     evaluation = Evaluation("semi", settings, subject)
     indices = choose(settings, evaluation)
@@ -52,7 +51,7 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
     judged = train_seeds(evaluation, settings, probe, indices)
     if not probe.is_global_zero:
-        return {}
+        return Result(evaluation.path)
     return evaluation.finish(judged, probe.strategy.root_device, console, fraction=round(share, 3))
 
 

@@ -35,21 +35,19 @@ from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
 from erssl.run.directory import RESULTS, RunDirectory, environment
+from erssl.run.result import Result
 from erssl.settings.evaluation import PIXELS
 from erssl.settings.transfer import TransferSettings
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by what it is worth elsewhere."""
     quiet()
     settings, shares = read_shares(words)
-    transfer(settings, Console(), shares)
-    return 0
+    return transfer(settings, console, shares)
 
 
-def transfer(
-    settings: TransferSettings, console: Console, shares: Shares | None = None
-) -> list[dict[str, Any]]:
+def transfer(settings: TransferSettings, console: Console, shares: Shares | None = None) -> Result:
     """Run the suite; every data set leaves its own ``results.json``, all together one table.
 
     Args:
@@ -58,7 +56,8 @@ def transfer(
         shares: Does it side by side; ``None`` for one data set after another.
 
     Returns:
-        The content of the ``results.json`` of each data set and seed; nothing where only points of
+        The folder, the metric of each data set on average over the seeds, and under ``"runs"`` the
+        content of the ``results.json`` of each data set and seed; no metrics where only points of
         the grid were asked for.
 
     Raises:
@@ -66,7 +65,7 @@ def transfer(
     """
     if settings.checkpoint == PIXELS:
         raise ConfigError("checkpoint=pixels has no weights to transfer; name a backbone.")
-    read = read_backbone(settings)
+    read = read_backbone(settings, console)
     config = {**asdict(settings), "weights": weights_digest(read.backbone)}
     run_dir = _open_folder(settings, read, config)
     folder = run_dir.path
@@ -88,11 +87,12 @@ def transfer(
         points = f"Points {', '.join(map(str, settings.points))} of the grid are in {folder}"
         sentence = f"{points}; choose among all, and test, with resume=true."
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-        return []
+        return Result(folder)
     ordered = [results[key] for key in keys]
     if settings.table:
         _show_table(settings, read, folder, ordered, console)
-    return ordered
+    averages = {name: value / 100 for name, value in _ours(read.name, ordered).values.items()}
+    return Result(folder, averages, {"runs": ordered})
 
 
 def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:

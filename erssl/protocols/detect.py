@@ -25,7 +25,7 @@ from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
 from erssl.files import write_json
 from erssl.protocols.classifier_training import naming_folder
-from erssl.protocols.detection_data import data_digests, read_data
+from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.evaluation import print_results
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
@@ -38,6 +38,7 @@ from erssl.run.directory import (
     environment,
 )
 from erssl.run.report import write_evaluation_report
+from erssl.run.result import Result
 from erssl.settings.detection import MAY_CHANGE, DetectSettings, read_detect
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -45,25 +46,24 @@ _WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # images to train a
 _ROIS = 512  # of every recipe
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by what a detector on it finds."""
     quiet()
-    detect(read_detect(words), Console())
-    return 0
+    return detect(read_detect(words), console)
 
 
-def detect(settings: DetectSettings, console: Console) -> dict[str, Any]:
+def detect(settings: DetectSettings, console: Console) -> Result:
     """Fine-tune a detector and evaluate it.
 
     Returns:
-        The content of ``results.json``; empty on every process but the first.
+        The folder and its results, which are empty on every process but the first.
 
     Raises:
         ErsslError: If it cannot be done.
     """
     began = time.perf_counter()
     backend = find_backend(settings.backend)
-    read = read_backbone(settings)
+    read = read_backbone(settings, console)
     require_resnet(read.backbone, read.name)
     schedule = scaled(
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate
@@ -90,8 +90,8 @@ def detect(settings: DetectSettings, console: Console) -> dict[str, Any]:
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
     if not first:
-        return {}
-    return _finish(settings, job, read, outcome, config, began, console)
+        return Result(folder)
+    return Result.of(folder, _finish(settings, job, read, outcome, config, began, console))
 
 
 def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
