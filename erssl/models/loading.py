@@ -23,7 +23,7 @@ from erssl.models.preprocessing import usual_preprocessing
 from erssl.models.published import is_timm_address, load_published
 from erssl.models.reports import LoadReport, listed
 from erssl.models.sources import WEIGHTS_FILE, Source, open_source, transformer_options
-from erssl.models.state_dicts import unwrapped
+from erssl.models.state_dicts import at, named_tensors, places, unwrapped
 from erssl.models.timm_options import timm_arguments
 from erssl.models.weights_files import check_finite, one_line
 
@@ -193,6 +193,7 @@ def _first_that_fits(
         return first
     options = possible[0]
     keys = ", ".join(str(key) for key in list(source.content)[:6])
+    begin = f"{_first_weights(source.content)}its keys begin with {keys}"
     of = f"the layout {layout}" if layout else "any known layout"
     of = of if prefix is None else f"names that begin with {prefix}"
     what = "" if options is None else f" of {options.name}"
@@ -203,9 +204,17 @@ def _first_that_fits(
         if options is None
         else "name what it is with arch=, or what its names begin with by prefix="
     )
-    raise DataError(
-        f"{source.file} holds no backbone{what} in {of} (its keys begin with {keys}); {hint}."
-    )
+    raise DataError(f"{source.file} holds no backbone{what} in {of} ({begin}); {hint}.")
+
+
+def _first_weights(content: Mapping[str, Any]) -> str:
+    """How the largest state dict in a file begins, for a message."""
+    counted = {place: len(named_tensors(at(content, place))) for place in places(content)}
+    if not counted:
+        return ""
+    place = max(counted, key=lambda key: counted[key])
+    names = ", ".join(list(named_tensors(at(content, place)))[:3])
+    return f"its {counted[place]} weights begin with {names}; "
 
 
 def _own_weights(found: Found, options: BackboneOptions) -> Found:

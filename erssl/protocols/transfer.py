@@ -133,6 +133,9 @@ def _one(
         return None
     for note in outcome.notes:
         console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
+    for sentence in outcome.warnings:
+        shown = f"{name}: Warning: {sentence}"
+        console.print(shown, style="yellow", highlight=False, markup=False, soft_wrap=True)
     protocol = f"transfer_{settings.mode}"
     facts = {"splits": splits, "counts": data.counts, "complete": data.complete}
     results = leave_results(
@@ -145,7 +148,8 @@ def _one(
         config={**asdict(settings), **facts, **outcome.facts, "notes": outcome.notes},
         environment=environment(device),
         wall_seconds=time.perf_counter() - began,
-        published=published(protocol, name) if data.complete else None,
+        published=published(protocol, name) if data.complete and settings.as_published else None,
+        warnings=outcome.warnings,
     )
     metric = TRANSFER_DATASETS[name].metric
     value = f"{name}: {outcome.metrics[metric]:.1%} ({metric})"
@@ -212,8 +216,9 @@ def _show_table(
     results: Sequence[Mapping[str, Any]],
     console: Console,
 ) -> None:
-    """The table, among the published rows."""
-    rows = [_ours(read.name, results), *published_rows(settings.mode)]
+    """The table, among the published rows where the protocol is theirs."""
+    beside = published_rows(settings.mode) if settings.as_published else []
+    rows = [_ours(read.name, results), *beside]
     write_table(folder, rows, settings.names, settings.mode)
     console.print(f"\n{markdown(rows, settings.names)}", highlight=False, markup=False)
     console.print(f"\nResults: {folder}", highlight=False, markup=False, soft_wrap=True)
