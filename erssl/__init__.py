@@ -1,20 +1,59 @@
 """Information-theoretic self-supervised learning beside lightly.
 
 Sub-packages load on first use, so that ``import erssl`` stays quick: ``erssl.entropy`` holds the
-information quantities, ``erssl.loss`` the losses built from them, ``erssl.methods`` the methods.
+information quantities, ``erssl.loss`` the losses built from them, ``erssl.methods`` the
+methods. The commands are functions too: ``erssl.pretrain``, ``erssl.knn`` and so on, see
+:mod:`erssl.commands`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from erssl.commands import (
+        compare,
+        detect,
+        export,
+        finetune,
+        knn,
+        lens,
+        linear,
+        pretrain,
+        report,
+        semi,
+        transfer,
+    )
+    from erssl.models import load_backbone
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_backbone"]
 
 _SUBPACKAGES = (
-    *("callbacks", "data", "downstream", "entropy", "evaluation", "loss", "methods", "models"),
+    "callbacks",
+    "data",
+    "downstream",
+    "entropy",
+    "evaluation",
+    "loss",
+    "methods",
+    "models",
 )
+__all__ = [
+    "__version__",
+    "compare",
+    "detect",
+    "export",
+    "finetune",
+    "knn",
+    "lens",
+    "linear",
+    "load_backbone",
+    "pretrain",
+    "report",
+    "semi",
+    "transfer",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +61,8 @@ def __getattr__(name: str) -> Any:
         from erssl.models import load_backbone
 
         return load_backbone
+    if name in __all__:  # the commands
+        return getattr(importlib.import_module("erssl.commands"), name)
     if name in _SUBPACKAGES:
         return importlib.import_module(f"erssl.{name}")
     raise AttributeError(f"module 'erssl' has no attribute {name!r}")

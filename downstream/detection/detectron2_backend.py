@@ -24,7 +24,7 @@ from erssl.downstream.detection.detectron2_launch import launch
 from erssl.downstream.detection.detectron2_logs import logging_to
 from erssl.downstream.detection.finite import sentence_on
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
-from erssl.downstream.detection.weights import match
+from erssl.downstream.detection.weights import match, unwrapped_module
 from erssl.errors import ConfigError, RunError
 from erssl.files import write_json, write_text
 from erssl.models.export.detectron import detectron2_names, write_detectron2
@@ -136,7 +136,7 @@ def _train(cfg: Any, job: DetectionJob) -> tuple[Any, dict[str, Any]]:
     rows = read_rows(Path(cfg.OUTPUT_DIR) / METRICS)
     losses = [row["total_loss"] for row in rows if "total_loss" in row]
     # a part that goes on has filled in nothing; the first one did
-    model = getattr(trainer.model, "module", trainer.model)
+    model = unwrapped_module(trainer.model)
     report = trainer.report or match(model, detectron2_names(job.backbone.state_dict()))
     facts: dict[str, Any] = {
         "backbone": str(report),

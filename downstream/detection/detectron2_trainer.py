@@ -36,7 +36,7 @@ from erssl.downstream.detection.sampling import (
     PreparedRecords,
     record_loader,
 )
-from erssl.downstream.detection.weights import MatchReport, backbone_weights, fill
+from erssl.downstream.detection.weights import MatchReport, backbone_weights, fill, unwrapped_module
 from erssl.errors import ConfigError, DataError
 from erssl.files import write_text
 
@@ -153,7 +153,7 @@ class Trainer(DefaultTrainer):
             elif not weights:
                 logger.warning("MODEL.WEIGHTS is empty: the backbone begins with random weights.")
             return
-        self.report = fill(getattr(self.model, "module", self.model), named)
+        self.report = fill(unwrapped_module(self.model), named)
         logger.info("Weights of %s: %s.", Path(weights).name, self.report)
         if comm.is_main_process():
             write_text(Path(self.cfg.OUTPUT_DIR) / WEIGHTS_TABLE, self.report.table())

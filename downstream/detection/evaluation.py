@@ -103,7 +103,8 @@ def coco_results(found: Iterable[Detected], data: CocoData) -> list[dict[str, An
     results = []
     for each in found:
         image: CocoImage = data.images[each.index]
-        masks: Sequence[Any] = each.masks or [None] * len(each.boxes)
+        none: list[dict[str, Any] | None] = [None] * len(each.boxes)
+        masks: Sequence[dict[str, Any] | None] = each.masks or none
         for (x0, y0, x1, y1), label, score, mask in zip(
             each.boxes, each.labels, each.scores, masks, strict=True
         ):

@@ -91,9 +91,9 @@ def _draw_found(
     axes: Axes, image: CocoImage, found: Detected, names: Sequence[str], threshold: float
 ) -> None:
     which = shown(found.scores, threshold)
+    codes = found.masks or []
     masks = [
-        (draw_mask(found.masks[i], image.height, image.width), found.labels[i])
-        for i in (which if found.masks is not None else ())
+        (draw_mask(codes[i], image.height, image.width), found.labels[i]) for i in which if codes
     ]
     axes.imshow(_tinted(np.asarray(open_image(image)), masks))
     axes.set_title("found" if which else "found nothing", fontsize=6, pad=2)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.recipes import Recipe, Schedule
+from erssl.downstream.detection.voc import VocData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,8 @@ class DetectionJob:
     preprocessing: Mapping[str, Sequence[float]]
     recipe: Recipe
     schedule: Schedule
-    train: Any
-    val: Any
+    train: CocoData | VocData
+    val: CocoData | VocData
     folder: Path
     seed: int
     resume: bool

@@ -245,10 +245,10 @@ def _codes(probabilities: Tensor) -> list[dict[str, Any]]:
 
 
 def _metrics(job: DetectionJob, found: list[Detected]) -> dict[str, float]:
-    data: CocoData = job.val
+    data = job.val
+    assert isinstance(data, CocoData)  # the settings give this backend no recipe of VOC's
     kinds: Sequence[Kind] = ("bbox", "segm") if job.recipe.head == "mask" else ("bbox",)
-    metrics: dict[str, float] = coco_metrics(coco_results(found, data), data, kinds)
-    return metrics
+    return coco_metrics(coco_results(found, data), data, kinds)
 
 
 def _losses(job: DetectionJob) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from erssl.downstream.detection.coco import (
     check_same_categories,
     read_coco,
 )
+from erssl.downstream.detection.coco_data import Split
 from erssl.downstream.detection.detectron2_config import (
     LAST,
     base_config,
@@ -78,10 +79,9 @@ def check_data(cfg: Any) -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     sets = []
-    for name, split in [
-        *((name, "train") for name in cfg.DATASETS.TRAIN),
-        *((name, "val") for name in cfg.DATASETS.TEST),
-    ]:
+    splits: list[tuple[str, Split]] = [(name, "train") for name in cfg.DATASETS.TRAIN]
+    splits += [(name, "val") for name in cfg.DATASETS.TEST]
+    for name, split in splits:
         if name not in DatasetCatalog.list():
             raise ConfigError(
                 f"DATASETS names {name}, which Detectron2 does not know; register it, or use "

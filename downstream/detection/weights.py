@@ -149,6 +149,12 @@ def fill(model: nn.Module, named: Mapping[str, Tensor]) -> MatchReport:
     return report
 
 
+def unwrapped_module(model: Any) -> nn.Module:
+    """Take a network out of the wrapper that several processes need, where it is in one."""
+    inner: nn.Module = model.module if hasattr(model, "module") else model
+    return inner
+
+
 def backbone_weights(path: str | Path) -> dict[str, Tensor] | None:
     """Read the weights that ``MODEL.WEIGHTS`` names, of whatever kind the file is.
 

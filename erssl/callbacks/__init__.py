@@ -8,10 +8,13 @@ from erssl.callbacks.nonfinite import NonFiniteGuard, OnNonFinite
 from erssl.callbacks.online_knn import OnlineKNN
 from erssl.callbacks.progress import LiveProgress
 from erssl.callbacks.signals import SignalWatch
+from erssl.callbacks.starting import FrozenBackbone, LengthenedSchedule
 
 __all__ = [
     "CollapseGuard",
     "ERLens",
+    "FrozenBackbone",
+    "LengthenedSchedule",
     "LiveProgress",
     "NonFiniteGuard",
     "OnNonFinite",

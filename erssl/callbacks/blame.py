@@ -10,6 +10,8 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from erssl.loss._state import hold_state, states_of
+
 _PROBE = "online_classifier"
 
 
@@ -23,7 +25,8 @@ def terms_of(module: LightningModule) -> Mapping[str, Tensor]:
 def first_in_forward(trainer: Trainer, module: LightningModule, batches: Sequence[Any]) -> str:
     """Pass the batches once more, and name what gives other than finite values for finite ones.
 
-    Buffers change as in a step. Whatever is drawn, such as masks, is drawn anew.
+    Buffers change as in a step; queues and centres do not. Whatever is drawn, such as masks, is
+    drawn anew.
 
     Returns:
         Such as ``"the output of projection_head.1 (BatchNorm1d)"``; empty where all is finite.
@@ -45,7 +48,7 @@ def first_in_forward(trainer: Trainer, module: LightningModule, batches: Sequenc
         return ""
     handles = [child.register_forward_hook(look) for child in names]
     try:
-        with trainer.precision_plugin.forward_context():
+        with trainer.precision_plugin.forward_context(), hold_state(states_of(module)):
             for batch in batches:
                 step(batch[0])
     finally:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from erssl.callbacks.blame import first_in_backward, first_in_forward, terms_of
 from erssl.errors import RunError
 from erssl.files import replacing
+from erssl.loss._state import states_of
 
 OnNonFinite = Literal["stop", "skip", "backoff"]
 _IN_A_ROW = 10  # steps that are left out until the run ends after all
@@ -64,7 +65,7 @@ class NonFiniteGuard(Callback):
         self._in_a_row = self._calm = self._kept = 0
         self._share = 1.0
         self._batches: list[Any] = []
-        self._buffers: dict[str, Tensor] = {}
+        self._before: dict[str, Tensor] = {}
         self._loss_bad: Tensor | None = None
         self._first: _First | None = None
 
@@ -93,7 +94,7 @@ class NonFiniteGuard(Callback):
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._batches, self._loss_bad = [], None
             if self.on_nonfinite != "stop":
-                self._buffers = {n: b.detach().clone() for n, b in pl_module.named_buffers()}
+                self._before = {n: b.detach().clone() for n, b in _moving(pl_module).items()}
         if self.look_every == 1:
             self._batches.append(batch)
 
@@ -185,8 +186,10 @@ class NonFiniteGuard(Callback):
                 f"{sentence} So were {_IN_A_ROW} steps in a row, and the run is ended.{kept}"
                 + self._way_on()
             )
-        own = dict(module.named_buffers())
-        for name, value in self._buffers.items():
+        for state in states_of(module):
+            state.discard()
+        own = _moving(module)
+        for name, value in self._before.items():
             own[name].copy_(value)
         told = " The step is left out."
         if self.on_nonfinite == "backoff":
@@ -215,6 +218,14 @@ class NonFiniteGuard(Callback):
         with replacing(file) as partial:
             torch.save(content, partial)
         return f" Its batch is in {file}."
+
+
+def _moving(module: LightningModule) -> dict[str, Tensor]:
+    """Buffers, and the state of losses, by name."""
+    moving = dict(module.named_buffers())
+    for number, state in enumerate(states_of(module)):
+        moving |= {f"state {number} {name}": value for name, value in state.named_state()}
+    return moving
 
 
 class _First:

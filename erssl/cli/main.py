@@ -24,11 +24,7 @@ COMMANDS = {
     "methods": "list the methods with their paper, family, views and target branch",
     "zoo": "list published checkpoints, fetch them by name, add your own",
 }
-_ENGINES = {
-    name: f"erssl.protocols.{name}"
-    for name in ("pretrain", "knn", "linear", "semi", "finetune", "transfer", "lens")
-}
-_ENGINES["detect"] = "erssl.protocols.detection"
+_LISTS = ("methods", "zoo")  # which print what there is, and come to no result
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly
 
 Usage: erssl COMMAND [key=value ...]
@@ -109,9 +105,13 @@ def _run(command: str, words: list[str]) -> int:
 
         print(help_text(command), end="")
         return 0
-    module = importlib.import_module(_ENGINES.get(command, f"erssl.cli.{command}"))
-    status: int = module.run(words)
-    return status
+    if command in _LISTS:
+        status: int = importlib.import_module(f"erssl.cli.{command}").run(words)
+        return status
+    from rich.console import Console
+
+    importlib.import_module(f"erssl.protocols.{command}").run(words, Console())
+    return 0
 
 
 if __name__ == "__main__":

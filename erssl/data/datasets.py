@@ -25,13 +25,24 @@ __all__ = [
     "Datasets",
     "ImageDataset",
     "ImagesInMemory",
+    "ImagesWithTargets",
     "TransformedDataset",
     "default_options",
     "load_datasets",
 ]
 
 
-class ImageDataset(Protocol):
+class ImagesWithTargets(Protocol):
+    """A map-style data set of ``(RGB image, target)``: a class number, or marks of classes."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, Any]:
+        """One image and its target."""
+
+
+class ImageDataset(ImagesWithTargets, Protocol):
     """A map-style data set of ``(RGB image, class number)``."""
 
     def __len__(self) -> int:
@@ -79,10 +90,10 @@ class ImagesInMemory(Dataset[tuple[Image.Image, int]]):
         return Image.fromarray(self.pixels[index]), int(self.targets[index])
 
 
-class TransformedDataset(Dataset[tuple[Any, int]]):
+class TransformedDataset(Dataset[tuple[Any, Any]]):
     """A data set whose images pass a transform."""
 
-    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image], Any]) -> None:
+    def __init__(self, images: ImagesWithTargets, transform: Callable[[Image.Image], Any]) -> None:
         """Take the images and a transform to a tensor or a list of views."""
         self.images = images
         self.transform = transform
@@ -91,8 +102,8 @@ class TransformedDataset(Dataset[tuple[Any, int]]):
         """Number of images."""
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        """One transformed image and its class number."""
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """One transformed image and its target."""
         image, target = self.images[index]
         return self.transform(image), target
 
@@ -111,6 +122,10 @@ def load_datasets(options: DataOptions) -> Datasets:
     """
     if options.name == "digits":
         return _digits()
+    if options.name == "object":
+        from erssl.data.given import datasets_given  # which imports this module
+
+        return datasets_given()
     if options.name in ("cifar10", "cifar100"):
         return _cifar(options)
     return _folders(options)

@@ -45,7 +45,7 @@ def load_image(path: str | Path, *, upright: bool = False) -> Image.Image:
             defined range of values (floating point).
     """
     with reading(path) as image:
-        return _to_rgb(turned_upright(image) if upright else image)
+        return to_rgb(turned_upright(image) if upright else image)
 
 
 @contextlib.contextmanager
@@ -102,7 +102,12 @@ def _opened(path: str | Path) -> Image.Image:
     return Image.open(path, formats=FORMATS)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Give an image of any mode of Pillow's in RGB, 16 bits as 8.
+
+    Raises:
+        ValueError: If its values are floating-point numbers, which have no defined range.
+    """
     if image.mode == "F":
         raise ValueError("floating-point values without a defined range")
     if image.mode == "I" or image.mode.startswith("I;"):
@@ -121,7 +126,7 @@ def _fault(path: str | Path) -> str | None:
                 image.draft(None, (1, 1))
                 image.load()
             else:
-                _to_rgb(image)
+                to_rgb(image)
     except Exception as error:  # decoders raise nearly anything on damaged files
         return _reason(path, error)
     return None

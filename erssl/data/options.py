@@ -12,7 +12,7 @@ from erssl.data.checks import as_numbers, check_choice, check_switch, check_whol
 from erssl.data.views import ViewOptions
 from erssl.errors import ConfigError
 
-DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet"]
+DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet", "object"]
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 
@@ -31,6 +31,7 @@ _LOCATIONS: dict[str, tuple[str, ...]] = {
     "cifar100": ("root", "download"),
     "imagefolder": ("train_dir", "val_dir"),
     "imagenet": ("root", "train_dir", "val_dir"),
+    "object": (),
 }
 
 
@@ -44,7 +45,8 @@ class DataOptions:
         name: ``"digits"`` (scikit-learn's 1,797 scans of 8 × 8 pixels, nothing to download),
             ``"cifar10"``, ``"cifar100"`` (torchvision's classes), ``"imagefolder"`` (a folder of
             images, one sub-folder a class, or images alone for training without labels) or
-            ``"imagenet"`` (``root/train`` and ``root/val`` as image folders).
+            ``"imagenet"`` (``root/train`` and ``root/val`` as image folders), or ``"object"`` (what
+            a Python program has given, see :mod:`erssl.data.given`).
         root: Folder of CIFAR or ImageNet.
         train_dir: Training images of ``"imagefolder"``; on ``"imagenet"`` in place of
             ``root/train``.
@@ -170,7 +172,7 @@ def default_options(name: DatasetName, **changes: Any) -> DataOptions:
     if name in ("cifar10", "cifar100"):
         mean, std = _CIFAR[name]
         suited |= {"image_size": 32, "mean": mean, "std": std, "views": ViewOptions("cifar")}
-    elif name in ("imagefolder", "imagenet"):
+    elif name in ("imagefolder", "imagenet", "object"):
         suited |= {"image_size": 224, "mean": _IMAGENET[0], "std": _IMAGENET[1]}
         suited |= {"views": ViewOptions("dino"), "verify": name == "imagefolder"}
     return DataOptions(**(suited | changes))

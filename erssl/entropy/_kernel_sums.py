@@ -1,6 +1,7 @@
 r"""Sums of vMF kernels :math:`\log \sum_j \exp(\kappa \, q_i^\top k_j)`, a few rows at a time.
 
-No matrix of all pairs is kept: the gradient makes each tile of it again.
+No matrix of all pairs is kept: the gradient makes each tile of it again. Second derivatives, and
+``torch.func``, which may take some, do keep it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from erssl.entropy._precision import full_precision
@@ -48,17 +48,21 @@ def log_kernel_sums(
 
 
 def _sums(queries: Tensor, keys: Tensor, kappa: float, own_offset: int | None) -> Tensor:
+    return _all_exponents(queries, keys, kappa, own_offset).logsumexp(dim=1)
+
+
+def _all_exponents(queries: Tensor, keys: Tensor, kappa: float, own_offset: int | None) -> Tensor:
     exponents = kappa * (queries @ keys.T)
     if own_offset is not None:
         exponents.diagonal(own_offset).fill_(-math.inf)
-    return exponents.logsumexp(dim=1)
+    return exponents
 
 
 class _OwnKernelSums(torch.autograd.Function):
     """The sums of rows over themselves, from one triangle of the symmetric matrix of pairs."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, kappa: float, leave_out: bool) -> Tensor:
+    def forward(z: Tensor, kappa: float, leave_out: bool) -> Tensor:
         sums = z.new_full((len(z),), -math.inf)
         for start, end in _tiles(z):
             exponents = _exponents(z, start, end, kappa, leave_out)
@@ -66,17 +70,23 @@ class _OwnKernelSums(torch.autograd.Function):
             if start:
                 above = exponents[:, :start].logsumexp(dim=0)
                 sums[:start] = torch.logaddexp(sums[:start], above)
-        ctx.save_for_backward(z, sums)
-        ctx.options = kappa, leave_out
         return sums
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: Tensor) -> None:
+        z, *ctx.options = inputs
+        ctx.save_for_backward(z, output)
+
+    @staticmethod
     @full_precision
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         z, sums = ctx.saved_tensors
         kappa, leave_out = ctx.options
         # Σ_i g_i P_ij + g_j P_ji meets z_i, with P the soft-max of the exponents
+        if torch.is_grad_enabled():  # a second derivative follows: by operations that have one
+            shares = _all_exponents(z, z, kappa, 0 if leave_out else None).softmax(dim=1)
+            weights = gradient[:, None] * shares
+            return kappa * ((weights + weights.T) @ z), None, None
         result = torch.zeros_like(z)
         for start, end in _tiles(z):
             exponents = _exponents(z, start, end, kappa, leave_out)
@@ -85,6 +95,13 @@ class _OwnKernelSums(torch.autograd.Function):
             result[start:end].addmm_(weights, z[:end], alpha=kappa)
             result[:start].addmm_(weights[:, :start].T, z[start:end], alpha=kappa)
         return result, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, None, None], z: Tensor, kappa: float, leave_out: bool
+    ) -> tuple[Tensor, int]:
+        each = [_OwnKernelSums.apply(own, kappa, leave_out) for own in z.movedim(in_dims[0], 0)]
+        return torch.stack(each), 0
 
 
 def _tiles(z: Tensor) -> list[tuple[int, int]]:

@@ -34,8 +34,13 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def mapped_first(x: Tensor, dim: int | None, size: int) -> Tensor:
+    """The dimension that ``torch.vmap`` maps over put first, or made where there is none."""
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
 def row_products(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product (N,) of each row of ``a`` (N, d) with that of ``b``, without their product."""
+    """Inner product (…) of each row of ``a`` (…, d) with that of ``b``, without their product."""
     dtype = torch.promote_types(a.dtype, b.dtype)
     products: Tensor = _RowProducts.apply(a.to(dtype), b.to(dtype))
     return products
@@ -45,16 +50,29 @@ class _RowProducts(torch.autograd.Function):
     """Whose gradient is no matrix product, which a backward pass under autocast would round."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return torch.einsum("nd,nd->n", a, b)
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return torch.einsum("...d,...d->...", a, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = ctx.saved_tensors
         of_a, of_b = ctx.needs_input_grad
-        gradient = gradient[:, None]
+        gradient = gradient[..., None]
         return gradient * b if of_a else None, gradient * a if of_b else None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, int | None], a: Tensor, b: Tensor
+    ) -> tuple[Tensor, int]:
+        rows = (
+            mapped_first(x, dim, info.batch_size) for x, dim in zip((a, b), in_dims, strict=True)
+        )
+        products: Tensor = _RowProducts.apply(*rows)
+        return products, 0
 
 
 def _upcast(argument: object) -> object:

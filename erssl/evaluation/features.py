@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from erssl.data.checks import check_choice, check_whole
-from erssl.data.datasets import ImageDataset, TransformedDataset
+from erssl.data.datasets import ImagesWithTargets, TransformedDataset
 from erssl.data.draws import seed_worker
 from erssl.errors import DataError
 from erssl.evaluation.cache import FeatureCache
@@ -75,7 +75,7 @@ def extract_features(
 
 def cached_features(
     backbone: nn.Module,
-    images: ImageDataset,
+    images: ImagesWithTargets,
     transform: Callable[[Any], Tensor],
     *,
     cache_dir: Path | None,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from erssl.data.given import GivenImages
 from erssl.errors import ConfigError, DataError
 
 _BLOCK = 8192  # files that a thread looks at in one go
@@ -69,6 +70,8 @@ def data_digest(images: Any) -> str:
         digest.update(data_digest(images.dataset).encode())
         digest.update(np.asarray(images.indices, dtype=np.int64).tobytes())
         return digest.hexdigest()
+    if isinstance(images, GivenImages):
+        return _digest_of_given(images)
     kind = type(images)
     own = [without_addresses(getattr(images, name, None)) for name in _TRANSFORMS]
     digest.update(repr((f"{kind.__module__}.{kind.__qualname__}", own)).encode())
@@ -86,6 +89,19 @@ def data_digest(images: Any) -> str:
             f"Features of a {kind.__qualname__} cannot be cached, since nothing tells when its "
             "images change; give a data_key that does, or cache_dir=None."
         )
+    return digest.hexdigest()
+
+
+def _digest_of_given(images: GivenImages) -> str:
+    """Digest of a user's data set: by what it is made of where that tells, else by every image."""
+    digest = hashlib.sha256(images.targets.tobytes())
+    try:
+        digest.update(data_digest(images.dataset).encode())
+    except ConfigError:
+        for index in range(len(images)):
+            image, _ = images[index]
+            digest.update(repr(image.size).encode())
+            digest.update(image.tobytes())
     return digest.hexdigest()
 
 

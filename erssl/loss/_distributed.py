@@ -28,6 +28,22 @@ def gather_rows(x: Tensor, gather_distributed: bool) -> Tensor:
     return torch.cat(dist.gather(x.contiguous()))
 
 
+def rank_rows(x: Tensor, gather_distributed: bool) -> Tensor:
+    """Rows (N, …) of every rank, (W, N, …) in rank order, without gradient."""
+    world = dist.world_size() if gather_distributed else 1
+    rows = gather_rows(x.detach(), gather_distributed)
+    return rows.view(world, -1, *rows.shape[1:])
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks, without gradient; ``x`` on one process."""
+    if dist.world_size() == 1:
+        return x
+    x = x.clone()
+    torch_dist.all_reduce(x)
+    return x
+
+
 def rank_offset(x: Tensor, gather_distributed: bool) -> int:
     """Where this rank's rows begin among the gathered ones."""
     return dist.rank() * len(x) if gather_distributed else 0

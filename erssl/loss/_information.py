@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy import entropy_from_score
+from erssl.entropy._precision import at_least_float32
 from erssl.loss._distributed import mean_over_ranks
 from erssl.loss._score import own_scores
+from erssl.loss._state import StepState
 from erssl.loss._views import normalize_rows
 
 _RATE = 0.01  # of the moving average; the paper's method section names none
 
 
-class MINE(nn.Module):
+class MINE(StepState):
     r"""Mutual information neural estimation ([0]): the Donsker-Varadhan bound of a learned critic.
 
     .. math:: \hat I = E_{p(z_0, z_1)}[T] - \log E_{p(z_0) p(z_1)}[e^T]
@@ -44,23 +46,34 @@ class MINE(nn.Module):
             nn.ELU(),
             nn.Linear(hidden_dim, 1),
         )
-        self.register_buffer("log_average", torch.tensor(math.nan))
+        self.add_state("log_average", torch.tensor(math.nan))
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """The bound in nats, with the corrected gradient, of embeddings (N, d) and (N, d)."""
         weight = next(self.critic.parameters())
         z0, z1 = z0.to(weight.dtype), z1.to(weight.dtype)
-        joint: Tensor = self.critic(torch.cat([z0, z1], dim=1)).mean()
-        others: Tensor = self.critic(torch.cat([z0, z1.roll(1, dims=0)], dim=1))
+        joint = at_least_float32(self.critic(torch.cat([z0, z1], dim=1))).mean()
+        others = at_least_float32(self.critic(torch.cat([z0, z1.roll(1, dims=0)], dim=1)))
         log_mean = others.flatten().logsumexp(dim=0) - math.log(len(z0))
-        if torch.is_grad_enabled():
-            now = log_mean.detach()
-            before = torch.where(self.log_average.isnan(), now, self.log_average)
-            weights = (math.log(1 - _RATE), math.log(_RATE))
-            self.log_average.copy_(torch.logaddexp(weights[0] + before, weights[1] + now))
         bound = joint - log_mean
-        corrected = joint - (log_mean - self.log_average).exp()
-        return corrected + (bound - corrected).detach() if bound.requires_grad else bound
+        if not torch.is_grad_enabled():
+            return bound
+        corrected = joint - (log_mean - self._moved(log_mean.detach())).exp()
+        log_sum = log_mean + math.log(len(z0))
+        self.collect(log_sum=log_sum, log_count=torch.full_like(log_sum, math.log(len(z0))))
+        return corrected + (bound - corrected).detach()
+
+    def _moved(self, log_mean: Tensor) -> Tensor:
+        before = torch.where(self.log_average.isnan(), log_mean, self.log_average)
+        return torch.logaddexp(math.log(1 - _RATE) + before, math.log(_RATE) + log_mean)
+
+    def merge(self, name: str, earlier: Tensor, later: Tensor) -> Tensor:
+        """The logarithm of a sum."""
+        return torch.logaddexp(earlier, later)
+
+    def move(self, collected: dict[str, Tensor]) -> None:
+        """Move the average by the mean over all pairs of a step."""
+        self.log_average.copy_(self._moved(collected["log_sum"] - collected["log_count"]))
 
 
 def mige(z0: Tensor, z1: Tensor, gather_distributed: bool = False) -> Tensor:

@@ -9,14 +9,16 @@ import torch
 from lightly.models.modules.memory_bank import MemoryBankModule
 from torch import Tensor
 
+from erssl.loss._state import StepState
 
-class PersistentMemoryBank(MemoryBankModule):
+
+class PersistentMemoryBank(StepState):
     """Queue of embeddings kept in ``state_dict``.
 
     lightly 1.6 registers its bank as a non-persistent buffer, lost on resume, fills it with random
     vectors, which a density estimate must not count, and drops the newest rows of a batch that
-    passes the end. Here the buffers are persistent, only rows that were written are handed out,
-    and a batch goes on at the beginning.
+    passes the end. Here the bank is saved, only rows that were written are handed out, and a batch
+    goes on at the beginning.
     """
 
     bank: Tensor
@@ -26,12 +28,12 @@ class PersistentMemoryBank(MemoryBankModule):
 
     def __init__(self, size: int | Sequence[int]) -> None:
         """See lightly's ``MemoryBankModule``; ``size`` is (n, d), or 0 for no memory."""
-        super().__init__(size, feature_dim_first=False)
-        for name in ("bank", "bank_ptr"):
-            self.register_buffer(name, getattr(self, name), persistent=True)
-        if not self.enabled:
-            self.bank_ptr.zero_()  # lightly leaves the pointer of a disabled bank uninitialised
-        self.register_buffer("filled", torch.zeros(1, dtype=torch.long))
+        super().__init__()
+        theirs = MemoryBankModule(size, feature_dim_first=False)  # refuses other sizes
+        self.size: tuple[int, ...] = theirs.size
+        self.add_state("bank", theirs.bank)
+        self.add_state("bank_ptr", torch.zeros(1, dtype=torch.long))
+        self.add_state("filled", torch.zeros(1, dtype=torch.long))
         self._known = (self.filled, self.filled._version, 0)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,16 +55,33 @@ class PersistentMemoryBank(MemoryBankModule):
 
     def rows(self) -> Tensor | None:
         """The rows written so far (M, d), or ``None`` where there are none."""
+        if self.enabled and torch.compiler.is_dynamo_compiling():
+            raise RuntimeError(
+                "A loss with a queue cannot be part of a whole graph, for how many rows it holds "
+                "is known to Python alone. Set memory_bank_size=0, or leave the loss out with "
+                "torch.compiler.disable(loss_fn)."
+            )
         filled = self._count() if self.enabled else 0
         return self.bank[:filled] if filled else None
 
-    @torch.no_grad()
     def push(self, z: Tensor) -> None:
-        """Write rows (N, d) over the oldest ones."""
-        if not self.enabled:
-            return
-        size = self.size[0]
-        z = z[-size:].to(self.bank)
+        """Write rows over the oldest ones, once a step.
+
+        Args:
+            z: Rows (…, N, d). Leading dimensions, such as views and ranks, stay together: those of
+                several calls of a step come in the order of one call on all images.
+        """
+        if self.enabled:
+            self.collect(rows=z)
+
+    def merge(self, name: str, earlier: Tensor, later: Tensor) -> Tensor:
+        """Rows of one view and rank beside each other."""
+        return torch.cat([earlier, later.to(earlier)], dim=-2)
+
+    def move(self, collected: dict[str, Tensor]) -> None:
+        """Write the rows of a step (…, N, d)."""
+        size, rows = self.size[0], collected["rows"]
+        z = rows.reshape(-1, rows.shape[-1])[-size:].to(self.bank)
         slots = (self.bank_ptr + torch.arange(len(z), device=self.bank.device)) % size
         self.bank = self.bank.index_copy(0, slots, z)  # autograd may still hold the old one
         self.bank_ptr.copy_((self.bank_ptr + len(z)) % size)
@@ -73,7 +92,7 @@ class PersistentMemoryBank(MemoryBankModule):
     def _count(self) -> int:
         """How many rows were written.
 
-        It is read from the device, which waits for it, only where the buffer is not as it was
+        It is read from the device, which waits for it, only where the tensor is not as it was
         left here: after a checkpoint, or on another device.
         """
         if self.filled.is_inference():  # which counts no changes

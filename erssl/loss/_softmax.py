@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from erssl.entropy._precision import full_precision, row_products
+from erssl.entropy._precision import full_precision, mapped_first, row_products
 
 _CACHED = 2**18  # numbers that stay in a CPU's cache while several passes are made over them
 
@@ -27,8 +26,8 @@ def softmax_terms(
     Returns:
         Tensors (K,) and (N,), the second 0 without a target.
     """
-    terms: tuple[Tensor, Tensor] = _SoftmaxTerms.apply(logits, target, temperature)
-    return terms
+    mean, cross, _ = _SoftmaxTerms.apply(logits, target, temperature)
+    return mean, cross
 
 
 class _SoftmaxTerms(torch.autograd.Function):
@@ -36,8 +35,8 @@ class _SoftmaxTerms(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, target: Tensor | None, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+        logits: Tensor, target: Tensor | None, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         total = logits.new_zeros(logits.shape[1])
         cross, normalizer = (logits.new_zeros(len(logits)) for _ in range(2))
         for rows in _tiles(logits):
@@ -47,16 +46,27 @@ class _SoftmaxTerms(torch.autograd.Function):
             if target is not None:
                 cross[rows] = row_products(target[rows], log_probs)
             total += log_probs.exp_().sum(dim=0)
-        ctx.save_for_backward(logits, target, normalizer)
-        ctx.temperature = temperature
-        return total / len(logits), cross
+        return total / len(logits), cross, normalizer
 
     @staticmethod
-    @once_differentiable
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor | None, float],
+        output: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        logits, target, ctx.temperature = inputs
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(logits, target, output[2])
+
+    @staticmethod
     @full_precision
-    def backward(ctx: Any, of_mean: Tensor, of_cross: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(
+        ctx: Any, of_mean: Tensor, of_cross: Tensor, _: Tensor
+    ) -> tuple[Tensor, Tensor | None, None]:
         logits, target, normalizer = ctx.saved_tensors
         of_mean = of_mean / len(logits)
+        if torch.is_grad_enabled():  # a second derivative follows: by operations that have one
+            return _gradients(logits, target, ctx.temperature, of_mean, of_cross)
         result = torch.empty_like(logits)
         of_target = torch.empty_like(target) if ctx.needs_input_grad[1] else None
         for rows in _tiles(logits):
@@ -72,6 +82,34 @@ class _SoftmaxTerms(torch.autograd.Function):
                 gradient.addcmul_(target[rows], weight)
             gradient.div_(ctx.temperature)
         return result, of_target, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, int | None, None],
+        logits: Tensor,
+        target: Tensor | None,
+        temperature: float,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        size = info.batch_size
+        targets = [None] * size if target is None else mapped_first(target, in_dims[1], size)
+        pairs = zip(mapped_first(logits, in_dims[0], size), targets, strict=True)
+        each = [_SoftmaxTerms.apply(own, t, temperature) for own, t in pairs]
+        return tuple(torch.stack(part) for part in zip(*each, strict=True)), (0, 0, 0)
+
+
+def _gradients(
+    logits: Tensor, target: Tensor | None, temperature: float, of_mean: Tensor, of_cross: Tensor
+) -> tuple[Tensor, Tensor | None, None]:
+    """Gradients of logits and target, of all rows at once, which can be differentiated again."""
+    log_probs = (logits / temperature).log_softmax(dim=1)
+    probs = log_probs.exp()
+    gradient = (of_mean - (probs @ of_mean)[:, None]) * probs
+    if target is None:
+        return gradient / temperature, None, None
+    weighted = target * of_cross[:, None]
+    gradient = gradient + weighted - weighted.sum(dim=1, keepdim=True) * probs
+    return gradient / temperature, log_probs * of_cross[:, None], None
 
 
 def _tiles(logits: Tensor) -> Iterator[slice]:

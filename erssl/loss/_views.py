@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from erssl.entropy._precision import at_least_float32, full_precision, row_products
 
@@ -62,34 +61,55 @@ def meet_targets(target: Sequence[Tensor], num_views: int) -> list[Tensor]:
 
 def normalize_rows(z: Tensor) -> Tensor:
     """Rows of unit norm, at least in float32, whatever their scale (a row of 0 stays 0)."""
-    unit: Tensor = _NormalizeRows.apply(at_least_float32(z))
+    unit: Tensor = _NormalizeRows.apply(at_least_float32(z))[0]
     return unit
 
 
 class _NormalizeRows(torch.autograd.Function):
-    """z / |z|, by a third of the passes over memory that autograd would make."""
+    """z / |z| and |z|, by a third of the passes over memory that autograd would make.
+
+    The norm is given out for the second derivative, which differentiates :meth:`backward`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
+    def forward(z: Tensor) -> tuple[Tensor, Tensor]:
         norm: Tensor = z.norm(dim=-1, keepdim=True)
-        safe = torch.finfo(z.dtype).tiny ** 0.25
-        # Squares may overflow or vanish; to look whether they did, a GPU would have to wait.
-        if z.device.type != "cpu" or not ((norm > safe) & (norm < 1 / safe)).all():
+        # Squares may overflow or vanish; to look whether they did, a GPU would have to wait, and
+        # a graph that is compiled holds for any rows.
+        if z.device.type != "cpu" or torch.compiler.is_compiling() or not _are_safe(norm):
             scale = z.abs().amax(dim=-1, keepdim=True)
             scale = torch.where(scale > 0, scale, 1.0)
             norm = (z / scale).norm(dim=-1, keepdim=True) * scale
             norm = torch.where(norm > 0, norm, 1.0)
-        unit: Tensor = z / norm
-        ctx.save_for_backward(unit, norm)
-        return unit
+        return z / norm, norm
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
     @full_precision
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, of_unit: Tensor | None, of_norm: Tensor | None) -> Tensor | None:
         unit, norm = ctx.saved_tensors
-        radial = row_products(gradient, unit)[..., None]
-        return torch.addcmul(gradient, unit, radial, value=-1).div_(norm)
+        gradient = None if of_norm is None else of_norm * unit
+        if of_unit is not None:
+            radial = row_products(of_unit, unit)[..., None]
+            tangential = torch.addcmul(of_unit, unit, radial, value=-1).div_(norm)
+            gradient = tangential if gradient is None else gradient + tangential
+        return gradient
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int], z: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        return _NormalizeRows.apply(z.movedim(in_dims[0], 0)), (0, 0)
+
+
+def _are_safe(norm: Tensor) -> bool:
+    """Whether squares neither overflowed nor vanished."""
+    safe = torch.finfo(norm.dtype).tiny ** 0.25
+    return bool(((norm > safe) & (norm < 1 / safe)).all())
 
 
 def normalize_views(

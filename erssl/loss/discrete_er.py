@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from lightly.models.modules.center import Center
 from torch import Tensor, nn
 
+from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import at_least_float32
 from erssl.entropy.discrete import discrete_entropy
+from erssl.loss._center import MovingCenter
 from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss._softmax import softmax_terms
 from erssl.loss._views import Views, check_views, meet_targets
@@ -93,7 +94,9 @@ class DiscreteERLoss(nn.Module):
         self.entropy_temperature = entropy_temperature
         self.local_view_weight = local_view_weight
         self.gather_distributed = gather_distributed
-        self.center = Center((1, output_dim), momentum=center_momentum) if center else None
+        self.center = None
+        if center and output_dim is not None:
+            self.center = MovingCenter(output_dim, center_momentum)
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, online: Views, target: Views) -> Tensor:
@@ -113,10 +116,10 @@ class DiscreteERLoss(nn.Module):
         num_outcomes = online[0].shape[1]
         if num_outcomes < 2:
             raise ValueError("Discrete outputs need K of at least 2 but K is 1.")
-        if self.center is not None and self.center.size[1] != num_outcomes:
+        if self.center is not None and self.center.value.shape[1] != num_outcomes:
             raise ValueError(
-                f"The centre has output_dim={self.center.size[1]} outputs but the logits have "
-                f"{num_outcomes}."
+                f"The centre has output_dim={self.center.value.shape[1]} outputs but the logits "
+                f"have {num_outcomes}."
             )
         logits = [at_least_float32(z) for z in online]
         target_logits = [at_least_float32(t) for t in target]
@@ -128,7 +131,8 @@ class DiscreteERLoss(nn.Module):
             entropy, reconstruction = (
                 self._mean(torch.stack(part)) for part in zip(*terms, strict=True)
             )
-        self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
+        if not is_transformed():
+            self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
         return -(entropy + reconstruction)
 
     def _mean(self, views: Tensor) -> Tensor:

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import row_products
-from erssl.entropy.kde import Estimator, entropy_from_log_density, kde_log_density
+from erssl.entropy.kde import Estimator, entropy_from_log_density, log_kernel_means
 from erssl.entropy.vmf import log_normalizer_value
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks, rank_offset
+from erssl.loss._distributed import (
+    check_gather,
+    gather_rows,
+    mean_over_ranks,
+    rank_offset,
+    rank_rows,
+)
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
@@ -38,7 +45,8 @@ class ERLoss(nn.Module):
         memory_bank_size:
             Size (n, d) of a queue of earlier embeddings that widens the kernel sum; 0 for none.
         terms:
-            Entropy, reconstruction (nats) and alignment (mean cosine) of the last call, detached.
+            Entropy and reconstruction (nats, in float64 but on Apple's GPUs) and alignment (mean
+            cosine) of the last call, detached.
 
     Raises:
         ValueError: If kappa is not above 0, the estimator is unknown, or torch.distributed is
@@ -72,7 +80,7 @@ class ERLoss(nn.Module):
         self.leave_one_out = leave_one_out
         self.gather_distributed = gather_distributed
         self.memory_bank = PersistentMemoryBank(memory_bank_size)
-        self.terms: dict[str, Tensor] = {}
+        self._last: tuple[Tensor, Tensor, int] | None = None
 
     def forward(
         self, online: Views, target: Views, entropy_of: Sequence[Tensor] | None = None
@@ -100,32 +108,44 @@ class ERLoss(nn.Module):
             spread = views
             if entropy_of is not None:
                 spread = [normalize_rows(z) for z in check_views(entropy_of, target)[0]]
-            entropy = torch.stack([self._entropy(z, memory) for z in spread]).mean()
+            relative_entropy = torch.stack([self._entropy(z, memory) for z in spread]).mean()
             pairs = list(zip(views, targets, strict=True))
             if target is views:  # two views of a shared branch meet each other: once is enough
                 pairs = pairs[:1]
             alignment = torch.stack([self._alignment(z, t) for z, t in pairs]).mean()
-            reconstruction = self.kappa * alignment + log_normalizer_value(
-                views[0].shape[1], self.kappa
-            )
-        if entropy.requires_grad and self.memory_bank.enabled:
-            rows = [gather_rows(z.detach(), self.gather_distributed) for z in spread[:2]]
-            self.memory_bank.push(torch.cat(rows))
-        self.terms = {
-            "entropy": entropy.detach(),
-            "reconstruction": reconstruction.detach(),
-            "alignment": alignment.detach(),
+        if relative_entropy.requires_grad and self.memory_bank.enabled:
+            rows = [rank_rows(z, self.gather_distributed) for z in spread[:2]]
+            self.memory_bank.push(torch.stack(rows))
+        if not is_transformed():
+            self._last = relative_entropy.detach(), alignment.detach(), views[0].shape[1]
+        # log C_d(κ) is a part of both terms, of opposite sign, and would round what is left
+        return -(relative_entropy + self.kappa * alignment)
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """Entropy, reconstruction and alignment of the last call, detached."""
+        if self._last is None:
+            return {}
+        relative_entropy, alignment, dim = self._last
+        # added in float64: float32 rounds it to 2e-3 at d = 8192
+        log_normalizer = log_normalizer_value(dim, self.kappa)
+        entropy, aligned = (
+            x if x.device.type == "mps" else x.double() for x in (relative_entropy, alignment)
+        )
+        return {
+            "entropy": entropy - log_normalizer,
+            "reconstruction": self.kappa * aligned + log_normalizer,
+            "alignment": alignment,
         }
-        return -(entropy + reconstruction)
 
     def _entropy(self, z: Tensor, memory: Tensor | None) -> Tensor:
         keys = gather_rows(z, self.gather_distributed)
         if memory is not None:
             keys = torch.cat([keys, memory.to(keys)])
         own_offset = rank_offset(z, self.gather_distributed) if self.leave_one_out else None
-        log_density = kde_log_density(z, keys, self.kappa, own_offset)
-        log_density = gather_rows(log_density, self.gather_distributed)
-        return entropy_from_log_density(log_density, self.estimator)
+        log_means = log_kernel_means(z, keys, self.kappa, own_offset)
+        log_means = gather_rows(log_means, self.gather_distributed)
+        return entropy_from_log_density(log_means, self.estimator)
 
     def _alignment(self, z: Tensor, target: Tensor) -> Tensor:
         return mean_over_ranks(row_products(z, target), self.gather_distributed)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Normal
 
+from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import at_least_float32
 from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss._information import MINE, mige
@@ -108,13 +109,13 @@ class MVIBLoss(nn.Module):
             )
         with torch.autocast(z0.device.type, enabled=False):
             p0, p1 = _posterior(z0), _posterior(z1)
-            divergence = 0.5 * (kl_divergence(p0, p1) + kl_divergence(p1, p0))
-            divergence = mean_over_ranks(divergence, self.gather_distributed)
+            divergence = mean_over_ranks(_divergence(p0, p1), self.gather_distributed)
             information = self._information(p0.rsample(), p1.rsample())
-        self.terms = {"divergence": divergence.detach()}
-        if self.estimator != "mige":
-            name = "reconstruction" if self.estimator == "infonce" else "information"
-            self.terms[name] = information.detach()
+        if not is_transformed():
+            self.terms = {"divergence": divergence.detach()}
+            if self.estimator != "mige":
+                name = "reconstruction" if self.estimator == "infonce" else "information"
+                self.terms[name] = information.detach()
         return self.multiplier * divergence - information
 
     def _information(self, z0: Tensor, z1: Tensor) -> Tensor:
@@ -127,8 +128,17 @@ class MVIBLoss(nn.Module):
         return bound
 
 
-def _posterior(z: Tensor) -> Independent[Normal]:
+def _divergence(p0: Normal, p1: Normal) -> Tensor:
+    """Mean (N,) of both Kullback-Leibler divergences, whose logarithms cancel, in nats."""
+    ratio = p0.scale / p1.scale
+    shift = p0.mean - p1.mean
+    terms = (ratio - 1 / ratio).square()
+    terms = terms + (shift / p0.scale).square() + (shift / p1.scale).square()
+    return 0.25 * terms.sum(dim=1)
+
+
+def _posterior(z: Tensor) -> Normal:
     mean, raw_scale = at_least_float32(z).chunk(2, dim=1)
     scale = F.softplus(raw_scale) + _SCALE_FLOOR
     # a validation would wait for the device, and scales are above 0
-    return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
+    return Normal(mean, scale, validate_args=False)

@@ -7,9 +7,10 @@ A method of its own is a short file: it builds a head and a criterion in ``__ini
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from erssl.data import ViewOptions
 from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
+from erssl.loss._state import StepState, at_least_float32, hold_state, states_of
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
@@ -156,6 +158,7 @@ class MultiViewMethod(LightningModule):
             else build_backbone(backbone or self.default_backbone)
         )
         self._with_target: tuple[str, ...] = ()
+        self._states: list[StepState] | None = None
         self.feature_dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
         self.optimizer_options = optimizer or self.default_optimizer
         self.momentum_start = momentum_start
@@ -220,17 +223,38 @@ class MultiViewMethod(LightningModule):
         images = torch.cat(list(views))
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        features = self.get_submodule("target_backbone")(images).flatten(start_dim=1)
-        embeddings: Tensor = self.get_submodule("target_projection_head")(features)
+        with self._target_precision(images):
+            features = self.get_submodule("target_backbone")(images).flatten(start_dim=1)
+            embeddings: Tensor = self.get_submodule("target_projection_head")(features)
         return list(embeddings.chunk(len(views)))
+
+    def _target_precision(self, images: Tensor) -> AbstractContextManager[None]:
+        """Let a float32 target compute in the half precision that the whole training is of."""
+        if images.dtype not in (torch.float16, torch.bfloat16):
+            return nullcontext()
+        return torch.autocast(images.device.type, images.dtype)
+
+    def slow_tensors(self) -> list[Tensor]:
+        """What moves by small steps and is therefore kept in float32 at least: the target's."""
+        targets = [self.get_submodule(f"target_{name}") for name in self._with_target]
+        return [x for target in targets for x in (*target.parameters(), *target.buffers())]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiViewMethod:
+        """Go to another device or precision; slow tensors to no half precision."""
+        slow = {id(x): x for x in self.slow_tensors()}  # held, lest an id be given anew
+
+        def move(x: Tensor) -> Tensor:
+            return at_least_float32(fn, x) if id(x) in slow else fn(x)
+
+        return cast(MultiViewMethod, super()._apply(move, recurse))
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
         """Buffers that torch's DDP, which looks for this name, is not to send before every step.
 
-        By default the first rank's go to all others. Queues, centres and moments are the same
-        everywhere already where the loss gathers, may be large (MoCo's queue: 34 MB), and are
-        each rank's own where it does not gather. Only batch statistics are left to DDP.
+        By default the first rank's go to all others. What a method keeps, such as clusters, is the
+        same everywhere already where it gathers, and each rank's own where it does not. Only batch
+        statistics are left to DDP.
         """
         norms = {
             f"{name}.{buffer}"
@@ -253,10 +277,24 @@ class MultiViewMethod(LightningModule):
                 target.compile()
             self.add_module(f"target_{name}", target)
 
+    @torch.no_grad()
+    def reset_target(self) -> None:
+        """Make the target branch a copy of the online branch again."""
+        for name in self._with_target:
+            update_target(self.get_submodule(name), self.get_submodule(f"target_{name}"), 0.0)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the length of the schedule be that of the settings, which may have grown."""
+        for scheduler in checkpoint.get("lr_schedulers", ()):
+            for key in ("max_epochs", "warmup_epochs"):
+                scheduler.pop(key, None)
+
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Loss of a batch (views, labels, …) plus that of the online probe."""
         views, labels = batch[0], batch[1]
-        step = self.multi_view_step(views)
+        states = self._step_states() if self.automatic_optimization else []
+        with hold_state(states):
+            step = self.multi_view_step(views)
         self._log_step(step, len(labels))
         probe_loss, probe_log = self.online_classifier.training_step(
             (step.features.detach(), labels), batch_idx
@@ -297,10 +335,25 @@ class MultiViewMethod(LightningModule):
         others = [module for name, module in self.named_children() if name != "online_classifier"]
         return [m for m in others if any(p.requires_grad for p in m.parameters())]
 
+    def on_fit_start(self) -> None:
+        """Look for states anew: a criterion may have been exchanged."""
+        self._states = None
+
+    def _step_states(self) -> list[StepState]:
+        if self._states is None:
+            self._states = states_of(self)
+        return self._states
+
+    def commit_state(self) -> None:
+        """Move centres, queues and moments by what the calls of a step have given."""
+        for state in self._step_states():
+            state.commit()
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step the optimiser, then let the target follow."""
+        """Step the optimiser, then let state and target follow, whatever is accumulated."""
         step, last = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
         super().optimizer_step(*args, **kwargs)
+        self.commit_state()
         momentum = cosine_schedule(min(step, last), last, self.momentum_start, self.momentum_end)
         for name in self._with_target:
             update_target(self.get_submodule(name), self.get_submodule(f"target_{name}"), momentum)

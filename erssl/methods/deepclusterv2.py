@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
-from erssl.loss._distributed import gather_rows
+from erssl.loss._distributed import rank_rows
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
@@ -120,6 +120,15 @@ class DeepClusterV2(MultiViewMethod):
             loss = torch.stack(losses).mean()
         return StepOutput(loss, features, online[0], online[1])
 
+    def slow_tensors(self) -> list[Tensor]:
+        """The clusters beside the target's."""
+        return [*super().slow_tensors(), self.prototypes]
+
+    def commit_state(self) -> None:
+        """Write a step's rows to the queue, and find the first clusters once there are enough."""
+        super().commit_state()
+        self._find_first()
+
     def on_train_epoch_end(self) -> None:
         """Find the clusters of the next epoch."""
         self.cluster()
@@ -128,7 +137,10 @@ class DeepClusterV2(MultiViewMethod):
     def cluster(self) -> None:
         """K-means on the queue, the same on every rank: each clustering is found by one of them."""
         rows = self.bank.rows()
-        if rows is None or len(rows) < 2 * self.prototypes.shape[1]:
+        if rows is None:
+            return
+        rows = rows[rows.isfinite().all(dim=1)]  # k-means would raise at others
+        if len(rows) < 2 * self.prototypes.shape[1]:
             return
         rank, world = dist.rank(), dist.world_size()
         clusterings = range(self.prototypes.shape[0])
@@ -168,7 +180,10 @@ class DeepClusterV2(MultiViewMethod):
     def _keep(self, z: Tensor) -> None:
         if not self.training:
             return
-        rows = gather_rows(z, gather_distributed=True)
-        self.bank.push(rows[rows.isfinite().all(dim=1)])  # k-means would raise at others
+        self.bank.push(rank_rows(z, gather_distributed=True))
+        if not self.bank.held:
+            self._find_first()
+
+    def _find_first(self) -> None:
         if not self.clustered:
             self.cluster()

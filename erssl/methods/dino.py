@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from lightly.loss import DINOLoss
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.entropy._precision import at_least_float32
+from erssl.loss._center import SteadyDINOLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
@@ -86,7 +86,7 @@ class DINO(MultiViewMethod):
         self.temperature = temperature
         self.target_temperature = target_temperature
         self.freeze_prototypes_epochs = freeze_prototypes_epochs
-        self.criterion: nn.Module = DINOLoss(
+        self.criterion: nn.Module = SteadyDINOLoss(
             num_prototypes,
             teacher_temp=target_temperature,
             student_temp=temperature,

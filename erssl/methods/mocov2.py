@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from erssl.entropy._precision import full_precision
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._distributed import check_gather, rank_rows
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.methods.base import (
     MethodInfo,
@@ -69,7 +69,7 @@ class QueueContrastLoss(nn.Module):
         if negatives is not None:
             logits = torch.cat([logits, queries @ negatives.to(queries).T], dim=1)
         if self.training:
-            self.queue.push(gather_rows(keys, self.gather_distributed))
+            self.queue.push(rank_rows(keys, self.gather_distributed))
         first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         return F.cross_entropy(logits / self.temperature, first)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -147,3 +148,27 @@ def get_method(name: str) -> type[MultiViewMethod]:
 def _load_entry_points() -> None:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         entry_point.load()
+
+
+@contextmanager
+def given_method(method: type[MultiViewMethod]) -> Iterator[str]:
+    """Let a class that no package announces be known by its own name inside.
+
+    Raises:
+        ConfigError: If it is no method, or another one has its name.
+    """
+    if not issubclass(method, MultiViewMethod):
+        raise ConfigError(
+            f"method={method.__qualname__} is no erssl.methods.MultiViewMethod; subclass it."
+        )
+    known = [name for name in available_methods() if METHODS[name]["model"] is method]
+    if known:
+        yield known[0]
+        return
+    name = method.__name__
+    register_method(name)(method)
+    try:
+        yield name
+    finally:
+        del METHODS[name]
+        REGISTERED.pop(name, None)

@@ -99,7 +99,8 @@ class SimMIM(MaskedImageMethod):
         """Indices of the masked patches (N, M), whole squares of ``mask_size`` pixels."""
         side, masked = self._squares(images.shape[-1])
         patches = self.mask_size // self.patch_size
-        order = torch.rand(len(images), side**2, device=images.device).argsort(dim=1)
+        draws = torch.rand(len(images), side**2, device=images.device, dtype=torch.float32)
+        order = draws.argsort(dim=1)
         squares = torch.zeros_like(order).scatter(1, order[:, :masked], 1).view(-1, side, side)
         mask = squares.repeat_interleave(patches, 1).repeat_interleave(patches, 2).flatten(1)
         return mask.argsort(dim=1, descending=True, stable=True)[:, : masked * patches**2]

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from erssl.entropy._precision import at_least_float32
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._distributed import check_gather, rank_rows
 from erssl.loss._memory import PersistentMemoryBank
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
@@ -142,4 +142,4 @@ class SwAV(MultiViewMethod):
         started = self.current_epoch >= self.queue_start_epoch
         if self.training and self.queue0.enabled and started:
             for queue, z in ((self.queue0, z0), (self.queue1, z1)):
-                queue.push(gather_rows(z, self.gather_distributed))
+                queue.push(rank_rows(z, self.gather_distributed))

@@ -20,6 +20,8 @@ def update_target(online: nn.Module, target: nn.Module, momentum: float) -> None
     lightly's ``update_momentum`` moves parameters only; here the running statistics of batch
     normalisation move too, and counters are copied, so that the target is the online module at
     m = 0 and usable in eval mode at any time. All tensors move at once, read and written once.
+    The target is of float32 where the online module is of half precision, which would round most
+    of its steps to none.
 
     Args:
         online: The trained module.
@@ -32,6 +34,8 @@ def update_target(online: nn.Module, target: nn.Module, momentum: float) -> None
     moving = [(t, o) for t, o in pairs if t.is_floating_point()]
     counters = [(t, o) for t, o in pairs if not t.is_floating_point()]
     if moving:  # torch takes no empty lists, which an identity in place of a head gives
-        torch._foreach_lerp_([t for t, _ in moving], [o for _, o in moving], 1 - momentum)
+        torch._foreach_lerp_(
+            [t for t, _ in moving], [o.to(t.dtype) for t, o in moving], 1 - momentum
+        )
     if counters:
         torch._foreach_copy_([t for t, _ in counters], [o for _, o in counters])

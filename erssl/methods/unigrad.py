@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.entropy._precision import full_precision
 from erssl.errors import ConfigError
 from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss._state import StepState
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
@@ -18,7 +19,7 @@ from erssl.recipes import read_recipe
 OPTIONS = read_recipe("unigrad").options
 
 
-class UniGradLoss(nn.Module):
+class UniGradLoss(StepState):
     r"""A potential whose gradient at the online embedding is UniGrad's.
 
     .. math:: L = \frac12 \sum_{v=1,2} \frac1N \sum_i \Big[ -z_v^{i\top} m_{\bar v}^i
@@ -54,8 +55,8 @@ class UniGradLoss(nn.Module):
         self.lambda_param = lambda_param
         self.rho = rho
         self.gather_distributed = gather_distributed
-        self.register_buffer("second_moment", torch.zeros(dim, dim))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.add_state("second_moment", torch.zeros(dim, dim))
+        self.add_state("updates", torch.zeros((), dtype=torch.long))
 
     @full_precision
     def forward(self, z0: Tensor, z1: Tensor, m0: Tensor, m1: Tensor) -> Tensor:
@@ -70,14 +71,21 @@ class UniGradLoss(nn.Module):
     def _moment(self, m0: Tensor, m1: Tensor) -> Tensor:
         """F, moved by this batch before it is used; the first batch's own at first."""
         m = gather_rows(torch.cat([m0, m1]), self.gather_distributed)
-        own = m.T @ m / len(m)
+        products = m.T @ m
+        moment = self._moved(products / len(m))
+        if self.training:
+            self.collect(products=products, rows=m.new_full((), len(m)))
+        return moment
+
+    def _moved(self, own: Tensor) -> Tensor:
         # chosen on the device, which a branch would wait for
         before = torch.where(self.updates > 0, self.second_moment.to(own), own)
-        moment = self.rho * before + (1 - self.rho) * own
-        if self.training:
-            self.second_moment.copy_(moment)
-            self.updates += 1
-        return moment
+        return self.rho * before + (1 - self.rho) * own
+
+    def move(self, collected: dict[str, Tensor]) -> None:
+        """Move F by the second moment of all rows of a step."""
+        self.second_moment.copy_(self._moved(collected["products"] / collected["rows"]))
+        self.updates += 1
 
 
 @register_method("unigrad")

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from erssl.errors import ConfigError
+from erssl.models.given import backbone_given
 from erssl.models.timm_options import NORM_EPS, check_timm_options
 from erssl.models.torchvision_nets import build_torchvision, torchvision_names
 from erssl.models.weights_files import one_line
@@ -29,7 +30,8 @@ class BackboneOptions:
     Attributes:
         name: A torchvision classifier, most of all a ResNet (``resnet18`` to ``resnet101``), or
             any timm model name.
-        library: Where the name comes from; ``lightly`` has the ResNets of its own model zoo.
+        library: Where the name comes from; ``lightly`` has the ResNets of its own model zoo;
+            ``object`` is a module that a Python program has given.
         cifar_stem: For small images: a 3x3 convolution of stride 1 and no max-pooling in place
             of a ResNet's 7x7 stem (lightly's CIFAR benchmark).
         stem_padding: Padding of that convolution; 1 in lightly, 2 in solo-learn.
@@ -39,7 +41,7 @@ class BackboneOptions:
     """
 
     name: str = "resnet50"
-    library: Literal["torchvision", "timm", "lightly"] = "torchvision"
+    library: Literal["torchvision", "timm", "lightly", "object"] = "torchvision"
     cifar_stem: bool = False
     stem_padding: int = 1
     options: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +62,8 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
     """
     if isinstance(options, str):
         options = BackboneOptions(options)
+    if options.library == "object":
+        return _with_options(backbone_given(), options)
     if options.library == "timm":
         return _with_options(_timm(options), options)
     if options.library == "lightly":

@@ -15,6 +15,7 @@ from erssl.errors import ConfigError, DataError, ErsslError
 from erssl.models.architectures import assumed_heads, infer_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
+from erssl.models.given import given_backbone
 from erssl.models.layouts import Found, find_backbone
 from erssl.models.magnitudes import require_finite_features
 from erssl.models.named import possible_architectures
@@ -22,7 +23,7 @@ from erssl.models.preprocessing import usual_preprocessing
 from erssl.models.published import is_timm_address, load_published
 from erssl.models.reports import LoadReport, listed
 from erssl.models.sources import WEIGHTS_FILE, Source, open_source, transformer_options
-from erssl.models.state_dicts import unwrapped
+from erssl.models.state_dicts import at, named_tensors, places, unwrapped
 from erssl.models.timm_options import timm_arguments
 from erssl.models.weights_files import check_finite, one_line
 
@@ -34,7 +35,7 @@ _UNREAD = ("mask_token",)  # of a network that is trained on masked images; no i
 
 def load_backbone(
     path: str | Path,
-    arch: str | BackboneOptions | None = None,
+    arch: str | BackboneOptions | nn.Module | None = None,
     *,
     allow_partial: bool = False,
     layout: str | None = None,
@@ -54,8 +55,8 @@ def load_backbone(
             weights, or ``"timm:<name>"`` for those that timm publishes.
         arch: The architecture: a torchvision name (``"resnet50"``), a ResNet for small images
             (``"resnet18_cifar"``), a timm name, options of it after commas
-            (``"vit_small_patch16_224,num_heads=12"``), or :class:`BackboneOptions`. ``None``
-            infers it from names and shapes.
+            (``"vit_small_patch16_224,num_heads=12"``), :class:`BackboneOptions`, or a module of
+            your own, of which a copy is filled. ``None`` infers it from names and shapes.
         allow_partial: Take a file that does not hold every weight of the backbone; the others stay
             random.
         layout: Name of the only layout to try.
@@ -80,6 +81,17 @@ def load_backbone(
         >>> print(backbone.report.counts)  # doctest: +SKIP
         318 backbone weights matched, 0 missing, 0 unexpected (MoCo layout, 4 of heads left out)
     """
+    if isinstance(arch, nn.Module):
+        with given_backbone(arch):
+            own = BackboneOptions("object", "object")
+            return load_backbone(
+                path,
+                own,
+                allow_partial=allow_partial,
+                layout=layout,
+                prefix=prefix,
+                weights=weights,
+            )
     if is_timm_address(path):
         return load_published(path, arch)
     source = open_source(path)
@@ -181,6 +193,7 @@ def _first_that_fits(
         return first
     options = possible[0]
     keys = ", ".join(str(key) for key in list(source.content)[:6])
+    begin = f"{_first_weights(source.content)}its keys begin with {keys}"
     of = f"the layout {layout}" if layout else "any known layout"
     of = of if prefix is None else f"names that begin with {prefix}"
     what = "" if options is None else f" of {options.name}"
@@ -191,9 +204,17 @@ def _first_that_fits(
         if options is None
         else "name what it is with arch=, or what its names begin with by prefix="
     )
-    raise DataError(
-        f"{source.file} holds no backbone{what} in {of} (its keys begin with {keys}); {hint}."
-    )
+    raise DataError(f"{source.file} holds no backbone{what} in {of} ({begin}); {hint}.")
+
+
+def _first_weights(content: Mapping[str, Any]) -> str:
+    """How the largest state dict in a file begins, for a message."""
+    counted = {place: len(named_tensors(at(content, place))) for place in places(content)}
+    if not counted:
+        return ""
+    place = max(counted, key=lambda key: counted[key])
+    names = ", ".join(list(named_tensors(at(content, place)))[:3])
+    return f"its {counted[place]} weights begin with {names}; "
 
 
 def _own_weights(found: Found, options: BackboneOptions) -> Found:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from erssl.errors import ConfigError
 from erssl.methods import MultiViewMethod, get_method
 from erssl.models import build_backbone, check_input_size
 from erssl.settings.pretrain import PretrainSettings
 
 
-def build_method(settings: PretrainSettings, num_classes: int, batch_size: int) -> MultiViewMethod:
+def build_method(
+    settings: PretrainSettings,
+    num_classes: int,
+    batch_size: int,
+    backbone: nn.Module | None = None,
+) -> MultiViewMethod:
     """Build the method, and make sure that it and its backbone take the views.
 
     Args:
         settings: The run.
         num_classes: Classes of the online probe.
         batch_size: Images a step on each device.
+        backbone: Whose weights it starts from; ``None`` builds a random one.
 
     Raises:
         ConfigError: If method, backbone and views do not fit together.
@@ -22,9 +30,14 @@ def build_method(settings: PretrainSettings, num_classes: int, batch_size: int) 
     options = dict(settings.method)
     name = options.pop("name")
     views = settings.data.views
-    backbone = build_backbone(settings.backbone)
+    backbone = build_backbone(settings.backbone) if backbone is None else backbone
     sizes = [settings.data.image_size, *[views.local_image_size] * bool(views.n_local_views)]
     check_input_size(backbone, sizes)
+    if settings.optimizer.layer_decay != 1 and not hasattr(backbone, "blocks"):
+        raise ConfigError(
+            f"optimizer.layer_decay={settings.optimizer.layer_decay} is for vision transformers, "
+            f"which have blocks, and {settings.backbone.name} has none; leave it at 1."
+        )
     method_class = get_method(name)
     if views.n_local_views and not method_class.info.multi_crop:
         raise ConfigError(

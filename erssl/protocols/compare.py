@@ -31,6 +31,8 @@ from erssl.run.directory import (
 )
 from erssl.run.launch import hydra_words, launch
 from erssl.run.lens_figure import plot_lens
+from erssl.run.report import metric_label
+from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.compose import group_options
 from erssl.settings.pretrain import PretrainSettings, read_settings
@@ -59,10 +61,13 @@ class Run:
         return tuple(v for k, v in self.choices.items() if k != "seed")
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Check every run, do them, print and keep the table.
 
     They are done one after another, each on all devices, or handed to a launcher of hydra.
+
+    Raises:
+        ErsslError: If the words are wrong, or some runs failed; the table has the others then.
     """
     launcher = hydra_words(words)
     runs, settings = plan([word for word in words if word not in launcher])
@@ -73,7 +78,6 @@ def run(words: Sequence[str]) -> int:
             f"{taken[0]} already holds a run; continue with resume=true, delete it with "
             "overwrite=true, or name another run_dir."
         )
-    console = Console()
     commands = [_words_of(item, settings) for item in runs]
     if launcher:
         launch([["pretrain", *c] for c in commands], launcher=launcher, folder=folder / "launch")
@@ -86,6 +90,7 @@ def run(words: Sequence[str]) -> int:
             status = start(command)
         if status or not (item.path / RESULTS).is_file():
             failed.append(item)
+    report: dict[str, Any] = {}
     finished = [item for item in runs if item not in failed]
     if finished:
         report = summarize(finished)
@@ -95,9 +100,12 @@ def run(words: Sequence[str]) -> int:
         write_text(folder / "compare.md", table + "\n")
         _draw(finished, folder / LENS_FIGURE)
         console.print(f"\n{table}\n\nSee {folder}.", highlight=False, soft_wrap=True)
-    for item in failed:
-        console.print(f"Failed: {item.path}", highlight=False, soft_wrap=True)
-    return 2 if failed else 0
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(runs)} runs failed, and what each said is above: "
+            f"{', '.join(str(item.path) for item in failed)}."
+        )
+    return Result(folder, results=report)
 
 
 def _words_of(item: Run, settings: PretrainSettings) -> list[str]:
@@ -180,6 +188,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
         results = read_results(item.path / RESULTS)
         rows.setdefault(item.row, []).append(results)
         kept = {"choices": item.choices, "seed": results["seed"], "metrics": results["metrics"]}
+        kept["knn"] = metric_label("knn_top1", results).replace("knn_top1", _METRICS["knn_top1"])
         entries.append({**kept, "wall_seconds": results["wall_seconds"]})
     keys = [k for k in runs[0].choices if k != "seed"]
     table = []
@@ -205,8 +214,10 @@ def table_text(report: Mapping[str, Any]) -> str:
     """Markdown table of a comparison."""
     table = report["table"]
     keys = list(table[0]["choices"])
+    labels = sorted({entry["knn"] for entry in report["runs"]})
+    heads = {**_METRICS, "knn_top1": " or ".join(labels)}.values()
     lines = [
-        f"| {' | '.join([*keys, 'seeds', *_METRICS.values(), 'seconds'])} |",
+        f"| {' | '.join([*keys, 'seeds', *heads, 'seconds'])} |",
         "|" + "---|" * (len(keys) + len(_METRICS) + 2),
     ]
     untrained = table[0]["metrics"]

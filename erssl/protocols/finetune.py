@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
@@ -11,36 +10,37 @@ from erssl.protocols.classifier_training import require_pairs, train_seeds
 from erssl.protocols.evaluation import Evaluation
 from erssl.protocols.subject import read_subject, require_backbone
 from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.run.result import Result
 from erssl.settings.evaluation import FinetuneSettings, read_protocol
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by what it becomes."""
     quiet()
     settings, about_data = read_protocol("finetune", FinetuneSettings, words)
-    finetune(settings, about_data, Console())
-    return 0
+    return finetune(settings, about_data, console)
 
 
-def finetune(
-    settings: FinetuneSettings, about_data: Sequence[str], console: Console
-) -> dict[str, Any]:
+def finetune(settings: FinetuneSettings, about_data: Sequence[str], console: Console) -> Result:
     """Train backbone and linear layer on all training images.
 
     Returns:
-        The content of ``results.json``; empty on every process but the first.
+        The folder and its results, which are empty on every process but the first.
 
     Raises:
         ErsslError: If it cannot be done.
     """
     probe = probe_trainer(settings.trainer, settings.batch_size)
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     require_backbone(subject, "finetune")
     evaluation = Evaluation("finetune", settings, subject)
-    require_pairs(settings, probe, len(evaluation.datasets.train))
+    images = len(evaluation.datasets.train)
+    settings = evaluation.fit(settings, images, probe.world_size)
+    require_pairs(settings, probe, images)
     if probe.is_global_zero:
-        evaluation.open()
+        evaluation.open(console)
     judged = train_seeds(evaluation, settings, probe)
     if not probe.is_global_zero:
-        return {}
-    return evaluation.finish(judged, probe.strategy.root_device, console)
+        return Result(evaluation.path)
+    device = probe.strategy.root_device
+    return evaluation.finish(judged, device, console, evaluation.neighbours(device, console))

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from erssl.evaluation import Features, classification_metrics, knn_scores
+from erssl.evaluation.knn import cut_sentence
 from erssl.protocols.evaluation import Evaluation, Judged, best_device
 from erssl.protocols.subject import read_subject
+from erssl.run.result import Result
 from erssl.settings.evaluation import KnnSettings, read_protocol
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by its nearest neighbours."""
     settings, about_data = read_protocol("knn", KnnSettings, words)
-    knn(settings, about_data, Console())
-    return 0
+    return knn(settings, about_data, console)
 
 
-def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> Result:
     """Classify the validation images by their neighbours among the training images.
 
     Returns:
-        The content of ``results.json``.
+        The folder and its results.
 
     Raises:
         ErsslError: If it cannot be done.
     """
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("knn", settings, subject)
-    k = min(settings.k, len(evaluation.datasets.train))  # more neighbours do not vote
+    asked = settings.k
+    k = min(asked, len(evaluation.datasets.train))
     evaluation.settings = settings = dataclasses.replace(settings, k=k)
-    evaluation.open()
+    if k < asked:
+        console.print(cut_sentence(asked, k), highlight=False)
+    evaluation.open(console)
     device = best_device()
     train, val = evaluation.features(settings, device, console)
     classes = evaluation.datasets.num_classes
@@ -45,5 +48,4 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> d
     except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
         scores = knn_scores(train, val, classes, k, settings.temperature)
     judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
-    setting = {"k": k, "temperature": settings.temperature}
-    return evaluation.finish(judged, device, console, **setting)
+    return evaluation.finish(judged, device, console, k=k, temperature=settings.temperature)

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
-from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
 from erssl.paths import user_path
 from erssl.protocols.build import build_method
-from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, make_results, read_lens
+from erssl.protocols.record import leave_results
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, read_lens
 from erssl.run.lens_figure import plot_lens
+from erssl.run.result import Result
 from erssl.settings.compose import nearest
 from erssl.settings.keys import LENS_KEYS
 from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings
@@ -34,9 +35,8 @@ _SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain
 Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Read a checkpoint, or draw what was read of several runs."""
-    console = Console()
     own = dict(w.partition("=")[::2] for w in words if w.partition("=")[0] in LENS_KEYS)
     rest = [w for w in words if w.partition("=")[0] not in LENS_KEYS]
     folders = [w for w in rest if "=" not in w]
@@ -60,11 +60,10 @@ def run(words: Sequence[str]) -> int:
         raise ConfigError(
             f"head_activation={own['head_activation']} is unknown; choose relu or gelu."
         )
-    measure(own, rest, console)
-    return 0
+    return measure(own, rest, console)
 
 
-def draw(folders: Sequence[str], output: Path, console: Console) -> int:
+def draw(folders: Sequence[str], output: Path, console: Console) -> Result:
     """One image of what was read of several runs.
 
     Raises:
@@ -93,10 +92,10 @@ def draw(folders: Sequence[str], output: Path, console: Console) -> int:
             "directories of erssl pretrain."
         )
     console.print(f"Drawn: {output}", highlight=False, markup=False)
-    return 0
+    return Result(output)
 
 
-def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str, float]:
+def measure(own: dict[str, str], words: list[str], console: Console) -> Result:
     """Read the lens of one checkpoint, print it, and write it where ``output`` says.
 
     Raises:
@@ -137,7 +136,8 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
     if "output" in own:
         folder = user_path(own["output"])
         folder.mkdir(parents=True, exist_ok=True)
-        results = make_results(
+        leave_results(
+            folder / "lens.json",
             protocol="lens",
             dataset=settings.data.name,
             method=settings.method["name"] if trained_here else None,
@@ -147,9 +147,8 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> dict[str
             environment=environment(device),
             wall_seconds=time.perf_counter() - began,
         )
-        write_json(folder / "lens.json", results)
         console.print(f"Written: {folder / 'lens.json'}", highlight=False)
-    return reading
+    return Result(user_path(own.get("output", own["checkpoint"])), reading)
 
 
 def _module(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from torch import nn
 from erssl.callbacks import (
     CollapseGuard,
     ERLens,
+    FrozenBackbone,
+    LengthenedSchedule,
     LiveProgress,
     NonFiniteGuard,
     OnlineKNN,
@@ -27,13 +32,16 @@ from erssl.callbacks import (
     SeededSteps,
     SignalWatch,
 )
-from erssl.data import SSLDataModule
+from erssl.data import SSLDataModule, labels_of
 from erssl.errors import RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
+from erssl.evaluation.knn import cut_sentence
+from erssl.evaluation.plausibility import Neighbours, doubts
 from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
 from erssl.protocols.pretrain_results import finish, show_finished
+from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
 from erssl.run.checkpoint_files import Resumed
 from erssl.run.directory import (
@@ -53,22 +61,23 @@ from erssl.run.directory import (
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
 from erssl.run.lens_figure import plot_lens
+from erssl.run.result import Result
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
+from erssl.yaml_text import read_settings_file
 
 _MULTIRUN = ("--multirun", "-m")
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     if set(words) & set(_MULTIRUN):
         from erssl.protocols import compare
 
-        return compare.run([word for word in words if word not in _MULTIRUN])
+        return compare.run([word for word in words if word not in _MULTIRUN], console)
     settings, config, sources = read_sources(restarted(words))
-    pretrain(settings, config, Console(), sources)
-    return 0
+    return pretrain(settings, config, console, sources)
 
 
 def pretrain(
@@ -76,7 +85,7 @@ def pretrain(
     config: Mapping[str, Any],
     console: Console,
     sources: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Train a backbone as the settings say, and leave a run directory behind.
 
     Args:
@@ -85,7 +94,7 @@ def pretrain(
         console: Where the closing table goes.
 
     Returns:
-        The content of ``results.json``; empty on every process but the first.
+        The run directory and its results, which are empty on every process but the first.
 
     Raises:
         ErsslError: If the run cannot be done; of what can be known before training, nothing has
@@ -94,7 +103,8 @@ def pretrain(
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
-        return _pretrain(settings, config, sources or {}, path, signals, console)
+        results = _pretrain(settings, config, sources or {}, path, signals, console)
+        return Result.of(path, results)
 
 
 def _pretrain(
@@ -111,17 +121,30 @@ def _pretrain(
     probe = probe_trainer(settings.trainer, settings.batch_size)
     data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
     data.validate(probe.world_size)
-    method = build_method(settings, data.datasets.num_classes, data.batch_size)
+    start = start_of(settings, found is not None)
+    method = build_method(settings, data.datasets.num_classes, data.batch_size, start)
+    heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
+    settings = _with_neighbours(settings, data, console if first else None)
+    before = _epochs_before(path) if settings.resume else settings.epochs
     os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
-        if settings.resume and (path / RESULTS).is_file():  # seen by every process alike
+        longer = before < settings.epochs
+        if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
-        callbacks = _callbacks(settings, data, path)
+        callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
+        if longer and found is not None:
+            say = partial(console.print, highlight=False, soft_wrap=True) if first else _silent
+            callbacks.append(LengthenedSchedule(before, settings.epochs, say))
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
+            if longer and (path / RESULTS).is_file():
+                (path / RESULTS).replace(path / f"results-{before}epochs.json")
             run_dir.write_config(config, sources)
+            if start is not None:
+                sentence = told(settings, start, heads)
+                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
             if settings.resume and found is None:
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
@@ -132,7 +155,8 @@ def _pretrain(
         if not first:
             return {}
         seconds = time.perf_counter() - began
-        return finish(settings, config, method, metrics, run_dir, seconds, console)
+        doubted = _doubts(metrics, data, settings.evaluation)
+        return finish(settings, config, method, metrics, run_dir, seconds, console, doubted)
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
 
@@ -154,7 +178,8 @@ def _train(
         # timm's, since torch's and so Lightning's would drop the activation of BatchNormAct2d
         convert_sync_batchnorm(method)
     metrics = {}
-    if probe.is_global_zero and evaluation.untrained:
+    began_with = settings.checkpoint is None or hasattr(method.backbone, "report")
+    if probe.is_global_zero and evaluation.untrained and began_with:
         metrics = _accuracy(method.backbone, data, evaluation, device, "untrained_")
     kept = RunCheckpoint(path / LAST_CHECKPOINT, settings.checkpoint_every_n_steps, signals)
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
@@ -186,6 +211,42 @@ def _train(
     }
 
 
+def _doubts(
+    metrics: Mapping[str, float], data: SSLDataModule, options: EvaluationOptions
+) -> list[str]:
+    """Why the linear accuracy at the end may say nothing of the backbone."""
+    if "linear_top1" not in metrics or data.datasets.val is None:
+        return []
+    labels = torch.from_numpy(labels_of(data.datasets.val))
+    compared = Neighbours(metrics["knn_top1"], options.knn_k, len(labels))
+    return doubts(metrics["linear_top1"], labels, data.datasets.num_classes, compared)
+
+
+def _with_neighbours(
+    settings: PretrainSettings, data: SSLDataModule, console: Console | None
+) -> PretrainSettings:
+    """The settings with no more neighbours of kNN than there are images, which is said once."""
+    asked, images = settings.evaluation.knn_k, len(data.datasets.train)
+    if asked <= images or not data.measurable:
+        return settings
+    if console is not None:
+        console.print(cut_sentence(asked, images), highlight=False)
+    evaluation = dataclasses.replace(settings.evaluation, knn_k=images)
+    return dataclasses.replace(settings, evaluation=evaluation)
+
+
+def _epochs_before(path: Path) -> int:
+    """How long a run was to be when it was last started."""
+    try:
+        return int(read_settings_file(path / CONFIG)["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: said elsewhere
+        return sys.maxsize
+
+
+def _silent(sentence: str) -> None:
+    """Say nothing, on all processes but the first."""
+
+
 def _run_directory(settings: PretrainSettings) -> Path:
     """Path of the run directory."""
     default = default_run_dir(settings.method["name"], settings.data.name)
@@ -199,8 +260,12 @@ def _least_bytes(method: nn.Module, keep: int) -> int:
     return (keep + 1) * (2 * weights + buffers)
 
 
-def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
+def _callbacks(
+    settings: PretrainSettings, data: SSLDataModule, path: Path, compares_views: bool
+) -> list[Callback]:
     callbacks: list[Callback] = []
+    if settings.freeze_epochs:
+        callbacks.append(FrozenBackbone(settings.freeze_epochs))
     evaluation = settings.evaluation
     if data.measurable and evaluation.every_n_epochs:
         callbacks.append(
@@ -215,7 +280,10 @@ def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> l
         )
     lens = settings.lens
     if lens.probe_size != 0:
+        # a loss that compares no embeddings leaves them in a cone of few dimensions, and may
         guard = CollapseGuard(stop=lens.on_collapse == "stop")
+        if not compares_views:
+            guard.max_cosine, guard.min_rank_share = 1.0, 0.0
         callbacks.append(
             ERLens(
                 data.probe_views(lens.probe_size),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
@@ -14,46 +13,50 @@ from erssl.protocols.classifier_training import require_pairs, train_seeds
 from erssl.protocols.evaluation import Evaluation
 from erssl.protocols.subject import read_subject, require_backbone
 from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.run.result import Result
 from erssl.settings.evaluation import SemiSettings, read_protocol
 
 SUBSET = "subset.txt"
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by what few labels make of it."""
     quiet()
     settings, about_data = read_protocol("semi", SemiSettings, words)
-    semi(settings, about_data, Console())
-    return 0
+    return semi(settings, about_data, console)
 
 
-def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) -> dict[str, Any]:
+def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) -> Result:
     """Train backbone and linear layer on a subset of the training images.
 
     The subset is kept as ``subset.txt``, the numbers of its images, with its SHA-256 in
     ``config.yaml`` and ``results.json``.
 
     Returns:
-        The content of ``results.json``; empty on every process but the first.
+        The folder and its results, which are empty on every process but the first.
 
     Raises:
         ErsslError: If it cannot be done.
     """
     probe = probe_trainer(settings.trainer, settings.batch_size)
-    subject = read_subject(settings, about_data)
+    subject = read_subject(settings, about_data, console)
     require_backbone(subject, "semi")
     evaluation = Evaluation("semi", settings, subject)
     indices = choose(settings, evaluation)
     share = len(indices) / len(evaluation.datasets.train)
-    evaluation.settings = settings = settings.with_rates(share)
+    settings = evaluation.fit(settings, len(indices), probe.world_size).with_rates(share)
+    evaluation.settings = settings
     require_pairs(settings, probe, len(indices))
     if probe.is_global_zero:
-        evaluation.open(subset={"images": len(indices), "sha256": subset_digest(indices)})
+        subset = {"images": len(indices), "sha256": subset_digest(indices)}
+        evaluation.open(console, subset=subset)
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
     judged = train_seeds(evaluation, settings, probe, indices)
     if not probe.is_global_zero:
-        return {}
-    return evaluation.finish(judged, probe.strategy.root_device, console, fraction=round(share, 3))
+        return Result(evaluation.path)
+    device = probe.strategy.root_device
+    compared = evaluation.neighbours(device, console, indices)
+    return evaluation.finish(judged, device, console, compared, fraction=round(share, 3))
 
 
 def choose(settings: SemiSettings, evaluation: Evaluation) -> Indices:

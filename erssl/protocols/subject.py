@@ -66,7 +66,7 @@ class Read:
     preprocessing: Mapping[str, Any]
 
 
-def read_backbone(settings: BackboneSettings) -> Read:
+def read_backbone(settings: BackboneSettings, console: Console) -> Read:
     """Read a checkpoint, or build an untrained network.
 
     Raises:
@@ -93,11 +93,13 @@ def read_backbone(settings: BackboneSettings) -> Read:
     if run is not None:
         name = f"{run_settings(run, []).method['name']}"
     preprocessing_found: Any = backbone.preprocessing
-    _say(f"{checkpoint}: {backbone.report}")
+    _say(f"{checkpoint}: {backbone.report}", console)
     return Read(backbone, name, str(backbone.report), preprocessing_found)
 
 
-def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Subject:
+def read_subject(
+    settings: EvaluationSettings, about_data: Sequence[str], console: Console
+) -> Subject:
     """Read the backbone, and decide what it is judged on.
 
     A run is judged on its own images where nothing is said. Image size, channel statistics and
@@ -111,15 +113,15 @@ def read_subject(settings: EvaluationSettings, about_data: Sequence[str]) -> Sub
     data = _data(checkpoint, run, list(about_data))
     if checkpoint == PIXELS:
         return Subject(_pixels(data), "raw pixels", "the pixels themselves", data)
-    read = read_backbone(settings)
+    read = read_backbone(settings, console)
     data = _with_preprocessing(data, read.preprocessing, about_data)
     return Subject(read.backbone, read.name, read.found, data)
 
 
-def _say(sentence: str) -> None:
+def _say(sentence: str, console: Console) -> None:
     """Print what was read before any work is done with it, on the first process alone."""
     if all(os.environ.get(name, "0") in ("", "0") for name in _RANKS):
-        Console().print(sentence, highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def slug(name: str) -> str:

@@ -28,28 +28,26 @@ from erssl.downstream.transfer.transforms import preprocessing_of
 from erssl.errors import ConfigError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
-from erssl.files import write_json
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.evaluation import best_device
+from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
-from erssl.run.directory import CONFIG, RESULTS, RunDirectory, environment, make_results
-from erssl.settings.evaluation import PIXELS, check_same_settings
+from erssl.run.directory import RESULTS, RunDirectory, environment
+from erssl.run.result import Result
+from erssl.settings.evaluation import PIXELS
 from erssl.settings.transfer import TransferSettings
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Judge a backbone by what it is worth elsewhere."""
     quiet()
     settings, shares = read_shares(words)
-    transfer(settings, Console(), shares)
-    return 0
+    return transfer(settings, console, shares)
 
 
-def transfer(
-    settings: TransferSettings, console: Console, shares: Shares | None = None
-) -> list[dict[str, Any]]:
+def transfer(settings: TransferSettings, console: Console, shares: Shares | None = None) -> Result:
     """Run the suite; every data set leaves its own ``results.json``, all together one table.
 
     Args:
@@ -58,7 +56,8 @@ def transfer(
         shares: Does it side by side; ``None`` for one data set after another.
 
     Returns:
-        The content of the ``results.json`` of each data set and seed; nothing where only points of
+        The folder, the metric of each data set on average over the seeds, and under ``"runs"`` the
+        content of the ``results.json`` of each data set and seed; no metrics where only points of
         the grid were asked for.
 
     Raises:
@@ -66,7 +65,7 @@ def transfer(
     """
     if settings.checkpoint == PIXELS:
         raise ConfigError("checkpoint=pixels has no weights to transfer; name a backbone.")
-    read = read_backbone(settings)
+    read = read_backbone(settings, console)
     config = {**asdict(settings), "weights": weights_digest(read.backbone)}
     run_dir = _open_folder(settings, read, config)
     folder = run_dir.path
@@ -88,24 +87,24 @@ def transfer(
         points = f"Points {', '.join(map(str, settings.points))} of the grid are in {folder}"
         sentence = f"{points}; choose among all, and test, with resume=true."
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-        return []
+        return Result(folder)
     ordered = [results[key] for key in keys]
     if settings.table:
         _show_table(settings, read, folder, ordered, console)
-    return ordered
+    averages = {name: value / 100 for name, value in _ours(read.name, ordered).values.items()}
+    return Result(folder, averages, {"runs": ordered})
 
 
 def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:
     """The suite's folder, once what is in it agrees with what was asked for."""
-    if settings.run_dir is not None:
-        folder = user_path(settings.run_dir)
-    else:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = Path("runs") / f"transfer-{settings.mode}-{slug(read.name)}-{stamp}"
-    run_dir = RunDirectory(folder, settings.resume, settings.overwrite, resume_from=CONFIG)
-    if settings.resume:
-        check_same_settings(folder / CONFIG, config, SHARED_OUT)
-    return run_dir
+    path = folder_for(settings.run_dir, "transfer", settings.mode, slug(read.name))
+    return open_folder(
+        path,
+        config,
+        goes_on=settings.resume,
+        overwrite=settings.overwrite,
+        may_change=SHARED_OUT,
+    )
 
 
 def _check(settings: TransferSettings, seed: int, name: str) -> None:
@@ -134,9 +133,13 @@ def _one(
         return None
     for note in outcome.notes:
         console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
+    for sentence in outcome.warnings:
+        shown = f"{name}: Warning: {sentence}"
+        console.print(shown, style="yellow", highlight=False, markup=False, soft_wrap=True)
     protocol = f"transfer_{settings.mode}"
     facts = {"splits": splits, "counts": data.counts, "complete": data.complete}
-    results = make_results(
+    results = leave_results(
+        place / RESULTS,
         protocol=protocol,
         dataset=name,
         method=read.name,
@@ -145,9 +148,9 @@ def _one(
         config={**asdict(settings), **facts, **outcome.facts, "notes": outcome.notes},
         environment=environment(device),
         wall_seconds=time.perf_counter() - began,
-        published=published(protocol, name) if data.complete else None,
+        published=published(protocol, name) if data.complete and settings.as_published else None,
+        warnings=outcome.warnings,
     )
-    write_json(place / RESULTS, results)
     metric = TRANSFER_DATASETS[name].metric
     value = f"{name}: {outcome.metrics[metric]:.1%} ({metric})"
     console.print(value, highlight=False)
@@ -213,8 +216,9 @@ def _show_table(
     results: Sequence[Mapping[str, Any]],
     console: Console,
 ) -> None:
-    """The table, among the published rows."""
-    rows = [_ours(read.name, results), *published_rows(settings.mode)]
+    """The table, among the published rows where the protocol is theirs."""
+    beside = published_rows(settings.mode) if settings.as_published else []
+    rows = [_ours(read.name, results), *beside]
     write_table(folder, rows, settings.names, settings.mode)
     console.print(f"\n{markdown(rows, settings.names)}", highlight=False, markup=False)
     console.print(f"\nResults: {folder}", highlight=False, markup=False, soft_wrap=True)

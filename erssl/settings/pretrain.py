@@ -13,7 +13,7 @@ from pytorch_lightning import Trainer
 from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
-from erssl.methods import OptimizerOptions, get_method
+from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
@@ -26,6 +26,7 @@ from erssl.settings.compose import (
     recipe_of,
     schema_from,
 )
+from erssl.settings.start import check_start, with_start
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
 # What the command itself gives to a method's constructor.
@@ -110,6 +111,12 @@ class PretrainSettings:
     keep_checkpoints: int = 2
     on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
     save_nonfinite_batch: bool = False
+    checkpoint: str | None = None
+    arch: str | None = None
+    layout: str | None = None
+    prefix: str | None = None
+    weights: str | None = None
+    freeze_epochs: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that make no run."""
@@ -131,6 +138,7 @@ class PretrainSettings:
             )
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the run to continue>.")
+        check_start(self)
 
 
 def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
@@ -146,7 +154,8 @@ def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], di
     """Settings from words, their resolved config, and where each of its values comes from.
 
     A resumed run takes its settings from its own ``config.yaml``; words may repeat them, and may
-    change where it runs but not what it computes.
+    change where it runs but not what it computes, except for more ``epochs``. A run that starts
+    from weights takes architecture and preprocessing from them.
 
     Returns:
         The settings, nested plain values, and sources by dotted key, such as ``method simsiam``.
@@ -158,12 +167,18 @@ def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], di
     config, sources = compose_sources("pretrain", words, _schema)
     _fit_warmup(config, sources)
     settings = _settings(config)
-    resolved = dataclasses.asdict(settings)
+    said = {word.partition("=")[0] for word in words}
     file = user_path(settings.run_dir or "") / CONFIG
     if not settings.resume or not file.is_file():
+        if settings.checkpoint:
+            settings, started = with_start(settings, said)
+            sources |= started
+        resolved = dataclasses.asdict(settings)
         return settings, resolved, _sources(resolved, sources)
+    resolved = dataclasses.asdict(settings)
     stored, stored_sources = _read_config(file), comments_of(read_yaml_text(file))
-    said = {word.partition("=")[0] for word in words}
+    if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
+        stored["epochs"], stored_sources["epochs"] = resolved["epochs"], "override"
     for key in said:
         # A build before this one wrote no sources, and its recipes were others.
         named_only = key == "experiment" and not stored_sources
@@ -239,8 +254,11 @@ def _read_config(file: Path) -> dict[str, Any]:
             stored = optional | stored
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
-        stored["method"] = recipe_of(stored["method"]["name"]).file.earlier | stored["method"]
-        check_values(stored, _schema(stored))
+        name = stored["method"]["name"]
+        known = name in available_methods()
+        if known:
+            stored["method"] = recipe_of(name).file.earlier | stored["method"]
+        check_values(stored, _schema(stored, known))
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise RunError(
@@ -298,7 +316,8 @@ def _check_same(
     else:
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
-        if name not in _MAY_CHANGE and stored.get(name) != given.get(name):
+        changed = name in stored and stored[name] != given.get(name)  # absent: came in later
+        if name not in _MAY_CHANGE and changed:
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
@@ -313,13 +332,16 @@ def flat(node: Any, where: str = "") -> dict[str, Any]:
     return {where: list(node) if isinstance(node, (list, tuple)) else node}
 
 
-def _schema(config: Mapping[str, Any]) -> Schema:
-    """What the composed config may hold; the method's keys are those of its class."""
+def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
+    """What the composed config may hold; the method's keys are those of its class.
+
+    Of a run whose method is not ``known`` here, nothing checks them: its backbone can be read.
+    """
     name = str(config["method"]["name"])
-    method = schema_from(get_method(name), without=_OWN_METHOD_KEYS)
+    own = schema_from(get_method(name), without=_OWN_METHOD_KEYS) if known else {}
     backbone = schema_from(BackboneOptions) | {"options": FREE}
     return schema_from(PretrainSettings) | {
-        "method": {"name": str, **method},
+        "method": {"name": str, **own} if known else FREE,
         "data": schema_from(DataOptions),
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),

@@ -232,11 +232,11 @@ def test_the_discrete_kind_has_no_kernel_sum_to_widen():
 def test_the_count_follows_whatever_changes_the_buffer():
     bank = PersistentMemoryBank((10, DIM))
     bank.push(torch.randn(4, DIM))
-    before = {name: value.clone() for name, value in bank.named_buffers()}
+    before = {name: value.clone() for name, value in bank.named_state()}
     other = copy.deepcopy(bank)
     bank.push(torch.randn(4, DIM))
     assert (len(bank.rows()), len(other.rows())) == (8, 4)
-    for name, value in bank.named_buffers():  # as a step is taken back
+    for name, value in bank.named_state():  # as a step is taken back
         value.copy_(before[name])
     assert len(bank.rows()) == 4
     other.load_state_dict({**before, "filled": torch.tensor([2])})

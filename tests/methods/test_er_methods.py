@@ -86,7 +86,7 @@ def test_byol_er_predicts_the_mean_of_q_and_keeps_the_entropy_it_names(entropy_o
     entropy_only(*spread)
     all_of_it(p, t)
     expected = entropy_only.terms["entropy"] + all_of_it.terms["reconstruction"]
-    torch.testing.assert_close(step.loss, -expected)
+    torch.testing.assert_close(step.loss, -expected.float())
     with pytest.raises(ConfigError, match="choose projection or prediction"):
         build("byol_er", entropy_of="target")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 from erssl.downstream.detection.coco import (
     CocoSource,
@@ -12,11 +11,13 @@ from erssl.downstream.detection.coco import (
     coco_layout,
     read_coco,
 )
+from erssl.downstream.detection.coco_data import CocoData
+from erssl.downstream.detection.voc import VocData, read_voc
 from erssl.paths import user_path
 from erssl.settings.detection import DetectSettings
 
 
-def read_data(settings: DetectSettings, workers: int) -> list[Any]:
+def read_data(settings: DetectSettings, workers: int) -> list[CocoData | VocData]:
     """Training and validation split, checked as far as that can be done before training.
 
     Args:
@@ -27,16 +28,16 @@ def read_data(settings: DetectSettings, workers: int) -> list[Any]:
         DataError: If they cannot be used.
     """
     recipe = settings.chosen
+    both: list[CocoData | VocData]
     if recipe.data == "voc":
-        from erssl.downstream.detection.voc import read_voc
-
         root = user_path(str(settings.data_root))
         both = [read_voc(root, "train"), read_voc(root, "val")]
     else:
-        train, val = _sources(settings)
+        train_source, val_source = _sources(settings)
         masks = recipe.head == "mask"
-        both = [read_coco(train, "train", masks), read_coco(val, "val", masks)]
-        check_same_categories(*both)
+        train, val = read_coco(train_source, "train", masks), read_coco(val_source, "val", masks)
+        check_same_categories(train, val)
+        both = [train, val]
     if settings.verify and not settings.eval_only:
         return [data.with_remarks(check_images(data, workers)) for data in both]
     return [*both]
@@ -55,11 +56,13 @@ def _sources(settings: DetectSettings) -> list[CocoSource]:
     return sources
 
 
-def data_digests(settings: DetectSettings, train: Any, val: Any) -> dict[str, str]:
+def data_digests(
+    settings: DetectSettings, train: CocoData | VocData, val: CocoData | VocData
+) -> dict[str, str]:
     """What a training that is resumed began with, whatever its files are called."""
     digests = {}
     for what, data in (("training", train), ("validation", val)):
-        if settings.chosen.data == "coco":
+        if isinstance(data, CocoData):
             content = data.source.annotations.read_bytes()
         else:
             content = repr([(image.path.name, image.instances) for image in data.images]).encode()

@@ -17,11 +17,12 @@ from erssl.models.headers import checked_preprocessing
 from erssl.models.preprocessing import KEYS as PREPROCESSING_KEYS
 from erssl.models.reports import listed
 from erssl.paths import user_path
+from erssl.run.result import Result
 from erssl.settings.compose import nearest
 from erssl.settings.keys import EXPORT_KEYS
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], console: Console) -> Result:
     """Write a backbone in another format and say how to load it."""
     own: dict[str, str] = {}
     for word in words:
@@ -42,7 +43,6 @@ def run(words: Sequence[str]) -> int:
         prefix=own.get("prefix"),
         weights=own.get("weights"),
     )
-    console = Console()
     report: Any = backbone.report
     said = _preprocessing(own)
     if said:
@@ -62,7 +62,7 @@ def run(words: Sequence[str]) -> int:
         overwrite=_flag(own, "overwrite"),
     )
     _print(export, console)
-    return 0
+    return Result(export.path, {"largest_difference": export.difference})
 
 
 def _print(export: Export, console: Console) -> None:

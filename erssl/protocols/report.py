@@ -13,10 +13,13 @@ from erssl.files import write_text
 from erssl.paths import user_path
 from erssl.run.directory import RESULTS
 from erssl.run.plots import plot_results
+from erssl.run.result import Result
 from erssl.run.summary import collect
 
+_WIDTH = 140  # columns of the table
 
-def run(words: Sequence[str]) -> int:
+
+def run(words: Sequence[str], console: Console) -> Result:
     """Collect results, print and write their table."""
     own = dict(word.partition("=")[::2] for word in words if "=" in word)
     if set(own) - {"output"}:
@@ -37,10 +40,10 @@ def run(words: Sequence[str]) -> int:
     write_text(folder / "report.md", markdown)
     write_text(folder / "report.html", summary.html(image))
     write_text(folder / "report.csv", summary.csv())
-    console = Console(width=max(140, Console().width))
+    console.width = max(_WIDTH, console.width)
     table = Table(*summary.header()[:-1], box=None, pad_edge=False)
     for row in summary.rows():  # the folder is in the files
         table.add_row(*map(escape, row[:-1]))
     console.print(table)
     console.print(f"\nWritten: {folder}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+    return Result(folder, results={"rows": summary.rows()})

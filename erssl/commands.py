@@ -1,0 +1,391 @@
+"""The commands of ``erssl`` as Python functions.
+
+Each takes the keys of its command, as keywords or, where a key has a dot, from a dictionary:
+``erssl.pretrain("mveb", data="cifar10", epochs=3, **{"optimizer.base_lr": 0.1})``. It leaves the
+run directory that the command leaves and returns a :class:`~erssl.run.result.Result`. In place of
+names it takes a data set, a backbone and a method as objects. Errors are those of
+:mod:`erssl.errors`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from erssl.errors import ConfigError
+from erssl.settings.arguments import overrides_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from erssl.data.given import GivenData
+    from erssl.methods import MultiViewMethod
+    from erssl.run.result import Result
+
+__all__ = [
+    "compare",
+    "detect",
+    "export",
+    "finetune",
+    "knn",
+    "lens",
+    "linear",
+    "pretrain",
+    "report",
+    "semi",
+    "transfer",
+]
+
+Place: TypeAlias = "str | PathLike[str]"
+Data: TypeAlias = "str | GivenData | None"
+Backbone: TypeAlias = "str | nn.Module | None"
+
+
+def pretrain(
+    method: str | type[MultiViewMethod] = "mveb",
+    data: Data = None,
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Train a backbone without labels and say how good it is: ``erssl pretrain``.
+
+    Args:
+        method: Name of a method, or a class of your own.
+        data: Name of a data set (``None``: digits); or a map-style data set of images or of (image,
+            class number), before any transform; or a pair of two, to train and to evaluate on.
+        backbone: Name of a backbone's configuration, or a module that gives features
+            (N, feature_dim); a copy of it is trained.
+        feature_dim: Width of the module's features, where none of its attributes says so.
+        quiet: Print nothing.
+        **overrides: Any key of the command.
+
+    Returns:
+        The run directory and its metrics. ``erssl.load_backbone(result.path)`` gives the trained
+        backbone; of a module of your own ``erssl.load_backbone(result.path, arch=module)``.
+
+    Raises:
+        ErsslError: If the run cannot be done; of what can be known before training, nothing has
+            been written then.
+
+    Example:
+        >>> result = pretrain("mveb", epochs=3, **{"optimizer.base_lr": 0.1})  # doctest: +SKIP
+        >>> result.metrics["knn_top1"]  # doctest: +SKIP
+        0.91
+    """
+    return _run(
+        "pretrain", {"method": method, "data": data}, backbone, feature_dim, quiet, overrides
+    )
+
+
+def compare(data: str | None = None, *, quiet: bool = False, **overrides: Any) -> Result:
+    """Train with several values of some keys: ``erssl pretrain … --multirun``.
+
+    Each run is a process of its own, so that data set, backbone and method are named.
+
+    Args:
+        data: Name of a data set; ``None`` for digits.
+        quiet: Print nothing but what the runs print.
+        **overrides: Any key of the command; a list or tuple holds the values of several runs.
+
+    Returns:
+        The folder of the runs; ``results["table"]`` has mean and deviation over the seeds.
+
+    Raises:
+        ErsslError: If the values are wrong for any of the runs, or a run fails.
+
+    Example:
+        >>> compare(method=["simclr", "mveb"], seed=[0, 1], epochs=3)  # doctest: +SKIP
+    """
+    said = {"data": data} if data is not None else {}
+    arguments: list[str] = []
+    for key, value in {**said, **overrides}.items():
+        if isinstance(value, list | tuple):
+            values = [each.partition("=")[2] for v in value for each in overrides_of({key: v})]
+            arguments.append(f"{key}={','.join(values)}")
+        else:
+            arguments += overrides_of({key: value})
+    with _own_process():
+        return _execute("compare", arguments, quiet)
+
+
+def knn(
+    checkpoint: Place,
+    data: Data = None,
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Evaluate a backbone by its nearest neighbours: ``erssl knn``.
+
+    Args:
+        checkpoint: A run directory, a checkpoint, ``"zoo:<name>"`` or ``"random:<architecture>"``.
+        data: As :func:`pretrain` takes it; ``None`` for the images of the run.
+        backbone: The module, where the run was of one.
+        feature_dim: Width of its features, where none of its attributes says so.
+        quiet: Print nothing.
+        **overrides: Any key of the command.
+
+    Returns:
+        The folder of the evaluation and its metrics.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    return _evaluate("knn", checkpoint, data, backbone, feature_dim, quiet, overrides)
+
+
+def linear(
+    checkpoint: Place,
+    data: Data = None,
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Evaluate a backbone by a linear classifier on frozen features: ``erssl linear``.
+
+    Arguments, result and errors are those of :func:`knn`.
+    """
+    return _evaluate("linear", checkpoint, data, backbone, feature_dim, quiet, overrides)
+
+
+def semi(
+    checkpoint: Place,
+    data: Data = None,
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Evaluate a backbone by training on a part of the labels: ``erssl semi``.
+
+    Arguments, result and errors are those of :func:`knn`.
+    """
+    return _evaluate("semi", checkpoint, data, backbone, feature_dim, quiet, overrides)
+
+
+def finetune(
+    checkpoint: Place,
+    data: Data = None,
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Evaluate a backbone by training on all labels: ``erssl finetune``.
+
+    Arguments, result and errors are those of :func:`knn`.
+    """
+    return _evaluate("finetune", checkpoint, data, backbone, feature_dim, quiet, overrides)
+
+
+def transfer(
+    checkpoint: Place, data_root: Place, *, quiet: bool = False, **overrides: Any
+) -> Result:
+    """Evaluate a backbone on eleven other data sets: ``erssl transfer``.
+
+    Args:
+        checkpoint: As :func:`knn` takes it.
+        data_root: The folder of the data sets.
+        quiet: Print nothing.
+        **overrides: Any key of the command, such as ``datasets=["dtd", "pets"]``.
+
+    Returns:
+        The folder, and the metric of each data set on average over the seeds, in [0, 1].
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    said = {"checkpoint": checkpoint, "data_root": data_root}
+    return _run("transfer", said, None, None, quiet, overrides)
+
+
+def detect(
+    checkpoint: Place, data_root: Place | None = None, *, quiet: bool = False, **overrides: Any
+) -> Result:
+    """Evaluate a backbone by detection on COCO or VOC: ``erssl detect``.
+
+    Args:
+        checkpoint: As :func:`knn` takes it.
+        data_root: The folder of COCO or VOC; ``None`` where keys name its parts.
+        quiet: Print nothing.
+        **overrides: Any key of the command, such as ``backend="torchvision"``.
+
+    Returns:
+        The folder, and average precisions in [0, 1].
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    said = {"checkpoint": checkpoint, "data_root": data_root}
+    return _run("detect", said, None, None, quiet, overrides)
+
+
+def lens(
+    checkpoint: Place | Sequence[Place],
+    data: Data = None,
+    *,
+    method: type[MultiViewMethod] | None = None,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Read entropy and reconstruction of a checkpoint, or draw those of runs: ``erssl lens``.
+
+    Args:
+        checkpoint: As :func:`knn` takes it; or several run directories, whose curves are drawn into
+            the figure ``output=``.
+        data: As :func:`pretrain` takes it; ``None`` for the images of the run.
+        method: The class, where the run was of one.
+        backbone: The module, where the run was of one.
+        feature_dim: Width of its features, where none of its attributes says so.
+        quiet: Print nothing.
+        **overrides: Any key of the command.
+
+    Returns:
+        The quantities of the lens, or the figure.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    if not isinstance(checkpoint, str | PathLike):
+        with _own_process():
+            folders = [str(Path(place)) for place in checkpoint]
+            return _execute("lens", [*folders, *overrides_of(overrides)], quiet)
+    said = {"checkpoint": checkpoint, "data": data} | ({"method": method} if method else {})
+    return _run("lens", said, backbone, feature_dim, quiet, overrides)
+
+
+def export(
+    checkpoint: Place, format: str, output: Place, *, quiet: bool = False, **overrides: Any
+) -> Result:
+    """Write a backbone as another library reads it: ``erssl export``.
+
+    Args:
+        checkpoint: As :func:`knn` takes it.
+        format: ``"torchvision"``, ``"timm"``, ``"huggingface"``, ``"detectron2"`` or
+            ``"safetensors"``.
+        output: The file to write; the folder of Hugging Face.
+        quiet: Print nothing.
+        **overrides: Any key of the command.
+
+    Returns:
+        What was written, and how far its features are from those of the checkpoint.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    said = {"checkpoint": checkpoint, "format": format, "output": output}
+    return _run("export", said, None, None, quiet, overrides)
+
+
+def report(*places: Place, output: Place = "report", quiet: bool = False) -> Result:
+    """Put any number of results into one table: ``erssl report``.
+
+    Args:
+        *places: Run directories, or folders that hold some.
+        output: The folder of the report.
+        quiet: Print nothing.
+
+    Returns:
+        The folder; ``results["rows"]`` has the table.
+
+    Raises:
+        ErsslError: If there are no results, or one cannot be read.
+    """
+    with _own_process():
+        folders = [str(Path(place)) for place in places]
+        return _execute("report", [*folders, f"output={Path(output)}"], quiet)
+
+
+def _evaluate(
+    command: str,
+    checkpoint: Place,
+    data: Data,
+    backbone: Backbone,
+    feature_dim: int | None,
+    quiet: bool,
+    overrides: Mapping[str, Any],
+) -> Result:
+    said = {"checkpoint": checkpoint, "data": data}
+    return _run(command, said, backbone, feature_dim, quiet, overrides)
+
+
+def _run(
+    command: str,
+    said: Mapping[str, Any],
+    backbone: Backbone,
+    feature_dim: int | None,
+    quiet: bool,
+    overrides: Mapping[str, Any],
+) -> Result:
+    """Run a command on overrides, with objects where names would stand."""
+    with _own_process(), ExitStack() as objects:
+        named = {key: value for key, value in said.items() if value is not None}
+        if "data" in named and not isinstance(named["data"], str):
+            from erssl.data.given import given_data
+
+            objects.enter_context(given_data(named["data"]))
+            named["data"] = "object"
+        if inspect.isclass(named.get("method")):
+            from erssl.methods.registry import given_method
+
+            name = objects.enter_context(given_method(named.pop("method")))
+            named |= {"method": name} if command == "pretrain" else {}
+        if backbone is not None and not isinstance(backbone, str):
+            from erssl.models.given import given_backbone
+
+            objects.enter_context(given_backbone(backbone, feature_dim))
+            named |= {"backbone": "object"} if command == "pretrain" else {}
+        elif feature_dim is not None:
+            raise ConfigError("feature_dim is that of a module; give it as backbone=, or leave it.")
+        elif backbone is not None:
+            named["backbone"] = backbone
+        return _execute(command, overrides_of(named | dict(overrides)), quiet)
+
+
+def _execute(command: str, arguments: list[str], quiet: bool) -> Result:
+    from rich.console import Console
+
+    engine = importlib.import_module(f"erssl.protocols.{command}")
+    result: Result = engine.run(arguments, Console(quiet=quiet))
+    return result
+
+
+@contextmanager
+def _own_process() -> Iterator[None]:
+    """Give back what a command changes for its whole process: a caller has a program of its own."""
+    import logging
+    import os
+    import warnings
+
+    import torch
+    from pytorch_lightning.utilities.seed import isolate_rng
+
+    lightning = logging.getLogger("pytorch_lightning")
+    level, threads, kind = lightning.level, torch.get_num_threads(), torch.get_default_dtype()
+    variables = dict(os.environ)
+    with isolate_rng(), warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            lightning.setLevel(level)
+            torch.set_num_threads(threads)
+            torch.set_default_dtype(kind)
+            for name in os.environ.keys() - variables.keys():
+                del os.environ[name]
+            os.environ.update(variables)

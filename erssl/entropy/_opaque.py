@@ -1,0 +1,95 @@
+"""The score as one operation of torch's, for what follows a function instead of running it.
+
+How a score is computed is decided by looking at values, which ``torch.compile``, ``torch.export``
+and ``torch.func`` cannot follow. To them it is a single operation without a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch._C import _functorch
+
+Compute = Callable[..., Tensor]
+_compute: list[Compute] = []  # stein_score itself, which imports this module
+
+
+def is_followed() -> bool:
+    """Whether a compiler, or a transformation of ``torch.func``, follows what is run."""
+    return torch.compiler.is_compiling() or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether what is run is inside a transformation of ``torch.func``.
+
+    It takes functions without side effects: what is kept would outlive the transformation.
+    """
+    return not torch.compiler.is_compiling() and _functorch.peek_interpreter_stack() is not None
+
+
+def computes(function: Compute) -> Compute:
+    """Take ``function`` as what :func:`opaque_score` runs."""
+    _compute[:] = [function]
+    return function
+
+
+def opaque_score(
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | Literal["auto"],
+    geometry: str,
+    columns: slice | None,
+    shrink_to: str,
+) -> Tensor:
+    """:func:`erssl.entropy.stein_score` of (N, d) or (V, N, d) rows, not looked into."""
+    start, stop, _ = (columns or slice(None)).indices(z.shape[-1])
+    ridge = None if eta == "auto" else float(eta)
+    score: Tensor = _stein_score(z, bandwidth, ridge, geometry, start, stop, shrink_to)
+    return score
+
+
+@torch.library.custom_op(
+    "erssl::stein_score",
+    mutates_args=(),
+    schema="(Tensor z, float? bandwidth, float? eta, str geometry, int start, int stop) -> Tensor",
+)
+def _stein_score(
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | None,
+    geometry: str,
+    start: int,
+    stop: int,
+    shrink_to: str,
+) -> Tensor:
+    ridge: float | Literal["auto"] = "auto" if eta is None else eta
+    return _compute[0](z, bandwidth, ridge, geometry, slice(start, stop), shrink_to)
+
+
+@_stein_score.register_fake
+def _(
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | None,
+    geometry: str,
+    start: int,
+    stop: int,
+    shrink_to: str,
+) -> Tensor:
+    return z.new_empty(*z.shape[:-1], stop - start)
+
+
+def _vmap(
+    info: Any, in_dims: tuple[int | None, ...], z: Tensor, *options: Any
+) -> tuple[Tensor, int]:
+    rows = z.movedim(cast(int, in_dims[0]), 0)
+    batch = rows.reshape(-1, *rows.shape[-2:])
+    scores = _stein_score(batch, *options)
+    return scores.reshape(*rows.shape[:-1], scores.shape[-1]), 0
+
+
+if hasattr(_stein_score, "register_vmap"):  # since torch 2.5
+    _stein_score.register_vmap(_vmap)

@@ -1,0 +1,62 @@
+"""Backbones that a Python program gives as modules, in place of names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import nn
+
+from erssl.errors import ConfigError
+
+_GIVEN: ContextVar[nn.Module | None] = ContextVar("given_backbone", default=None)
+_WIDTHS = ("feature_dim", "num_features", "embed_dim")  # ours, and what timm and others call it
+
+
+@contextmanager
+def given_backbone(backbone: nn.Module | None, feature_dim: int | None = None) -> Iterator[None]:
+    """Let ``backbone=object`` stand for copies of this module inside.
+
+    Args:
+        backbone: Gives features (N, feature_dim) of images; it stays as it is.
+        feature_dim: Width of its features, where it has no attribute that says so.
+
+    Raises:
+        ConfigError: If nothing says how wide its features are.
+    """
+    if backbone is not None:
+        backbone = copy.deepcopy(backbone)
+        backbone.feature_dim = feature_dim or _width(backbone)  # type: ignore[assignment]
+    token = _GIVEN.set(backbone)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def backbone_given() -> nn.Module:
+    """A copy of the module that ``backbone=object`` stands for.
+
+    Raises:
+        ConfigError: If none was given.
+    """
+    backbone = _GIVEN.get()
+    if backbone is None:
+        raise ConfigError(
+            "backbone=object is a module that a Python program gave; give it again, as in "
+            "erssl.load_backbone(path, arch=<the module>) or erssl.knn(path, backbone=<it>)."
+        )
+    return copy.deepcopy(backbone)
+
+
+def _width(backbone: nn.Module) -> int:
+    for name in _WIDTHS:
+        width = getattr(backbone, name, None)
+        if isinstance(width, int):
+            return width
+    raise ConfigError(
+        f"backbone={type(backbone).__name__} has none of the attributes {', '.join(_WIDTHS)}; give "
+        "feature_dim=<the width of its output>."
+    )

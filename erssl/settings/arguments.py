@@ -1,0 +1,60 @@
+"""Arguments of a Python call as overrides of the command line, ``key=value``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from erssl.errors import ConfigError
+
+
+def overrides_of(arguments: Mapping[str, Any]) -> list[str]:
+    """Write arguments as the command line has them.
+
+    Args:
+        arguments: Values by key. A key may be dotted (``"optimizer.base_lr"``); a mapping stands
+            for the keys below its own.
+
+    Returns:
+        Overrides such as ``optimizer.base_lr=0.1``, in their order.
+
+    Raises:
+        ConfigError: If a value has no form on the command line.
+
+    Example:
+        >>> overrides_of({"epochs": 3, "trainer": {"devices": [0, 1]}, "data.root": None})
+        ['epochs=3', 'trainer.devices=[0,1]', 'data.root=null']
+    """
+    overrides: list[str] = []
+    for key, value in arguments.items():
+        if isinstance(value, Mapping):
+            overrides += overrides_of({f"{key}.{name}": v for name, v in value.items()})
+        else:
+            overrides.append(f"{key}={_text(key, value)}")
+    return overrides
+
+
+def _text(key: str, value: Any, inside: bool = False) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        return _quoted(text) if inside else text
+    if isinstance(value, Iterable):
+        return f"[{','.join(_text(key, each, inside=True) for each in value)}]"
+    raise ConfigError(
+        f"{key} is a {type(value).__name__}; give a number, a text, a switch, a list of them, or "
+        "null by None."
+    )
+
+
+def _quoted(text: str) -> str:
+    if text.replace("_", "").replace("-", "").isalnum():
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,144 @@
+"""Runs that start from weights, runs whose backbone is frozen at first, and runs made longer."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from erssl import load_backbone
+from erssl.cli.main import main
+from erssl.methods import OptimizerOptions, get_method
+from erssl.methods.optimizer import build_optimizer
+from erssl.models import BackboneOptions, build_backbone
+from erssl.protocols.build import build_method
+from erssl.protocols.start import load_heads, start_of
+from erssl.settings.pretrain import read_settings
+
+from .test_pretrain import TINY, UNMEASURED
+
+START = [word for word in TINY if not word.startswith("backbone")]
+QUICK = (*UNMEASURED, "trainer.limit_train_batches=2", "lens.probe_size=0")
+
+
+def state_of(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_run_starts_from_a_run_backbone_heads_and_images(tiny_run, tmp_path, capsys):
+    words = [*START, "method=simclr", f"checkpoint={tiny_run}", "data=digits"]
+    settings, _ = read_settings([*words, "data.mean=[0.3,0.3,0.3]"])
+    assert settings.backbone == BackboneOptions("test_resnet", "timm")
+    assert (settings.data.image_size, settings.data.mean) == (28, (0.3, 0.3, 0.3))
+    method = build_method(settings, 10, 8, start_of(settings, False))
+    assert load_heads(method, settings) == ["projection_head"]
+    trained = state_of(tiny_run)
+    for name, tensor in method.state_dict().items():
+        if name.startswith(("backbone.", "projection_head.")):
+            torch.testing.assert_close(tensor, trained[name], rtol=0, atol=0)
+    run_dir = tmp_path / "run"
+    assert main(["pretrain", *words, *QUICK, "epochs=1", f"run_dir={run_dir}"]) == 0
+    out = capsys.readouterr().out
+    assert f"Starts from {tiny_run}: " in out and "projection_head too" in out
+    assert load_backbone(run_dir).preprocessing["image_size"] == 28
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["checkpoint"] == str(tiny_run)
+
+
+def test_targets_begin_as_copies_and_foreign_files_have_no_heads(tiny_run, tmp_path):
+    torch.manual_seed(4)
+    weights = build_backbone(BackboneOptions("test_resnet", "timm")).state_dict()
+    torch.save({"state_dict": weights}, tmp_path / "file.pth")
+    words = [*START, "method=byol", "method.prediction_hidden_dim=16"]
+    words += [f"checkpoint={tmp_path / 'file.pth'}", "arch=test_resnet", "data.image_size=32"]
+    settings, _ = read_settings(words)
+    method = build_method(settings, 10, 8, start_of(settings, False))
+    assert load_heads(method, settings) == []
+    for branch in (method.backbone, method.target_backbone):
+        torch.testing.assert_close(branch.state_dict(), weights, rtol=0, atol=0)
+    # the heads of another method that fit are taken, and the target is a copy of them
+    settings, _ = read_settings([*words[:-3], f"checkpoint={tiny_run}"])
+    method = build_method(settings, 10, 8, start_of(settings, False))
+    heads = load_heads(method, settings)
+    assert "prediction_head" not in heads
+    for name in ("backbone", "projection_head"):
+        online, target = method.get_submodule(name), method.get_submodule(f"target_{name}")
+        torch.testing.assert_close(target.state_dict(), online.state_dict(), rtol=0, atol=0)
+
+
+def test_a_frozen_backbone_does_not_change_until_its_time_is_over(tiny_run, tmp_path):
+    before = load_file(tiny_run / "backbone.safetensors")
+    words = [*START, *QUICK, "method=simclr", f"checkpoint={tiny_run}", "freeze_epochs=1"]
+    words += ["keep_checkpoints=2", f"run_dir={tmp_path}"]
+    assert main(["pretrain", *words, "epochs=2"]) == 0
+    first = torch.load(tmp_path / "checkpoints" / "last-1.ckpt", weights_only=True)["state_dict"]
+    last = state_of(tmp_path)
+    heads = state_of(tiny_run)
+    for name, tensor in before.items():
+        torch.testing.assert_close(first[f"backbone.{name}"], tensor, rtol=0, atol=0)
+    assert any(not torch.equal(last[f"backbone.{n}"], t) for n, t in before.items())
+    changed = [n for n in heads if n.startswith("projection_head.") and n.endswith("weight")]
+    assert any(not torch.equal(first[name], heads[name]) for name in changed)
+
+
+def test_a_finished_run_is_made_longer_and_says_its_schedule(tmp_path, capsys):
+    words = [*TINY, *QUICK, "method=simclr", f"run_dir={tmp_path}"]
+    assert main(["pretrain", *words, "epochs=1", "trainer.log_every_n_steps=1"]) == 0
+    capsys.readouterr()
+    assert main(["pretrain", f"run_dir={tmp_path}", "resume=true", "epochs=3"]) == 0
+    out = capsys.readouterr().out
+    # of steps 0 to 5 the next is 2; the cosine falls from the peak 0.5 · 64/256 to 1/1000 of it
+    cosine = (1 + math.cos(math.pi * 2 / 5)) / 2
+    expected = 0.5 * 64 / 256 * (1e-3 + (1 - 1e-3) * cosine)
+    assert "The run goes on from 1 to 3 epochs;" in out
+    said = float(out.partition("the rate goes on from ")[2].split(",")[0])
+    assert said == pytest.approx(expected, rel=0.005)
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (last["epoch"], last["global_step"]) == (2, 6)
+    assert json.loads((tmp_path / "results.json").read_text())["config"]["epochs"] == 3
+    assert json.loads((tmp_path / "results-1epochs.json").read_text())["config"]["epochs"] == 1
+    assert main(["pretrain", f"run_dir={tmp_path}", "resume=true", "epochs=2"]) == 2
+    assert "epochs=2 differs from 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["freeze_epochs=1"], "freeze_epochs=1 is about the weights that a run starts from"),
+        (["arch=resnet18"], "arch=resnet18 is about the weights"),
+        (["checkpoint=RUN", "freeze_epochs=2"], "leaves none of epochs=2"),
+        (["checkpoint=RUN", "backbone=resnet18"], "brings a backbone of its own"),
+        (["checkpoint=nowhere.pth"], "There is no checkpoint at"),
+        (["checkpoint=RUN", "optimizer.layer_decay=0.7"], "is for vision transformers"),
+        (["checkpoint=RUN", "optimizer.layer_decay=1.5"], "must lie in (0, 1]"),
+    ],
+)
+def test_starts_that_make_none_are_one_sentence(tiny_run, tmp_path, capsys, words, sentence):
+    words = [word.replace("RUN", str(tiny_run)) for word in words]
+    folder = tmp_path / "run"
+    assert main(["pretrain", *START, *QUICK, *words, f"run_dir={folder}"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in " ".join(error.split())
+    assert not folder.exists()
+
+
+def test_layer_decay_gives_each_block_its_rate():
+    backbone = build_backbone(BackboneOptions("test_vit", "timm"))
+    method = get_method("simclr")(8, 2, backbone=backbone, projection_dim=8)
+    options = OptimizerOptions("adamw", base_lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    made = build_optimizer(options, method.trained_modules(), method.online_classifier, 256, 10, 10)
+    groups = made["optimizer"].param_groups
+    rates = {id(p): g["initial_lr"] for g in groups for p in g["params"]}
+    assert {id(p) for p in method.parameters() if p.requires_grad} <= rates.keys()
+    depth = len(backbone.blocks)
+    for name, parameter in method.named_parameters():
+        layer = depth + 1
+        if name.startswith("backbone.blocks."):
+            layer = int(name.split(".")[2]) + 1
+        elif name.startswith("backbone.") and not name.startswith("backbone.norm."):
+            layer = 0
+        assert rates[id(parameter)] == pytest.approx(0.5 ** (depth + 1 - layer)), name
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert decay[id(backbone.norm.weight)] == 0
+    assert decay[id(backbone.blocks[0].mlp.fc1.weight)] == 0.1
