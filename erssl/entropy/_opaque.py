@@ -42,11 +42,12 @@ def opaque_score(
     eta: float | Literal["auto"],
     geometry: str,
     columns: slice | None,
+    shrink_to: str,
 ) -> Tensor:
     """:func:`erssl.entropy.stein_score` of (N, d) or (V, N, d) rows, not looked into."""
     start, stop, _ = (columns or slice(None)).indices(z.shape[-1])
     ridge = None if eta == "auto" else float(eta)
-    score: Tensor = _stein_score(z, bandwidth, ridge, geometry, start, stop)
+    score: Tensor = _stein_score(z, bandwidth, ridge, geometry, start, stop, shrink_to)
     return score
 
 
@@ -56,15 +57,27 @@ def opaque_score(
     schema="(Tensor z, float? bandwidth, float? eta, str geometry, int start, int stop) -> Tensor",
 )
 def _stein_score(
-    z: Tensor, bandwidth: float | None, eta: float | None, geometry: str, start: int, stop: int
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | None,
+    geometry: str,
+    start: int,
+    stop: int,
+    shrink_to: str,
 ) -> Tensor:
     ridge: float | Literal["auto"] = "auto" if eta is None else eta
-    return _compute[0](z, bandwidth, ridge, geometry, slice(start, stop))
+    return _compute[0](z, bandwidth, ridge, geometry, slice(start, stop), shrink_to)
 
 
 @_stein_score.register_fake
 def _(
-    z: Tensor, bandwidth: float | None, eta: float | None, geometry: str, start: int, stop: int
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | None,
+    geometry: str,
+    start: int,
+    stop: int,
+    shrink_to: str,
 ) -> Tensor:
     return z.new_empty(*z.shape[:-1], stop - start)
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
 from erssl.data.labelled import Indices
-from erssl.errors import RunError
 from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.evaluation.plausibility import (
@@ -34,18 +33,15 @@ from erssl.evaluation.published import published
 from erssl.files import write_json, write_rows
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
-from erssl.protocols.subject import Subject, run_of
+from erssl.protocols.record import folder_for, leave_results, open_folder
+from erssl.protocols.subject import Subject
 from erssl.run.directory import (
-    CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
     LAST_CHECKPOINT,
     RESULTS,
-    RunDirectory,
     environment,
-    make_results,
 )
-from erssl.run.launch import given_folder
 from erssl.run.plots import plot_confusion, plot_recall
 from erssl.run.report import metric_label, published_lines, write_evaluation_report
 from erssl.run.result import Result
@@ -53,7 +49,6 @@ from erssl.settings.evaluation import (
     EvaluationSettings,
     FeatureSettings,
     TrainingSettings,
-    check_same_settings,
     resolved,
 )
 from erssl.settings.fitting import departures, fit
@@ -107,7 +102,7 @@ class Evaluation:
         self.protocol = protocol
         self.settings = settings
         self.subject = subject
-        self.path = self._folder()
+        self.path = folder_for(settings.run_dir, protocol, subject.slug, subject.data.name)
         self.datasets: Datasets = load_datasets(subject.data)
         require_labels(subject.data, self.datasets)
         self.facts: dict[str, Any] = {}
@@ -138,16 +133,6 @@ class Evaluation:
             RunError: If the folder holds another one or a pretraining, or cannot be written to.
         """
         settings = self.settings
-        if run_of(str(self.path)) is not None:  # which overwrite=true would delete
-            raise RunError(
-                f"run_dir={self.path} holds a run of erssl pretrain; name a folder of its own for "
-                "the evaluation."
-            )
-        if self.path.name == CHECKPOINTS and (self.path.parent / CONFIG).is_file():
-            raise RunError(
-                f"run_dir={self.path} is the folder of checkpoints of a run, which goes with it; "
-                "name a folder of its own for the evaluation."
-            )
         trains = isinstance(settings, TrainingSettings)
         resume = isinstance(settings, TrainingSettings) and settings.resume
         if sentence := self._fitted.get("fitted"):
@@ -155,9 +140,13 @@ class Evaluation:
         self.facts = facts | self._fitted | ({"digests": self._digests()} if trains else {})
         config = self._config()
         resumable = CONFIG if trains else LAST_CHECKPOINT
-        run_dir = RunDirectory(self.path, resume, settings.overwrite, resume_from=resumable)
-        if resume:
-            check_same_settings(self.path / CONFIG, config)
+        run_dir = open_folder(
+            self.path,
+            config,
+            goes_on=resume,
+            overwrite=settings.overwrite,
+            resume_from=resumable,
+        )
         run_dir.write_config(config)
 
     def _config(self) -> dict[str, Any]:
@@ -172,13 +161,6 @@ class Evaluation:
         images = {"training_images": data.train, "validation_images": data.val}
         digests = {name: data_digest(each) for name, each in images.items()}
         return {"weights": weights_digest(self.subject.backbone), **digests}
-
-    def _folder(self) -> Path:
-        if named := given_folder(self.settings.run_dir):
-            return named
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        name = f"{self.protocol}-{self.subject.slug}-{self.subject.data.name}-{stamp}"
-        return Path("runs") / name
 
     def features(
         self, options: FeatureSettings, device: torch.device, console: Console
@@ -260,7 +242,11 @@ class Evaluation:
             labels = val_labels(self.datasets)
             warnings = doubts(metrics["top1"], labels, self.datasets.num_classes, compared)
             metrics["features_knn_top1"] = compared.accuracy
-        results = make_results(
+        write_json(self.path / ENVIRONMENT, surroundings)
+        images = self._draw(judged.predicted) if self.settings.plots else []
+        results = leave_results(
+            self.path / RESULTS,
+            report=lambda results: write_evaluation_report(results, self.path, images),
             protocol=self.protocol,
             dataset=data.name,
             method=self.subject.name,
@@ -272,10 +258,6 @@ class Evaluation:
             published=self._published(setting),
             warnings=warnings,
         )
-        write_json(self.path / ENVIRONMENT, surroundings)
-        images = self._draw(judged.predicted) if self.settings.plots else []
-        write_evaluation_report(results, self.path, images)
-        write_json(self.path / RESULTS, results)
         print_results(results, self.subject.found, self.path, console)
         return Result.of(self.path, results)
 

@@ -132,7 +132,7 @@ def _pretrain(
         longer = before < settings.epochs
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
-        callbacks = _callbacks(settings, data, path)
+        callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
         if longer and found is not None:
             say = partial(console.print, highlight=False, soft_wrap=True) if first else _silent
             callbacks.append(LengthenedSchedule(before, settings.epochs, say))
@@ -260,7 +260,9 @@ def _least_bytes(method: nn.Module, keep: int) -> int:
     return (keep + 1) * (2 * weights + buffers)
 
 
-def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
+def _callbacks(
+    settings: PretrainSettings, data: SSLDataModule, path: Path, compares_views: bool
+) -> list[Callback]:
     callbacks: list[Callback] = []
     if settings.freeze_epochs:
         callbacks.append(FrozenBackbone(settings.freeze_epochs))
@@ -278,7 +280,10 @@ def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> l
         )
     lens = settings.lens
     if lens.probe_size != 0:
+        # a loss that compares no embeddings leaves them in a cone of few dimensions, and may
         guard = CollapseGuard(stop=lens.on_collapse == "stop")
+        if not compares_views:
+            guard.max_cosine, guard.min_rank_share = 1.0, 0.0
         callbacks.append(
             ERLens(
                 data.probe_views(lens.probe_size),

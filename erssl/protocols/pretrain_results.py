@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from erssl.errors import RunError
-from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
-from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory, make_results
+from erssl.protocols.record import leave_results
+from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory
 from erssl.run.report import metric_label, write_report
 from erssl.run.summary import read_results
 from erssl.settings.pretrain import PretrainSettings
@@ -39,7 +39,9 @@ def finish(
     evaluation = {**config["evaluation"], "knn_k": settings.evaluation.knn_k}  # cut, or as asked
     weights = run_dir.path / WEIGHTS_FILE
     save_backbone(method.backbone, weights, settings.backbone, data.preprocessing)
-    results = make_results(
+    results = leave_results(
+        run_dir.path / RESULTS,
+        report=lambda results: write_report(results, run_dir.path),
         protocol="pretrain",
         dataset=data.name,
         method=settings.method["name"],
@@ -50,8 +52,6 @@ def finish(
         wall_seconds=wall_seconds,
         warnings=doubted,
     )
-    write_report(results, run_dir.path)
-    write_json(run_dir.path / RESULTS, results)
     _print_summary(results, run_dir.path, console)
     return results
 

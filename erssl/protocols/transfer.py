@@ -28,15 +28,15 @@ from erssl.downstream.transfer.transforms import preprocessing_of
 from erssl.errors import ConfigError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
-from erssl.files import write_json
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.evaluation import best_device
+from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
-from erssl.run.directory import CONFIG, RESULTS, RunDirectory, environment, make_results
+from erssl.run.directory import RESULTS, RunDirectory, environment
 from erssl.run.result import Result
-from erssl.settings.evaluation import PIXELS, check_same_settings
+from erssl.settings.evaluation import PIXELS
 from erssl.settings.transfer import TransferSettings
 
 
@@ -97,15 +97,14 @@ def transfer(settings: TransferSettings, console: Console, shares: Shares | None
 
 def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:
     """The suite's folder, once what is in it agrees with what was asked for."""
-    if settings.run_dir is not None:
-        folder = user_path(settings.run_dir)
-    else:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = Path("runs") / f"transfer-{settings.mode}-{slug(read.name)}-{stamp}"
-    run_dir = RunDirectory(folder, settings.resume, settings.overwrite, resume_from=CONFIG)
-    if settings.resume:
-        check_same_settings(folder / CONFIG, config, SHARED_OUT)
-    return run_dir
+    path = folder_for(settings.run_dir, "transfer", settings.mode, slug(read.name))
+    return open_folder(
+        path,
+        config,
+        goes_on=settings.resume,
+        overwrite=settings.overwrite,
+        may_change=SHARED_OUT,
+    )
 
 
 def _check(settings: TransferSettings, seed: int, name: str) -> None:
@@ -139,7 +138,8 @@ def _one(
         console.print(shown, style="yellow", highlight=False, markup=False, soft_wrap=True)
     protocol = f"transfer_{settings.mode}"
     facts = {"splits": splits, "counts": data.counts, "complete": data.complete}
-    results = make_results(
+    results = leave_results(
+        place / RESULTS,
         protocol=protocol,
         dataset=name,
         method=read.name,
@@ -151,7 +151,6 @@ def _one(
         published=published(protocol, name) if data.complete and settings.as_published else None,
         warnings=outcome.warnings,
     )
-    write_json(place / RESULTS, results)
     metric = TRANSFER_DATASETS[name].metric
     value = f"{name}: {outcome.metrics[metric]:.1%} ({metric})"
     console.print(value, highlight=False)
