@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from erssl.errors import ConfigError, DataError, ErsslError
-from erssl.models.architectures import assumed_heads, infer_architecture
+from erssl.models.architectures import assumed_of_transformer, infer_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
 from erssl.models.given import given_backbone
@@ -144,8 +144,7 @@ def _understand(
             found = found.without_heads()
             options = infer_architecture(found.state, rule.stem_padding, heads)
             if options is not None:
-                guess = assumed_heads(options, found.state, heads)
-                assumed = () if guess is None else (guess,)
+                assumed = assumed_of_transformer(options, found.state, heads)
                 own = {**options.options, **transformer_options(source)}
                 options = dataclasses.replace(options, options=own)
         elif named:
