@@ -170,6 +170,7 @@ class Evaluation:
         stored = {
             "cache_dir": folder if options.cache else None,
             "dtype": options.features_dtype,
+            "precision": options.features_precision,
             "batch_size": options.feature_batch_size,
         }
         both = [

@@ -194,6 +194,7 @@ def _judge(
     extraction = {
         "cache_dir": (home or erssl_home() / "features") if settings.cache else None,
         "dtype": settings.features_dtype,
+        "precision": settings.features_precision,
         "batch_size": settings.feature_batch_size,
         "num_workers": workers,
     }

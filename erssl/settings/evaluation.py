@@ -87,6 +87,7 @@ class FeatureSettings:
     """How features are taken once: ``configs/features.yaml``."""
 
     feature_batch_size: int
+    features_precision: Literal["float32", "bf16"]
     features_dtype: Literal["float32", "float16"]
     cache: bool
     cache_dir: str | None
