@@ -136,7 +136,6 @@ def _understand(
     """The backbone in a file, its architecture, and what of that is assumed."""
     try:
         found, options = _first_that_fits(source, possible, layout, prefix, weights)
-        check_finite(source.file, found.state)
         rule = found.layout
         assumed: tuple[str, ...] = ()
         if options is None:
@@ -164,6 +163,8 @@ def _understand(
             "arch=vit_small_patch16_224,img_size=224x448."
         )
     found = _own_weights(found, options)
+    without = {n: t for n, t in found.state.items() if n not in _bounds(found.state, options)}
+    check_finite(source.file, without)
     if source.own:
         found = dataclasses.replace(found, name="erssl")
     return found, options, assumed
@@ -227,6 +228,19 @@ def _own_weights(found: Found, options: BackboneOptions) -> Found:
     if options.library != "timm" or own.state.keys() <= planned.keys():
         return own
     return found.without_heads(planned, _classifier(options) | set(_UNREAD))
+
+
+def _bounds(state: Mapping[str, Tensor], options: BackboneOptions) -> set[str]:
+    """Names of infinite values that the network begins with too, as bounds that bound nothing."""
+    infinite = {
+        n
+        for n, t in state.items()
+        if t.layout == torch.strided and t.is_floating_point() and bool(t.isinf().any())
+    }
+    if not infinite:
+        return set()
+    fresh = build_backbone(options).state_dict()
+    return {n for n in infinite if n in fresh and torch.equal(fresh[n], state[n])}
 
 
 def _classifier(options: BackboneOptions) -> set[str]:

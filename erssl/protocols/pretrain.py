@@ -133,9 +133,9 @@ def _pretrain(
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
-        if longer and found is not None:
+        if found is not None:
             say = partial(console.print, highlight=False, soft_wrap=True) if first else _silent
-            callbacks.append(LengthenedSchedule(before, settings.epochs, say))
+            callbacks.append(LengthenedSchedule(settings.epochs, say))
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
