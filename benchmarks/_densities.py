@@ -56,7 +56,7 @@ def vmf(dim: int, kappa: float, name: str | None = None) -> Density:
 def cone(dim: int, cosine: float) -> Density:
     """A vMF density whose samples have the mean cosine ``cosine`` with each other."""
     low, high = 0.0, 1e9
-    for _ in range(200):  # A_d grows with kappa
+    for _ in range(64):  # A_d grows with kappa
         middle = 0.5 * (low + high)
         length = float(vmf_mean_resultant_length(dim, middle))
         low, high = (middle, high) if length < math.sqrt(cosine) else (low, middle)

@@ -28,6 +28,7 @@ from erssl.run.directory import environment
 
 DIM, SIZES, ROUNDS = 2048, (256, 512, 1024, 2048, 4096, 8192), 5
 OUTPUTS, PROTOTYPE_SIZES = 65_536, (64, 256)
+SCORE_ROWS = 128  # of method=mveb
 VIEWS, VIEW_SIZES = 8, (64, 256, 1024)
 
 # Multiply-adds count as two. N²d is a product of rows with rows: NT-Xent has four and eight more in
@@ -36,6 +37,9 @@ VIEWS, VIEW_SIZES = 8, (64, 256, 1024)
 OPERATIONS: dict[str, Callable[[int, int], float]] = {
     "NTXentLoss (lightly)": lambda n, d: 24.0 * n * n * d,
     "MVEBLoss": lambda n, d: 2 * (n * n * d + n**3 / 3 + 2 * n * n * d),
+    "MVEBLoss, 128 rows a score": lambda n, d: (
+        2 * n * (3 * min(n, SCORE_ROWS) * d + min(n, SCORE_ROWS) ** 2 / 3)
+    ),
     "ERLoss": lambda n, d: 2 * (n * n * d + n * n * d + 2 * n * n * d),
     "EntRecLoss continuous": lambda n, d: 2 * (n * n * d + n * n * d + 2 * n * n * d),
     "EntRecLoss discrete": lambda n, d: 0.0,
@@ -50,6 +54,7 @@ def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     return {
         "NTXentLoss (lightly)": NTXentLoss(),
         "MVEBLoss": MVEBLoss(),
+        "MVEBLoss, 128 rows a score": MVEBLoss(score_rows=SCORE_ROWS),
         "ERLoss": ERLoss(),
         "EntRecLoss continuous": EntRecLoss("continuous"),
         "EntRecLoss discrete": EntRecLoss("discrete"),

@@ -34,6 +34,7 @@ class Layer:
         renewed: Nodes that begin anew where the layer names another kind; see ``KINDS``.
         in_place_of: ``{group: {kind: option}}``: where the layers below chose that kind of a
             group's node, the group's file of that option takes its place.
+        methods: ``{method: {option: value}}``: options of single methods.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Layer:
     whole: tuple[str, ...] = ()
     renewed: tuple[str, ...] = tuple(KINDS)
     in_place_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    methods: Mapping[str, Values] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class ConfigFile:
         defaults: Its ``defaults`` list, itself (``_self_``) included.
         values: Its own values, under the group's name where they are not global.
         in_place_of: See :class:`Layer`.
+        methods: See :class:`Layer`.
         earlier: Of a method: values that runs had before there was the option.
     """
 
     defaults: tuple[Any, ...]
     values: Values
     in_place_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    methods: Mapping[str, Values] = field(default_factory=dict)
     earlier: Values = field(default_factory=dict)
 
     @property
@@ -91,12 +95,12 @@ def parse_config_file(text: str, group: str = "") -> ConfigFile:
     """
     values: Any = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
     defaults = list(values.pop("defaults", []))
-    in_place_of, earlier = values.pop("in_place_of", {}), values.pop("earlier", {})
+    apart = [values.pop(key, {}) for key in ("in_place_of", "methods", "earlier")]
     if _SELF not in defaults:
         defaults.append(_SELF)
     if group and not text.startswith(_GLOBAL):
         values = nested(group.replace("/", "."), values)
-    return ConfigFile(tuple(defaults), values, in_place_of, earlier)
+    return ConfigFile(tuple(defaults), values, *apart)
 
 
 def layers_of(
@@ -118,7 +122,8 @@ def layers_of(
     layers: list[Layer] = []
     for entry in file.defaults:
         if entry == _SELF:
-            layers.append(Layer(source, file.values, in_place_of=file.in_place_of))
+            own = Layer(source, file.values, in_place_of=file.in_place_of, methods=file.methods)
+            layers.append(own)
         elif isinstance(entry, str):
             layers += layers_of(f"{folder}/{entry}".strip("/"), choices, source, others)
         else:
@@ -152,6 +157,8 @@ def merge_layers(layers: Iterable[Layer]) -> tuple[Values, dict[str, str]]:
             if option is not None:
                 _lay(values, sources, option_layer(group, option, layer.source))
         _lay(values, sources, layer)
+        if own := layer.methods.get(_at(values, "method.name")):
+            _lay(values, sources, Layer(layer.source, {"method": own}))
     return values, sources
 
 

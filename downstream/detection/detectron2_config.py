@@ -160,7 +160,7 @@ def check_architecture(options: Any, neck: str) -> None:
     Raises:
         ConfigError: If it is no torchvision ResNet, or C4 has no head for it.
     """
-    resnet = isinstance(options, BackboneOptions) and options.library == "torchvision"
+    resnet = isinstance(options, BackboneOptions) and options.is_resnet
     if not resnet or options.cifar_stem:
         name = getattr(options, "name", "of unknown architecture")
         stem = " with a stem for small images" if resnet else ""

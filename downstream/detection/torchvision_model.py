@@ -57,6 +57,12 @@ def build_detector(
     Raises:
         DataError: If not every weight of the backbone has its place in the detector.
     """
+    if not all(hasattr(backbone, stage) for stage in dict(_STAGES)):
+        name = getattr(getattr(backbone, "architecture", None), "name", type(backbone).__name__)
+        raise DataError(
+            f"The checkpoint is {name}, which has no {', '.join(dict(_STAGES))}; the detectors are "
+            "built on ResNets, so give a checkpoint of resnet50."
+        )
     width = int(backbone.feature_dim) // 8  # type: ignore[arg-type]
     channels = [width * 2**stage for stage in range(4)]
     body = BackboneWithFPN(

@@ -30,6 +30,7 @@ from erssl.downstream.transfer.transforms import (
     build_linear_transform,
 )
 from erssl.evaluation import Features, cached_features
+from erssl.evaluation.plausibility import MOST_ASKED, MOST_VOTERS, doubts, neighbours, sample
 
 MULTI_LABEL = "map11"  # the metric of data sets whose images may be of several classes
 
@@ -42,11 +43,13 @@ class Outcome:
         metrics: On the test images, the data set's own metric among them.
         facts: How it was chosen: penalty or grid, and what converged.
         notes: Sentences that a reader of the metric must know.
+        warnings: Sentences on why the metric may say nothing of the backbone.
     """
 
     metrics: dict[str, float]
     facts: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def run_linear(
@@ -111,7 +114,7 @@ def run_linear(
     metrics = transfer_metrics(
         data.metric, probe.scores, test.labels, data.class_names, partial_ok=partial_ok
     )
-    return Outcome(metrics, facts, [*data.notes, *probe.notes])
+    return Outcome(metrics, facts, [*data.notes, *probe.notes], _doubts(data, metrics, both, test))
 
 
 def run_finetune(
@@ -164,7 +167,30 @@ def run_finetune(
     diverged = sum(point.metric is None for point in points)
     notes = [f"{diverged} of {len(points)} trainings diverged."] if diverged else []
     facts = {"chosen": asdict(choose(points)), "grid": [asdict(point) for point in points]}
-    return Outcome(metrics, facts, [*data.notes, *notes])
+    frozen = (
+        cached_features(
+            backbone,
+            images,
+            plain,
+            cache_dir=None,
+            preprocessing=preprocessing.as_dict(),
+            batch_size=options.batch_size,
+            num_workers=workers,
+            device=device,
+        )
+        for images in (sample(data.train_val, MOST_VOTERS), sample(data.test, MOST_ASKED))
+    )
+    return Outcome(metrics, facts, [*data.notes, *notes], _doubts(data, metrics, *frozen))
+
+
+def _doubts(
+    data: TransferData, metrics: Mapping[str, float], train: Features, test: Features
+) -> list[str]:
+    """What makes the metric doubtful; nothing is said of several classes an image."""
+    if data.metric == MULTI_LABEL:
+        return []
+    compared = neighbours(train, test, data.num_classes)
+    return doubts(metrics["top1"], test.labels, data.num_classes, compared)
 
 
 def _metric(data: TransferData, partial_ok: bool) -> Callable[[Tensor, Tensor], float]:

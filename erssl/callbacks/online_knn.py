@@ -15,7 +15,13 @@ class OnlineKNN(Callback):
 
     Every rank computes it on the whole data set, so that the value does not depend on their
     number.
+
+    Attributes:
+        logged: Name of the metric.
+        k: Neighbours that vote.
     """
+
+    logged = "val_knn_top1"
 
     def __init__(
         self,
@@ -48,12 +54,12 @@ class OnlineKNN(Callback):
         if trainer.global_step == 0:
             accuracy = self.measure(pl_module)
             for logger in trainer.loggers:
-                logger.log_metrics({"val_knn_top1": accuracy}, step=0)
+                logger.log_metrics({self.logged: accuracy}, step=0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the backbone as it is now."""
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            pl_module.log("val_knn_top1", self.measure(pl_module), rank_zero_only=True)
+            pl_module.log(self.logged, self.measure(pl_module), rank_zero_only=True)
 
     def measure(self, module: LightningModule) -> float:
         """KNN accuracy of the module's features, in [0, 1]."""

@@ -13,11 +13,12 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from erssl.callbacks.online_knn import OnlineKNN
+
 _METRICS = {
     "train_loss": "loss",
     "train_nats_below_uniform": "nats below uniform",
     "train_alignment": "alignment",
-    "val_knn_top1": "kNN",
 }
 
 
@@ -138,7 +139,12 @@ class LiveProgress(ProgressBar):
     def _metrics(self, trainer: Trainer) -> list[str]:
         """What is shown of the metrics, which a GPU is waited for."""
         values = trainer.callback_metrics
-        return [_shown(name, float(values[k])) for k, name in _METRICS.items() if k in values]
+        shown = [_shown(name, float(values[k])) for k, name in _METRICS.items() if k in values]
+        callbacks: list[Any] = getattr(trainer, "callbacks", [])
+        for knn in (each for each in callbacks if isinstance(each, OnlineKNN)):
+            if knn.logged in values:
+                shown.append(f"kNN (k={knn.k}) {float(values[knn.logged]):.3f}")
+        return shown
 
     def _status(self) -> str:
         rate = self._images / self._seconds if self._seconds else 0.0

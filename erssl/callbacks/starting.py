@@ -45,22 +45,28 @@ class FrozenBackbone(Callback):
 
 
 class LengthenedSchedule(Callback):
-    """Let a run that is made longer go on with the learning rate of its new schedule."""
+    """Let a run that is made longer go on with the learning rate of its new schedule.
 
-    def __init__(self, before: int, epochs: int, say: Callable[[str], None]) -> None:
+    Whether it is longer, each process sees in the checkpoint, which has the steps of the old one.
+    """
+
+    def __init__(self, epochs: int, say: Callable[[str], None]) -> None:
         """Set what to say.
 
         Args:
-            before: Epochs that the run had.
-            epochs: Epochs that it has now.
+            epochs: Epochs that the run has now.
             say: Prints a sentence.
         """
-        self.before, self.epochs, self.say = before, epochs, say
+        self.epochs, self.say = epochs, say
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the rates of the first step, which the checkpoint has from the old schedule."""
+        before = getattr(pl_module, "scheduled_before", None)
         for config in trainer.lr_scheduler_configs:
             scheduler: Any = config.scheduler
+            steps = getattr(scheduler, "max_epochs", None)
+            if before is None or steps is None or steps <= before:
+                continue
             groups = scheduler.optimizer.param_groups
             old = float(groups[0]["lr"])
             step, bases = scheduler.last_epoch, scheduler.base_lrs
@@ -69,7 +75,8 @@ class LengthenedSchedule(Callback):
                 group["lr"] = rate
             scheduler._last_lr = rates
             self.say(
-                f"The run goes on from {self.before} to {self.epochs} epochs; the cosines of its "
-                f"learning rate and its target's momentum now span all {self.epochs}: the rate "
-                f"goes on from {rates[0]:.3g}, where it had come to {old:.3g}."
+                f"The run goes on from {self.epochs * before / steps:g} to {self.epochs} epochs; "
+                f"the cosines of its learning rate and its target's momentum now span all "
+                f"{self.epochs}: the rate goes on from {rates[0]:.3g}, where it had come to "
+                f"{old:.3g}."
             )

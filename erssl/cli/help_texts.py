@@ -25,7 +25,9 @@ Examples:
   erssl pretrain data=imagefolder data.train_dir=photos backbone=timm \\
       backbone.name=vit_small_patch16_224 optimizer=adamw trainer.precision=16-mixed
   erssl pretrain experiment=mveb_imagenet_2view data.root=/imagenet trainer.devices=8
+  erssl pretrain checkpoint=runs/mine data=imagefolder data.train_dir=photos    from its weights
   erssl pretrain run_dir=runs/mine resume=true
+  erssl pretrain run_dir=runs/mine resume=true epochs=200    longer than it was
   erssl pretrain method=mveb,simclr,byol seed=0,1,2 simclr.temperature=0.2 --multirun
 
 Choices:

@@ -9,6 +9,7 @@ from erssl.settings.compose import group_options
 
 _RUNS_OWN = """, or pixels. A run is judged on its
 own images where data= is not said; image size and channel statistics are those of the weights."""
+_AUTO = ": what fits the number of training images, and says which"
 _ELEVEN = """. Data sets are looked for in
 data_root and in each folder of it, in their original layouts."""
 
@@ -26,6 +27,9 @@ def protocol_help(command: str, what: str, examples: Sequence[str]) -> str:
     what_is_judged = _ELEVEN if own_data else _RUNS_OWN
     presets = group_options(f"preset/{command}")
     default = next(p for p in presets if f"preset/{command}: {p}\n" in _text(command))
+    shown_preset = default
+    if default == "auto":  # its values are those of the preset that it begins with
+        shown_preset = next(p for p in presets if f"  - {p}\n" in _text(f"preset/{command}/auto"))
     return f"""erssl {command}: {what}
 
 Usage: erssl {command} checkpoint=<what> {usage} [key=value ...]
@@ -36,8 +40,9 @@ Examples:
 checkpoint= takes a run directory, a checkpoint of any known layout, zoo:<name> for published
 weights, or random:<run or architecture> for an untrained network{what_is_judged}
 
-preset={"|".join(presets)}; its keys, each of which may be said otherwise (those of {default}):
-{_indented(f"preset/{command}/{default}")}
+preset={"|".join(presets)} ({default}{_AUTO if default == "auto" else ""}).
+The keys of a preset, each of which may be overridden (those of {shown_preset}):
+{_indented(f"preset/{command}/{shown_preset}")}
 Keys:
 {keys}{others}"""
 

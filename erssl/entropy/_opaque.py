@@ -42,25 +42,42 @@ def opaque_score(
     eta: float | Literal["auto"],
     geometry: str,
     columns: slice | None,
+    shrink_to: str,
 ) -> Tensor:
     """:func:`erssl.entropy.stein_score` of (N, d) or (V, N, d) rows, not looked into."""
     start, stop, _ = (columns or slice(None)).indices(z.shape[-1])
     ridge = None if eta == "auto" else float(eta)
-    score: Tensor = _stein_score(z, bandwidth, ridge, geometry, start, stop)
+    score: Tensor = _stein_score(z, bandwidth, ridge, geometry, start, stop, shrink_to)
     return score
 
 
-@torch.library.custom_op("erssl::stein_score", mutates_args=())
+@torch.library.custom_op(
+    "erssl::stein_score",
+    mutates_args=(),
+    schema="(Tensor z, float? bandwidth, float? eta, str geometry, int start, int stop) -> Tensor",
+)
 def _stein_score(
-    z: Tensor, bandwidth: float | None, eta: float | None, geometry: str, start: int, stop: int
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | None,
+    geometry: str,
+    start: int,
+    stop: int,
+    shrink_to: str,
 ) -> Tensor:
     ridge: float | Literal["auto"] = "auto" if eta is None else eta
-    return _compute[0](z, bandwidth, ridge, geometry, slice(start, stop))
+    return _compute[0](z, bandwidth, ridge, geometry, slice(start, stop), shrink_to)
 
 
 @_stein_score.register_fake
 def _(
-    z: Tensor, bandwidth: float | None, eta: float | None, geometry: str, start: int, stop: int
+    z: Tensor,
+    bandwidth: float | None,
+    eta: float | None,
+    geometry: str,
+    start: int,
+    stop: int,
+    shrink_to: str,
 ) -> Tensor:
     return z.new_empty(*z.shape[:-1], stop - start)
 
@@ -74,4 +91,5 @@ def _vmap(
     return scores.reshape(*rows.shape[:-1], scores.shape[-1]), 0
 
 
-_stein_score.register_vmap(_vmap)
+if hasattr(_stein_score, "register_vmap"):  # since torch 2.5
+    _stein_score.register_vmap(_vmap)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -16,12 +16,23 @@ from torch import Tensor
 from erssl.entropy import _opaque, _triangle
 from erssl.entropy._precision import full_precision
 from erssl.entropy._triangle import Cholesky
-from erssl.entropy.ridge import auto_ridge
+from erssl.entropy.ridge import auto_ridge, vmf_scale
 
 Geometry = Literal["euclidean", "sphere"]
+ShrinkTo = Literal["zero", "vmf"]
 
 BANDWIDTH_FLOOR = 0.1  # MVEB's reference code
 _TOLERANCE = 5e-4  # of scores solved in float32, relative to their norm
+
+
+class _Options(NamedTuple):
+    """Those of :func:`stein_score`."""
+
+    bandwidth: float | None
+    eta: float | Literal["auto"]
+    geometry: Geometry
+    shrink_to: ShrinkTo
+    columns: slice
 
 
 @full_precision
@@ -32,6 +43,7 @@ def stein_score(
     eta: float | Literal["auto"] = 0.01,
     geometry: Geometry = "euclidean",
     columns: slice | None = None,
+    shrink_to: ShrinkTo = "zero",
 ) -> Tensor:
     r"""Score :math:`\nabla_z \log p(z)` at each embedding by a ridge-regularised Stein identity.
 
@@ -39,6 +51,9 @@ def stein_score(
     :math:`S = -(K + \eta I)^{-1} G`, where ``"euclidean"`` (MVEB) has
     :math:`G = \mathrm{diag}(K 1) Z / \Delta` and ``"sphere"`` (the divergence theorem on the
     closed sphere) :math:`G_i = \sum_m K_{im} [(z_i - (z_i^\top z_m) z_m)/\Delta - (d-1) z_m]`.
+    A ridge shrinks the estimate towards 0, or with ``shrink_to="vmf"`` towards the score
+    :math:`S_0 = \kappa(\mu - (\mu^\top z) z)` of the von Mises-Fisher density that fits the rows:
+    :math:`S = -(K + \eta I)^{-1}(G - \eta S_0)`.
     Only the part of S tangential to the sphere matters to a loss that normalises its rows.
 
     Time O(N²d + N³/3), memory O(N² + Nd). The system is solved on the kernel scaled to
@@ -57,19 +72,21 @@ def stein_score(
             a ridge chosen by score matching on held-out rows (:func:`auto_ridge`).
         geometry: ``"euclidean"`` (the paper) or ``"sphere"``.
         columns: Dimensions to solve for, where others solve for the rest; ``None`` for all d.
+        shrink_to: ``"zero"`` (the paper) or ``"vmf"``. With ``geometry="sphere", eta="auto"`` the
+            latter has the right size at any number of rows (docs/score.md).
 
     Returns:
         Detached tensor (N, d) or (V, N, d), or with the number of columns for d, at least in
         float32.
 
     Raises:
-        ValueError: If ``z`` has another number of dimensions, or ``bandwidth``, ``eta`` or
-            ``geometry`` is none of the above.
+        ValueError: If ``z`` has another number of dimensions, or ``bandwidth``, ``eta``,
+            ``geometry`` or ``shrink_to`` is none of the above.
     """
-    _check_score_options(z, bandwidth, eta, geometry)
+    _check_score_options(z, bandwidth, eta, geometry, shrink_to)
     if _opaque.is_followed():
-        return _opaque.opaque_score(z, bandwidth, eta, geometry, columns)
-    return _stein_score(z, bandwidth, eta, geometry, columns)
+        return _opaque.opaque_score(z, bandwidth, eta, geometry, columns, shrink_to)
+    return _stein_score(z, bandwidth, eta, geometry, columns, shrink_to)
 
 
 @_opaque.computes
@@ -79,20 +96,21 @@ def _stein_score(
     eta: float | Literal["auto"],
     geometry: Geometry,
     columns: slice | None,
+    shrink_to: ShrinkTo,
 ) -> Tensor:
-    columns = columns or slice(None)
+    options = _Options(bandwidth, eta, geometry, shrink_to, columns or slice(None))
     # The sphere's right-hand side is a small difference, which float32 would spoil.
     if geometry == "euclidean" and _may_stay_single(z):
-        score, exact = _solve(z, bandwidth, eta, geometry, columns)
+        score, exact = _solve(z, options)
         if exact.all():
             return score
         if exact.any():
-            wide, _ = _solve(z[~exact].double(), bandwidth, eta, geometry, columns)
+            wide, _ = _solve(z[~exact].double(), options)
             score[~exact] = wide.to(z.dtype)
             return score
     # all but MPS have float64
     wide = z if z.device.type == "mps" else z.double()
-    return _solve(wide, bandwidth, eta, geometry, columns)[0].to(z.dtype)
+    return _solve(wide, options)[0].to(z.dtype)
 
 
 def _may_stay_single(z: Tensor) -> bool:
@@ -101,18 +119,12 @@ def _may_stay_single(z: Tensor) -> bool:
     return z.dtype == torch.float32 and z.device.type == "cpu" and exact_products
 
 
-def _solve(
-    z: Tensor,
-    bandwidth: float | None,
-    eta: float | str,
-    geometry: Geometry,
-    columns: slice,
-    floor: float = 1.0,
-) -> tuple[Tensor, Tensor]:
+def _solve(z: Tensor, options: _Options, floor: float = 1.0) -> tuple[Tensor, Tensor]:
     """The scores in the precision of ``z``, and which views' are as exact as they have to be.
 
     The ridge is at least ``floor`` N eps, but where a wider precision can take over.
     """
+    bandwidth, eta, geometry, shrink_to, columns = options
     kernel = _triangle.gram(z)
     delta = _bandwidth(kernel) if bandwidth is None else z.new_full(z.shape[:-2], bandwidth)
     for part in _triangle.filled(kernel):
@@ -120,11 +132,15 @@ def _solve(
     sums = _triangle.row_sums(kernel)
     right_side = _stein_right_side(z, kernel, sums, delta, geometry, columns)
     ridge: Tensor = (
-        auto_ridge(z, delta, geometry) if eta == "auto" else float(eta) * (-1 / delta).exp()
+        auto_ridge(z, delta, geometry, shrink_to)
+        if eta == "auto"
+        else float(eta) * (-1 / delta).exp()
     )
     single = _may_stay_single(z)
     if not single:
         ridge = ridge.clamp_min(floor * z.shape[-2] * torch.finfo(z.dtype).eps)
+    if shrink_to == "vmf":
+        _subtract_vmf_score(right_side, ridge, z, columns)
     kernel.diagonal(dim1=-2, dim2=-1).add_(ridge[..., None])
     factor = _triangle.cholesky_(kernel)
     exact = torch.ones_like(factor.failed)
@@ -134,7 +150,7 @@ def _solve(
         if not exact.any():
             return right_side, exact
     elif _triangle.is_cut(z) and factor.failed.any() and sums.isfinite().all():
-        return _solve(z, bandwidth, eta, geometry, columns, 100 * floor)
+        return _solve(z, options, 100 * floor)
     return _triangle.solve_(factor, right_side).neg_(), exact
 
 
@@ -266,8 +282,17 @@ def _stein_right_side(
     return radial - _triangle.product(weights, z[..., columns])
 
 
+def _subtract_vmf_score(right_side: Tensor, ridge: Tensor, z: Tensor, columns: slice) -> None:
+    """Subtract η S_0 in place, S_0 of the von Mises-Fisher density that fits the rows."""
+    mean = z.mean(dim=-2, keepdim=True)
+    along = z @ mean.mT  # (…, N, 1)
+    strength = (ridge * vmf_scale(along.squeeze(-1), z.shape[-1]))[..., None, None]
+    right_side.sub_(strength * mean[..., columns])
+    right_side.addcmul_(strength * along, z[..., columns])
+
+
 def _check_score_options(
-    z: Tensor, bandwidth: float | None, eta: float | str, geometry: str
+    z: Tensor, bandwidth: float | None, eta: float | str, geometry: str, shrink_to: str
 ) -> None:
     if z.ndim not in (2, 3) or z.shape[-2] < 1:
         raise ValueError(f"Embeddings must have shape (N, d) but have {tuple(z.shape)}.")
@@ -279,3 +304,5 @@ def _check_score_options(
         raise ValueError(f"eta must be at least 0 and finite but is {eta}.")
     if geometry not in get_args(Geometry):
         raise ValueError(f"The geometry must be 'euclidean' or 'sphere' but is {geometry!r}.")
+    if shrink_to not in get_args(ShrinkTo):
+        raise ValueError(f"The score must shrink to 'zero' or 'vmf' but shrink_to={shrink_to!r}.")

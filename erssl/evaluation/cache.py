@@ -20,7 +20,7 @@ import erssl
 from erssl.evaluation.fingerprints import tensor_bytes
 from erssl.files import PARTIAL, write_bytes
 
-CACHE_VERSION = 1  # to be raised when the same inputs give other features, or shards change
+CACHE_VERSION = 2  # to be raised when the same inputs give other features, or shards change
 ABOUT = "about.json"
 
 _STALE = 3600.0  # seconds; no living process takes as long to write a file

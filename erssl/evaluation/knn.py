@@ -15,6 +15,11 @@ from erssl.evaluation.features import Features
 # is used again. The quickest of the sizes tried on a CPU, as are 8 folds; fresh memory for each
 # block takes 12 % longer, no folds another 11 %.
 _QUERIES, _BLOCK, _FOLDS = 1024, 16384, 8
+# Similarities that float32 cannot tell apart: what an order of summation leaves of two of unit
+# rows is about 1e-7, and no more than 6e-7 was seen up to 4,096 dimensions.
+_TIED = 2.0**-20
+_SPARE = 16  # neighbours that are looked at beyond the k-th, whose equals are seldom more
+_WIDE = 2**22  # numbers that are held at a time where neighbours are looked at in float64
 
 
 def knn_scores(
@@ -27,7 +32,12 @@ def knn_scores(
     and cannot overflow at any temperature. The most voted class is that of lightly's
     ``knn_predict``.
 
-    It computes in float32 on the device of ``train.features``. Beside the result only one chunk of
+    Where training images are equally near (as copies are) and not all of them are among the k
+    nearest, they share the votes that are left, so that no order of images counts; lightly takes
+    any of them. Of classes with equal votes the one of the lower number is predicted. Features of
+    any floating type are compared in float32, and in float64 where that does not tell which are the
+    k nearest (more than 16 within 2⁻²⁰ of a cosine count as equal); votes are added in float64. It
+    computes on the device of ``train.features``. Beside the result only one chunk of
     similarities and one of normalised features are held, whatever the number of images and
     classes.
 
@@ -79,48 +89,125 @@ def knn_accuracy(
     return correct / len(val.labels)
 
 
+def cut_sentence(k: int, images: int) -> str:
+    """Say that fewer neighbours vote than were asked for.
+
+    Args:
+        k: Neighbours that were asked for.
+        images: Training images, all of which vote.
+    """
+    return f"kNN: k={k} is cut to k={images}, the number of training images."
+
+
 @torch.no_grad()
 def _votes(
     train: Features, val: Features, num_classes: int, k: int, temperature: float
 ) -> Iterator[Tensor]:
     """Votes (B, C) of one chunk of queries after another."""
     _check(train, val, num_classes, k, temperature)
-    bank = train.features
-    labels = train.labels.to(bank.device)
-    k = min(k, len(bank))
-    size = min(max(_BLOCK, 64 * k), len(bank))
-    rows = bank.new_empty(size * bank.shape[1], dtype=torch.float32)
-    products = bank.new_empty(min(_QUERIES, len(val.features)) * size, dtype=torch.float32)
+    bank = _Bank(train, num_classes, min(k, len(train.features)), len(val.features))
     for chunk in val.features.split(_QUERIES):
-        queries = F.normalize(chunk.to(bank.device).float(), dim=1)
-        similarities = queries.new_empty(len(queries), 0)
-        neighbours = labels.new_empty(len(queries), 0)
-        for start in range(0, len(bank), size):
-            near, where = _nearest(queries, bank[start : start + size], k, rows, products)
-            similarities = torch.cat([similarities, near], dim=1)
-            neighbours = torch.cat([neighbours, where + start], dim=1)
-            similarities, kept = similarities.topk(min(k, similarities.shape[1]), sorted=False)
-            neighbours = neighbours.gather(1, kept)
-        nearest = similarities.amax(dim=1, keepdim=True)
-        weights = ((similarities - nearest) / temperature).exp()
-        votes = weights.new_zeros(len(queries), num_classes)
-        votes.scatter_add_(1, labels[neighbours], weights)
+        yield bank.votes(F.normalize(chunk.to(bank.device).float(), dim=1), temperature)
+
+
+class _Bank:
+    """The training images, a block at a time, and the memory for a block and its similarities."""
+
+    def __init__(self, train: Features, num_classes: int, k: int, queries: int) -> None:
+        self.device = train.features.device
+        self._features, self._labels = train.features, train.labels.to(self.device)
+        self._num_classes, self._k = num_classes, k
+        self._size = min(max(_BLOCK, 64 * k), len(self._features))
+        new = self._features.new_empty
+        self._rows = new(self._size * self._features.shape[1], dtype=torch.float32)
+        self._products = new(min(_QUERIES, queries) * self._size, dtype=torch.float32)
+
+    def votes(self, queries: Tensor, temperature: float) -> Tensor:
+        """Votes (B, C) for normalised queries (B, d)."""
+        total, k = len(self._features), self._k
+        similarities, numbers = self._nearest(queries, min(k + _SPARE, total))
+        similarities, order = similarities.sort(dim=1, descending=True)
+        numbers = numbers.gather(1, order)
+        nearest, last = similarities[:, :1], similarities[:, k - 1 : k]
+        votes = self._empty(queries)
+        weights = _weights(similarities[:, :k], nearest, temperature)
+        votes.scatter_add_(1, self._labels[numbers[:, :k]], weights.to(votes.dtype))
+        if similarities.shape[1] > k:
+            close = similarities >= last - _TIED
+            held = similarities.shape[1] * self._features.shape[1]
+            for rows in close[:, k].nonzero()[:, 0].split(max(1, _WIDE // held)):
+                few = rows[~close[rows, -1]] if similarities.shape[1] < total else rows
+                votes[few] = self._settled(queries[few], numbers[few], temperature)
+                many = rows[close[rows, -1]] if similarities.shape[1] < total else rows[:0]
+                if len(many):
+                    votes[many] = self._shared(
+                        queries[many], last[many], nearest[many], temperature
+                    )
         # Classes without neighbours would keep a clean 0 beside the others' NaN.
-        yield votes.masked_fill_(nearest.isnan(), torch.nan)
+        return votes.masked_fill_(nearest.isnan(), torch.nan).float()
+
+    def _settled(self, queries: Tensor, numbers: Tensor, temperature: float) -> Tensor:
+        """Votes (B, C) where float64 tells which of some near ones (B, n) are the k nearest."""
+        wide = self._empty(queries).dtype
+        units = F.normalize(self._features[numbers].to(wide), dim=2)
+        similarities = torch.einsum("bnd,bd->bn", units, queries.to(wide))
+        ordered = similarities.sort(dim=1, descending=True).values
+        nearest, last = ordered[:, :1], ordered[:, self._k - 1 : self._k]
+        nearer, tied = _nearer_and_tied(similarities, last, torch.finfo(wide).eps * 2**6)
+        share = (self._k - nearer.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+        weights = _weights(similarities, nearest, temperature) * (nearer + tied * share)
+        return self._empty(queries).scatter_add_(1, self._labels[numbers], weights)
+
+    def _empty(self, queries: Tensor) -> Tensor:
+        """No votes yet (B, C); in float64, so that the order of additions is not seen."""
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        return queries.new_zeros(len(queries), self._num_classes, dtype=wide)
+
+    def _nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Similarities and numbers (B, k) of the nearest training images, in no order."""
+        near = queries.new_empty(len(queries), 0)
+        numbers = self._labels.new_empty(len(queries), 0)
+        for start, products in self._blocks(queries):
+            values, where = _top(products, min(k, products.shape[1]))
+            near = torch.cat([near, values], dim=1)
+            numbers = torch.cat([numbers, where + start], dim=1)
+            near, kept = near.topk(min(k, near.shape[1]), sorted=False)
+            numbers = numbers.gather(1, kept)
+        return near, numbers
+
+    def _shared(self, queries: Tensor, last: Tensor, nearest: Tensor, temperature: float) -> Tensor:
+        """Votes (B, C) where images as near as the k-th share what nearer ones leave of k votes."""
+        votes, shared = self._empty(queries), self._empty(queries)
+        left, count = self._k * torch.ones_like(last), torch.zeros_like(last)
+        for start, similarities in self._blocks(queries):
+            labels = self._labels[start : start + similarities.shape[1]]
+            nearer, tied = _nearer_and_tied(similarities, last, _TIED)
+            weights = _weights(similarities, nearest, temperature)
+            votes.index_add_(1, labels, (weights * nearer).to(votes.dtype))
+            shared.index_add_(1, labels, (weights * tied).to(votes.dtype))
+            left -= nearer.sum(dim=1, keepdim=True)
+            count += tied.sum(dim=1, keepdim=True)
+        return votes + shared * (left / count)
+
+    def _blocks(self, queries: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The first number of each block of training images, and its similarities (B, n)."""
+        for start in range(0, len(self._features), self._size):
+            block = self._features[start : start + self._size].float()
+            unit = self._rows[: block.numel()].view(block.shape)
+            torch.div(block, block.norm(dim=1, keepdim=True).clamp_min(1e-12), out=unit)
+            held = self._products[: len(queries) * len(block)].view(len(queries), len(block))
+            yield start, torch.mm(queries, unit.T, out=held)
 
 
-def _nearest(
-    queries: Tensor, block: Tensor, k: int, rows: Tensor, products: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Similarities and places (B, k or fewer) of the nearest training images of one block.
+def _weights(similarities: Tensor, nearest: Tensor, temperature: float) -> Tensor:
+    """Votes (B, n) relative to that of the nearest (B, 1)."""
+    return ((similarities - nearest) / temperature).exp()
 
-    ``rows`` and ``products`` are memory for the normalised block and its similarities.
-    """
-    unit = rows[: block.numel()].view(block.shape)
-    block = block.float()
-    torch.div(block, block.norm(dim=1, keepdim=True).clamp_min(1e-12), out=unit)
-    held = products[: len(queries) * len(block)].view(len(queries), len(block))
-    return _top(torch.mm(queries, unit.T, out=held), min(k, len(block)))
+
+def _nearer_and_tied(similarities: Tensor, last: Tensor, close: float) -> tuple[Tensor, Tensor]:
+    """Which similarities (B, n) are above the k-th (B, 1), and which are as good as equal to it."""
+    nearer = similarities > last + close
+    return nearer, (similarities >= last - close) & ~nearer
 
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

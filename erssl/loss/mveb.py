@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import row_products
-from erssl.entropy.score import Geometry, entropy_from_score, stein_score
+from erssl.entropy.score import Geometry, ShrinkTo, entropy_from_score, stein_score
 from erssl.loss._distributed import check_gather, mean_over_ranks
 from erssl.loss._score import own_scores
 from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
@@ -53,6 +53,9 @@ class MVEBLoss(nn.Module):
             ceil(N / score_rows) groups of nearly equal size, never of one row, each with a kernel
             and a bandwidth of its own. None takes all rows at once, as the reference code does
             with the rows of one device; the recipe that ``beta`` is from had 128 on a device.
+        shrink_to:
+            What the ridge shrinks the score towards: ``"zero"`` ([0]), or ``"vmf"``, the score of
+            the von Mises-Fisher density that fits the rows (docs/score.md).
         terms:
             Alignment (mean cosine) and the entropy surrogate of the last call, detached.
 
@@ -77,6 +80,7 @@ class MVEBLoss(nn.Module):
         normalize_local_target: bool = False,
         gather_distributed: bool = False,
         score_rows: int | None = None,
+        shrink_to: ShrinkTo = "zero",
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
@@ -88,7 +92,7 @@ class MVEBLoss(nn.Module):
                 "None for all rows."
             )
         check_gather(gather_distributed)
-        stein_score(torch.ones(1, 2), bandwidth, eta, geometry)  # refuses bad options now
+        stein_score(torch.ones(1, 2), bandwidth, eta, geometry, None, shrink_to)  # refuses bad ones
         self.beta = beta
         self.eta: float | Literal["auto"] = eta
         self.geometry: Geometry = geometry
@@ -96,6 +100,7 @@ class MVEBLoss(nn.Module):
         self.normalize_local_target = normalize_local_target
         self.gather_distributed = gather_distributed
         self.score_rows = score_rows
+        self.shrink_to: ShrinkTo = shrink_to
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, online: Views, target: Views) -> Tensor:
@@ -122,7 +127,11 @@ class MVEBLoss(nn.Module):
                 pairs = pairs[:1]
             alignment = self._mean([row_products(z, t).mean() for z, t in pairs])
             score = partial(
-                stein_score, bandwidth=self.bandwidth, eta=self.eta, geometry=self.geometry
+                stein_score,
+                bandwidth=self.bandwidth,
+                eta=self.eta,
+                geometry=self.geometry,
+                shrink_to=self.shrink_to,
             )
             scores = own_scores(views, self.gather_distributed, self.score_rows, score)
             entropy = self._mean(

@@ -15,6 +15,7 @@ from erssl.methods.mae import MAE
 from erssl.methods.mocov2 import MoCoV2
 from erssl.methods.mocov3 import MoCoV3
 from erssl.methods.mveb import MVEB
+from erssl.methods.mveb_stable import MVEBStable
 from erssl.methods.mvib import MVIB
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.methods.registry import METHODS, available_methods, get_method, register_method
@@ -43,6 +44,7 @@ __all__ = [
     "DeepClusterV2",
     "EntRec",
     "InfoMin",
+    "MVEBStable",
     "MethodInfo",
     "MoCoV2",
     "MoCoV3",

@@ -286,8 +286,8 @@ class MultiViewMethod(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the length of the schedule be that of the settings, which may have grown."""
         for scheduler in checkpoint.get("lr_schedulers", ()):
-            for key in ("max_epochs", "warmup_epochs"):
-                scheduler.pop(key, None)
+            self.scheduled_before = scheduler.pop("max_epochs", None)  # steps, as lightly names it
+            scheduler.pop("warmup_epochs", None)
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Loss of a batch (views, labels, …) plus that of the online probe."""

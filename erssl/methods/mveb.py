@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.entropy.score import Geometry
+from erssl.entropy.score import Geometry, ShrinkTo
 from erssl.errors import ConfigError
 from erssl.loss import MVEBLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, Target, TargetOptions
@@ -16,6 +16,17 @@ from erssl.models import mlp_head
 from erssl.recipes import read_recipe
 
 OPTIONS = read_recipe("mveb").options
+
+
+class MVEBOptions(TargetOptions, total=False):
+    """Keyword options of MVEB beside those of its score."""
+
+    bandwidth: float | None
+    target: Target
+    normalize_local_target: bool
+    gather_distributed: bool
+    projection_hidden_dim: int
+    projection_dim: int
 
 
 @register_method("mveb")
@@ -46,6 +57,7 @@ class MVEB(MultiViewMethod):
         normalize_local_target: bool = OPTIONS["normalize_local_target"],
         gather_distributed: bool = OPTIONS["gather_distributed"],
         score_rows: int | None = OPTIONS["score_rows"],
+        shrink_to: ShrinkTo = OPTIONS["shrink_to"],
         projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
         projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
@@ -65,6 +77,7 @@ class MVEB(MultiViewMethod):
             gather_distributed: Estimate the score from the batch of all devices.
             score_rows: Rows of which a score is estimated; 128 in the authors' main run, whose
                 code takes the rows of one device (batch 4096 on 32 GPUs). ``None`` for all rows.
+            shrink_to: What a ridge shrinks the score towards: ``"zero"`` (the paper) or ``"vmf"``.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding.
             **training: See :class:`MultiViewMethod`.
@@ -83,6 +96,7 @@ class MVEB(MultiViewMethod):
             normalize_local_target,
             gather_distributed,
             score_rows,
+            shrink_to,
         )
         if target == "momentum":
             self.add_target()

@@ -53,21 +53,36 @@ def infer_architecture(
     return None
 
 
-def assumed_heads(
+def assumed_of_transformer(
     options: BackboneOptions, state: Mapping[str, Tensor], heads: int | None
-) -> str | None:
-    """What was assumed of a transformer's attention where its shapes told the architecture.
+) -> tuple[str, ...]:
+    """What :func:`infer_architecture` assumed of a transformer that no shape shows.
 
     Args:
-        options: From :func:`infer_architecture`.
+        options: What it gave.
         state: The weights.
-        heads: As they were known there.
+        heads: Attention heads as they were known there.
+
+    Returns:
+        Each assumption with its value; none for other networks.
     """
     stem = state.get("patch_embed.proj.weight")
-    if stem is None or heads is not None or "blocks.0.attn.q_norm.weight" in state:
-        return None
-    number = options.options.get("num_heads", stem.shape[0] // _HEAD_WIDTH)
-    return f"num_heads {number}, one for {_HEAD_WIDTH} channels"
+    if stem is None:
+        return ()
+    assumed = []
+    own = options.options
+    if "img_size" in own:  # 14 x 14 positions could be 7 x 28, or 13 x 15 and the class token's
+        alone = own.get("no_embed_class") and "reg_tokens" not in own
+        assumed.append(
+            f"square images of {own['img_size']} pixels"
+            + (", and no position for the class token" if alone else "")
+        )
+    if heads is None and "blocks.0.attn.q_norm.weight" not in state:
+        number = stem.shape[0] // _HEAD_WIDTH
+        assumed.append(f"num_heads {number}, one for {_HEAD_WIDTH} channels")
+    if "norm_pre.weight" in state:  # CLIP's, of which some have another
+        assumed.append("act_layer gelu, where OpenAI's CLIP has quick_gelu")
+    return tuple(assumed)
 
 
 def architecture_label(options: BackboneOptions) -> str:
@@ -80,6 +95,8 @@ def architecture_label(options: BackboneOptions) -> str:
     name = options.name
     if "patch_size" in own:
         name = re.sub(r"_patch\d+_\d+", f"_patch{own['patch_size']}", name)
+    if "embed_dim" in own or "depth" in own:  # not the size that the name says
+        name += f"_w{own.get('embed_dim', 'named')}_d{own.get('depth', 'named')}"
     return name + (f"_reg{own['reg_tokens']}" if "reg_tokens" in own else "")
 
 

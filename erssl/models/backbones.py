@@ -46,6 +46,11 @@ class BackboneOptions:
     stem_padding: int = 1
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_resnet(self) -> bool:
+        """Whether it is one of torchvision's ResNets, with whatever stem."""
+        return self.library == "torchvision" and self.name in RESNETS
+
 
 def build_backbone(options: BackboneOptions | str) -> nn.Module:
     """Build a randomly initialised backbone.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from erssl.errors import ConfigError, DataError, ErsslError
-from erssl.models.architectures import assumed_heads, infer_architecture
+from erssl.models.architectures import assumed_of_transformer, infer_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
 from erssl.models.given import given_backbone
@@ -23,7 +23,7 @@ from erssl.models.preprocessing import usual_preprocessing
 from erssl.models.published import is_timm_address, load_published
 from erssl.models.reports import LoadReport, listed
 from erssl.models.sources import WEIGHTS_FILE, Source, open_source, transformer_options
-from erssl.models.state_dicts import unwrapped
+from erssl.models.state_dicts import at, named_tensors, places, unwrapped
 from erssl.models.timm_options import timm_arguments
 from erssl.models.weights_files import check_finite, one_line
 
@@ -136,7 +136,6 @@ def _understand(
     """The backbone in a file, its architecture, and what of that is assumed."""
     try:
         found, options = _first_that_fits(source, possible, layout, prefix, weights)
-        check_finite(source.file, found.state)
         rule = found.layout
         assumed: tuple[str, ...] = ()
         if options is None:
@@ -144,8 +143,7 @@ def _understand(
             found = found.without_heads()
             options = infer_architecture(found.state, rule.stem_padding, heads)
             if options is not None:
-                guess = assumed_heads(options, found.state, heads)
-                assumed = () if guess is None else (guess,)
+                assumed = assumed_of_transformer(options, found.state, heads)
                 own = {**options.options, **transformer_options(source)}
                 options = dataclasses.replace(options, options=own)
         elif named:
@@ -165,6 +163,8 @@ def _understand(
             "arch=vit_small_patch16_224,img_size=224x448."
         )
     found = _own_weights(found, options)
+    without = {n: t for n, t in found.state.items() if n not in _bounds(found.state, options)}
+    check_finite(source.file, without)
     if source.own:
         found = dataclasses.replace(found, name="erssl")
     return found, options, assumed
@@ -193,6 +193,7 @@ def _first_that_fits(
         return first
     options = possible[0]
     keys = ", ".join(str(key) for key in list(source.content)[:6])
+    begin = f"{_first_weights(source.content)}its keys begin with {keys}"
     of = f"the layout {layout}" if layout else "any known layout"
     of = of if prefix is None else f"names that begin with {prefix}"
     what = "" if options is None else f" of {options.name}"
@@ -203,9 +204,17 @@ def _first_that_fits(
         if options is None
         else "name what it is with arch=, or what its names begin with by prefix="
     )
-    raise DataError(
-        f"{source.file} holds no backbone{what} in {of} (its keys begin with {keys}); {hint}."
-    )
+    raise DataError(f"{source.file} holds no backbone{what} in {of} ({begin}); {hint}.")
+
+
+def _first_weights(content: Mapping[str, Any]) -> str:
+    """How the largest state dict in a file begins, for a message."""
+    counted = {place: len(named_tensors(at(content, place))) for place in places(content)}
+    if not counted:
+        return ""
+    place = max(counted, key=lambda key: counted[key])
+    names = ", ".join(list(named_tensors(at(content, place)))[:3])
+    return f"its {counted[place]} weights begin with {names}; "
 
 
 def _own_weights(found: Found, options: BackboneOptions) -> Found:
@@ -219,6 +228,19 @@ def _own_weights(found: Found, options: BackboneOptions) -> Found:
     if options.library != "timm" or own.state.keys() <= planned.keys():
         return own
     return found.without_heads(planned, _classifier(options) | set(_UNREAD))
+
+
+def _bounds(state: Mapping[str, Tensor], options: BackboneOptions) -> set[str]:
+    """Names of infinite values that the network begins with too, as bounds that bound nothing."""
+    infinite = {
+        n
+        for n, t in state.items()
+        if t.layout == torch.strided and t.is_floating_point() and bool(t.isinf().any())
+    }
+    if not infinite:
+        return set()
+    fresh = build_backbone(options).state_dict()
+    return {n for n in infinite if n in fresh and torch.equal(fresh[n], state[n])}
 
 
 def _classifier(options: BackboneOptions) -> set[str]:

@@ -31,6 +31,7 @@ from erssl.run.directory import (
 )
 from erssl.run.launch import hydra_words, launch
 from erssl.run.lens_figure import plot_lens
+from erssl.run.report import metric_label
 from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.compose import group_options
@@ -187,6 +188,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
         results = read_results(item.path / RESULTS)
         rows.setdefault(item.row, []).append(results)
         kept = {"choices": item.choices, "seed": results["seed"], "metrics": results["metrics"]}
+        kept["knn"] = metric_label("knn_top1", results).replace("knn_top1", _METRICS["knn_top1"])
         entries.append({**kept, "wall_seconds": results["wall_seconds"]})
     keys = [k for k in runs[0].choices if k != "seed"]
     table = []
@@ -212,8 +214,10 @@ def table_text(report: Mapping[str, Any]) -> str:
     """Markdown table of a comparison."""
     table = report["table"]
     keys = list(table[0]["choices"])
+    labels = sorted({entry["knn"] for entry in report["runs"]})
+    heads = {**_METRICS, "knn_top1": " or ".join(labels)}.values()
     lines = [
-        f"| {' | '.join([*keys, 'seeds', *_METRICS.values(), 'seconds'])} |",
+        f"| {' | '.join([*keys, 'seeds', *heads, 'seconds'])} |",
         "|" + "---|" * (len(keys) + len(_METRICS) + 2),
     ]
     untrained = table[0]["metrics"]

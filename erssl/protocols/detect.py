@@ -20,30 +20,26 @@ from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.job import DetectionJob, DetectionOutcome
 from erssl.downstream.detection.recipes import DETECTRON2_GUIDE, Recipe, Schedule, scaled
 from erssl.downstream.detection.voc import VocData
-from erssl.errors import ConfigError, DataError, RunError
+from erssl.errors import ConfigError, DataError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
 from erssl.files import write_json
-from erssl.paths import user_path
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.evaluation import print_results
-from erssl.protocols.subject import Read, read_backbone, run_of, slug
+from erssl.protocols.record import folder_for, leave_results, open_folder
+from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import make_loggers, quiet
 from erssl.run.directory import (
-    CONFIG,
     ENVIRONMENT,
     PREDICTIONS,
     RESULTS,
     RUN_DIR_VARIABLE,
-    RunDirectory,
     environment,
-    make_results,
 )
 from erssl.run.report import write_evaluation_report
 from erssl.run.result import Result
 from erssl.settings.detection import MAY_CHANGE, DetectSettings, read_detect
-from erssl.settings.evaluation import check_same_settings
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # images to train and to judge on
@@ -73,7 +69,7 @@ def detect(settings: DetectSettings, console: Console) -> Result:
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate
     )
     train, val = read_data(settings, _workers(settings))
-    folder = _folder(settings, read, train.name)
+    folder = folder_for(settings.run_dir, "detect", slug(read.name), train.name)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
 
     def say(line: str) -> None:
@@ -135,22 +131,13 @@ def require_resnet(backbone: nn.Module, name: str) -> None:
         )
 
 
-def _folder(settings: DetectSettings, read: Read, data: str) -> Path:
-    # processes that Lightning starts take a default name from the first
-    if named := settings.run_dir or os.environ.get(RUN_DIR_VARIABLE):
-        return user_path(named)
-    return Path("runs") / f"detect-{slug(read.name)}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
 def _open(settings: DetectSettings, folder: Path, config: dict[str, Any]) -> None:
     """Make the folder ready, or go on in it."""
-    if run_of(str(folder)) is not None:  # which overwrite=true would delete
-        raise RunError(f"run_dir={folder} holds a run of erssl pretrain; name a folder of its own.")
     goes_on = settings.resume or settings.eval_only
-    run_dir = RunDirectory(folder, goes_on, settings.overwrite, resume_from=CONFIG)
-    if goes_on:
-        check_same_settings(folder / CONFIG, config, MAY_CHANGE)
-    else:
+    run_dir = open_folder(
+        folder, config, goes_on=goes_on, overwrite=settings.overwrite, may_change=MAY_CHANGE
+    )
+    if not goes_on:
         run_dir.write_config(config)
 
 
@@ -210,7 +197,11 @@ def _finish(
     counts = {"train": job.train.counts, "val": job.val.counts}
     about = " ".join(["Average precision after the last iteration, in [0, 1].", *notes])
     surroundings = environment(job.device)
-    results = make_results(
+    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS)
+    write_json(job.folder / ENVIRONMENT, surroundings)
+    results = leave_results(
+        job.folder / RESULTS,
+        report=lambda results: write_evaluation_report(results, job.folder, [PREDICTIONS], about),
         protocol=f"{settings.chosen.data}_detection",
         dataset=job.train.name,
         method=read.name,
@@ -221,10 +212,6 @@ def _finish(
         wall_seconds=time.perf_counter() - began,
         published=_published(settings, read, job),
     )
-    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS)
-    write_json(job.folder / ENVIRONMENT, surroundings)
-    write_evaluation_report(results, job.folder, [PREDICTIONS], about)
-    write_json(job.folder / RESULTS, results)
     for note in outcome.notes:
         job.say(note)
     print_results(results, read.found, job.folder, console)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -17,37 +17,49 @@ from rich.table import Table
 from torch import Tensor
 
 from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
-from erssl.errors import RunError
+from erssl.data.labelled import Indices
 from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.fingerprints import data_digest, weights_digest
+from erssl.evaluation.plausibility import (
+    MOST_ASKED,
+    MOST_VOTERS,
+    K,
+    Neighbours,
+    doubts,
+    neighbours,
+    sample,
+)
 from erssl.evaluation.published import published
 from erssl.files import write_json, write_rows
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
-from erssl.protocols.subject import Subject, run_of
+from erssl.protocols.record import folder_for, leave_results, open_folder
+from erssl.protocols.subject import Subject
 from erssl.run.directory import (
-    CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
     LAST_CHECKPOINT,
     RESULTS,
-    RunDirectory,
     environment,
-    make_results,
 )
-from erssl.run.launch import given_folder
 from erssl.run.plots import plot_confusion, plot_recall
-from erssl.run.report import published_lines, write_evaluation_report
+from erssl.run.report import metric_label, published_lines, write_evaluation_report
 from erssl.run.result import Result
 from erssl.settings.evaluation import (
     EvaluationSettings,
     FeatureSettings,
     TrainingSettings,
-    check_same_settings,
     resolved,
 )
+from erssl.settings.fitting import departures, fit
 
-_CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}
+# Classes, training and validation images of the whole data sets, and the size that papers take.
+_WHOLE = {
+    "imagenet": (1000, 1_281_167, 50_000, 224),
+    "cifar10": (10, 50_000, 10_000, None),
+    "cifar100": (100, 50_000, 10_000, None),
+}
+Training = TypeVar("Training", bound=TrainingSettings)
 _PUBLISHED = 3  # groups of published numbers that are printed; the report has all
 
 
@@ -90,15 +102,30 @@ class Evaluation:
         self.protocol = protocol
         self.settings = settings
         self.subject = subject
-        self.path = self._folder()
+        self.path = folder_for(settings.run_dir, protocol, subject.slug, subject.data.name)
         self.datasets: Datasets = load_datasets(subject.data)
         require_labels(subject.data, self.datasets)
         self.facts: dict[str, Any] = {}
+        self._fitted: dict[str, Any] = {}
 
-    def open(self, **facts: Any) -> None:
+    def fit(self, settings: Training, images: int, devices: int) -> Training:
+        """The settings, fitted to the number of training images where ``preset=auto`` asks for it.
+
+        Args:
+            settings: As they were read.
+            images: Number of training images that are used.
+            devices: That share a batch.
+        """
+        settings, sentence = fit(self.protocol, settings, images, devices)
+        self.settings = settings
+        self._fitted = {"features_k": min(K, images)} | ({"fitted": sentence} if sentence else {})
+        return settings
+
+    def open(self, console: Console, **facts: Any) -> None:
         """Make the folder ready, or go on in it.
 
         Args:
+            console: Where it is said which protocol fits the images.
             **facts: What else belongs into the record, such as the subset that was used.
 
         Raises:
@@ -106,24 +133,20 @@ class Evaluation:
             RunError: If the folder holds another one or a pretraining, or cannot be written to.
         """
         settings = self.settings
-        if run_of(str(self.path)) is not None:  # which overwrite=true would delete
-            raise RunError(
-                f"run_dir={self.path} holds a run of erssl pretrain; name a folder of its own for "
-                "the evaluation."
-            )
-        if self.path.name == CHECKPOINTS and (self.path.parent / CONFIG).is_file():
-            raise RunError(
-                f"run_dir={self.path} is the folder of checkpoints of a run, which goes with it; "
-                "name a folder of its own for the evaluation."
-            )
         trains = isinstance(settings, TrainingSettings)
         resume = isinstance(settings, TrainingSettings) and settings.resume
-        self.facts = facts | ({"digests": self._digests()} if trains else {})
+        if sentence := self._fitted.get("fitted"):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        self.facts = facts | self._fitted | ({"digests": self._digests()} if trains else {})
         config = self._config()
         resumable = CONFIG if trains else LAST_CHECKPOINT
-        run_dir = RunDirectory(self.path, resume, settings.overwrite, resume_from=resumable)
-        if resume:
-            check_same_settings(self.path / CONFIG, config)
+        run_dir = open_folder(
+            self.path,
+            config,
+            goes_on=resume,
+            overwrite=settings.overwrite,
+            resume_from=resumable,
+        )
         run_dir.write_config(config)
 
     def _config(self) -> dict[str, Any]:
@@ -139,46 +162,64 @@ class Evaluation:
         digests = {name: data_digest(each) for name, each in images.items()}
         return {"weights": weights_digest(self.subject.backbone), **digests}
 
-    def _folder(self) -> Path:
-        if named := given_folder(self.settings.run_dir):
-            return named
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        name = f"{self.protocol}-{self.subject.slug}-{self.subject.data.name}-{stamp}"
-        return Path("runs") / name
-
     def features(
         self, options: FeatureSettings, device: torch.device, console: Console
     ) -> tuple[Features, Features]:
         """Features of training and validation images, from the cache as far as they are there."""
+        folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
+        stored = {
+            "cache_dir": folder if options.cache else None,
+            "dtype": options.features_dtype,
+            "precision": options.features_precision,
+            "batch_size": options.feature_batch_size,
+        }
+        both = [
+            self._features(split, images, device, console, **stored)
+            for split, images in (("training", self.datasets.train), ("validation", _val(self)))
+        ]
+        return both[0], both[1]
+
+    def neighbours(
+        self, device: torch.device, console: Console, indices: Indices | None = None
+    ) -> Neighbours:
+        """Classify by kNN what a training began from, of at most so many images as tell.
+
+        Args:
+            device: Where features are taken.
+            console: Where progress is shown.
+            indices: Training images that were used; ``None`` for all.
+        """
+        train = self._features(
+            "training", sample(self.datasets.train, MOST_VOTERS, indices), device, console
+        )
+        val = self._features("validation", sample(_val(self), MOST_ASKED), device, console)
+        return neighbours(train, val, self.datasets.num_classes)
+
+    def _features(
+        self, split: str, images: Any, device: torch.device, console: Console, **stored: Any
+    ) -> Features:
         data = self.subject.data
         transform = build_eval_transform(
             data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
         )
-        folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
-        both = []
-        for split, images in (("training", self.datasets.train), ("validation", _val(self))):
-            with _progress(console, f"features of {len(images)} {split} images") as update:
-                both.append(
-                    cached_features(
-                        self.subject.backbone.to(device),
-                        images,
-                        transform,
-                        cache_dir=folder if options.cache else None,
-                        preprocessing=data.preprocessing,
-                        dtype=options.features_dtype,
-                        batch_size=options.feature_batch_size,
-                        num_workers=data.workers,
-                        device=device,
-                        progress=update,
-                    )
-                )
-        return both[0], both[1]
+        with _progress(console, f"features of {len(images)} {split} images") as update:
+            return cached_features(
+                self.subject.backbone.to(device),
+                images,
+                transform,
+                preprocessing=data.preprocessing,
+                num_workers=data.workers,
+                device=device,
+                progress=update,
+                **{"cache_dir": None, **stored},
+            )
 
     def finish(
         self,
         judged: Judged,
         device: torch.device,
         console: Console,
+        compared: Neighbours | None = None,
         **setting: Any,
     ) -> Result:
         """Write results and report, and print them beside what is published.
@@ -187,6 +228,7 @@ class Evaluation:
             judged: What came out.
             device: Where it was computed.
             console: Where it is printed.
+            compared: What kNN says of the frozen features, for a classifier that was trained.
             **setting: Of the protocol, by which published numbers are found.
 
         Returns:
@@ -194,32 +236,42 @@ class Evaluation:
         """
         data = self.subject.data
         surroundings = environment(device)
-        results = make_results(
+        metrics = summarize(judged.metrics)
+        warnings = []
+        if compared is not None:
+            labels = val_labels(self.datasets)
+            warnings = doubts(metrics["top1"], labels, self.datasets.num_classes, compared)
+            metrics["features_knn_top1"] = compared.accuracy
+        write_json(self.path / ENVIRONMENT, surroundings)
+        images = self._draw(judged.predicted) if self.settings.plots else []
+        results = leave_results(
+            self.path / RESULTS,
+            report=lambda results: write_evaluation_report(results, self.path, images),
             protocol=self.protocol,
             dataset=data.name,
             method=self.subject.name,
-            metrics=summarize(judged.metrics),
+            metrics=metrics,
             seed=self.settings.seed,
             config=self._config(),
             environment=surroundings,
             wall_seconds=time.perf_counter() - self.began,
             published=self._published(setting),
+            warnings=warnings,
         )
-        write_json(self.path / ENVIRONMENT, surroundings)
-        images = self._draw(judged.predicted) if self.settings.plots else []
-        write_evaluation_report(results, self.path, images)
-        write_json(self.path / RESULTS, results)
         print_results(results, self.subject.found, self.path, console)
         return Result.of(self.path, results)
 
     def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Published numbers of the same protocol, data set and backbone, where there are some."""
-        name = self.subject.data.name
-        classes = _CLASSES.get(name)
+        data, found = self.subject.data, self.datasets
+        name = data.name
         options = getattr(self.subject.backbone, "architecture", None)
-        if classes != self.datasets.num_classes or options is None:
+        classes, train, val, size = _WHOLE.get(name, (0, 0, 0, None))
+        if (classes, train, val) != (found.num_classes, len(found.train), len(_val(self))):
             return None  # a part of the data set, or another of the same name
-        if setting.get("mode") == "cached":
+        if options is None or size not in (None, data.image_size):
+            return None
+        if isinstance(self.settings, TrainingSettings) and departures(self.settings):
             return None
         label = architecture_label(options)
         same = {label, label.rpartition("_patch")[0] or label, label.removesuffix("_224")}
@@ -275,8 +327,10 @@ def print_results(results: Mapping[str, Any], found: str, path: Path, console: C
         shown = f"{value:{form}}"
         if f"{name}_std" in metrics:
             shown += f" ± {metrics[f'{name}_std']:{form}}"
-        table.add_row(name, shown)
+        table.add_row(metric_label(name, results), shown)
     console.print(table)
+    for sentence in results["warnings"]:
+        console.print(f"Warning: {sentence}", style="yellow", highlight=False, soft_wrap=True)
     lines = published_lines(results["published"])
     for line in lines[:_PUBLISHED]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

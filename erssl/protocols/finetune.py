@@ -34,10 +34,13 @@ def finetune(settings: FinetuneSettings, about_data: Sequence[str], console: Con
     subject = read_subject(settings, about_data, console)
     require_backbone(subject, "finetune")
     evaluation = Evaluation("finetune", settings, subject)
-    require_pairs(settings, probe, len(evaluation.datasets.train))
+    images = len(evaluation.datasets.train)
+    settings = evaluation.fit(settings, images, probe.world_size)
+    require_pairs(settings, probe, images)
     if probe.is_global_zero:
-        evaluation.open()
+        evaluation.open(console)
     judged = train_seeds(evaluation, settings, probe)
     if not probe.is_global_zero:
         return Result(evaluation.path)
-    return evaluation.finish(judged, probe.strategy.root_device, console)
+    device = probe.strategy.root_device
+    return evaluation.finish(judged, device, console, evaluation.neighbours(device, console))

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from erssl.evaluation import Features, classification_metrics, knn_scores
+from erssl.evaluation.knn import cut_sentence
 from erssl.protocols.evaluation import Evaluation, Judged, best_device
 from erssl.protocols.subject import read_subject
 from erssl.run.result import Result
@@ -32,9 +33,12 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
     """
     subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("knn", settings, subject)
-    k = min(settings.k, len(evaluation.datasets.train))  # more neighbours do not vote
+    asked = settings.k
+    k = min(asked, len(evaluation.datasets.train))
     evaluation.settings = settings = dataclasses.replace(settings, k=k)
-    evaluation.open()
+    if k < asked:
+        console.print(cut_sentence(asked, k), highlight=False)
+    evaluation.open(console)
     device = best_device()
     train, val = evaluation.features(settings, device, console)
     classes = evaluation.datasets.num_classes
@@ -44,5 +48,4 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
     except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
         scores = knn_scores(train, val, classes, k, settings.temperature)
     judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
-    setting = {"k": k, "temperature": settings.temperature}
-    return evaluation.finish(judged, device, console, **setting)
+    return evaluation.finish(judged, device, console, k=k, temperature=settings.temperature)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
-from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
 from erssl.paths import user_path
 from erssl.protocols.build import build_method
-from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, make_results, read_lens
+from erssl.protocols.record import leave_results
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, read_lens
 from erssl.run.lens_figure import plot_lens
 from erssl.run.result import Result
 from erssl.settings.compose import nearest
@@ -136,7 +136,8 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> Result:
     if "output" in own:
         folder = user_path(own["output"])
         folder.mkdir(parents=True, exist_ok=True)
-        results = make_results(
+        leave_results(
+            folder / "lens.json",
             protocol="lens",
             dataset=settings.data.name,
             method=settings.method["name"] if trained_here else None,
@@ -146,7 +147,6 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> Result:
             environment=environment(device),
             wall_seconds=time.perf_counter() - began,
         )
-        write_json(folder / "lens.json", results)
         console.print(f"Written: {folder / 'lens.json'}", highlight=False)
     return Result(user_path(own.get("output", own["checkpoint"])), reading)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pytorch_lightning import Trainer
 from rich.console import Console
 
+from erssl.evaluation import Features
 from erssl.evaluation.linear_on_features import train_linear
+from erssl.evaluation.plausibility import neighbours
 from erssl.protocols.classifier_training import (
     is_finished,
     keep_seed,
@@ -41,29 +42,34 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
         ErsslError: If it cannot be done.
     """
     probe = probe_trainer(settings.trainer, settings.batch_size)
+    device = probe.strategy.root_device
     subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("linear", settings, subject)
+    settings = evaluation.fit(settings, len(evaluation.datasets.train), probe.world_size)
     if probe.is_global_zero:
-        evaluation.open()
+        evaluation.open(console)
     if settings.mode == "cached":
         if not probe.is_global_zero:
-            return Result(
-                evaluation.path
-            )  # one process is enough, and all would write to the same files
-        judged = _on_features(evaluation, settings, probe, console)
+            # one process is enough, and all would write to the same files
+            return Result(evaluation.path)
+        train, val = evaluation.features(settings, device, console)
+        judged = _on_features(evaluation, settings, train, val, device)
+        compared = neighbours(train, val, evaluation.datasets.num_classes)
     else:
         judged = train_seeds(evaluation, settings, probe)
-    if not probe.is_global_zero:
-        return Result(evaluation.path)
-    # published numbers are of random crops, which features that are taken once do not have
-    return evaluation.finish(judged, probe.strategy.root_device, console, mode=settings.mode)
+        if not probe.is_global_zero:
+            return Result(evaluation.path)
+        compared = evaluation.neighbours(device, console)
+    return evaluation.finish(judged, device, console, compared)
 
 
 def _on_features(
-    evaluation: Evaluation, settings: LinearSettings, probe: Trainer, console: Console
+    evaluation: Evaluation,
+    settings: LinearSettings,
+    train: Features,
+    val: Features,
+    device: torch.device,
 ) -> Judged:
-    device = probe.strategy.root_device
-    train, val = evaluation.features(settings, device, console)
     metrics, predicted = [], torch.empty(0)
     for seed in range(settings.seed, settings.seed + settings.seeds):
         folder = seed_folder(evaluation.path, seed)

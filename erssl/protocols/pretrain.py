@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -31,9 +32,11 @@ from erssl.callbacks import (
     SeededSteps,
     SignalWatch,
 )
-from erssl.data import SSLDataModule
+from erssl.data import SSLDataModule, labels_of
 from erssl.errors import RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
+from erssl.evaluation.knn import cut_sentence
+from erssl.evaluation.plausibility import Neighbours, doubts
 from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
@@ -122,16 +125,17 @@ def _pretrain(
     method = build_method(settings, data.datasets.num_classes, data.batch_size, start)
     heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
+    settings = _with_neighbours(settings, data, console if first else None)
     before = _epochs_before(path) if settings.resume else settings.epochs
     os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
         longer = before < settings.epochs
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
-        callbacks = _callbacks(settings, data, path)
-        if longer and found is not None:
+        callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
+        if found is not None:
             say = partial(console.print, highlight=False, soft_wrap=True) if first else _silent
-            callbacks.append(LengthenedSchedule(before, settings.epochs, say))
+            callbacks.append(LengthenedSchedule(settings.epochs, say))
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
@@ -151,7 +155,8 @@ def _pretrain(
         if not first:
             return {}
         seconds = time.perf_counter() - began
-        return finish(settings, config, method, metrics, run_dir, seconds, console)
+        doubted = _doubts(metrics, data, settings.evaluation)
+        return finish(settings, config, method, metrics, run_dir, seconds, console, doubted)
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
 
@@ -206,6 +211,30 @@ def _train(
     }
 
 
+def _doubts(
+    metrics: Mapping[str, float], data: SSLDataModule, options: EvaluationOptions
+) -> list[str]:
+    """Why the linear accuracy at the end may say nothing of the backbone."""
+    if "linear_top1" not in metrics or data.datasets.val is None:
+        return []
+    labels = torch.from_numpy(labels_of(data.datasets.val))
+    compared = Neighbours(metrics["knn_top1"], options.knn_k, len(labels))
+    return doubts(metrics["linear_top1"], labels, data.datasets.num_classes, compared)
+
+
+def _with_neighbours(
+    settings: PretrainSettings, data: SSLDataModule, console: Console | None
+) -> PretrainSettings:
+    """The settings with no more neighbours of kNN than there are images, which is said once."""
+    asked, images = settings.evaluation.knn_k, len(data.datasets.train)
+    if asked <= images or not data.measurable:
+        return settings
+    if console is not None:
+        console.print(cut_sentence(asked, images), highlight=False)
+    evaluation = dataclasses.replace(settings.evaluation, knn_k=images)
+    return dataclasses.replace(settings, evaluation=evaluation)
+
+
 def _epochs_before(path: Path) -> int:
     """How long a run was to be when it was last started."""
     try:
@@ -231,7 +260,9 @@ def _least_bytes(method: nn.Module, keep: int) -> int:
     return (keep + 1) * (2 * weights + buffers)
 
 
-def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> list[Callback]:
+def _callbacks(
+    settings: PretrainSettings, data: SSLDataModule, path: Path, compares_views: bool
+) -> list[Callback]:
     callbacks: list[Callback] = []
     if settings.freeze_epochs:
         callbacks.append(FrozenBackbone(settings.freeze_epochs))
@@ -249,7 +280,10 @@ def _callbacks(settings: PretrainSettings, data: SSLDataModule, path: Path) -> l
         )
     lens = settings.lens
     if lens.probe_size != 0:
+        # a loss that compares no embeddings leaves them in a cone of few dimensions, and may
         guard = CollapseGuard(stop=lens.on_collapse == "stop")
+        if not compares_views:
+            guard.max_cosine, guard.min_rank_share = 1.0, 0.0
         callbacks.append(
             ERLens(
                 data.probe_views(lens.probe_size),

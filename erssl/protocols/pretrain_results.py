@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from erssl.errors import RunError
-from erssl.files import write_json
 from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
-from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory, make_results
-from erssl.run.report import write_report
+from erssl.protocols.record import leave_results
+from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory
+from erssl.run.report import metric_label, write_report
 from erssl.run.summary import read_results
 from erssl.settings.pretrain import PretrainSettings
 
@@ -29,23 +29,29 @@ def finish(
     run_dir: RunDirectory,
     wall_seconds: float,
     console: Console,
+    doubted: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write weights, report and results, results last: they mark the run as finished."""
+    """Write weights, report and results, results last: they mark the run as finished.
+
+    ``doubted`` holds sentences on why an accuracy may not be what it is taken for.
+    """
     data = settings.data
+    evaluation = {**config["evaluation"], "knn_k": settings.evaluation.knn_k}  # cut, or as asked
     weights = run_dir.path / WEIGHTS_FILE
     save_backbone(method.backbone, weights, settings.backbone, data.preprocessing)
-    results = make_results(
+    results = leave_results(
+        run_dir.path / RESULTS,
+        report=lambda results: write_report(results, run_dir.path),
         protocol="pretrain",
         dataset=data.name,
         method=settings.method["name"],
         metrics=metrics,
         seed=settings.seed,
-        config=config,
+        config={**config, "evaluation": evaluation},
         environment=json.loads((run_dir.path / ENVIRONMENT).read_text(encoding="utf-8")),
         wall_seconds=wall_seconds,
+        warnings=doubted,
     )
-    write_report(results, run_dir.path)
-    write_json(run_dir.path / RESULTS, results)
     _print_summary(results, run_dir.path, console)
     return results
 
@@ -71,12 +77,15 @@ def show_finished(path: Path, console: Console) -> dict[str, Any]:
 def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> None:
     metrics = results["metrics"]
     if "knn_top1" in metrics:
-        table = Table("backbone", "kNN top-1", "linear top-1", box=None, pad_edge=False)
+        knn = metric_label("knn_top1", results).replace("knn_top1", "kNN top-1")
+        table = Table("backbone", knn, "linear top-1", box=None, pad_edge=False)
         first = "before" if results["config"].get("checkpoint") else "untrained"
         for label, prefix in ((first, "untrained_"), (f"{results['method']}", "")):
             values = [metrics.get(f"{prefix}{protocol}_top1") for protocol in ("knn", "linear")]
             table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
         console.print(table)
+        for sentence in results.get("warnings", ()):
+            console.print(f"Warning: {sentence}", style="yellow", highlight=False, soft_wrap=True)
     else:
         console.print("There are no labelled validation images, so no accuracy was measured.")
     console.print(

@@ -44,15 +44,19 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     evaluation = Evaluation("semi", settings, subject)
     indices = choose(settings, evaluation)
     share = len(indices) / len(evaluation.datasets.train)
-    evaluation.settings = settings = settings.with_rates(share)
+    settings = evaluation.fit(settings, len(indices), probe.world_size).with_rates(share)
+    evaluation.settings = settings
     require_pairs(settings, probe, len(indices))
     if probe.is_global_zero:
-        evaluation.open(subset={"images": len(indices), "sha256": subset_digest(indices)})
+        subset = {"images": len(indices), "sha256": subset_digest(indices)}
+        evaluation.open(console, subset=subset)
         write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
     judged = train_seeds(evaluation, settings, probe, indices)
     if not probe.is_global_zero:
         return Result(evaluation.path)
-    return evaluation.finish(judged, probe.strategy.root_device, console, fraction=round(share, 3))
+    device = probe.strategy.root_device
+    compared = evaluation.neighbours(device, console, indices)
+    return evaluation.finish(judged, device, console, compared, fraction=round(share, 3))
 
 
 def choose(settings: SemiSettings, evaluation: Evaluation) -> Indices:

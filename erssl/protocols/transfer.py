@@ -28,15 +28,15 @@ from erssl.downstream.transfer.transforms import preprocessing_of
 from erssl.errors import ConfigError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
-from erssl.files import write_json
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.evaluation import best_device
+from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
-from erssl.run.directory import CONFIG, RESULTS, RunDirectory, environment, make_results
+from erssl.run.directory import RESULTS, RunDirectory, environment
 from erssl.run.result import Result
-from erssl.settings.evaluation import PIXELS, check_same_settings
+from erssl.settings.evaluation import PIXELS
 from erssl.settings.transfer import TransferSettings
 
 
@@ -97,15 +97,14 @@ def transfer(settings: TransferSettings, console: Console, shares: Shares | None
 
 def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:
     """The suite's folder, once what is in it agrees with what was asked for."""
-    if settings.run_dir is not None:
-        folder = user_path(settings.run_dir)
-    else:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = Path("runs") / f"transfer-{settings.mode}-{slug(read.name)}-{stamp}"
-    run_dir = RunDirectory(folder, settings.resume, settings.overwrite, resume_from=CONFIG)
-    if settings.resume:
-        check_same_settings(folder / CONFIG, config, SHARED_OUT)
-    return run_dir
+    path = folder_for(settings.run_dir, "transfer", settings.mode, slug(read.name))
+    return open_folder(
+        path,
+        config,
+        goes_on=settings.resume,
+        overwrite=settings.overwrite,
+        may_change=SHARED_OUT,
+    )
 
 
 def _check(settings: TransferSettings, seed: int, name: str) -> None:
@@ -134,9 +133,13 @@ def _one(
         return None
     for note in outcome.notes:
         console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
+    for sentence in outcome.warnings:
+        shown = f"{name}: Warning: {sentence}"
+        console.print(shown, style="yellow", highlight=False, markup=False, soft_wrap=True)
     protocol = f"transfer_{settings.mode}"
     facts = {"splits": splits, "counts": data.counts, "complete": data.complete}
-    results = make_results(
+    results = leave_results(
+        place / RESULTS,
         protocol=protocol,
         dataset=name,
         method=read.name,
@@ -145,9 +148,9 @@ def _one(
         config={**asdict(settings), **facts, **outcome.facts, "notes": outcome.notes},
         environment=environment(device),
         wall_seconds=time.perf_counter() - began,
-        published=published(protocol, name) if data.complete else None,
+        published=published(protocol, name) if data.complete and settings.as_published else None,
+        warnings=outcome.warnings,
     )
-    write_json(place / RESULTS, results)
     metric = TRANSFER_DATASETS[name].metric
     value = f"{name}: {outcome.metrics[metric]:.1%} ({metric})"
     console.print(value, highlight=False)
@@ -191,6 +194,7 @@ def _judge(
     extraction = {
         "cache_dir": (home or erssl_home() / "features") if settings.cache else None,
         "dtype": settings.features_dtype,
+        "precision": settings.features_precision,
         "batch_size": settings.feature_batch_size,
         "num_workers": workers,
     }
@@ -213,8 +217,9 @@ def _show_table(
     results: Sequence[Mapping[str, Any]],
     console: Console,
 ) -> None:
-    """The table, among the published rows."""
-    rows = [_ours(read.name, results), *published_rows(settings.mode)]
+    """The table, among the published rows where the protocol is theirs."""
+    beside = published_rows(settings.mode) if settings.as_published else []
+    rows = [_ours(read.name, results), *beside]
     write_table(folder, rows, settings.names, settings.mode)
     console.print(f"\n{markdown(rows, settings.names)}", highlight=False, markup=False)
     console.print(f"\nResults: {folder}", highlight=False, markup=False, soft_wrap=True)

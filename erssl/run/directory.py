@@ -156,6 +156,7 @@ def make_results(
     environment: Mapping[str, Any],
     wall_seconds: float,
     published: Sequence[Mapping[str, Any]] | None = None,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of ``results.json``, one schema for every protocol.
 
@@ -170,12 +171,14 @@ def make_results(
         wall_seconds: Seconds that the run took (of a resumed run, its last part).
         published: Published values of the same protocol, a group for each source and setting,
             where there are some.
+        warnings: Sentences on why a metric may not be what it is taken for.
     """
     return {
         "protocol": protocol,
         "dataset": dataset,
         "method": method,
         "metrics": dict(metrics),
+        "warnings": list(warnings),
         "published": {"label": "published", "groups": list(published)} if published else None,
         "seed": seed,
         "config": config,

@@ -61,7 +61,9 @@ def _draw_panel(axes: Any, panel: _LensPanel, runs: Mapping[str, Readings]) -> N
     lowest: list[float] = []
     for number, (label, rows) in enumerate(runs.items()):
         for order, column in enumerate(columns if single else columns[:1]):
-            points = [(row["step"], panel.value(row, column)) for row in rows if column in row]
+            points = [
+                (row["step"], panel.value(row, column)) for row in rows if panel.has(row, column)
+            ]
             if not points:
                 continue
             draw_line(
@@ -125,7 +127,8 @@ class _LensPanel:
 
     def columns(self, runs: Mapping[str, Readings]) -> list[str]:
         """Columns that belong here and that every run has which has any, prefix by prefix."""
-        names = [[n for n in rows[-1] if self.holds(n)] for rows in runs.values() if rows]
+        last = [rows[-1] for rows in runs.values() if rows]
+        names = [[n for n in row if self.holds(n) and self.has(row, n)] for row in last]
         having = [own for own in names if own]
         common = [n for n in (having[0] if having else []) if all(n in own for own in having)]
         return sorted(common, key=lambda n: [n.startswith(p) for p in self.prefixes], reverse=True)
@@ -133,6 +136,10 @@ class _LensPanel:
     def holds(self, name: str) -> bool:
         """Whether a column belongs here."""
         return any(name == p or (p.endswith("_k") and name.startswith(p)) for p in self.prefixes)
+
+    def has(self, row: Mapping[str, float], column: str) -> bool:
+        """Whether a row has a column, and the area that it is drawn against."""
+        return column in row and (not self.area or _AREA in row)
 
     def value(self, row: Mapping[str, float], column: str) -> float:
         """What is drawn of a row."""

@@ -33,13 +33,16 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(partial)
 
 
-def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
+def plot_curves(
+    curves: Curves, metrics: Mapping[str, Any], path: Path, knn_label: str = "kNN top-1"
+) -> bool:
     """Draw loss, nats below uniform, alignment and kNN accuracy over optimiser steps.
 
     Args:
         curves: (step, value) pairs by metric name.
         metrics: Final metrics; ``untrained_knn_top1`` is drawn as a dashed line.
         path: The PNG to write.
+        knn_label: Title of the kNN accuracy, with the number of neighbours.
 
     Returns:
         Whether there was anything to draw.
@@ -53,7 +56,7 @@ def plot_curves(curves: Curves, metrics: Mapping[str, Any], path: Path) -> bool:
     for index, (name, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         draw_line(axes, curves[name], color=BLUE, linewidth=1.5)
-        axes.set(title=label, xlabel="step")
+        axes.set(title=knn_label if name == "val_knn_top1" else label, xlabel="step")
         axes.title.set_fontsize(10)
         if name == "train_nats_below_uniform":
             axes.axhline(0, color=GREY, linestyle="--", linewidth=1)

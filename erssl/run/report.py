@@ -21,9 +21,15 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
     """
     file = run_dir / METRICS
     curves = read_metrics(file) if file.is_file() else {}
-    drawn = plot_curves(curves, results["metrics"], run_dir / "curves.png")
+    drawn = plot_curves(
+        curves,
+        results["metrics"],
+        run_dir / "curves.png",
+        metric_label("knn_top1", results).replace("knn_top1", "kNN top-1"),
+    )
     lens = (run_dir / LENS_FIGURE).is_file()
-    rows = [f"| {name} | {_shown(name, value)} |" for name, value in results["metrics"].items()]
+    metrics = results["metrics"].items()
+    rows = [f"| {metric_label(name, results)} | {_shown(name, value)} |" for name, value in metrics]
     lines = [
         f"# {results['method']} on {results['dataset']}",
         "",
@@ -35,6 +41,7 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
         "",
         "Accuracies, where there are some, are those of the last epoch on the validation split.",
         "",
+        *warning_lines(results),
         "![curves](curves.png)" if drawn else "The run was too short to log a curve.",
         "",
         *(["![entropy and reconstruction](lens.png)", ""] if lens else []),
@@ -85,8 +92,9 @@ def write_evaluation_report(
         images: Names of images in that folder.
         about: What the metrics are.
     """
-    metrics = results["metrics"]
-    rows = [f"| {name} | {_shown(name, value)} |" for name, value in metrics.items()]
+    metrics = results["metrics"].items()
+    rows = [f"| {metric_label(name, results)} | {_shown(name, value)} |" for name, value in metrics]
+    fitted = results["config"].get("fitted")
     lines = [
         f"# {results['protocol']}: {results['method']} on {results['dataset']}",
         "",
@@ -98,6 +106,8 @@ def write_evaluation_report(
         "",
         about,
         "",
+        *([fitted, ""] if fitted else []),
+        *warning_lines(results),
         *published_lines(results["published"]),
         "",
         *(line for name in images for line in (f"![{name}]({name})", "")),
@@ -123,6 +133,30 @@ def published_lines(published: Mapping[str, Any] | None) -> list[str]:
             f"{', '.join(rows)}.{note}"
         )
     return lines
+
+
+def warning_lines(results: Mapping[str, Any]) -> list[str]:
+    """What is doubtful in the results, for a report."""
+    return [line for text in results.get("warnings", ()) for line in (f"**Warning:** {text}", "")]
+
+
+def metric_label(name: str, results: Mapping[str, Any]) -> str:
+    """A metric's name, with the number of neighbours where it is an accuracy of kNN.
+
+    Args:
+        name: Of the metric.
+        results: The content of ``results.json`` that holds it.
+    """
+    config = results["config"]
+    if results["protocol"] == "knn":
+        k = config.get("k")
+    elif name.startswith("features_knn_"):
+        k = config.get("features_k")
+    elif name.startswith(("knn_", "untrained_knn_")):
+        k = config.get("evaluation", {}).get("knn_k")
+    else:
+        return name
+    return name if k is None else f"{name} (k={k})"
 
 
 def _shown(name: str, value: float) -> str:

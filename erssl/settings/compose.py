@@ -218,8 +218,9 @@ def _option(key: str, value: str, group: str) -> str | None:
 def _check_name(key: str, value: str, pairs: list[tuple[str, str]]) -> None:
     """Refuse ``method.name=simclr``, which would leave the other keys those of another choice."""
     group, _, rest = key.partition(".")
-    timm = group == "backbone" and ("backbone", "timm") in pairs
-    if rest == "name" and group in GROUPS and not timm:
+    libraries = {("backbone", "timm"), ("backbone", "torchvision")}
+    free = group == "backbone" and not libraries.isdisjoint(pairs)
+    if rest == "name" and group in GROUPS and not free:
         way = "backbone=timm backbone.name=" if group == "backbone" else f"{group}="
         raise ConfigError(f"{key}={value} keeps the keys of another choice; write {way}{value}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +15,7 @@ from pytorch_lightning import Trainer
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
 from erssl.settings.compose import Schema, compose_config, nearest, schema_from
+from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
 from erssl.yaml_text import read_settings_file
 
@@ -86,6 +87,7 @@ class FeatureSettings:
     """How features are taken once: ``configs/features.yaml``."""
 
     feature_batch_size: int
+    features_precision: Literal["float32", "bf16"]
     features_dtype: Literal["float32", "float16"]
     cache: bool
     cache_dir: str | None
@@ -110,11 +112,15 @@ class KnnSettings(EvaluationSettings, FeatureSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(ClassifierOptions, EvaluationSettings):
-    """What evaluations read that train: ``configs/training.yaml`` and the preset."""
+    """What evaluations read that train: ``configs/training.yaml`` and the preset.
+
+    ``chosen`` is no key: it says which values are the preset's.
+    """
 
     seeds: int
     resume: bool
     trainer: dict[str, Any]
+    chosen: Preset = field(default_factory=Preset)
 
     def __post_init__(self) -> None:
         """Refuse values that train nothing."""
@@ -208,6 +214,9 @@ def read_protocol(
     if settings_class is SemiSettings:
         config["said_rates"] = (config["backbone_lr"], config["head_lr"])
         config["backbone_lr"] = config["head_lr"] = 0.0  # until the share of the labels is known
+    if issubclass(settings_class, TrainingSettings):
+        said = frozenset(word.partition("=")[0] for word in own)
+        config["chosen"] = read_preset(protocol, config["preset"], said)
     if "crop_scale" in config:
         config["crop_scale"] = tuple(config["crop_scale"])
     return settings_class(**config), about_data
@@ -228,6 +237,7 @@ def _schema(settings_class: type[EvaluationSettings]) -> Schema:
     schema = schema_from(settings_class)
     if issubclass(settings_class, TrainingSettings):
         schema["trainer"] = schema_from(Trainer, without=(*_OWN_TRAINER_KEYS, *_LIMITS))
+        schema.pop("chosen")
     if not issubclass(settings_class, (SemiSettings, FinetuneSettings)):
         schema.pop("backbone_lr", None)  # frozen
     if settings_class is FinetuneSettings:
@@ -284,4 +294,6 @@ def _key_of_today(key: str) -> str:
 
 def resolved(settings: EvaluationSettings, data: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as ``config.yaml`` has them."""
-    return {**dataclasses.asdict(settings), "data": dict(data)}
+    values = dataclasses.asdict(settings)
+    values.pop("chosen", None)  # what it stands for is in the other values
+    return {**values, "data": dict(data)}

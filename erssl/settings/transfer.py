@@ -83,6 +83,11 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
             raise ConfigError(f"points={points} must be numbers of the grid, from 0 to {last}.")
 
     @property
+    def as_published(self) -> bool:
+        """Whether the trainings are those of the papers; of a convex problem all optima are."""
+        return self.mode == "linear" or self.grid == FinetuneOptions()
+
+    @property
     def names(self) -> list[str]:
         """The data sets, each once, in the order that they are said in."""
         said = [self.datasets] if isinstance(self.datasets, str) else self.datasets

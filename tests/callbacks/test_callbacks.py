@@ -1,4 +1,5 @@
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,3 +92,9 @@ def test_csv_logger_keeps_complete_rows_before_the_checkpoint(tmp_path):
     logger.save()
     rows = (tmp_path / "metrics.csv").read_text().split()
     assert rows == ["loss,step", "0.5,0", "0.4,4", "0.25,14"]
+
+
+def test_progress_shows_the_neighbours_of_knn():
+    values = {"train_loss": torch.tensor(0.5), "val_knn_top1": torch.tensor(0.25)}
+    trainer = SimpleNamespace(callback_metrics=values, callbacks=[OnlineKNN([], [], 10, k=123)])
+    assert LiveProgress()._metrics(trainer) == ["loss 0.500", "kNN (k=123) 0.250"]

@@ -2,12 +2,16 @@
 
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.guard_readings import COLLAPSING, FILE, HEALTHY
 from erssl.callbacks import CollapseGuard
 from erssl.entropy import sphere_log_area
+from erssl.protocols.pretrain import _callbacks
 
 RUNS = json.loads(FILE.read_text(encoding="utf-8"))
 
@@ -44,3 +48,16 @@ def test_an_alarm_on_runs_that_collapse(name):
     # a cone, which neither rank nor the entropy at a fixed κ shows
     assert "a cone" in sentence
     assert said(name, CollapseGuard(max_cosine=1.0)) == {}
+
+
+@pytest.mark.parametrize("compares_views", [True, False])
+def test_a_loss_that_compares_no_embeddings_may_leave_them_in_a_cone(compares_views):
+    settings = SimpleNamespace(
+        freeze_epochs=0,
+        evaluation=SimpleNamespace(every_n_epochs=0),
+        lens=SimpleNamespace(probe_size=8, every_n_steps=None, kappas=[10], on_collapse="warn"),
+    )
+    data = SimpleNamespace(measurable=True, probe_views=lambda n: torch.zeros(2, n, 3, 4, 4))
+    (lens,) = _callbacks(settings, data, Path(), compares_views)
+    found = said("mveb without entropy", lens.guard)
+    assert bool(found) == compares_views

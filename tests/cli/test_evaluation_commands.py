@@ -334,3 +334,29 @@ def test_a_checkpoint_of_an_evaluation_says_what_its_backbone_is(judged):
     torch.testing.assert_close(last.state_dict(), kept.state_dict(), rtol=0, atol=0)
     assert last.architecture == kept.architecture
     assert last.preprocessing == kept.preprocessing != {}
+
+
+def test_auto_says_what_it_takes_and_doubts_what_is_below_neighbours(judged):
+    results = results_of(judged / "cached")
+    assert results["config"]["preset"] == "lightly"
+    assert results["config"]["fitted"].startswith("preset=auto takes preset=lightly (SGD")
+    assert results["config"]["features_k"] == 200
+    assert results_of(judged / "knn")["warnings"] == []
+    finetuned = results_of(judged / "finetune")  # one epoch
+    (sentence,) = [text for text in finetuned["warnings"] if "far below" in text]
+    assert "kNN (k=200)" in sentence
+    report = (judged / "finetune" / "report.md").read_text()
+    assert f"**Warning:** {sentence}" in report
+    assert "| features_knn_top1 (k=200) |" in report
+    assert "| top1 (k=20) |" in (judged / "knn" / "report.md").read_text()
+
+
+def test_k_is_cut_to_the_images_and_said_once(tmp_path, capsys):
+    train = digit_folder(tmp_path / "train", classes=2)
+    words = ["checkpoint=pixels", "data=imagefolder", f"data.train_dir={train}"]
+    words += [f"data.val_dir={train}", "data.image_size=8", "data.num_workers=0"]
+    assert judge(tmp_path / "run", "knn", *words) == 0
+    k = results_of(tmp_path / "run")["config"]["k"]
+    out = capsys.readouterr().out
+    assert out.count(f"k=200 is cut to k={k}, the number of training images") == 1
+    assert f"top1 (k={k})" in out and k < 200

@@ -86,7 +86,7 @@ def test_a_name_that_looks_like_a_formula_is_drawn_as_it_stands(tmp_path):
     assert main(["report", "run"]) == 0
     (tmp_path / "$b^$").mkdir()
     for folder in ("run", "$b^$"):
-        (tmp_path / folder / "lens.csv").write_text("step,entropy_k10\n0,1\n9,2\n")
+        (tmp_path / folder / "lens.csv").write_text("step,i_er_k10\n0,1\n9,2\n")
     assert main(["lens", "run", "$b^$", "output=lens.png"]) == 0
 
 

@@ -50,7 +50,7 @@ SEMI_LR = {
     "barlowtwins": ((0.005, 0.5), (0.005, 0.5)),
 }
 KNN = {"lightly": (200, 0.1), "mveb": (200, 0.1), "dino": (20, 0.07)}
-DEFAULTS = {"knn": "lightly", "linear": "mveb", "semi": "mveb", "finetune": "lightly"}
+DEFAULTS = {"knn": "lightly", "linear": "auto", "semi": "auto", "finetune": "auto"}
 
 
 def read(command, *words):
@@ -60,7 +60,8 @@ def read(command, *words):
 @pytest.mark.parametrize("command", SETTINGS)
 def test_every_preset_is_in_these_tables(command):
     known = {"knn": KNN, "linear": LINEAR_LR, "semi": SEMI_LR, "finetune": ["lightly"]}[command]
-    assert sorted(known) == group_options(f"preset/{command}")
+    auto = ["auto"] * (command != "knn")
+    assert sorted([*known, *auto]) == group_options(f"preset/{command}")
     assert read(command).preset == DEFAULTS[command]
 
 
@@ -99,13 +100,13 @@ def test_a_knn_preset_has_its_papers_neighbours(preset):
 
 
 def test_defaults_of_the_options_are_the_linear_preset_of_mveb():
-    settings = read("linear")
+    settings = read("linear", "preset=mveb")
     for field in dataclasses.fields(ClassifierOptions):
         assert getattr(settings, field.name) == getattr(ClassifierOptions(), field.name)
 
 
 def test_the_linear_rate_is_1_6_at_the_papers_batch():
-    settings = read("linear")
+    settings = read("linear", "preset=mveb")
     head = torch.nn.Linear(2, 2)
     optimizer = make_optimizer(settings, head, None, settings.batch_size)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.6)
@@ -130,7 +131,8 @@ def otherwise(value, key):
 
 
 @pytest.mark.parametrize(
-    ("command", "preset"), [(c, p) for c in SETTINGS for p in group_options(f"preset/{c}")]
+    ("command", "preset"),
+    [(c, p) for c in SETTINGS for p in group_options(f"preset/{c}") if p != "auto"],
 )
 def test_every_value_of_a_preset_may_be_said_otherwise(command, preset):
     text = group_text(command, preset)
@@ -150,7 +152,7 @@ def group_text(command, preset):
 
 
 def test_rates_that_are_said_go_before_the_presets():
-    settings = read("semi", "fraction=0.1", "head_lr=0.9").with_rates(0.1)
+    settings = read("semi", "preset=mveb", "fraction=0.1", "head_lr=0.9").with_rates(0.1)
     assert (settings.backbone_lr, settings.head_lr) == (0.003, 0.9)
     settings = read("semi", "fraction=0.1", "ten_percent=[0.5,0.25]").with_rates(0.1)
     assert (settings.backbone_lr, settings.head_lr) == (0.5, 0.25)
@@ -184,7 +186,7 @@ def test_examples_of_the_help_are_understood(command, capsys):
     ("command", "word", "sentence"),
     [
         ("knn", "preset=dyno", r"preset=dyno is unknown; did you mean dino\?"),
-        ("linear", "preset=mvebb", r"did you mean mveb\? Choose from: barlowtwins, lightly"),
+        ("linear", "preset=mvebb", r"did you mean mveb\? Choose from: auto, barlowtwins, lightly"),
         ("linear", "epoch=3", r"The key epoch is unknown; did you mean epochs\?"),
         ("linear", "backbone_lr=0.1", "key backbone_lr is unknown"),  # frozen
         ("linear", "mode=cached_", "it must be augmented or cached"),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from erssl.cli.main import main
 from erssl.run.directory import make_results
+from erssl.run.report import metric_label
 
 STRANGE = 'a|b <i>"c" & [/d]'
 
@@ -189,3 +190,17 @@ def test_wrong_words_are_one_sentence(tmp_path, capsys):
         error = capsys.readouterr().err
         assert sentence in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "config", "label"),
+    [
+        ("knn", "top1", {"k": 200}, "top1 (k=200)"),
+        ("linear", "top1", {"features_k": 142}, "top1"),
+        ("linear", "features_knn_top1", {"features_k": 142}, "features_knn_top1 (k=142)"),
+        ("pretrain", "knn_top1", {"evaluation": {"knn_k": 20}}, "knn_top1 (k=20)"),
+        ("pretrain", "linear_top1", {"evaluation": {"knn_k": 20}}, "linear_top1"),
+    ],
+)
+def test_every_accuracy_of_knn_says_its_k(protocol, name, config, label):
+    assert metric_label(name, {"protocol": protocol, "config": config}) == label

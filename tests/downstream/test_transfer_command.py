@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from erssl.cli.main import main
 from erssl.downstream.transfer.datasets import load_transfer
@@ -91,7 +92,7 @@ def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(words, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(command, "_judge", dies_at_flowers)
         with pytest.raises(KeyboardInterrupt):
-            command.run(words)
+            command.run(words, Console())
     monkeypatch.setattr(command, "load_transfer", load)
     first = results(tmp_path, "aircraft")
     assert main(["transfer", *words, "resume=true"]) == 0

@@ -108,19 +108,23 @@ def test_a_bandwidth_whose_sample_misleads_is_still_the_median():
 
 
 @both_geometries
+@pytest.mark.parametrize("shrink_to", ["zero", "vmf"])
 @pytest.mark.parametrize("eta", [0.01, "auto"])
 @pytest.mark.parametrize("count", [5, 300])
-def test_a_batch_of_views_has_the_scores_of_each(count, eta, geometry):
+def test_a_batch_of_views_has_the_scores_of_each(count, eta, geometry, shrink_to):
     views = torch.stack([unit_rows(count, 16, seed, torch.float64, seed / 2) for seed in range(3)])
-    each = [stein_score(z, eta=eta, geometry=geometry) for z in views]
-    assert stein_score(views, eta=eta, geometry=geometry).sub(torch.stack(each)).abs().max() < 1e-9
+    options = {"eta": eta, "geometry": geometry, "shrink_to": shrink_to}
+    each = [stein_score(z, **options) for z in views]
+    assert stein_score(views, **options).sub(torch.stack(each)).abs().max() < 1e-9
 
 
 @both_geometries
-def test_columns_are_those_of_the_whole(geometry):
-    z = unit_rows(300, 12, dtype=torch.float64)
-    part = stein_score(z, geometry=geometry, columns=slice(3, 7))
-    torch.testing.assert_close(part, stein_score(z, geometry=geometry)[:, 3:7])
+@pytest.mark.parametrize("shrink_to", ["zero", "vmf"])
+def test_columns_are_those_of_the_whole(geometry, shrink_to):
+    z = unit_rows(300, 12, dtype=torch.float64, around=0.2)
+    options = {"geometry": geometry, "shrink_to": shrink_to, "eta": 5.0}
+    part = stein_score(z, columns=slice(3, 7), **options)
+    torch.testing.assert_close(part, stein_score(z, **options)[:, 3:7])
 
 
 @both_geometries

@@ -154,3 +154,66 @@ def test_a_device_votes_as_the_cpu(splits):
     on_gpu = knn_scores(*(Features(s.features.cuda(), s.labels.cuda()) for s in splits), 10)
     assert on_gpu.is_cuda
     assert torch.equal(on_gpu.argmax(dim=1).cpu(), on_cpu.argmax(dim=1))
+
+
+def copies():
+    """Training images that come up to six times, under other labels, and images near them."""
+    generator = torch.Generator().manual_seed(3)
+    distinct = torch.randn(60, 12, generator=generator)
+    rows = torch.randint(60, (400,), generator=generator)
+    labels = torch.randint(5, (400,), generator=generator)
+    queries = torch.randn(80, 12, generator=generator)
+    return Features(distinct[rows], labels), Features(queries, torch.zeros(80, dtype=torch.long))
+
+
+def shared_votes(train, val, k, temperature, classes=5):
+    """The definition in float64: images as near as the k-th share the votes that are left."""
+    found = torch.zeros(len(val.features), classes, dtype=torch.float64)
+    units = F.normalize(train.features.double(), dim=1)
+    for row, query in enumerate(F.normalize(val.features.double(), dim=1)):
+        cosines = units @ query
+        last = cosines.sort(descending=True).values[k - 1]
+        nearer, tied = cosines > last + 1e-9, (cosines - last).abs() <= 1e-9
+        weights = ((cosines - cosines.max()) / temperature).exp()
+        weights *= nearer + tied * (k - nearer.sum()) / tied.sum()
+        found[row].index_add_(0, train.labels, weights)
+    return found
+
+
+@pytest.mark.parametrize("spare", [1, 16])  # with 1 most have more equals than are looked at
+@pytest.mark.parametrize("k", [1, 7, 50, 399, 400])
+def test_images_that_are_equally_near_share_the_votes_that_are_left(k, spare, monkeypatch):
+    monkeypatch.setattr("erssl.evaluation.knn._SPARE", spare)
+    train, val = copies()
+    expected = shared_votes(train, val, k, 0.1)
+    torch.testing.assert_close(
+        knn_scores(train, val, 5, k).double(), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("k", [7, 50])
+def test_no_order_of_the_images_counts(k, monkeypatch):
+    train, val = copies()
+    whole = knn_scores(train, val, 5, k)
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(4))
+    turned = Features(train.features[order], train.labels[order])
+    torch.testing.assert_close(knn_scores(turned, val, 5, k), whole, rtol=1e-5, atol=1e-7)
+    assert torch.equal(knn_scores(turned, val, 5, k).argmax(1), whole.argmax(1))
+    monkeypatch.setattr("erssl.evaluation.knn._QUERIES", 9)
+    alone = knn_scores(train, val, 5, k)
+    torch.testing.assert_close(alone, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_a_collapsed_backbone_predicts_the_largest_class():
+    labels = torch.tensor([0] * 30 + [1] * 50 + [2] * 20)
+    train = Features(torch.ones(100, 8), labels[torch.randperm(100)])
+    scores = knn_scores(train, Features(torch.ones(4, 8), torch.zeros(4).long()), 3, k=10)
+    torch.testing.assert_close(scores, torch.tensor([[3.0, 5.0, 2.0]]).expand(4, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_type_of_features_changes_their_values_only(dtype):
+    train, val = copies()
+    narrow = [Features(f.features.to(dtype), f.labels) for f in (train, val)]
+    wide = [Features(f.features.float(), f.labels) for f in narrow]
+    assert torch.equal(knn_scores(*narrow, 5, 20), knn_scores(*wide, 5, 20))

@@ -21,6 +21,8 @@ LOSSES = {
     "mveb": lambda: MVEBLoss(),
     "mveb_sphere": lambda: MVEBLoss(geometry="sphere"),
     "mveb_auto": lambda: MVEBLoss(geometry="sphere", eta="auto"),
+    "mveb_rows": lambda: MVEBLoss(score_rows=3),
+    "mveb_stable": lambda: MVEBLoss(geometry="sphere", eta="auto", shrink_to="vmf"),
     "mveb_local": lambda: MVEBLoss(normalize_local_target=True),
     "mvib": lambda: MVIBLoss(),
 }

@@ -53,6 +53,9 @@ LOSSES = {
     "mveb rows 3": lambda gather: MVEBLoss(beta=0.3, gather_distributed=gather, score_rows=3),
     "mveb rows 4": lambda gather: MVEBLoss(beta=0.3, gather_distributed=gather, score_rows=4),
     "mveb rows 2": lambda gather: MVEBLoss(beta=0.3, gather_distributed=gather, score_rows=2),
+    "mveb stable": lambda gather: MVEBLoss(
+        0.3, "auto", "sphere", gather_distributed=gather, score_rows=5, shrink_to="vmf"
+    ),
     "mveb normalised": lambda gather: MVEBLoss(
         beta=0.3, normalize_local_target=True, gather_distributed=gather
     ),

@@ -23,7 +23,7 @@ QUEUE = {
 }  # full after the first batch: a filling one adds to the loss
 RESTLESS = {**CLUSTERS, "freeze_prototypes_epochs": 0}
 OPTIONS = {
-    "dino": RESTLESS,
+    "dino": {**RESTLESS, "head_norm": True},  # as the data set digits has it
     "dino_er": RESTLESS,
     "swav": RESTLESS,
     "swav_er": CLUSTERS,

@@ -10,6 +10,7 @@ from torch import nn
 from erssl import load_backbone
 from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone, check_input_size, save_backbone
+from erssl.models.architectures import architecture_label
 
 FEATURE_DIMS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
 
@@ -119,3 +120,26 @@ def test_what_is_no_backbone_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, truncated, metadata={"x": json.dumps({})})
     with pytest.raises(DataError, match="holds no backbone in any known layout"):
         load_backbone(truncated)
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        (BackboneOptions("resnet18", cifar_stem=True), "resnet18_cifar"),
+        (BackboneOptions("vit_base_patch16_224", "timm"), "vit_base_patch16_224"),
+        (
+            BackboneOptions(
+                "vit_base_patch16_224", "timm", options={"embed_dim": 512, "depth": 12}
+            ),
+            "vit_base_patch16_224_w512_d12",  # published numbers of vit_base are not its own
+        ),
+    ],
+)
+def test_a_label_says_what_was_changed_of_a_name(options, label):
+    assert architecture_label(options) == label
+
+
+def test_only_torchvisions_resnets_are_resnets():
+    assert BackboneOptions("resnet50", cifar_stem=True).is_resnet
+    assert not BackboneOptions("convnext_tiny").is_resnet
+    assert not BackboneOptions("resnet50", "timm").is_resnet

@@ -161,6 +161,13 @@ def test_onnx_file_takes_batches_of_any_size(source, options, tmp_path):
         torch.testing.assert_close(torch.from_numpy(features), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_weights_that_share_memory_are_saved_and_exported(tmp_path):
+    options = BackboneOptions("coat_tiny", "timm", options={"img_size": 64})
+    backbone = saved_backbone(tmp_path, options)  # its position convolutions are shared by stages
+    report = export_backbone(backbone, "huggingface", tmp_path / "folder")
+    same_features(backbone, load_backbone(report.path))
+
+
 def test_torchvisions_other_networks_are_exported(source, tmp_path):
     report = export_backbone(source(MOBILE), "torchvision", tmp_path / "weights.pth")
     model = used(report)

@@ -235,6 +235,36 @@ def test_moco_v3_vits_have_twelve_heads_and_dino_teachers_of_vits_no_wrapper(tmp
     assert load_backbone(tmp_path / "dino.pth").preprocessing["interpolation"] == "bicubic"
 
 
+def test_what_no_shape_shows_of_a_transformer_is_said_and_can_be_overridden(tmp_path):
+    torch.manual_seed(2)
+    twelve = timm.create_model("vit_tiny_patch16_224", num_classes=0, num_heads=12, img_size=32)
+    torch.save(twelve.eval().state_dict(), tmp_path / "vit.pth")
+    assumed = load_backbone(tmp_path / "vit.pth")
+    assert "num_heads 3, one for 64 channels" in str(assumed.report)
+    assert "square images of 32 pixels;" in str(assumed.report)
+    third = timm.create_model("vit_tiny_patch16_224", no_embed_class=True, img_size=32)
+    torch.save(third.state_dict(), tmp_path / "vit3.pth")
+    said = "square images of 32 pixels, and no position for the class token"
+    assert said in str(load_backbone(tmp_path / "vit3.pth").report)
+    named = load_backbone(tmp_path / "vit.pth", "vit_tiny_patch16_224,num_heads=12")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(named(images), twelve(images))
+    clip = timm.create_model("vit_tiny_patch16_224", num_classes=0, pre_norm=True, img_size=32)
+    torch.save(clip.state_dict(), tmp_path / "vit.pth")
+    assert "act_layer gelu, where OpenAI's CLIP" in str(load_backbone(tmp_path / "vit.pth").report)
+    wide = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=(32, 48)).eval()
+    torch.save(wide.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(DataError, match=r"ViTs of square images\).*img_size=224x448"):
+        load_backbone(tmp_path / "vit.pth")
+    read = load_backbone(tmp_path / "vit.pth", "vit_tiny_patch16_224,img_size=32x48")
+    images = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(read(images), wide(images))
+    with pytest.raises(ConfigError, match=r"'heads' after a comma, which is no option"):
+        load_backbone(tmp_path / "vit.pth", "vit_tiny_patch16_224,heads")
+
+
 def test_mae_leaves_its_decoder_behind(tmp_path):
     reference = vit()
     decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 197, 8)}

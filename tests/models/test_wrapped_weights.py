@@ -182,3 +182,18 @@ def test_torchvisions_other_names_are_read(tmp_path, name):
         torch.testing.assert_close(backbone(images), inputs[0])
     assert backbone.feature_dim == inputs[0].shape[1]
     assert "as torchvision has it for" in str(backbone.report)
+
+
+def test_infinite_bounds_of_a_network_are_no_fault_of_a_file(tmp_path):
+    small = {"depth": 1, "embed_dim": 64, "num_heads": 2}
+    options = BackboneOptions("gemma4_vit_167m", "timm", options=small)
+    state = build_backbone(options).state_dict()
+    bounds = [name for name, tensor in state.items() if tensor.isinf().any()]
+    assert bounds
+    torch.save(state, tmp_path / "file.pth")
+    torch.testing.assert_close(load_backbone(tmp_path / "file.pth", options).state_dict(), state)
+    weight = next(name for name in state if name not in bounds and state[name].ndim == 2)
+    for name, value in ((weight, float("inf")), (bounds[0], float("nan"))):
+        torch.save(state | {name: torch.full_like(state[name], value)}, tmp_path / "file.pth")
+        with pytest.raises(DataError, match=rf"NaN or infinite values in 1 of .* such as {name}"):
+            load_backbone(tmp_path / "file.pth", options)

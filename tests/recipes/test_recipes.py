@@ -86,6 +86,7 @@ def test_comments_of_values_survive_writing_and_reading():
         ([], "seed", 0, "default"),
         (["data=digits"], "optimizer.base_lr", 0.12, "data digits"),
         (["data=digits", "optimizer=lars"], "optimizer.base_lr", 0.4, "override optimizer=lars"),
+        (["data=cifar10", "method=dino"], "method.head_norm", True, "data cifar10"),
         (["data=cifar10"], "backbone.name", "resnet18", "data cifar10"),
         (["data=cifar10"], "optimizer.name", "sgd", "method simsiam"),
         (["data=cifar10"], "optimizer.base_lr", 0.05, "method simsiam"),

@@ -90,6 +90,14 @@ def test_readings_of_before_are_read_and_drawn(drawn, tmp_path):
     assert {t.get_text() for t in drawn[1].legends[0].get_texts()} == {"before", "now"}
 
 
+def test_an_entropy_without_its_ceiling_is_not_drawn(drawn, tmp_path):
+    rows = [{"step": 1.0, "entropy_k10": -4901.5}, {"step": 2.0, "entropy_k10": -4901.4}]
+    assert not plot_lens({"run": rows}, tmp_path / "lens.png")
+    rows = [row | {"effective_rank": 3.0} for row in rows]
+    assert plot_lens({"run": rows}, tmp_path / "lens.png")
+    assert set(panels(drawn[0])) == {"effective rank"}
+
+
 def test_a_collapse_is_marked_and_named(drawn, tmp_path):
     file = tmp_path / "lens.csv"
     write_lens(file, readings(128, (-40.0, -math.inf, -math.inf)))

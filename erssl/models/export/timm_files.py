@@ -86,6 +86,8 @@ def write_folder(
     model: Any = timm.create_model(options.name, pretrained=False, num_classes=0, **arguments)
     model.load_state_dict(dict(state))
     model.pretrained_cfg = timm_config(model.pretrained_cfg, preprocessing)
+    # safetensors takes no weights that share memory, as CoaT's do in the network
+    model.state_dict = lambda: dict(state)
     save_for_hf(model, str(folder), model_args=arguments, safe_serialization=True)
     _without_classes(folder / FOLDER_FILES[0])
     images = listed(preprocessing)

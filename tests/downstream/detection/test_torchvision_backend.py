@@ -20,7 +20,7 @@ from erssl.downstream.detection.torchvision_model import (
     refine_statistics,
 )
 from erssl.errors import DataError, RunError
-from erssl.models import build_backbone
+from erssl.models import BackboneOptions, build_backbone
 from erssl.protocols.trainer import make_loggers
 
 STATISTICS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
@@ -205,3 +205,11 @@ def test_loss_that_is_not_finite_ends_the_run(job):
     steep = replace(job, schedule=scaled(job.recipe, 2, iterations=6, lr=1e12))
     with pytest.raises(RunError, match="not finite; start again with a lower learning_rate"):
         run(steep)
+
+
+@pytest.mark.parametrize(
+    "options", [BackboneOptions("mobilenet_v3_small"), BackboneOptions("test_vit", "timm")]
+)
+def test_a_backbone_without_a_resnets_stages_is_refused(options):
+    with pytest.raises(DataError, match=f"is {options.name}, which has no layer1"):
+        build_detector(build_backbone(options), 2, STATISTICS)
