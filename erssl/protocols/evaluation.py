@@ -65,7 +65,7 @@ _PUBLISHED = 3  # groups of published numbers that are printed; the report has a
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """What an evaluation came to.
 
     Attributes:
@@ -81,7 +81,7 @@ class Evaluation:
     """One evaluation: its images, its folder, its clock.
 
     Attributes:
-        subject: What is judged.
+        subject: What is evaluated.
         datasets: The images.
         path: The folder of the results.
         facts: What else belongs into the record: digests, and the subset that was used.
@@ -93,7 +93,7 @@ class Evaluation:
         Args:
             protocol: Name of the command.
             settings: What was asked for.
-            subject: What is judged.
+            subject: What is evaluated.
 
         Raises:
             ConfigError: If processes that something else has started have no run_dir in common.
@@ -154,7 +154,7 @@ class Evaluation:
         return {**resolved(self.settings, asdict(self.subject.data)), **self.facts}
 
     def _digests(self) -> dict[str, str]:
-        """What seeds that are finished were trained and judged on, whatever its files are called.
+        """Digests of what finished seeds were trained and evaluated on, whatever the files' names.
 
         The backbone is still as it was read.
         """
@@ -217,7 +217,7 @@ class Evaluation:
 
     def finish(
         self,
-        judged: Judged,
+        evaluated: Evaluated,
         device: torch.device,
         console: Console,
         compared: Neighbours | None = None,
@@ -226,7 +226,7 @@ class Evaluation:
         """Write results and report, and print them beside what is published.
 
         Args:
-            judged: What came out.
+            evaluated: What came out.
             device: Where it was computed.
             console: Where it is printed.
             compared: What kNN says of the frozen features, for a classifier that was trained.
@@ -237,14 +237,14 @@ class Evaluation:
         """
         data = self.subject.data
         surroundings = environment(device)
-        metrics = summarize(judged.metrics)
+        metrics = summarize(evaluated.metrics)
         warnings = []
         if compared is not None:
             labels = val_labels(self.datasets)
             warnings = doubts(metrics["top1"], labels, self.datasets.num_classes, compared)
             metrics["features_knn_top1"] = compared.accuracy
         write_json(self.path / ENVIRONMENT, surroundings)
-        images = self._draw(judged.predicted) if self.settings.plots else []
+        images = self._draw(evaluated.predicted) if self.settings.plots else []
         results = leave_results(
             self.path / RESULTS,
             report=lambda results: write_evaluation_report(results, self.path, images),

@@ -42,7 +42,7 @@ from erssl.settings.transfer import TransferSettings
 
 
 def run(words: Sequence[str], console: Console) -> Result:
-    """Judge a backbone by what it is worth elsewhere."""
+    """Evaluate a backbone by what it is worth elsewhere."""
     quiet()
     settings, shares = read_shares(words)
     return transfer(settings, console, shares)
@@ -129,7 +129,7 @@ def _one(
     place.mkdir(parents=True, exist_ok=True)
     data, device = _load(settings, seed, name), best_device()
     splits = keep_splits(place, data)
-    outcome = _judge(settings, read, data, place, device, console)
+    outcome = _evaluate(settings, read, data, place, device, console)
     if outcome is None:
         return None
     for note in outcome.notes:
@@ -158,7 +158,7 @@ def _one(
     return results
 
 
-def _judge(
+def _evaluate(
     settings: TransferSettings,
     read: Read,
     data: TransferData,
