@@ -24,7 +24,14 @@ from erssl.protocols.build import trained_method
 from erssl.protocols.evaluation import best_device, progress_bar
 from erssl.protocols.subject import Subject, read_subject, run_of
 from erssl.run.directory import LAST_CHECKPOINT
-from erssl.run.feature_files import ImageRows, check_output, readable, table_of, write_features
+from erssl.run.feature_files import (
+    ImageRows,
+    check_output,
+    open_parts,
+    readable,
+    table_of,
+    write_features,
+)
 from erssl.run.result import Result
 from erssl.settings.embed import EmbedSettings, read_embed
 from erssl.settings.pretrain import run_settings
@@ -61,8 +68,7 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     datasets = load_datasets(subject.data)
     _say_skipped(datasets, console)
     splits = _splits(datasets, settings.split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parts = path.with_name(f"{path.name}.parts")
+    parts = open_parts(path)
     taken = [
         _features(name, images, network, shape, settings, subject, parts, console)
         for name, images in splits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,28 @@ def check_output(path: Path, overwrite: bool) -> None:
         ConfigError: If it needs a package that is not installed.
     """
     for file in (path, table_of(path)):
-        if file is not None and file.is_dir():
+        if file is not None and os.path.isdir(file):
             raise RunError(f"output={file} is a folder; name a file.")
-        if file is not None and file.exists() and not overwrite:
+        if file is not None and os.path.lexists(file) and not overwrite:
             raise RunError(f"{file} exists; name another output, or set overwrite=true.")
     if path.suffix == ".parquet":
         _pyarrow()
+
+
+def open_parts(path: Path) -> Path:
+    """Make the folder in which parts are kept until a file of features is whole.
+
+    Raises:
+        RunError: If nothing can be written there.
+    """
+    parts = path.with_name(f"{path.name}.parts")
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"output={path} cannot be written ({error.strerror}); name another place."
+        ) from error
+    return parts
 
 
 def write_features(path: Path, features: npt.NDArray[Any], rows: ImageRows) -> None:

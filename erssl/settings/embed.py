@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class EmbedSettings(BackboneSettings):
             )
         if self.checkpoint == PIXELS and self.on != "features":
             raise ConfigError(f"checkpoint=pixels has no {self.on}; leave on={self.on} out.")
-        if self.path.suffix not in SUFFIXES:
+        if not user_path(self.output).name or self.path.suffix not in SUFFIXES:
             raise ConfigError(
                 f"output={self.output} must end in one of {', '.join(SUFFIXES)}, or in none for "
                 ".npy."
@@ -73,7 +74,7 @@ def read_embed(overrides: Sequence[str]) -> tuple[EmbedSettings, list[str]]:
         first = key.partition(".")[0]
         if first != "data" and first not in schema:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, {*schema, 'data'})}")
-        if key == "data" and value not in group_options("data") and user_path(value).is_dir():
+        if key == "data" and value not in group_options("data") and os.path.isdir(user_path(value)):
             about_data += ["data=imagefolder", f"data.train_dir={value}"]
         else:
             (about_data if first == "data" else own).append(override)
