@@ -12,12 +12,12 @@ from erssl.errors import ErsslError, Stopped, was_interrupted
 
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
-    "knn": "judge a backbone by its nearest neighbours",
-    "linear": "judge it by a linear classifier on frozen features",
-    "semi": "judge it by training on a part of the labels",
-    "finetune": "judge it by training on all labels",
-    "transfer": "judge it on eleven other data sets, linear or fine-tuned",
-    "detect": "judge it by detection on COCO, with Detectron2 or torchvision",
+    "knn": "evaluate a backbone by its nearest neighbours",
+    "linear": "evaluate it by a linear classifier on frozen features",
+    "semi": "evaluate it by training on a part of the labels",
+    "finetune": "evaluate it by training on all labels",
+    "transfer": "evaluate it on eleven other data sets, linear or fine-tuned",
+    "detect": "evaluate it by detection on COCO, with Detectron2 or torchvision",
     "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
     "embed": "write the features of any images to an array, a table or Parquet",
     "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",

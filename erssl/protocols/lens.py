@@ -22,6 +22,7 @@ from erssl.models.foreign import load_branch
 from erssl.paths import user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.record import leave_results
+from erssl.run.console import say
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, read_lens
 from erssl.run.lens_figure import plot_lens
 from erssl.run.result import Result
@@ -90,7 +91,7 @@ def draw(folders: Sequence[str], output: Path, console: Console) -> Result:
             f"The {LENS} of {', '.join(folders)} have no quantity of the lens in common; name run "
             "directories of erssl pretrain."
         )
-    console.print(f"Drawn: {output}", highlight=False, markup=False)
+    say(console, f"Drawn: {output}")
     return Result(output)
 
 
@@ -146,7 +147,7 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> Result:
             environment=environment(device),
             wall_seconds=time.perf_counter() - began,
         )
-        console.print(f"Written: {folder / 'lens.json'}", highlight=False)
+        say(console, f"Written: {folder / 'lens.json'}")
     return Result(user_path(own.get("output", own["checkpoint"])), reading)
 
 
