@@ -203,7 +203,7 @@ class Evaluation:
         transform = build_eval_transform(
             data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
         )
-        with _progress(console, f"features of {len(images)} {split} images") as update:
+        with progress_bar(console, f"features of {len(images)} {split} images") as update:
             return cached_features(
                 self.subject.backbone.to(device),
                 images,
@@ -362,7 +362,7 @@ def _default_cache() -> Path:
 
 
 @contextmanager
-def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the standard error stream, where somebody is looking."""
     seen = Console(stderr=True)
     with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:

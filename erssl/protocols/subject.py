@@ -20,7 +20,7 @@ from erssl.models import BackboneOptions, build_backbone, load_backbone, named_a
 from erssl.paths import user_path
 from erssl.run.console import say
 from erssl.run.directory import CONFIG
-from erssl.settings.evaluation import PIXELS, BackboneSettings, EvaluationSettings
+from erssl.settings.evaluation import PIXELS, BackboneSettings
 from erssl.settings.pretrain import read_settings, run_settings
 from erssl.yaml_text import read_settings_file
 
@@ -99,7 +99,7 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
 
 
 def read_subject(
-    settings: EvaluationSettings, about_data: Sequence[str], console: Console
+    settings: BackboneSettings, about_data: Sequence[str], console: Console
 ) -> Subject:
     """Read the backbone, and decide what it is evaluated on.
 
