@@ -187,8 +187,8 @@ def _folders(options: DataOptions) -> Datasets:
             val, faults = drop_unreadable(val, options.on_error, options.workers)
             skipped += faults
     return Datasets(
-        train=ImageFiles(train.samples),
-        val=ImageFiles(val.samples) if val is not None else None,
+        train=ImageFiles(train.samples, options.exif),
+        val=ImageFiles(val.samples, options.exif) if val is not None else None,
         num_classes=len(train.class_names),
         class_names=train.class_names,
         labelled=train.labelled,

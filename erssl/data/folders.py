@@ -21,11 +21,17 @@ _NAMED = 5
 
 
 class ImageFiles(Dataset[tuple[Image.Image, int]]):
-    """Image files and their class numbers, read when asked for."""
+    """Image files and their class numbers, read when asked for.
 
-    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
-        """Take ``(path, class number)`` of each image."""
+    Attributes:
+        samples: ``(path, class number)`` of each image.
+        upright: Whether images are turned as their EXIF orientation says.
+    """
+
+    def __init__(self, samples: Sequence[tuple[str, int]], upright: bool = False) -> None:
+        """Take ``(path, class number)`` of each image, and whether to turn them upright."""
         self.samples = list(samples)
+        self.upright = upright
 
     def __len__(self) -> int:
         """Number of images."""
@@ -38,7 +44,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
             DataError: If the file cannot be read.
         """
         path, target = self.samples[index]
-        return load_image(path), target
+        return load_image(path, upright=self.upright), target
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import nn
 from erssl.data import Datasets, SSLDataModule
 from erssl.data.folders import ImageFiles
 from erssl.data.images import reading
+from erssl.data.orientation import upright_size
 from erssl.errors import DataError, printable
 from erssl.settings.pretrain import PretrainSettings
 
@@ -88,7 +89,7 @@ def _sizes(images: Any) -> str:
     for place in np.linspace(0, len(images) - 1, count).round().astype(int):
         try:
             with reading(images.samples[place][0]) as image:
-                sizes.append(image.size)
+                sizes.append(upright_size(image) if images.upright else image.size)
         except DataError:  # said when it is decoded
             continue
     if not sizes:
