@@ -19,6 +19,7 @@ COMMANDS = {
     "transfer": "evaluate it on eleven other data sets, linear or fine-tuned",
     "detect": "evaluate it by detection on COCO, with Detectron2 or torchvision",
     "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
+    "embed": "write the features of any images to an array, a table or Parquet",
     "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
     "report": "put any number of results into one table",
     "methods": "list the methods with their paper, family, views and target branch",

@@ -10,17 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from erssl.data.formats import image_formats
 from erssl.data.orientation import turned_upright
 from erssl.errors import DataError
-
-#: torchvision's list and GIF, of which the first frame is read.
-IMAGE_EXTENSIONS: tuple[str, ...] = (*IMG_EXTENSIONS, ".gif")
-
-#: What files of those names hold. Pillow goes by content and would hand others to programs: a
-#: "cat.jpg" of PostScript to Ghostscript.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 
 _BLOCK = 8192
 _NO_FILE = "a pipe or device"
@@ -34,7 +27,7 @@ def load_image(path: str | Path, *, upright: bool = False) -> Image.Image:
     values above 255; of an animation the first frame is read.
 
     Args:
-        path: A file of one of `FORMATS`.
+        path: A file of one of :func:`erssl.data.formats.image_formats`.
         upright: Whether to turn it as its EXIF orientation says, which changes its size.
 
     Returns:
@@ -53,7 +46,7 @@ def reading(path: str | Path) -> Iterator[Image.Image]:
     """Open an image of which so far only the header is read.
 
     Args:
-        path: A file of one of `FORMATS`.
+        path: A file of one of :func:`erssl.data.formats.image_formats`.
 
     Yields:
         The image as Pillow has it.
@@ -99,7 +92,7 @@ def _opened(path: str | Path) -> Image.Image:
         os.path.isfile(path) or os.path.isdir(path)
     ):  # a pipe would be waited for
         raise ValueError(_NO_FILE)
-    return Image.open(path, formats=FORMATS)
+    return Image.open(path, formats=image_formats())
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

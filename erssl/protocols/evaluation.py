@@ -35,6 +35,7 @@ from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Subject
+from erssl.run.console import say
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
@@ -136,7 +137,7 @@ class Evaluation:
         trains = isinstance(settings, TrainingSettings)
         resume = isinstance(settings, TrainingSettings) and settings.resume
         if sentence := self._fitted.get("fitted"):
-            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            say(console, sentence)
         self.facts = facts | self._fitted | ({"digests": self._digests()} if trains else {})
         config = self._config()
         resumable = CONFIG if trains else LAST_CHECKPOINT
@@ -202,7 +203,7 @@ class Evaluation:
         transform = build_eval_transform(
             data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
         )
-        with _progress(console, f"features of {len(images)} {split} images") as update:
+        with progress_bar(console, f"features of {len(images)} {split} images") as update:
             return cached_features(
                 self.subject.backbone.to(device),
                 images,
@@ -318,7 +319,7 @@ def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def print_results(results: Mapping[str, Any], found: str, path: Path, console: Console) -> None:
     """What came out, and what is published for the same protocol."""
     metrics = results["metrics"]
-    console.print(f"{results['method']}: {found}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{results['method']}: {found}")
     table = Table("metric", results["protocol"], box=None, pad_edge=False)
     for name, value in metrics.items():
         if name.endswith("_std") or "_seed" in name:
@@ -330,14 +331,13 @@ def print_results(results: Mapping[str, Any], found: str, path: Path, console: C
         table.add_row(metric_label(name, results), shown)
     console.print(table)
     for sentence in results["warnings"]:
-        console.print(f"Warning: {sentence}", style="yellow", highlight=False, soft_wrap=True)
+        say(console, f"Warning: {sentence}", style="yellow")
     lines = published_lines(results["published"])
     for line in lines[:_PUBLISHED]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)
     if len(lines) > _PUBLISHED:
         console.print(f"{len(lines) - _PUBLISHED} more published settings are in the report.")
-    where = f"\nResults: {path} ({results['wall_seconds']:.0f} s)"
-    console.print(where, highlight=False, markup=False, soft_wrap=True)
+    say(console, f"\nResults: {path} ({results['wall_seconds']:.0f} s)")
 
 
 def best_device() -> torch.device:
@@ -362,7 +362,7 @@ def _default_cache() -> Path:
 
 
 @contextmanager
-def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the standard error stream, where somebody is looking."""
     seen = Console(stderr=True)
     with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:

@@ -18,8 +18,9 @@ from erssl.data import DataOptions
 from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone, load_backbone, named_architecture
 from erssl.paths import user_path
+from erssl.run.console import say
 from erssl.run.directory import CONFIG
-from erssl.settings.evaluation import PIXELS, BackboneSettings, EvaluationSettings
+from erssl.settings.evaluation import PIXELS, BackboneSettings
 from erssl.settings.pretrain import read_settings, run_settings
 from erssl.yaml_text import read_settings_file
 
@@ -98,7 +99,7 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
 
 
 def read_subject(
-    settings: EvaluationSettings, about_data: Sequence[str], console: Console
+    settings: BackboneSettings, about_data: Sequence[str], console: Console
 ) -> Subject:
     """Read the backbone, and decide what it is evaluated on.
 
@@ -121,7 +122,7 @@ def read_subject(
 def _say(sentence: str, console: Console) -> None:
     """Print what was read before any work is done with it, on the first process alone."""
     if all(os.environ.get(name, "0") in ("", "0") for name in _RANKS):
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        say(console, sentence)
 
 
 def slug(name: str) -> str:

@@ -60,7 +60,6 @@ class BackboneSettings:
     weights: str | None
     allow_partial: bool
     seed: int
-    run_dir: str | None
     overwrite: bool
 
     def __post_init__(self) -> None:
@@ -78,6 +77,7 @@ class BackboneSettings:
 class EvaluationSettings(BackboneSettings):
     """What every evaluation reads: ``configs/evaluate.yaml``."""
 
+    run_dir: str | None
     preset: str
     plots: bool
 
