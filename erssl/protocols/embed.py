@@ -22,13 +22,14 @@ from erssl.models.patch_tokens import PatchTokens
 from erssl.paths import user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.evaluation import best_device, progress_bar
+from erssl.protocols.header import image_lines
 from erssl.protocols.subject import Subject, read_subject, run_of
+from erssl.run.console import say
 from erssl.run.directory import LAST_CHECKPOINT
 from erssl.run.feature_files import (
     ImageRows,
     check_output,
     open_parts,
-    readable,
     table_of,
     write_features,
 )
@@ -66,7 +67,7 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     check_input_size(subject.backbone, [subject.data.image_size])
     network, shape = _network(settings, subject)
     datasets = load_datasets(subject.data)
-    _say_skipped(datasets, console)
+    _say_images(datasets, console)
     splits = _splits(datasets, settings.split)
     parts = open_parts(path)
     taken = [
@@ -169,7 +170,7 @@ def _rows(
     splits: Sequence[tuple[str, Any]], taken: Sequence[Features], datasets: Datasets
 ) -> ImageRows:
     labels = torch.cat([each.labels for each in taken]).tolist()
-    names = [readable(name) for name in datasets.class_names]
+    names = datasets.class_names
     return ImageRows(
         files=[file for split, images in splits for file in _names(split, images)],
         labels=labels if datasets.labelled else [None] * len(labels),
@@ -183,18 +184,16 @@ def _names(split: str, images: Any) -> list[str]:
     samples = getattr(images, "samples", None)
     if samples is None:
         return [f"{split}/{number}" for number in range(len(images))]
-    return [readable(str(path)) for path, _ in samples]
+    return [str(path) for path, _ in samples]
 
 
-def _say_skipped(datasets: Datasets, console: Console) -> None:
+def _say_images(datasets: Datasets, console: Console) -> None:
+    """Say how many images there are, and what is left out and why."""
+    for line in image_lines(datasets):
+        say(console, line)
     if datasets.skipped:
-        listed = named(f"{readable(path)}: {reason}" for path, reason in datasets.skipped)
-        console.print(
-            f"{len(datasets.skipped)} images cannot be read and are left out ({listed}).",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        listed = named(f"{path}: {reason}" for path, reason in datasets.skipped)
+        say(console, f"Images that cannot be read: {len(datasets.skipped)} ({listed})")
 
 
 def _finish(
@@ -209,12 +208,7 @@ def _finish(
     size = (len(features), *shape)
     table = table_of(path)
     where = f"{path}" if table is None else f"{path} and {table}"
-    console.print(
-        f"Features {' x '.join(map(str, size))} of {len(features)} images: {where} "
-        f"({seconds:.0f} s)",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    skipped = [(readable(file), reason) for file, reason in datasets.skipped]
-    return Result(path, results={"shape": size, "files": rows.files, "skipped": skipped})
+    sizes = " x ".join(map(str, size))
+    say(console, f"Features {sizes} of {len(features)} images: {where} ({seconds:.0f} s)")
+    results = {"shape": size, "files": rows.files, "skipped": datasets.skipped}
+    return Result(path, results=results)

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
-from erssl.data import SSLDataModule
+from erssl.data import Datasets, SSLDataModule
 from erssl.data.folders import ImageFiles
 from erssl.data.images import reading
 from erssl.data.orientation import upright_size
@@ -42,6 +42,21 @@ def header_lines(
         One line for each fact, without line breaks.
     """
     found = data.datasets
+    backbone: Any = method.backbone
+    lines = [
+        *image_lines(found),
+        f"Device: {_device(trainer)}",
+        f"Pipeline: {settings.data.pipeline} ({settings.data.workers} loader processes)",
+        f"Parameters: {_trained(method):,} trained, {_trained(backbone):,} of them in the backbone "
+        f"{settings.backbone.name}",
+        f"Steps: {_steps(settings, len(found.train))}",
+        f"Run directory: {path}",
+    ]
+    return [printable(line) for line in lines]
+
+
+def image_lines(found: Datasets) -> list[str]:
+    """Say which images there are, and what was left out by reason: one line for each fact."""
     lines = [f"Training images: {len(found.train):,}{_sizes(found.train)}"]
     if found.val is not None:
         lines.append(f"Validation images: {len(found.val):,}{_sizes(found.val)}")
@@ -52,16 +67,7 @@ def header_lines(
         for split, left_out in found.left_out.items()
         if left_out.total()
     ]
-    backbone: Any = method.backbone
-    lines += [
-        f"Device: {_device(trainer)}",
-        f"Pipeline: {settings.data.pipeline} ({settings.data.workers} loader processes)",
-        f"Parameters: {_trained(method):,} trained, {_trained(backbone):,} of them in the backbone "
-        f"{settings.backbone.name}",
-        f"Steps: {_steps(settings, len(found.train))}",
-        f"Run directory: {path}",
-    ]
-    return [printable(line) for line in lines]
+    return lines
 
 
 def _reasons(left_out: Counter[str]) -> str:

@@ -96,11 +96,6 @@ def write_features(path: Path, features: npt.NDArray[Any], rows: ImageRows) -> N
             write_rows(table, [COLUMNS, *_cells(rows)])
 
 
-def readable(name: str) -> str:
-    """A name in Unicode; bytes that are no UTF-8 become ``\\xff``."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _cells(rows: ImageRows) -> list[tuple[str | int, ...]]:
     return [
         (_harmless(file), "" if label is None else label, _harmless(name), split)
@@ -123,9 +118,9 @@ def _write_parquet(path: Path, features: npt.NDArray[Any], rows: ImageRows) -> N
             block = slice(start, start + _ROWS)
             table = pa.table(
                 {
-                    "file": pa.array(rows.files[block], pa.string()),
+                    "file": pa.array(_unicode(rows.files[block]), pa.string()),
                     "label": pa.array(rows.labels[block], pa.int64()),
-                    "class": pa.array(rows.classes[block], pa.string()),
+                    "class": pa.array(_unicode(rows.classes[block]), pa.string()),
                     "split": pa.array(rows.splits[block], pa.string()),
                     "features": _lists(pa, features[block]),
                 }
@@ -135,6 +130,11 @@ def _write_parquet(path: Path, features: npt.NDArray[Any], rows: ImageRows) -> N
             writer.write_table(table)
         if writer is not None:
             writer.close()
+
+
+def _unicode(names: list[str]) -> list[str]:
+    """Names as a CSV file has them: bytes that are no UTF-8 are escaped."""
+    return [name.encode(errors="backslashreplace").decode() for name in names]
 
 
 def _lists(pa: Any, block: npt.NDArray[Any]) -> Any:

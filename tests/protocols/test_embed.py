@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 from torchvision import transforms as T
+from torchvision.models import VisionTransformer
 
 import erssl
 from erssl.cli.main import main
 from erssl.errors import ConfigError, DataError, RunError
+from erssl.models.patch_tokens import PatchTokens
 from erssl.protocols import embed as engine
 
 from ..cli.test_pretrain import TINY, UNMEASURED
@@ -117,6 +119,19 @@ def test_patches_are_the_tokens_without_the_class(photos, tmp_path):
         assert_close(patches[3], vit.forward_features(image[None])[0, own:].numpy())
 
 
+def test_patches_of_torchvisions_transformer():
+    """What its encoder gives, which the hook sees, but for the class token in front."""
+    torch.manual_seed(0)
+    vit = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32).eval()
+    seen = []
+    vit.encoder.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    tokens, images = PatchTokens(vit, 32), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        patches, _ = tokens(images), vit(images)
+    assert tokens.shape == patches.shape[1:] == (16, 16)
+    assert torch.equal(patches, seen[-1][:, 1:])
+
+
 @pytest.mark.parametrize("on", ["features", "patches"])
 def test_parquet(photos, tmp_path, on):
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -217,7 +232,8 @@ def test_unreadable_images_are_named(photos, tmp_path, capsys):
     assert not list(tmp_path.glob("f*"))
     skip = {**SMALL, "data.on_error": "skip", "quiet": False}
     result = erssl.embed(CNN, photos, tmp_path / "f", **skip)
-    assert "1 images cannot be read and are left out" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Images that cannot be read: 1" in told and "Left out of train: 1" in told
     ((file, _),) = result.results["skipped"]
     assert file == str(photos / "cats" / "0.png") and file not in result.results["files"]
     assert len(np.load(result.path)) == len(table(tmp_path / "f.csv")) == 9
@@ -257,4 +273,4 @@ def test_names_that_are_no_utf8(photos, tmp_path):
     except OSError:
         pytest.skip("this file system takes Unicode alone")
     erssl.embed(CNN, photos, tmp_path / "f", **SMALL)
-    assert table(tmp_path / "f.csv")[-1]["file"].endswith("\\xff.png")
+    assert table(tmp_path / "f.csv")[-1]["file"].endswith("\\udcff.png")
