@@ -13,7 +13,7 @@ from PIL import Image
 
 from erssl.cli.main import main
 from erssl.models import BackboneOptions, build_backbone, save_backbone
-from erssl.protocols import detection as command
+from erssl.protocols import detect as command
 from erssl.run.directory import read_metrics
 from erssl.settings.detection import read_detect
 
