@@ -17,6 +17,7 @@ from erssl.downstream.detection.recipes import Recipe, Schedule, learning_rate
 from erssl.downstream.detection.torchvision_model import parameter_groups
 from erssl.errors import RunError
 from erssl.run.directory import LAST_CHECKPOINT
+from erssl.run.signals import SignalWatch
 
 _SHORT = {
     "loss_classifier": "loss_class",
@@ -107,6 +108,7 @@ class AroundIterations(Callback):
         evaluate: Callable[[], Mapping[str, float]],
         lines: ProgressLines,
         schedule: Schedule,
+        signals: SignalWatch | None = None,
     ) -> None:
         """Take what is to be done.
 
@@ -117,10 +119,22 @@ class AroundIterations(Callback):
             evaluate: Gives metrics, and leaves the detector in train mode.
             lines: Says where the training is.
             schedule: Its length and learning rates.
+            signals: Tells when the training shall stop.
         """
+        self._signals = signals
         self._file = folder / LAST_CHECKPOINT
         self._checkpoint_period, self._eval_period = checkpoint_period, eval_period
         self._evaluate, self._lines, self._schedule = evaluate, lines, schedule
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch for signals, in the place of what Lightning does at them."""
+        if self._signals is not None:
+            self._signals.training_begins(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on a signal ends the run at once."""
+        if self._signals is not None:
+            self._signals.training_ends()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -129,10 +143,13 @@ class AroundIterations(Callback):
         assert isinstance(pl_module, DetectorTraining)
         done, end = trainer.global_step, self._schedule.iterations
         self._lines.show(done, pl_module.losses, learning_rate(self._schedule, done - 1))
-        if done % self._checkpoint_period == 0 or done == end:
+        stop = self._signals is not None and self._signals.heard(trainer)
+        if stop or done % self._checkpoint_period == 0 or done == end:
             for logger in trainer.loggers:
                 logger.save()  # a checkpoint stands for no rows that the curves lack
             trainer.save_checkpoint(self._file)
+        if stop and self._signals is not None:
+            self._signals.stop(trainer)
         if self._eval_period and done % self._eval_period == 0 and done < end:
             metrics = dict(self._evaluate())
             for logger in trainer.loggers:
