@@ -122,6 +122,8 @@ class AroundIterations(Callback):
             signals: Tells when the training shall stop.
         """
         self._signals = signals
+        self._stop = False
+        self._held: dict[str, Any] | None = None
         self._file = folder / LAST_CHECKPOINT
         self._checkpoint_period, self._eval_period = checkpoint_period, eval_period
         self._evaluate, self._lines, self._schedule = evaluate, lines, schedule
@@ -132,7 +134,8 @@ class AroundIterations(Callback):
             self._signals.training_begins(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on a signal ends the run at once."""
+        """Write the last one; from now on a signal ends the run at once."""
+        self._write(trainer)
         if self._signals is not None:
             self._signals.training_ends()
 
@@ -143,17 +146,33 @@ class AroundIterations(Callback):
         assert isinstance(pl_module, DetectorTraining)
         done, end = trainer.global_step, self._schedule.iterations
         self._lines.show(done, pl_module.losses, learning_rate(self._schedule, done - 1))
-        stop = self._signals is not None and self._signals.heard(trainer)
-        if stop or done % self._checkpoint_period == 0 or done == end:
-            for logger in trainer.loggers:
-                logger.save()  # a checkpoint stands for no rows that the curves lack
-            trainer.save_checkpoint(self._file)
-        if stop and self._signals is not None:
-            self._signals.stop(trainer)
+        self._stop = self._signals is not None and self._signals.heard(trainer)
+        if self._stop or done % self._checkpoint_period == 0 or done == end:
+            # Lightning logs this iteration's row next; Trainer.save_checkpoint would come before
+            self._held = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if self._stop:
+            return
         if self._eval_period and done % self._eval_period == 0 and done < end:
             metrics = dict(self._evaluate())
             for logger in trainer.loggers:
                 logger.log_metrics({f"val_{k}": v for k, v in metrics.items()}, step=done - 1)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write what was taken after the iteration before."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if self._held is None:
+            return
+        held, self._held = self._held, None
+        for logger in trainer.loggers:
+            logger.save()  # a checkpoint stands for no rows that the curves lack
+        trainer.strategy.save_checkpoint(held, self._file)
+        trainer.strategy.barrier("checkpoint")
+        if self._stop and self._signals is not None:
+            self._signals.stop(trainer)
 
 
 def require_same_head(checkpoint: Mapping[str, Any], about: str) -> None:

@@ -149,7 +149,8 @@ class Evaluation:
         resume = isinstance(settings, TrainingSettings) and settings.resume
         if sentence := self._fitted.get("fitted"):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-        self.facts = dict(facts) | self._fitted | ({"digests": self._digests()} if trains else {})
+        digests = {"digests": self._digests()} if trains else {}
+        self.facts = {**facts, **self._fitted, **digests}
         config = self._config()
         resumable = CONFIG if trains else LAST_CHECKPOINT
         run_dir = open_folder(

@@ -194,9 +194,7 @@ def test_a_run_that_is_killed_goes_on_at_its_last_checkpoint(words, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_a_sentence_and_its_status(
-    words, tmp_path, monkeypatch, capsys
-):
+def test_sigterm_leaves_a_checkpoint_and_a_sentence(words, tmp_path, monkeypatch, capsys):
     from erssl.downstream.detection.torchvision_training import DetectorTraining
 
     step, calls, before = DetectorTraining.training_step, [], signal.getsignal(signal.SIGTERM)
