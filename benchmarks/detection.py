@@ -92,7 +92,7 @@ def kill_and_resume(place: Path, words: tuple[str, ...], data: tuple[str, ...]) 
 
 
 def overfit(run_dir: Path, words: tuple[str, ...], data: tuple[str, ...]) -> dict[str, Any]:
-    """Eight images, trained and judged on."""
+    """Eight images, trained and evaluated on."""
     detect((*words, *data), run_dir)
     return {**summary(run_dir, words), "passes": metrics(run_dir)["box_AP50"] > 0.5}
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from erssl.commands import (
         compare,
         detect,
+        embed,
         export,
         finetune,
         knn,
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "compare",
     "detect",
+    "embed",
     "export",
     "finetune",
     "knn",

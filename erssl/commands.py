@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "compare",
     "detect",
+    "embed",
     "export",
     "finetune",
     "knn",
@@ -268,6 +269,41 @@ def lens(
             return _execute("lens", [*folders, *overrides_of(overrides)], quiet)
     said = {"checkpoint": checkpoint, "data": data} | ({"method": method} if method else {})
     return _run("lens", said, backbone, feature_dim, quiet, overrides)
+
+
+def embed(
+    checkpoint: Place,
+    data: Data | PathLike[str] = None,
+    output: Place = "features",
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Write the features of images to a file: ``erssl embed``.
+
+    Args:
+        checkpoint: As :func:`knn` takes it.
+        data: A folder of images, with or without class folders; or as :func:`pretrain` takes it;
+            ``None`` for the images of the run.
+        output: The file: ``.npy`` (also without a suffix) or ``.safetensors``, with a ``.csv``
+            beside it, or ``.parquet``.
+        backbone: The module, where the run was of one.
+        feature_dim: Width of its features, where none of its attributes says so.
+        quiet: Print nothing.
+        **overrides: Any key of the command, such as ``on="patches"`` or ``split="val"``.
+
+    Returns:
+        The file; ``results`` has the ``shape`` of the features, the ``files`` of their rows, and
+        the images that were ``skipped``, each with the reason.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    images = str(Path(data)) if isinstance(data, PathLike) else data
+    said = {"checkpoint": checkpoint, "data": images, "output": output}
+    return _run("embed", said, backbone, feature_dim, quiet, overrides)
 
 
 def export(

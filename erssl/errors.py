@@ -6,6 +6,17 @@ The command line prints the sentence and exits with status 2; anything else is a
 _BEGIN, _END = 900, 300  # characters of a longer sentence that are shown; what to do is at its end
 
 
+def printable(text: str) -> str:
+    """Give a text in one line and without what a terminal would obey or a file could not hold.
+
+    Bytes of a file name that are no UTF-8 are among that; they become such as ``\\udce9``.
+    """
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 class ErsslError(Exception):
     """Base of every error that erssl raises about its input."""
 
@@ -16,11 +27,7 @@ class ErsslError(Exception):
             return text
         if len(text) > _BEGIN + _END:
             text = f"{text[:_BEGIN]} … {text[-_END:]}"
-        # no line breaks, and nothing that a terminal would obey
-        return "".join(
-            c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
-            for c in text
-        )
+        return printable(text)
 
 
 class ConfigError(ErsslError, ValueError):

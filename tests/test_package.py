@@ -158,6 +158,19 @@ def test_code_in_the_docs_runs(page, mark):
         METHODS.pop("mine")
 
 
+@pytest.mark.parametrize("mark", ["erssl.report(", "class Scans"])
+def test_commands_in_the_docs_run(mark, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL
+    )
+    (block,) = [block for block in blocks if mark in block]
+    namespace: dict[str, object] = {"__name__": "docs"}
+    exec(block, namespace)
+    assert 0 <= namespace["knn"].metrics["top1"] <= 1
+    assert list(tmp_path.glob("runs/*/results.json"))
+
+
 def test_every_method_has_a_config_a_row_in_the_docs_and_is_named_in_the_readme():
     page, readme = ((ROOT / p).read_text() for p in ("docs/methods.md", "README.md"))
     for name in available_methods():

@@ -139,7 +139,7 @@ class CocoData:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is not trained or judged on as it stands, one sentence each."""
+        """What is not trained or evaluated on as it stands, one sentence each."""
         counts, file = self.counts, self.source.annotations
         said = []
         if counts["empty_boxes"]:

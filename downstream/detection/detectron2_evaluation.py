@@ -27,7 +27,7 @@ _VALUES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def make_evaluator(cfg: Any, dataset: str) -> list[DatasetEvaluator]:
-    """What judges the predictions on a data set, and what keeps some of them.
+    """What evaluates the predictions on a data set, and what keeps some of them.
 
     Args:
         cfg: Detectron2's config.

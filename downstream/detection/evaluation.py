@@ -33,13 +33,13 @@ def coco_metrics(
     Args:
         predictions: In COCO's format of results: ``image_id`` and ``category_id`` of the data set,
             ``bbox`` as (x, y, width, height), ``score``, and ``segmentation`` as a run-length code
-            where masks are judged.
+            where masks are evaluated.
         data: What is in the images.
         kinds: ``"bbox"`` for boxes, ``"segm"`` for masks.
 
     Returns:
         AP (mean over IoU of 0.5 to 0.95), AP50, AP75, and AP of small (below 32² pixels), medium
-        (to 96²) and large objects, each in [0, 1]; one that nothing could be judged by, such as
+        (to 96²) and large objects, each in [0, 1]; one that nothing could be evaluated by, such as
         that of small objects where there are none, is left out.
 
     Raises:
@@ -59,12 +59,12 @@ def coco_metrics(
             if not predictions:  # which pycocotools takes for a broken file
                 metrics |= dict.fromkeys(names[:3], 0.0)
                 continue
-            found = truth.loadRes([_judged_by(p, kind) for p in predictions])
-            judge = COCOeval(truth, found, kind)
-            judge.evaluate()
-            judge.accumulate()
-            judge.summarize()
-            pairs = zip(names, judge.stats[: len(names)], strict=True)
+            found = truth.loadRes([_evaluated_by(p, kind) for p in predictions])
+            evaluate = COCOeval(truth, found, kind)
+            evaluate.evaluate()
+            evaluate.accumulate()
+            evaluate.summarize()
+            pairs = zip(names, evaluate.stats[: len(names)], strict=True)
             metrics |= {name: float(value) for name, value in pairs if value >= 0}
     return metrics
 
@@ -118,7 +118,7 @@ def coco_results(found: Iterable[Detected], data: CocoData) -> list[dict[str, An
     return results
 
 
-def _judged_by(prediction: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def _evaluated_by(prediction: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """What pycocotools reads: of masks it takes size from the mask only where there is no box."""
     left_out = "segmentation" if kind == "bbox" else "bbox"
     return {key: value for key, value in prediction.items() if key != left_out}

@@ -125,6 +125,28 @@ Keys:
 {keys}"""
 
 
+def _embed() -> str:
+    text = (files("erssl.configs") / "embed.yaml").read_text(encoding="utf-8")
+    keys = "".join(f"  {line}\n" for line in text.replace('"', "").splitlines()[1:])
+    return f"""erssl embed: features of any images, as an array with a table or as Parquet
+
+Usage: erssl embed checkpoint=<what> [data=<folder or images>] output=<file> [key=value ...]
+
+Examples:
+  erssl embed checkpoint=runs/mine data=photos output=features
+  erssl embed checkpoint=zoo:dino_resnet50 data=photos output=photos.parquet data.on_error=skip
+  erssl embed checkpoint=vit.safetensors data=photos on=patches output=patches
+  erssl embed checkpoint=runs/mine on=embedding split=val output=val.safetensors
+
+data= takes a folder of images, with class folders or without, or a data set as in erssl pretrain;
+a run's own images where nothing is said. Row i of features.npy is row i of features.csv: file,
+label, class, split. A command that was killed goes on where it was when it is given again.
+
+Keys:
+{keys}  data, data.*  as in erssl pretrain
+"""
+
+
 def _lens() -> str:
     own = "\n".join(f"  {key:<16} {what}" for key, what in LENS_KEYS.items())
     return f"""erssl lens: entropy and reconstruction of a checkpoint, or an image of several runs
@@ -240,6 +262,7 @@ _TEXTS = {
     "finetune": _finetune,
     "transfer": _transfer,
     "detect": _detect,
+    "embed": _embed,
     "lens": _lens,
     "export": _export,
     "report": _report,

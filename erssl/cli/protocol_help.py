@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from erssl.settings.compose import group_options
 
-_RUNS_OWN = """, or pixels. A run is judged on its
+_RUNS_OWN = """, or pixels. A run is evaluated on its
 own images where data= is not said; image size and channel statistics are those of the weights."""
 _AUTO = ": what fits the number of training images, and says which"
 _ELEVEN = """. Data sets are looked for in
@@ -24,7 +24,7 @@ def protocol_help(command: str, what: str, examples: Sequence[str]) -> str:
     others = "" if command in ("knn", "transfer") else "  trainer.*  as in erssl pretrain\n"
     others += "" if own_data else "  data, data.*  as in erssl pretrain\n"
     usage = "data_root=<folder>" if own_data else "[data=<images>]"
-    what_is_judged = _ELEVEN if own_data else _RUNS_OWN
+    what_is_evaluated = _ELEVEN if own_data else _RUNS_OWN
     presets = group_options(f"preset/{command}")
     default = next(p for p in presets if f"preset/{command}: {p}\n" in _text(command))
     shown_preset = default
@@ -38,7 +38,7 @@ Examples:
 {shown}
 
 checkpoint= takes a run directory, a checkpoint of any known layout, zoo:<name> for published
-weights, or random:<run or architecture> for an untrained network{what_is_judged}
+weights, or random:<run or architecture> for an untrained network{what_is_evaluated}
 
 preset={"|".join(presets)} ({default}{_AUTO if default == "auto" else ""}).
 The keys of a preset, each of which may be overridden (those of {shown_preset}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ class Datasets:
         class_names: Their names, in the order of the class numbers.
         labelled: Whether class numbers mean anything; without labels no accuracy is possible.
         skipped: ``(path, reason)`` of each file that could not be read and was left out.
+        left_out: Number of files of each split's folder that were left out, by reason.
     """
 
     train: ImageDataset
@@ -71,6 +73,7 @@ class Datasets:
     class_names: tuple[str, ...]
     labelled: bool = True
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 class ImagesInMemory(Dataset[tuple[Image.Image, int]]):
@@ -184,12 +187,13 @@ def _folders(options: DataOptions) -> Datasets:
             val, faults = drop_unreadable(val, options.on_error, options.workers)
             skipped += faults
     return Datasets(
-        train=ImageFiles(train.samples),
-        val=ImageFiles(val.samples) if val is not None else None,
+        train=ImageFiles(train.samples, options.exif),
+        val=ImageFiles(val.samples, options.exif) if val is not None else None,
         num_classes=len(train.class_names),
         class_names=train.class_names,
         labelled=train.labelled,
         skipped=skipped,
+        left_out={"train": train.left_out} | ({"val": val.left_out} if val is not None else {}),
     )
 
 

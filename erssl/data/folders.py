@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import has_file_allowed_extension
 
-from erssl.data.images import IMAGE_EXTENSIONS, find_unreadable, load_image
-from erssl.errors import DataError
+from erssl.data.formats import image_extensions
+from erssl.data.images import find_unreadable, load_image
+from erssl.errors import DataError, printable
 from erssl.paths import user_path
 
 _NAMED = 5
 
 
 class ImageFiles(Dataset[tuple[Image.Image, int]]):
-    """Image files and their class numbers, read when asked for."""
+    """Image files and their class numbers, read when asked for.
 
-    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
-        """Take ``(path, class number)`` of each image."""
+    Attributes:
+        samples: ``(path, class number)`` of each image.
+        upright: Whether images are turned as their EXIF orientation says.
+    """
+
+    def __init__(self, samples: Sequence[tuple[str, int]], upright: bool = False) -> None:
+        """Take ``(path, class number)`` of each image, and whether to turn them upright."""
         self.samples = list(samples)
+        self.upright = upright
 
     def __len__(self) -> int:
         """Number of images."""
@@ -37,7 +44,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
             DataError: If the file cannot be read.
         """
         path, target = self.samples[index]
-        return load_image(path), target
+        return load_image(path, upright=self.upright), target
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Folder:
         samples: ``(path, class number)`` of each image.
         class_names: Names of the classes in order; one empty name if there are no labels.
         labelled: Whether the folder has class sub-folders.
+        left_out: Number of files that are no image of it by reason; a hidden folder counts as one.
     """
 
     key: str
@@ -57,12 +65,14 @@ class Folder:
     samples: tuple[tuple[str, int], ...]
     class_names: tuple[str, ...]
     labelled: bool
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def scan_folder(key: str, path: str | Path) -> Folder:
     """Find the images of a folder: one sub-folder a class, else unlabelled images.
 
-    Hidden files and folders are passed over, and so are files that have no image's extension.
+    Hidden files and folders are passed over, at any depth, and so are files that have no image's
+    extension (:func:`erssl.data.formats.image_extensions`).
 
     Args:
         key: The option that named the folder, for messages.
@@ -81,17 +91,24 @@ def scan_folder(key: str, path: str | Path) -> Folder:
     if not folder.is_dir():
         raise DataError(f"{key}={path} is a file, not a folder; {_EXPECTED}.")
     try:
-        entries = sorted(e for e in os.listdir(folder) if not e.startswith("."))
+        every = sorted(os.listdir(folder))
     except OSError as error:
         raise DataError(f"{key}={path} cannot be read ({error.strerror}); {_EXPECTED}.") from error
-    class_names = [e for e in entries if (folder / e).is_dir()]
-    loose = [str(folder / e) for e in entries if e not in class_names and _is_image(e)]
+    class_names = [e for e in every if not _is_hidden(e) and (folder / e).is_dir()]
+    left_out: Counter[str] = Counter()
+    among = set(every) - set(class_names)
+    loose = [str(folder / e) for e in _images_among(sorted(among), left_out)]
     if not class_names and loose:
-        return Folder(key, folder, tuple((p, 0) for p in loose), ("",), labelled=False)
-    samples = _labelled_samples(folder, class_names)
+        samples = tuple((path, 0) for path in loose)
+        return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out)
+    samples = tuple(
+        (path, number)
+        for number, name in enumerate(class_names)
+        for path in _images_below(str(folder / name), left_out)
+    )
     if not samples:
         raise DataError(
-            f"{key}={path} holds no images ({', '.join(IMAGE_EXTENSIONS)}); {_EXPECTED}."
+            f"{key}={path} holds no images ({', '.join(image_extensions())}); {_EXPECTED}."
         )
     used = {target for _, target in samples}
     if empty := [name for i, name in enumerate(class_names) if i not in used]:
@@ -105,7 +122,9 @@ def scan_folder(key: str, path: str | Path) -> Folder:
             f"out ({named(Path(p).name for p in loose)}).",
             stacklevel=2,
         )
-    return Folder(key, folder, tuple(samples), tuple(class_names), labelled=True)
+        left_out["beside the class folders"] = len(loose)
+    names = tuple(map(printable, class_names))
+    return Folder(key, folder, samples, names, labelled=True, left_out=left_out)
 
 
 def check_same_classes(train: Folder, val: Folder) -> None:
@@ -166,7 +185,8 @@ def drop_unreadable(
         )
     bad = {path for path, _ in faults}
     kept = tuple(sample for sample in folder.samples if sample[0] not in bad)
-    return replace(folder, samples=kept), faults
+    left_out = folder.left_out + Counter(unreadable=len(faults))
+    return replace(folder, samples=kept, left_out=left_out), faults
 
 
 def named(names: Iterable[str]) -> str:
@@ -179,34 +199,42 @@ def named(names: Iterable[str]) -> str:
 _EXPECTED = "give a folder with one sub-folder of images a class, or one of images alone"
 
 
-def _is_image(path: str) -> bool:
-    # Hidden files with an image's extension are other systems' notes ("._cat.jpg"), no images.
-    return not os.path.basename(path).startswith(".") and has_file_allowed_extension(
-        path, IMAGE_EXTENSIONS
-    )
+def _is_hidden(name: str) -> bool:
+    # Among them, with an image's extension, are other systems' notes ("._cat.jpg").
+    return name.startswith(".")
 
 
-def _labelled_samples(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
-    return [
-        (path, number)
-        for number, name in enumerate(class_names)
-        for path in _images_below(str(folder / name))
-    ]
+def _images_among(names: Iterable[str], left_out: Counter[str]) -> list[str]:
+    """Those of the names that an image's file has; the others are counted in ``left_out``."""
+    kept = []
+    for name in names:
+        extension = os.path.splitext(name)[1].lower()
+        if _is_hidden(name):
+            left_out["hidden"] += 1
+        elif extension in image_extensions():
+            kept.append(name)
+        else:
+            left_out[f"extension {extension}" if extension else "no extension"] += 1
+    return kept
 
 
-def _images_below(folder: str) -> list[str]:
+def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
     """Images of a class in torchvision's order; links to folders are followed, but never twice.
 
     A link to the folder that it lies in would else be followed for ever.
     """
-    found, seen = [], set()
+    places, seen = [], set()
     for place, inner, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             inner.clear()
             continue
         seen.add(real)
-        inner.sort()
-        found.append((place, sorted(files)))
-    paths = (os.path.join(place, file) for place, files in sorted(found) for file in files)
-    return [path for path in paths if _is_image(path)]
+        left_out["hidden"] += sum(map(_is_hidden, inner))
+        inner[:] = sorted(name for name in inner if not _is_hidden(name))
+        places.append((place, files))
+    return [
+        os.path.join(place, file)
+        for place, files in sorted(places)
+        for file in _images_among(sorted(files), left_out)
+    ]

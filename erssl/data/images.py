@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from erssl.data.formats import image_formats
 from erssl.data.orientation import turned_upright
 from erssl.errors import DataError
 
-#: torchvision's list and GIF, of which the first frame is read.
-IMAGE_EXTENSIONS: tuple[str, ...] = (*IMG_EXTENSIONS, ".gif")
-
-#: What files of those names hold. Pillow goes by content and would hand others to programs: a
-#: "cat.jpg" of PostScript to Ghostscript.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-
 _BLOCK = 8192
+_DEPTHS = (8, 12, 16)  # bits that are told apart
 _NO_FILE = "a pipe or device"
 
 
@@ -30,11 +25,12 @@ def load_image(path: str | Path, *, upright: bool = False) -> Image.Image:
     """Read the image at ``path`` as 8-bit RGB.
 
     Grey, palette, CMYK and transparent images become RGB as in torchvision's own loader (alpha
-    is dropped); 16-bit grey is scaled from 0..65535 to 0..255, where Pillow alone would cut all
-    values above 255; of an animation the first frame is read.
+    is dropped); grey of 16 or 32 bits is scaled to 0..255 from 0..65535, or from 0..4095 or 0..255
+    where no value of the image is above, where Pillow alone would cut all values above 255; of an
+    animation the first frame is read.
 
     Args:
-        path: A file of one of `FORMATS`.
+        path: A file of one of :func:`erssl.data.formats.image_formats`.
         upright: Whether to turn it as its EXIF orientation says, which changes its size.
 
     Returns:
@@ -53,7 +49,7 @@ def reading(path: str | Path) -> Iterator[Image.Image]:
     """Open an image of which so far only the header is read.
 
     Args:
-        path: A file of one of `FORMATS`.
+        path: A file of one of :func:`erssl.data.formats.image_formats`.
 
     Yields:
         The image as Pillow has it.
@@ -99,7 +95,7 @@ def _opened(path: str | Path) -> Image.Image:
         os.path.isfile(path) or os.path.isdir(path)
     ):  # a pipe would be waited for
         raise ValueError(_NO_FILE)
-    return Image.open(path, formats=FORMATS)
+    return Image.open(path, formats=image_formats())
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -111,12 +107,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point values without a defined range")
     if image.mode == "I" or image.mode.startswith("I;"):
-        values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).astype(np.float64)
+        most = _full_range(values.max(initial=0))
+        scaled = np.clip(values, 0, most) * (255 / most)
+        return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         # Pillow warns about the direct way; the colours are the same.
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
+
+
+def _full_range(largest: float) -> int:
+    """The value that becomes 255: the most that 8, 12 or 16 bits hold, whichever are enough.
+
+    Cameras and microscopes of 12 bits leave the upper four of a file's 16 empty.
+    """
+    bits = next((bits for bits in _DEPTHS if largest < 2**bits), 16)
+    if bits < 16 and largest > 0:
+        warnings.warn(
+            f"Grey images of 16 or 32 bits with no value above {2**bits - 1} are read as of {bits} "
+            f"bits: {2**bits - 1} becomes white, and not 65535.",
+            stacklevel=2,
+        )
+    return int(2**bits - 1)
 
 
 def _fault(path: str | Path) -> str | None:

@@ -24,13 +24,13 @@ PIPELINES: tuple[str, ...] = get_args(Pipeline)
 _GREY_DIGITS = ((0.3054,) * 3, (0.376,) * 3)  # of the 1,437 training scans
 _IMAGENET = (tuple(IMAGENET_NORMALIZE["mean"]), tuple(IMAGENET_NORMALIZE["std"]))
 
-# The location keys that each data set reads; any other one that is set is a mistake.
+# The keys of files that each data set reads; any other one that is set is a mistake.
 _LOCATIONS: dict[str, tuple[str, ...]] = {
     "digits": (),
     "cifar10": ("root", "download"),
     "cifar100": ("root", "download"),
-    "imagefolder": ("train_dir", "val_dir"),
-    "imagenet": ("root", "train_dir", "val_dir"),
+    "imagefolder": ("train_dir", "val_dir", "exif"),
+    "imagenet": ("root", "train_dir", "val_dir", "exif"),
     "object": (),
 }
 
@@ -73,6 +73,9 @@ class DataOptions:
             (``"raise"``), or be left out and listed (``"skip"``, which needs ``verify``).
         verify: Decode every file of an image folder once before training. Takes long on
             ImageNet; without it an unreadable file stops the run when its turn comes.
+        exif: Turn image files upright as their EXIF orientation says: by default on for
+            ``"imagefolder"``, and off for ``"imagenet"``, which published protocols read with
+            torchvision, whose loader leaves images as they are stored.
 
     Raises:
         ConfigError: If a value is out of range, or is set and not read by this data set.
@@ -93,6 +96,7 @@ class DataOptions:
     num_workers: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
     verify: bool = True
+    exif: bool = False
 
     def __post_init__(self) -> None:
         """Check the values; tuples may come as lists, as configuration files have them."""
@@ -102,10 +106,11 @@ class DataOptions:
         check_choice("data.on_error", self.on_error, ("raise", "skip"))
         check_switch("data.download", self.download)
         check_switch("data.verify", self.verify)
+        check_switch("data.exif", self.exif)
         check_whole("data.image_size", self.image_size, 1, "a size in pixels")
         if self.num_workers is not None:
             check_whole("data.num_workers", self.num_workers, 0, "a number of loader processes")
-        for key in ("root", "train_dir", "val_dir", "download"):
+        for key in ("root", "train_dir", "val_dir", "download", "exif"):
             if getattr(self, key) and key not in _LOCATIONS[self.name]:
                 read = [f"data.{k}" for k in _LOCATIONS[self.name]] or ["no location"]
                 raise ConfigError(
@@ -175,6 +180,7 @@ def default_options(name: DatasetName, **changes: Any) -> DataOptions:
     elif name in ("imagefolder", "imagenet", "object"):
         suited |= {"image_size": 224, "mean": _IMAGENET[0], "std": _IMAGENET[1]}
         suited |= {"views": ViewOptions("dino"), "verify": name == "imagefolder"}
+        suited |= {"exif": name == "imagefolder"}
     return DataOptions(**(suited | changes))
 
 

@@ -79,6 +79,8 @@ def data_digest(images: Any) -> str:
     if hasattr(images, "samples"):
         for line in _files(images.samples):
             digest.update(line)
+        if getattr(images, "upright", False):
+            digest.update(b"upright")
     elif isinstance(pixels, np.ndarray | Tensor) and hasattr(images, "targets"):
         values = torch.as_tensor(pixels)
         digest.update(repr((str(values.dtype), tuple(values.shape))).encode())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from torch import nn
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, DataError
 from erssl.methods import MultiViewMethod, get_method
 from erssl.models import build_backbone, check_input_size
 from erssl.settings.pretrain import PretrainSettings
@@ -61,3 +64,28 @@ def build_method(
         )
     except ValueError as error:
         raise ConfigError(f"method={name} cannot be built: {error}") from error
+
+
+def trained_method(file: Path, settings: PretrainSettings) -> MultiViewMethod:
+    """The method of a run as a checkpoint of it has it.
+
+    Args:
+        file: The checkpoint.
+        settings: The run.
+
+    Raises:
+        DataError: If the file cannot be read, or is of another run.
+    """
+    try:
+        state = torch.load(file, "cpu", weights_only=True)["state_dict"]
+        probe = state["online_classifier.classification_head.weight"]
+        method = build_method(settings, num_classes=len(probe), batch_size=2)
+        method.load_state_dict(state)
+    except ConfigError:
+        raise
+    except Exception as error:  # torch's reader raises nearly anything on damaged files
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise DataError(
+            f"{file} is no checkpoint of this run ({reason}); on=features reads its backbone."
+        ) from error
+    return method

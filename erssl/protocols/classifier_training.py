@@ -25,7 +25,7 @@ from erssl.evaluation.classifier import ClassifierTraining, best_epoch
 from erssl.files import write_json
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
-from erssl.protocols.evaluation import Evaluation, Judged
+from erssl.protocols.evaluation import Evaluated, Evaluation
 from erssl.protocols.trainer import make_trainer, resumed
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
 from erssl.run.signals import SignalWatch
@@ -39,7 +39,7 @@ def train_seeds(
     settings: TrainingSettings,
     probe: Trainer,
     indices: Indices | None = None,
-) -> Judged:
+) -> Evaluated:
     """Train with each seed; those that are finished in the folder are not trained again.
 
     Args:
@@ -57,7 +57,7 @@ def train_seeds(
         row, found = read_seed(folder)
         metrics.append(row)
         predicted = found if seed == settings.seed else predicted
-    return Judged(metrics, predicted)
+    return Evaluated(metrics, predicted)
 
 
 def require_pairs(settings: TrainingSettings, probe: Trainer, images: int) -> None:

@@ -18,6 +18,7 @@ from erssl.files import write_json, write_text
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.children import Children
+from erssl.run.console import say
 from erssl.run.directory import (
     CONFIG,
     LAST_CHECKPOINT,
@@ -85,7 +86,7 @@ def run(words: Sequence[str], console: Console) -> Result:
         status = 0
         if not launcher:
             said = " ".join(f"{k}={v}" for k, v in item.choices.items())
-            console.print(f"\nRun {number} of {len(runs)}: {said}", highlight=False)
+            say(console, f"\nRun {number} of {len(runs)}: {said}")
             status = start(command)
         if status or not (item.path / RESULTS).is_file():
             failed.append(item)
@@ -98,7 +99,7 @@ def run(words: Sequence[str], console: Console) -> Result:
         table = table_text(report)
         write_text(folder / "compare.md", table + "\n")
         _draw(finished, folder / LENS_FIGURE)
-        console.print(f"\n{table}\n\nSee {folder}.", highlight=False, soft_wrap=True)
+        say(console, f"\n{table}\n\nSee {folder}.")
     if failed:
         raise RunError(
             f"{len(failed)} of {len(runs)} runs failed, and what each said is above: "

@@ -45,12 +45,12 @@ from erssl.run.signals import SignalWatch
 from erssl.settings.detection import MAY_CHANGE, DetectSettings, read_detect
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # images to train and to judge on
+_WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # images to train and to evaluate on
 _ROIS = 512  # of every recipe
 
 
 def run(words: Sequence[str], console: Console) -> Result:
-    """Judge a backbone by what a detector on it finds."""
+    """Evaluate a backbone by what a detector on it finds."""
     quiet()
     return detect(read_detect(words), console)
 

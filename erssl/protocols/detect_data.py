@@ -1,4 +1,4 @@
-"""The images that ``erssl detect`` trains on and is judged by."""
+"""The images that ``erssl detect`` trains on and is evaluated by."""
 
 from __future__ import annotations
 

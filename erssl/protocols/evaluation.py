@@ -35,6 +35,7 @@ from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Subject
+from erssl.run.console import say
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
@@ -65,7 +66,7 @@ _PUBLISHED = 3  # groups of published numbers that are printed; the report has a
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """What an evaluation came to.
 
     Attributes:
@@ -81,7 +82,7 @@ class Evaluation:
     """One evaluation: its images, its folder, its clock.
 
     Attributes:
-        subject: What is judged.
+        subject: What is evaluated.
         datasets: The images.
         path: The folder of the results.
         facts: What else belongs into the record: digests, and the subset that was used.
@@ -93,7 +94,7 @@ class Evaluation:
         Args:
             protocol: Name of the command.
             settings: What was asked for.
-            subject: What is judged.
+            subject: What is evaluated.
 
         Raises:
             ConfigError: If processes that something else has started have no run_dir in common.
@@ -148,7 +149,7 @@ class Evaluation:
         trains = isinstance(settings, TrainingSettings)
         resume = isinstance(settings, TrainingSettings) and settings.resume
         if sentence := self._fitted.get("fitted"):
-            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            say(console, sentence)
         digests = {"digests": self._digests()} if trains else {}
         self.facts = {**facts, **self._fitted, **digests}
         config = self._config()
@@ -166,7 +167,7 @@ class Evaluation:
         return {**resolved(self.settings, asdict(self.subject.data)), **self.facts}
 
     def _digests(self) -> dict[str, str]:
-        """What seeds that are finished were trained and judged on, whatever its files are called.
+        """Digests of what finished seeds were trained and evaluated on, whatever the files' names.
 
         The backbone is still as it was read.
         """
@@ -215,7 +216,7 @@ class Evaluation:
         transform = build_eval_transform(
             data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
         )
-        with _progress(console, f"features of {len(images)} {split} images") as update:
+        with progress_bar(console, f"features of {len(images)} {split} images") as update:
             return cached_features(
                 self.subject.backbone.to(device),
                 images,
@@ -229,7 +230,7 @@ class Evaluation:
 
     def finish(
         self,
-        judged: Judged,
+        evaluated: Evaluated,
         device: torch.device,
         console: Console,
         compared: Neighbours | None = None,
@@ -238,7 +239,7 @@ class Evaluation:
         """Write results and report, and print them beside what is published.
 
         Args:
-            judged: What came out.
+            evaluated: What came out.
             device: Where it was computed.
             console: Where it is printed.
             compared: What kNN says of the frozen features, for a classifier that was trained.
@@ -249,14 +250,14 @@ class Evaluation:
         """
         data = self.subject.data
         surroundings = environment(device)
-        metrics = summarize(judged.metrics)
+        metrics = summarize(evaluated.metrics)
         warnings = []
         if compared is not None:
             labels = val_labels(self.datasets)
             warnings = doubts(metrics["top1"], labels, self.datasets.num_classes, compared)
             metrics["features_knn_top1"] = compared.accuracy
         write_json(self.path / ENVIRONMENT, surroundings)
-        images = self._draw(judged.predicted) if self.settings.plots else []
+        images = self._draw(evaluated.predicted) if self.settings.plots else []
         results = leave_results(
             self.path / RESULTS,
             report=lambda results: write_evaluation_report(results, self.path, images),
@@ -331,7 +332,7 @@ def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def print_results(results: Mapping[str, Any], found: str, path: Path, console: Console) -> None:
     """What came out, and what is published for the same protocol."""
     metrics = results["metrics"]
-    console.print(f"{results['method']}: {found}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{results['method']}: {found}")
     table = Table("metric", results["protocol"], box=None, pad_edge=False)
     for name, value in metrics.items():
         if name.endswith("_std") or "_seed" in name:
@@ -343,14 +344,13 @@ def print_results(results: Mapping[str, Any], found: str, path: Path, console: C
         table.add_row(metric_label(name, results), shown)
     console.print(table)
     for sentence in results["warnings"]:
-        console.print(f"Warning: {sentence}", style="yellow", highlight=False, soft_wrap=True)
+        say(console, f"Warning: {sentence}", style="yellow")
     lines = published_lines(results["published"])
     for line in lines[:_PUBLISHED]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)
     if len(lines) > _PUBLISHED:
         console.print(f"{len(lines) - _PUBLISHED} more published settings are in the report.")
-    where = f"\nResults: {path} ({results['wall_seconds']:.0f} s)"
-    console.print(where, highlight=False, markup=False, soft_wrap=True)
+    say(console, f"\nResults: {path} ({results['wall_seconds']:.0f} s)")
 
 
 def best_device() -> torch.device:
@@ -375,7 +375,7 @@ def _default_cache() -> Path:
 
 
 @contextmanager
-def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the standard error stream, where somebody is looking."""
     seen = Console(stderr=True)
     with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:

@@ -17,6 +17,7 @@ from erssl.models.headers import checked_preprocessing
 from erssl.models.preprocessing import KEYS as PREPROCESSING_KEYS
 from erssl.models.reports import listed
 from erssl.paths import user_path
+from erssl.run.console import say
 from erssl.run.result import Result
 from erssl.settings.compose import nearest
 from erssl.settings.keys import EXPORT_KEYS
@@ -53,7 +54,7 @@ def run(words: Sequence[str], console: Console) -> Result:
     lines = [f"{own['checkpoint']}: {report}"]
     lines += [f"Preprocessing: {listed(known | said)}, as asked for."] if said else []
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)
     export = export_backbone(
         backbone,
         own["format"],
@@ -77,7 +78,7 @@ def _print(export: Export, console: Console) -> None:
         *(f"  {line}" for line in export.usage.splitlines()),
     ]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)
 
 
 def _preprocessing(own: dict[str, str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from erssl.settings.evaluation import FinetuneSettings, read_protocol
 
 
 def run(words: Sequence[str], console: Console) -> Result:
-    """Judge a backbone by what it becomes."""
+    """Evaluate a backbone by what it becomes."""
     quiet()
     settings, about_data = read_protocol("finetune", FinetuneSettings, words)
     return finetune(settings, about_data, console)
@@ -38,8 +38,8 @@ def finetune(settings: FinetuneSettings, about_data: Sequence[str], console: Con
     settings = evaluation.fit(settings, images, probe.world_size)
     require_pairs(settings, probe, images)
     with evaluation.opened(console, probe.is_global_zero):
-        judged = train_seeds(evaluation, settings, probe)
+        evaluated = train_seeds(evaluation, settings, probe)
         if not probe.is_global_zero:
             return Result(evaluation.path)
         device = probe.strategy.root_device
-        return evaluation.finish(judged, device, console, evaluation.neighbours(device, console))
+        return evaluation.finish(evaluated, device, console, evaluation.neighbours(device, console))

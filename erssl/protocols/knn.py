@@ -10,14 +10,14 @@ from rich.console import Console
 
 from erssl.evaluation import Features, classification_metrics, knn_scores
 from erssl.evaluation.knn import cut_sentence
-from erssl.protocols.evaluation import Evaluation, Judged, best_device
+from erssl.protocols.evaluation import Evaluated, Evaluation, best_device
 from erssl.protocols.subject import read_subject
 from erssl.run.result import Result
 from erssl.settings.evaluation import KnnSettings, read_protocol
 
 
 def run(words: Sequence[str], console: Console) -> Result:
-    """Judge a backbone by its nearest neighbours."""
+    """Evaluate a backbone by its nearest neighbours."""
     settings, about_data = read_protocol("knn", KnnSettings, words)
     return knn(settings, about_data, console)
 
@@ -47,5 +47,5 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
             scores = knn_scores(bank, queries, classes, k, settings.temperature).cpu()
         except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
             scores = knn_scores(train, val, classes, k, settings.temperature)
-        judged = Judged([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
-        return evaluation.finish(judged, device, console, k=k, temperature=settings.temperature)
+        evaluated = Evaluated([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
+        return evaluation.finish(evaluated, device, console, k=k, temperature=settings.temperature)

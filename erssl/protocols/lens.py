@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
-from erssl.methods import MultiViewMethod
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
 from erssl.paths import user_path
-from erssl.protocols.build import build_method
+from erssl.protocols.build import trained_method
 from erssl.protocols.record import leave_results
+from erssl.run.console import say
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, read_lens
 from erssl.run.lens_figure import plot_lens
 from erssl.run.result import Result
@@ -91,7 +91,7 @@ def draw(folders: Sequence[str], output: Path, console: Console) -> Result:
             f"The {LENS} of {', '.join(folders)} have no quantity of the lens in common; name run "
             "directories of erssl pretrain."
         )
-    console.print(f"Drawn: {output}", highlight=False, markup=False)
+    say(console, f"Drawn: {output}")
     return Result(output)
 
 
@@ -147,7 +147,7 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> Result:
             environment=environment(device),
             wall_seconds=time.perf_counter() - began,
         )
-        console.print(f"Written: {folder / 'lens.json'}", highlight=False)
+        say(console, f"Written: {folder / 'lens.json'}")
     return Result(user_path(own.get("output", own["checkpoint"])), reading)
 
 
@@ -162,7 +162,7 @@ def _module(
     features = own.get("on") == "features"
     if trained_here and not features:
         file = Path(own.get("file", path / LAST_CHECKPOINT))
-        return _trained_method(file, settings), None, settings
+        return trained_method(file, settings), None, settings
     if features or path.is_dir() or path.suffix == ".safetensors":
         backbone = load_backbone(own["checkpoint"], own.get("arch"))
         head: nn.Module = nn.Identity()
@@ -178,23 +178,6 @@ def _module(
     data = dataclasses.replace(settings.data, **kept) if kept else settings.data
     branch = nn.Sequential(backbone, nn.Flatten(), head)
     return branch, branch, dataclasses.replace(settings, data=data)
-
-
-def _trained_method(file: Path, settings: PretrainSettings) -> MultiViewMethod:
-    """The method of a run as a checkpoint of it has it."""
-    try:
-        state = torch.load(file, "cpu", weights_only=True)["state_dict"]
-        probe = state["online_classifier.classification_head.weight"]
-        method = build_method(settings, num_classes=len(probe), batch_size=2)
-        method.load_state_dict(state)
-    except ConfigError:
-        raise
-    except Exception as error:  # torch's reader raises nearly anything on damaged files
-        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-        raise DataError(
-            f"{file} is no checkpoint of this run ({reason}); on=features reads its backbone."
-        ) from error
-    return method
 
 
 def _label(folder: str, folders: Sequence[str]) -> str:

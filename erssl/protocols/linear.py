@@ -18,7 +18,7 @@ from erssl.protocols.classifier_training import (
     seed_folder,
     train_seeds,
 )
-from erssl.protocols.evaluation import Evaluation, Judged
+from erssl.protocols.evaluation import Evaluated, Evaluation
 from erssl.protocols.subject import read_subject
 from erssl.protocols.trainer import probe_trainer, quiet
 from erssl.run.result import Result
@@ -26,7 +26,7 @@ from erssl.settings.evaluation import LinearSettings, read_protocol
 
 
 def run(words: Sequence[str], console: Console) -> Result:
-    """Judge a backbone by a linear classifier."""
+    """Evaluate a backbone by a linear classifier."""
     quiet()
     settings, about_data = read_protocol("linear", LinearSettings, words)
     return linear(settings, about_data, console)
@@ -52,14 +52,14 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
                 # one process is enough, and all would write to the same files
                 return Result(evaluation.path)
             train, val = evaluation.features(settings, device, console)
-            judged = _on_features(evaluation, settings, train, val, device)
+            evaluated = _on_features(evaluation, settings, train, val, device)
             compared = neighbours(train, val, evaluation.datasets.num_classes)
         else:
-            judged = train_seeds(evaluation, settings, probe)
+            evaluated = train_seeds(evaluation, settings, probe)
             if not probe.is_global_zero:
                 return Result(evaluation.path)
             compared = evaluation.neighbours(device, console)
-        return evaluation.finish(judged, device, console, compared)
+        return evaluation.finish(evaluated, device, console, compared)
 
 
 def _on_features(
@@ -68,7 +68,7 @@ def _on_features(
     train: Features,
     val: Features,
     device: torch.device,
-) -> Judged:
+) -> Evaluated:
     metrics, predicted = [], torch.empty(0)
     for seed in range(settings.seed, settings.seed + settings.seeds):
         folder = seed_folder(evaluation.path, seed)
@@ -80,4 +80,4 @@ def _on_features(
         row, found = read_seed(folder)
         metrics.append(row)
         predicted = found if seed == settings.seed else predicted
-    return Judged(metrics, predicted)
+    return Evaluated(metrics, predicted)

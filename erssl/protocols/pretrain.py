@@ -37,16 +37,19 @@ from erssl.errors import RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.plausibility import Neighbours, doubts
-from erssl.files import write_json
+from erssl.files import write_json, write_text
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
+from erssl.protocols.header import header_lines
 from erssl.protocols.pretrain_results import finish, show_finished
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
 from erssl.run.checkpoint_files import Resumed
+from erssl.run.console import say
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
+    HEADER,
     LAST_CHECKPOINT,
     LENS,
     LENS_FIGURE,
@@ -138,8 +141,8 @@ def _pretrain(
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
         if found is not None:
-            say = partial(console.print, highlight=False, soft_wrap=True) if first else _silent
-            callbacks.append(LengthenedSchedule(settings.epochs, say))
+            tell = partial(say, console) if first else _silent
+            callbacks.append(LengthenedSchedule(settings.epochs, tell))
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
@@ -148,13 +151,13 @@ def _pretrain(
             run_dir.write_config(config, sources)
             if start is not None:
                 sentence = told(settings, start, heads)
-                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+                say(console, sentence)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
             if settings.resume and found is None:
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
-            if data.datasets.skipped:
-                files_left_out = f"{len(data.datasets.skipped)} unreadable files are left out"
-                console.print(f"{files_left_out} of training.")
+            header = header_lines(settings, data, method, probe, path)
+            write_text(path / HEADER, "\n".join(header) + "\n")
+            say(console, "\n".join(header))
         metrics = _train(settings, data, method, callbacks, path, probe, found, signals)
         if not first:
             return {}

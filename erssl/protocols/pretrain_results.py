@@ -15,6 +15,7 @@ from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.record import leave_results
+from erssl.run.console import say
 from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory
 from erssl.run.report import metric_label, write_report
 from erssl.run.summary import read_results
@@ -85,18 +86,11 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
             table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
         console.print(table)
         for sentence in results.get("warnings", ()):
-            console.print(f"Warning: {sentence}", style="yellow", highlight=False, soft_wrap=True)
+            say(console, f"Warning: {sentence}", style="yellow")
     else:
         console.print("There are no labelled validation images, so no accuracy was measured.")
-    console.print(
-        f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)",
-        soft_wrap=True,
-        highlight=False,
-    )
-    console.print(
-        f'Next: see {path}/report.md; use the backbone with erssl.load_backbone("{path}").',
-        soft_wrap=True,
-        highlight=False,
-    )
+    say(console, f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)")
+    use = f'use the backbone with erssl.load_backbone("{path}")'
+    say(console, f"Next: see {path}/report.md; {use}.")
     if results["dataset"] == "digits":
         console.print("Real images: erssl pretrain data=cifar10 data.download=true", soft_wrap=True)

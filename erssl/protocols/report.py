@@ -11,6 +11,7 @@ from rich.table import Table
 from erssl.errors import ConfigError, DataError
 from erssl.files import write_text
 from erssl.paths import user_path
+from erssl.run.console import say
 from erssl.run.directory import RESULTS
 from erssl.run.plots import plot_results
 from erssl.run.result import Result
@@ -45,5 +46,5 @@ def run(words: Sequence[str], console: Console) -> Result:
     for row in summary.rows():  # the folder is in the files
         table.add_row(*map(escape, row[:-1]))
     console.print(table)
-    console.print(f"\nWritten: {folder}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"\nWritten: {folder}")
     return Result(folder, results={"rows": summary.rows()})

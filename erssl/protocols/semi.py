@@ -20,7 +20,7 @@ SUBSET = "subset.txt"
 
 
 def run(words: Sequence[str], console: Console) -> Result:
-    """Judge a backbone by what few labels make of it."""
+    """Evaluate a backbone by what few labels make of it."""
     quiet()
     settings, about_data = read_protocol("semi", SemiSettings, words)
     return semi(settings, about_data, console)
@@ -51,12 +51,12 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     with evaluation.opened(console, probe.is_global_zero, subset=subset):
         if probe.is_global_zero:
             write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
-        judged = train_seeds(evaluation, settings, probe, indices)
+        evaluated = train_seeds(evaluation, settings, probe, indices)
         if not probe.is_global_zero:
             return Result(evaluation.path)
         device = probe.strategy.root_device
         compared = evaluation.neighbours(device, console, indices)
-        return evaluation.finish(judged, device, console, compared, fraction=round(share, 3))
+        return evaluation.finish(evaluated, device, console, compared, fraction=round(share, 3))
 
 
 def choose(settings: SemiSettings, evaluation: Evaluation) -> Indices:

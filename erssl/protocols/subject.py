@@ -1,4 +1,4 @@
-"""What is judged: the backbone that ``checkpoint=`` names, and the images it is judged on."""
+"""What is evaluated: the backbone that ``checkpoint=`` names, and the images it is evaluated on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from erssl.data import DataOptions
 from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone, load_backbone, named_architecture
 from erssl.paths import user_path
+from erssl.run.console import say
 from erssl.run.directory import CONFIG
-from erssl.settings.evaluation import PIXELS, BackboneSettings, EvaluationSettings
+from erssl.settings.evaluation import PIXELS, BackboneSettings
 from erssl.settings.pretrain import read_settings, run_settings
 from erssl.yaml_text import read_settings_file
 
@@ -29,7 +30,7 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged.
+    """What is evaluated.
 
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
@@ -98,11 +99,11 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
 
 
 def read_subject(
-    settings: EvaluationSettings, about_data: Sequence[str], console: Console
+    settings: BackboneSettings, about_data: Sequence[str], console: Console
 ) -> Subject:
-    """Read the backbone, and decide what it is judged on.
+    """Read the backbone, and decide what it is evaluated on.
 
-    A run is judged on its own images where nothing is said. Image size, channel statistics and
+    A run is evaluated on its own images where nothing is said. Image size, channel statistics and
     interpolation are those that came with the weights unless a word says otherwise.
 
     Raises:
@@ -121,7 +122,7 @@ def read_subject(
 def _say(sentence: str, console: Console) -> None:
     """Print what was read before any work is done with it, on the first process alone."""
     if all(os.environ.get(name, "0") in ("", "0") for name in _RANKS):
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        say(console, sentence)
 
 
 def slug(name: str) -> str:
@@ -146,7 +147,7 @@ def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptio
     if run is not None:
         return run_settings(run, about_data).data
     if not any(word.startswith("data=") for word in about_data):
-        raise ConfigError(f"checkpoint={checkpoint} needs data=<what to judge it on>.")
+        raise ConfigError(f"checkpoint={checkpoint} needs data=<what to evaluate it on>.")
     return read_settings(about_data)[0].data
 
 
@@ -191,6 +192,6 @@ def require_backbone(subject: Subject, command: str) -> None:
     """
     if not list(subject.backbone.parameters()):
         raise DataError(
-            f"{subject.name} has no weights, and erssl {command} trains the backbone; judge it by "
-            "erssl knn or erssl linear."
+            f"{subject.name} has no weights, and erssl {command} trains the backbone; evaluate it "
+            "by erssl knn or erssl linear."
         )

@@ -36,6 +36,7 @@ from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
+from erssl.run.console import say
 from erssl.run.directory import RESULTS, RunDirectory, environment
 from erssl.run.lock import locked
 from erssl.run.result import Result
@@ -44,7 +45,7 @@ from erssl.settings.transfer import TransferSettings
 
 
 def run(words: Sequence[str], console: Console) -> Result:
-    """Judge a backbone by what it is worth elsewhere."""
+    """Evaluate a backbone by what it is worth elsewhere."""
     quiet()
     settings, shares = read_shares(words)
     return transfer(settings, console, shares)
@@ -105,7 +106,7 @@ def _suite(
     if settings.points is not None:
         points = f"Points {', '.join(map(str, settings.points))} of the grid are in {folder}"
         sentence = f"{points}; choose among all, and test, with resume=true."
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        say(console, sentence)
         return Result(folder)
     ordered = [results[key] for key in keys]
     if settings.table:
@@ -146,14 +147,14 @@ def _one(
     place.mkdir(parents=True, exist_ok=True)
     data, device = _load(settings, seed, name), best_device()
     splits = keep_splits(place, data)
-    outcome = _judge(settings, read, data, place, device, console)
+    outcome = _evaluate(settings, read, data, place, device, console)
     if outcome is None:
         return None
     for note in outcome.notes:
-        console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{name}: {note}")
     for sentence in outcome.warnings:
         shown = f"{name}: Warning: {sentence}"
-        console.print(shown, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        say(console, shown, style="yellow")
     protocol = f"transfer_{settings.mode}"
     facts = {"splits": splits, "counts": data.counts, "complete": data.complete}
     results = leave_results(
@@ -175,7 +176,7 @@ def _one(
     return results
 
 
-def _judge(
+def _evaluate(
     settings: TransferSettings,
     read: Read,
     data: TransferData,
@@ -239,8 +240,8 @@ def _show_table(
     beside = published_rows(settings.mode) if settings.as_published else []
     rows = [_ours(read.name, results), *beside]
     write_table(folder, rows, settings.names, settings.mode)
-    console.print(f"\n{markdown(rows, settings.names)}", highlight=False, markup=False)
-    console.print(f"\nResults: {folder}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"\n{markdown(rows, settings.names)}")
+    say(console, f"\nResults: {folder}")
 
 
 def _ours(name: str, results: Sequence[Mapping[str, Any]]) -> Row:

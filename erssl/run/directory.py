@@ -32,6 +32,7 @@ LENS = "lens.csv"
 LENS_FIGURE = "lens.png"
 PREDICTIONS = "predictions.png"
 ENVIRONMENT = "environment.json"
+HEADER = "header.txt"
 _LARGEST = 1e100  # of a reading
 RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
@@ -134,7 +135,7 @@ class RunDirectory:
         for folder in (CHECKPOINTS, "detectron2"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
-        for name in (*written, ENVIRONMENT, LENS, LENS_FIGURE, PREDICTIONS):
+        for name in (*written, ENVIRONMENT, HEADER, LENS, LENS_FIGURE, PREDICTIONS):
             (self.path / name).unlink(missing_ok=True)
         for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml"):
             (self.path / name).unlink(missing_ok=True)

@@ -26,6 +26,7 @@ MAY_CHANGE = (
 class DetectSettings(BackboneSettings):
     """``configs/detect.yaml``."""
 
+    run_dir: str | None
     backend: Literal["detectron2", "torchvision"]
     recipe: str
     data_root: str | None

@@ -34,7 +34,7 @@ _MAY_CHANGE = (
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
     *("trainer.strategy", "trainer.log_every_n_steps", "num_workers", "download"),
 )
-# Of what is judged and on what, which may change under the same name; after the words for it.
+# Of what is evaluated and on what, which may change under the same name; after the words for it.
 _DIGESTS = {
     "digests.weights": "The weights of checkpoint= are",
     "digests.training_images": "The training images are",
@@ -51,7 +51,7 @@ _BETWEEN = math.sqrt(0.01 * 0.1)  # a share above it is nearer to ten per cent t
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSettings:
-    """What every command reads that judges a backbone."""
+    """What every command reads that evaluates a backbone."""
 
     checkpoint: str | None
     arch: str | None
@@ -60,7 +60,6 @@ class BackboneSettings:
     weights: str | None
     allow_partial: bool
     seed: int
-    run_dir: str | None
     overwrite: bool
 
     def __post_init__(self) -> None:
@@ -78,6 +77,7 @@ class BackboneSettings:
 class EvaluationSettings(BackboneSettings):
     """What every evaluation reads: ``configs/evaluate.yaml``."""
 
+    run_dir: str | None
     preset: str
     plots: bool
 

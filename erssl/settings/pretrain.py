@@ -252,6 +252,7 @@ def _read_config(file: Path) -> dict[str, Any]:
         optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
+            stored["data"] = {"exif": False} | stored["data"]  # as all images were read before
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
         name = stored["method"]["name"]

@@ -1,4 +1,4 @@
-"""A pretrained run that several files judge."""
+"""A pretrained run that several files evaluate."""
 
 import pytest
 
@@ -12,7 +12,7 @@ OWN_PREPROCESSING = {"image_size": 28, "mean": [0.25, 0.25, 0.25], "std": [0.5, 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("judged") / "simclr-run"
+    folder = tmp_path_factory.mktemp("evaluated") / "simclr-run"
     own = [f"data.{key}={value}".replace(" ", "") for key, value in OWN_PREPROCESSING.items()]
     words = [*TINY, *UNMEASURED, *own, "method=simclr", "lens.probe_size=0"]
     assert main(["pretrain", *words, f"run_dir={folder}"]) == 0
@@ -31,14 +31,14 @@ COMMANDS = {
 }
 
 
-def judge(run_dir, *words):
+def evaluate(run_dir, *words):
     command, *rest = words
     return main([command, *rest, f"run_dir={run_dir}"])
 
 
 @pytest.fixture(scope="session")
-def judged(tiny_run, tmp_path_factory):
+def evaluated(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluations")
     for name, words in COMMANDS.items():
-        assert judge(folder / name, *words, f"checkpoint={tiny_run}") == 0
+        assert evaluate(folder / name, *words, f"checkpoint={tiny_run}") == 0
     return folder

@@ -21,7 +21,7 @@ from erssl.data.datasets import ImagesInMemory
 from erssl.models import build_backbone, named_architecture, save_backbone
 from erssl.run.directory import make_results
 
-from .conftest import CACHED, COMMANDS, HERE, OWN_PREPROCESSING, QUICK, judge
+from .conftest import CACHED, COMMANDS, HERE, OWN_PREPROCESSING, QUICK, evaluate
 from .test_pretrain import digit_folder, results_of
 
 SCHEMA = set(make_results("", "", "", {}, 0, {}, {}, 0.0))
@@ -50,51 +50,51 @@ def lightlys_knn(train, val, k, temperature):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_results_have_the_one_schema(judged, tiny_run, name):
-    results = results_of(judged / name)
+def test_results_have_the_one_schema(evaluated, tiny_run, name):
+    results = results_of(evaluated / name)
     assert set(results) == SCHEMA
     assert results["protocol"] == COMMANDS[name][0]
     assert (results["dataset"], results["method"], results["seed"]) == ("digits", "simclr", 0)
     assert {"top1", "top5", "mean_per_class"} <= set(results["metrics"])
     for metric in ("top1", "top5", "mean_per_class"):
         assert 0 <= results["metrics"][metric] <= 1
-    config = OmegaConf.to_container(OmegaConf.load(judged / name / "config.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(evaluated / name / "config.yaml"))
     assert config["checkpoint"] == str(tiny_run)
     assert results["config"] == config
     assert ("subset" in config) == (name == "semi")
     assert ("digests" in config) == (name != "knn")
-    report = (judged / name / "report.md").read_text()
+    report = (evaluated / name / "report.md").read_text()
     assert f"# {COMMANDS[name][0]}: simclr on digits" in report
 
 
 @pytest.mark.parametrize("name", ["augmented", "finetune"])
-def test_a_training_tells_the_last_epoch_and_the_best_apart(judged, name):
-    metrics = results_of(judged / name)["metrics"]
-    history = json.loads((judged / name / "seed0" / "seed.json").read_text())["history"]
+def test_a_training_tells_the_last_epoch_and_the_best_apart(evaluated, name):
+    metrics = results_of(evaluated / name)["metrics"]
+    history = json.loads((evaluated / name / "seed0" / "seed.json").read_text())["history"]
     assert metrics["top1"] == history[-1]["top1"]
     best = max(row["top1"] for row in history)
     assert metrics["best_on_val_top1"] == best
     assert history[int(metrics["best_on_val_epoch"]) - 1]["top1"] == best
 
 
-def test_knn_has_no_epoch_that_was_chosen(judged):
-    assert not [m for m in results_of(judged / "knn")["metrics"] if m.startswith("best")]
+def test_knn_has_no_epoch_that_was_chosen(evaluated):
+    assert not [m for m in results_of(evaluated / "knn")["metrics"] if m.startswith("best")]
 
 
-def test_knn_is_lightlys_on_features_taken_elsewhere(judged, tiny_run):
+def test_knn_is_lightlys_on_features_taken_elsewhere(evaluated, tiny_run):
     backbone, data = erssl.load_backbone(tiny_run), digits()
     train, val = (features_of(backbone, p, **OWN_PREPROCESSING) for p in (data.train, data.val))
     expected = lightlys_knn(train, val, 20, 0.1)
-    metrics = results_of(judged / "knn")["metrics"]
+    metrics = results_of(evaluated / "knn")["metrics"]
     assert metrics["top1"] == pytest.approx(accuracy_score(data.val.targets, expected), abs=2 / 360)
     assert metrics["top1"] > 0.5
-    with (judged / "knn" / "confusion.csv").open() as file:
+    with (evaluated / "knn" / "confusion.csv").open() as file:
         counts = np.array([row[1:] for row in csv.reader(file)][1:], dtype=int)
     assert np.abs(counts - confusion_matrix(data.val.targets, expected)).sum() <= 4
 
 
-def test_a_trained_classifiers_plots_hold_scikit_learns_numbers(judged):
-    folder, truth = judged / "semi", digits().val.targets
+def test_a_trained_classifiers_plots_hold_scikit_learns_numbers(evaluated):
+    folder, truth = evaluated / "semi", digits().val.targets
     predicted = load_file(folder / "seed0" / "predicted.safetensors")["predicted"].numpy()
     with (folder / "confusion.csv").open() as file:
         header, *rows = csv.reader(file)
@@ -111,35 +111,35 @@ def test_a_trained_classifiers_plots_hold_scikit_learns_numbers(judged):
         assert image in (folder / "report.md").read_text()
 
 
-def test_images_are_drawn_where_they_are_asked_for_only(judged):
-    assert not list((judged / "finetune").glob("*.png"))
+def test_images_are_drawn_where_they_are_asked_for_only(evaluated):
+    assert not list((evaluated / "finetune").glob("*.png"))
 
 
 @pytest.mark.parametrize("name", ["cached", "semi"])
-def test_seeds_give_mean_and_deviation_of_all(judged, name):
-    metrics = results_of(judged / name)["metrics"]
+def test_seeds_give_mean_and_deviation_of_all(evaluated, name):
+    metrics = results_of(evaluated / name)["metrics"]
     count = 3 if name == "cached" else 2
     for metric in ("top1", "top5", "mean_per_class", "best_on_val_top1"):
         values = [metrics[f"{metric}_seed{i}"] for i in range(count)]
         assert metrics[metric] == pytest.approx(statistics.mean(values))
         assert metrics[f"{metric}_std"] == pytest.approx(statistics.stdev(values))
     kept = "predicted" if name == "cached" else "head"
-    seeds = [judged / name / f"seed{i}" / f"{kept}.safetensors" for i in range(count)]
+    seeds = [evaluated / name / f"seed{i}" / f"{kept}.safetensors" for i in range(count)]
     assert len({file.read_bytes() for file in seeds}) == count
 
 
-def test_seeds_are_those_that_one_training_each_would_give(judged, tiny_run, tmp_path):
+def test_seeds_are_those_that_one_training_each_would_give(evaluated, tiny_run, tmp_path):
     words = (*COMMANDS["cached"][:-1], "seed=1", f"checkpoint={tiny_run}")
-    assert judge(tmp_path / "run", *words) == 0
+    assert evaluate(tmp_path / "run", *words) == 0
     alone = results_of(tmp_path / "run")["metrics"]["top1"]
-    assert alone == results_of(judged / "cached")["metrics"]["top1_seed1"]
+    assert alone == results_of(evaluated / "cached")["metrics"]["top1_seed1"]
 
 
-def test_the_subset_is_kept_and_told(judged):
-    numbers = [int(line) for line in (judged / "semi" / "subset.txt").read_text().split()]
+def test_the_subset_is_kept_and_told(evaluated):
+    numbers = [int(line) for line in (evaluated / "semi" / "subset.txt").read_text().split()]
     expected = stratified_subset(labels_of(digits().train), 0.1)
     assert numbers == expected.tolist()
-    assert results_of(judged / "semi")["config"]["subset"] == {
+    assert results_of(evaluated / "semi")["config"]["subset"] == {
         "images": len(expected),
         "sha256": subset_digest(expected),
     }
@@ -159,42 +159,44 @@ def test_semi_reads_the_images_of_its_list_and_no_other(tiny_run, tmp_path, monk
     monkeypatch.setattr(ImagesInMemory, "__getitem__", watched)
     words = ("semi", *QUICK, f"fraction={tmp_path / 'mine.txt'}", f"checkpoint={tiny_run}")
     words += ("batch_size=512",)  # all in one batch, so that an epoch leaves none out
-    assert judge(tmp_path / "run", *words) == 0
+    assert evaluate(tmp_path / "run", *words) == 0
     assert read == set(chosen.tolist())
     assert (tmp_path / "run" / "subset.txt").read_text().split() == [str(i) for i in chosen]
 
 
 @pytest.mark.parametrize("name", ["semi", "finetune"])
 def test_a_fine_tuned_backbone_is_written_with_its_batch_normalisation_moved(
-    judged, tiny_run, name
+    evaluated, tiny_run, name
 ):
     before = load_file(tiny_run / "backbone.safetensors")
-    after = load_file(judged / name / "seed0" / "backbone.safetensors")
+    after = load_file(evaluated / name / "seed0" / "backbone.safetensors")
     steps = {"semi": 2 * 2, "finetune": 1437 // 64}[name]
     moved = int(after["bn1.num_batches_tracked"] - before["bn1.num_batches_tracked"])
     assert moved == steps
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])
 
 
-def test_a_frozen_backbone_is_not_written_again(judged):
-    assert not list((judged / "augmented").rglob("backbone.safetensors"))
+def test_a_frozen_backbone_is_not_written_again(evaluated):
+    assert not list((evaluated / "augmented").rglob("backbone.safetensors"))
 
 
-def test_a_fine_tuned_backbone_is_judged_again_with_its_head_or_by_neighbours(judged, tmp_path):
-    seed, data = judged / "finetune" / "seed0", digits()
+def test_a_fine_tuned_backbone_is_evaluated_again_with_its_head_or_by_neighbours(
+    evaluated, tmp_path
+):
+    seed, data = evaluated / "finetune" / "seed0", digits()
     words = ("knn", f"checkpoint={seed}", "data=digits", "k=20", "data.num_workers=0")
-    assert judge(tmp_path / "run", *words) == 0
+    assert evaluate(tmp_path / "run", *words) == 0
     assert results_of(tmp_path / "run")["method"] == "seed0"
     features = features_of(erssl.load_backbone(seed), data.val, **OWN_PREPROCESSING)
     head = load_file(seed / "head.safetensors")
     predicted = F.linear(features, head["weight"], head["bias"]).argmax(dim=1)
-    top1 = results_of(judged / "finetune")["metrics"]["top1"]
+    top1 = results_of(evaluated / "finetune")["metrics"]["top1"]
     assert accuracy_score(data.val.targets, predicted) == pytest.approx(top1, abs=1 / 360)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_preprocessing_of_the_run_is_taken_without_a_word(judged, name):
-    data = results_of(judged / name)["config"]["data"]
+def test_preprocessing_of_the_run_is_taken_without_a_word(evaluated, name):
+    data = results_of(evaluated / name)["config"]["data"]
     assert {key: data[key] for key in OWN_PREPROCESSING} == OWN_PREPROCESSING
 
 
@@ -211,15 +213,15 @@ def weights(tmp_path_factory):
 
 def test_preprocessing_in_a_file_is_taken_and_words_go_before_it(weights, tmp_path):
     words = ("knn", f"checkpoint={weights}", "data=digits", "data.image_size=20", "cache=false")
-    assert judge(tmp_path / "run", *words, "data.num_workers=0") == 0
+    assert evaluate(tmp_path / "run", *words, "data.num_workers=0") == 0
     data = results_of(tmp_path / "run")["config"]["data"]
     assert (data["image_size"], data["mean"], data["std"]) == (20, [0.0] * 3, [2.0] * 3)
     assert data["interpolation"] == "bicubic"
 
 
-def test_an_untrained_twin_is_judged_on_the_same_images(weights, tmp_path):
+def test_an_untrained_twin_is_evaluated_on_the_same_images(weights, tmp_path):
     words = ("knn", f"checkpoint=random:{weights}", "data=digits", "data.num_workers=0")
-    assert judge(tmp_path / "run", *words) == 0
+    assert evaluate(tmp_path / "run", *words) == 0
     results = results_of(tmp_path / "run")
     assert results["method"] == "untrained test_resnet"
     assert results["config"]["data"]["image_size"] == 16
@@ -227,7 +229,7 @@ def test_an_untrained_twin_is_judged_on_the_same_images(weights, tmp_path):
 
 def test_an_untrained_network_is_that_of_the_seed(tiny_run, tmp_path):
     words = ("knn", f"checkpoint=random:{tiny_run}", "k=20", "seed=4", "data.num_workers=0")
-    assert judge(tmp_path / "run", *words) == 0
+    assert evaluate(tmp_path / "run", *words) == 0
     torch.manual_seed(4)
     backbone, data = build_backbone(named_architecture("test_resnet")).eval(), digits()
     train, val = (features_of(backbone, p, **OWN_PREPROCESSING) for p in (data.train, data.val))
@@ -237,9 +239,9 @@ def test_an_untrained_network_is_that_of_the_seed(tiny_run, tmp_path):
     assert results["dataset"] == "digits"  # the run's own
 
 
-def test_pixels_are_judged_as_lightlys_knn_judges_them(tmp_path):
+def test_pixels_are_evaluated_as_lightlys_knn_evaluates_them(tmp_path):
     words = ("knn", "checkpoint=pixels", "data=digits", "k=20", "data.image_size=8")
-    assert judge(tmp_path / "run", *words, "data.num_workers=0") == 0
+    assert evaluate(tmp_path / "run", *words, "data.num_workers=0") == 0
     data, options = digits(), default_options("digits")
     train, val = (
         pixels_of(p, 8, options.mean, options.std).flatten(1) for p in (data.train, data.val)
@@ -256,7 +258,7 @@ def test_pixels_are_judged_as_lightlys_knn_judges_them(tmp_path):
         (["knn", "checkpoint=/nowhere", "data=digits"], "There is no checkpoint at /nowhere"),
         (["knn", "checkpoint=random:", "data=digits"], "needs an architecture or a run"),
         (["knn", "checkpoint=random:resnet51", "data=digits"], "resnet51"),
-        (["knn", "checkpoint=pixels"], "checkpoint=pixels needs data=<what to judge it on>"),
+        (["knn", "checkpoint=pixels"], "checkpoint=pixels needs data=<what to evaluate it on>"),
         (["knn", "checkpoint=pixels", "data=digit"], "did you mean digits?"),
         (["knn", "checkpoint=pixels", "data=digits", "data.nam=x"], "did you mean data.name?"),
         (["semi", "checkpoint=pixels", "data=digits", *HERE], "has no weights, and erssl semi"),
@@ -281,7 +283,7 @@ def test_bad_input_is_one_sentence_status_two_and_no_folder(
     words, sentence, tiny_run, tmp_path, capsys
 ):
     words = [f"checkpoint={tiny_run}" if word == "RUN" else word for word in words]
-    assert judge(tmp_path / "run", *words) == 2
+    assert evaluate(tmp_path / "run", *words) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.startswith("erssl: ")
@@ -310,7 +312,7 @@ def folders_of(tmp_path, kind):
 )
 def test_folders_on_which_no_accuracy_is_possible(kind, sentence, tmp_path, capsys):
     words = ["knn", "checkpoint=pixels", "data=imagefolder", "data.num_workers=0"]
-    assert judge(tmp_path / "run", *words, *folders_of(tmp_path, kind)) == 2
+    assert evaluate(tmp_path / "run", *words, *folders_of(tmp_path, kind)) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
@@ -321,14 +323,14 @@ def test_class_names_with_commas_stay_whole_in_the_tables(tmp_path):
     (train / "0").rename(train / 'null, "zero"')
     words = ["data=imagefolder", f"data.train_dir={train}", f"data.val_dir={train}", "plots=true"]
     words += ["knn", "checkpoint=pixels", "data.image_size=8", "k=3", "data.num_workers=0"]
-    assert judge(tmp_path / "run", words[4], *words[:4], *words[5:]) == 0
+    assert evaluate(tmp_path / "run", words[4], *words[:4], *words[5:]) == 0
     with (tmp_path / "run" / "confusion.csv").open() as file:
         assert [row[0] for row in csv.reader(file)] == ["true", "1", 'null, "zero"']
     assert "top5" not in results_of(tmp_path / "run")["metrics"]  # of two classes
 
 
-def test_a_checkpoint_of_an_evaluation_says_what_its_backbone_is(judged):
-    folder = judged / "finetune" / "seed0"
+def test_a_checkpoint_of_an_evaluation_says_what_its_backbone_is(evaluated):
+    folder = evaluated / "finetune" / "seed0"
     last = erssl.load_backbone(folder / "checkpoints" / "last.ckpt")
     kept = erssl.load_backbone(folder)
     torch.testing.assert_close(last.state_dict(), kept.state_dict(), rtol=0, atol=0)
@@ -336,26 +338,26 @@ def test_a_checkpoint_of_an_evaluation_says_what_its_backbone_is(judged):
     assert last.preprocessing == kept.preprocessing != {}
 
 
-def test_auto_says_what_it_takes_and_doubts_what_is_below_neighbours(judged):
-    results = results_of(judged / "cached")
+def test_auto_says_what_it_takes_and_doubts_what_is_below_neighbours(evaluated):
+    results = results_of(evaluated / "cached")
     assert results["config"]["preset"] == "lightly"
     assert results["config"]["fitted"].startswith("preset=auto takes preset=lightly (SGD")
     assert results["config"]["features_k"] == 200
-    assert results_of(judged / "knn")["warnings"] == []
-    finetuned = results_of(judged / "finetune")  # one epoch
+    assert results_of(evaluated / "knn")["warnings"] == []
+    finetuned = results_of(evaluated / "finetune")  # one epoch
     (sentence,) = [text for text in finetuned["warnings"] if "far below" in text]
     assert "kNN (k=200)" in sentence
-    report = (judged / "finetune" / "report.md").read_text()
+    report = (evaluated / "finetune" / "report.md").read_text()
     assert f"**Warning:** {sentence}" in report
     assert "| features_knn_top1 (k=200) |" in report
-    assert "| top1 (k=20) |" in (judged / "knn" / "report.md").read_text()
+    assert "| top1 (k=20) |" in (evaluated / "knn" / "report.md").read_text()
 
 
 def test_k_is_cut_to_the_images_and_said_once(tmp_path, capsys):
     train = digit_folder(tmp_path / "train", classes=2)
     words = ["checkpoint=pixels", "data=imagefolder", f"data.train_dir={train}"]
     words += [f"data.val_dir={train}", "data.image_size=8", "data.num_workers=0"]
-    assert judge(tmp_path / "run", "knn", *words) == 0
+    assert evaluate(tmp_path / "run", "knn", *words) == 0
     k = results_of(tmp_path / "run")["config"]["k"]
     out = capsys.readouterr().out
     assert out.count(f"k=200 is cut to k={k}, the number of training images") == 1

@@ -19,7 +19,7 @@ from erssl.data import default_options, labels_of, load_datasets, stratified_sub
 from erssl.evaluation.classifier import ClassifierTraining
 from erssl.models import build_backbone, named_architecture, save_backbone
 
-from .conftest import CACHED, COMMANDS, QUICK, judge
+from .conftest import CACHED, COMMANDS, QUICK, evaluate
 from .test_pretrain import digit_folder, results_of
 
 SEMI = ("semi", *QUICK, "fraction=0.05", "backbone_lr=0.01", "seeds=2")
@@ -51,23 +51,23 @@ def test_a_killed_evaluation_goes_on_and_leaves_finished_seeds_alone(
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4, RuntimeError("killed"))  # in the second epoch of the second seed
         with pytest.raises(RuntimeError, match="killed"):
-            judge(run_dir, *words)
+            evaluate(run_dir, *words)
     assert not (run_dir / "results.json").exists()
     finished = {p.name: p.stat().st_mtime_ns for p in (run_dir / "seed0").glob("*.safetensors")}
-    assert judge(run_dir, *words) == 2
+    assert evaluate(run_dir, *words) == 2
     assert "continue it with resume=true" in capsys.readouterr().err
-    assert judge(run_dir, *words, "resume=true", "epochs=3") == 2
+    assert evaluate(run_dir, *words, "resume=true", "epochs=3") == 2
     assert "epochs=3 differs from 2" in capsys.readouterr().err
-    assert judge(run_dir, *words, "resume=true", "data.image_size=32") == 2
+    assert evaluate(run_dir, *words, "resume=true", "data.image_size=32") == 2
     assert "data.image_size=32 differs from 28" in capsys.readouterr().err
 
     calls = interrupt_at(monkeypatch, 0, None)
-    assert judge(run_dir, *words, "resume=true") == 0
+    assert evaluate(run_dir, *words, "resume=true") == 0
     assert len(calls) == 1  # the epoch that was missing
     assert finished == {
         p.name: p.stat().st_mtime_ns for p in (run_dir / "seed0").glob("*.safetensors")
     }
-    assert judge(tmp_path / "whole", *words) == 0
+    assert evaluate(tmp_path / "whole", *words) == 0
     assert names_in(run_dir) == names_in(tmp_path / "whole")
     one, other = (results_of(p)["metrics"] for p in (run_dir, tmp_path / "whole"))
     assert set(one) == set(other)
@@ -89,12 +89,12 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
         return F.dropout(forward(self, images), 0.2, self.training)
 
     monkeypatch.setattr(ClassifierTraining, "forward", with_dropout)
-    assert judge(tmp_path / "whole", *words) == 0
+    assert evaluate(tmp_path / "whole", *words) == 0
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3, RuntimeError("killed"))
         with pytest.raises(RuntimeError, match="killed"):
-            judge(tmp_path / "run", *words)
-    assert judge(tmp_path / "run", *words, "resume=true") == 0
+            evaluate(tmp_path / "run", *words)
+    assert evaluate(tmp_path / "run", *words, "resume=true") == 0
     names = ["head.safetensors", *["backbone.safetensors"] * (command == "finetune")]
     for name in names:
         one, other = (load_file(tmp_path / p / "seed0" / name) for p in ("whole", "run"))
@@ -104,27 +104,29 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
 
 
 def test_an_evaluation_that_is_killed_after_its_last_epoch_gives_the_same(
-    judged, tiny_run, tmp_path
+    evaluated, tiny_run, tmp_path
 ):
     run_dir = tmp_path / "run"
-    shutil.copytree(judged / "finetune", run_dir)
+    shutil.copytree(evaluated / "finetune", run_dir)
     before = json.loads((run_dir / "seed0" / "seed.json").read_text())
     for name in ("seed.json", "predicted.safetensors"):
         (run_dir / "seed0" / name).unlink()
     words = (*COMMANDS["finetune"], f"checkpoint={tiny_run}", "resume=true")
-    assert judge(run_dir, *words) == 0
+    assert evaluate(run_dir, *words) == 0
     assert json.loads((run_dir / "seed0" / "seed.json").read_text()) == before
 
 
-def test_features_are_not_trained_on_again_by_a_seed_that_is_finished(judged, tiny_run, tmp_path):
+def test_features_are_not_trained_on_again_by_a_seed_that_is_finished(
+    evaluated, tiny_run, tmp_path
+):
     run_dir = tmp_path / "run"
-    shutil.copytree(judged / "cached", run_dir)
+    shutil.copytree(evaluated / "cached", run_dir)
     marked = run_dir / "seed1" / "seed.json"
     content = json.loads(marked.read_text())
     content["metrics"]["top1"] = 0.125
     marked.write_text(json.dumps(content))
     words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert judge(run_dir, *words) == 0
+    assert evaluate(run_dir, *words) == 0
     assert results_of(run_dir)["metrics"]["top1_seed1"] == 0.125
 
 
@@ -134,14 +136,14 @@ def test_ctrl_c_leaves_no_results_and_says_how_to_go_on(tiny_run, tmp_path, monk
     try:
         with monkeypatch.context() as patch:
             interrupt_at(patch, 1, KeyboardInterrupt())
-            assert judge(run_dir, *words) == 130
+            assert evaluate(run_dir, *words) == 130
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == f"erssl: Stopped by Ctrl-C; go on with resume=true run_dir={run_dir}."
     assert not (run_dir / "results.json").exists()
     assert not (run_dir / "seed0" / "seed.json").exists()
-    assert judge(run_dir, *words, "resume=true") == 0
+    assert evaluate(run_dir, *words, "resume=true") == 0
 
 
 def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys):
@@ -149,10 +151,10 @@ def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr("erssl.protocols.linear.train_linear", stop)
-    assert judge(tmp_path / "run", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
+    assert evaluate(tmp_path / "run", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
     assert f"resume=true run_dir={tmp_path / 'run'}" in capsys.readouterr().err
     monkeypatch.setattr("erssl.protocols.linear.Evaluation", stop)  # before there is a folder
-    assert judge(tmp_path / "other", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
+    assert evaluate(tmp_path / "other", "linear", *CACHED, f"checkpoint={tiny_run}") == 130
     assert capsys.readouterr().err == "erssl: Stopped by Ctrl-C.\n"
 
 
@@ -161,7 +163,7 @@ def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypat
 )
 def test_a_limit_that_would_cut_an_epoch_is_refused(limit, tiny_run, tmp_path, capsys):
     words = (*SEMI[:-1], f"checkpoint={tiny_run}")
-    assert judge(tmp_path / "run", *words, f"trainer.{limit}") == 2
+    assert evaluate(tmp_path / "run", *words, f"trainer.{limit}") == 2
     assert "an evaluation is all of its epochs" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -178,15 +180,15 @@ def test_rates_are_those_of_the_images_of_a_step(batches, images, tiny_run, tmp_
     monkeypatch.setattr(ClassifierTraining, "configure_optimizers", watched)
     words = ("linear", *QUICK, "epochs=1", "lr_per_256=true", f"checkpoint={tiny_run}")
     words += (f"trainer.accumulate_grad_batches={batches}",)
-    assert judge(tmp_path / "run", *words) == 0
+    assert evaluate(tmp_path / "run", *words) == 0
     assert seen == [pytest.approx(0.05 * images / 256)]
 
 
 def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp_path):
     often, rarely = tmp_path / "often", tmp_path / "rarely"
     words = (*SEMI[:-1], "epochs=3", f"checkpoint={tiny_run}")
-    assert judge(often, *words) == 0
-    assert judge(rarely, *words, "trainer.check_val_every_n_epoch=2") == 0
+    assert evaluate(often, *words) == 0
+    assert evaluate(rarely, *words, "trainer.check_val_every_n_epoch=2") == 0
     every, some = (
         json.loads((p / "seed0" / "seed.json").read_text())["history"] for p in (often, rarely)
     )
@@ -201,7 +203,7 @@ def test_a_seed_of_other_weights_is_not_taken_for_one_of_these(tmp_path, capsys)
         torch.manual_seed(seed)
         save_backbone(build_backbone(options), file, options, own)
         resume = ["resume=true"] * seed
-        assert judge(tmp_path / "run", "linear", *words, *resume) == status
+        assert evaluate(tmp_path / "run", "linear", *words, *resume) == status
     error = capsys.readouterr().err
     assert "The weights of checkpoint= are not what they were" in error
     assert error.count("\n") == 1
@@ -213,7 +215,7 @@ def test_a_seed_of_another_list_is_not_taken_for_one_of_this(tiny_run, tmp_path,
     for seed, status in ((0, 0), (1, 2)):
         chosen = stratified_subset(labels, 0.05, seed)
         (tmp_path / "a.txt").write_text("\n".join(map(str, chosen)))
-        assert judge(tmp_path / "run", *words, *["resume=true"] * seed) == status
+        assert evaluate(tmp_path / "run", *words, *["resume=true"] * seed) == status
     error = capsys.readouterr().err.splitlines()[-1]
     assert "The images of fraction= are not what they were" in error
 
@@ -222,79 +224,81 @@ def test_a_seed_of_other_images_is_not_taken_for_one_of_these(tmp_path, capsys):
     train = digit_folder(tmp_path / "train")
     words = ["checkpoint=random:test_resnet", "data=imagefolder", f"data.train_dir={train}"]
     words += [f"data.val_dir={train}", "data.image_size=16", *CACHED]
-    assert judge(tmp_path / "run", "linear", *words) == 0
+    assert evaluate(tmp_path / "run", "linear", *words) == 0
     next(train.glob("*/*")).unlink()
-    assert judge(tmp_path / "run", "linear", *words, "resume=true") == 2
+    assert evaluate(tmp_path / "run", "linear", *words, "resume=true") == 2
     assert "The training images are not what they were" in capsys.readouterr().err
 
 
-def test_seeds_may_be_added_to_an_evaluation_but_not_taken_away(judged, tiny_run, tmp_path, capsys):
+def test_seeds_may_be_added_to_an_evaluation_but_not_taken_away(
+    evaluated, tiny_run, tmp_path, capsys
+):
     few = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "seeds=1")
     run_dir = tmp_path / "run"
-    assert judge(run_dir, *few) == 0
+    assert evaluate(run_dir, *few) == 0
     kept = (run_dir / "seed0" / "seed.json").stat().st_mtime_ns
-    assert judge(run_dir, *few[:-1], "resume=true") == 0
+    assert evaluate(run_dir, *few[:-1], "resume=true") == 0
     assert (run_dir / "seed0" / "seed.json").stat().st_mtime_ns == kept
-    assert results_of(run_dir)["metrics"] == results_of(judged / "cached")["metrics"]
-    assert judge(run_dir, *few, "resume=true") == 2
+    assert results_of(run_dir)["metrics"] == results_of(evaluated / "cached")["metrics"]
+    assert evaluate(run_dir, *few, "resume=true") == 2
     assert "seeds=1 differs from 3" in capsys.readouterr().err
 
 
-def test_an_evaluation_of_the_first_release_is_resumed(judged, tiny_run, tmp_path):
+def test_an_evaluation_of_the_first_release_is_resumed(evaluated, tiny_run, tmp_path):
     """Its config.yaml calls the images pictures."""
     run_dir = tmp_path / "run"
-    shutil.copytree(judged / "cached", run_dir)
+    shutil.copytree(evaluated / "cached", run_dir)
     file = run_dir / "config.yaml"
     file.write_text(file.read_text().replace("_images:", "_pictures:"))
     assert "training_pictures: " in file.read_text()
     (run_dir / "results.json").unlink()
     kept = (run_dir / "seed0" / "seed.json").stat().st_mtime_ns
-    assert judge(run_dir, *COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true") == 0
+    assert evaluate(run_dir, *COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true") == 0
     assert (run_dir / "seed0" / "seed.json").stat().st_mtime_ns == kept
-    assert results_of(run_dir)["metrics"] == results_of(judged / "cached")["metrics"]
+    assert results_of(run_dir)["metrics"] == results_of(evaluated / "cached")["metrics"]
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"- 1"])
 def test_settings_that_no_evaluation_wrote_are_not_resumed(
-    judged, tiny_run, tmp_path, capsys, content
+    evaluated, tiny_run, tmp_path, capsys, content
 ):
     run_dir = tmp_path / "run"
-    shutil.copytree(judged / "cached", run_dir)
+    shutil.copytree(evaluated / "cached", run_dir)
     (run_dir / "config.yaml").write_bytes(content)
     words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert judge(run_dir, *words) == 2
+    assert evaluate(run_dir, *words) == 2
     assert "config.yaml cannot be read; start again with overwrite=true" in capsys.readouterr().err
     assert (run_dir / "config.yaml").read_bytes() == content
 
 
-def test_a_damaged_seed_is_one_sentence(judged, tiny_run, tmp_path, capsys):
+def test_a_damaged_seed_is_one_sentence(evaluated, tiny_run, tmp_path, capsys):
     run_dir = tmp_path / "run"
-    shutil.copytree(judged / "cached", run_dir)
+    shutil.copytree(evaluated / "cached", run_dir)
     (run_dir / "seed2" / "predicted.safetensors").write_bytes(b"cut")
     words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert judge(run_dir, *words) == 2
+    assert evaluate(run_dir, *words) == 2
     assert "seed2 is not what a training leaves; delete it" in capsys.readouterr().err
 
 
 def test_an_existing_evaluation_is_kept_and_no_way_is_named_that_there_is_not(
-    judged, tiny_run, capsys
+    evaluated, tiny_run, capsys
 ):
-    before = (judged / "knn" / "results.json").read_bytes()
-    assert judge(judged / "knn", *COMMANDS["knn"], f"checkpoint={tiny_run}") == 2
+    before = (evaluated / "knn" / "results.json").read_bytes()
+    assert evaluate(evaluated / "knn", *COMMANDS["knn"], f"checkpoint={tiny_run}") == 2
     error = capsys.readouterr().err
     assert "already holds a finished run; delete it with overwrite=true" in error
     assert "resume" not in error  # which erssl knn does not have
-    assert (judged / "knn" / "results.json").read_bytes() == before
+    assert (evaluated / "knn" / "results.json").read_bytes() == before
 
 
-def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(judged, tiny_run, tmp_path):
+def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(evaluated, tiny_run, tmp_path):
     run_dir = tmp_path / "run"
-    shutil.copytree(judged / "semi", run_dir)
+    shutil.copytree(evaluated / "semi", run_dir)
     (run_dir / "notes.txt").write_text("mine")
     (run_dir / "seed1-notes").mkdir()
     (run_dir / "seed1-notes" / "a.txt").write_text("mine")
     words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}", "overwrite=true")
-    assert judge(run_dir, *words) == 0
+    assert evaluate(run_dir, *words) == 0
     left = {p.name for p in run_dir.iterdir()}
     assert left == {
         *("notes.txt", "seed1-notes", "config.yaml", "environment.json", "report.md"),
@@ -306,7 +310,7 @@ def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(judged, tin
 def test_a_pretraining_is_never_overwritten_by_its_own_evaluation(tiny_run, capsys):
     before = names_in(tiny_run)
     words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}", "overwrite=true")
-    assert judge(tiny_run, *words) == 2
+    assert evaluate(tiny_run, *words) == 2
     assert "holds a run of erssl pretrain; name a folder of its own" in capsys.readouterr().err
     assert names_in(tiny_run) == before
 
@@ -314,7 +318,7 @@ def test_a_pretraining_is_never_overwritten_by_its_own_evaluation(tiny_run, caps
 def test_the_checkpoints_of_a_run_are_no_place_for_its_evaluation(tiny_run, capsys):
     before = names_in(tiny_run)
     words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}")
-    assert judge(tiny_run / "checkpoints", *words) == 2
+    assert evaluate(tiny_run / "checkpoints", *words) == 2
     assert "is the folder of checkpoints of a run" in capsys.readouterr().err
     assert names_in(tiny_run) == before
 
@@ -339,7 +343,7 @@ def test_a_full_disk_is_named_by_the_run_and_not_by_a_temporary_file(
         raise error
 
     monkeypatch.setattr(place, fail)
-    assert judge(tmp_path / "run", *SEMI, "epochs=1", f"checkpoint={tiny_run}") == 2
+    assert evaluate(tmp_path / "run", *SEMI, "epochs=1", f"checkpoint={tiny_run}") == 2
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith(f"erssl: No space left on device: {tmp_path}/run")
 
@@ -369,7 +373,7 @@ def test_processes_that_the_trainer_does_not_know_of_are_refused(
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = ("finetune", *QUICK, f"checkpoint={tiny_run}", "trainer.devices=1")
-    assert judge(tmp_path / "run", *words) == 2
+    assert evaluate(tmp_path / "run", *words) == 2
     assert "2 processes were started but the trainer has 1" in capsys.readouterr().err
 
 
@@ -421,12 +425,12 @@ def test_a_signal_inside_an_epoch_leaves_a_checkpoint_and_the_same_end(
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(ClassifierTraining, "training_step", stop)
-        assert judge(run_dir, *words) == 128 + number
+        assert evaluate(run_dir, *words) == 128 + number
     assert signal.getsignal(number) == before
     assert "at step 2, with a checkpoint; go on with resume=true" in capsys.readouterr().err
     assert not (run_dir / "results.json").exists()
-    assert judge(run_dir, *words, "resume=true") == 0
-    assert judge(tmp_path / "whole", *words) == 0
+    assert evaluate(run_dir, *words, "resume=true") == 0
+    assert evaluate(tmp_path / "whole", *words) == 0
     one, other = (
         load_file(p / "seed0" / "backbone.safetensors") for p in (run_dir, tmp_path / "whole")
     )

@@ -70,6 +70,27 @@ def test_thirty_two_bit_grey_uses_the_range_of_sixteen(tmp_path: Path) -> None:
     assert np.asarray(load_image(path))[0, :, 0].tolist() == [0, 1, 255, 255]
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+@pytest.mark.parametrize("most", [255, 4095])
+def test_low_ranges_of_deep_files_are_scaled_with_a_warning(tmp_path: Path, kind, most) -> None:
+    path = tmp_path / "deep.tif"
+    values = np.array([[0, 1, most // 3, most // 2, most]], dtype=kind)
+    Image.fromarray(values).save(path)
+    with pytest.warns(UserWarning, match=f"no value above {most} are read"):
+        red = np.asarray(load_image(path))[0, :, 0]
+    np.testing.assert_array_equal(red, np.rint(values[0] * (255.0 / most)))
+
+
+@pytest.mark.parametrize("values", [[0, 4096], [0, 0]])
+def test_other_ranges_are_those_of_sixteen_bits_without_a_warning(tmp_path: Path, values) -> None:
+    path = tmp_path / "deep.tif"
+    Image.fromarray(np.array([values], dtype=np.uint16)).save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        red = np.asarray(load_image(path))[0, :, 0]
+    np.testing.assert_array_equal(red, np.rint(np.array(values) / 257))
+
+
 def test_floating_point_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "float.tif"
     Image.fromarray(np.array([[0.0, 1.0]], dtype=np.float32)).save(path)

@@ -77,7 +77,7 @@ def test_seeds_give_mean_and_deviation(words, tmp_path):
 
 def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(words, tmp_path, monkeypatch):
     original = command.load_transfer
-    judge = command._judge
+    evaluate = command._evaluate
     loaded = []
 
     def load(name, *args):
@@ -87,10 +87,10 @@ def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(words, tmp_path
     def dies_at_flowers(settings, read, data, *args):
         if data.name == "flowers":
             raise KeyboardInterrupt
-        return judge(settings, read, data, *args)
+        return evaluate(settings, read, data, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_judge", dies_at_flowers)
+        patch.setattr(command, "_evaluate", dies_at_flowers)
         with pytest.raises(KeyboardInterrupt):
             command.run(words, Console())
     monkeypatch.setattr(command, "load_transfer", load)

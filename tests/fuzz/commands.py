@@ -23,6 +23,7 @@ _WORK = (
         "erssl.protocols.transfer_shares.launch",
     ),
     *("erssl.callbacks.er_lens.ERLens.read", "erssl.protocols.compare.start"),
+    "erssl.protocols.embed._features",
 )
 
 

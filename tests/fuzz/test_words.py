@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from erssl.cli.main import COMMANDS
 from erssl.settings.detection import DetectSettings
+from erssl.settings.embed import EmbedSettings
 from erssl.settings.evaluation import FinetuneSettings, KnnSettings, LinearSettings, SemiSettings
 from erssl.settings.pretrain import _schema
 from erssl.settings.transfer import TransferSettings
@@ -22,6 +23,7 @@ from .strategies import names
 _SETTINGS = {
     **{"knn": KnnSettings, "linear": LinearSettings, "semi": SemiSettings},
     **{"finetune": FinetuneSettings, "transfer": TransferSettings, "detect": DetectSettings},
+    "embed": EmbedSettings,
 }
 _OWN = {
     "export": ["checkpoint", "arch", "layout", "allow_partial", "format", "pickle", "overwrite"],
@@ -39,6 +41,7 @@ _SOUND = {
         *("checkpoint=random:resnet18", "data_root=data", "backend=torchvision", "run_dir=out"),
     ],
     "lens": ["checkpoint=run"],
+    "embed": ["checkpoint=run", "output=out"],
     "export": ["checkpoint=run", "format=safetensors", "output=out.safetensors"],
     "report": ["run"],
     "zoo": ["mocov2_800ep"],

@@ -14,6 +14,7 @@ from PIL import Image
 from erssl.data.datasets import ImageDataset
 from erssl.data.folders import ImageFiles
 from erssl.data.images import load_image, reading
+from erssl.data.orientation import UPRIGHT, orientation_of, turned_pixels, upright_size
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -56,7 +57,7 @@ def known_size(images: ImageDataset, index: int) -> tuple[KnownSize, int]:
     """
     if isinstance(images, ImageFiles):
         path, target = images.samples[index]
-        return _of_file(path), target
+        return _of_file(path, images.upright), target
     image, target = images[index]
     width, height = image.size
     return KnownSize(height, width, lambda _: _pixels(image), 3 * height * width), target
@@ -76,14 +77,17 @@ def reduction(crops: Iterable[tuple[int, int, int]]) -> int:
     return max(d for d in _FLAGS if d == 1 or d <= room)
 
 
-def _of_file(path: str | Path) -> KnownSize:
+def _of_file(path: str | Path, upright: bool) -> KnownSize:
     with reading(path) as image:
-        width, height = image.size
+        width, height = upright_size(image) if upright else image.size
+        orientation = orientation_of(image) if upright else UPRIGHT
         data = _plain_jpeg(image)
 
     def decode(reduced: int) -> Pixels:
         pixels = None if data is None else _decoded(data, reduced)
-        return _pixels(load_image(path)) if pixels is None else pixels
+        if pixels is None:
+            return _pixels(load_image(path, upright=upright))
+        return pixels if orientation == UPRIGHT else turned_pixels(pixels, orientation)
 
     return KnownSize(height, width, decode, held=len(data or b""))
 

@@ -84,14 +84,14 @@ def make_job(root, folder, recipe="mask_rcnn_fpn_1x", arch="resnet18", iteration
     """A job of a few iterations on the CPU."""
     torch.manual_seed(0)
     chosen = RECIPES[recipe]
-    to_train, to_judge = coco_layout(root)
+    to_train, to_evaluate = coco_layout(root)
     usual = {
         "backbone": build_backbone(arch),
         "preprocessing": IMAGENET,
         "recipe": chosen,
         "schedule": scaled(chosen, 2, iterations, 0.001),
         "train": read_coco(to_train, "train"),
-        "val": read_coco(to_judge, "val"),
+        "val": read_coco(to_evaluate, "val"),
         "folder": folder,
         "seed": 3,
         "resume": False,

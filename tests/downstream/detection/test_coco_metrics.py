@@ -36,12 +36,12 @@ def found(*pairs, label=0):
     return [Detected(0, corners, [label] * len(pairs), scores, masks)]
 
 
-def judge(data, detections, kinds=("bbox", "segm")):
+def evaluate(data, detections, kinds=("bbox", "segm")):
     return coco_metrics(coco_results(detections, data), data, kinds)
 
 
 def test_all_found_is_one():
-    metrics = judge(truth(BOX, FAR), found((BOX, 0.9), (FAR, 0.8)))
+    metrics = evaluate(truth(BOX, FAR), found((BOX, 0.9), (FAR, 0.8)))
     assert set(metrics) == {
         *("box_AP", "box_AP50", "box_AP75", "box_APm"),
         *("mask_AP", "mask_AP50", "mask_AP75", "mask_APm"),
@@ -50,21 +50,21 @@ def test_all_found_is_one():
 
 
 def test_half_found_is_the_share_of_recall_points():
-    metrics = judge(truth(BOX, FAR), found((BOX, 0.9)))
+    metrics = evaluate(truth(BOX, FAR), found((BOX, 0.9)))
     assert metrics["box_AP"] == pytest.approx(51 / 101)  # recall 0, 0.01, ..., 0.5 of 101 points
     assert metrics["mask_AP"] == pytest.approx(51 / 101)
 
 
 def test_a_better_scored_mistake_halves_precision():
-    metrics = judge(truth(BOX), found((FAR, 0.9), (BOX, 0.8)))
+    metrics = evaluate(truth(BOX), found((FAR, 0.9), (BOX, 0.8)))
     assert metrics["box_AP50"] == pytest.approx(0.5)
-    metrics = judge(truth(BOX), found((FAR, 0.7), (BOX, 0.8)))
+    metrics = evaluate(truth(BOX), found((FAR, 0.7), (BOX, 0.8)))
     assert metrics["box_AP50"] == pytest.approx(1)  # it comes after full recall
 
 
 def test_overlap_counts_up_to_its_own_threshold():
     wide = (10.0, 10.0, 60.0, 40.0)  # IoU 40 * 40 / (60 * 40) = 2/3: 0.5, 0.55, 0.6, 0.65
-    metrics = judge(truth(BOX), found((wide, 0.9)))
+    metrics = evaluate(truth(BOX), found((wide, 0.9)))
     for kind in ("box", "mask"):
         assert metrics[f"{kind}_AP"] == pytest.approx(4 / 10)
         assert metrics[f"{kind}_AP50"] == pytest.approx(1)
@@ -72,31 +72,31 @@ def test_overlap_counts_up_to_its_own_threshold():
 
 
 def test_wrong_class_is_not_found():
-    assert judge(truth(BOX), found((BOX, 0.9), label=1))["box_AP"] == 0
+    assert evaluate(truth(BOX), found((BOX, 0.9), label=1))["box_AP"] == 0
 
 
 def test_inside_a_crowd_is_neither_found_nor_wrong():
     data = truth(BOX, (90.0, 90.0, 100.0, 100.0), crowd={1})
-    metrics = judge(data, found((FAR, 0.9), (BOX, 0.8)))
+    metrics = evaluate(data, found((FAR, 0.9), (BOX, 0.8)))
     assert metrics["box_AP"] == pytest.approx(1)
     assert metrics["mask_AP"] == pytest.approx(1)
 
 
 def test_annotation_of_number_0_counts():
     """pycocotools alone takes 0 for "no object found"."""
-    assert judge(truth(BOX, first_id=0), found((BOX, 0.9)))["box_AP"] == pytest.approx(1)
+    assert evaluate(truth(BOX, first_id=0), found((BOX, 0.9)))["box_AP"] == pytest.approx(1)
 
 
 def test_sizes():
     small, large = (5.0, 5.0, 20.0, 20.0), (30.0, 30.0, 120.0, 120.0)
-    metrics = judge(truth(small, large), found((small, 0.9)), ("bbox",))
+    metrics = evaluate(truth(small, large), found((small, 0.9)), ("bbox",))
     assert metrics["box_APs"] == pytest.approx(1)
     assert metrics["box_APl"] == 0
     assert "box_APm" not in metrics
 
 
 def test_nothing_found_is_zero_and_nothing_is_printed(capsys):
-    metrics = judge(truth(BOX), [])
+    metrics = evaluate(truth(BOX), [])
     assert metrics == dict.fromkeys((*metric_names("bbox")[:3], *metric_names("segm")[:3]), 0)
-    judge(truth(BOX), found((BOX, 0.5)))
+    evaluate(truth(BOX), found((BOX, 0.5)))
     assert capsys.readouterr().out == ""

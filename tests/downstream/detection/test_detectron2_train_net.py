@@ -146,7 +146,7 @@ def test_bad_options_are_one_sentence(coco, checkpoint, tmp_path, capfd):
     assert "was trained with SOLVER.BASE_LR=0.02" in capfd.readouterr().err
 
 
-def test_voc_is_trained_and_judged_by_its_own_measure(catalogue, tmp_path, capfd):
+def test_voc_is_trained_and_evaluated_by_its_own_measure(catalogue, tmp_path, capfd):
     from detectron2.data import MetadataCatalog
     from detectron2.data.datasets import register_pascal_voc
 

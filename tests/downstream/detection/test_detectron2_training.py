@@ -1,4 +1,4 @@
-"""Training by Detectron2: it ends, goes on where it was, and is judged as pycocotools judges."""
+"""Training by Detectron2: it ends, goes on where it was, evaluates as pycocotools does."""
 
 import dataclasses
 import json
@@ -188,9 +188,9 @@ def test_evaluates_alone(coco, tmp_path):
     with pytest.raises(RunError, match=r"eval_only=true but .* does not exist"):
         run(make_job(coco, tmp_path, eval_only=True))
     trained = run(make_job(coco, tmp_path, iterations=2))
-    judged = run(make_job(coco, tmp_path, iterations=2, eval_only=True))
-    assert judged.metrics == pytest.approx(trained.metrics)
-    assert judged.facts == {"checkpoint": "model_final.pth", "iterations": 2}
+    evaluated = run(make_job(coco, tmp_path, iterations=2, eval_only=True))
+    assert evaluated.metrics == pytest.approx(trained.metrics)
+    assert evaluated.facts == {"checkpoint": "model_final.pth", "iterations": 2}
     with pytest.raises(RunError, match=r"was trained with SOLVER\.MAX_ITER=2"):
         run(make_job(coco, tmp_path, iterations=3, eval_only=True))
 

@@ -1,0 +1,214 @@
+"""``erssl embed``: features of images, written to a file that other programs read."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from erssl.data import Datasets, build_eval_transform, load_datasets
+from erssl.data.folders import named
+from erssl.errors import ConfigError, DataError
+from erssl.evaluation import Features, cached_features
+from erssl.files import remove_remains
+from erssl.models import check_input_size
+from erssl.models.patch_tokens import PatchTokens
+from erssl.paths import user_path
+from erssl.protocols.build import trained_method
+from erssl.protocols.evaluation import best_device, progress_bar
+from erssl.protocols.header import image_lines
+from erssl.protocols.subject import Subject, read_subject, run_of
+from erssl.run.console import say
+from erssl.run.directory import LAST_CHECKPOINT
+from erssl.run.feature_files import (
+    ImageRows,
+    check_output,
+    open_parts,
+    table_of,
+    write_features,
+)
+from erssl.run.result import Result
+from erssl.settings.embed import EmbedSettings, read_embed
+from erssl.settings.pretrain import run_settings
+
+SHARD = 512  # images that a killed process loses at most
+_SHARD_BYTES = 2**26  # fewer images than that where features are wide
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def run(overrides: Sequence[str], console: Console) -> Result:
+    """Write the features of images."""
+    settings, about_data = read_embed(overrides)
+    return embed(settings, about_data, console)
+
+
+def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) -> Result:
+    """Compute features of images and write them with the images' names and classes.
+
+    What has been computed is kept in ``<output>.parts`` until the file is whole, so that the same
+    command goes on after a kill.
+
+    Returns:
+        The file, and what it holds.
+
+    Raises:
+        ErsslError: If it cannot be done; nothing has been written then but the parts.
+    """
+    began = time.perf_counter()
+    path = settings.path
+    check_output(path, settings.overwrite)
+    subject = read_subject(settings, about_data, console)
+    check_input_size(subject.backbone, [subject.data.image_size])
+    network, shape = _network(settings, subject)
+    datasets = load_datasets(subject.data)
+    _say_images(datasets, console)
+    splits = _splits(datasets, settings.split)
+    parts = open_parts(path)
+    taken = [
+        _features(name, images, network, shape, settings, subject, parts, console)
+        for name, images in splits
+    ]
+    features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
+    rows = _rows(splits, taken, datasets)
+    for file in (path, table_of(path)):
+        if file is not None:
+            remove_remains(file)
+    write_features(path, features.unflatten(1, shape).numpy(), rows)
+    shutil.rmtree(parts, ignore_errors=True)
+    return _finish(path, features, shape, rows, datasets, time.perf_counter() - began, console)
+
+
+def _network(settings: EmbedSettings, subject: Subject) -> tuple[nn.Module, tuple[int, ...]]:
+    """What gives the features, and their shape for one image."""
+    if settings.on == "patches":
+        tokens = PatchTokens(subject.backbone, subject.data.image_size)
+        return tokens, tokens.shape
+    if settings.on == "embedding":
+        return _with_head(str(settings.checkpoint), subject.data.image_size)
+    return subject.backbone, (int(subject.backbone.feature_dim),)  # type: ignore[arg-type]
+
+
+def _with_head(checkpoint: str, image_size: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """The online branch of a run: backbone and projection head, and the width of embeddings."""
+    run_dir = run_of(checkpoint)
+    if run_dir is None:
+        raise ConfigError(
+            f"on=embedding needs a run directory of erssl pretrain or one of its checkpoints, and "
+            f"checkpoint={checkpoint} is none; leave on=embedding out."
+        )
+    file = user_path(checkpoint)
+    if file.suffix == ".safetensors":
+        raise ConfigError(
+            f"checkpoint={checkpoint} holds the backbone alone; name the run directory {run_dir} "
+            "for its embeddings."
+        )
+    method = trained_method(
+        file if file.is_file() else run_dir / LAST_CHECKPOINT, run_settings(run_dir, [])
+    )
+    if isinstance(method.projection_head, nn.Identity):
+        raise ConfigError(
+            f"{type(method).__name__} has no projection head; leave on=embedding out."
+        )
+    branch = nn.Sequential(method.backbone, nn.Flatten(), method.projection_head).eval()
+    with torch.no_grad():
+        width = branch(torch.zeros(2, 3, image_size, image_size)).shape[1]
+    return branch, (int(width),)
+
+
+def _splits(datasets: Datasets, split: str) -> list[tuple[str, Any]]:
+    there = {"train": datasets.train, "val": datasets.val}
+    if split != "all" and there[split] is None:
+        raise DataError(
+            f"split={split} but the data have no validation images; leave split out, or name a "
+            "folder of them (data.val_dir)."
+        )
+    return [(name, each) for name, each in there.items() if each and split in (name, "all")]
+
+
+def _features(
+    split: str,
+    images: Any,
+    network: nn.Module,
+    shape: tuple[int, ...],
+    settings: EmbedSettings,
+    subject: Subject,
+    parts: Path,
+    console: Console,
+) -> Features:
+    """Features (N, d) of a split, those of patches side by side."""
+    data = subject.data
+    transform: Callable[[Any], Tensor] = build_eval_transform(
+        data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
+    )
+    width = torch.Size(shape).numel()
+    device = best_device()
+    what = "training" if split == "train" else "validation"
+    with progress_bar(console, f"features of {len(images)} {what} images") as update:
+        return cached_features(
+            network.to(device),
+            images,
+            transform,
+            cache_dir=parts,
+            preprocessing=data.preprocessing,
+            dtype=settings.features_dtype,
+            precision=settings.features_precision,
+            batch_size=settings.feature_batch_size,
+            num_workers=data.workers,
+            device=device,
+            shard_size=max(1, min(SHARD, _SHARD_BYTES // (4 * width))),
+            progress=update,
+        )
+
+
+def _rows(
+    splits: Sequence[tuple[str, Any]], taken: Sequence[Features], datasets: Datasets
+) -> ImageRows:
+    labels = torch.cat([each.labels for each in taken]).tolist()
+    names = datasets.class_names
+    return ImageRows(
+        files=[file for split, images in splits for file in _names(split, images)],
+        labels=labels if datasets.labelled else [None] * len(labels),
+        classes=[names[label] if datasets.labelled else "" for label in labels],
+        splits=[split for split, images in splits for _ in range(len(images))],
+    )
+
+
+def _names(split: str, images: Any) -> list[str]:
+    """The files of images; split and number where they lie in no files of their own."""
+    samples = getattr(images, "samples", None)
+    if samples is None:
+        return [f"{split}/{number}" for number in range(len(images))]
+    return [str(path) for path, _ in samples]
+
+
+def _say_images(datasets: Datasets, console: Console) -> None:
+    """Say how many images there are, and what is left out and why."""
+    for line in image_lines(datasets):
+        say(console, line)
+    if datasets.skipped:
+        listed = named(f"{path}: {reason}" for path, reason in datasets.skipped)
+        say(console, f"Images that cannot be read: {len(datasets.skipped)} ({listed})")
+
+
+def _finish(
+    path: Path,
+    features: Tensor,
+    shape: tuple[int, ...],
+    rows: ImageRows,
+    datasets: Datasets,
+    seconds: float,
+    console: Console,
+) -> Result:
+    size = (len(features), *shape)
+    table = table_of(path)
+    where = f"{path}" if table is None else f"{path} and {table}"
+    sizes = " x ".join(map(str, size))
+    say(console, f"Features {sizes} of {len(features)} images: {where} ({seconds:.0f} s)")
+    results = {"shape": size, "files": rows.files, "skipped": datasets.skipped}
+    return Result(path, results=results)

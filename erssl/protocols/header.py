@@ -1,0 +1,127 @@
+"""What a pretraining run is about to do, said before it does it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+
+from erssl.data import Datasets, SSLDataModule
+from erssl.data.folders import ImageFiles
+from erssl.data.images import reading
+from erssl.data.orientation import upright_size
+from erssl.errors import DataError, printable
+from erssl.settings.pretrain import PretrainSettings
+
+_SAMPLE = 200  # files whose headers are read; a millisecond each at most
+
+
+def header_lines(
+    settings: PretrainSettings,
+    data: SSLDataModule,
+    method: nn.Module,
+    trainer: Trainer,
+    path: Path,
+) -> list[str]:
+    """Say what is trained on what, where, and in how many steps.
+
+    Args:
+        settings: The run.
+        data: Its images.
+        method: The network and its loss.
+        trainer: One with the run's devices.
+        path: The run directory.
+
+    Returns:
+        One line for each fact, without line breaks.
+    """
+    found = data.datasets
+    backbone: Any = method.backbone
+    lines = [
+        *image_lines(found),
+        f"Device: {_device(trainer)}",
+        f"Pipeline: {settings.data.pipeline} ({settings.data.workers} loader processes)",
+        f"Parameters: {_trained(method):,} trained, {_trained(backbone):,} of them in the backbone "
+        f"{settings.backbone.name}",
+        f"Steps: {_steps(settings, len(found.train))}",
+        f"Run directory: {path}",
+    ]
+    return [printable(line) for line in lines]
+
+
+def image_lines(found: Datasets) -> list[str]:
+    """Say which images there are, and what was left out by reason: one line for each fact."""
+    lines = [f"Training images: {len(found.train):,}{_sizes(found.train)}"]
+    if found.val is not None:
+        lines.append(f"Validation images: {len(found.val):,}{_sizes(found.val)}")
+    classes = f"{found.num_classes:,}" if found.labelled else "none (images without labels)"
+    lines.append(f"Classes: {classes}")
+    lines += [
+        f"Left out of {split}: {_reasons(left_out)}"
+        for split, left_out in found.left_out.items()
+        if left_out.total()
+    ]
+    return lines
+
+
+def _reasons(left_out: Counter[str]) -> str:
+    each = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    listed = ", ".join(f"{reason}: {count:,}" for reason, count in each if count)
+    return f"{left_out.total():,} ({listed})"
+
+
+def _sizes(images: Any) -> str:
+    """Widths and heights: of an array, or of an even sample of files by their headers."""
+    for held in ("pixels", "data"):  # ours, torchvision's
+        shape: tuple[int, ...] = getattr(getattr(images, held, None), "shape", ())
+        if len(shape) == 4:
+            return f" of {shape[2]} x {shape[1]} pixels"
+    if not isinstance(images, ImageFiles):
+        return ""
+    count = min(_SAMPLE, len(images))
+    sizes = []
+    for place in np.linspace(0, len(images) - 1, count).round().astype(int):
+        try:
+            with reading(images.samples[place][0]) as image:
+                sizes.append(upright_size(image) if images.upright else image.size)
+        except DataError:  # said when it is decoded
+            continue
+    if not sizes:
+        return ""
+    spans = [_span([size[side] for size in sizes]) for side in (0, 1)]
+    return f" of {spans[0]} x {spans[1]} pixels (headers of {len(sizes):,})"
+
+
+def _span(values: list[int]) -> str:
+    least, most = min(values), max(values)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
+
+
+def _trained(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _steps(settings: PretrainSettings, images: int) -> str:
+    """Steps of an epoch, and the images for which no full batch is left."""
+    batches = images // settings.batch_size
+    limit = settings.trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    accumulated = settings.trainer.get("accumulate_grad_batches") or 1
+    left = images - batches * settings.batch_size
+    return (
+        f"{math.ceil(batches / accumulated):,} an epoch, {settings.epochs:,} epochs in all; "
+        f"batches of {settings.batch_size:,}, {left:,} images left out of each epoch"
+    )

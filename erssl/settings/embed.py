@@ -1,0 +1,82 @@
+"""The settings of ``erssl embed``: what may be said, and what is refused before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from erssl.errors import ConfigError
+from erssl.paths import user_path
+from erssl.settings.compose import compose_config, group_options, nearest, schema_from
+from erssl.settings.evaluation import PIXELS, BackboneSettings
+
+SUFFIXES = (".npy", ".safetensors", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings(BackboneSettings):
+    """``configs/embed.yaml``."""
+
+    output: str | None
+    on: Literal["features", "patches", "embedding"]
+    split: Literal["train", "val", "all"]
+    features_dtype: Literal["float32", "float16"]
+    features_precision: Literal["float32", "bf16"]
+    feature_batch_size: int
+
+    def __post_init__(self) -> None:
+        """Refuse values that write no features."""
+        if not self.checkpoint:
+            raise ConfigError(
+                "erssl embed needs checkpoint=<a run directory, a checkpoint, zoo:<name>, "
+                "random:<run or architecture>, or pixels>."
+            )
+        if not self.output:
+            raise ConfigError(
+                "erssl embed needs output=<the file of features, such as features.npy>."
+            )
+        super().__post_init__()
+        if self.feature_batch_size < 1:
+            raise ConfigError(
+                f"feature_batch_size must be at least 1 but is {self.feature_batch_size}."
+            )
+        if self.checkpoint == PIXELS and self.on != "features":
+            raise ConfigError(f"checkpoint=pixels has no {self.on}; leave on={self.on} out.")
+        if not user_path(self.output).name or self.path.suffix not in SUFFIXES:
+            raise ConfigError(
+                f"output={self.output} must end in one of {', '.join(SUFFIXES)}, or in none for "
+                ".npy."
+            )
+
+    @property
+    def path(self) -> Path:
+        """The file of features; without a suffix it is ``.npy``."""
+        path = user_path(str(self.output))
+        return path if path.suffix else path.with_name(f"{path.name}.npy")
+
+
+def read_embed(overrides: Sequence[str]) -> tuple[EmbedSettings, list[str]]:
+    """Settings of ``erssl embed``, and the overrides about data, which the run may have a say in.
+
+    ``data=<folder>`` stands for ``data=imagefolder data.train_dir=<folder>``.
+
+    Raises:
+        ConfigError: If a key or value is unknown, or makes no features.
+    """
+    schema = schema_from(EmbedSettings)
+    about_data: list[str] = []
+    own: list[str] = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        first = key.partition(".")[0]
+        if first != "data" and first not in schema:
+            raise ConfigError(f"The key {key} is unknown; {nearest(key, {*schema, 'data'})}")
+        if key == "data" and value not in group_options("data") and os.path.isdir(user_path(value)):
+            about_data += ["data=imagefolder", f"data.train_dir={value}"]
+        else:
+            (about_data if first == "data" else own).append(override)
+    config = compose_config("embed", own, lambda _: schema, {})
+    return EmbedSettings(**config), about_data

@@ -1,0 +1,67 @@
+"""The header of a run: counted by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from erssl.data import SSLDataModule
+from erssl.protocols.header import header_lines
+from erssl.settings.pretrain import read_settings
+
+
+class _Method(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(3, 4)
+        self.head = nn.Linear(4, 2)
+        self.target = nn.Linear(3, 4).requires_grad_(False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (20 + i, 12)).save(tmp_path / "train" / name / f"{i}.png")
+    (tmp_path / "train" / "cat" / "notes.txt").touch()
+    return tmp_path / "train"
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        ([], "3 an epoch, 7 epochs in all; batches of 3, 1 images left out of each epoch"),
+        (
+            ["trainer.accumulate_grad_batches=2"],
+            "2 an epoch, 7 epochs in all; batches of 3, 1 images left out of each epoch",
+        ),
+        (
+            ["trainer.limit_train_batches=2"],
+            "2 an epoch, 7 epochs in all; batches of 3, 4 images left out of each epoch",
+        ),
+    ],
+)
+def test_the_header_counts(folder, words, steps):
+    settings, _ = read_settings(
+        [
+            *("data=imagefolder", f"data.train_dir={folder}", "batch_size=3", "epochs=7"),
+            *("data.num_workers=0", "data.image_size=16", "data.views.recipe=cifar", *words),
+        ]
+    )
+    data = SSLDataModule(settings.data, 3, 0)
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cpu")), world_size=1
+    )
+    assert header_lines(settings, data, _Method(), trainer, folder / "a\nb") == [
+        "Training images: 10 of 20 to 24 x 12 pixels (headers of 10)",
+        "Classes: 2",
+        "Left out of train: 1 (extension .txt: 1)",
+        "Device: cpu",
+        "Pipeline: lightly (0 loader processes)",
+        f"Parameters: 26 trained, 16 of them in the backbone {settings.backbone.name}",
+        f"Steps: {steps}",
+        f"Run directory: {folder}/a b",
+    ]
