@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from erssl.callbacks import LiveProgress, RunCheckpoint
 from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices
-from erssl.errors import ConfigError, RunError, was_interrupted
+from erssl.errors import ConfigError, ErsslError, RunError, was_interrupted
 from erssl.evaluation.classifier import ClassifierTraining, best_epoch
 from erssl.files import write_json
 from erssl.models import save_backbone
@@ -104,6 +104,8 @@ def naming_folder(path: Path) -> Iterator[SignalWatch]:
             raise
         sentence = f"Stopped by Ctrl-C; go on with resume=true run_dir={path}."
         raise KeyboardInterrupt(sentence) from end
+    except ErsslError:
+        raise  # RunError is an OSError too, and says where
     except OSError as error:
         if error.filename is None:  # as of any write to a file that is open
             error.filename = str(path)
