@@ -187,5 +187,5 @@ def test_ci_runs_the_readmes_test_command():
     command = subprocess.run(
         ["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert command.strip().endswith("-m pytest -q")
+    assert command.strip().endswith("-m pytest -q -n 2")
     assert command.count("\n") == 1

@@ -80,7 +80,7 @@ def compress(runs: Runs) -> str:
 
     Example:
         >>> compress(np.array([6, 1, 40, 4, 5, 83, 61]))
-        '61X13mN000`0'
+        '61X13mN_2h1'
     """
     numbers = runs.copy()
     numbers[3:] -= runs[1:-2]

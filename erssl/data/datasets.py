@@ -14,7 +14,13 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from erssl.data.folders import ImageFiles, check_same_classes, drop_unreadable, scan_folder
+from erssl.data.folders import (
+    ImageFiles,
+    check_same_classes,
+    drop_unreadable,
+    hold_out,
+    scan_folder,
+)
 from erssl.data.options import DATASETS, DataOptions, DatasetName, default_options
 from erssl.errors import DataError
 from erssl.paths import user_path
@@ -186,6 +192,8 @@ def _folders(options: DataOptions) -> Datasets:
         if val is not None:
             val, faults = drop_unreadable(val, options.on_error, options.workers)
             skipped += faults
+    if options.val_fraction is not None:
+        train, val = hold_out(train, options.val_fraction)
     return Datasets(
         train=ImageFiles(train.samples, options.exif),
         val=ImageFiles(val.samples, options.exif) if val is not None else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections import Counter
@@ -149,6 +150,45 @@ def check_same_classes(train: Folder, val: Folder) -> None:
             f"{train.key}={train.path}: it {' and '.join(parts)}; give both folders the same class "
             "folders."
         )
+
+
+def hold_out(folder: Folder, fraction: float) -> tuple[Folder, Folder]:
+    """Split a folder into training and validation images, every class in the same share.
+
+    Which images are held out follows from their names below the folder alone: neither from a seed
+    nor from where the folder lies, and hardly from what is added to it.
+
+    Args:
+        folder: The images.
+        fraction: Share that is held out; of a class of two images or more at least one image, and
+            at least one stays.
+
+    Returns:
+        Training and validation images, each in the order of ``folder``.
+
+    Raises:
+        DataError: If no class has two images.
+    """
+    classes: dict[int, list[str]] = {}
+    for path, number in folder.samples:
+        classes.setdefault(number, []).append(path)
+    held: set[str] = set()
+    for paths in classes.values():
+        count = min(max(1, round(fraction * len(paths))), len(paths) - 1)
+        held |= set(sorted(paths, key=lambda path: _rank(path, folder.path))[:count])
+    if not held:
+        raise DataError(
+            f"data.val_fraction={fraction} needs a class with two images in "
+            f"{folder.key}={folder.path}; add images, or name others with data.val_dir."
+        )
+    train = tuple(sample for sample in folder.samples if sample[0] not in held)
+    val = tuple(sample for sample in folder.samples if sample[0] in held)
+    return replace(folder, samples=train), replace(folder, samples=val, left_out=Counter())
+
+
+def _rank(path: str, below: Path) -> bytes:
+    name = os.path.relpath(path, below).replace(os.sep, "/")
+    return hashlib.sha256(os.fsencode(name)).digest()
 
 
 def drop_unreadable(

@@ -29,7 +29,7 @@ _LOCATIONS: dict[str, tuple[str, ...]] = {
     "digits": (),
     "cifar10": ("root", "download"),
     "cifar100": ("root", "download"),
-    "imagefolder": ("train_dir", "val_dir", "exif"),
+    "imagefolder": ("train_dir", "val_dir", "val_fraction", "exif"),
     "imagenet": ("root", "train_dir", "val_dir", "exif"),
     "object": (),
 }
@@ -51,6 +51,9 @@ class DataOptions:
         train_dir: Training images of ``"imagefolder"``; on ``"imagenet"`` in place of
             ``root/train``.
         val_dir: Validation images in the same way; without it ``"imagefolder"`` has no accuracy.
+        val_fraction: Share of each class of ``train_dir`` that is held out of training as the
+            validation images of ``"imagefolder"``, in place of ``val_dir``; the same images
+            whatever the seed.
         download: Fetch CIFAR into ``root`` if it is not there. With several processes that start
             on their own (torchrun, a cluster), download once before.
         image_size: Side of the global views and of evaluation images, pixels.
@@ -85,6 +88,7 @@ class DataOptions:
     root: str | None = None
     train_dir: str | None = None
     val_dir: str | None = None
+    val_fraction: float | None = None
     download: bool = False
     image_size: int = 32
     mean: tuple[float, ...] = _GREY_DIGITS[0]
@@ -110,7 +114,7 @@ class DataOptions:
         check_whole("data.image_size", self.image_size, 1, "a size in pixels")
         if self.num_workers is not None:
             check_whole("data.num_workers", self.num_workers, 0, "a number of loader processes")
-        for key in ("root", "train_dir", "val_dir", "download", "exif"):
+        for key in ("root", "train_dir", "val_dir", "val_fraction", "download", "exif"):
             if getattr(self, key) and key not in _LOCATIONS[self.name]:
                 read = [f"data.{k}" for k in _LOCATIONS[self.name]] or ["no location"]
                 raise ConfigError(
@@ -122,6 +126,17 @@ class DataOptions:
                 "data.on_error=skip needs data.verify=true, which is off; set it, or "
                 "data.on_error=raise."
             )
+        if self.val_fraction is not None:
+            if not 0 < self.val_fraction < 1:
+                raise ConfigError(
+                    f"data.val_fraction={self.val_fraction} is no share of the images; give a "
+                    "number between 0 and 1."
+                )
+            if self.val_dir is not None:
+                raise ConfigError(
+                    f"data.val_fraction={self.val_fraction} and data.val_dir={self.val_dir} are "
+                    "both set; set one of them to null."
+                )
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ConfigError(
                 f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "

@@ -40,6 +40,7 @@ from erssl.evaluation.plausibility import Neighbours, doubts
 from erssl.files import write_json, write_text
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
+from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.pretrain_results import finish, show_finished
 from erssl.protocols.start import load_heads, start_of, told
@@ -126,7 +127,17 @@ def _pretrain(
 ) -> dict[str, Any]:
     began = time.perf_counter()
     found = resumed(path) if settings.resume else None
-    data = SSLDataModule(settings.data, settings.batch_size // probe.world_size, settings.seed)
+    fits = may_fit(settings, sources)  # to the images, whose number is known only then
+    each = 1 if fits else settings.batch_size // probe.world_size
+    data = SSLDataModule(settings.data, each, settings.seed)
+    if fits:
+        images = len(data.datasets.train)
+        fitted = fitted_batch(settings.batch_size, images, probe.world_size)
+        if fitted != settings.batch_size:
+            settings = dataclasses.replace(settings, batch_size=fitted)
+            config = {**config, "batch_size": fitted}
+            sources = {**sources, "batch_size": f"fits the {images} training images"}
+        data.batch_size = fitted // probe.world_size
     data.validate(probe.world_size)
     start = start_of(settings, found is not None)
     method = build_method(settings, data.datasets.num_classes, data.batch_size, start)

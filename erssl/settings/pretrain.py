@@ -229,6 +229,8 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
+    if "data.val_dir" in said:
+        data = dataclasses.replace(data, val_fraction=None)  # unless that is overridden too
     for key in said:
         group, _, name = key.partition(".")
         if group == "data" and name.startswith("views."):

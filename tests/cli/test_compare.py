@@ -125,4 +125,4 @@ def test_a_launcher_of_hydra_is_given_all_runs_at_once(tmp_path, monkeypatch, ca
     assert main(["pretrain", *words]) == 2  # since nothing came of them
     assert [c[:2] for c in given] == [["pretrain", f"method={m}"] for m in ("mveb", "simclr")]
     assert f"run_dir={tmp_path / 'mveb'}" in given[0]
-    assert capsys.readouterr().out.count("Failed:") == 2
+    assert "2 of 2 runs failed" in capsys.readouterr().err

@@ -238,8 +238,8 @@ def test_what_it_cannot_make_is_said_before_the_images_are_read() -> None:
 @pytest.mark.parametrize("opencv", [None, ModuleType("cv2")])  # absent, too old
 def test_without_opencv_the_extra_is_named(monkeypatch, opencv: ModuleType | None) -> None:
     monkeypatch.setitem(sys.modules, "cv2", opencv)
-    for name in ("fast_views", "fast_images"):
-        monkeypatch.delitem(sys.modules, f"erssl.data.{name}")
-        monkeypatch.delattr(sys.modules["erssl.data"], name)
+    for name in ("fast", "fast_images"):
+        monkeypatch.delitem(sys.modules, f"erssl.data.views.{name}")
+        monkeypatch.delattr(sys.modules["erssl.data.views"], name)
     with pytest.raises(ConfigError, match=r"pip install 'erssl\[fast\]', or set data\.pipeline="):
         make_pipeline("fast", _transform())

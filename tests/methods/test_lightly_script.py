@@ -1,5 +1,7 @@
 """Our methods in the place of lightly's, in a script like lightly's ImageNet benchmark."""
 
+import inspect
+
 import pytest
 import torch
 from lightly.data import LightlyDataset
@@ -13,6 +15,14 @@ from torchvision.transforms import v2
 from erssl.methods import METHODS, available_methods
 from erssl.models import BackboneOptions, build_backbone
 
+_WIDTHS = (
+    "projection_hidden_dim",
+    "projection_dim",
+    "prediction_hidden_dim",
+    "num_prototypes",
+    "decoder_dim",
+)
+
 
 @pytest.mark.parametrize("name", available_methods())
 def test_trains_unchanged_on_lightlys_data_set_and_loader(name, tmp_path):
@@ -25,10 +35,14 @@ def test_trains_unchanged_on_lightlys_data_set_and_loader(name, tmp_path):
     train = LightlyDataset(str(tmp_path), transform=SimCLRTransform(input_size=side))
     to_tensor = v2.Compose([v2.ToImage(), v2.Resize(side), v2.ToDtype(torch.float32, scale=True)])
     val = LightlyDataset(str(tmp_path), transform=to_tensor)
-    # theirs is a ViT-B/16, of which two steps take half a minute
-    smaller = BackboneOptions("vit_tiny_patch16_224", "timm")
-    options = {"backbone": build_backbone(smaller)} if masked else {}
-    model = METHODS[name]["model"](batch_size_per_device=4, num_classes=2, **options)
+    method = METHODS[name]["model"]
+    parameters = inspect.signature(method).parameters
+    # The papers' networks take up to 12 GB and half a minute; tests/recipes builds those.
+    options: dict[str, object] = {"decoder_depth": 1} if name == "mae" else {}
+    options |= {key: 64 for key in _WIDTHS if key in parameters}
+    smaller = BackboneOptions("vit_tiny_patch16_224", "timm") if masked else "resnet18"
+    options["backbone"] = build_backbone(smaller)
+    model = method(batch_size_per_device=4, num_classes=2, **options)
     metrics = MetricCallback()
     trainer = Trainer(
         max_epochs=1,

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 from torchvision import transforms as T
+from torchvision.models import VisionTransformer
 
 import erssl
 from erssl.cli.main import main
 from erssl.errors import ConfigError, DataError, RunError
+from erssl.models.patch_tokens import PatchTokens
 from erssl.protocols import embed as engine
 
 from ..cli.test_pretrain import TINY, UNMEASURED
@@ -115,6 +117,19 @@ def test_patches_are_the_tokens_without_the_class(photos, tmp_path):
     )(Image.open(result.results["files"][3]))
     with torch.no_grad():
         assert_close(patches[3], vit.forward_features(image[None])[0, own:].numpy())
+
+
+def test_patches_of_torchvisions_transformer():
+    """What its encoder gives, which the hook sees, but for the class token in front."""
+    torch.manual_seed(0)
+    vit = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32).eval()
+    seen = []
+    vit.encoder.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    tokens, images = PatchTokens(vit, 32), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        patches, _ = tokens(images), vit(images)
+    assert tokens.shape == patches.shape[1:] == (16, 16)
+    assert torch.equal(patches, seen[-1][:, 1:])
 
 
 @pytest.mark.parametrize("on", ["features", "patches"])
