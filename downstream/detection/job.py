@@ -13,6 +13,7 @@ from torch import nn
 from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.recipes import Recipe, Schedule
 from erssl.downstream.detection.voc import VocData
+from erssl.run.signals import SignalWatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class DetectionJob:
         say: Prints a line for the reader.
         loggers: Lightning's loggers in the folder, of the iteration that is gone on with (``None``:
             from the beginning); Detectron2 has its own.
+        signals: Tells when the training shall stop; ``None`` where nothing listens.
     """
 
     backbone: nn.Module
@@ -66,6 +68,7 @@ class DetectionJob:
     checkpoint_period: int
     say: Callable[[str], None]
     loggers: Callable[[int | None], Sequence[Any]] = lambda _: ()
+    signals: SignalWatch | None = None
 
 
 @dataclass(frozen=True)

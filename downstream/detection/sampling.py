@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from erssl.data.module import start_worker
+
 
 class BatchOrder:
     """Images of each iteration: shuffled epochs, with wide and tall images in separate batches.
@@ -131,7 +133,12 @@ def record_loader(
     # whose first use would else take a number from the generator that the model samples with
     own = torch.Generator()
     return DataLoader(
-        records, batch_sampler=sampler, num_workers=workers, collate_fn=list, generator=own
+        records,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=list,
+        generator=own,
+        worker_init_fn=start_worker,
     )
 
 

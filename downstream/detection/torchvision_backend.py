@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection import FasterRCNN
 
+from erssl.data.module import start_worker
 from erssl.downstream.detection.coco import CocoData, CocoImage
 from erssl.downstream.detection.evaluation import Kind, coco_metrics, coco_results
 from erssl.downstream.detection.finite import counting, sentence_on
@@ -123,6 +124,7 @@ def _train(job: DetectionJob, training: DetectorTraining, found: Resumed | None)
         evaluate,
         ProgressLines(iterations, begin, job.say),
         job.schedule,
+        job.signals,
     )
     parallel = job.devices > 1
     trainer = Trainer(
@@ -174,6 +176,7 @@ def _training_loader(
         TrainingImages(images, job.min_sizes, job.max_size, job.seed),
         batch_sampler=IterationSampler(order, begin, end, rank, processes),
         num_workers=job.workers,
+        worker_init_fn=start_worker,
         collate_fn=collate,
         pin_memory=job.device.type == "cuda",
     )
@@ -197,7 +200,13 @@ def _evaluate(
     images = job.val.images
     data = ValidationImages(images, job.test_size, job.max_size)
     mine = range(rank, len(images), processes)
-    loader = DataLoader(data, sampler=mine, num_workers=job.workers, collate_fn=collate)
+    loader = DataLoader(
+        data,
+        sampler=mine,
+        num_workers=job.workers,
+        collate_fn=collate,
+        worker_init_fn=start_worker,
+    )
     found = []
     with counting(predictors_of(detector)) as counted:
         for numbers, tensors in loader:

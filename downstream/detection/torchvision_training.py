@@ -17,6 +17,7 @@ from erssl.downstream.detection.recipes import Recipe, Schedule, learning_rate
 from erssl.downstream.detection.torchvision_model import parameter_groups
 from erssl.errors import RunError
 from erssl.run.directory import LAST_CHECKPOINT
+from erssl.run.signals import SignalWatch
 
 _SHORT = {
     "loss_classifier": "loss_class",
@@ -107,6 +108,7 @@ class AroundIterations(Callback):
         evaluate: Callable[[], Mapping[str, float]],
         lines: ProgressLines,
         schedule: Schedule,
+        signals: SignalWatch | None = None,
     ) -> None:
         """Take what is to be done.
 
@@ -117,10 +119,25 @@ class AroundIterations(Callback):
             evaluate: Gives metrics, and leaves the detector in train mode.
             lines: Says where the training is.
             schedule: Its length and learning rates.
+            signals: Tells when the training shall stop.
         """
+        self._signals = signals
+        self._stop = False
+        self._held: dict[str, Any] | None = None
         self._file = folder / LAST_CHECKPOINT
         self._checkpoint_period, self._eval_period = checkpoint_period, eval_period
         self._evaluate, self._lines, self._schedule = evaluate, lines, schedule
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch for signals, in the place of what Lightning does at them."""
+        if self._signals is not None:
+            self._signals.training_begins(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last one; from now on a signal ends the run at once."""
+        self._write(trainer)
+        if self._signals is not None:
+            self._signals.training_ends()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -129,14 +146,33 @@ class AroundIterations(Callback):
         assert isinstance(pl_module, DetectorTraining)
         done, end = trainer.global_step, self._schedule.iterations
         self._lines.show(done, pl_module.losses, learning_rate(self._schedule, done - 1))
-        if done % self._checkpoint_period == 0 or done == end:
-            for logger in trainer.loggers:
-                logger.save()  # a checkpoint stands for no rows that the curves lack
-            trainer.save_checkpoint(self._file)
+        self._stop = self._signals is not None and self._signals.heard(trainer)
+        if self._stop or done % self._checkpoint_period == 0 or done == end:
+            # Lightning logs this iteration's row next; Trainer.save_checkpoint would come before
+            self._held = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if self._stop:
+            return
         if self._eval_period and done % self._eval_period == 0 and done < end:
             metrics = dict(self._evaluate())
             for logger in trainer.loggers:
                 logger.log_metrics({f"val_{k}": v for k, v in metrics.items()}, step=done - 1)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write what was taken after the iteration before."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if self._held is None:
+            return
+        held, self._held = self._held, None
+        for logger in trainer.loggers:
+            logger.save()  # a checkpoint stands for no rows that the curves lack
+        trainer.strategy.save_checkpoint(held, self._file)
+        trainer.strategy.barrier("checkpoint")
+        if self._stop and self._signals is not None:
+            self._signals.stop(trainer)
 
 
 def require_same_head(checkpoint: Mapping[str, Any], about: str) -> None:

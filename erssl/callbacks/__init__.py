@@ -7,7 +7,6 @@ from erssl.callbacks.er_lens import ERLens
 from erssl.callbacks.nonfinite import NonFiniteGuard, OnNonFinite
 from erssl.callbacks.online_knn import OnlineKNN
 from erssl.callbacks.progress import LiveProgress
-from erssl.callbacks.signals import SignalWatch
 from erssl.callbacks.starting import FrozenBackbone, LengthenedSchedule
 
 __all__ = [
@@ -22,5 +21,4 @@ __all__ = [
     "ResumableCSVLogger",
     "RunCheckpoint",
     "SeededSteps",
-    "SignalWatch",
 ]

@@ -10,8 +10,8 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from erssl.callbacks.csv_logger import ResumableCSVLogger
 from erssl.callbacks.epoch_means import Sums, add_sums, sums_so_far
-from erssl.callbacks.signals import SignalWatch
 from erssl.data.draws import draw_on_from
+from erssl.run.signals import SignalWatch
 
 _STREAM = 1  # keeps what steps draw apart from what images draw
 

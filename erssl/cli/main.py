@@ -55,6 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"erssl {erssl.__version__}")
         return 0
+    from erssl.run.children import end_with_parent
+    from erssl.run.signals import ended_by_signals
+
+    with ended_by_signals() as ending:
+        end_with_parent()
+        try:
+            return _status(words)
+        except Exception:  # what a library has made of a signal, such as an import that failed
+            if ending.number is None:
+                raise
+            print(f"erssl: {ending.sentence}", file=sys.stderr)
+            return 128 + ending.number
+
+
+def _status(words: list[str]) -> int:
+    """Run a command and give its exit status; say what ended it."""
     try:
         return _run(words[0], words[1:])
     except ErsslError as error:

@@ -100,6 +100,14 @@ class EpochSampler(DistributedSampler[Any]):
         return ((epoch, index) for index in order)
 
 
+def place_in(loop: Any) -> dict[str, int]:
+    """The epoch that Lightning's ``fit_loop`` goes on with, and its batches that are done."""
+    epochs = loop.epoch_progress.current
+    inside = epochs.started > epochs.processed
+    batches = loop.epoch_loop.batch_progress.current.ready if inside else 0
+    return {"epoch": epochs.processed, "batches": batches}
+
+
 class DrawnImages(Dataset[Any]):
     """Images whose random transform depends on seed, epoch and image alone.
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset
 from erssl.data.draws import DrawnImages as DrawnImages
-from erssl.data.draws import EpochSampler
+from erssl.data.draws import EpochSampler, place_in
 from erssl.data.folders import named
 from erssl.data.module import make_loader
 from erssl.data.options import DataOptions
@@ -74,15 +74,18 @@ class LabelledDataModule(LightningDataModule):
         self.val_images = TransformedDataset(require_labels(options, datasets), plain)
         self.batch_size = min(batch_size, -(-len(self.train_images) // devices))
         self.drop_last = drop_last
-        self.first_epoch = 0
+        self._place = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint at the end of an epoch keeps: the epoch to go on with."""
-        return {"first_epoch": self.trainer.current_epoch + 1 if self.trainer else 0}
+        """What a checkpoint keeps: the epoch to go on with and how many of its batches are done."""
+        return {} if self.trainer is None else place_in(self.trainer.fit_loop)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the next epoch; read before Lightning asks for the loaders."""
-        self.first_epoch = state_dict["first_epoch"]
+        """Go on there; read before Lightning asks for the loaders."""
+        if "first_epoch" in state_dict:  # of older runs, kept at the end of an epoch
+            self._place = state_dict["first_epoch"], 0
+            return
+        self._place = state_dict["epoch"], state_dict["batches"]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled crops of the sampler's epoch: ``[images, targets]``, (B, 3, H, W) and (B,)."""
@@ -90,7 +93,8 @@ class LabelledDataModule(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         images = DrawnImages(self.train_images, self.seed)
         sampler = EpochSampler(images, world, rank, seed=self.seed)
-        sampler.go_on(self.first_epoch)
+        epoch, batches = self._place
+        sampler.go_on(epoch, batches * self.batch_size)
         return make_loader(
             images,
             self.batch_size,

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
 from erssl.data.datasets import TransformedDataset, load_datasets
-from erssl.data.draws import EpochSampler, seed_worker
+from erssl.data.draws import EpochSampler, place_in, seed_worker
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
 from erssl.data.views.pipelines import make_pipeline
@@ -208,13 +208,7 @@ class SSLDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the epoch to go on with and how many of its batches are done."""
-        if self.trainer is None:
-            return {}
-        loop = self.trainer.fit_loop
-        epochs: Any = loop.epoch_progress.current
-        inside = epochs.started > epochs.processed
-        batches = loop.epoch_loop.batch_progress.current.ready if inside else 0
-        return {"epoch": epochs.processed, "batches": batches}
+        return {} if self.trainer is None else place_in(self.trainer.fit_loop)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on there; read before Lightning asks for the loaders."""

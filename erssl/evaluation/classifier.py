@@ -6,12 +6,10 @@ One module for the three: they differ in what is trained, at which rates, and on
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
@@ -21,6 +19,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from erssl.data.checks import check_choice
+from erssl.data.draws import draw_on_from
 from erssl.errors import ConfigError
 from erssl.evaluation.accuracies import classification_metrics
 from erssl.models.saving import checkpoint_header
@@ -177,17 +176,17 @@ class ClassifierTraining(LightningModule):
             self.backbone.eval()
         return self
 
-    def on_train_epoch_start(self) -> None:
-        """Wake a trained backbone, which was read in eval mode: Lightning leaves modes alone.
-
-        Each epoch draws from its own seed, so that a resumed training goes on as it would have.
-        """
+    def on_train_start(self) -> None:
+        """Wake it also where a training goes on inside an epoch, whose start was before."""
         self.train()
-        place = [self.seed, self.current_epoch, self.global_rank]
-        torch_seed, python_seed, numpy_seed = np.random.SeedSequence(place).generate_state(3)
-        torch.manual_seed(int(torch_seed))
-        random.seed(int(python_seed))
-        np.random.seed(int(numpy_seed))
+
+    def on_train_epoch_start(self) -> None:
+        """Wake a trained backbone, which was read in eval mode: Lightning leaves modes alone."""
+        self.train()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let each step draw from its own seed: a resumed training goes on as it would have."""
+        draw_on_from(self.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of images (N, 3, H, W)."""

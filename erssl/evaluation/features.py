@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from erssl.data.checks import check_choice, check_whole
 from erssl.data.datasets import ImagesWithTargets, TransformedDataset
-from erssl.data.draws import seed_worker
+from erssl.data.module import start_worker
 from erssl.errors import DataError
 from erssl.evaluation.cache import FeatureCache
 from erssl.evaluation.fingerprints import data_digest, weights_digest, without_addresses
@@ -249,7 +249,7 @@ def _steps(
         num_workers=workers,
         pin_memory=torch.device(device).type == "cuda",
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=seed_worker,
+        worker_init_fn=start_worker,
     )
     yield from zip(batches, loader, strict=True)
 

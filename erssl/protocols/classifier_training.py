@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from erssl.callbacks import LiveProgress, RunCheckpoint
 from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices
-from erssl.errors import ConfigError, RunError, was_interrupted
+from erssl.errors import ConfigError, ErsslError, RunError, was_interrupted
 from erssl.evaluation.classifier import ClassifierTraining, best_epoch
 from erssl.files import write_json
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.evaluation import Evaluated, Evaluation
 from erssl.protocols.trainer import make_trainer, resumed
-from erssl.run.directory import LAST_CHECKPOINT, RUN_DIR_VARIABLE
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
+from erssl.run.signals import SignalWatch
 from erssl.settings.evaluation import TrainingSettings
 
 _SEED, _PREDICTED, _HEAD = "seed.json", "predicted.safetensors", "head.safetensors"
@@ -51,8 +52,8 @@ def train_seeds(
     for seed in range(settings.seed, settings.seed + settings.seeds):
         folder = seed_folder(evaluation.path, seed)
         if not (settings.resume and is_finished(folder)):
-            with naming_folder(evaluation.path):
-                _train(evaluation, settings, probe, indices, seed, folder)
+            with naming_folder(evaluation.path) as signals:
+                _train(evaluation, settings, probe, indices, seed, folder, signals)
         row, found = read_seed(folder)
         metrics.append(row)
         predicted = found if seed == settings.seed else predicted
@@ -80,23 +81,31 @@ def require_pairs(settings: TrainingSettings, probe: Trainer, images: int) -> No
 
 
 @contextmanager
-def naming_folder(path: Path) -> Iterator[None]:
-    """Say of Ctrl-C how to go on, and of a full disk where it is.
+def naming_folder(path: Path) -> Iterator[SignalWatch]:
+    """Say of a signal how to go on, and of a full disk where it is.
 
     Args:
         path: The folder of the evaluation, which is all that is written to.
 
+    Yields:
+        What tells a training that a signal was heard.
+
     Raises:
-        KeyboardInterrupt: With the sentence that the command line ends with.
+        Stopped: At a signal, with the sentence that the command line ends with.
+        KeyboardInterrupt: Likewise, where the signals are handled by somebody else.
         OSError: With the folder, where nothing else is named.
     """
+    signals = SignalWatch(path, CONFIG)
     try:
-        yield
+        with signals.installed():
+            yield signals
     except (KeyboardInterrupt, SystemExit) as end:
         if not was_interrupted(end):
             raise
         sentence = f"Stopped by Ctrl-C; go on with resume=true run_dir={path}."
         raise KeyboardInterrupt(sentence) from end
+    except ErsslError:
+        raise  # RunError is an OSError too, and says where
     except OSError as error:
         if error.filename is None:  # as of any write to a file that is open
             error.filename = str(path)
@@ -157,6 +166,7 @@ def _train(
     indices: Indices | None,
     seed: int,
     folder: Path,
+    signals: SignalWatch,
 ) -> None:
     seed_everything(seed, workers=True, verbose=False)
     subject = evaluation.subject
@@ -178,7 +188,8 @@ def _train(
     backbone.preprocessing = subject.data.preprocessing  # type: ignore[assignment]
     module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)
     found = resumed(folder) if settings.resume else None
-    callbacks = [LiveProgress(), RunCheckpoint(folder / LAST_CHECKPOINT)]
+    kept = RunCheckpoint(folder / LAST_CHECKPOINT, signals=signals)
+    callbacks = [LiveProgress(), kept]
     trainer = make_trainer(
         settings.trainer,
         folder,
@@ -191,6 +202,7 @@ def _train(
     os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        signals.training_ends()
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
     if module.validated_step != trainer.global_step:  # trainer.check_val_every_n_epoch, or resumed

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from erssl.errors import ConfigError, RunError
 from erssl.files import write_json, write_text
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import has_checkpoint
+from erssl.run.children import Children
 from erssl.run.console import say
 from erssl.run.directory import (
     CONFIG,
@@ -119,10 +118,10 @@ def start(words: Sequence[str]) -> int:
     """One run in a process of its own, and its exit status.
 
     The random numbers of a run, and the processes that Lightning starts for its devices, are then
-    those of a run that was started alone.
+    those of a run that was started alone. What ends this process ends that one.
     """
-    command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *words]
-    return subprocess.run(command, check=False).returncode
+    with Children().ended_together() as children:
+        return children.run(["pretrain", *words])
 
 
 def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:

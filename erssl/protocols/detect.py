@@ -6,6 +6,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -37,8 +38,10 @@ from erssl.run.directory import (
     RUN_DIR_VARIABLE,
     environment,
 )
+from erssl.run.lock import locked
 from erssl.run.report import write_evaluation_report
 from erssl.run.result import Result
+from erssl.run.signals import SignalWatch
 from erssl.settings.detection import MAY_CHANGE, DetectSettings, read_detect
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -78,20 +81,22 @@ def detect(settings: DetectSettings, console: Console) -> Result:
 
     digests = {"weights": weights_digest(read.backbone), **data_digests(settings, train, val)}
     config = {**asdict(settings), "digests": digests}
-    if first:  # the other processes of torch's launcher come when it has begun
-        _open(settings, folder, config)
-        for line in (schedule.sentence, *train.notes, *val.notes):
-            say(line)
-    job = _job(settings, read, schedule, train, val, folder, say)
-    os.environ[RUN_DIR_VARIABLE] = str(folder)
-    try:
-        with naming_folder(folder):
-            outcome = backend(job)
-    finally:
-        os.environ.pop(RUN_DIR_VARIABLE, None)
-    if not first:
-        return Result(folder)
-    return Result.of(folder, _finish(settings, job, read, outcome, config, began, console))
+    # the other processes of torch's launcher come when it has begun
+    with locked(folder) if first else nullcontext():
+        if first:
+            _open(settings, folder, config)
+            for line in (schedule.sentence, *train.notes, *val.notes):
+                say(line)
+        os.environ[RUN_DIR_VARIABLE] = str(folder)
+        try:
+            with naming_folder(folder) as signals:
+                job = _job(settings, read, schedule, train, val, folder, say, signals)
+                outcome = backend(job)
+        finally:
+            os.environ.pop(RUN_DIR_VARIABLE, None)
+        if not first:
+            return Result(folder)
+        return Result.of(folder, _finish(settings, job, read, outcome, config, began, console))
 
 
 def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
@@ -149,6 +154,7 @@ def _job(
     val: CocoData | VocData,
     folder: Path,
     say: Callable[[str], None],
+    signals: SignalWatch,
 ) -> DetectionJob:
     min_sizes, max_size, test_size = settings.sizes
     statistics = {k: read.preprocessing.get(k) or default for k, default in _IMAGENET.items()}
@@ -173,6 +179,7 @@ def _job(
         eval_period=settings.eval_period,
         checkpoint_period=settings.checkpoint_period,
         say=say,
+        signals=signals,
         loggers=partial(make_loggers, folder),
     )
 

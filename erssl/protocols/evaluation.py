@@ -43,6 +43,7 @@ from erssl.run.directory import (
     RESULTS,
     environment,
 )
+from erssl.run.lock import locked
 from erssl.run.plots import plot_confusion, plot_recall
 from erssl.run.report import metric_label, published_lines, write_evaluation_report
 from erssl.run.result import Result
@@ -122,23 +123,35 @@ class Evaluation:
         self._fitted = {"features_k": min(K, images)} | ({"fitted": sentence} if sentence else {})
         return settings
 
-    def open(self, console: Console, **facts: Any) -> None:
-        """Make the folder ready, or go on in it.
+    @contextmanager
+    def opened(self, console: Console, first: bool = True, **facts: Any) -> Iterator[None]:
+        """Make the folder ready, or go on in it, and keep others out of it inside.
 
         Args:
             console: Where it is said which protocol fits the images.
+            first: Whether this is the first process of several; the others do nothing.
             **facts: What else belongs into the record, such as the subset that was used.
 
         Raises:
             ConfigError: If an evaluation that is resumed would change.
-            RunError: If the folder holds another one or a pretraining, or cannot be written to.
+            RunError: If the folder holds another one or a pretraining, is in use, or cannot be
+                written to.
         """
+        if not first:
+            yield
+            return
+        with locked(self.path):
+            self._open(console, facts)
+            yield
+
+    def _open(self, console: Console, facts: Mapping[str, Any]) -> None:
         settings = self.settings
         trains = isinstance(settings, TrainingSettings)
         resume = isinstance(settings, TrainingSettings) and settings.resume
         if sentence := self._fitted.get("fitted"):
             say(console, sentence)
-        self.facts = facts | self._fitted | ({"digests": self._digests()} if trains else {})
+        digests = {"digests": self._digests()} if trains else {}
+        self.facts = {**facts, **self._fitted, **digests}
         config = self._config()
         resumable = CONFIG if trains else LAST_CHECKPOINT
         run_dir = open_folder(

@@ -37,10 +37,9 @@ def finetune(settings: FinetuneSettings, about_data: Sequence[str], console: Con
     images = len(evaluation.datasets.train)
     settings = evaluation.fit(settings, images, probe.world_size)
     require_pairs(settings, probe, images)
-    if probe.is_global_zero:
-        evaluation.open(console)
-    evaluated = train_seeds(evaluation, settings, probe)
-    if not probe.is_global_zero:
-        return Result(evaluation.path)
-    device = probe.strategy.root_device
-    return evaluation.finish(evaluated, device, console, evaluation.neighbours(device, console))
+    with evaluation.opened(console, probe.is_global_zero):
+        evaluated = train_seeds(evaluation, settings, probe)
+        if not probe.is_global_zero:
+            return Result(evaluation.path)
+        device = probe.strategy.root_device
+        return evaluation.finish(evaluated, device, console, evaluation.neighbours(device, console))

@@ -38,14 +38,14 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
     evaluation.settings = settings = dataclasses.replace(settings, k=k)
     if k < asked:
         console.print(cut_sentence(asked, k), highlight=False)
-    evaluation.open(console)
-    device = best_device()
-    train, val = evaluation.features(settings, device, console)
-    classes = evaluation.datasets.num_classes
-    try:
-        bank, queries = (Features(*(t.to(device) for t in each)) for each in (train, val))
-        scores = knn_scores(bank, queries, classes, k, settings.temperature).cpu()
-    except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
-        scores = knn_scores(train, val, classes, k, settings.temperature)
-    evaluated = Evaluated([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
-    return evaluation.finish(evaluated, device, console, k=k, temperature=settings.temperature)
+    with evaluation.opened(console):
+        device = best_device()
+        train, val = evaluation.features(settings, device, console)
+        classes = evaluation.datasets.num_classes
+        try:
+            bank, queries = (Features(*(t.to(device) for t in each)) for each in (train, val))
+            scores = knn_scores(bank, queries, classes, k, settings.temperature).cpu()
+        except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
+            scores = knn_scores(train, val, classes, k, settings.temperature)
+        evaluated = Evaluated([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
+        return evaluation.finish(evaluated, device, console, k=k, temperature=settings.temperature)

@@ -46,21 +46,20 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
     subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("linear", settings, subject)
     settings = evaluation.fit(settings, len(evaluation.datasets.train), probe.world_size)
-    if probe.is_global_zero:
-        evaluation.open(console)
-    if settings.mode == "cached":
-        if not probe.is_global_zero:
-            # one process is enough, and all would write to the same files
-            return Result(evaluation.path)
-        train, val = evaluation.features(settings, device, console)
-        evaluated = _on_features(evaluation, settings, train, val, device)
-        compared = neighbours(train, val, evaluation.datasets.num_classes)
-    else:
-        evaluated = train_seeds(evaluation, settings, probe)
-        if not probe.is_global_zero:
-            return Result(evaluation.path)
-        compared = evaluation.neighbours(device, console)
-    return evaluation.finish(evaluated, device, console, compared)
+    with evaluation.opened(console, probe.is_global_zero):
+        if settings.mode == "cached":
+            if not probe.is_global_zero:
+                # one process is enough, and all would write to the same files
+                return Result(evaluation.path)
+            train, val = evaluation.features(settings, device, console)
+            evaluated = _on_features(evaluation, settings, train, val, device)
+            compared = neighbours(train, val, evaluation.datasets.num_classes)
+        else:
+            evaluated = train_seeds(evaluation, settings, probe)
+            if not probe.is_global_zero:
+                return Result(evaluation.path)
+            compared = evaluation.neighbours(device, console)
+        return evaluation.finish(evaluated, device, console, compared)
 
 
 def _on_features(

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from erssl.callbacks import (
     OnlineKNN,
     RunCheckpoint,
     SeededSteps,
-    SignalWatch,
 )
 from erssl.data import SSLDataModule, labels_of
 from erssl.errors import RunError
@@ -65,7 +65,9 @@ from erssl.run.directory import (
 from erssl.run.faults import naming_run, restarted
 from erssl.run.launch import given_folder
 from erssl.run.lens_figure import plot_lens
+from erssl.run.lock import locked
 from erssl.run.result import Result
+from erssl.run.signals import SignalWatch
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 from erssl.yaml_text import read_settings_file
 
@@ -107,7 +109,10 @@ def pretrain(
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
-        results = _pretrain(settings, config, sources or {}, path, signals, console)
+        seed_everything(settings.seed, workers=True, verbose=False)
+        probe = probe_trainer(settings.trainer, settings.batch_size)
+        with locked(path) if probe.is_global_zero else nullcontext():
+            results = _pretrain(settings, config, sources or {}, path, probe, signals, console)
         return Result.of(path, results)
 
 
@@ -116,13 +121,12 @@ def _pretrain(
     config: Mapping[str, Any],
     sources: Mapping[str, str],
     path: Path,
+    probe: Trainer,
     signals: SignalWatch,
     console: Console,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    seed_everything(settings.seed, workers=True, verbose=False)
     found = resumed(path) if settings.resume else None
-    probe = probe_trainer(settings.trainer, settings.batch_size)
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     data = SSLDataModule(settings.data, each, settings.seed)

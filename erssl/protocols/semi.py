@@ -47,16 +47,16 @@ def semi(settings: SemiSettings, about_data: Sequence[str], console: Console) ->
     settings = evaluation.fit(settings, len(indices), probe.world_size).with_rates(share)
     evaluation.settings = settings
     require_pairs(settings, probe, len(indices))
-    if probe.is_global_zero:
-        subset = {"images": len(indices), "sha256": subset_digest(indices)}
-        evaluation.open(console, subset=subset)
-        write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
-    evaluated = train_seeds(evaluation, settings, probe, indices)
-    if not probe.is_global_zero:
-        return Result(evaluation.path)
-    device = probe.strategy.root_device
-    compared = evaluation.neighbours(device, console, indices)
-    return evaluation.finish(evaluated, device, console, compared, fraction=round(share, 3))
+    subset = {"images": len(indices), "sha256": subset_digest(indices)}
+    with evaluation.opened(console, probe.is_global_zero, subset=subset):
+        if probe.is_global_zero:
+            write_text(evaluation.path / SUBSET, "".join(f"{i}\n" for i in indices))
+        evaluated = train_seeds(evaluation, settings, probe, indices)
+        if not probe.is_global_zero:
+            return Result(evaluation.path)
+        device = probe.strategy.root_device
+        compared = evaluation.neighbours(device, console, indices)
+        return evaluation.finish(evaluated, device, console, compared, fraction=round(share, 3))
 
 
 def choose(settings: SemiSettings, evaluation: Evaluation) -> Indices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -29,6 +30,7 @@ from erssl.errors import ConfigError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
 from erssl.paths import erssl_home, user_path
+from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.evaluation import best_device
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
@@ -36,6 +38,7 @@ from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
 from erssl.run.console import say
 from erssl.run.directory import RESULTS, RunDirectory, environment
+from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.settings.evaluation import PIXELS
 from erssl.settings.transfer import TransferSettings
@@ -68,8 +71,22 @@ def transfer(settings: TransferSettings, console: Console, shares: Shares | None
         raise ConfigError("checkpoint=pixels has no weights to transfer; name a backbone.")
     read = read_backbone(settings, console)
     config = {**asdict(settings), "weights": weights_digest(read.backbone)}
-    run_dir = _open_folder(settings, read, config)
-    folder = run_dir.path
+    path = folder_for(settings.run_dir, "transfer", settings.mode, slug(read.name))
+    # Shares of a suite that others compute leave the table and what they do not compute alone.
+    whole = settings.table and settings.points is None
+    with locked(path) if whole else nullcontext(), naming_folder(path):
+        return _suite(settings, read, config, path, shares, console)
+
+
+def _suite(
+    settings: TransferSettings,
+    read: Read,
+    config: Mapping[str, Any],
+    folder: Path,
+    shares: Shares | None,
+    console: Console,
+) -> Result:
+    run_dir = _open_folder(settings, folder, config)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     keys = list(product(seeds, settings.names))
     results = {key: done for key in keys if (done := finished(part_folder(folder, *key)))}
@@ -81,7 +98,9 @@ def transfer(settings: TransferSettings, console: Console, shares: Shares | None
     if shares is not None:
         shares.run(folder, left)
     for key in left:
-        done = finished(part_folder(folder, *key)) or _one(settings, read, folder, *key, console)
+        place = part_folder(folder, *key)
+        with locked(place) if settings.points is None else nullcontext():
+            done = finished(place) or _one(settings, read, folder, *key, console)
         if done is not None:
             results[key] = done
     if settings.points is not None:
@@ -96,9 +115,8 @@ def transfer(settings: TransferSettings, console: Console, shares: Shares | None
     return Result(folder, averages, {"runs": ordered})
 
 
-def _open_folder(settings: TransferSettings, read: Read, config: Mapping[str, Any]) -> RunDirectory:
+def _open_folder(settings: TransferSettings, path: Path, config: Mapping[str, Any]) -> RunDirectory:
     """The suite's folder, once what is in it agrees with what was asked for."""
-    path = folder_for(settings.run_dir, "transfer", settings.mode, slug(read.name))
     return open_folder(
         path,
         config,

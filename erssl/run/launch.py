@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from erssl.errors import ConfigError
 from erssl.paths import user_path
+from erssl.run.children import Children
 from erssl.run.directory import RUN_DIR_VARIABLE
 
 MULTIRUN = ("--multirun", "-m")
@@ -85,18 +85,21 @@ def launch(
     for slot in range(jobs):
         slots.put(slot)
 
+    children = Children()
+
     def one(words: Sequence[str]) -> None:
         slot = slots.get()
         try:
-            _run(words, slot, jobs)
+            children.run(words, _variables(slot, jobs))
         finally:
             slots.put(slot)
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        list(pool.map(one, commands))
+        with children.ended_together():
+            list(pool.map(one, commands))
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, which the processes have received too
+        pool.shutdown(cancel_futures=True)
 
 
 def _launch_by_hydra(
@@ -109,7 +112,7 @@ def _launch_by_hydra(
 
     @hydra.main(version_base="1.3", config_path=None)
     def job(config: dict[str, int]) -> None:
-        run(listed[config["number"]], config["number"], 1)
+        run(listed[config["number"]], config["number"])
 
     words = [f"+number=range({len(listed)})", *launcher, f"hydra.sweep.dir='{folder}'"]
     words += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -138,8 +141,14 @@ def _arguments(words: list[str]) -> Iterator[None]:
             os.environ[_FULL_ERROR] = told
 
 
-def _run(words: Sequence[str], number: int, beside: int) -> None:
-    """One command on the device of its number, with the cores that ``beside`` at once leave it."""
+def _run(words: Sequence[str], number: int) -> None:
+    """One command in a job of a launcher, on the device of its number."""
+    with Children().ended_together() as children:
+        children.run(words, _variables(number, 1))
+
+
+def _variables(number: int, beside: int) -> dict[str, str]:
+    """Where a command runs: the device of its number, the cores that ``beside`` at once leave."""
     variables = dict(os.environ)
     count = torch.cuda.device_count()
     if count:
@@ -147,4 +156,4 @@ def _run(words: Sequence[str], number: int, beside: int) -> None:
         seen = seen if len(seen) == count else [str(device) for device in range(count)]
         variables[_VISIBLE] = seen[number % count]
     variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // beside)))
-    subprocess.run([sys.executable, "-m", "erssl.cli.main", *words], check=False, env=variables)
+    return variables

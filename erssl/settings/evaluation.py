@@ -273,7 +273,8 @@ def check_same_settings(
     now = flat(given)
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
-    for key in sorted({*before, *now}):
+    # both follow from the number of images, whose digest says more
+    for key in sorted({*before, *now} - {"features_k", "fitted"}):
         if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -405,3 +406,46 @@ def test_two_processes_train_one_classifier(tiny_run, tmp_path):
     before = load_file(tiny_run / "backbone.safetensors")["bn1.num_batches_tracked"]
     after = load_file(tmp_path / "run" / "seed1" / "backbone.safetensors")
     assert int(after["bn1.num_batches_tracked"] - before) == 2  # a step an epoch
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_inside_an_epoch_leaves_a_checkpoint_and_the_same_end(
+    number, tiny_run, tmp_path, monkeypatch, capsys
+):
+    step, calls, before = ClassifierTraining.training_step, [], signal.getsignal(number)
+
+    def stop(self, batch, batch_idx):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    words = ("semi", *QUICK, "fraction=0.2", "backbone_lr=0.01", "batch_size=64", "plots=false")
+    words = (*words, f"checkpoint={tiny_run}")
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierTraining, "training_step", stop)
+        assert evaluate(run_dir, *words) == 128 + number
+    assert signal.getsignal(number) == before
+    assert "at step 2, with a checkpoint; go on with resume=true" in capsys.readouterr().err
+    assert not (run_dir / "results.json").exists()
+    assert evaluate(run_dir, *words, "resume=true") == 0
+    assert evaluate(tmp_path / "whole", *words) == 0
+    one, other = (
+        load_file(p / "seed0" / "backbone.safetensors") for p in (run_dir, tmp_path / "whole")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert results_of(run_dir)["metrics"] == results_of(tmp_path / "whole")["metrics"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_settings_are_composed_is_a_sentence(number, monkeypatch, capsys):
+    def interrupted(*_):
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException as end:  # as an import in C makes of it
+            raise ImportError("failed to import") from end
+
+    monkeypatch.setattr("erssl.protocols.knn.read_protocol", interrupted)
+    assert main(["knn", "checkpoint=random:resnet18"]) == 128 + number
+    assert capsys.readouterr().err.startswith("erssl: Stopped by ")

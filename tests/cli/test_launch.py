@@ -7,6 +7,7 @@ import torch
 
 import erssl
 from erssl.errors import ConfigError
+from erssl.run import children as _children
 from erssl.run import launch as _launch
 from erssl.run.launch import launch
 
@@ -27,13 +28,13 @@ def record(tmp_path, monkeypatch):
     script.write_text(RECORD)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    original = _launch.subprocess.run
+    original = _children.subprocess.Popen
 
     def run(command, **options):
         assert command[:3] == [sys.executable, "-m", "erssl.cli.main"]
         return original([sys.executable, str(script), str(tmp_path), *command[3:]], **options)
 
-    monkeypatch.setattr(_launch.subprocess, "run", run)
+    monkeypatch.setattr(_children.subprocess, "Popen", run)
 
     def read(name):
         return eval((tmp_path / name).read_text())

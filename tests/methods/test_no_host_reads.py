@@ -18,8 +18,9 @@ from rich.console import Console
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from erssl.callbacks import LiveProgress, NonFiniteGuard, RunCheckpoint, SeededSteps, SignalWatch
+from erssl.callbacks import LiveProgress, NonFiniteGuard, RunCheckpoint, SeededSteps
 from erssl.methods import MVEB, OptimizerOptions, available_methods
+from erssl.run.signals import SignalWatch
 
 from .test_every_method import build
 

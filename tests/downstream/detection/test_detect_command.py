@@ -191,3 +191,29 @@ def test_a_run_that_is_killed_goes_on_at_its_last_checkpoint(words, tmp_path, ca
     assert [step for step, _ in curves["train_loss"]][-(60 - last) :] == list(range(last, 60))
     rates = dict(curves["lr"])
     assert rates[last] == pytest.approx(0.0025) and rates[59] == pytest.approx(2.5e-5)
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_and_a_sentence(words, tmp_path, monkeypatch, capsys):
+    from erssl.downstream.detection.torchvision_training import DetectorTraining
+
+    step, calls, before = DetectorTraining.training_step, [], signal.getsignal(signal.SIGTERM)
+
+    def stop(self, batch):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectorTraining, "training_step", stop)
+        assert main(["detect", *words]) == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+    folder = tmp_path / "run"
+    sentence = "Stopped by SIGTERM at step 2, with a checkpoint; go on with resume=true"
+    assert f"erssl: {sentence} run_dir={folder}." in capsys.readouterr().err
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
+    assert not (folder / "results.json").exists()
+    assert main(["detect", *words, "resume=true"]) == 0
+    assert [row for row, _ in read_metrics(folder / "metrics.csv")["train_loss"]] == [0, 1, 2, 3]

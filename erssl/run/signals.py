@@ -10,14 +10,59 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-
-from pytorch_lightning import Trainer
+from typing import TYPE_CHECKING
 
 from erssl.errors import Stopped
+from erssl.run.directory import LAST_CHECKPOINT
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 #: SIGUSR1 is what SLURM sends before it takes the machine away, by sbatch --signal=USR1@90.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGUSR1: "SIGUSR1"}
+
+
+class Ending:
+    """Remembers the signal that ends a command, as ``number``; ``None`` before there was one."""
+
+    number: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What is said of it."""
+        return f"Stopped by {_NAMES[signal.Signals(self.number or signal.SIGTERM)]}."
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[Ending]:
+    """End a command at a signal wherever it is, except where a :class:`SignalWatch` is installed.
+
+    Outside the main thread, which hears none, nothing is done.
+
+    Yields:
+        What was heard: a library that is interrupted while it is imported, or that catches
+        everything, may have made another error of it.
+    """
+    ending, own = Ending(), os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:  # a process that was forked, such as a loader's
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        ending.number = number
+        raise Stopped(ending.sentence, number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield ending
+        return
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield ending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class SignalWatch:
@@ -27,9 +72,16 @@ class SignalWatch:
     want to wait for the checkpoint.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        """Name ``run_dir`` in the sentence how to go on."""
+    def __init__(self, run_dir: Path, resume_from: str = LAST_CHECKPOINT) -> None:
+        """Name ``run_dir`` in the sentence how to go on.
+
+        Args:
+            run_dir: The folder of the run.
+            resume_from: The file in it without which there is nothing to go on with.
+        """
         self.run_dir = run_dir
+        self.resume_from = resume_from
+        self._process = os.getpid()
         self._signal: int | None = None
         self._training = False
 
@@ -88,6 +140,10 @@ class SignalWatch:
         raise Stopped(sentence if trainer.is_global_zero else "", number)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a process that was forked, such as a loader's
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         first = self._signal is None
         self._signal = number
         if self._training and first:
@@ -97,8 +153,10 @@ class SignalWatch:
 
     def _way_on(self) -> str:
         from erssl.run.checkpoint_files import has_checkpoint
-        from erssl.run.directory import LAST_CHECKPOINT
 
+        if self.resume_from != LAST_CHECKPOINT:
+            begun = (self.run_dir / self.resume_from).is_file()
+            return f"; go on with resume=true run_dir={self.run_dir}" if begun else ""
         if not has_checkpoint(self.run_dir / LAST_CHECKPOINT):
             return " before the first checkpoint"
         return f"; go on from the last checkpoint with resume=true run_dir={self.run_dir}"

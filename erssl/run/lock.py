@@ -1,0 +1,214 @@
+"""One process at a time writes to a run directory.
+
+The lock is a file that appears whole, by a hard link, which network file systems do in one go as
+well. It names its process; one that is no more, on this machine, counts at once, and on another
+machine when it has not touched its file for :data:`SILENT` seconds of the file system's own clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from erssl.errors import RunError
+
+NAME = ".erssl-lock"
+BEAT = 15.0  # seconds from one touch of the file to the next
+SILENT = 120.0  # seconds without a touch after which a process elsewhere is taken for gone
+_SETTLE = 0.2  # seconds for others that take the same stale lock over
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run directory.
+
+    Args:
+        folder: The directory; made where it does not exist, and removed again where nothing else
+            was written to it. One that cannot be written to is left as it is: whatever writes
+            there says so.
+
+    Raises:
+        RunError: If another process that is alive works in it.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    own = _Lock(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            held = False
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            held = own.take()
+    except RunError:
+        raise
+    except OSError:
+        held = False
+    if not held:
+        yield
+        return
+    done = threading.Event()
+    threading.Thread(target=own.beat, args=(done,), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        own.release()
+        with contextlib.suppress(OSError):  # it holds a run now
+            for place in made:
+                place.rmdir()
+
+
+class _Lock:
+    """A lock of this process on a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / NAME
+        self.token = uuid.uuid4().hex
+        pid = os.getpid()
+        owner = {"pid": pid, "started": _started(pid), "machine": _machine(), "boot": _boot()}
+        self.content = json.dumps({**owner, "node": platform.node(), "token": self.token})
+
+    def take(self) -> bool:
+        """Take the lock.
+
+        Raises:
+            RunError: If a process that is alive has it.
+        """
+        taken_over = False
+        while not self._create():
+            found = self._read(self.file)
+            if found is None:
+                continue  # given back in this moment
+            if not self._is_stale(found):
+                raise RunError(self._refusal(found))
+            self._move_away(found)
+            taken_over = True
+        if taken_over:  # others may have found the same lock, and one may have moved ours away
+            time.sleep(_SETTLE)
+            holder = self._read(self.file)
+            if holder != self.content:
+                raise RunError(self._refusal(holder or ""))
+        return True
+
+    def release(self) -> None:
+        """Give the lock back, if it is still ours."""
+        with contextlib.suppress(OSError):
+            if self._read(self.file) == self.content:
+                self.file.unlink()
+
+    def beat(self, done: threading.Event) -> None:
+        """Touch the file from time to time, for processes of other machines."""
+        while not done.wait(BEAT):
+            with contextlib.suppress(OSError):
+                if self._read(self.file) == self.content:
+                    os.utime(self.file)
+
+    def _create(self) -> bool:
+        """Let the lock appear whole; ``False`` where there is one."""
+        draft = self.folder / f"{NAME}-{self.token}"
+        draft.write_text(self.content, encoding="utf-8")
+        try:
+            os.link(draft, self.file)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            try:
+                with self.file.open("x", encoding="utf-8") as file:
+                    file.write(self.content)
+            except FileExistsError:
+                return False
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def _move_away(self, stale: str) -> None:
+        """Remove a stale lock, and put back what has taken its place meanwhile."""
+        aside = self.folder / f"{NAME}-{self.token}-old"
+        try:
+            self.file.rename(aside)
+        except FileNotFoundError:
+            return
+        if self._read(aside) != stale:
+            with contextlib.suppress(OSError):
+                os.link(aside, self.file)
+        aside.unlink(missing_ok=True)
+
+    def _read(self, file: Path) -> str | None:
+        try:
+            return file.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def _is_stale(self, content: str) -> bool:
+        """Whether the process that a lock names is no more."""
+        owner = _owner(content)
+        if owner.get("machine") == _machine() and owner.get("boot") == _boot():
+            return _started(owner.get("pid")) != owner.get("started")
+        now = self.folder / f"{NAME}-{self.token}-now"
+        now.touch()
+        try:  # both times are of the file system's clock
+            age = now.stat().st_mtime - self.file.stat().st_mtime
+        except FileNotFoundError:
+            return False
+        finally:
+            now.unlink(missing_ok=True)
+        return age > SILENT
+
+    def _refusal(self, content: str) -> str:
+        owner = _owner(content)
+        who = f"process {owner.get('pid', 'unknown')} on {owner.get('node', 'another machine')}"
+        return (
+            f"run_dir={self.folder} is in use by {who if owner else 'another process'}; wait for "
+            f"its end, name another run_dir, or delete {self.file} where that process is no more."
+        )
+
+
+def _owner(content: str) -> dict[str, Any]:
+    try:
+        owner = json.loads(content)
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _machine() -> str:
+    """The host, and the name space of its process numbers: containers may share the former."""
+    try:
+        space = f" {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        space = ""
+    return f"{platform.node()}{space}"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: Any) -> str | None:
+    """When a process began; ``None`` where it is no more, or has ended and is not yet collected."""
+    if not isinstance(pid, int) or pid < 1:
+        return None
+    if Path("/proc/self/stat").exists():
+        try:
+            about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        fields = about.rpartition(")")[2].split()  # after the name, which may hold anything
+        return None if fields[0] in "ZX" else fields[19]
+    asked = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or None
