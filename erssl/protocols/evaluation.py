@@ -343,7 +343,7 @@ def print_results(results: Mapping[str, Any], found: str, path: Path, console: C
             shown += f" ± {metrics[f'{name}_std']:{form}}"
         table.add_row(metric_label(name, results), shown)
     console.print(table)
-    for sentence in results["warnings"]:
+    for sentence in results.get("warnings", ()):
         say(console, f"Warning: {sentence}", style="yellow")
     lines = published_lines(results["published"])
     for line in lines[:_PUBLISHED]:

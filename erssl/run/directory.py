@@ -172,20 +172,21 @@ def make_results(
         wall_seconds: Seconds that the run took (of a resumed run, its last part).
         published: Published values of the same protocol, a group for each source and setting,
             where there are some.
-        warnings: Sentences on why a metric may not be what it is taken for.
+        warnings: Sentences on why a metric may not be what it is taken for; a key of its own where
+            there are some.
     """
-    return {
+    results = {
         "protocol": protocol,
         "dataset": dataset,
         "method": method,
         "metrics": dict(metrics),
-        "warnings": list(warnings),
         "published": {"label": "published", "groups": list(published)} if published else None,
         "seed": seed,
         "config": config,
         "environment": environment,
         "wall_seconds": wall_seconds,
     }
+    return results | ({"warnings": list(warnings)} if warnings else {})
 
 
 def default_run_dir(method: str, data: str) -> Path:
