@@ -48,7 +48,7 @@ Backbone: TypeAlias = "str | nn.Module | None"
 
 
 def pretrain(
-    method: str | type[MultiViewMethod] = "mveb",
+    method: str | type[MultiViewMethod] | None = None,
     data: Data = None,
     *,
     backbone: Backbone = None,
@@ -59,9 +59,11 @@ def pretrain(
     """Train a backbone without labels and say how good it is: ``erssl pretrain``.
 
     Args:
-        method: Name of a method, or a class of your own.
-        data: Name of a data set (``None``: digits); or a map-style data set of images or of (image,
-            class number), before any transform; or a pair of two, to train and to evaluate on.
+        method: Name of a method, or a class of your own; ``None`` for that of ``experiment=`` or of
+            the run that is resumed, else mveb.
+        data: Name of a data set (``None``: that of the experiment or run, else digits); or a
+            map-style data set of images or of (image, class number), before any transform; or a
+            pair of two, to train and to evaluate on.
         backbone: Name of a backbone's configuration, or a module that gives features
             (N, feature_dim); a copy of it is trained.
         feature_dim: Width of the module's features, where none of its attributes says so.
@@ -412,9 +414,14 @@ def _own_process() -> Iterator[None]:
     import torch
     from pytorch_lightning.utilities.seed import isolate_rng
 
+    from erssl.run.directory import RUN_DIR_VARIABLE
+
     lightning = logging.getLogger("pytorch_lightning")
     level, threads, kind = lightning.level, torch.get_num_threads(), torch.get_default_dtype()
     variables = dict(os.environ)
+    strict = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
     with isolate_rng(), warnings.catch_warnings():
         try:
             yield
@@ -425,3 +432,6 @@ def _own_process() -> Iterator[None]:
             for name in os.environ.keys() - variables.keys():
                 del os.environ[name]
             os.environ.update(variables)
+            os.environ.pop(RUN_DIR_VARIABLE, None)  # of the first command of a script alone
+            torch.use_deterministic_algorithms(strict, warn_only=warns)
+            torch.backends.cudnn.benchmark = benchmark

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
@@ -138,7 +139,8 @@ def test_objects_in_place_of_names(tmp_path, capsys):
         erssl.knn(result.path, backbone=network, quiet=True)
     with pytest.raises(ConfigError, match="backbone=object is a module that a Python program"):
         erssl.load_backbone(result.path)
-    assert capsys.readouterr().out == ""
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
 
 
 def _prepared(data, preprocessing):
@@ -193,6 +195,18 @@ def test_a_module_needs_the_width_of_its_features(tmp_path):
         erssl.pretrain("simclr", backbone="resnet18", feature_dim=3, run_dir=tmp_path / "run")
 
 
+def test_an_experiment_brings_its_method_and_a_run_its_own(run, monkeypatch, tmp_path):
+    given = []
+
+    def noted(command, arguments, quiet):
+        given.append(arguments)
+
+    monkeypatch.setattr("erssl.commands._execute", noted)
+    erssl.pretrain(experiment="byol_imagenet")
+    erssl.pretrain(run_dir=run.path, resume=True)
+    assert given == [["experiment=byol_imagenet"], [f"run_dir={run.path}", "resume=true"]]
+
+
 def test_a_misspelt_key_is_an_exception_and_no_exit(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean optimizer\.base_lr"):
         erssl.pretrain(run_dir=tmp_path / "run", **{"optimizer.bose_lr": 0.1})
@@ -214,6 +228,10 @@ def test_arguments_become_overrides():
         "d.e=f",
         "g=1e-05",
     ]
+    texts = ["1", "null", "é", "it's", "a\\b c", "x\\'y", "end\\"]
+    (override,) = overrides_of({"k": [np.float64(0.5), np.int64(2), np.bool_(True), *texts]})
+    parsed = OverridesParser.create().parse_override(override).value()
+    assert parsed == [0.5, 2, True, *texts]
     with pytest.raises(ConfigError, match="h is a object"):
         overrides_of({"h": object()})
 

@@ -95,7 +95,12 @@ def _opened(path: str | Path) -> Image.Image:
         os.path.isfile(path) or os.path.isdir(path)
     ):  # a pipe would be waited for
         raise ValueError(_NO_FILE)
-    return Image.open(path, formats=image_formats())
+    image = Image.open(path, formats=image_formats())
+    if image.format == "TIFF":
+        # Pillow 13 maps an uncompressed grey one into memory by its turned size, in which the rows
+        # of an image with an orientation are mixed up; it maps none without a name.
+        image.filename = ""
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

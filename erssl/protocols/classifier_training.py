@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
+from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -189,7 +190,7 @@ def _train(
     module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)
     found = resumed(folder) if settings.resume else None
     kept = RunCheckpoint(folder / LAST_CHECKPOINT, signals=signals)
-    callbacks = [LiveProgress(), kept]
+    callbacks = [LiveProgress(Console(stderr=True, quiet=evaluation.subject.quiet)), kept]
     trainer = make_trainer(
         settings.trainer,
         folder,

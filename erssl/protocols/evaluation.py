@@ -377,7 +377,7 @@ def _default_cache() -> Path:
 @contextmanager
 def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the standard error stream, where somebody is looking."""
-    seen = Console(stderr=True)
+    seen = Console(stderr=True, quiet=console.quiet)
     with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:
         task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)

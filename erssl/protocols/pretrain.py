@@ -151,6 +151,7 @@ def _pretrain(
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
+        callbacks.append(LiveProgress(Console(stderr=True, quiet=console.quiet)))
         if found is not None:
             tell = partial(say, console) if first else _silent
             callbacks.append(LengthenedSchedule(settings.epochs, tell))
@@ -201,7 +202,7 @@ def _train(
         metrics = _accuracy(method.backbone, data, evaluation, device, "untrained_")
     kept = RunCheckpoint(path / LAST_CHECKPOINT, settings.checkpoint_every_n_steps, signals)
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
-    callbacks = [*callbacks, SeededSteps(settings.seed), guard, LiveProgress(), kept]
+    callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
     keep = settings.keep_checkpoints
     trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, found, keep)
     checkpoint = None if found is None else found.path

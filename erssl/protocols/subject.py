@@ -37,12 +37,14 @@ class Subject:
         name: What tables call it.
         found: One sentence on what was read.
         data: The images, with the preprocessing that came with the weights.
+        quiet: Whether nothing is printed meanwhile.
     """
 
     backbone: nn.Module
     name: str
     found: str
     data: DataOptions
+    quiet: bool = False
 
     @property
     def slug(self) -> str:
@@ -113,10 +115,10 @@ def read_subject(
     run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
     if checkpoint == PIXELS:
-        return Subject(_pixels(data), "raw pixels", "the pixels themselves", data)
+        return Subject(_pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
     read = read_backbone(settings, console)
     data = _with_preprocessing(data, read.preprocessing, about_data)
-    return Subject(read.backbone, read.name, read.found, data)
+    return Subject(read.backbone, read.name, read.found, data, console.quiet)
 
 
 def _say(sentence: str, console: Console) -> None:

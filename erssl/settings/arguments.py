@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,7 +36,13 @@ def overrides_of(arguments: Mapping[str, Any]) -> list[str]:
     return overrides
 
 
+_PLAIN = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
+_MEANING = {"null", "true", "false", "nan", "inf"}  # in hydra's grammar
+
+
 def _text(key: str, value: Any, inside: bool = False) -> str:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # NumPy's and torch's
+        value = value.item()
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -54,7 +61,8 @@ def _text(key: str, value: Any, inside: bool = False) -> str:
 
 
 def _quoted(text: str) -> str:
-    if text.replace("_", "").replace("-", "").isalnum():
+    if _PLAIN.fullmatch(text) and text.lower() not in _MEANING:
         return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)  # backslashes count before a quote alone
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     return f"'{escaped}'"

@@ -75,6 +75,8 @@ def read_embed(overrides: Sequence[str]) -> tuple[EmbedSettings, list[str]]:
         if first != "data" and first not in schema:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, {*schema, 'data'})}")
         if key == "data" and value not in group_options("data") and os.path.isdir(user_path(value)):
+            # of a run on folders, its validation images are none of these
+            about_data.insert(0, "data.val_dir=null")
             about_data += ["data=imagefolder", f"data.train_dir={value}"]
         else:
             (about_data if first == "data" else own).append(override)

@@ -271,6 +271,9 @@ def check_same_settings(
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
     before = {_key_of_today(key): value for key, value in flat(stored).items()}
     now = flat(given)
+    for key, former in _FORMER.items():  # of an evaluation that was begun before there was the key
+        if key in now:
+            before.setdefault(key, former)
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     # both follow from the number of images, whose digest says more
@@ -286,6 +289,9 @@ def check_same_settings(
                 f"{what} not what they were when the evaluation in {file.parent} began; name a new "
                 "run_dir, or start again with overwrite=true."
             )
+
+
+_FORMER = {"data.exif": False, "features_precision": "float32"}
 
 
 def _key_of_today(key: str) -> str:

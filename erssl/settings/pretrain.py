@@ -229,16 +229,18 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
-    if "data.val_dir" in said:
-        data = dataclasses.replace(data, val_fraction=None)  # unless that is overridden too
+    # all at once, since some are checked together
+    changed: dict[str, Any] = {"val_fraction": None} if "data.val_dir" in said else {}
+    views: dict[str, Any] = {}
     for key in said:
         group, _, name = key.partition(".")
         if group == "data" and name.startswith("views."):
             view = name.removeprefix("views.")
-            views = dataclasses.replace(data.views, **{view: getattr(composed.data.views, view)})
-            data = dataclasses.replace(data, views=views)
+            views[view] = getattr(composed.data.views, view)
         elif group == "data" and name:
-            data = dataclasses.replace(data, **{name: getattr(composed.data, name)})
+            changed[name] = getattr(composed.data, name)
+    changed["views"] = dataclasses.replace(changed.get("views", data.views), **views)
+    data = dataclasses.replace(data, **changed)
     changes: dict[str, Any] = {"data": data}
     if any(key.startswith("lens.") for key in said):
         changes["lens"] = composed.lens

@@ -249,8 +249,11 @@ def test_an_evaluation_of_the_first_release_is_resumed(evaluated, tiny_run, tmp_
     run_dir = tmp_path / "run"
     shutil.copytree(evaluated / "cached", run_dir)
     file = run_dir / "config.yaml"
-    file.write_text(file.read_text().replace("_images:", "_pictures:"))
-    assert "training_pictures: " in file.read_text()
+    lines = file.read_text().replace("_images:", "_pictures:").splitlines(keepends=True)
+    later = ("exif:", "features_precision:", "features_k:", "crop_pct:", "val_fraction:")
+    lines = [line for line in lines if not line.strip().startswith(later)]
+    file.write_text("".join(lines))
+    assert "training_pictures: " in file.read_text() and "exif" not in file.read_text()
     (run_dir / "results.json").unlink()
     kept = (run_dir / "seed0" / "seed.json").stat().st_mtime_ns
     assert evaluate(run_dir, *COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true") == 0

@@ -107,3 +107,17 @@ def _plain(node):
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
     return [_plain(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_uncompressed_tiffs_are_turned_and_not_scrambled(tmp_path, dtype, orientation):
+    """Pillow 13 maps them into memory with the size of the turned image."""
+    levels = (np.arange(20 * 30).reshape(20, 30) % 251).astype(dtype)
+    path = tmp_path / "a.tif"
+    Image.fromarray(levels).save(path, tiffinfo={0x0112: orientation})
+    turned = turned_pixels(levels[..., None], orientation)[..., 0]
+    loaded = np.asarray(load_image(path, upright=True))[..., 0]
+    assert loaded.shape == turned.shape
+    order = loaded.astype(float).ravel(), turned.astype(float).ravel()
+    assert np.corrcoef(*order)[0, 1] > 0.999
