@@ -41,9 +41,10 @@ def first_in_forward(trainer: Trainer, module: LightningModule, batches: Sequenc
         if not found and _finite(given) and not _finite(gave):
             found.append(f"the output of {names[child]} ({type(child).__name__})")
 
-    for number, batch in enumerate(batches):
-        if not _finite(batch):
-            return f"the images of batch {number + 1} of the step"
+    bad = [number for number, batch in enumerate(batches, 1) if not _finite(batch)]
+    # all ranks go on together or none: one that went on alone would wait in a loss that gathers
+    if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
+        return f"the images of batch {bad[0]} of the step" if bad else "the images of another rank"
     if step is None:
         return ""
     handles = [child.register_forward_hook(look) for child in names]

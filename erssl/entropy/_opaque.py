@@ -54,7 +54,8 @@ def opaque_score(
 @torch.library.custom_op(
     "erssl::stein_score",
     mutates_args=(),
-    schema="(Tensor z, float? bandwidth, float? eta, str geometry, int start, int stop) -> Tensor",
+    schema="(Tensor z, float? bandwidth, float? eta, str geometry, int start, int stop, "
+    "str shrink_to) -> Tensor",
 )
 def _stein_score(
     z: Tensor,

@@ -71,7 +71,7 @@ def _log_share(dim: int, angle: Tensor) -> Tensor:
 
 def _slope(dim: int, angle: Tensor, log_share: Tensor) -> Tensor:
     """Derivative of the log share in the angle; 0 where there is none, at angle 0."""
-    log_slope = (dim - 2) * angle.sin().clamp_min(0).log() - _log_beta(0.5 * (dim - 1))
+    log_slope = torch.special.xlogy(dim - 2, angle.sin().clamp_min(0)) - _log_beta(0.5 * (dim - 1))
     slope = (log_slope - log_share).exp()
     return torch.where(angle > 0, slope, torch.zeros_like(slope))
 

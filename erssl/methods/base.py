@@ -354,6 +354,8 @@ class MultiViewMethod(LightningModule):
         step, last = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
         super().optimizer_step(*args, **kwargs)
         self.commit_state()
+        if all(p.grad is None for p in self.parameters()):  # on_nonfinite left the step out
+            return
         momentum = cosine_schedule(min(step, last), last, self.momentum_start, self.momentum_end)
         for name in self._with_target:
             update_target(self.get_submodule(name), self.get_submodule(f"target_{name}"), momentum)

@@ -102,7 +102,14 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("BYOL", _STATE, "learner.online_encoder.net."),  # its Lightning example
     Layout("vissl", _VISSL, "_feature_blocks."),
     Layout("vissl", _VISSL, "base_model._feature_blocks."),
-    Layout("MAE", _MODEL, "", marks=(("decoder_",),), heads=("decoder_", "mask_token")),
+    Layout(
+        "MAE",
+        _MODEL,
+        "",
+        marks=(("decoder_",),),
+        heads=("decoder_", "mask_token"),
+        interpolation="bicubic",
+    ),
     Layout(_AVERAGES[0], ("state_dict_ema",), "", heads=_FLAT),  # what timm evaluates
     # what torchvision's references evaluate; DeiT writes plain names there and evaluates the other
     Layout(_AVERAGES[1], ("model_ema",), "", heads=_FLAT, average=True),

@@ -97,7 +97,7 @@ def test_skip_leaves_weights_moments_and_buffers_as_they_were(what, tmp_path):
     online = [state_of(c, "target_") for c in (before, after)]
     assert differences(*online) == []
     target = [state_of(c, *(k for k in online[0])) for c in (before, after)]
-    assert all(bool(v.isfinite().all()) for v in target[1].values())
+    assert differences(*target) == []
     moments = [c["optimizer_states"][0]["state"] for c in (before, after)]
     assert differences(*moments) == []
     assert last["global_step"] == 6

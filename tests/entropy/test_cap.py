@@ -66,3 +66,12 @@ def test_the_gradient_equals_finite_differences():
 def test_a_dimension_below_two_is_refused():
     with pytest.raises(ValueError, match="dim of at least 2 but dim is 1"):
         cap_log_area(1, torch.tensor(0.5))
+
+
+def test_the_whole_circle_has_its_length_and_its_slope():
+    """Float32's pi lies above pi, where the sine is negative."""
+    angle = torch.tensor(math.pi, requires_grad=True)
+    area = cap_log_area(2, angle)
+    area.backward()
+    assert float(area) == pytest.approx(math.log(2 * math.pi))
+    assert float(angle.grad) == pytest.approx(1 / math.pi)
