@@ -34,6 +34,7 @@ OPTIMIZERS = {
     "mocov2": MOCO,
     "mocov3": ("lars", 0.3, 1e-6, 0.9, 10, 0.0),  # CONFIG.md, 300 epochs
     "mveb": MVEB,
+    "mveb_stable": MVEB,
     "mvib": MVEB,
     "self_classifier": SWAV,
     "simclr": SIMCLR,
@@ -58,7 +59,7 @@ VIEWS = {
     **dict.fromkeys(("mocov2", "simsiam", "unigrad"), MOCO_CROPS),
     **dict.fromkeys(("swav", "swav_er", "deepclusterv2", "deepcluster_er"), SWAV_CROPS),
     **dict.fromkeys(("dino", "dino_er"), DINO_CROPS),
-    **dict.fromkeys(("mveb", "mvib"), MVEB_CROPS),
+    **dict.fromkeys(("mveb", "mveb_stable", "mvib"), MVEB_CROPS),
     "mocov3": ("byol", 0, (0.2, 1.0), None),
     "infomin": ("infomin", 0, (0.2, 1.0), None),
     "self_classifier": ("dino", 6, (0.4, 1.0), (0.05, 0.4)),
@@ -67,7 +68,8 @@ VIEWS = {
 }
 # EMA of the target at the first and the last step
 EMA = {
-    **dict.fromkeys(("byol", "byol_er", "dino", "dino_er", "mveb", "unigrad"), (0.996, 1.0)),
+    **dict.fromkeys(("byol", "byol_er", "dino", "dino_er", "unigrad"), (0.996, 1.0)),
+    **dict.fromkeys(("mveb", "mveb_stable"), (0.996, 1.0)),
     **dict.fromkeys(("mocov2", "infomin"), (0.999, 0.999)),
     "mocov3": (0.99, 1.0),
 }
