@@ -52,7 +52,7 @@ def lightlys_knn(train, val, k, temperature):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_results_have_the_one_schema(evaluated, tiny_run, name):
     results = results_of(evaluated / name)
-    assert set(results) == SCHEMA
+    assert set(results) - {"warnings"} == SCHEMA  # where a metric is doubted
     assert results["protocol"] == COMMANDS[name][0]
     assert (results["dataset"], results["method"], results["seed"]) == ("digits", "simclr", 0)
     assert {"top1", "top5", "mean_per_class"} <= set(results["metrics"])
