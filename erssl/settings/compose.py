@@ -189,7 +189,8 @@ def schema_from(reader: Callable[..., Any], without: Iterable[str] = ()) -> Sche
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The hint of an error sentence: what was probably meant, and what there is."""
     names = sorted(choices)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, names, n=5, cutoff=0.5)
+    close.sort(key=lambda name: sorted(name) != sorted(word))  # letters that changed places
     return (f"did you mean {close[0]}? " if close else "") + f"Choose from: {', '.join(names)}."
 
 

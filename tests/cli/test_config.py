@@ -37,6 +37,7 @@ def test_a_data_set_brings_a_backbone_and_words_win():
             ["method=mvebb"],
             r"method=mvebb is unknown; did you mean mveb\? Choose from: barlowtwins, byol",
         ),
+        (["method=mvbe"], r"did you mean mveb\?"),
         (["data=digit"], r"did you mean digits\?"),
         (["backbone=resnet51"], r"did you mean resnet50\?"),
         (["optimizer=lamb"], "Choose from: adamw, lars, sgd"),
