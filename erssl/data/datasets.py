@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
+from erssl.data.bands import GREY, RGB
 from erssl.data.folders import (
     ImageFiles,
     check_same_classes,
@@ -22,7 +23,7 @@ from erssl.data.folders import (
     scan_folder,
 )
 from erssl.data.options import DATASETS, DataOptions, DatasetName, default_options
-from erssl.errors import DataError
+from erssl.errors import ConfigError, DataError
 from erssl.paths import user_path
 
 __all__ = [
@@ -86,7 +87,7 @@ class ImagesInMemory(Dataset[tuple[Image.Image, int]]):
     """Images held as one array."""
 
     def __init__(self, pixels: npt.NDArray[np.uint8], targets: npt.NDArray[np.int64]) -> None:
-        """Take pixels (N, H, W, 3) of 8 bit and class numbers (N,)."""
+        """Take pixels (N, H, W, 3), or (N, H, W) of grey, of 8 bit and class numbers (N,)."""
         self.pixels = pixels
         self.targets = targets
 
@@ -130,14 +131,39 @@ def load_datasets(options: DataOptions) -> Datasets:
         DataError: If the images are not there, cannot be read, or do not fit together.
     """
     if options.name == "digits":
-        return _digits()
+        return in_channels(_digits(), options.channels)
     if options.name == "object":
         from erssl.data.given import datasets_given  # which imports this module
 
-        return datasets_given()
+        return datasets_given(options.channels)
     if options.name in ("cifar10", "cifar100"):
-        return _cifar(options)
+        return in_channels(_cifar(options), options.channels)
     return _folders(options)
+
+
+def in_channels(found: Datasets, channels: int) -> Datasets:
+    """Images that are held in memory as RGB, in so many channels.
+
+    Raises:
+        ConfigError: If they are neither RGB nor grey.
+    """
+    if channels == RGB:
+        return found
+    if channels != GREY:
+        raise ConfigError(
+            f"data.channels={channels} but these images have {RGB} channels; leave data.channels "
+            f"out, or set it to {GREY} for grey."
+        )
+    val = None if found.val is None else _grey(found.val)
+    return replace(found, train=_grey(found.train), val=val)
+
+
+def _grey(images: Any) -> ImagesInMemory:
+    """Pillow's luma of images in memory."""
+    pixels = np.asarray(images.pixels if hasattr(images, "pixels") else images.data)
+    red, green, blue = (pixels[..., c].astype(np.uint32) for c in range(RGB))
+    luma = (red * 19595 + green * 38470 + blue * 7471 + 2**15) >> 16
+    return ImagesInMemory(luma.astype(np.uint8), np.asarray(images.targets, dtype=np.int64))
 
 
 def _digits() -> Datasets:
@@ -181,22 +207,23 @@ def _cifar(options: DataOptions) -> Datasets:
 
 def _folders(options: DataOptions) -> Datasets:
     train_dir, val_dir = _split_folders(options)
-    train = scan_folder("data.train_dir", train_dir)
-    val = scan_folder("data.val_dir", val_dir) if val_dir is not None else None
+    channels = options.channels
+    train = scan_folder("data.train_dir", train_dir, channels)
+    val = scan_folder("data.val_dir", val_dir, channels) if val_dir is not None else None
     if val is not None:
         check_same_classes(train, val)
     skipped: list[tuple[str, str]] = []
     if options.verify:
-        train, faults = drop_unreadable(train, options.on_error, options.workers)
+        train, faults = drop_unreadable(train, options.on_error, options.workers, channels)
         skipped += faults
         if val is not None:
-            val, faults = drop_unreadable(val, options.on_error, options.workers)
+            val, faults = drop_unreadable(val, options.on_error, options.workers, channels)
             skipped += faults
     if options.val_fraction is not None:
         train, val = hold_out(train, options.val_fraction)
     return Datasets(
-        train=ImageFiles(train.samples, options.exif),
-        val=ImageFiles(val.samples, options.exif) if val is not None else None,
+        train=ImageFiles(train.samples, options.exif, channels),
+        val=ImageFiles(val.samples, options.exif, channels) if val is not None else None,
         num_classes=len(train.class_names),
         class_names=train.class_names,
         labelled=train.labelled,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 
+from erssl.data.bands import GREY, RGB
 from erssl.data.checks import as_numbers, check_choice, check_switch, check_whole
+from erssl.data.statistics import channel_statistics
 from erssl.data.views import ViewOptions
 from erssl.errors import ConfigError
 
@@ -57,8 +59,11 @@ class DataOptions:
         download: Fetch CIFAR into ``root`` if it is not there. With several processes that start
             on their own (torchrun, a cluster), download once before.
         image_size: Side of the global views and of evaluation images, pixels.
-        mean: Channel means of pixels in 0..1.
-        std: Channel deviations of pixels in 0..1.
+        channels: Of the images that a backbone sees: 3 for RGB, 1 for grey, others for images of
+            as many channels, which are read as :func:`erssl.data.bands.load_bands` says.
+        mean: Channel means of pixels in 0..1; of other channels than 3 they are measured on at most
+            a thousand training images where they are not said.
+        std: Channel deviations of pixels in 0..1, in the same way.
         interpolation: With which evaluation images are resized; not the augmentation's.
         crop_pct: Share of an evaluation image's shorter side that is cut out of its centre, as timm
             names it; ``None`` takes 224/256 from 96 pixels up and all of smaller images.
@@ -91,6 +96,7 @@ class DataOptions:
     val_fraction: float | None = None
     download: bool = False
     image_size: int = 32
+    channels: int = RGB
     mean: tuple[float, ...] = _GREY_DIGITS[0]
     std: tuple[float, ...] = _GREY_DIGITS[1]
     interpolation: Interpolation = "bilinear"
@@ -142,16 +148,45 @@ class DataOptions:
                 f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "
                 "and up to 1."
             )
-        for key in ("mean", "std"):
-            channels = as_numbers(
-                f"data.{key}", getattr(self, key), 3, "one value each for red, green and blue"
-            )
-            object.__setattr__(self, key, channels)
-        if min(self.std) <= 0:
+        self._check_channels()
+        if min(self.std, default=1) <= 0:
             raise ConfigError(
                 f"data.std={list(self.std)} holds a value that is not positive; give the "
-                "deviations of the three channels."
+                "deviations of the channels."
             )
+
+    def _check_channels(self) -> None:
+        """Check that there is a mean and a deviation for each channel, or none yet."""
+        check_whole("data.channels", self.channels, 1, "a number of channels")
+        count, meaning = self.channels, "one value each for red, green and blue"
+        if count != RGB:
+            meaning = f"one value for each of data.channels={count}"
+        for key in ("mean", "std"):
+            given = getattr(self, key)
+            usual = count != RGB and given == _USUAL[self.name][key]  # of RGB images
+            unsaid = usual or (count != RGB and given in ((), []))
+            values = () if unsaid else as_numbers(f"data.{key}", given, count, meaning)
+            object.__setattr__(self, key, values)
+        if bool(self.mean) != bool(self.std):
+            raise ConfigError(
+                f"data.mean={list(self.mean)} and data.std={list(self.std)}: give both, or neither."
+            )
+        if count not in (GREY, RGB) and self.interpolation == "lanczos":
+            raise ConfigError(
+                f"data.interpolation=lanczos is for RGB and grey images and data.channels is "
+                f"{count}; choose bilinear, bicubic or nearest."
+            )
+
+    def measured(self, images: Any) -> DataOptions:
+        """The options with the statistics of the channels, measured where nobody has said them.
+
+        Args:
+            images: The training images.
+        """
+        if self.mean:
+            return self
+        mean, std = channel_statistics(images)
+        return replace(self, mean=mean, std=std)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -162,6 +197,8 @@ class DataOptions:
             "std": list(self.std),
             "interpolation": self.interpolation,
         }
+        if self.channels != RGB:
+            said["channels"] = self.channels
         return said if self.crop_pct is None else said | {"crop_pct": self.crop_pct}
 
     @property
@@ -203,6 +240,16 @@ def default_options(name: DatasetName, **changes: Any) -> DataOptions:
 _CIFAR: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+
+_USUAL: dict[str, dict[str, tuple[float, ...]]] = {
+    "digits": {"mean": _GREY_DIGITS[0], "std": _GREY_DIGITS[1]},
+    **{name: {"mean": mean, "std": std} for name, (mean, std) in _CIFAR.items()},
+    **{
+        name: {"mean": _IMAGENET[0], "std": _IMAGENET[1]}
+        for name in ("imagefolder", "imagenet", "object")
+    },
 }
 
 

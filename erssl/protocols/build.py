@@ -35,7 +35,7 @@ def build_method(
     views = settings.data.views
     backbone = build_backbone(settings.backbone) if backbone is None else backbone
     sizes = [settings.data.image_size, *[views.local_image_size] * bool(views.n_local_views)]
-    check_input_size(backbone, sizes)
+    check_input_size(backbone, sizes, settings.data.channels)
     if settings.optimizer.layer_decay != 1 and not hasattr(backbone, "blocks"):
         raise ConfigError(
             f"optimizer.layer_decay={settings.optimizer.layer_decay} is for vision transformers, "

@@ -29,7 +29,7 @@ from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.evaluation import print_results
 from erssl.protocols.record import folder_for, leave_results, open_folder
-from erssl.protocols.subject import Read, read_backbone, slug
+from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import make_loggers, quiet
 from erssl.run.directory import (
     ENVIRONMENT,
@@ -67,6 +67,7 @@ def detect(settings: DetectSettings, console: Console) -> Result:
     began = time.perf_counter()
     backend = find_backend(settings.backend)
     read = read_backbone(settings, console)
+    require_rgb(read.backbone, "detect")
     require_resnet(read.backbone, read.name)
     schedule = scaled(
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate

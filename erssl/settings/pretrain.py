@@ -284,12 +284,22 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
         **{
             **config,
             "data": data,
-            "backbone": BackboneOptions(**config["backbone"]),
+            "backbone": _backbone(config["backbone"], data),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
             "lens": LensOptions(**config["lens"]),
         }
     )
+
+
+def _backbone(said: Mapping[str, Any], data: DataOptions) -> BackboneOptions:
+    backbone = BackboneOptions(**{"in_channels": data.channels, **said})
+    if backbone.in_channels != data.channels:
+        raise ConfigError(
+            f"backbone.in_channels={backbone.in_channels} differs from data.channels="
+            f"{data.channels}; leave it out, since it follows from the images."
+        )
+    return backbone
 
 
 _MAY_CHANGE = (

@@ -24,7 +24,10 @@ from lightly.transforms.simclr_transform import SimCLRViewTransform
 from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
 from timm.data.auto_augment import rand_augment_transform
 
+from erssl.data.bands import GREY, RGB
 from erssl.data.checks import as_numbers, check_choice, check_whole
+from erssl.data.views.bands import BandView, ResizedBands
+from erssl.data.views.draws import ViewSpec, read_view
 from erssl.errors import ConfigError
 
 Recipe = Literal[
@@ -134,20 +137,26 @@ def build_views(
 ) -> MultiViewTransform:
     """Make the transform from an image to its views.
 
+    Of grey images and those of other channels, what is made for colours is left out: shifts of hue
+    and saturation and the loss of colour; of other channels solarisation too.
+
     Args:
         options: The recipe and its sizes.
         image_size: Side of the global views in pixels.
-        mean: Channel means to subtract, three values for pixels in 0..1.
+        mean: Channel means to subtract, one value a channel for pixels in 0..1.
         std: Channel deviations to divide by.
 
     Returns:
-        A transform from a PIL image to a list of ``options.n_views`` tensors: two (of
-        ``"mae"`` and ``"simmim"`` one) of (3, image_size, image_size), then the local ones of
-        (3, local_image_size, local_image_size).
+        A transform from a PIL image, or a tensor of other channels than one or three, to a list of
+        ``options.n_views`` tensors: two (of ``"mae"`` and ``"simmim"`` one) of (C, image_size,
+        image_size), then the local ones of (C, local_image_size, local_image_size).
 
     Raises:
-        ConfigError: If the local views are larger than the global ones.
+        ConfigError: If the local views are larger than the global ones, or the recipe cannot be had
+            for so many channels.
     """
+    if len(mean) not in (GREY, RGB):
+        return _band_views(options, image_size, mean, std)
     if options.n_local_views > 0 and options.local_image_size > image_size:
         raise ConfigError(
             f"data.views.local_image_size={options.local_image_size} is larger than "
@@ -156,15 +165,17 @@ def build_views(
         )
     scale = options.global_scale or _default_global_scale(options)
     normalize = {"mean": list(mean), "std": list(std)}
+    colourless = _COLOURLESS if len(mean) == GREY else {}
     if options.recipe == "byol":
         common: dict[str, Any] = {
             "input_size": image_size,
             "min_scale": scale[0],
             "normalize": normalize,
+            **colourless,
         }
         return BYOLTransform(BYOLView1Transform(**common), BYOLView2Transform(**common))
     if options.recipe in ("simclr", "mocov2"):
-        jitter = _JITTER_MOCOV2 if options.recipe == "mocov2" else {}
+        jitter = (_JITTER_MOCOV2 if options.recipe == "mocov2" else {}) | colourless
         view = SimCLRViewTransform(
             input_size=image_size, min_scale=scale[0], normalize=normalize, **jitter
         )
@@ -179,7 +190,7 @@ def build_views(
             crop_size=image_size,
             crop_scale=scale,
             normalize=normalize,
-            **_strengths(options.recipe, role),
+            **(_strengths(options.recipe, role) | colourless),
         )
         for role in (0, 1)
     ]
@@ -187,7 +198,7 @@ def build_views(
         crop_size=options.local_image_size,
         crop_scale=options.local_scale or _LOCAL_SCALE[options.recipe],
         normalize=normalize,
-        **_strengths(options.recipe, 2),
+        **(_strengths(options.recipe, 2) | colourless),
     )
     return MultiViewTransform([*globals_, *[local] * options.n_local_views])
 
@@ -206,17 +217,20 @@ def build_eval_transform(
 
     Args:
         image_size: Side of the result in pixels.
-        mean: Channel means to subtract, three values for pixels in 0..1.
+        mean: Channel means to subtract, one value a channel for pixels in 0..1.
         std: Channel deviations to divide by.
         interpolation: ``bilinear``, ``bicubic``, ``nearest`` or ``lanczos``.
         crop_pct: The centre's share of the shorter side, in place of that rule (timm's key).
 
     Returns:
-        A transform from a PIL image to a tensor (3, image_size, image_size).
+        A transform from a PIL image, or a tensor of other channels than one or three, to a tensor
+        (C, image_size, image_size).
     """
     resized = round(image_size * 256 / 224) if image_size >= 96 else image_size
     if crop_pct is not None:
         resized = int(image_size / crop_pct)  # as timm rounds
+    if len(mean) not in (GREY, RGB):
+        return ResizedBands(resized, image_size, mean, std, interpolation)
     return T.Compose(
         [
             T.Resize(resized, T.InterpolationMode(interpolation)),
@@ -238,14 +252,19 @@ def build_crop_transform(
 
     Args:
         image_size: Side of the result in pixels.
-        mean: Channel means to subtract, three values for pixels in 0..1.
+        mean: Channel means to subtract, one value a channel for pixels in 0..1.
         std: Channel deviations to divide by.
         scale: Area of the crop as a share of the image's.
         flip: Whether to flip at all.
 
     Returns:
-        A transform from a PIL image to a tensor (3, image_size, image_size).
+        A transform from a PIL image, or a tensor of other channels than one or three, to a tensor
+        (C, image_size, image_size).
     """
+    if len(mean) not in (GREY, RGB):
+        ratio = (3 / 4, 4 / 3)  # torchvision's
+        spec = ViewSpec(image_size, scale, ratio, "bilinear", flip_prob=0.5 * flip)
+        return BandView(spec, mean, std)
     return T.Compose(
         [
             T.RandomResizedCrop(image_size, scale=scale),
@@ -256,6 +275,19 @@ def build_crop_transform(
     )
 
 
+def _band_views(
+    options: ViewOptions, image_size: int, mean: Sequence[float], std: Sequence[float]
+) -> MultiViewTransform:
+    """The views of RGB images, done to channels that are none."""
+    if options.recipe == "infomin":
+        raise ConfigError(
+            f"data.views.recipe=infomin has RandAugment, which is for 8-bit RGB or grey, and "
+            f"data.channels is {len(mean)}; choose another data.views.recipe."
+        )
+    rgb = build_views(options, image_size, (0.0,) * RGB, (1.0,) * RGB)
+    return MultiViewTransform([BandView(read_view(v), mean, std) for v in rgb.transforms])
+
+
 def _default_global_scale(options: ViewOptions) -> Scale:
     if options.n_local_views > 0 and options.recipe != "digits":
         return (0.14, 1.0) if options.recipe == "swav" else (0.4, 1.0)
@@ -264,14 +296,17 @@ def _default_global_scale(options: ViewOptions) -> Scale:
 
 def _infomin_view(image_size: int, scale: Scale, normalize: dict[str, list[float]]) -> Any:
     """Augmentation "D" of PyContrast, in its order."""
+    grey = len(normalize["mean"]) == GREY
+    colours = (0.0, 0.0) if grey else (0.8, 0.2)
+    filling = _MEAN_GREY if grey else _MEAN_COLOUR
     return T.Compose(
         [
             T.RandomResizedCrop(image_size, scale=scale),
             T.RandomHorizontalFlip(),
-            T.RandomApply([T.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            T.RandomApply([T.ColorJitter(0.8, 0.8, *colours)], p=0.8),
             GaussianBlur(sigmas=(0.1, 2.0), prob=0.5),
-            rand_augment_transform("rand-m10-n2-mstd0.5", {"img_mean": (124, 116, 104)}),
-            T.RandomGrayscale(p=0.2),
+            rand_augment_transform("rand-m10-n2-mstd0.5", {"img_mean": filling}),
+            *([] if grey else [T.RandomGrayscale(p=0.2)]),
             T.ToTensor(),
             T.Normalize(**normalize),
         ]
@@ -290,6 +325,8 @@ def _strengths(recipe: str, role: int) -> dict[str, Any]:
     return _STRENGTHS_CIFAR if recipe == "cifar" else _STRENGTHS_DIGITS
 
 
+_MEAN_COLOUR, _MEAN_GREY = (124, 116, 104), 117  # of ImageNet: PyContrast's, and its luma
+_COLOURLESS: dict[str, Any] = {"cj_sat": 0.0, "cj_hue": 0.0, "random_gray_scale": 0.0}
 _JITTER_DINO: dict[str, Any] = {
     "cj_strength": 1.0,
     "cj_bright": 0.4,
