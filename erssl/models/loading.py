@@ -146,7 +146,6 @@ def _understand(
             found = found.without_heads()
             options = infer_architecture(found.state, rule.stem_padding, heads)
             if options is not None:
-                options = dataclasses.replace(options, in_channels=channels_of(found.state))
                 assumed = assumed_of_transformer(options, found.state, heads)
                 own = {**options.options, **transformer_options(source)}
                 options = dataclasses.replace(options, options=own)

@@ -226,6 +226,11 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
         words = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *words]
     composed, _ = read_settings(words)
     data = own
+    if "data.channels" in said and composed.data.channels != own.channels:
+        raise ConfigError(
+            f"data.channels={composed.data.channels} but the backbone of {run_dir} takes images of "
+            f"{own.channels}; leave data.channels out."
+        )
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
