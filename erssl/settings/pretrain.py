@@ -176,7 +176,7 @@ def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], di
         resolved = dataclasses.asdict(settings)
         return settings, resolved, _sources(resolved, sources)
     resolved = dataclasses.asdict(settings)
-    stored, stored_sources = _read_config(file), comments_of(read_yaml_text(file))
+    stored, stored_sources = stored_config(file), comments_of(read_yaml_text(file))
     if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
         stored["epochs"], stored_sources["epochs"] = resolved["epochs"], "override"
     for key in said:
@@ -184,7 +184,7 @@ def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], di
         named_only = key == "experiment" and not stored_sources
         _check_same(key, flat(resolved), flat(stored), named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
-    for key in said & set(_MAY_CHANGE):
+    for key in said & set(MAY_CHANGE):
         node, _, name = key.rpartition(".")
         if node:
             stored[node][name] = resolved[node][name]
@@ -216,7 +216,7 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
         ConfigError: If a word is wrong.
         RunError: If the run's ``config.yaml`` cannot be read.
     """
-    settings = _settings(_read_config(run_dir / CONFIG))
+    settings = _settings(stored_config(run_dir / CONFIG))
     said = {word.partition("=")[0] for word in words}
     if "backbone" in {key.partition(".")[0] for key in said}:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
@@ -249,7 +249,12 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
     return dataclasses.replace(settings, **changes)
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def stored_config(file: Path) -> dict[str, Any]:
+    """Read the settings of a run, with the defaults of keys that came in after it was started.
+
+    Raises:
+        RunError: If the file cannot be read, or is not what a run writes.
+    """
     try:
         stored: Any = read_settings_file(file)
         keys = {f.name: f.default for f in fields(PretrainSettings)}
@@ -292,7 +297,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     )
 
 
-_MAY_CHANGE = (
+MAY_CHANGE = (
     *("run_dir", "resume", "overwrite", "data.num_workers", "trainer.accelerator"),
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
     *("lens.on_collapse", "lens.every_n_steps", "checkpoint_every_n_steps", "keep_checkpoints"),
@@ -311,7 +316,7 @@ def _check_same(
         stored: What the run has.
         named_only: Compare an experiment by its method, data set and length alone.
     """
-    if key in _MAY_CHANGE:
+    if key in MAY_CHANGE:
         return
     if key == "experiment":
         named = ["method.name", "data.name", "epochs", "batch_size", "data.views.n_local_views"]
@@ -322,7 +327,7 @@ def _check_same(
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
         changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if name not in _MAY_CHANGE and changed:
+        if name not in MAY_CHANGE and changed:
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
