@@ -65,8 +65,8 @@ def page(
     lines += [_state(grid, outcomes, scale), ""]
     if figure and done:
         lines += [f"![{study.name}]({figure})", ""]
-    for metric in study.metrics:
-        if any(metric in each.metrics for each in done):
+    for number, metric in enumerate(study.metrics):
+        if number == 0 or any(metric in each.metrics for each in done):
             lines += [f"## {label_of(metric)}", "", metric_table(grid, outcomes, metric), ""]
     if any("untrained_knn_top1" in each.metrics for each in done):
         values = [each.metrics.get("untrained_knn_top1", math.nan) for each in done]

@@ -206,7 +206,9 @@ def read_study(name: str) -> Study:
     _check_keys(said, _KEYS, about)
     over_store = bool(said.get("over_store", False))
     missing = [key for key in ("question", "scales") if not said.get(key)]
-    missing += ["axes"] * (not said.get("axes") and not over_store)
+    everywhere = all((own or {}).get("axes") for own in dict(said.get("scales") or {}).values())
+    if not said.get("axes") and not everywhere and not over_store:
+        missing.append("axes")
     if missing:
         raise ConfigError(f"{about} says nothing of {', '.join(missing)}.")
     scales = {str(k): dict(v or {}) for k, v in dict(said["scales"]).items()}
