@@ -220,7 +220,31 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
     said = {word.partition("=")[0] for word in words}
     if "backbone" in {key.partition(".")[0] for key in said}:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
-    own = settings.data
+    data, composed = read_on(settings.data, words)
+    changes: dict[str, Any] = {"data": data}
+    if any(key.startswith("lens.") for key in said):
+        changes["lens"] = composed.lens
+    if "seed" in said:
+        changes["seed"] = composed.seed
+    return dataclasses.replace(settings, **changes)
+
+
+def read_on(own: DataOptions, words: list[str]) -> tuple[DataOptions, PretrainSettings]:
+    """What is read of the images of a run, or of others that words name.
+
+    Preprocessing and views stay those of the run unless a word says otherwise.
+
+    Args:
+        own: The images of the run, and how it reads them.
+        words: ``key=value`` words, about data and else.
+
+    Returns:
+        The images to read, and all that the words come to.
+
+    Raises:
+        ConfigError: If a word is wrong.
+    """
+    said = {word.partition("=")[0] for word in words}
     if "data" not in said:
         places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
         words = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *words]
@@ -241,12 +265,7 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
             changed[name] = getattr(composed.data, name)
     changed["views"] = dataclasses.replace(changed.get("views", data.views), **views)
     data = dataclasses.replace(data, **changed)
-    changes: dict[str, Any] = {"data": data}
-    if any(key.startswith("lens.") for key in said):
-        changes["lens"] = composed.lens
-    if "seed" in said:
-        changes["seed"] = composed.seed
-    return dataclasses.replace(settings, **changes)
+    return data, composed
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -273,17 +292,22 @@ def _read_config(file: Path) -> dict[str, Any]:
     return stored
 
 
-def _settings(config: Mapping[str, Any]) -> PretrainSettings:
-    data_config = dict(config["data"])
-    views = dict(data_config.pop("views", {}))
-    data = default_options(**data_config)
+def stored_data(config: Mapping[str, Any]) -> DataOptions:
+    """The images of a composed or stored config, what it does not name as suits the data set."""
+    config = dict(config)
+    views: dict[str, Any] = dict(config.pop("views", {}))
+    data = default_options(**config)
     if views:
         views = {"recipe": data.views.recipe} | views
         data = dataclasses.replace(data, views=ViewOptions(**views))
+    return data
+
+
+def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     return PretrainSettings(
         **{
             **config,
-            "data": data,
+            "data": stored_data(config["data"]),
             "backbone": BackboneOptions(**config["backbone"]),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
