@@ -28,7 +28,12 @@ from erssl.run.console import say
 from erssl.run.directory import CONFIG
 from erssl.run.feature_files import ImageRows, check_new, make_folder_of
 from erssl.run.head_files import HEAD, Head, read_head
-from erssl.run.prediction_files import Tile, plot_contact_sheet, write_predictions
+from erssl.run.prediction_files import (
+    Tile,
+    plot_contact_sheet,
+    probabilities_of,
+    write_predictions,
+)
 from erssl.run.result import Result
 from erssl.settings.evaluation import PIXELS
 from erssl.settings.predict import PredictSettings, read_predict
@@ -100,12 +105,12 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
     for file in filter(None, files):
         remove_remains(file, keep_suffix=file.suffix == ".png")
     if settings.sheet_path is not None:
-        sections = _sections(splits, probabilities, truth, classes, settings.sheet)
+        sections = _sections(splits, logits, truth, classes, settings.sheet)
         plot_contact_sheet(sections, settings.sheet_path)
-    write_predictions(settings.path, rows, probabilities, classes, settings.top)
-    metrics = _metrics(rows, probabilities, truth)
+    write_predictions(settings.path, rows, logits, classes, settings.top)
+    metrics = _metrics(rows, logits, truth)
     _say(settings, metrics, truth, datasets, console, time.perf_counter() - began)
-    best = probabilities.argmax(dim=1).tolist()
+    best = logits.argmax(dim=1).tolist()
     results = {
         "files": rows.files,
         "predicted": [classes[i] for i in best],
@@ -172,7 +177,7 @@ def _backbone(seed: Path, folder: Path) -> nn.Module:
     )
 
 
-def _probabilities(
+def _logits(
     split: str,
     images: Any,
     classifier: Classifier,
@@ -180,7 +185,7 @@ def _probabilities(
     settings: PredictSettings,
     console: Console,
 ) -> Tensor:
-    """Softmax probabilities (N, C) of a split, float32."""
+    """Logits (N, C) of a split."""
     transform = build_eval_transform(
         data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
     )
@@ -198,8 +203,7 @@ def _probabilities(
             progress=update,
             **classifier.stored,
         ).features
-    logits = F.linear(features, classifier.head.weight, classifier.head.bias)
-    return logits.double().softmax(dim=1).float()
+    return F.linear(features, classifier.head.weight, classifier.head.bias)
 
 
 def _truth(
@@ -222,10 +226,11 @@ def _truth(
     return [numbers.get(name) for name in rows.classes]
 
 
-def _metrics(
-    rows: ImageRows, probabilities: Tensor, truth: Sequence[int | None]
-) -> dict[str, float]:
-    """Accuracies on the images whose class is known, of each split where there are two."""
+def _metrics(rows: ImageRows, logits: Tensor, truth: Sequence[int | None]) -> dict[str, float]:
+    """Accuracies on the images whose class is known, of each split where there are two.
+
+    Of the logits: probabilities of unlikely classes are equal zeros.
+    """
     metrics: dict[str, float] = {}
     splits = list(dict.fromkeys(rows.splits))
     for split in splits:
@@ -233,21 +238,21 @@ def _metrics(
         if not chosen:
             continue
         labels = torch.tensor([truth[i] for i in chosen])
-        own = classification_metrics(probabilities[chosen], labels)
+        own = classification_metrics(logits[chosen], labels)
         metrics |= {f"{split}_{k}" if len(splits) > 1 else k: v for k, v in own.items()}
     return metrics
 
 
 def _sections(
     splits: Splits,
-    probabilities: Tensor,
+    logits: Tensor,
     truth: Sequence[int | None],
     classes: Sequence[str],
     count: int,
 ) -> list[tuple[str, list[Tile]]]:
     """What the contact sheet shows: the least sure images and the surest, or all where few."""
     places = [(images, i) for _, images in splits for i in range(len(images))]
-    certainty, best = probabilities.max(dim=1)
+    certainty, best = probabilities_of(logits).max(dim=1)
     order = certainty.argsort(stable=True).tolist()
     parts = {"All images, the least sure first": order}
     if len(order) > count:

@@ -36,20 +36,21 @@ class Tile(NamedTuple):
 
 
 def write_predictions(
-    path: Path, rows: ImageRows, probabilities: Tensor, classes: Sequence[str], top: int | None
+    path: Path, rows: ImageRows, logits: Tensor, classes: Sequence[str], top: int | None
 ) -> None:
     """Write a line for each image: file, split, its class where it is known, and predictions.
 
     Args:
         path: The CSV file.
         rows: The images.
-        probabilities: (N, C).
+        logits: (N, C), whose softmax are the probabilities.
         classes: Names of the C classes.
         top: Number of classes that are written for each image, the likeliest first, as
             ``class_1``, ``probability_1``, ``class_2`` and so on; ``None`` for the likeliest as
             ``predicted`` and a column of probabilities for every class.
     """
     names = [harmless(name) for name in classes]
+    probabilities = probabilities_of(logits)
     about = [
         (harmless(file), split, harmless(true))
         for file, split, true in zip(rows.files, rows.splits, rows.classes, strict=True)
@@ -59,7 +60,7 @@ def write_predictions(
         lines = [
             (*known, names[best], *map(_number, row))
             for known, best, row in zip(
-                about, probabilities.argmax(dim=1).tolist(), probabilities.tolist(), strict=True
+                about, logits.argmax(dim=1).tolist(), probabilities.tolist(), strict=True
             )
         ]
     else:
@@ -68,13 +69,18 @@ def write_predictions(
         header = ["file", "split", "class"]
         header += [f"{kind}_{rank}" for rank in range(1, count + 1) for kind in kinds]
         # stable, so that of equal classes the first is named, as argmax does
-        values, order = probabilities.sort(dim=1, descending=True, stable=True)
-        pairs = zip(values[:, :count].tolist(), order[:, :count].tolist(), strict=True)
+        order = logits.sort(dim=1, descending=True, stable=True).indices[:, :count]
+        pairs = zip(probabilities.gather(1, order).tolist(), order.tolist(), strict=True)
         lines = [
             (*known, *(cell for p, i in zip(*pair, strict=True) for cell in (names[i], _number(p))))
             for known, pair in zip(about, pairs, strict=True)
         ]
     write_rows(path, [header, *lines])
+
+
+def probabilities_of(logits: Tensor) -> Tensor:
+    """The softmax (N, C), computed in float64."""
+    return logits.double().softmax(dim=1)
 
 
 def _number(probability: float) -> str:
@@ -104,7 +110,7 @@ def plot_contact_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], path: Pat
             thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
             place.imshow(thumbnail)
             wrong = bool(tile.true) and tile.true != tile.predicted
-            said = f"{_short(tile.predicted)} {tile.probability:.0%}".replace("%", " %")
+            said = f"{_short(tile.predicted)}, {100 * tile.probability:.0f} %"
             said += f"\nis {_short(tile.true)}" if wrong else "\n"
             place.set_title(said, fontsize=8, color=_WRONG if wrong else GREY)
     save_figure(figure, path)
