@@ -94,12 +94,7 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
     splits = chosen_splits(datasets, settings.split or ("val" if datasets.val else "train"))
     make_folder_of(settings.path)
     classes = classifier.head.classes
-    probabilities = torch.cat(
-        [
-            _probabilities(name, images, classifier, data, settings, console)
-            for name, images in splits
-        ]
-    )
+    logits = torch.cat([_logits(*split, classifier, data, settings, console) for split in splits])
     rows = image_rows(splits, datasets)
     truth = _truth(rows, datasets, classes, data.name)
     for file in filter(None, files):
