@@ -32,7 +32,7 @@ def link_subset(source: Path, target: Path, per_class: int) -> Path:
 
 
 def pretrain(
-    words: list[str], paths: list[str], run_dir: Path, threads: int = 0, before: str = ""
+    overrides: list[str], paths: list[str], run_dir: Path, threads: int = 0, before: str = ""
 ) -> None:
     """``erssl pretrain`` in a process of its own.
 
@@ -43,7 +43,7 @@ def pretrain(
         variables["OMP_NUM_THREADS"] = str(threads)
     start = f"{before}; from erssl.cli.main import main; raise SystemExit(main())"
     how = ["-c", start] if before else ["-m", "erssl.cli.main"]
-    command = [sys.executable, *how, "pretrain", *words, *paths]
+    command = [sys.executable, *how, "pretrain", *overrides, *paths]
     subprocess.run([*command, f"run_dir={run_dir}"], check=True, env=variables)
 
 
@@ -57,7 +57,7 @@ def drawn(run: dict[str, Any], metric: str) -> tuple[list[int], list[float]]:
     return list(steps), [value - ceiling for value in values]
 
 
-def summary(run_dir: Path, words: list[str]) -> dict[str, Any]:
+def summary(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     """Curves and results of a run, without what names this machine's folders."""
     results = json.loads((run_dir / "results.json").read_text())
     curves = read_metrics(run_dir / "metrics.csv")
@@ -68,7 +68,7 @@ def summary(run_dir: Path, words: list[str]) -> dict[str, Any]:
     environment = {k: v for k, v in results["environment"].items() if k != "command"}
     lens = read_lens(run_dir / LENS) if (run_dir / LENS).is_file() else []
     return {
-        "command": f"erssl pretrain {' '.join(words)}",
+        "command": f"erssl pretrain {' '.join(overrides)}",
         "metrics": results["metrics"],
         "curves": {name: curves[name] for name in kept if name in curves},
         "lens": [{k: float(f"{v:.6g}") for k, v in row.items()} for row in lens],

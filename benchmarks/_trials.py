@@ -56,7 +56,7 @@ class Child:
     """``erssl pretrain`` in a forked process of its own group."""
 
     def __init__(
-        self, words: list[str], log: Path, prepare: Callable[[], None] = lambda: None
+        self, overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None
     ) -> None:
         """Start it; ``prepare`` is called in it before."""
         self.log = log
@@ -70,7 +70,7 @@ class Child:
                 os.dup2(out, 1)
                 os.dup2(out, 2)
                 prepare()
-                status = erssl_main(["pretrain", *words])
+                status = erssl_main(["pretrain", *overrides])
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -117,36 +117,38 @@ class Study:
         self.references: dict[tuple[str, ...], tuple[Path, float]] = {}
         self.counts: dict[str, dict[str, Any]] = {}
 
-    def words(self, method: str, *more: str) -> tuple[str, ...]:
+    def overrides(self, method: str, *more: str) -> tuple[str, ...]:
         """Of a short run of a method."""
         return (f"method={method}", *COMMON, *OPTIONS.get(method, HEAD), *more)
 
-    def child(self, words: tuple[str, ...], run_dir: Path, *more: str, **keywords: Any) -> Child:
+    def child(
+        self, overrides: tuple[str, ...], run_dir: Path, *more: str, **keywords: Any
+    ) -> Child:
         """Start it in a run directory."""
-        return Child([*words, f"run_dir={run_dir}", *more], self.new("log"), **keywords)
+        return Child([*overrides, f"run_dir={run_dir}", *more], self.new("log"), **keywords)
 
     def new(self, kind: str) -> Path:
         """A path that no trial has used."""
         return self.folder / f"{kind}{next(self.numbers)}"
 
-    def reference(self, words: tuple[str, ...]) -> tuple[Path, float]:
+    def reference(self, overrides: tuple[str, ...]) -> tuple[Path, float]:
         """The run that is left alone, and its seconds."""
-        if words not in self.references:
+        if overrides not in self.references:
             run_dir = self.new("whole")
-            child = self.child(words, run_dir)
+            child = self.child(overrides, run_dir)
             if child.wait():
                 raise RuntimeError(child.log.read_text())
-            self.references[words] = run_dir, time.perf_counter() - child.began
-        return self.references[words]
+            self.references[overrides] = run_dir, time.perf_counter() - child.began
+        return self.references[overrides]
 
-    def finish(self, words: tuple[str, ...], run_dir: Path) -> str:
+    def finish(self, overrides: tuple[str, ...], run_dir: Path) -> str:
         """Resume until it is finished; what went wrong, or nothing."""
         started = (run_dir / "config.yaml").is_file()
-        child = self.child(words if not started else (), run_dir, *["resume=true"] * started)
+        child = self.child(overrides if not started else (), run_dir, *["resume=true"] * started)
         status = child.wait()
         if status:
             return f"resuming ended with {status}: {child.sentence()}"
-        return differences(run_dir, self.reference(words)[0])
+        return differences(run_dir, self.reference(overrides)[0])
 
     def count(self, name: str, fault: str, **facts: int) -> None:
         """Take a trial."""

@@ -83,11 +83,11 @@ def main(options: argparse.Namespace) -> None:
     ]
     done: list[dict[str, Any]] = []
     for run in all_runs()[: options.first]:
-        run_dir, words = options.runs / run.folder, settings(run, options)
+        run_dir, overrides = options.runs / run.folder, settings(run, options)
         if not (run_dir / "results.json").is_file():
             again = ["resume=true"] if (run_dir / "checkpoints").is_dir() else []
-            pretrain([*words, *again], paths, run_dir)
-        done.append(run._asdict() | summary(run_dir, words))
+            pretrain([*overrides, *again], paths, run_dir)
+        done.append(run._asdict() | summary(run_dir, overrides))
         write(done, options.output)
     print(table(done))
 

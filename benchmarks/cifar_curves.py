@@ -63,10 +63,10 @@ def main() -> None:
         )
         for name in arguments.only:
             run_dir = Path(folder, name.replace(" ", "_"))
-            words = [*COMMON, *RUNS[name], f"epochs={arguments.epochs}"]
+            overrides = [*COMMON, *RUNS[name], f"epochs={arguments.epochs}"]
             paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
-            pretrain(words, paths, run_dir)
-            report["runs"][name] = summary(run_dir, words)
+            pretrain(overrides, paths, run_dir)
+            report["runs"][name] = summary(run_dir, overrides)
             write_json(file, report)
             plot(report, RESULTS / "cifar10_subset.png")
     print(table(report))

@@ -62,15 +62,15 @@ def main() -> None:
         test = link_subset(
             arguments.images / "test", Path(folder, "test"), arguments.test_per_class
         )
-        words = [*PRETRAIN, f"epochs={arguments.epochs}"]
+        overrides = [*PRETRAIN, f"epochs={arguments.epochs}"]
         paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
         run_dir = Path(folder, "run")
-        pretrain(words, paths, run_dir)
+        pretrain(overrides, paths, run_dir)
         report: dict[str, Any] = {
             "command": "python -m benchmarks.cifar_evaluation <CIFAR-10 images>",
             "setting": f"{arguments.train_per_class} training and {arguments.test_per_class} test "
             "images a class",
-            "pretraining": summary(run_dir, words),
+            "pretraining": summary(run_dir, overrides),
             "rows": {},
         }
         subjects = dict(zip(ROWS, (run_dir, f"random:{run_dir}", "pixels"), strict=True))
@@ -92,13 +92,13 @@ def main() -> None:
     print(table(report))
 
 
-def evaluate(command: str, words: list[str], folder: str) -> dict[str, Any]:
+def evaluate(command: str, overrides: list[str], folder: str) -> dict[str, Any]:
     """One evaluation in a process of its own, and its ``results.json``."""
     run_dir = Path(folder, "evaluation")
     variables = dict(os.environ) | {"ERSSL_HOME": str(Path(folder, "home"))}
     start = [sys.executable, "-m", "erssl.cli.main", command]
     own = [f"run_dir={run_dir}", "overwrite=true"]
-    subprocess.run([*start, *words, *own], check=True, env=variables)
+    subprocess.run([*start, *overrides, *own], check=True, env=variables)
     results: dict[str, Any] = json.loads((run_dir / "results.json").read_text())
     return results
 

@@ -50,16 +50,16 @@ COLLAPSING: dict[str, tuple[str, ...]] = {
 
 def main() -> None:
     report = json.loads(FILE.read_text()) if FILE.is_file() else {}
-    for name, words in (HEALTHY | COLLAPSING).items():
+    for name, overrides in (HEALTHY | COLLAPSING).items():
         if name in report:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            pretrain([*words, *UNMEASURED], [], Path(folder, "run"))
-            report[name] = kept(Path(folder, "run"), words)
+            pretrain([*overrides, *UNMEASURED], [], Path(folder, "run"))
+            report[name] = kept(Path(folder, "run"), overrides)
         write_json(FILE, report)
 
 
-def kept(run_dir: Path, words: tuple[str, ...]) -> dict[str, Any]:
+def kept(run_dir: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Readings of a run, and how it was made."""
     results = json.loads((run_dir / "results.json").read_text())
     environment = {k: v for k, v in results["environment"].items() if k != "command"}
@@ -67,7 +67,7 @@ def kept(run_dir: Path, words: tuple[str, ...]) -> dict[str, Any]:
         {k: _digits(row[k]) for k in COLUMNS if k in row} for row in read_lens(run_dir / LENS)
     ]
     return {
-        "command": f"erssl pretrain {' '.join((*words, *UNMEASURED))}",
+        "command": f"erssl pretrain {' '.join((*overrides, *UNMEASURED))}",
         "seed": results["seed"],
         "environment": environment,
         "readings": readings,

@@ -180,10 +180,10 @@ def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
                     {"method": method, "protocol": protocol, "setting": said} | common | own
                 )
         return found
-    words = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
+    settings = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
     command = str(result["environment"].get("command", "")).split()[2:]
-    words += [w for w in command if "=" in w and w.partition("=")[0] not in _TOLD]
-    said = " ".join(dict.fromkeys(words))
+    settings += [o for o in command if "=" in o and o.partition("=")[0] not in _TOLD]
+    said = " ".join(dict.fromkeys(settings))
     own = {"method": result["method"], "protocol": result["protocol"], "setting": said}
     return [own | common | metrics]
 

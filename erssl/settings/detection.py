@@ -154,12 +154,12 @@ class DetectSettings(BackboneSettings):
             )
 
 
-def read_detect(words: Sequence[str]) -> DetectSettings:
-    """Settings from the words of the command line.
+def read_detect(overrides: Sequence[str]) -> DetectSettings:
+    """Read the settings from the overrides of the command line.
 
     Raises:
         ConfigError: If a key or value is unknown, or makes no run.
     """
     schema = schema_from(DetectSettings)
-    config = compose_config("detect", list(words), lambda _: schema, {})
+    config = compose_config("detect", list(overrides), lambda _: schema, {})
     return DetectSettings(**config)

@@ -27,7 +27,7 @@ _WORK = (
 )
 
 
-def run_command(words: Sequence[str]) -> str | None:
+def run_command(arguments: Sequence[str]) -> str | None:
     """Run ``erssl`` and give the message where it ended with status 2.
 
     Raises:
@@ -48,7 +48,7 @@ def run_command(words: Sequence[str]) -> str | None:
             stack.enter_context(patch("erssl.run.directory._git_commit", lambda: None))
             stack.enter_context(redirect_stdout(out))
             stack.enter_context(redirect_stderr(told))
-            status = main(list(words))
+            status = main(list(arguments))
     finally:
         logging.disable(level)
     out.flush()

@@ -121,8 +121,8 @@ def _act_zoo(case: tuple[dict[str, Any], list[Change], Any, int], folder: Path) 
     content = yaml.safe_dump(changed({"rows": {"mine": _ROW | fields}}, what))
     content = content if text is None else text.decode("utf-8", "surrogateescape")
     (folder / "home/zoo.yaml").write_bytes(content.encode("utf-8", "surrogateescape"))
-    words = (["zoo"], ["zoo", "mine"], ["zoo", "get", "mine"], ["zoo", "../mine"])
-    return run_command(words[number])
+    overrides = (["zoo"], ["zoo", "mine"], ["zoo", "get", "mine"], ["zoo", "../mine"])
+    return run_command(overrides[number])
 
 
 _often_none: st.SearchStrategy[list[Any]] = st.one_of(st.just([]), st.just([]), changes)

@@ -1,4 +1,4 @@
-"""Words of the command line, for every command."""
+"""Arguments of the command line, for every command."""
 
 from __future__ import annotations
 
@@ -119,36 +119,36 @@ def _flat(schema: dict[str, Any], where: str = "") -> list[str]:
     return found
 
 
-def _words(command: str) -> st.SearchStrategy[tuple[str, list[str]]]:
+def _command_lines(command: str) -> st.SearchStrategy[tuple[str, list[str]]]:
     pair = st.tuples(st.sampled_from(_keys(command)), _VALUES).map("=".join)
     flag = st.sampled_from(
         ["--multirun", "-m", "--help", "-x", "+a=1", "~data", "++seed=1", "=", "a"]
     )
-    word = st.one_of(
+    argument = st.one_of(
         pair, pair, pair, pair, flag, names.filter(lambda name: "\0" not in name and name)
     )
-    words = st.lists(word, max_size=4)
+    arguments = st.lists(argument, max_size=4)
     sound = _SOUND[command]
-    return st.tuples(st.sampled_from([True, True, True, False]), words).map(
+    return st.tuples(st.sampled_from([True, True, True, False]), arguments).map(
         lambda p: (command, [*sound, *p[1]] if p[0] else p[1])
     )
 
 
 def _act(case: tuple[str, list[str]], folder: Path) -> str | None:
-    command, words = case
-    if any("run" in word for word in words):
+    command, arguments = case
+    if any("run" in argument for argument in arguments):
         samples.write_run(folder / "run")
-    if command == "zoo" and not words:
-        words = ["mocov2_800ep"]
+    if command == "zoo" and not arguments:
+        arguments = ["mocov2_800ep"]
     try:
-        return run_command([command, *words])
+        return run_command([command, *arguments])
     finally:
-        assert not (folder / "ran").exists(), "a word was run"
+        assert not (folder / "ran").exists(), "an argument was run"
 
 
 SURFACE = Surface(
-    "words of the command line",
-    st.one_of([_words(command) for command in COMMANDS]),
+    "arguments of the command line",
+    st.one_of([_command_lines(command) for command in COMMANDS]),
     _act,
     share=6,
     prepare=samples.run_files,
@@ -157,5 +157,5 @@ SURFACE = Surface(
 )
 
 
-def test_any_words_are_taken_or_refused() -> None:
+def test_any_arguments_are_taken_or_refused() -> None:
     check(SURFACE, 25)
