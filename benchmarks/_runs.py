@@ -15,9 +15,16 @@ from erssl.run.directory import LENS, read_lens, read_metrics
 RESULTS = Path(__file__).parent / "results"
 DIM = 256  # of the projections
 COMMON = (
-    *("data=imagefolder", "data.image_size=32", "data.views.recipe=cifar", "data.verify=false"),
-    *("backbone=resnet10_small", "channels_last=true", "optimizer=sgd"),
-    *("method.projection_hidden_dim=512", f"method.projection_dim={DIM}", "evaluation.knn_k=200"),
+    "data=imagefolder",
+    "data.image_size=32",
+    "data.views.recipe=cifar",
+    "data.verify=false",
+    "backbone=resnet10_small",
+    "channels_last=true",
+    "optimizer=sgd",
+    "method.projection_hidden_dim=512",
+    f"method.projection_dim={DIM}",
+    "evaluation.knn_k=200",
     "trainer.log_every_n_steps=10",
 )
 
@@ -62,7 +69,10 @@ def summary(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     results = json.loads((run_dir / "results.json").read_text())
     curves = read_metrics(run_dir / "metrics.csv")
     kept = (
-        *("train_loss", "train_nats_below_uniform", "train_entropy", "train_alignment"),
+        "train_loss",
+        "train_nats_below_uniform",
+        "train_entropy",
+        "train_alignment",
         "val_knn_top1",
     )
     environment = {k: v for k, v in results["environment"].items() if k != "command"}

@@ -24,21 +24,39 @@ import erssl.protocols.pretrain  # noqa: F401 - imported once, for every process
 from erssl.cli.main import main as erssl_main
 
 COMMON = (
-    *("backbone=timm", "backbone.name=test_resnet", "data.image_size=16", "batch_size=16"),
-    *("epochs=3", "trainer.limit_train_batches=6", "trainer.limit_val_batches=1"),
-    *("trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "data.num_workers=0"),
-    *("checkpoint_every_n_steps=2", "lens.probe_size=16", "lens.every_n_steps=4"),
-    *("lens.on_collapse=ignore", "optimizer.base_lr=0.1", "optimizer.warmup_epochs=0"),
-    *("evaluation.every_n_epochs=0", "evaluation.untrained=false", "evaluation.linear=false"),
+    "backbone=timm",
+    "backbone.name=test_resnet",
+    "data.image_size=16",
+    "batch_size=16",
+    "epochs=3",
+    "trainer.limit_train_batches=6",
+    "trainer.limit_val_batches=1",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+    "data.num_workers=0",
+    "checkpoint_every_n_steps=2",
+    "lens.probe_size=16",
+    "lens.every_n_steps=4",
+    "lens.on_collapse=ignore",
+    "optimizer.base_lr=0.1",
+    "optimizer.warmup_epochs=0",
+    "evaluation.every_n_epochs=0",
+    "evaluation.untrained=false",
+    "evaluation.linear=false",
 )
 HEAD = ("method.projection_hidden_dim=32", "method.projection_dim=16")
 CLUSTERS = (*HEAD, "method.num_prototypes=12")
 KMEANS = (*CLUSTERS, "method.num_clusterings=2", "method.memory_bank_size=256")
 VIT = (
-    *("backbone.name=vit_tiny_patch16_224", "backbone.options.img_size=16"),
-    *("backbone.options.patch_size=4", "backbone.options.embed_dim=32"),
-    *("backbone.options.depth=1", "backbone.options.num_heads=2"),
-    *("optimizer=adamw", "optimizer.base_lr=0.001", "optimizer.warmup_epochs=0"),
+    "backbone.name=vit_tiny_patch16_224",
+    "backbone.options.img_size=16",
+    "backbone.options.patch_size=4",
+    "backbone.options.embed_dim=32",
+    "backbone.options.depth=1",
+    "backbone.options.num_heads=2",
+    "optimizer=adamw",
+    "optimizer.base_lr=0.001",
+    "optimizer.warmup_epochs=0",
 )
 DECODER = ("method.decoder_dim=32", "method.decoder_depth=1", "method.decoder_heads=2")
 OPTIONS = {

@@ -68,11 +68,19 @@ def settings(run: Run, options: argparse.Namespace) -> list[str]:
     return [
         *ESTIMATES[run.estimate],
         *COMMON,
-        *("method.target=shared", "optimizer.base_lr=0.06", "optimizer.warmup_epochs=1"),
-        *(f"method.score_rows={run.score_rows}", f"method.beta={run.beta:g}"),
-        *(f"batch_size={options.batch}", f"epochs={options.epochs}", f"seed={run.seed}"),
-        *("evaluation.linear=false", "evaluation.untrained=false", "lens.on_collapse=ignore"),
-        *("data.pipeline=device", *options.override),
+        "method.target=shared",
+        "optimizer.base_lr=0.06",
+        "optimizer.warmup_epochs=1",
+        f"method.score_rows={run.score_rows}",
+        f"method.beta={run.beta:g}",
+        f"batch_size={options.batch}",
+        f"epochs={options.epochs}",
+        f"seed={run.seed}",
+        "evaluation.linear=false",
+        "evaluation.untrained=false",
+        "lens.on_collapse=ignore",
+        "data.pipeline=device",
+        *options.override,
     ]
 
 

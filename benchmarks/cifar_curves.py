@@ -29,11 +29,18 @@ RUNS: dict[str, tuple[str, ...]] = {
     "mveb beta 0.03": ("method=mveb", "method.target=shared", "method.beta=0.03"),
     "mveb sphere auto": ("method=mveb", "method.target=shared", *SPHERE_AUTO),
     "mveb sphere auto beta 0.03": (
-        *("method=mveb", "method.target=shared", *SPHERE_AUTO, "method.beta=0.03"),
+        "method=mveb",
+        "method.target=shared",
+        *SPHERE_AUTO,
+        "method.beta=0.03",
     ),
     "mveb seed 1": ("method=mveb", "method.target=shared", "seed=1"),
     "mveb sphere auto beta 0.03 seed 1": (
-        *("method=mveb", "method.target=shared", *SPHERE_AUTO, "method.beta=0.03", "seed=1"),
+        "method=mveb",
+        "method.target=shared",
+        *SPHERE_AUTO,
+        "method.beta=0.03",
+        "seed=1",
     ),
     "mveb momentum target": ("method=mveb", "method.target=momentum"),
 }

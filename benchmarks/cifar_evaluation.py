@@ -24,8 +24,14 @@ from erssl.run.plots import plot_results
 
 PRETRAIN = (
     *COMMON,
-    *("method=mveb", "method.target=shared", "method.geometry=sphere", "method.eta=auto"),
-    *("method.beta=0.03", "batch_size=256", "seed=0", "evaluation.every_n_epochs=0"),
+    "method=mveb",
+    "method.target=shared",
+    "method.geometry=sphere",
+    "method.eta=auto",
+    "method.beta=0.03",
+    "batch_size=256",
+    "seed=0",
+    "evaluation.every_n_epochs=0",
 )
 RARELY = ("trainer.check_val_every_n_epoch=20",)
 # lightly's presets have a batch that suits a few thousand images; epochs as the time allows
@@ -33,13 +39,27 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "kNN": ("knn", "preset=lightly"),
     "linear, cached features": ("linear", "preset=lightly", "mode=cached", "seeds=3"),
     "linear, random crops": (
-        *("linear", "preset=lightly", "mode=augmented", "epochs=20", "crop_scale=[0.3,1.0]"),
+        "linear",
+        "preset=lightly",
+        "mode=augmented",
+        "epochs=20",
+        "crop_scale=[0.3,1.0]",
     ),
     "semi-supervised, 1 %": (
-        *("semi", "preset=mveb", "fraction=0.01", "seeds=3", *RARELY, "crop_scale=[0.3,1.0]"),
+        "semi",
+        "preset=mveb",
+        "fraction=0.01",
+        "seeds=3",
+        *RARELY,
+        "crop_scale=[0.3,1.0]",
     ),
     "semi-supervised, 10 %": (
-        *("semi", "preset=mveb", "fraction=0.1", "seeds=3", *RARELY, "crop_scale=[0.3,1.0]"),
+        "semi",
+        "preset=mveb",
+        "fraction=0.1",
+        "seeds=3",
+        *RARELY,
+        "crop_scale=[0.3,1.0]",
     ),
     "fine-tuning": ("finetune", "preset=lightly", "epochs=10", "crop_scale=[0.3,1.0]"),
 }

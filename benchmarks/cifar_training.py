@@ -35,10 +35,20 @@ def settings(epochs: int) -> list[str]:
     """Overrides of ``erssl pretrain`` beside the folders."""
     cifar = default_options("cifar10", root="none")
     return [
-        *("method=mveb", "data=imagefolder", "data.image_size=32", "data.views.recipe=cifar"),
-        *("data.verify=false", "data.pipeline=device", "backbone=resnet18_cifar", "optimizer=sgd"),
-        *(f"data.mean={list(cifar.mean)}", f"data.std={list(cifar.std)}"),
-        *("batch_size=512", f"epochs={epochs}", "evaluation.every_n_epochs=10", "seed=0"),
+        "method=mveb",
+        "data=imagefolder",
+        "data.image_size=32",
+        "data.views.recipe=cifar",
+        "data.verify=false",
+        "data.pipeline=device",
+        "backbone=resnet18_cifar",
+        "optimizer=sgd",
+        f"data.mean={list(cifar.mean)}",
+        f"data.std={list(cifar.std)}",
+        "batch_size=512",
+        f"epochs={epochs}",
+        "evaluation.every_n_epochs=10",
+        "seed=0",
         *(ON_GPU if device().type == "cuda" else ()),
     ]
 

@@ -30,8 +30,14 @@ SMALL = ("batch_size=2", "min_sizes=[96,128]", "max_size=192", "test_size=128", 
 FINETUNE = (*SMALL, "iterations=200", "checkpoint_period=50", "learning_rate=0.005")
 KILLED = (*SMALL, "iterations=40", "checkpoint_period=5")
 OVERFIT = (
-    *("batch_size=2", "min_sizes=[96]", "max_size=144", "test_size=96", "rois_per_image=16"),
-    *("iterations=300", "checkpoint_period=100", "learning_rate=0.01"),
+    "batch_size=2",
+    "min_sizes=[96]",
+    "max_size=144",
+    "test_size=96",
+    "rois_per_image=16",
+    "iterations=300",
+    "checkpoint_period=100",
+    "learning_rate=0.01",
 )
 IMAGES = 8  # that are learnt by heart
 OBJECTS, SIDE = 4, 64  # at most so many in each of them, none smaller than this (pixels)

@@ -26,8 +26,11 @@ LARGE, SMALL = 256, 32
 # A narrow bottleneck and a higher rate: wide and slow, the outputs hardly leave the uniform
 # distribution in so few steps.
 DINO = (
-    *("method.num_prototypes=1024", "method.projection_dim=64", "optimizer.base_lr=0.3"),
-    *("method.freeze_prototypes_epochs=0", "method.momentum_start=0.99"),
+    "method.num_prototypes=1024",
+    "method.projection_dim=64",
+    "optimizer.base_lr=0.3",
+    "method.freeze_prototypes_epochs=0",
+    "method.momentum_start=0.99",
 )
 NETWORK = {
     "simclr": ("method=simclr", "method.temperature=0.2"),
@@ -59,7 +62,10 @@ for _seed in (0, 1):
         "leave-one-out, queue 4096": ("method.leave_one_out=true", QUEUE),
     }.items():
         RUNS[f"simclr_er {_entropy} batch 64 seed {_seed}"] = (
-            *("method=simclr_er", "batch_size=64", f"seed={_seed}", *_overrides),
+            "method=simclr_er",
+            "batch_size=64",
+            f"seed={_seed}",
+            *_overrides,
         )
 RUNS["byol_er H of the prediction batch 256"] = (
     *RUNS[f"byol_er batch {LARGE}"],
@@ -71,7 +77,9 @@ KMEANS = (*CLUSTERS, "method.projection_dim=64", "method.memory_bank_size=6144")
 RUNS |= {
     "swav": ("method=swav", *SWAV, "method.freeze_prototypes_epochs=0"),
     "swav without Sinkhorn": (
-        *("method=swav", *SWAV, "method.freeze_prototypes_epochs=0"),
+        "method=swav",
+        *SWAV,
+        "method.freeze_prototypes_epochs=0",
         "method.sinkhorn_iterations=0",
     ),
     "swav_er": ("method=swav_er", *SWAV),

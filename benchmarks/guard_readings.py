@@ -20,14 +20,25 @@ from erssl.run.directory import LENS, read_lens
 
 FILE = RESULTS / "guard_readings.json"
 UNMEASURED = (
-    *("evaluation.every_n_epochs=0", "evaluation.untrained=false", "evaluation.linear=false"),
+    "evaluation.every_n_epochs=0",
+    "evaluation.untrained=false",
+    "evaluation.linear=false",
     "data.num_workers=0",
 )
 SHORT = ("epochs=4", "lens.every_n_steps=4")
 # what the guard looks at, or says
 COLUMNS = (
-    *("step", "nats_below_uniform_kde", "nats_below_uniform_knn", "entropy_k10", "mean_cosine"),
-    *("effective_rank", "discrete_entropy", "discrete_i_er", "log_k", "log_sphere_area", "log_n"),
+    "step",
+    "nats_below_uniform_kde",
+    "nats_below_uniform_knn",
+    "entropy_k10",
+    "mean_cosine",
+    "effective_rank",
+    "discrete_entropy",
+    "discrete_i_er",
+    "log_k",
+    "log_sphere_area",
+    "log_n",
 )
 HEALTHY: dict[str, tuple[str, ...]] = {
     "mveb": ("method=mveb", *SHORT),
@@ -35,15 +46,23 @@ HEALTHY: dict[str, tuple[str, ...]] = {
     "byol": ("method=byol", *SHORT),
     "dino": ("method=dino", *SHORT),
     "vicreg": (
-        *("method=vicreg", "optimizer.base_lr=0.02", "method.projection_dim=2048"),
-        *("method.projection_hidden_dim=1024", "epochs=12", "lens.every_n_steps=8"),
+        "method=vicreg",
+        "optimizer.base_lr=0.02",
+        "method.projection_dim=2048",
+        "method.projection_hidden_dim=1024",
+        "epochs=12",
+        "lens.every_n_steps=8",
     ),
     "swav": ("method=swav", "epochs=12", "lens.every_n_steps=10"),
 }
 COLLAPSING: dict[str, tuple[str, ...]] = {
     "mveb without entropy": (
-        *("method=mveb", "method.beta=1e-6", "method.projection_dim=256"),
-        *("method.projection_hidden_dim=256", "epochs=14", "lens.every_n_steps=11"),
+        "method=mveb",
+        "method.beta=1e-6",
+        "method.projection_dim=256",
+        "method.projection_hidden_dim=256",
+        "epochs=14",
+        "lens.every_n_steps=11",
     ),
 }
 

@@ -200,8 +200,15 @@ def lose_worker(study: Study, method: str) -> None:
 def break_image(study: Study, images: Path, workers: int) -> None:
     """An image file is cut while the run goes on, and put back afterwards."""
     overrides = (
-        *("data=imagefolder", f"data.train_dir={images}", "data.verify=true", "method=byol"),
-        *(*COMMON, *HEAD, "optimizer=sgd", "data.views.recipe=digits", "batch_size=8"),
+        "data=imagefolder",
+        f"data.train_dir={images}",
+        "data.verify=true",
+        "method=byol",
+        *COMMON,
+        *HEAD,
+        "optimizer=sgd",
+        "data.views.recipe=digits",
+        "batch_size=8",
         f"data.num_workers={workers}",
     )
     run_dir = study.new("run")

@@ -32,8 +32,11 @@ COMMON = (f"datasets=[{','.join(DATASETS)}]", "partial_ok=true", "num_workers=1"
 MODES = {
     "linear": ("mode=linear", "seeds=2"),
     "finetune": (
-        *("mode=finetune", "steps=20", "batch_size=32"),
-        *("learning_rates=[0.003,0.03,0.3]", "weight_decays=[0.0001]"),
+        "mode=finetune",
+        "steps=20",
+        "batch_size=32",
+        "learning_rates=[0.003,0.03,0.3]",
+        "weight_decays=[0.0001]",
     ),
 }
 ROWS = ("pretrained", "untrained")

@@ -71,10 +71,19 @@ def test_built_wheel_runs_from_another_folder(wheel, tmp_path):
     call(str(python), "-c", "from erssl.downstream.transfer.datasets import load_transfer")
     assert "mveb" in call(str(environment / "bin" / "erssl"), "methods")
     call(
-        *(str(environment / "bin" / "erssl"), "pretrain", "method=mveb", "epochs=1"),
-        *("backbone=timm", "backbone.name=test_resnet", "trainer.limit_train_batches=2"),
-        *("method.projection_dim=8", "evaluation.linear=false", "evaluation.untrained=false"),
-        *("data.num_workers=0", "run_dir=run", "evaluation.every_n_epochs=0"),
+        str(environment / "bin" / "erssl"),
+        "pretrain",
+        "method=mveb",
+        "epochs=1",
+        "backbone=timm",
+        "backbone.name=test_resnet",
+        "trainer.limit_train_batches=2",
+        "method.projection_dim=8",
+        "evaluation.linear=false",
+        "evaluation.untrained=false",
+        "data.num_workers=0",
+        "run_dir=run",
+        "evaluation.every_n_epochs=0",
     )
     assert (elsewhere / "run" / "results.json").is_file()
 

@@ -26,9 +26,27 @@ _AT_THE_END = {
     "untrained_linear_": ("{} before training", "logistic regression after training"),
 }
 _TOLD = {  # by other columns, or of no account for the result
-    *("checkpoint", "data", "run_dir", "overwrite", "resume", "plots", "seed", "seeds", "cache"),
-    *("cache_dir", "data.root", "data.train_dir", "data.val_dir", "data.num_workers", "preset"),
-    *("mode", "fraction", "k", "epochs", "trainer.accelerator", "trainer.devices"),
+    "checkpoint",
+    "data",
+    "run_dir",
+    "overwrite",
+    "resume",
+    "plots",
+    "seed",
+    "seeds",
+    "cache",
+    "cache_dir",
+    "data.root",
+    "data.train_dir",
+    "data.val_dir",
+    "data.num_workers",
+    "preset",
+    "mode",
+    "fraction",
+    "k",
+    "epochs",
+    "trainer.accelerator",
+    "trainer.devices",
 }
 _SETTING = ("preset", "mode", "fraction", "k", "epochs")
 _LARGEST = 1e100  # of a metric

@@ -17,8 +17,16 @@ from erssl.settings.evaluation import PIXELS, BackboneSettings
 _PATHS = ("train_images", "train_annotations", "val_images", "val_annotations")
 # Of a training that is resumed: where and how it runs, not what it computes.
 MAY_CHANGE = (
-    *("device", "devices", "num_workers", "verify", "eval_period", "checkpoint_period"),
-    *("eval_only", "checkpoint", "data_root", *_PATHS),  # whose content has a digest
+    "device",
+    "devices",
+    "num_workers",
+    "verify",
+    "eval_period",
+    "checkpoint_period",
+    "eval_only",
+    "checkpoint",
+    "data_root",
+    *_PATHS,  # whose content has a digest
 )
 
 

@@ -23,16 +23,35 @@ PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
 # Beside what every command of ours keeps to itself: each process validates on all images, at the
 # end of an epoch.
 _OWN_TRAINER_KEYS = (
-    *(*OWN_TRAINER_KEYS, "use_distributed_sampler", "fast_dev_run", "overfit_batches", "barebones"),
-    *("limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval"),
+    *OWN_TRAINER_KEYS,
+    "use_distributed_sampler",
+    "fast_dev_run",
+    "overfit_batches",
+    "barebones",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "val_check_interval",
 )
 # What ends a training within an epoch or before the last: an evaluation is all of its epochs.
 _LIMITS = ("max_steps", "max_time", "min_steps", "min_epochs", "limit_train_batches")
 # Of an evaluation that is resumed: where and how it runs, not what it computes.
 _MAY_CHANGE = (
-    *("resume", "overwrite", "run_dir", "plots", "cache", "cache_dir", "feature_batch_size"),
-    *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
-    *("trainer.strategy", "trainer.log_every_n_steps", "num_workers", "download"),
+    "resume",
+    "overwrite",
+    "run_dir",
+    "plots",
+    "cache",
+    "cache_dir",
+    "feature_batch_size",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "num_workers",
+    "download",
 )
 # Of what is evaluated and on what, which may change under the same name; after the terms for it.
 _DIGESTS = {

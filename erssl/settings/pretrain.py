@@ -32,13 +32,26 @@ from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 # What the command itself gives to a method's constructor.
 # What the commands themselves give to the Trainer.
 OWN_TRAINER_KEYS = (
-    *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_progress_bar"),
-    *("enable_checkpointing", "enable_model_summary", "plugins", "profiler", "model_registry"),
-    *("sync_batchnorm", "num_sanity_val_steps"),
+    "max_epochs",
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "enable_progress_bar",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "plugins",
+    "profiler",
+    "model_registry",
+    "sync_batchnorm",
+    "num_sanity_val_steps",
 )
 _OWN_METHOD_KEYS = (
-    *("batch_size_per_device", "num_classes", "backbone", "optimizer"),
-    *("channels_last", "compile"),
+    "batch_size_per_device",
+    "num_classes",
+    "backbone",
+    "optimizer",
+    "channels_last",
+    "compile",
 )
 
 
@@ -293,10 +306,21 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
 
 
 _MAY_CHANGE = (
-    *("run_dir", "resume", "overwrite", "data.num_workers", "trainer.accelerator"),
-    *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
-    *("lens.on_collapse", "lens.every_n_steps", "checkpoint_every_n_steps", "keep_checkpoints"),
-    *("on_nonfinite", "save_nonfinite_batch"),
+    "run_dir",
+    "resume",
+    "overwrite",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "lens.on_collapse",
+    "lens.every_n_steps",
+    "checkpoint_every_n_steps",
+    "keep_checkpoints",
+    "on_nonfinite",
+    "save_nonfinite_batch",
 )
 
 

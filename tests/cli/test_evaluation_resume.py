@@ -310,7 +310,11 @@ def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(evaluated, 
     assert evaluate(run_dir, *overrides) == 0
     left = {p.name for p in run_dir.iterdir()}
     assert left == {
-        *("notes.txt", "seed1-notes", "config.yaml", "environment.json", "report.md"),
+        "notes.txt",
+        "seed1-notes",
+        "config.yaml",
+        "environment.json",
+        "report.md",
         "results.json",
     }
     assert (run_dir / "seed1-notes" / "a.txt").read_text() == "mine"

@@ -139,8 +139,12 @@ def test_a_row_of_the_zoo_cannot_leave_the_folder_of_weights(tmp_path, fields):
 @pytest.mark.parametrize(
     "command",
     [
-        *(["report"], ["lens"], ["lens", "run", "run"], ["zoo", "add"]),
-        *(["knn", "data=digits", "checkpoint="], ["pretrain", "run_dir="]),
+        ["report"],
+        ["lens"],
+        ["lens", "run", "run"],
+        ["zoo", "add"],
+        ["knn", "data=digits", "checkpoint="],
+        ["pretrain", "run_dir="],
         ["pretrain", "data=imagefolder", "data.train_dir="],
     ],
 )

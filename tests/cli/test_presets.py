@@ -27,8 +27,15 @@ SETTINGS = {
     "finetune": FinetuneSettings,
 }
 COLUMNS = (
-    *("epochs", "batch_size", "optimizer", "momentum", "weight_decay", "lr_per_256"),
-    *("schedule", "final_lr", "head_init"),
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "lr_per_256",
+    "schedule",
+    "final_lr",
+    "head_init",
 )
 # SGD with momentum 0.9 everywhere; crops of torchvision's default area, flipped.
 TRAININGS = {

@@ -17,12 +17,21 @@ from erssl.callbacks import OnlineKNN
 from erssl.cli.main import main
 
 TINY = (
-    *("backbone=timm", "backbone.name=test_resnet", "method.projection_hidden_dim=32"),
-    *("method.projection_dim=16", "batch_size=64", "epochs=2", "data.num_workers=0"),
-    *("trainer.accelerator=cpu", "optimizer.base_lr=0.5", "evaluation.every_n_epochs=1"),
+    "backbone=timm",
+    "backbone.name=test_resnet",
+    "method.projection_hidden_dim=32",
+    "method.projection_dim=16",
+    "batch_size=64",
+    "epochs=2",
+    "data.num_workers=0",
+    "trainer.accelerator=cpu",
+    "optimizer.base_lr=0.5",
+    "evaluation.every_n_epochs=1",
 )
 UNMEASURED = (
-    *("evaluation.every_n_epochs=0", "evaluation.untrained=false", "evaluation.linear=false"),
+    "evaluation.every_n_epochs=0",
+    "evaluation.untrained=false",
+    "evaluation.linear=false",
     "trainer.limit_train_batches=8",
 )
 
@@ -45,16 +54,29 @@ def finished(tmp_path_factory):
 def test_run_directory_holds_what_it_promises(finished):
     names = {p.name for p in finished.iterdir()}
     expected = {
-        *("config.yaml", "checkpoints", "backbone.safetensors", "metrics.csv", "results.json"),
-        *("report.md", "curves.png", "environment.json"),
+        "config.yaml",
+        "checkpoints",
+        "backbone.safetensors",
+        "metrics.csv",
+        "results.json",
+        "report.md",
+        "curves.png",
+        "environment.json",
     }
     assert expected <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not [name for name in names if name.endswith(".partial") or name.startswith(".probe")]
     results = results_of(finished)
     assert set(results) == {
-        *("protocol", "dataset", "method", "metrics", "published", "seed", "config"),
-        *("environment", "wall_seconds"),
+        "protocol",
+        "dataset",
+        "method",
+        "metrics",
+        "published",
+        "seed",
+        "config",
+        "environment",
+        "wall_seconds",
     }
     for metric in ("knn_top1", "linear_top1", "untrained_knn_top1", "untrained_linear_top1"):
         assert 0.2 < results["metrics"][metric] <= 1

@@ -18,9 +18,17 @@ from ..methods.test_resume_to_the_bit import differences, rows
 from .test_pretrain import FOLDER, TINY, UNMEASURED, digit_folder, results_of
 
 OVERRIDES = (
-    *("pretrain", *TINY, *UNMEASURED, "method=byol", "batch_size=16", "lens.every_n_steps=2"),
-    *("trainer.limit_train_batches=4", "trainer.log_every_n_steps=1", "lens.probe_size=16"),
-    *("trainer.limit_val_batches=1", "lens.on_collapse=ignore"),
+    "pretrain",
+    *TINY,
+    *UNMEASURED,
+    "method=byol",
+    "batch_size=16",
+    "lens.every_n_steps=2",
+    "trainer.limit_train_batches=4",
+    "trainer.log_every_n_steps=1",
+    "lens.probe_size=16",
+    "trainer.limit_val_batches=1",
+    "lens.on_collapse=ignore",
 )
 SLURM = {"JOB_ID": "17", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
 SLURM |= {"JOB_NAME": "pretrain"}

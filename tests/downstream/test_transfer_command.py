@@ -27,8 +27,11 @@ def overrides(aircraft, flowers, tmp_path, monkeypatch):
     torch.manual_seed(0)
     save_backbone(build_backbone(OPTIONS), tmp_path / "backbone.safetensors", OPTIONS, SMALL)
     return [
-        *(f"checkpoint={tmp_path / 'backbone.safetensors'}", f"data_root={tmp_path}"),
-        *("datasets=[aircraft,flowers]", "partial_ok=true", "num_workers=0"),
+        f"checkpoint={tmp_path / 'backbone.safetensors'}",
+        f"data_root={tmp_path}",
+        "datasets=[aircraft,flowers]",
+        "partial_ok=true",
+        "num_workers=0",
         f"run_dir={tmp_path / 'suite'}",
     ]
 
@@ -149,8 +152,11 @@ def test_finetune_chooses_on_val_and_tests_once(overrides, tmp_path):
 
 
 GRID = [
-    *("mode=finetune", "steps=3", "batch_size=4"),
-    *("learning_rates=[0.01,0.001]", "weight_decays=[0.0]"),
+    "mode=finetune",
+    "steps=3",
+    "batch_size=4",
+    "learning_rates=[0.01,0.001]",
+    "weight_decays=[0.0]",
 ]
 
 

@@ -15,14 +15,15 @@ from .harness import WorkBegins
 
 # Where each command begins to compute, or to start others that do.
 _WORK = (
-    *("erssl.protocols.pretrain._train", "erssl.protocols.evaluation.Evaluation.features"),
-    *("erssl.protocols.linear.train_seeds", "erssl.protocols.semi.train_seeds"),
-    *(
-        "erssl.protocols.finetune.train_seeds",
-        "erssl.protocols.transfer._one",
-        "erssl.protocols.transfer_shares.launch",
-    ),
-    *("erssl.callbacks.er_lens.ERLens.read", "erssl.protocols.compare.start"),
+    "erssl.protocols.pretrain._train",
+    "erssl.protocols.evaluation.Evaluation.features",
+    "erssl.protocols.linear.train_seeds",
+    "erssl.protocols.semi.train_seeds",
+    "erssl.protocols.finetune.train_seeds",
+    "erssl.protocols.transfer._one",
+    "erssl.protocols.transfer_shares.launch",
+    "erssl.callbacks.er_lens.ERLens.read",
+    "erssl.protocols.compare.start",
     "erssl.protocols.embed._features",
 )
 

@@ -26,7 +26,9 @@ from erssl.settings.pretrain import read_settings
 
 TINY = BackboneOptions("resnet-9", "lightly", options={"width": 0.125, "num_ftrs": 8})
 TINY_OVERRIDES = [
-    *("backbone=timm", "backbone.library=lightly", "backbone.name=resnet-9"),
+    "backbone=timm",
+    "backbone.library=lightly",
+    "backbone.name=resnet-9",
     "backbone.options={width:0.125,num_ftrs:8}",
 ]
 PREPROCESSING = {"image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3, "interpolation": "bilinear"}

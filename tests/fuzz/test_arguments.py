@@ -31,14 +31,14 @@ _OWN = {
     "zoo": ["name", "url", "overwrite"],
     "report": ["output"],
     "methods": ["name"],
-}
+}  # fmt: skip
 # With these a command gets as far as it can.
 _SOUND = {
     "pretrain": ["method=simclr", "data=digits", "backbone=resnet10_small", "run_dir=out"],
     **{c: ["checkpoint=run", "run_dir=out"] for c in ("knn", "linear", "semi", "finetune")},
     "transfer": ["checkpoint=run", "data_root=data", "datasets=[dtd]", "run_dir=out"],
     "detect": [
-        *("checkpoint=random:resnet18", "data_root=data", "backend=torchvision", "run_dir=out"),
+        "checkpoint=random:resnet18", "data_root=data", "backend=torchvision", "run_dir=out",
     ],
     "lens": ["checkpoint=run"],
     "embed": ["checkpoint=run", "output=out"],
@@ -46,41 +46,37 @@ _SOUND = {
     "report": ["run"],
     "zoo": ["mocov2_800ep"],
     "methods": ["mveb"],
-}
+}  # fmt: skip
 _VALUES = st.one_of(
     st.sampled_from(
         [
-            *("0", "1", "-1", "2", "1.5", "nan", "inf", "-inf", "1e999", "9" * 400, "1_0", "0x10"),
-            *("true", "false", "null", "no", "None", "", " ", "''", "'", '"', "[]", "{}", "[", "{"),
-            *("[1,2]", "[null]", "[a,[b]]", "{a:1}", "{a:{b:2}}", "[[[1]]]", "1,2", "a,b", "1,"),
-            *(
-                "${seed}",
+            "0", "1", "-1", "2", "1.5", "nan", "inf", "-inf", "1e999", "9" * 400, "1_0", "0x10",
+            "true", "false", "null", "no", "None", "", " ", "''", "'", '"', "[]", "{}", "[", "{",
+            "[1,2]", "[null]", "[a,[b]]", "{a:1}", "{a:{b:2}}", "[[[1]]]", "1,2", "a,b", "1,",
+            "${seed}",
                 "${oc.env:HOME}",
                 "${x}",
                 "${",
                 "${method}",
                 "$(touch ran)",
                 "`touch ran`",
-            ),
-            *("range(1,3)", "choice(1,2)", "glob(*)", "sort(2,1)", "str(1)", "int(x)", "..", "a=b"),
-            *(
-                "run",
+            "range(1,3)", "choice(1,2)", "glob(*)", "sort(2,1)", "str(1)", "int(x)", "..", "a=b",
+            "run",
                 "run/config.yaml",
                 "run/checkpoints/last.ckpt",
                 "zoo:mocov2_800ep",
                 "zoo:",
                 "~",
-            ),
-            *("random:", "random:resnet18_cifar", "random:run", "pixels", "digits", "cifar10"),
-            *("imagefolder", "simclr", "mveb", "byol", "resnet18_cifar", "timm", "sgd", "lars"),
-            *("cpu", "cuda", "gpu", "auto", "[0]", "-5", "4096", "16-mixed", "ddp", "[[1]", "a: b"),
-            *("[" * 3000, "\u2028", "\x1b[31m", "x" * 5000, "%00", "\\", "a\\", "#", "@", "*"),
+            "random:", "random:resnet18_cifar", "random:run", "pixels", "digits", "cifar10",
+            "imagefolder", "simclr", "mveb", "byol", "resnet18_cifar", "timm", "sgd", "lars",
+            "cpu", "cuda", "gpu", "auto", "[0]", "-5", "4096", "16-mixed", "ddp", "[[1]", "a: b",
+            "[" * 3000, "\u2028", "\x1b[31m", "x" * 5000, "%00", "\\", "a\\", "#", "@", "*",
         ]
     ),
     st.integers(-5, 5000).map(str),
     st.floats().map(str),
     names.filter(lambda name: "\0" not in name),
-)
+)  # fmt: skip
 
 
 @cache

@@ -12,8 +12,15 @@ from erssl.settings.pretrain import read_sources
 @pytest.mark.parametrize(
     ("images", "devices", "batch"),
     [
-        *((5000, 1, 256), (1024, 1, 256), (1023, 1, 128), (100, 1, 16), (20, 1, 16), (9, 1, 9)),
-        *((100, 2, 16), (9, 2, 8), (1, 1, 2)),
+        (5000, 1, 256),
+        (1024, 1, 256),
+        (1023, 1, 128),
+        (100, 1, 16),
+        (20, 1, 16),
+        (9, 1, 9),
+        (100, 2, 16),
+        (9, 2, 8),
+        (1, 1, 2),
     ],
 )
 def test_the_batch_leaves_four_steps_of_an_epoch(images, devices, batch):

@@ -47,8 +47,14 @@ def folder(tmp_path):
 def test_the_header_counts(folder, overrides, steps):
     settings, _ = read_settings(
         [
-            *("data=imagefolder", f"data.train_dir={folder}", "batch_size=3", "epochs=7"),
-            *("data.num_workers=0", "data.image_size=16", "data.views.recipe=cifar", *overrides),
+            "data=imagefolder",
+            f"data.train_dir={folder}",
+            "batch_size=3",
+            "epochs=7",
+            "data.num_workers=0",
+            "data.image_size=16",
+            "data.views.recipe=cifar",
+            *overrides,
         ]
     )
     data = SSLDataModule(settings.data, 3, 0)

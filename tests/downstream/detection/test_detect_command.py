@@ -18,8 +18,15 @@ from erssl.run.directory import read_metrics
 from erssl.settings.detection import read_detect
 
 SMALL = (
-    *("backend=torchvision", "device=cpu", "num_workers=0", "batch_size=2", "iterations=4"),
-    *("min_sizes=[64]", "max_size=96", "test_size=64", "rois_per_image=8"),
+    "backend=torchvision",
+    "device=cpu",
+    "num_workers=0",
+    "batch_size=2",
+    "iterations=4",
+    "min_sizes=[64]",
+    "max_size=96",
+    "test_size=64",
+    "rois_per_image=8",
 )
 
 
@@ -115,9 +122,11 @@ def test_checkpoint_of_another_architecture(overrides, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("package", "sentence"),
-    [("detectron2", "tutorials/install.html says, or use backend=torchvision"),
-     ("pycocotools", "erssl[detection]")],
-)  # fmt: skip
+    [
+        ("detectron2", "tutorials/install.html says, or use backend=torchvision"),
+        ("pycocotools", "erssl[detection]"),
+    ],
+)
 def test_packages_that_are_not_there(overrides, package, sentence, capsys, monkeypatch):
     def spec(name):
         return None if name == package else object()
