@@ -233,7 +233,7 @@ def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
     said = {override.partition("=")[0] for override in overrides}
     if "backbone" in {key.partition(".")[0] for key in said}:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
-    data, composed = read_on(settings.data, words)
+    data, composed = read_on(settings.data, overrides)
     changes: dict[str, Any] = {"data": data}
     if any(key.startswith("lens.") for key in said):
         changes["lens"] = composed.lens
@@ -242,22 +242,22 @@ def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
     return dataclasses.replace(settings, **changes)
 
 
-def read_on(own: DataOptions, words: list[str]) -> tuple[DataOptions, PretrainSettings]:
-    """What is read of the images of a run, or of others that words name.
+def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, PretrainSettings]:
+    """What is read of the images of a run, or of others that overrides name.
 
     Preprocessing and views stay those of the run unless a word says otherwise.
 
     Args:
         own: The images of the run, and how it reads them.
-        words: ``key=value`` words, about data and else.
+        overrides: ``key=value``, about data and else.
 
     Returns:
-        The images to read, and all that the words come to.
+        The images to read, and all that the overrides come to.
 
     Raises:
         ConfigError: If a word is wrong.
     """
-    said = {word.partition("=")[0] for word in words}
+    said = {override.partition("=")[0] for override in overrides}
     if "data" not in said:
         places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
         overrides = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *overrides]
