@@ -17,7 +17,7 @@ from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.children import Children
 from erssl.run.console import say
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, environment
-from erssl.run.launch import count_jobs, hydra_words, launch
+from erssl.run.launch import count_jobs, hydra_overrides, launch
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.summary import read_results
@@ -55,14 +55,14 @@ class Planned:
         return None if is_finished(self.path) else failure_of(self.path)
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Train what the store lacks of a study, and write its page.
 
     Raises:
         ErsslError: If study, scale or a run of the grid cannot be; nothing has been trained then.
     """
-    launcher = hydra_words(words)
-    settings, further = read_study_settings([w for w in words if w not in launcher])
+    launcher = hydra_overrides(overrides)
+    settings, further = read_study_settings([o for o in overrides if o not in launcher])
     if settings.study is None:
         raise ConfigError(
             f"erssl study needs the name of a study; choose from: {', '.join(available_studies())}."

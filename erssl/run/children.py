@@ -32,14 +32,14 @@ class Children:
 
     def run(
         self,
-        words: Sequence[str],
+        arguments: Sequence[str],
         variables: Mapping[str, str] | None = None,
         heard: Callable[[str], None] | None = None,
     ) -> int:
         """Run a command and give its exit status.
 
         Args:
-            words: Of the command, without ``erssl``.
+            arguments: Of the command, without ``erssl``.
             variables: Its environment; ``None`` for that of this process.
             heard: Gets every line of its standard error, which is printed as well.
         """
@@ -47,7 +47,7 @@ class Children:
             return 128 + self._ending
         environment = {**(os.environ if variables is None else variables)}
         environment[PARENT_VARIABLE] = str(os.getpid())
-        command = [sys.executable, "-m", "erssl.cli.main", *words]
+        command = [sys.executable, "-m", "erssl.cli.main", *arguments]
         pipe = subprocess.PIPE if heard else None
         process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=pipe)
         self._running.add(process)
