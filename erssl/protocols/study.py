@@ -17,7 +17,7 @@ from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.children import Children
 from erssl.run.console import say
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, environment
-from erssl.run.launch import count_jobs, hydra_overrides, launch
+from erssl.run.launch import count_jobs, launch, launcher_overrides
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.summary import read_results
@@ -61,7 +61,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     Raises:
         ErsslError: If study, scale or a run of the grid cannot be; nothing has been trained then.
     """
-    launcher = hydra_overrides(overrides)
+    launcher = launcher_overrides(overrides)
     settings, further = read_study_settings([o for o in overrides if o not in launcher])
     if settings.study is None:
         raise ConfigError(

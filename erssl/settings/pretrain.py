@@ -334,7 +334,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     )
 
 
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "run_dir",
     "resume",
     "overwrite",
