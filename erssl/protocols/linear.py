@@ -77,7 +77,7 @@ def _on_features(
             with naming_folder(evaluation.path):
                 result = train_linear(train, val, classes, settings, seed, device)
                 keep_seed(folder, result.history, result.scores)
-        row, found = read_seed(folder)
+        row, own = read_seed(folder)
         metrics.append(row)
-        predicted = found if seed == settings.seed else predicted
+        predicted = own if seed == settings.seed else predicted
     return Evaluated(metrics, predicted)
