@@ -115,7 +115,7 @@ def read_subject(
     run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
     if checkpoint == PIXELS:
-        return Subject(_pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
+        return Subject(pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
     read = read_backbone(settings, console)
     data = _with_preprocessing(data, read.preprocessing, about_data)
     return Subject(read.backbone, read.name, read.description, data, console.quiet)
@@ -180,7 +180,8 @@ def _architecture(
     return named_architecture(what), {}
 
 
-def _pixels(data: DataOptions) -> nn.Module:
+def pixels(data: DataOptions) -> nn.Module:
+    """What gives the pixels of an image as its features."""
     flatten = nn.Flatten()
     flatten.feature_dim = 3 * data.image_size**2  # type: ignore[assignment]
     return flatten
