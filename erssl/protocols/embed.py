@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from erssl.data import Datasets, build_eval_transform, load_datasets
+from erssl.data import Datasets, build_eval_transform
 from erssl.data.folders import named
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation import Features, cached_features
@@ -66,7 +66,7 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     subject = read_subject(settings, about_data, console)
     check_input_size(subject.backbone, [subject.data.image_size])
     network, shape = _network(settings, subject)
-    datasets = load_datasets(subject.data)
+    datasets = subject.data.load()
     _say_images(datasets, console)
     splits = _splits(datasets, settings.split)
     parts = open_parts(path)

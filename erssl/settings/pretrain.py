@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pytorch_lightning import Trainer
 
 from erssl.data import DataOptions, ViewOptions, default_options
+from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
 from erssl.methods import OptimizerOptions, available_methods, get_method
@@ -222,15 +223,16 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
     own = settings.data
     if "data" not in said:
-        places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
-        words = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *words]
+        places = {k: getattr(own, k) for k in own.own_options()}
+        named = [f"data.{k}={place}" for k, place in places.items() if isinstance(place, str)]
+        words = [f"data={own.name}", *named, *words]
     composed, _ = read_settings(words)
     data = own
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
     # all at once, since some are checked together
-    changed: dict[str, Any] = {"val_fraction": None} if "data.val_dir" in said else {}
+    changed: dict[str, Any] = {}
     views: dict[str, Any] = {}
     for key in said:
         group, _, name = key.partition(".")
@@ -240,7 +242,7 @@ def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
         elif group == "data" and name:
             changed[name] = getattr(composed.data, name)
     changed["views"] = dataclasses.replace(changed.get("views", data.views), **views)
-    data = dataclasses.replace(data, **changed)
+    data = data.changed(**changed)
     changes: dict[str, Any] = {"data": data}
     if any(key.startswith("lens.") for key in said):
         changes["lens"] = composed.lens
@@ -256,7 +258,7 @@ def _read_config(file: Path) -> dict[str, Any]:
         optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
-            stored["data"] = {"exif": False} | stored["data"]  # as all images were read before
+            stored["data"] = earlier_options(stored["data"])
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
         name = stored["method"]["name"]
@@ -347,7 +349,7 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
     backbone = schema_from(BackboneOptions) | {"options": FREE}
     return schema_from(PretrainSettings) | {
         "method": {"name": str, **own} if known else FREE,
-        "data": schema_from(DataOptions),
+        "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
     }
