@@ -20,8 +20,8 @@ MULTI_CROP = [name for name, row in RECIPES.items() if row.local_scale is not No
 
 def _part(view, kind):
     """The transform of a kind inside one view."""
-    [found] = [t for t in view.transform.transforms if isinstance(t, kind)]
-    return found
+    [step] = [t for t in view.transform.transforms if isinstance(t, kind)]
+    return step
 
 
 def _jitter(view) -> dict[str, object]:
