@@ -245,7 +245,7 @@ def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
 def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, PretrainSettings]:
     """What is read of the images of a run, or of others that overrides name.
 
-    Preprocessing and views stay those of the run unless a word says otherwise.
+    Preprocessing and views stay those of the run unless an override says otherwise.
 
     Args:
         own: The images of the run, and how it reads them.
@@ -255,7 +255,7 @@ def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, Pretra
         The images to read, and all that the overrides come to.
 
     Raises:
-        ConfigError: If a word is wrong.
+        ConfigError: If an override is wrong.
     """
     said = {override.partition("=")[0] for override in overrides}
     if "data" not in said:
