@@ -56,9 +56,9 @@ def train_seeds(
         if not (settings.resume and is_finished(folder)):
             with naming_folder(evaluation.path) as signals:
                 _train(evaluation, settings, probe, indices, seed, folder, signals)
-        row, found = read_seed(folder)
+        row, own = read_seed(folder)
         metrics.append(row)
-        predicted = found if seed == settings.seed else predicted
+        predicted = own if seed == settings.seed else predicted
     return Evaluated(metrics, predicted)
 
 
@@ -191,7 +191,7 @@ def _train(
     backbone = copy.deepcopy(subject.backbone)
     backbone.preprocessing = subject.data.preprocessing  # type: ignore[assignment]
     module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)
-    found = resumed(folder) if settings.resume else None
+    resumed_from = resumed(folder) if settings.resume else None
     kept = RunCheckpoint(folder / LAST_CHECKPOINT, signals=signals)
     callbacks = [LiveProgress(Console(stderr=True, quiet=evaluation.subject.quiet)), kept]
     trainer = make_trainer(
@@ -199,10 +199,10 @@ def _train(
         folder,
         settings.epochs,
         callbacks,
-        found,
+        resumed_from,
         use_distributed_sampler=False,
     )
-    checkpoint = None if found is None else found.path
+    checkpoint = None if resumed_from is None else resumed_from.path
     os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -82,7 +82,7 @@ def _on_features(
                 result = train_linear(train, val, classes, settings, seed, device)
                 names = evaluation.datasets.class_names
                 keep_seed(folder, result.history, result.scores, result.head, names)
-        row, found = read_seed(folder)
+        row, own = read_seed(folder)
         metrics.append(row)
-        predicted = found if seed == settings.seed else predicted
+        predicted = own if seed == settings.seed else predicted
     return Evaluated(metrics, predicted)

@@ -36,7 +36,8 @@ h1 {{ font-size: 22px; }} h2 {{ font-size: 18px; margin-top: 32px; }}
   border-bottom: 1px solid #ddd; padding-bottom: 10px; }}
 figure {{ margin: 0; width: 116px; }}
 figure.query {{ border-right: 2px solid #999; padding-right: 10px; margin-right: 4px; }}
-figure img {{ display: block; max-width: 112px; max-height: 112px; image-rendering: auto; }}
+figure img {{ display: block; width: 112px; height: 112px; object-fit: contain;
+  object-position: left bottom; }}
 figcaption {{ font-size: 11px; overflow-wrap: anywhere; }}
 .other {{ color: {wrong}; }} .leak {{ color: {wrong}; font-weight: bold; }}
 svg {{ border: 1px solid #ddd; max-width: 100%; height: auto; }}
@@ -141,7 +142,7 @@ class _Page:
     def map(self, similar: Similar) -> list[str]:
         """The map as vector graphics: points in the colour of their class, and thumbnails."""
         names = sorted(set(self._rows.classes))
-        colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+        colours = dict(zip(names, _colours(len(names)), strict=True))
         low, high = similar.places.min(axis=0), similar.places.max(axis=0)
         span = np.where(high > low, high - low, 1.0)
         share = np.where(high > low, (similar.places - low) / span, 0.5)
@@ -203,6 +204,13 @@ class _Page:
             text = base64.b64encode(content.getvalue()).decode()
             self._thumbnails[number] = f"data:image/jpeg;base64,{text}"
         return self._thumbnails[number]
+
+
+def _colours(count: int) -> Sequence[str]:
+    """As many colours; beyond the palette hues of equal distance, in turns dark and light."""
+    if count <= len(PALETTE):
+        return PALETTE[:count]
+    return [f"hsl({360 * i // count},70%,{(38, 58)[i % 2]}%)" for i in range(count)]
 
 
 def _text(text: str) -> str:

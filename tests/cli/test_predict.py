@@ -106,9 +106,9 @@ def of_names(tmp_path_factory):
                 noise[..., min(number, 2)] += 80 if number < 3 else 0
                 image = Image.fromarray((noise + 40 * (number == 3)).astype(np.uint8))
                 image.save(folder / split / name / f"-{i}.png")
-    words = (*CACHED, "data=imagefolder", f"data.train_dir={folder / 'train'}", "batch_size=16")
-    words = (*words, f"data.val_dir={folder / 'val'}", "data.image_size=24", "epochs=60")
-    assert evaluate(folder / "run", "linear", *words, "checkpoint=random:test_resnet") == 0
+    overrides = (*CACHED, "data=imagefolder", f"data.train_dir={folder / 'train'}", "batch_size=16")
+    overrides = (*overrides, f"data.val_dir={folder / 'val'}", "data.image_size=24", "epochs=60")
+    assert evaluate(folder / "run", "linear", *overrides, "checkpoint=random:test_resnet") == 0
     return folder
 
 
@@ -117,8 +117,8 @@ def test_a_folder_without_some_classes_goes_by_names(of_names, tmp_path, capsys,
     # in the run 2 is class 1 and @cat… class 3; here they are 1 and 2
     for name, new in (("2", "2"), ("@cat $x_1$", "@cat $x_1$"), ("10", "10 of another kind")):
         shutil.copytree(of_names / "val" / name, tmp_path / "photos" / new)
-    words = [f"checkpoint={of_names / 'run'}", "data=photos", "data.num_workers=0", "top=null"]
-    assert main(["predict", *words]) == 0
+    overrides = [f"checkpoint={of_names / 'run'}", "data=photos", "data.num_workers=0", "top=null"]
+    assert main(["predict", *overrides]) == 0
     said = capsys.readouterr().out
     assert "4 of 12 images are of classes that the classifier does not know" in " ".join(
         said.split()
@@ -132,7 +132,7 @@ def test_a_folder_without_some_classes_goes_by_names(of_names, tmp_path, capsys,
     assert list(rows[0])[4:] == ["10", "2", "'=1+1", "'@cat $x_1$"]
     with Image.open(tmp_path / "predictions.png") as sheet:
         assert np.asarray(sheet.convert("RGB")).std() > 10
-    assert main(["predict", *words]) == 2
+    assert main(["predict", *overrides]) == 2
     assert "predictions.csv exists; name another output" in " ".join(
         capsys.readouterr().err.split()
     )
