@@ -1,10 +1,10 @@
-"""Can anything that a user's files and words hold end in more than one of our errors?
+"""Can anything that a user's files and command lines hold end in more than one of our errors?
 
     python -m benchmarks.fuzz
 
 The cases of ``tests/fuzz``, at least 10,000 of them: files that are damaged, made up or hostile,
-and words of the command line. Each is accepted, or refused by one of our errors with a message of
-one line; anything else is a failure: another exception, a case that takes too long or too much
+and arguments of the command line. Each is accepted, or refused by one of our errors with a message
+of one line; anything else is a failure: another exception, a case that takes too long or too much
 memory, a process, a connection, an import by a pickle, or a file written outside of the case's
 folder. The property is seen by an audit hook of the interpreter, in one process on one thread.
 Writes ``benchmarks/results/fuzz.json`` and ends with status 1 where a case failed.
@@ -25,16 +25,16 @@ from erssl.files import write_json
 from erssl.run.directory import environment
 from tests.fuzz import (
     test_annotations,
+    test_arguments,
     test_checkpoints,
     test_images,
     test_results,
     test_transfer_lists,
-    test_words,
 )
 from tests.fuzz.harness import MEMORY, SECONDS, Outcome, Surface, run_many
 
 SURFACES: list[Surface] = [
-    test_words.SURFACE,
+    test_arguments.SURFACE,
     test_checkpoints.SURFACE,
     *test_images.SURFACES,
     test_transfer_lists.SURFACE,
@@ -54,17 +54,17 @@ def main() -> int:
     began = time.perf_counter()
     surfaces = {}
     for surface in SURFACES:
-        surfaces[surface.name] = found = measure(
+        surfaces[surface.name] = outcome = measure(
             surface, -(-options.cases * surface.share // shares), options.seed
         )
-        print(f"{surface.name}: {counted(found)}, {found['seconds']:.0f} s", flush=True)
+        print(f"{surface.name}: {counted(outcome)}, {outcome['seconds']:.0f} s", flush=True)
     report: dict[str, Any] = {
         "command": f"python -m benchmarks.fuzz --cases {options.cases} --seed {options.seed}",
         "seed": options.seed,
         "limits": {"seconds_of_a_case": SECONDS, "bytes_of_a_case": MEMORY},
         "threads": torch.get_num_threads(),
         "totals": {
-            key: sum(found[key] for found in surfaces.values())
+            key: sum(outcome[key] for outcome in surfaces.values())
             for key in ("cases", "distinct_cases", "accepted", "refused", "failed")
         },
         "surfaces": surfaces,
@@ -112,11 +112,11 @@ def measure(surface: Surface, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def counted(found: dict[str, Any]) -> str:
+def counted(outcome: dict[str, Any]) -> str:
     """The counts in a line."""
     return (
-        f"{found['cases']} cases ({found['distinct_cases']} distinct), {found['accepted']} "
-        f"accepted, {found['refused']} refused, {found['failed']} failed"
+        f"{outcome['cases']} cases ({outcome['distinct_cases']} distinct), {outcome['accepted']} "
+        f"accepted, {outcome['refused']} refused, {outcome['failed']} failed"
     )
 
 

@@ -1,6 +1,7 @@
 """The commands as Python functions: the numbers of the command line, a process left as it was."""
 
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from erssl.settings.arguments import overrides_of
 
 from .cli.test_pretrain import TINY, UNMEASURED
 
-_PAIRS = [word.partition("=")[::2] for word in (*TINY, *UNMEASURED, "epochs=1")]
+_PAIRS = [override.partition("=")[::2] for override in (*TINY, *UNMEASURED, "epochs=1")]
 QUICK = {key: value for key, value in _PAIRS if not key.startswith("backbone")}
 BACKBONE = {"backbone": "timm", "backbone.name": "test_resnet"}
 
@@ -67,8 +68,8 @@ def run(tmp_path_factory):
 
 
 def test_a_function_is_its_command(run, tmp_path):
-    words = [f"{key}={value}" for key, value in {**BACKBONE, **QUICK}.items()]
-    assert main(["pretrain", "method=simclr", *words, f"run_dir={tmp_path / 'run'}"]) == 0
+    overrides = [f"{key}={value}" for key, value in {**BACKBONE, **QUICK}.items()]
+    assert main(["pretrain", "method=simclr", *overrides, f"run_dir={tmp_path / 'run'}"]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert run.metrics == results["metrics"] == run.results["metrics"]
     theirs = {p.name for p in (tmp_path / "run").iterdir() if "tfevents" not in p.name}
@@ -240,5 +241,8 @@ def test_functions_stay_callable_after_every_module_is_imported():
     for module in pkgutil.walk_packages(erssl.__path__, "erssl."):
         if not module.name.rpartition(".")[2].startswith("detectron2") and "c4" not in module.name:
             importlib.import_module(module.name)
-    for name in erssl.__all__:
-        assert name == "__version__" or callable(getattr(erssl, name))
+    packages = [erssl, *(getattr(erssl, name) for name in erssl._SUBPACKAGES)]
+    for package in packages:
+        public = [getattr(package, name) for name in getattr(package, "__all__", ())]
+        assert not [value for value in public if inspect.ismodule(value)], package.__name__
+    assert all(callable(getattr(erssl, name)) for name in erssl.__all__ if name != "__version__")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from erssl.data.options import DataOptions
+from erssl.data.options import loader_processes
 from erssl.downstream.detection.coco import (
     CocoImage,
     CocoSource,
@@ -139,11 +139,11 @@ def work(arguments: Namespace) -> Any:
     return trainer.results
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        words: The command line; that of the process where nothing is given.
+        command_line: Its arguments; those of the process where nothing is given.
 
     Returns:
         0, or 2 after an error of the input, which is printed in one sentence.
@@ -152,7 +152,7 @@ def main(words: Sequence[str] | None = None) -> int:
         require_detectron2()
         from detectron2.engine import default_argument_parser
 
-        arguments = default_argument_parser().parse_args(words)
+        arguments = default_argument_parser().parse_args(command_line)
         if not arguments.config_file:
             raise ConfigError(
                 "--config-file is missing; give one of erssl's, such as mask_rcnn_R_50_FPN_1x.yaml."
@@ -179,7 +179,7 @@ def _check_files(images: Sequence[CocoImage], name: str, notes: Sequence[str] = 
 
     if not comm.is_main_process():
         return
-    for note in (*notes, *check_sizes(images, name, DataOptions().workers)):
+    for note in (*notes, *check_sizes(images, name, loader_processes(None))):
         logging.getLogger("detectron2.erssl").warning(note)
 
 

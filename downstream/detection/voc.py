@@ -21,10 +21,10 @@ from erssl.downstream.detection.coco_checks import some
 from erssl.errors import DataError
 
 CLASS_NAMES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _ASKED_BY_EVALUATION = ("pose", "truncated", "difficult")
 
@@ -208,7 +208,7 @@ def _read_image(file: Path, path: Path, number: int, test: bool) -> tuple[CocoIm
 
 
 def _text(element: ET.Element, path: str) -> str:
-    found = element.findtext(path)
-    if found is None:
+    text = element.findtext(path)
+    if text is None:
         raise KeyError(f"it has no {path}")
-    return found
+    return text

@@ -25,8 +25,11 @@ from erssl.models.weights_files import check_values
 _IN_MODEL = re.compile(r"(?:backbone\.bottom_up|backbone|roi_heads)\.((?:stem|res[2-5]\.\d+)\..+)")
 _OF_ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"),
-    *(("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict")),
-    *(("_codecs", "encode"), ("numpy.core.numeric", "_frombuffer")),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    ("numpy.core.numeric", "_frombuffer"),
 }
 _OWN = re.compile(r"(stem|res[2-5]\.\d+)\..+")
 
@@ -207,12 +210,12 @@ class _Arrays(pickle.Unpickler):
 
 def _backbone_names(model: nn.Module) -> dict[str, str]:
     """Names within a ResNet, and in the detector, of all that a backbone's checkpoint has."""
-    found = {}
+    names = {}
     for name in model.state_dict():
         inside = _IN_MODEL.fullmatch(name)
         if inside and not name.endswith("num_batches_tracked"):
-            found[inside[1]] = name
-    return found
+            names[inside[1]] = name
+    return names
 
 
 def _detectron2_file(path: Path) -> dict[str, Tensor] | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
-from erssl.data.datasets import TransformedDataset, load_datasets
+from erssl.data.datasets import TransformedDataset
 from erssl.data.draws import EpochSampler, place_in, seed_worker
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
@@ -108,7 +108,7 @@ class SSLDataModule(LightningDataModule):
         unknown = (1.0,) * options.channels
         views = build_views(options.views, options.image_size, unknown, unknown)
         make_pipeline(options.pipeline, views)
-        self.datasets = load_datasets(options)
+        self.datasets = options.load()
         self.options = options = options.measured(self.datasets.train)
         size, mean, std = options.image_size, options.mean, options.std
         self.train_transform = build_views(options.views, size, mean, std)
@@ -141,8 +141,8 @@ class SSLDataModule(LightningDataModule):
     @property
     def measurable(self) -> bool:
         """Whether accuracy can be measured: labelled validation images of several classes."""
-        found = self.datasets
-        return found.val is not None and found.labelled and found.num_classes > 1
+        datasets = self.datasets
+        return datasets.val is not None and datasets.labelled and datasets.num_classes > 1
 
     def probe_views(self, size: int | None = None) -> tuple[Tensor, Tensor]:
         """Draw two views of a fixed set of images, for the lens.
@@ -232,8 +232,8 @@ class SSLDataModule(LightningDataModule):
         images = self.datasets.train if split == "train" else self.datasets.val
         if images is None:
             raise DataError(
-                f"data.name={self.options.name} has no validation images here; name a folder of "
-                "them with data.val_dir."
+                f"data.name={self.options.name} has no validation images here; "
+                f"{self.options.needs_val}."
             )
         return self._loader(TransformedDataset(images, self.eval_transform))
 

@@ -9,39 +9,41 @@ from torch import Tensor
 
 from erssl.errors import DataError
 from erssl.models.architectures import architecture_label, infer_architecture
-from erssl.models.layouts import Found, whole_sets
+from erssl.models.layouts import BackboneWeights, whole_sets
 from erssl.models.state_dicts import at, named_tensors, place_name, places, under
 
 _STEMS = ("conv1.weight", "patch_embed.proj.weight")  # whose shapes tell an architecture
 _OFFERED = 3
 
 
-def other_sets(content: Mapping[str, Any], found: Found) -> tuple[str, tuple[str, ...]]:
+def other_sets(
+    content: Mapping[str, Any], extracted: BackboneWeights
+) -> tuple[str, tuple[str, ...]]:
     """Which of several whole sets of weights was taken, and what takes each of the others.
 
     Args:
         content: What the file holds.
-        found: The set that was taken.
+        extracted: The set that was taken.
 
     Returns:
         A phrase such as ``prefix=backbone. in state_dict``, and the arguments that take each
         other set; nothing where there is no other.
     """
-    rule = found.layout
-    own = under(found.named, rule.prefix)
+    rule = extracted.layout
+    own = under(extracted.named, rule.prefix)
     wanted = {name: tensor for name, tensor in own.items() if not name.startswith(rule.heads)}
     if not wanted:
         return "", ()
-    here = (found.place, rule.prefix)
+    here = (extracted.place, rule.prefix)
     others = [each for each in whole_sets(content, wanted) if each != here]
-    several_places = any(place != found.place for place, _ in others)
+    several_places = any(place != extracted.place for place, _ in others)
     several_prefixes = any(prefix != rule.prefix for _, prefix in others)
-    words = [
-        _argument(place, prefix, place != found.place, prefix != rule.prefix)
+    arguments = [
+        _argument(place, prefix, place != extracted.place, prefix != rule.prefix)
         for place, prefix in others
     ]
-    taken = _argument(found.place, rule.prefix, several_places, several_prefixes)
-    return taken, tuple(words)
+    taken = _argument(extracted.place, rule.prefix, several_places, several_prefixes)
+    return taken, tuple(arguments)
 
 
 def offer(content: Mapping[str, Any], planned: Mapping[str, Tensor] | None) -> str:
@@ -70,7 +72,7 @@ def offer(content: Mapping[str, Any], planned: Mapping[str, Tensor] | None) -> s
 
 
 def _whole(state: Mapping[str, Tensor], planned: Mapping[str, Tensor] | None) -> str:
-    """The architecture that weights are a whole backbone of, in a word; empty where they are not.
+    """Name the architecture that weights are a whole backbone of; empty where they are not.
 
     Shapes tell an architecture by the blocks that are there; that is taken for whole.
     """
@@ -85,6 +87,6 @@ def _whole(state: Mapping[str, Tensor], planned: Mapping[str, Tensor] | None) ->
 
 
 def _argument(place: tuple[str, ...], prefix: str, with_place: bool, with_prefix: bool) -> str:
-    words = [f"weights={place_name(place)}"] if with_place else []
-    words += ["prefix=" + (prefix.rstrip(".") or "''")] if with_prefix else []
-    return " ".join(words) or f"weights={place_name(place)}"
+    parts = [f"weights={place_name(place)}"] if with_place else []
+    parts += ["prefix=" + (prefix.rstrip(".") or "''")] if with_prefix else []
+    return " ".join(parts) or f"weights={place_name(place)}"

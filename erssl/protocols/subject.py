@@ -36,14 +36,14 @@ class Subject:
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
-        found: One sentence on what was read.
+        description: One sentence on what was read.
         data: The images, with the preprocessing that came with the weights.
         quiet: Whether nothing is printed meanwhile.
     """
 
     backbone: nn.Module
     name: str
-    found: str
+    description: str
     data: DataOptions
     quiet: bool = False
 
@@ -60,13 +60,13 @@ class Read:
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
-        found: One sentence on what was read.
+        description: One sentence on what was read.
         preprocessing: What came with the weights; empty where nothing is known.
     """
 
     backbone: nn.Module
     name: str
-    found: str
+    description: str
     preprocessing: Mapping[str, Any]
 
 
@@ -82,8 +82,8 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
         with isolate_rng(include_cuda=False):
             torch.manual_seed(settings.seed)
             backbone = build_backbone(architecture).eval()
-        found = f"random weights of {architecture.name}, seed {settings.seed}"
-        return Read(backbone, f"untrained {architecture.name}", found, preprocessing)
+        description = f"random weights of {architecture.name}, seed {settings.seed}"
+        return Read(backbone, f"untrained {architecture.name}", description, preprocessing)
     backbone = load_backbone(
         checkpoint,
         settings.arch,
@@ -107,7 +107,7 @@ def read_subject(
     """Read the backbone, and decide what it is evaluated on.
 
     A run is evaluated on its own images where nothing is said. Image size, channel statistics and
-    interpolation are those that came with the weights unless a word says otherwise.
+    interpolation are those that came with the weights unless an override says otherwise.
 
     Raises:
         ErsslError: If the checkpoint cannot be read, or no data are named.
@@ -116,14 +116,14 @@ def read_subject(
     run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
     if checkpoint == PIXELS:
-        return Subject(_pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
+        return Subject(pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
     read = read_backbone(settings, console)
     architecture: Any = getattr(read.backbone, "architecture", None)
     channels = data.channels  # of a user's own module, which does not say them
     if isinstance(architecture, BackboneOptions) and architecture.library != "object":
         channels = architecture.in_channels
     data = _with_preprocessing(data, read.preprocessing, about_data, channels)
-    return Subject(read.backbone, read.name, read.found, data, console.quiet)
+    return Subject(read.backbone, read.name, read.description, data, console.quiet)
 
 
 def _say(sentence: str, console: Console) -> None:
@@ -153,7 +153,7 @@ def run_of(checkpoint: str) -> Path | None:
 def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptions:
     if run is not None:
         return run_settings(run, about_data).data
-    if not any(word.startswith("data=") for word in about_data):
+    if not any(override.startswith("data=") for override in about_data):
         raise ConfigError(f"checkpoint={checkpoint} needs data=<what to evaluate it on>.")
     return read_settings(about_data)[0].data
 
@@ -161,7 +161,7 @@ def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptio
 def _with_preprocessing(
     data: DataOptions, preprocessing: Any, about_data: Sequence[str], channels: int
 ) -> DataOptions:
-    said = {word.partition("=")[0] for word in about_data}
+    said = {override.partition("=")[0] for override in about_data}
     own = {"channels": channels, **preprocessing}
     if data.channels != channels and "data.channels" in said:
         raise ConfigError(
@@ -189,7 +189,8 @@ def _architecture(
     return named_architecture(what), {}
 
 
-def _pixels(data: DataOptions) -> nn.Module:
+def pixels(data: DataOptions) -> nn.Module:
+    """What gives the pixels of an image as its features."""
     flatten = nn.Flatten()
     flatten.feature_dim = data.channels * data.image_size**2  # type: ignore[assignment]
     return flatten

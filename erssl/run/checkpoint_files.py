@@ -27,7 +27,13 @@ _TAG = b"erssl-sha256:"
 _COMMENT = len(_TAG) + 64
 _BLOCK = 2**22
 _UNREADABLE = (
-    *(RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, UnpicklingError),
+    RuntimeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
+    UnpicklingError,
     zipfile.BadZipFile,
 )
 
@@ -240,7 +246,8 @@ def _kept(path: Path) -> list[Path]:
         for file in path.parent.glob(f"{path.stem}-*{path.suffix}")
         if (number := file.stem.removeprefix(f"{path.stem}-")).isdigit()
     }
-    return [path] * path.is_file() + [older[number] for number in sorted(older)]
+    newest = [path] if path.is_file() else []
+    return newest + [older[number] for number in sorted(older)]
 
 
 def _flush_folder(folder: Path) -> None:

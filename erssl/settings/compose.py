@@ -1,4 +1,4 @@
-"""From words on the command line to checked options, before any work is done.
+"""From overrides on the command line to checked options, before any work is done.
 
 The YAML files are layers (:mod:`erssl.layers`); what may stand in them is decided by the
 dataclasses and signatures that read them, so that a key which nothing reads, or a value of the
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from erssl.announced import announces
 from erssl.errors import ConfigError
 from erssl.layers import (
     ConfigFile,
@@ -40,6 +41,11 @@ Schema = dict[str, Any]
 """Valid keys of a node and what each takes: a type annotation, or a schema for a nested node."""
 
 GROUPS = ("method", "data", "backbone", "optimizer", "trainer", "experiment")
+# Where the options of a group are registered that have no file among ours.
+_REGISTRIES = {
+    "method": ("erssl.methods.registry", "available_methods"),
+    "data": ("erssl.data.registry", "available_datasets"),
+}
 PRETRAIN_GROUPS = {group: group for group in GROUPS}
 FREE: Any = object()  # a node whose keys somebody else checks
 
@@ -68,7 +74,7 @@ def compose_sources(
 
     Args:
         config_name: The YAML file without its ending.
-        overrides: Words such as ``method=mveb`` or ``optimizer.base_lr=0.3``.
+        overrides: Texts such as ``method=mveb`` or ``optimizer.base_lr=0.3``.
         schema_of: Gives the schema of a composed config; it depends on the chosen method.
         groups: Keys that choose a YAML file, and the folder of ``configs`` that each chooses from.
 
@@ -76,9 +82,9 @@ def compose_sources(
         Nested dictionary of plain values, and where each comes from by its dotted key.
 
     Raises:
-        ConfigError: If a word is not ``key=value``, or a key or value is unknown.
+        ConfigError: If an override is not ``key=value``, or a key or value is unknown.
     """
-    pairs = [_split(word) for word in overrides]
+    pairs = [_split(override) for override in overrides]
     chosen = {groups[key]: _option(key, v, groups[key]) for key, v in pairs if key in groups}
     layers = _layers(config_name, chosen)
     schema = schema_of(_resolved(merge_layers(layers)[0]))
@@ -157,19 +163,19 @@ def group_options(group: str) -> list[str]:
     """Names that may be chosen for a config group, such as the methods for ``method``."""
     folder = files("erssl.configs").joinpath(*group.split("/"))
     names = {f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")}
-    # each of our own has a file; to ask the registry takes seconds, for torch has to be there
-    others = "erssl.methods" in sys.modules or entry_points(group="erssl.methods")
-    if group == "method" and others:
-        from erssl.methods import available_methods
-
-        names.update(available_methods())
+    # each of our own has a file; to ask a registry takes seconds, for torch has to be there
+    if group in _REGISTRIES:
+        module, available = _REGISTRIES[group]
+        if module in sys.modules or announces(group):
+            names.update(getattr(importlib.import_module(module), available)())
     return sorted(names)
 
 
 def schema_from(reader: Callable[..., Any], without: Iterable[str] = ()) -> Schema:
     """Keys that a function, class or dataclass takes, nested dataclasses as nested schemas."""
     function = reader.__init__ if inspect.isclass(reader) else reader
-    hints = get_type_hints(function)
+    # of a dataclass each class of its line is read with the names of its own module
+    hints = get_type_hints(reader if dataclasses.is_dataclass(reader) else function)
     schema: Schema = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "self" or name in without:
@@ -186,26 +192,26 @@ def schema_from(reader: Callable[..., Any], without: Iterable[str] = ()) -> Sche
     return schema
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str]) -> str:
     """The hint of an error sentence: what was probably meant, and what there is."""
     names = sorted(choices)
-    close = difflib.get_close_matches(word, names, n=5, cutoff=0.5)
-    close.sort(key=lambda name: sorted(name) != sorted(word))  # letters that changed places
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    close.sort(key=lambda choice: sorted(choice) != sorted(name))  # letters that changed places
     return (f"did you mean {close[0]}? " if close else "") + f"Choose from: {', '.join(names)}."
 
 
-def _split(word: str) -> tuple[str, str]:
-    key, sign, value = word.partition("=")
+def _split(override: str) -> tuple[str, str]:
+    key, sign, value = override.partition("=")
     if not sign or not key or key.startswith(("+", "~", "-")):
         raise ConfigError(
-            f"{word!r} is not understood; give settings as key=value, for example "
+            f"{override!r} is not understood; give settings as key=value, for example "
             "method=mveb or optimizer.base_lr=0.3."
         )
     return key, value
 
 
 def _option(key: str, value: str, group: str) -> str | None:
-    """The option that a word chooses of a group."""
+    """The option that an override chooses of a group."""
     options = group_options(group)
     if value in options:
         return value
@@ -294,7 +300,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(hint, type) and isinstance(value, hint)
 
 
-_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 
 
 def _describe(hint: Any) -> str:
@@ -306,5 +312,5 @@ def _describe(hint: Any) -> str:
     if hint is None or hint is type(None):
         return "null"
     if origin is not None:
-        return f"a list like [{', '.join(_WORDS.get(a, '…') for a in args if a is not Ellipsis)}]"
-    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+        return f"a list like [{', '.join(_KINDS.get(a, '…') for a in args if a is not Ellipsis)}]"
+    return _KINDS.get(hint, getattr(hint, "__name__", str(hint)))

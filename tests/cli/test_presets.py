@@ -27,8 +27,15 @@ SETTINGS = {
     "finetune": FinetuneSettings,
 }
 COLUMNS = (
-    *("epochs", "batch_size", "optimizer", "momentum", "weight_decay", "lr_per_256"),
-    *("schedule", "final_lr", "head_init"),
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "lr_per_256",
+    "schedule",
+    "final_lr",
+    "head_init",
 )
 # SGD with momentum 0.9 everywhere; crops of torchvision's default area, flipped.
 TRAININGS = {
@@ -53,14 +60,14 @@ KNN = {"lightly": (200, 0.1), "mveb": (200, 0.1), "dino": (20, 0.07)}
 DEFAULTS = {"knn": "lightly", "linear": "auto", "semi": "auto", "finetune": "auto"}
 
 
-def read(command, *words):
-    return read_protocol(command, SETTINGS[command], ["checkpoint=x", *words])[0]
+def read(command, *overrides):
+    return read_protocol(command, SETTINGS[command], ["checkpoint=x", *overrides])[0]
 
 
 @pytest.mark.parametrize("command", SETTINGS)
 def test_every_preset_is_in_these_tables(command):
     known = {"knn": KNN, "linear": LINEAR_LR, "semi": SEMI_LR, "finetune": ["lightly"]}[command]
-    auto = ["auto"] * (command != "knn")
+    auto = [] if command == "knn" else ["auto"]
     assert sorted([*known, *auto]) == group_options(f"preset/{command}")
     assert read(command).preset == DEFAULTS[command]
 
@@ -68,8 +75,8 @@ def test_every_preset_is_in_these_tables(command):
 @pytest.mark.parametrize(("command", "preset"), TRAININGS)
 def test_a_preset_trains_as_its_papers_code_does(command, preset):
     settings = read(command, f"preset={preset}")
-    found = tuple(getattr(settings, column) for column in COLUMNS)
-    assert found == TRAININGS[command, preset]
+    actual = tuple(getattr(settings, column) for column in COLUMNS)
+    assert actual == TRAININGS[command, preset]
     assert (settings.preset, settings.crop_scale, settings.flip) == (preset, (0.08, 1.0), True)
 
 
@@ -84,8 +91,8 @@ def test_a_semi_supervised_preset_has_its_papers_rates_of_the_nearer_fraction(pr
     one, ten = SEMI_LR[preset]
     settings = read("semi", f"preset={preset}", "fraction=any-list.txt")
     for share, rates in ((0.01, one), (0.02, one), (0.05, ten), (0.1, ten), (1.0, ten)):
-        found = settings.with_rates(share)
-        assert (found.backbone_lr, found.head_lr) == rates, share
+        actual = settings.with_rates(share)
+        assert (actual.backbone_lr, actual.head_lr) == rates, share
 
 
 def test_fine_tuning_has_lightlys_one_rate():
@@ -119,9 +126,9 @@ OTHER = {
 }
 
 
-def composed(command, *words):
+def composed(command, *overrides):
     with initialize_config_module("erssl.configs", version_base="1.3"):
-        return OmegaConf.to_container(compose(command, overrides=list(words)))
+        return OmegaConf.to_container(compose(command, overrides=list(overrides)))
 
 
 def otherwise(value, key):
@@ -138,11 +145,11 @@ def test_every_value_of_a_preset_may_be_said_otherwise(command, preset):
     text = group_text(command, preset)
     assert len(text) > 2
     new = {key: otherwise(value, key) for key, value in text.items() if key != "preset"}
-    words = [f"{key}={value}".replace(" ", "") for key, value in new.items()]
-    settings = read(command, f"preset={preset}", *words)
+    overrides = [f"{key}={value}".replace(" ", "") for key, value in new.items()]
+    settings = read(command, f"preset={preset}", *overrides)
     for key, value in new.items():
-        found = getattr(settings, key)
-        shown = str(list(found) if isinstance(found, tuple) else found)
+        actual = getattr(settings, key)
+        shown = str(list(actual) if isinstance(actual, tuple) else actual)
         assert shown.lower() == str(value), key
 
 
@@ -177,13 +184,13 @@ def test_examples_of_the_help_are_understood(command, capsys):
     lines = capsys.readouterr().out.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
     assert len(lines) > 1
     for line in lines:
-        words = line.partition("   the same")[0].split()
-        assert words[:2] == ["erssl", command]
-        read_protocol(command, SETTINGS[command], words[2:])
+        overrides = line.partition("   the same")[0].split()
+        assert overrides[:2] == ["erssl", command]
+        read_protocol(command, SETTINGS[command], overrides[2:])
 
 
 @pytest.mark.parametrize(
-    ("command", "word", "sentence"),
+    ("command", "override", "sentence"),
     [
         ("knn", "preset=dyno", r"preset=dyno is unknown; did you mean dino\?"),
         ("linear", "preset=mvebb", r"did you mean mveb\? Choose from: auto, barlowtwins, lightly"),
@@ -216,9 +223,9 @@ def test_examples_of_the_help_are_understood(command, capsys):
         ("finetune", "fraction=0.1", "key fraction is unknown"),
     ],
 )
-def test_wrong_words_are_one_sentence(command, word, sentence):
+def test_wrong_overrides_are_one_sentence(command, override, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
-        read(command, word)
+        read(command, override)
     assert "\n" not in str(caught.value)
 
 

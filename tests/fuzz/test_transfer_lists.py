@@ -49,10 +49,10 @@ def _layouts() -> dict[str, tuple[dict[str, bytes], tuple[str, ...]]]:
     """Small data sets: their files by path, and which of them are read as lists."""
     jpeg = samples.images()["RGB.jpeg"]
     numbers = list(range(1, 13))
-    found: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {}
+    cases: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {}
 
     def add(name: str, lists: dict[str, bytes], files: list[str]) -> None:
-        found[name] = (dict.fromkeys(files, jpeg) | lists, tuple(lists))
+        cases[name] = (dict.fromkeys(files, jpeg) | lists, tuple(lists))
 
     base = "fgvc-aircraft-2013b/data"
     rows = {"train": numbers[:8], "val": numbers[8:10], "test": numbers[10:]}
@@ -151,22 +151,26 @@ def _layouts() -> dict[str, tuple[dict[str, bytes], tuple[str, ...]]]:
             "caltech101/101_ObjectCategories/BACKGROUND_Google/image_0001.jpg",
         ],
     )
-    return found
+    return cases
 
 
 _lines = st.sampled_from(
     [
-        *(b"../../../etc/passwd\n", b"/etc/passwd\n", b"/abs/x.jpg one\n", b"a/../../b/x.jpg\n"),
-        *(
-            b"..\n",
-            b"1 2\n",
-            b"\xff\xfe 1 1 1\n",
-            b"a_1 1e9 1 1\n",
-            b"x\x00y 1 1 1\n",
-            b"0000001\n",
-        ),
-        *(b'{"a": ["/etc/passwd"], "b": ["../../x"]}', b'{"a": 3}', b"[" * 50_000),
-        *(b"0000001 DC-3\n0000001 DC-3\n", b"cos\nsystem\n(S'touch ran'\ntR."),
+        b"../../../etc/passwd\n",
+        b"/etc/passwd\n",
+        b"/abs/x.jpg one\n",
+        b"a/../../b/x.jpg\n",
+        b"..\n",
+        b"1 2\n",
+        b"\xff\xfe 1 1 1\n",
+        b"a_1 1e9 1 1\n",
+        b"x\x00y 1 1 1\n",
+        b"0000001\n",
+        b'{"a": ["/etc/passwd"], "b": ["../../x"]}',
+        b'{"a": 3}',
+        b"[" * 50_000,
+        b"0000001 DC-3\n0000001 DC-3\n",
+        b"cos\nsystem\n(S'touch ran'\ntR.",
     ]
 )
 _other = st.one_of(

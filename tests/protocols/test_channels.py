@@ -186,7 +186,7 @@ def test_the_channels_of_foreign_weights_are_seen_by_their_shapes(tmp_path):
     ("words", "said"),
     [
         (["data.channels=0"], "data.channels=0 is not a number of channels"),
-        (["data.channels=4"], "data.channels=4 but these images have 3 channels"),
+        (["data.channels=4"], "data.channels=4 cannot be had"),
         (["data.channels=1", "backbone.in_channels=3"], "leave it out, since it follows"),
         (
             ["backbone=timm", "backbone.name=resnet18", "backbone.options.in_chans=4"],
