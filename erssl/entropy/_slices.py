@@ -140,7 +140,7 @@ def wasserstein(
         needs_gradient: Whether the gradient is asked for.
         quantiles: Of the density to reach (N,), ascending.
     """
-    numbers = len(x) * directions.shape[1]
+    numbers = len(x) * max(1, directions.shape[1])  # a rank may have no slices
     distance = x.new_zeros(())
     gradient = torch.zeros_like(x) if needs_gradient else None
     for columns in _blocks(directions):

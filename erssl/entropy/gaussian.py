@@ -53,7 +53,7 @@ def gaussian_entropy(z: Tensor, noise: float = 0.0) -> Tensor:
         )
     if n <= dim:  # N centred rows span N - 1 dimensions at most
         return z.new_tensor(-math.inf)
-    return 0.5 * _log_det(centred.T @ centred / n) + constant
+    return 0.5 * log_det(centred.T @ centred / n) + constant
 
 
 @full_precision
@@ -167,11 +167,38 @@ class _LogDetPlusIdentity(torch.autograd.Function):
         return gradient
 
 
+class _LogDet(torch.autograd.Function):
+    """Log determinant of a positive definite matrix, whose gradient is its inverse."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        value, factor = _log_det_and_factor(matrix)
+        ctx.save_for_backward(matrix, factor)
+        return value
+
+    @staticmethod
+    @full_precision
+    def backward(ctx: Any, of_value: Tensor) -> Tensor:
+        matrix, factor = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # a second derivative follows
+        inverse = torch.linalg.inv(matrix) if again else torch.cholesky_inverse(factor)
+        gradient: Tensor = of_value * inverse
+        return gradient
+
+
+def log_det(matrix: Tensor) -> Tensor:
+    """Log determinant of a symmetric matrix (d, d); -inf where it is not positive definite."""
+    if is_followed():
+        return _log_det_and_factor(matrix)[0]
+    value: Tensor = _LogDet.apply(matrix)
+    return value
+
+
 def _log_det_plus_identity(x: Tensor) -> Tensor:
     if is_followed():
-        return _log_det(_gram_plus_identity(x))
-    log_det: Tensor = _LogDetPlusIdentity.apply(x)
-    return log_det
+        return _log_det_and_factor(_gram_plus_identity(x))[0]
+    value: Tensor = _LogDetPlusIdentity.apply(x)
+    return value
 
 
 def _gram_plus_identity(x: Tensor) -> Tensor:
@@ -179,16 +206,12 @@ def _gram_plus_identity(x: Tensor) -> Tensor:
     return gram + torch.eye(len(gram), dtype=x.dtype, device=x.device)
 
 
-def _log_det(matrix: Tensor) -> Tensor:
-    return _log_det_and_factor(matrix)[0]
-
-
 def _log_det_and_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Log determinant of a positive definite matrix; -inf where it is not, NaN where not finite."""
+    """-inf where there is no factor, NaN where the matrix is not finite; no look at the values."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    log_det = 2 * factor.diagonal().log().sum()
-    lost = torch.where(matrix.isfinite().all(), -math.inf, math.nan).to(log_det)
-    return torch.where(failed > 0, lost, log_det), factor
+    value = 2 * factor.diagonal().log().sum()
+    lost = torch.where(matrix.isfinite().all(), -math.inf, math.nan).to(value)
+    return torch.where(failed > 0, lost, value), factor
 
 
 def _check_matrix(z: Tensor) -> None:

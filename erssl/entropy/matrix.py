@@ -65,7 +65,8 @@ def matrix_renyi2_entropy(z: Tensor) -> Tensor:
         >>> round(matrix_renyi2_entropy(torch.eye(4)).exp().item(), 4)
         4.0
     """
-    return -_unit_trace(z).square().sum().log()
+    purity = _unit_trace(z).square().sum()
+    return -torch.where(purity > 0, purity, 1.0).log()  # rows of 0 are a point
 
 
 @full_precision
