@@ -27,7 +27,7 @@ from erssl.files import write_json
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.evaluation import Evaluated, Evaluation
-from erssl.protocols.trainer import make_trainer, resumed
+from erssl.protocols.trainer import make_trainer, resumed, train
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
 from erssl.run.signals import SignalWatch
 from erssl.settings.evaluation import TrainingSettings
@@ -199,10 +199,9 @@ def _train(
         found,
         use_distributed_sampler=False,
     )
-    checkpoint = None if found is None else found.path
     os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        train(trainer, module, data, found)
         signals.training_ends()
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)

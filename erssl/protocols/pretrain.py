@@ -44,7 +44,7 @@ from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.pretrain_results import finish, show_finished
 from erssl.protocols.start import load_heads, start_of, told
-from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
+from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
 from erssl.run.console import say
 from erssl.run.directory import (
@@ -205,9 +205,8 @@ def _train(
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
     keep = settings.keep_checkpoints
     trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, found, keep)
-    checkpoint = None if found is None else found.path
     try:
-        trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        train(trainer, method, data, found)
         signals.training_ends()
         for lens in (c for c in callbacks if isinstance(c, ERLens)):
             lens.on_train_end(trainer, method)  # which Lightning leaves out after the last epoch

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
@@ -114,3 +114,24 @@ def make_trainer(
         num_sanity_val_steps=0,
         **more,
     )
+
+
+def train(
+    trainer: Trainer,
+    module: LightningModule,
+    data: LightningDataModule,
+    found: Resumed | None,
+) -> None:
+    """Train, or go on from a checkpoint.
+
+    Args:
+        trainer: Of :func:`make_trainer`.
+        module: What is trained.
+        data: What it is trained on.
+        found: The checkpoint that it goes on from.
+    """
+    # Lightning reads a checkpoint into the module before it gives it the trainer's precision, and
+    # float64 would be rounded to float32 on its way.
+    trainer.precision_plugin.convert_module(module)
+    checkpoint = None if found is None else found.path
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
