@@ -14,7 +14,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from erssl.callbacks import ResumableCSVLogger
+from erssl.callbacks import RankOrderedGradients, ResumableCSVLogger
 from erssl.errors import ConfigError
 from erssl.run.checkpoint_files import Resumed, WholeCheckpointIO, newest_whole
 from erssl.run.directory import LAST_CHECKPOINT
@@ -107,7 +107,7 @@ def make_trainer(
         **options,
         max_epochs=epochs,
         logger=make_loggers(path, None if found is None else found.step),
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, RankOrderedGradients()],
         plugins=[WholeCheckpointIO(keep, found)],
         enable_model_summary=False,
         default_root_dir=path,
