@@ -31,7 +31,10 @@ class RankOrderedGradients(Callback):
             model.register_comm_hook(None, mean_in_rank_order)  # type: ignore[union-attr, operator]
 
 
-def mean_in_rank_order(state: Any, bucket: dist.GradBucket) -> Future[Tensor]:
+def mean_in_rank_order(
+    state: Any,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> Future[Tensor]:
     """Mean of a bucket over all processes, added in the order of their ranks.
 
     Args:

@@ -92,10 +92,7 @@ class _Lock:
             found = self._read(self.file)
             if found is None:
                 continue  # given back in this moment
-            if self._is_here(found):
-                alive = _owner_lives(found)
-            else:
-                alive = self._beats(found)
+            alive = _owner_lives(found) if self._is_here(found) else self._beats(found)
             if alive is None:
                 continue  # it has changed hands
             if alive:
