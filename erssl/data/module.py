@@ -183,7 +183,7 @@ class SSLDataModule(LightningDataModule):
         epoch, batches = self._place or (trainer.current_epoch if trainer is not None else 0, 0)
         self._place = None
         # torch's sampler adds the epoch to the seed; seeds 0 and 1 must not share their orders.
-        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0] >> 1)
+        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0]) >> 1
         sampler = EpochSampler(self._drawn, world, rank, seed=spread, drop_last=True)
         sampler.go_on(epoch, batches * self.batch_size)
         loading = self.pipeline.loading(self.options.workers)
