@@ -36,6 +36,7 @@ __all__ = [
     "knn",
     "lens",
     "linear",
+    "predict",
     "pretrain",
     "report",
     "semi",
@@ -306,6 +307,41 @@ def embed(
     images = str(Path(data)) if isinstance(data, PathLike) else data
     said = {"checkpoint": checkpoint, "data": images, "output": output}
     return _run("embed", said, backbone, feature_dim, quiet, overrides)
+
+
+def predict(
+    checkpoint: Place,
+    data: Data | PathLike[str] = None,
+    output: Place = "predictions.csv",
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Write the classes of images, by a classifier that was trained: ``erssl predict``.
+
+    Args:
+        checkpoint: The folder of a finished :func:`linear`, :func:`semi` or :func:`finetune` (its
+            ``path``), or a ``seed<N>`` folder of it.
+        data: As :func:`embed` takes it; ``None`` for the images of the run.
+        output: The CSV file; a contact sheet lies beside it.
+        backbone: The module, where the run was of one.
+        feature_dim: Width of its features, where none of its attributes says so.
+        quiet: Print nothing.
+        **overrides: Any key of the command, such as ``top=None`` or ``split="all"``.
+
+    Returns:
+        The file; ``metrics`` has accuracies where the images have classes that the classifier
+        knows, ``results`` the ``files``, the class ``predicted`` for each, the ``classes``, and the
+        images that were ``skipped``, each with the reason.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    images = str(Path(data)) if isinstance(data, PathLike) else data
+    said = {"checkpoint": checkpoint, "data": images, "output": output}
+    return _run("predict", said, backbone, feature_dim, quiet, overrides)
 
 
 def export(

@@ -1,6 +1,7 @@
 """The commands as Python functions: the numbers of the command line, a process left as it was."""
 
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -242,5 +243,8 @@ def test_functions_stay_callable_after_every_module_is_imported():
     for module in pkgutil.walk_packages(erssl.__path__, "erssl."):
         if not module.name.rpartition(".")[2].startswith("detectron2") and "c4" not in module.name:
             importlib.import_module(module.name)
-    for name in erssl.__all__:
-        assert name == "__version__" or callable(getattr(erssl, name))
+    packages = [erssl, *(getattr(erssl, name) for name in erssl._SUBPACKAGES)]
+    for package in packages:
+        public = [getattr(package, name) for name in getattr(package, "__all__", ())]
+        assert not [value for value in public if inspect.ismodule(value)], package.__name__
+    assert all(callable(getattr(erssl, name)) for name in erssl.__all__ if name != "__version__")

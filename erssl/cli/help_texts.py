@@ -147,6 +147,28 @@ Keys:
 """
 
 
+def _predict() -> str:
+    text = (files("erssl.configs") / "predict.yaml").read_text(encoding="utf-8")
+    keys = "".join(f"  {line}\n" for line in text.splitlines()[1:])
+    return f"""erssl predict: the classes of any images, by a classifier that was trained
+
+Usage: erssl predict checkpoint=<evaluation> [data=<folder or images>] [key=value ...]
+
+Examples:
+  erssl predict checkpoint=runs/finetune-mine data=photos output=photos.csv
+  erssl predict checkpoint=runs/linear-mine    its own validation images
+  erssl predict checkpoint=runs/semi-mine/seed1 data=photos top=null sheet=0
+
+checkpoint= takes the folder of a finished erssl linear, semi or finetune. data= takes a folder of
+images, with class folders or without, or a data set as in erssl pretrain; the run's own images
+where nothing is said. Where the images have classes that the classifier knows, by name, the
+accuracy is printed.
+
+Keys:
+{keys}  data, data.*  as in erssl pretrain
+"""
+
+
 def _lens() -> str:
     own = "\n".join(f"  {key:<16} {what}" for key, what in LENS_KEYS.items())
     return f"""erssl lens: entropy and reconstruction of a checkpoint, or an image of several runs
@@ -263,6 +285,7 @@ _TEXTS = {
     "transfer": _transfer,
     "detect": _detect,
     "embed": _embed,
+    "predict": _predict,
     "lens": _lens,
     "export": _export,
     "report": _report,

@@ -20,6 +20,7 @@ COMMANDS = {
     "detect": "evaluate it by detection on COCO, with Detectron2 or torchvision",
     "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
     "embed": "write the features of any images to an array, a table or Parquet",
+    "predict": "write the classes of any images, by a classifier that was trained",
     "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
     "report": "put any number of results into one table",
     "methods": "list the methods with their paper, family, views and target branch",

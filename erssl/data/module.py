@@ -138,8 +138,8 @@ class SSLDataModule(LightningDataModule):
     @property
     def measurable(self) -> bool:
         """Whether accuracy can be measured: labelled validation images of several classes."""
-        found = self.datasets
-        return found.val is not None and found.labelled and found.num_classes > 1
+        datasets = self.datasets
+        return datasets.val is not None and datasets.labelled and datasets.num_classes > 1
 
     def probe_views(self, size: int | None = None) -> tuple[Tensor, Tensor]:
         """Draw two views of a fixed set of images, for the lens.

@@ -199,12 +199,12 @@ def _read(cache: FeatureCache, shards: list[range], table: _Table) -> list[int]:
     missing: list[int] = []
     width = None  # that of the first whole shard holds for all
     for i, rows in enumerate(shards):
-        if (found := cache.load(i, len(rows), width)) is None:
+        if (cached := cache.load(i, len(rows), width)) is None:
             missing.append(i)
             continue
-        table.fill(rows, *found)
+        table.fill(rows, *cached)
         table.advance(len(rows))
-        width = found[0].shape[1]
+        width = cached[0].shape[1]
     cache.warn_of_faults()
     return missing
 

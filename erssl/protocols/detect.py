@@ -116,8 +116,8 @@ def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
             "'erssl[detection]'."
         )
     module = importlib.import_module(f"erssl.downstream.detection.{name}_backend")
-    found: Callable[[DetectionJob], DetectionOutcome] = module.run
-    return found
+    run_backend: Callable[[DetectionJob], DetectionOutcome] = module.run
+    return run_backend
 
 
 def require_resnet(backbone: nn.Module, name: str) -> None:
@@ -221,7 +221,7 @@ def _finish(
     )
     for note in outcome.notes:
         job.say(note)
-    print_results(results, read.found, job.folder, console)
+    print_results(results, read.description, job.folder, console)
     return results
 
 

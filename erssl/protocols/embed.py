@@ -13,8 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from erssl.data import Datasets, build_eval_transform, load_datasets
-from erssl.data.folders import named
-from erssl.errors import ConfigError, DataError
+from erssl.errors import ConfigError
 from erssl.evaluation import Features, cached_features
 from erssl.files import remove_remains
 from erssl.models import check_input_size
@@ -22,7 +21,7 @@ from erssl.models.patch_tokens import PatchTokens
 from erssl.paths import user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.evaluation import best_device, progress_bar
-from erssl.protocols.header import image_lines
+from erssl.protocols.splits import chosen_splits, image_rows, say_images
 from erssl.protocols.subject import Subject, read_subject, run_of
 from erssl.run.console import say
 from erssl.run.directory import LAST_CHECKPOINT
@@ -67,15 +66,15 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     check_input_size(subject.backbone, [subject.data.image_size])
     network, shape = _network(settings, subject)
     datasets = load_datasets(subject.data)
-    _say_images(datasets, console)
-    splits = _splits(datasets, settings.split)
+    say_images(datasets, console)
+    splits = chosen_splits(datasets, settings.split)
     parts = open_parts(path)
     taken = [
         _features(name, images, network, shape, settings, subject, parts, console)
         for name, images in splits
     ]
     features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
-    rows = _rows(splits, taken, datasets)
+    rows = image_rows(splits, datasets)
     for file in (path, table_of(path)):
         if file is not None:
             remove_remains(file)
@@ -121,16 +120,6 @@ def _with_head(checkpoint: str, image_size: int) -> tuple[nn.Module, tuple[int, 
     return branch, (int(width),)
 
 
-def _splits(datasets: Datasets, split: str) -> list[tuple[str, Any]]:
-    there = {"train": datasets.train, "val": datasets.val}
-    if split != "all" and there[split] is None:
-        raise DataError(
-            f"split={split} but the data have no validation images; leave split out, or name a "
-            "folder of them (data.val_dir)."
-        )
-    return [(name, each) for name, each in there.items() if each and split in (name, "all")]
-
-
 def _features(
     split: str,
     images: Any,
@@ -164,36 +153,6 @@ def _features(
             shard_size=max(1, min(SHARD, _SHARD_BYTES // (4 * width))),
             progress=update,
         )
-
-
-def _rows(
-    splits: Sequence[tuple[str, Any]], taken: Sequence[Features], datasets: Datasets
-) -> ImageRows:
-    labels = torch.cat([each.labels for each in taken]).tolist()
-    names = datasets.class_names
-    return ImageRows(
-        files=[file for split, images in splits for file in _names(split, images)],
-        labels=labels if datasets.labelled else [None] * len(labels),
-        classes=[names[label] if datasets.labelled else "" for label in labels],
-        splits=[split for split, images in splits for _ in range(len(images))],
-    )
-
-
-def _names(split: str, images: Any) -> list[str]:
-    """The files of images; split and number where they lie in no files of their own."""
-    samples = getattr(images, "samples", None)
-    if samples is None:
-        return [f"{split}/{number}" for number in range(len(images))]
-    return [str(path) for path, _ in samples]
-
-
-def _say_images(datasets: Datasets, console: Console) -> None:
-    """Say how many images there are, and what is left out and why."""
-    for line in image_lines(datasets):
-        say(console, line)
-    if datasets.skipped:
-        listed = named(f"{path}: {reason}" for path, reason in datasets.skipped)
-        say(console, f"Images that cannot be read: {len(datasets.skipped)} ({listed})")
 
 
 def _finish(

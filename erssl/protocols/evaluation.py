@@ -272,16 +272,16 @@ class Evaluation:
             published=self._published(setting),
             warnings=warnings,
         )
-        print_results(results, self.subject.found, self.path, console)
+        print_results(results, self.subject.description, self.path, console)
         return Result.of(self.path, results)
 
     def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Published numbers of the same protocol, data set and backbone, where there are some."""
-        data, found = self.subject.data, self.datasets
+        data, images = self.subject.data, self.datasets
         name = data.name
         options = getattr(self.subject.backbone, "architecture", None)
         classes, train, val, size = _WHOLE.get(name, (0, 0, 0, None))
-        if (classes, train, val) != (found.num_classes, len(found.train), len(_val(self))):
+        if (classes, train, val) != (images.num_classes, len(images.train), len(_val(self))):
             return None  # a part of the data set, or another of the same name
         if options is None or size not in (None, data.image_size):
             return None
@@ -329,10 +329,12 @@ def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return summary
 
 
-def print_results(results: Mapping[str, Any], found: str, path: Path, console: Console) -> None:
+def print_results(
+    results: Mapping[str, Any], description: str, path: Path, console: Console
+) -> None:
     """What came out, and what is published for the same protocol."""
     metrics = results["metrics"]
-    say(console, f"{results['method']}: {found}")
+    say(console, f"{results['method']}: {description}")
     table = Table("metric", results["protocol"], box=None, pad_edge=False)
     for name, value in metrics.items():
         if name.endswith("_std") or "_seed" in name:

@@ -246,15 +246,15 @@ def _show_table(
 
 def _ours(name: str, results: Sequence[Mapping[str, Any]]) -> Row:
     """Mean of the seeds and their deviation, in per cent."""
-    found: dict[str, list[float]] = {}
+    percents: dict[str, list[float]] = {}
     for result in results:
         metric = TRANSFER_DATASETS[result["dataset"]].metric
-        found.setdefault(result["dataset"], []).append(100 * result["metrics"][metric])
+        percents.setdefault(result["dataset"], []).append(100 * result["metrics"][metric])
     parts = [r["dataset"] for r in results if not r["config"]["complete"]]
     return Row(
         name,
-        {dataset: statistics.fmean(values) for dataset, values in found.items()},
-        {d: statistics.stdev(values) for d, values in found.items() if len(values) > 1},
+        {dataset: statistics.fmean(values) for dataset, values in percents.items()},
+        {d: statistics.stdev(values) for d, values in percents.items() if len(values) > 1},
         published=False,
         incomplete=list(dict.fromkeys(parts)),
     )

@@ -10,7 +10,7 @@ from typing import Literal
 
 from erssl.errors import ConfigError
 from erssl.paths import user_path
-from erssl.settings.compose import compose_config, group_options, nearest, schema_from
+from erssl.settings.compose import Schema, compose_config, group_options, nearest, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
 
 SUFFIXES = (".npy", ".safetensors", ".parquet")
@@ -67,6 +67,17 @@ def read_embed(overrides: Sequence[str]) -> tuple[EmbedSettings, list[str]]:
         ConfigError: If a key or value is unknown, or makes no features.
     """
     schema = schema_from(EmbedSettings)
+    own, about_data = with_folder(overrides, schema)
+    config = compose_config("embed", own, lambda _: schema, {})
+    return EmbedSettings(**config), about_data
+
+
+def with_folder(overrides: Sequence[str], schema: Schema) -> tuple[list[str], list[str]]:
+    """Overrides of a command's own keys and those about data, where ``data=`` may be a folder.
+
+    Raises:
+        ConfigError: If a key is neither.
+    """
     about_data: list[str] = []
     own: list[str] = []
     for override in overrides:
@@ -80,5 +91,4 @@ def read_embed(overrides: Sequence[str]) -> tuple[EmbedSettings, list[str]]:
             about_data += ["data=imagefolder", f"data.train_dir={value}"]
         else:
             (about_data if first == "data" else own).append(override)
-    config = compose_config("embed", own, lambda _: schema, {})
-    return EmbedSettings(**config), about_data
+    return own, about_data

@@ -29,7 +29,6 @@ from erssl.settings.compose import (
 from erssl.settings.start import check_start, with_start
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
-# What the command itself gives to a method's constructor.
 # What the commands themselves give to the Trainer.
 OWN_TRAINER_KEYS = (
     "max_epochs",
@@ -45,6 +44,7 @@ OWN_TRAINER_KEYS = (
     "sync_batchnorm",
     "num_sanity_val_steps",
 )
+# What the command itself gives to a method's constructor.
 _OWN_METHOD_KEYS = (
     "batch_size_per_device",
     "num_classes",
@@ -233,7 +233,31 @@ def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
     said = {override.partition("=")[0] for override in overrides}
     if "backbone" in {key.partition(".")[0] for key in said}:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
-    own = settings.data
+    data, composed = read_on(settings.data, overrides)
+    changes: dict[str, Any] = {"data": data}
+    if any(key.startswith("lens.") for key in said):
+        changes["lens"] = composed.lens
+    if "seed" in said:
+        changes["seed"] = composed.seed
+    return dataclasses.replace(settings, **changes)
+
+
+def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, PretrainSettings]:
+    """What is read of the images of a run, or of others that overrides name.
+
+    Preprocessing and views stay those of the run unless an override says otherwise.
+
+    Args:
+        own: The images of the run, and how it reads them.
+        overrides: ``key=value``, about data and else.
+
+    Returns:
+        The images to read, and all that the overrides come to.
+
+    Raises:
+        ConfigError: If an override is wrong.
+    """
+    said = {override.partition("=")[0] for override in overrides}
     if "data" not in said:
         places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
         overrides = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *overrides]
@@ -254,12 +278,7 @@ def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
             changed[name] = getattr(composed.data, name)
     changed["views"] = dataclasses.replace(changed.get("views", data.views), **views)
     data = dataclasses.replace(data, **changed)
-    changes: dict[str, Any] = {"data": data}
-    if any(key.startswith("lens.") for key in said):
-        changes["lens"] = composed.lens
-    if "seed" in said:
-        changes["seed"] = composed.seed
-    return dataclasses.replace(settings, **changes)
+    return data, composed
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -286,17 +305,22 @@ def _read_config(file: Path) -> dict[str, Any]:
     return stored
 
 
-def _settings(config: Mapping[str, Any]) -> PretrainSettings:
-    data_config = dict(config["data"])
-    views = dict(data_config.pop("views", {}))
-    data = default_options(**data_config)
+def stored_data(config: Mapping[str, Any]) -> DataOptions:
+    """The images of a composed or stored config, what it does not name as suits the data set."""
+    config = dict(config)
+    views: dict[str, Any] = dict(config.pop("views", {}))
+    data = default_options(**config)
     if views:
         views = {"recipe": data.views.recipe} | views
         data = dataclasses.replace(data, views=ViewOptions(**views))
+    return data
+
+
+def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     return PretrainSettings(
         **{
             **config,
-            "data": data,
+            "data": stored_data(config["data"]),
             "backbone": BackboneOptions(**config["backbone"]),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),

@@ -20,8 +20,8 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 
 def _part(view, kind):
     """The transform of a kind inside one view."""
-    [found] = [t for t in view.transform.transforms if isinstance(t, kind)]
-    return found
+    [step] = [t for t in view.transform.transforms if isinstance(t, kind)]
+    return step
 
 
 def _jitter(view) -> dict[str, object]:

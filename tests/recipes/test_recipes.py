@@ -106,8 +106,8 @@ def test_every_value_comes_from_the_topmost_layer_that_says_it(overrides, key, v
         assert (settings.epochs, sources["epochs"]) == (100, "experiment simsiam_imagenet")
         return
     _, resolved, sources = read_sources(overrides)
-    found = flat(resolved)[key]
-    assert (tuple(found) if isinstance(value, tuple) else found) == value
+    actual = flat(resolved)[key]
+    assert (tuple(actual) if isinstance(value, tuple) else actual) == value
     assert sources[key] == source
 
 
