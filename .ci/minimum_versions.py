@@ -1,4 +1,4 @@
-"""Print the oldest version of each dependency that a pyproject.toml allows, as constraints of pip."""
+"""Print the oldest versions that a pyproject.toml allows, as constraints of pip."""
 
 import sys
 from pathlib import Path

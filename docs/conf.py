@@ -26,6 +26,7 @@ html_title = f"erssl {version}"
 myst_enable_extensions = ["dollarmath", "fieldlist"]
 myst_heading_anchors = 3  # links to headings, as code hosts make them
 nb_execution_mode = "off"  # tests/docs/test_notebooks.py runs them
+nb_render_markdown_format = "gfm"  # tables
 
 autodoc_member_order = "bysource"
 autoclass_content = "both"
