@@ -56,6 +56,7 @@ __all__ = [
     "pretrain",
     "report",
     "semi",
+    "study",
     "transfer",
 ]
 

@@ -40,6 +40,7 @@ __all__ = [
     "pretrain",
     "report",
     "semi",
+    "study",
     "transfer",
 ]
 
@@ -365,6 +366,26 @@ def export(
     """
     said = {"checkpoint": checkpoint, "format": format, "output": output}
     return _run("export", said, None, None, quiet, overrides)
+
+
+def study(study: Place, scale: str = "tiny", *, quiet: bool = False, **overrides: Any) -> Result:
+    """Train the runs of a study that its store lacks, and write its page: ``erssl study``.
+
+    Args:
+        study: Name of a study, such as ``"mveb_beta"``, or a YAML file of your own.
+        scale: How large its runs are: ``"tiny"``, ``"cifar"`` or ``"imagenet"``.
+        quiet: Print nothing.
+        **overrides: Keys of the command (``store``, ``output``, ``seeds``, ``only``, ``dry_run``),
+            and keys of :func:`pretrain` for all runs, such as ``**{"data.root": "data"}``.
+
+    Returns:
+        The folder of the page; ``results["runs"]`` has options, seed and metrics of every run.
+
+    Raises:
+        ErsslError: If study, scale or a run of it cannot be; nothing has been trained then.
+    """
+    said = {"study": study, "scale": scale}
+    return _run("study", said, None, None, quiet, overrides)
 
 
 def report(*places: Place, output: Place = "report", quiet: bool = False) -> Result:

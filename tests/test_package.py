@@ -162,7 +162,9 @@ def test_imports_run_one_way():
         "methods": {"entropy", "loss", "models", "data"},
         "downstream": {"run"} | measured,
         "settings": {"run", "methods", "downstream"} | measured,
-        "protocols": {"settings", "run", "methods", "downstream", "callbacks"} | measured,
+        "studies": {"run", "settings"},
+        "protocols": {"settings", "run", "studies", "methods", "downstream", "callbacks"}
+        | measured,
     }
     for package, allowed in below.items():
         folder = ROOT / package if package == "downstream" else ROOT / "erssl" / package

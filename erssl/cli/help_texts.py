@@ -125,6 +125,33 @@ Keys:
 {keys}"""
 
 
+def _study() -> str:
+    text = (files("erssl.configs") / "study.yaml").read_text(encoding="utf-8")
+    keys = "".join(f"  {line}\n" for line in text.splitlines()[1:])
+    names = sorted(
+        file.name.removesuffix(".yaml")
+        for file in (files("erssl.configs") / "study").iterdir()
+        if file.name.endswith(".yaml")
+    )
+    return f"""erssl study: re-make a paper's table or answer a question by a grid of runs
+
+Usage: erssl study NAME [scale=tiny] [key=value ...]
+
+Examples:
+  erssl study mveb_beta data.root=data dry_run=true    its runs, and how long they take here
+  erssl study mveb_beta data.root=data
+  erssl study er_table2 scale=imagenet data.root=/imagenet hydra/launcher=submitit_slurm
+  erssl study mine.yaml scale=tiny data=imagefolder data.train_dir=photos
+
+Studies: {", ".join(names)}
+
+A run is trained once, whatever study asks for it, and an interrupted study goes on where it was.
+
+Keys:
+{keys}  any key of erssl pretrain that does not vary between the runs
+"""
+
+
 def _embed() -> str:
     text = (files("erssl.configs") / "embed.yaml").read_text(encoding="utf-8")
     keys = "".join(f"  {line}\n" for line in text.replace('"', "").splitlines()[1:])
@@ -288,6 +315,7 @@ _TEXTS = {
     "predict": _predict,
     "lens": _lens,
     "export": _export,
+    "study": _study,
     "report": _report,
     "methods": _methods,
     "zoo": _zoo,

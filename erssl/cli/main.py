@@ -22,6 +22,7 @@ COMMANDS = {
     "embed": "write the features of any images to an array, a table or Parquet",
     "predict": "write the classes of any images, by a classifier that was trained",
     "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
+    "study": "re-make a paper's table or answer a question by a grid of runs",
     "report": "put any number of results into one table",
     "methods": "list the methods with their paper, family, views and target branch",
     "zoo": "list published checkpoints, fetch them by name, add your own",

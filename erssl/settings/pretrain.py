@@ -189,7 +189,7 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         resolved = dataclasses.asdict(settings)
         return settings, resolved, _sources(resolved, sources)
     resolved = dataclasses.asdict(settings)
-    stored, stored_sources = _read_config(file), comments_of(read_yaml_text(file))
+    stored, stored_sources = stored_config(file), comments_of(read_yaml_text(file))
     if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
         stored["epochs"], stored_sources["epochs"] = resolved["epochs"], "override"
     for key in said:
@@ -197,7 +197,7 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         named_only = key == "experiment" and not stored_sources
         _check_same(key, flat(resolved), flat(stored), named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
-    for key in said & set(_MAY_CHANGE):
+    for key in said & set(MAY_CHANGE):
         node, _, name = key.rpartition(".")
         if node:
             stored[node][name] = resolved[node][name]
@@ -229,7 +229,7 @@ def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
         ConfigError: If an override is wrong.
         RunError: If the run's ``config.yaml`` cannot be read.
     """
-    settings = _settings(_read_config(run_dir / CONFIG))
+    settings = _settings(stored_config(run_dir / CONFIG))
     said = {override.partition("=")[0] for override in overrides}
     if "backbone" in {key.partition(".")[0] for key in said}:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
@@ -281,7 +281,12 @@ def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, Pretra
     return data, composed
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def stored_config(file: Path) -> dict[str, Any]:
+    """Read the settings of a run, with the defaults of keys that came in after it was started.
+
+    Raises:
+        RunError: If the file cannot be read, or is not what a run writes.
+    """
     try:
         stored: Any = read_settings_file(file)
         keys = {f.name: f.default for f in fields(PretrainSettings)}
@@ -329,7 +334,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     )
 
 
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "run_dir",
     "resume",
     "overwrite",
@@ -359,7 +364,7 @@ def _check_same(
         stored: What the run has.
         named_only: Compare an experiment by its method, data set and length alone.
     """
-    if key in _MAY_CHANGE:
+    if key in MAY_CHANGE:
         return
     if key == "experiment":
         named = ["method.name", "data.name", "epochs", "batch_size", "data.views.n_local_views"]
@@ -370,7 +375,7 @@ def _check_same(
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
         changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if name not in _MAY_CHANGE and changed:
+        if name not in MAY_CHANGE and changed:
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
