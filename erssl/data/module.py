@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
-from erssl.data.datasets import TransformedDataset, load_datasets
+from erssl.data.datasets import TransformedDataset
 from erssl.data.draws import EpochSampler, place_in, seed_worker
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
@@ -112,7 +112,7 @@ class SSLDataModule(LightningDataModule):
         self.eval_transform = build_eval_transform(
             size, mean, std, options.interpolation, options.crop_pct
         )
-        self.datasets = load_datasets(options)
+        self.datasets = options.load()
         self._place: tuple[int, int] | None = None
         self.validate()
         self._drawn = self.pipeline.images(self.datasets.train, seed)
@@ -229,8 +229,8 @@ class SSLDataModule(LightningDataModule):
         images = self.datasets.train if split == "train" else self.datasets.val
         if images is None:
             raise DataError(
-                f"data.name={self.options.name} has no validation images here; name a folder of "
-                "them with data.val_dir."
+                f"data.name={self.options.name} has no validation images here; "
+                f"{self.options.needs_val}."
             )
         return self._loader(TransformedDataset(images, self.eval_transform))
 

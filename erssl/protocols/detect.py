@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from erssl.data.options import DataOptions
+from erssl.data.options import loader_processes
 from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.job import DetectionJob, DetectionOutcome
 from erssl.downstream.detection.recipes import DETECTRON2_GUIDE, Recipe, Schedule, scaled
@@ -185,7 +185,7 @@ def _job(
 
 
 def _workers(settings: DetectSettings) -> int:
-    return DataOptions(num_workers=settings.num_workers).workers
+    return loader_processes(settings.num_workers)
 
 
 def _finish(

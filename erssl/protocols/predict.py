@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from erssl.data import DataOptions, Datasets, build_eval_transform, load_datasets
+from erssl.data import DataOptions, Datasets, build_eval_transform
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation import cached_features, classification_metrics
 from erssl.files import remove_remains
@@ -89,7 +89,7 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
             f"{classifier.data.image_size}; leave it out."
         )
     check_input_size(classifier.backbone, [data.image_size])
-    datasets = load_datasets(data)
+    datasets = data.load()
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split or ("val" if datasets.val else "train"))
     make_folder_of(settings.path)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from erssl.data.options import DataOptions
+from erssl.data.options import loader_processes
 from erssl.downstream.transfer.datasets import (
     TRANSFER_DATASETS,
     TransferData,
@@ -130,7 +130,7 @@ def _check(settings: TransferSettings, seed: int, name: str) -> None:
     """Find what is wrong with a data set before any is computed on."""
     data = _load(settings, seed, name)
     if settings.mode == "finetune" and settings.verify and seed == settings.seed:
-        check_images(data, DataOptions(num_workers=settings.num_workers).workers + 1)
+        check_images(data, loader_processes(settings.num_workers) + 1)
 
 
 def _load(settings: TransferSettings, seed: int, name: str) -> TransferData:
@@ -185,7 +185,7 @@ def _evaluate(
     console: Console,
 ) -> Outcome | None:
     preprocessing = preprocessing_of(read.preprocessing)
-    workers = DataOptions(num_workers=settings.num_workers).workers
+    workers = loader_processes(settings.num_workers)
     backbone = read.backbone.to(device)
     if settings.mode == "finetune":
         grid = settings.grid
