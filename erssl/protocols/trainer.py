@@ -88,7 +88,7 @@ def make_trainer(
     path: Path,
     epochs: int,
     callbacks: Sequence[Callback],
-    found: Resumed | None,
+    resumed_from: Resumed | None,
     keep: int = 1,
     **more: Any,
 ) -> Trainer:
@@ -99,16 +99,16 @@ def make_trainer(
         path: The directory.
         epochs: How long it trains.
         callbacks: What is called.
-        found: The checkpoint that it goes on from.
+        resumed_from: The checkpoint that it goes on from.
         keep: Checkpoints that stay.
         **more: Further arguments of Lightning's.
     """
     return Trainer(
         **options,
         max_epochs=epochs,
-        logger=make_loggers(path, None if found is None else found.step),
+        logger=make_loggers(path, None if resumed_from is None else resumed_from.step),
         callbacks=[*callbacks, RankOrderedGradients()],
-        plugins=[WholeCheckpointIO(keep, found)],
+        plugins=[WholeCheckpointIO(keep, resumed_from)],
         enable_model_summary=False,
         default_root_dir=path,
         num_sanity_val_steps=0,
@@ -120,7 +120,7 @@ def train(
     trainer: Trainer,
     module: LightningModule,
     data: LightningDataModule,
-    found: Resumed | None,
+    resumed_from: Resumed | None,
 ) -> None:
     """Train, or go on from a checkpoint.
 
@@ -128,10 +128,10 @@ def train(
         trainer: Of :func:`make_trainer`.
         module: What is trained.
         data: What it is trained on.
-        found: The checkpoint that it goes on from.
+        resumed_from: The checkpoint that it goes on from.
     """
     # Lightning reads a checkpoint into the module before it gives it the trainer's precision, and
     # float64 would be rounded to float32 on its way.
     trainer.precision_plugin.convert_module(module)
-    checkpoint = None if found is None else found.path
+    checkpoint = None if resumed_from is None else resumed_from.path
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

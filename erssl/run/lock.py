@@ -89,15 +89,15 @@ class _Lock:
         """
         taken_over = False
         while not self._create():
-            found = self._read(self.file)
-            if found is None:
+            holder = self._read(self.file)
+            if holder is None:
                 continue  # given back in this moment
-            alive = _owner_lives(found) if self._is_here(found) else self._beats(found)
+            alive = _owner_lives(holder) if self._is_here(holder) else self._beats(holder)
             if alive is None:
                 continue  # it has changed hands
             if alive:
-                raise RunError(self._refusal(found))
-            self._move_away(found)
+                raise RunError(self._refusal(holder))
+            self._move_away(holder)
             taken_over = True
         if taken_over:  # others may have found the same lock, and one may have moved ours away
             time.sleep(_SETTLE)
