@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -33,7 +34,7 @@ from erssl.callbacks import (
     SeededSteps,
 )
 from erssl.data import SSLDataModule, labels_of
-from erssl.errors import RunError
+from erssl.errors import DataError, RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.plausibility import Neighbours, doubts
@@ -44,7 +45,7 @@ from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.pretrain_results import finish, show_finished
 from erssl.protocols.start import load_heads, start_of, told
-from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
+from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
 from erssl.run.console import say
 from erssl.run.directory import (
@@ -128,7 +129,7 @@ def _pretrain(
     console: Console,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    found = resumed(path) if settings.resume else None
+    resumed_from = resumed(path) if settings.resume else None
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     data = SSLDataModule(settings.data, each, settings.seed)
@@ -141,7 +142,7 @@ def _pretrain(
             sources = {**sources, "batch_size": f"fits the {images} training images"}
         data.batch_size = fitted // probe.world_size
     data.validate(probe.world_size)
-    start = start_of(settings, found is not None)
+    start = start_of(settings, resumed_from is not None)
     method = build_method(settings, data.datasets.num_classes, data.batch_size, start)
     heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
@@ -154,7 +155,7 @@ def _pretrain(
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
         callbacks.append(LiveProgress(Console(stderr=True, quiet=console.quiet)))
-        if found is not None:
+        if resumed_from is not None:
             tell = partial(say, console) if first else _silent
             callbacks.append(LengthenedSchedule(settings.epochs, tell))
         if first:
@@ -167,12 +168,12 @@ def _pretrain(
                 sentence = told(settings, start, heads)
                 say(console, sentence)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
-            if settings.resume and found is None:
+            if settings.resume and resumed_from is None:
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
             header = header_lines(settings, data, method, probe, path)
             write_text(path / HEADER, "\n".join(header) + "\n")
             say(console, "\n".join(header))
-        metrics = _train(settings, data, method, callbacks, path, probe, found, signals)
+        metrics = _train(settings, data, method, callbacks, path, probe, resumed_from, signals)
         if not first:
             return {}
         seconds = time.perf_counter() - began
@@ -189,7 +190,7 @@ def _train(
     callbacks: list[Callback],
     path: Path,
     probe: Trainer,
-    found: Resumed | None,
+    resumed_from: Resumed | None,
     signals: SignalWatch,
 ) -> dict[str, float]:
     """Measure, train, measure again; only the first process measures."""
@@ -206,16 +207,17 @@ def _train(
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
     keep = settings.keep_checkpoints
-    trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, found, keep)
-    checkpoint = None if found is None else found.path
+    trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, resumed_from, keep)
     try:
-        trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        train(trainer, method, data, resumed_from)
         signals.training_ends()
         for lens in (c for c in callbacks if isinstance(c, ERLens)):
             lens.on_train_end(trainer, method)  # which Lightning leaves out after the last epoch
-    finally:  # most of all where a collapse or an interruption ended it
-        if probe.is_global_zero and (path / LENS).is_file():
-            plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
+    except BaseException:  # such as a collapse, which the lens shows; what went wrong is said first
+        with contextlib.suppress(OSError, DataError):
+            _draw_lens(settings, probe, path)
+        raise
+    _draw_lens(settings, probe, path)
     if not all(bool(p.isfinite().all()) for p in method.backbone.parameters()):
         raise RunError(
             "Training diverged: the backbone's weights are not finite any more; lower "
@@ -224,12 +226,19 @@ def _train(
     if not probe.is_global_zero:
         return {}
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
-    logged += ["val_online_cls_top1"] * data.datasets.labelled
+    if data.datasets.labelled:
+        logged.append("val_online_cls_top1")
     return {
         **_accuracy(method.backbone, data, evaluation, device),
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},
     }
+
+
+def _draw_lens(settings: PretrainSettings, probe: Trainer, path: Path) -> None:
+    """Draw what the lens has read so far."""
+    if probe.is_global_zero and (path / LENS).is_file():
+        plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
 
 
 def _doubts(

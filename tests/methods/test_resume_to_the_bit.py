@@ -11,6 +11,7 @@ from erssl.callbacks import RunCheckpoint, SeededSteps
 from erssl.data import SSLDataModule, ViewOptions, default_options
 from erssl.methods import OptimizerOptions, available_methods
 from erssl.protocols.trainer import make_trainer
+from erssl.protocols.trainer import train as fit
 from erssl.run.checkpoint_files import Resumed
 
 from .test_every_method import ADAM, MASKED, build
@@ -28,17 +29,18 @@ def disturb(seed):
     random.seed(seed)
 
 
-def train(name, path, found=None, keep=9, every=2, callbacks=(), views=None, workers=0, **run):
-    disturb(0 if found is None else found.step)
+def train(
+    name, path, resumed_from=None, keep=9, every=2, callbacks=(), views=None, workers=0, **run
+):
+    disturb(0 if resumed_from is None else resumed_from.step)
     method = build(name, optimizer=ADAM if name in MASKED else LARS)
     views = views or ViewOptions(name if name in MASKED else "digits")
     options = default_options("digits", num_workers=workers, views=views)
     data = SSLDataModule(options, BATCH, seed=3)
     kept = RunCheckpoint(path / "last.ckpt", every)
     callbacks = [*callbacks, SeededSteps(3), kept]
-    trainer = make_trainer(RUN | run, path, EPOCHS, callbacks, found, keep)
-    checkpoint = None if found is None else found.path
-    trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    trainer = make_trainer(RUN | run, path, EPOCHS, callbacks, resumed_from, keep)
+    fit(trainer, method, data, resumed_from)
     return torch.load(path / "last.ckpt", weights_only=True)
 
 
@@ -87,3 +89,10 @@ def test_resumed_inside_an_epoch_and_between_two(name, tmp_path):
     last = assert_every_resumption_ends_alike(name, tmp_path, (2, STEPS))
     assert last["global_step"] == STEPS * EPOCHS
     assert last["callbacks"]["RunCheckpoint"]["metrics"]["train_online_cls_top1"] >= 0
+
+
+@pytest.mark.parametrize(
+    "run", [{"precision": "64-true"}, {"reload_dataloaders_every_n_epochs": 1}], ids=str
+)
+def test_resumed_with_another_setting_of_the_trainer(run, tmp_path):
+    assert_every_resumption_ends_alike("mocov2", tmp_path, (2, STEPS, STEPS + 1), **run)
