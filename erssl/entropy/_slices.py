@@ -185,7 +185,8 @@ def normal_quantiles(n: int, like: Tensor, position: float) -> Tensor:
     levels = (torch.arange(1, n + 1, dtype=torch.float64, device="cpu") - position) / (
         n + 1 - 2 * position
     )
-    return torch.special.ndtri(levels).to(like)
+    quantiles: Tensor = torch.special.ndtri(levels).to(like)
+    return quantiles
 
 
 def check_position(position: float) -> None:
