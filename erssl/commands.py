@@ -397,10 +397,10 @@ def _run(
 
 
 def _execute(command: str, arguments: list[str], quiet: bool) -> Result:
-    from rich.console import Console
+    from erssl.run.console import Terminal
 
     engine = importlib.import_module(f"erssl.protocols.{command}")
-    result: Result = engine.run(arguments, Console(quiet=quiet))
+    result: Result = engine.run(arguments, Terminal(quiet=quiet))
     return result
 
 

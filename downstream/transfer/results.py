@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
+from erssl.escaping import markdown_row, markdown_text
 from erssl.evaluation.published import published, published_value
-from erssl.files import write_json, write_text
+from erssl.files import write_json, write_rows, write_text
 from erssl.run.plots import save_figure
 
 AVERAGE = "average"
@@ -69,9 +68,10 @@ def published_rows(mode: str) -> list[Row]:
 def markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
     """The table in Markdown."""
     header = ["", *names, AVERAGE]
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    lines = [markdown_row(header), "|" + "---|" * len(header)]
     for row in rows:
-        label = f"{row.name} (published)" if row.published else f"**{row.name}**"
+        name = markdown_text(row.name)
+        label = f"{name} (published)" if row.published else f"**{name}**"
         cells = [_cell(row, name) for name in names]
         average = "-" if row.average is None else f"{row.average:.1f}"
         lines.append(f"| {' | '.join([label, *cells, average])} |")
@@ -92,7 +92,7 @@ def write_table(folder: Path, rows: Sequence[Row], names: Sequence[str], mode: s
     title = {"linear": "linear evaluation", "finetune": "fine-tuning"}[mode]
     text = f"# Transfer, {title}: metric of each data set in per cent\n\n{markdown(rows, names)}\n"
     write_text(folder / "transfer.md", text + "\n![transfer](transfer.png)\n")
-    write_text(folder / "transfer.csv", _csv(rows, names))
+    write_rows(folder / "transfer.csv", _cells(rows, names))
     content = [
         {
             "name": row.name,
@@ -115,16 +115,12 @@ def _cell(row: Row, name: str) -> str:
     return f"{row.values[name]:.1f}{spread}{'*' if name in row.incomplete else ''}"
 
 
-def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["name", "published", *names, AVERAGE, *(f"{name}_std" for name in names)])
+def _cells(rows: Sequence[Row], names: Sequence[str]) -> Iterator[list[object]]:
+    yield ["name", "published", *names, AVERAGE, *(f"{name}_std" for name in names)]
     for row in rows:
-        values = [row.values.get(name, "") for name in names]
-        average = "" if row.average is None else row.average
-        spreads = [row.spread.get(name, "") for name in names]
-        writer.writerow([row.name, row.published, *values, average, *spreads])
-    return out.getvalue()
+        values = [row.values.get(name) for name in names]
+        spreads = [row.spread.get(name) for name in names]
+        yield [row.name, row.published, *values, row.average, *spreads]
 
 
 def _plot(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:

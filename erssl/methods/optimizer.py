@@ -15,7 +15,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, ErsslWarning
 from erssl.methods.lars import LARS
 
 OptimizerName = Literal["lars", "sgd", "adamw"]
@@ -245,6 +245,7 @@ def _warmup_steps(options: OptimizerOptions, total_steps: int, epochs: int) -> i
     steps = total_steps // 10
     rank_zero_warn(
         f"warmup_epochs={options.warmup_epochs} does not fit into {epochs} epochs; "
-        f"the warm-up takes the first tenth, {steps} steps."
+        f"the warm-up takes the first tenth, {steps} steps.",
+        category=ErsslWarning,
     )
     return steps

@@ -14,11 +14,12 @@ from hydra.errors import HydraException
 from rich.console import Console
 
 from erssl.errors import ConfigError, RunError
+from erssl.escaping import markdown_row
 from erssl.files import write_json, write_text
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.children import Children
-from erssl.run.console import say
+from erssl.run.console import say, say_lines
 from erssl.run.directory import (
     CONFIG,
     LAST_CHECKPOINT,
@@ -99,7 +100,8 @@ def run(words: Sequence[str], console: Console) -> Result:
         table = table_text(report)
         write_text(folder / "compare.md", table + "\n")
         _draw(finished, folder / LENS_FIGURE)
-        say(console, f"\n{table}\n\nSee {folder}.")
+        say_lines(console, f"\n{table}")
+        say(console, f"\nSee {folder}.")
     if failed:
         raise RunError(
             f"{len(failed)} of {len(runs)} runs failed, and what each said is above: "
@@ -217,17 +219,17 @@ def table_text(report: Mapping[str, Any]) -> str:
     labels = sorted({entry["knn"] for entry in report["runs"]})
     heads = {**_METRICS, "knn_top1": " or ".join(labels)}.values()
     lines = [
-        f"| {' | '.join([*keys, 'seeds', *heads, 'seconds'])} |",
+        markdown_row([*keys, "seeds", *heads, "seconds"]),
         "|" + "---|" * (len(keys) + len(_METRICS) + 2),
     ]
     untrained = table[0]["metrics"]
     if any(f"untrained_{m}" in untrained for m in _METRICS):
         cells = [_percent(untrained.get(f"untrained_{m}")) for m in _METRICS]
-        lines.append(f"| {' | '.join(['untrained', *[''] * len(keys), *cells, ''])} |")
+        lines.append(markdown_row(["untrained", *[""] * len(keys), *cells, ""]))
     for row in table:
         cells = [*row["choices"].values(), ", ".join(map(str, row["seeds"]))]
         cells += [_percent(row["metrics"].get(metric)) for metric in _METRICS]
-        lines.append(f"| {' | '.join([*cells, format(row['wall_seconds']['mean'], '.0f')])} |")
+        lines.append(markdown_row([*cells, format(row["wall_seconds"]["mean"], ".0f")]))
     note = "Last epoch on the validation split; mean ± standard deviation over the seeds."
     return "\n".join([*lines, "", note])
 

@@ -35,7 +35,7 @@ from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Subject
-from erssl.run.console import say
+from erssl.run.console import Terminal, say
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
@@ -377,7 +377,7 @@ def _default_cache() -> Path:
 @contextmanager
 def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the standard error stream, where somebody is looking."""
-    seen = Console(stderr=True, quiet=console.quiet)
+    seen = Terminal(stderr=True, quiet=console.quiet)
     with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:
         task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)

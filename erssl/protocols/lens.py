@@ -127,11 +127,10 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> Result:
     console.print(table)
     headless = own.get("on") == "features" or path.suffix == ".safetensors"
     what = "backbone features" if headless else "embeddings"
-    console.print(
+    say(
+        console,
         f"\n{len(probe[0])} images of {settings.data.name} in two views, their {what}; "
         "information in nats. What is a bound and what an estimate: docs/lens.md.",
-        highlight=False,
-        soft_wrap=True,
     )
     if "output" in own:
         folder = user_path(own["output"])

@@ -46,7 +46,7 @@ from erssl.protocols.pretrain_results import finish, show_finished
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
 from erssl.run.checkpoint_files import Resumed
-from erssl.run.console import say
+from erssl.run.console import Terminal, say, say_lines
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
@@ -151,7 +151,7 @@ def _pretrain(
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
-        callbacks.append(LiveProgress(Console(stderr=True, quiet=console.quiet)))
+        callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
         if found is not None:
             tell = partial(say, console) if first else _silent
             callbacks.append(LengthenedSchedule(settings.epochs, tell))
@@ -169,7 +169,7 @@ def _pretrain(
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
             header = header_lines(settings, data, method, probe, path)
             write_text(path / HEADER, "\n".join(header) + "\n")
-            say(console, "\n".join(header))
+            say_lines(console, "\n".join(header))
         metrics = _train(settings, data, method, callbacks, path, probe, found, signals)
         if not first:
             return {}
@@ -249,7 +249,7 @@ def _with_neighbours(
     if asked <= images or not data.measurable:
         return settings
     if console is not None:
-        console.print(cut_sentence(asked, images), highlight=False)
+        say(console, cut_sentence(asked, images))
     evaluation = dataclasses.replace(settings.evaluation, knn_k=images)
     return dataclasses.replace(settings, evaluation=evaluation)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from erssl.errors import ConfigError, DataError
@@ -44,7 +43,7 @@ def run(words: Sequence[str], console: Console) -> Result:
     console.width = max(_WIDTH, console.width)
     table = Table(*summary.header()[:-1], box=None, pad_edge=False)
     for row in summary.rows():  # the folder is in the files
-        table.add_row(*map(escape, row[:-1]))
+        table.add_row(*row[:-1])
     console.print(table)
     say(console, f"\nWritten: {folder}")
     return Result(folder, results={"rows": summary.rows()})

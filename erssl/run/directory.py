@@ -245,7 +245,7 @@ def _table(path: Path) -> Iterator[Iterator[dict[str, str]]]:
 def write_lens(path: Path, readings: Sequence[Mapping[str, float]]) -> None:
     """Write ``lens.csv``, whole or not at all."""
     names = list(dict.fromkeys(name for row in readings for name in row))
-    write_rows(path, [names, *([row.get(name, "") for name in names] for row in readings)])
+    write_rows(path, [names, *([row.get(name) for name in names] for row in readings)])
 
 
 def read_lens(path: Path) -> list[dict[str, float]]:
