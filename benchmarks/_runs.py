@@ -15,9 +15,16 @@ from erssl.run.directory import LENS, read_lens, read_metrics
 RESULTS = Path(__file__).parent / "results"
 DIM = 256  # of the projections
 COMMON = (
-    *("data=imagefolder", "data.image_size=32", "data.views.recipe=cifar", "data.verify=false"),
-    *("backbone=resnet10_small", "channels_last=true", "optimizer=sgd"),
-    *("method.projection_hidden_dim=512", f"method.projection_dim={DIM}", "evaluation.knn_k=200"),
+    "data=imagefolder",
+    "data.image_size=32",
+    "data.views.recipe=cifar",
+    "data.verify=false",
+    "backbone=resnet10_small",
+    "channels_last=true",
+    "optimizer=sgd",
+    "method.projection_hidden_dim=512",
+    f"method.projection_dim={DIM}",
+    "evaluation.knn_k=200",
     "trainer.log_every_n_steps=10",
 )
 
@@ -32,7 +39,7 @@ def link_subset(source: Path, target: Path, per_class: int) -> Path:
 
 
 def pretrain(
-    words: list[str], paths: list[str], run_dir: Path, threads: int = 0, before: str = ""
+    overrides: list[str], paths: list[str], run_dir: Path, threads: int = 0, before: str = ""
 ) -> None:
     """``erssl pretrain`` in a process of its own.
 
@@ -43,7 +50,7 @@ def pretrain(
         variables["OMP_NUM_THREADS"] = str(threads)
     start = f"{before}; from erssl.cli.main import main; raise SystemExit(main())"
     how = ["-c", start] if before else ["-m", "erssl.cli.main"]
-    command = [sys.executable, *how, "pretrain", *words, *paths]
+    command = [sys.executable, *how, "pretrain", *overrides, *paths]
     subprocess.run([*command, f"run_dir={run_dir}"], check=True, env=variables)
 
 
@@ -57,18 +64,21 @@ def drawn(run: dict[str, Any], metric: str) -> tuple[list[int], list[float]]:
     return list(steps), [value - ceiling for value in values]
 
 
-def summary(run_dir: Path, words: list[str]) -> dict[str, Any]:
+def summary(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     """Curves and results of a run, without what names this machine's folders."""
     results = json.loads((run_dir / "results.json").read_text())
     curves = read_metrics(run_dir / "metrics.csv")
     kept = (
-        *("train_loss", "train_nats_below_uniform", "train_entropy", "train_alignment"),
+        "train_loss",
+        "train_nats_below_uniform",
+        "train_entropy",
+        "train_alignment",
         "val_knn_top1",
     )
     environment = {k: v for k, v in results["environment"].items() if k != "command"}
     lens = read_lens(run_dir / LENS) if (run_dir / LENS).is_file() else []
     return {
-        "command": f"erssl pretrain {' '.join(words)}",
+        "command": f"erssl pretrain {' '.join(overrides)}",
         "metrics": results["metrics"],
         "curves": {name: curves[name] for name in kept if name in curves},
         "lens": [{k: float(f"{v:.6g}") for k, v in row.items()} for row in lens],

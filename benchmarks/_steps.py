@@ -22,8 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 SIZE, CLASSES, MOMENTUM = 224, 1000, 0.996
 CONTENDERS = ("erssl MVEB", "lightly BYOL")
 WAITS = (
-    *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"),
-    *("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy"),
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "cudaStreamSynchronize",
+    "cudaEventSynchronize",
+    "cudaMemcpy",
 )  # but cudaDeviceSynchronize, which the profiler calls itself
 
 

@@ -97,9 +97,9 @@ def result_file(name: str, suffix: str = "json") -> Path:
     return RESULTS / f"{name}{'_cuda' if device().type == 'cuda' else ''}.{suffix}"
 
 
-def in_own_process(module: str, *words: object) -> str:
-    """What ``python -m module words`` prints, so that its peak of memory is its own."""
-    command = [sys.executable, "-m", module, *map(str, words)]
+def in_own_process(module: str, *arguments: object) -> str:
+    """What ``python -m module arguments`` prints, so that its peak of memory is its own."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

@@ -24,21 +24,39 @@ import erssl.protocols.pretrain  # noqa: F401 - imported once, for every process
 from erssl.cli.main import main as erssl_main
 
 COMMON = (
-    *("backbone=timm", "backbone.name=test_resnet", "data.image_size=16", "batch_size=16"),
-    *("epochs=3", "trainer.limit_train_batches=6", "trainer.limit_val_batches=1"),
-    *("trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "data.num_workers=0"),
-    *("checkpoint_every_n_steps=2", "lens.probe_size=16", "lens.every_n_steps=4"),
-    *("lens.on_collapse=ignore", "optimizer.base_lr=0.1", "optimizer.warmup_epochs=0"),
-    *("evaluation.every_n_epochs=0", "evaluation.untrained=false", "evaluation.linear=false"),
+    "backbone=timm",
+    "backbone.name=test_resnet",
+    "data.image_size=16",
+    "batch_size=16",
+    "epochs=3",
+    "trainer.limit_train_batches=6",
+    "trainer.limit_val_batches=1",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+    "data.num_workers=0",
+    "checkpoint_every_n_steps=2",
+    "lens.probe_size=16",
+    "lens.every_n_steps=4",
+    "lens.on_collapse=ignore",
+    "optimizer.base_lr=0.1",
+    "optimizer.warmup_epochs=0",
+    "evaluation.every_n_epochs=0",
+    "evaluation.untrained=false",
+    "evaluation.linear=false",
 )
 HEAD = ("method.projection_hidden_dim=32", "method.projection_dim=16")
 CLUSTERS = (*HEAD, "method.num_prototypes=12")
 KMEANS = (*CLUSTERS, "method.num_clusterings=2", "method.memory_bank_size=256")
 VIT = (
-    *("backbone.name=vit_tiny_patch16_224", "backbone.options.img_size=16"),
-    *("backbone.options.patch_size=4", "backbone.options.embed_dim=32"),
-    *("backbone.options.depth=1", "backbone.options.num_heads=2"),
-    *("optimizer=adamw", "optimizer.base_lr=0.001", "optimizer.warmup_epochs=0"),
+    "backbone.name=vit_tiny_patch16_224",
+    "backbone.options.img_size=16",
+    "backbone.options.patch_size=4",
+    "backbone.options.embed_dim=32",
+    "backbone.options.depth=1",
+    "backbone.options.num_heads=2",
+    "optimizer=adamw",
+    "optimizer.base_lr=0.001",
+    "optimizer.warmup_epochs=0",
 )
 DECODER = ("method.decoder_dim=32", "method.decoder_depth=1", "method.decoder_heads=2")
 OPTIONS = {
@@ -56,7 +74,7 @@ class Child:
     """``erssl pretrain`` in a forked process of its own group."""
 
     def __init__(
-        self, words: list[str], log: Path, prepare: Callable[[], None] = lambda: None
+        self, overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None
     ) -> None:
         """Start it; ``prepare`` is called in it before."""
         self.log = log
@@ -70,7 +88,7 @@ class Child:
                 os.dup2(out, 1)
                 os.dup2(out, 2)
                 prepare()
-                status = erssl_main(["pretrain", *words])
+                status = erssl_main(["pretrain", *overrides])
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -117,36 +135,38 @@ class Study:
         self.references: dict[tuple[str, ...], tuple[Path, float]] = {}
         self.counts: dict[str, dict[str, Any]] = {}
 
-    def words(self, method: str, *more: str) -> tuple[str, ...]:
+    def overrides(self, method: str, *more: str) -> tuple[str, ...]:
         """Of a short run of a method."""
         return (f"method={method}", *COMMON, *OPTIONS.get(method, HEAD), *more)
 
-    def child(self, words: tuple[str, ...], run_dir: Path, *more: str, **keywords: Any) -> Child:
+    def child(
+        self, overrides: tuple[str, ...], run_dir: Path, *more: str, **keywords: Any
+    ) -> Child:
         """Start it in a run directory."""
-        return Child([*words, f"run_dir={run_dir}", *more], self.new("log"), **keywords)
+        return Child([*overrides, f"run_dir={run_dir}", *more], self.new("log"), **keywords)
 
     def new(self, kind: str) -> Path:
         """A path that no trial has used."""
         return self.folder / f"{kind}{next(self.numbers)}"
 
-    def reference(self, words: tuple[str, ...]) -> tuple[Path, float]:
+    def reference(self, overrides: tuple[str, ...]) -> tuple[Path, float]:
         """The run that is left alone, and its seconds."""
-        if words not in self.references:
+        if overrides not in self.references:
             run_dir = self.new("whole")
-            child = self.child(words, run_dir)
+            child = self.child(overrides, run_dir)
             if child.wait():
                 raise RuntimeError(child.log.read_text())
-            self.references[words] = run_dir, time.perf_counter() - child.began
-        return self.references[words]
+            self.references[overrides] = run_dir, time.perf_counter() - child.began
+        return self.references[overrides]
 
-    def finish(self, words: tuple[str, ...], run_dir: Path) -> str:
+    def finish(self, overrides: tuple[str, ...], run_dir: Path) -> str:
         """Resume until it is finished; what went wrong, or nothing."""
         started = (run_dir / "config.yaml").is_file()
-        child = self.child(words if not started else (), run_dir, *["resume=true"] * started)
+        child = self.child(overrides if not started else (), run_dir, *["resume=true"] * started)
         status = child.wait()
         if status:
             return f"resuming ended with {status}: {child.sentence()}"
-        return differences(run_dir, self.reference(words)[0])
+        return differences(run_dir, self.reference(overrides)[0])
 
     def count(self, name: str, fault: str, **facts: int) -> None:
         """Take a trial."""

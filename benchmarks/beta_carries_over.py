@@ -68,11 +68,19 @@ def settings(run: Run, options: argparse.Namespace) -> list[str]:
     return [
         *ESTIMATES[run.estimate],
         *COMMON,
-        *("method.target=shared", "optimizer.base_lr=0.06", "optimizer.warmup_epochs=1"),
-        *(f"method.score_rows={run.score_rows}", f"method.beta={run.beta:g}"),
-        *(f"batch_size={options.batch}", f"epochs={options.epochs}", f"seed={run.seed}"),
-        *("evaluation.linear=false", "evaluation.untrained=false", "lens.on_collapse=ignore"),
-        *("data.pipeline=device", *options.override),
+        "method.target=shared",
+        "optimizer.base_lr=0.06",
+        "optimizer.warmup_epochs=1",
+        f"method.score_rows={run.score_rows}",
+        f"method.beta={run.beta:g}",
+        f"batch_size={options.batch}",
+        f"epochs={options.epochs}",
+        f"seed={run.seed}",
+        "evaluation.linear=false",
+        "evaluation.untrained=false",
+        "lens.on_collapse=ignore",
+        "data.pipeline=device",
+        *options.override,
     ]
 
 
@@ -83,11 +91,11 @@ def main(options: argparse.Namespace) -> None:
     ]
     done: list[dict[str, Any]] = []
     for run in all_runs()[: options.first]:
-        run_dir, words = options.runs / run.folder, settings(run, options)
+        run_dir, overrides = options.runs / run.folder, settings(run, options)
         if not (run_dir / "results.json").is_file():
             again = ["resume=true"] if (run_dir / "checkpoints").is_dir() else []
-            pretrain([*words, *again], paths, run_dir)
-        done.append(run._asdict() | summary(run_dir, words))
+            pretrain([*overrides, *again], paths, run_dir)
+        done.append(run._asdict() | summary(run_dir, overrides))
         write(done, options.output)
     print(table(done))
 

@@ -29,11 +29,18 @@ RUNS: dict[str, tuple[str, ...]] = {
     "mveb beta 0.03": ("method=mveb", "method.target=shared", "method.beta=0.03"),
     "mveb sphere auto": ("method=mveb", "method.target=shared", *SPHERE_AUTO),
     "mveb sphere auto beta 0.03": (
-        *("method=mveb", "method.target=shared", *SPHERE_AUTO, "method.beta=0.03"),
+        "method=mveb",
+        "method.target=shared",
+        *SPHERE_AUTO,
+        "method.beta=0.03",
     ),
     "mveb seed 1": ("method=mveb", "method.target=shared", "seed=1"),
     "mveb sphere auto beta 0.03 seed 1": (
-        *("method=mveb", "method.target=shared", *SPHERE_AUTO, "method.beta=0.03", "seed=1"),
+        "method=mveb",
+        "method.target=shared",
+        *SPHERE_AUTO,
+        "method.beta=0.03",
+        "seed=1",
     ),
     "mveb momentum target": ("method=mveb", "method.target=momentum"),
 }
@@ -63,10 +70,10 @@ def main() -> None:
         )
         for name in arguments.only:
             run_dir = Path(folder, name.replace(" ", "_"))
-            words = [*COMMON, *RUNS[name], f"epochs={arguments.epochs}"]
+            overrides = [*COMMON, *RUNS[name], f"epochs={arguments.epochs}"]
             paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
-            pretrain(words, paths, run_dir)
-            report["runs"][name] = summary(run_dir, words)
+            pretrain(overrides, paths, run_dir)
+            report["runs"][name] = summary(run_dir, overrides)
             write_json(file, report)
             plot(report, RESULTS / "cifar10_subset.png")
     print(table(report))

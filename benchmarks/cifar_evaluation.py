@@ -24,8 +24,14 @@ from erssl.run.plots import plot_results
 
 PRETRAIN = (
     *COMMON,
-    *("method=mveb", "method.target=shared", "method.geometry=sphere", "method.eta=auto"),
-    *("method.beta=0.03", "batch_size=256", "seed=0", "evaluation.every_n_epochs=0"),
+    "method=mveb",
+    "method.target=shared",
+    "method.geometry=sphere",
+    "method.eta=auto",
+    "method.beta=0.03",
+    "batch_size=256",
+    "seed=0",
+    "evaluation.every_n_epochs=0",
 )
 RARELY = ("trainer.check_val_every_n_epoch=20",)
 # lightly's presets have a batch that suits a few thousand images; epochs as the time allows
@@ -33,13 +39,27 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "kNN": ("knn", "preset=lightly"),
     "linear, cached features": ("linear", "preset=lightly", "mode=cached", "seeds=3"),
     "linear, random crops": (
-        *("linear", "preset=lightly", "mode=augmented", "epochs=20", "crop_scale=[0.3,1.0]"),
+        "linear",
+        "preset=lightly",
+        "mode=augmented",
+        "epochs=20",
+        "crop_scale=[0.3,1.0]",
     ),
     "semi-supervised, 1 %": (
-        *("semi", "preset=mveb", "fraction=0.01", "seeds=3", *RARELY, "crop_scale=[0.3,1.0]"),
+        "semi",
+        "preset=mveb",
+        "fraction=0.01",
+        "seeds=3",
+        *RARELY,
+        "crop_scale=[0.3,1.0]",
     ),
     "semi-supervised, 10 %": (
-        *("semi", "preset=mveb", "fraction=0.1", "seeds=3", *RARELY, "crop_scale=[0.3,1.0]"),
+        "semi",
+        "preset=mveb",
+        "fraction=0.1",
+        "seeds=3",
+        *RARELY,
+        "crop_scale=[0.3,1.0]",
     ),
     "fine-tuning": ("finetune", "preset=lightly", "epochs=10", "crop_scale=[0.3,1.0]"),
 }
@@ -62,15 +82,15 @@ def main() -> None:
         test = link_subset(
             arguments.images / "test", Path(folder, "test"), arguments.test_per_class
         )
-        words = [*PRETRAIN, f"epochs={arguments.epochs}"]
+        overrides = [*PRETRAIN, f"epochs={arguments.epochs}"]
         paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
         run_dir = Path(folder, "run")
-        pretrain(words, paths, run_dir)
+        pretrain(overrides, paths, run_dir)
         report: dict[str, Any] = {
             "command": "python -m benchmarks.cifar_evaluation <CIFAR-10 images>",
             "setting": f"{arguments.train_per_class} training and {arguments.test_per_class} test "
             "images a class",
-            "pretraining": summary(run_dir, words),
+            "pretraining": summary(run_dir, overrides),
             "rows": {},
         }
         subjects = dict(zip(ROWS, (run_dir, f"random:{run_dir}", "pixels"), strict=True))
@@ -92,13 +112,13 @@ def main() -> None:
     print(table(report))
 
 
-def evaluate(command: str, words: list[str], folder: str) -> dict[str, Any]:
+def evaluate(command: str, overrides: list[str], folder: str) -> dict[str, Any]:
     """One evaluation in a process of its own, and its ``results.json``."""
     run_dir = Path(folder, "evaluation")
     variables = dict(os.environ) | {"ERSSL_HOME": str(Path(folder, "home"))}
     start = [sys.executable, "-m", "erssl.cli.main", command]
     own = [f"run_dir={run_dir}", "overwrite=true"]
-    subprocess.run([*start, *words, *own], check=True, env=variables)
+    subprocess.run([*start, *overrides, *own], check=True, env=variables)
     results: dict[str, Any] = json.loads((run_dir / "results.json").read_text())
     return results
 

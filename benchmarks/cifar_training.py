@@ -32,27 +32,37 @@ PARTS = "seconds_of_parts.json"
 
 
 def settings(epochs: int) -> list[str]:
-    """Words of ``erssl pretrain`` beside the folders."""
+    """Overrides of ``erssl pretrain`` beside the folders."""
     cifar = default_options("cifar10", root="none")
     return [
-        *("method=mveb", "data=imagefolder", "data.image_size=32", "data.views.recipe=cifar"),
-        *("data.verify=false", "data.pipeline=device", "backbone=resnet18_cifar", "optimizer=sgd"),
-        *(f"data.mean={list(cifar.mean)}", f"data.std={list(cifar.std)}"),
-        *("batch_size=512", f"epochs={epochs}", "evaluation.every_n_epochs=10", "seed=0"),
+        "method=mveb",
+        "data=imagefolder",
+        "data.image_size=32",
+        "data.views.recipe=cifar",
+        "data.verify=false",
+        "data.pipeline=device",
+        "backbone=resnet18_cifar",
+        "optimizer=sgd",
+        f"data.mean={list(cifar.mean)}",
+        f"data.std={list(cifar.std)}",
+        "batch_size=512",
+        f"epochs={epochs}",
+        "evaluation.every_n_epochs=10",
+        "seed=0",
         *(ON_GPU if device().type == "cuda" else ()),
     ]
 
 
 def main(options: argparse.Namespace) -> None:
-    words = settings(options.epochs)
+    overrides = settings(options.epochs)
     images: Path = options.images
     paths = [f"data.train_dir={images / 'train'}", f"data.val_dir={images / 'test'}"]
     with tempfile.TemporaryDirectory() as folder:
         run_dir = options.run_dir or Path(folder, "run")
         again = ["resume=true"] if (run_dir / "checkpoints").is_dir() else []
         with Utilisation() as utilisation, Clock(run_dir / PARTS) as clock:
-            pretrain([*words, *again], paths, run_dir)
-        report = summary(run_dir, words) | {"utilisation": utilisation.samples}
+            pretrain([*overrides, *again], paths, run_dir)
+        report = summary(run_dir, overrides) | {"utilisation": utilisation.samples}
     seconds = sum(clock.parts)
     report["seconds_of_parts"] = clock.parts
     count = sum(1 for _ in (images / "train").glob("*/*"))

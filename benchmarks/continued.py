@@ -20,8 +20,8 @@ from erssl.files import write_json
 
 FILE = RESULTS / "continued.json"
 # the backbone of the continued run is that of its weights
-NETWORK = tuple(word for word in COMMON if not word.startswith("backbone"))
-BACKBONE = tuple(word for word in COMMON if word.startswith("backbone"))
+NETWORK = tuple(override for override in COMMON if not override.startswith("backbone"))
+BACKBONE = tuple(override for override in COMMON if override.startswith("backbone"))
 RUN = ("method=simclr", "batch_size=128", "evaluation.every_n_epochs=1", "lens.probe_size=0")
 SEEDS = (0, 1)
 
@@ -56,10 +56,10 @@ def main() -> None:
                 "from scratch": (Path(folder, f"new_{seed}"), second, (*BACKBONE, short)),
             }
             for name, (run_dir, train, more) in runs.items():
-                words = [*NETWORK, *RUN, *more, f"seed={seed}"]
+                overrides = [*NETWORK, *RUN, *more, f"seed={seed}"]
                 paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
-                pretrain(words, paths, run_dir)
-                shown = [word.replace(str(began), "<first half>") for word in words]
+                pretrain(overrides, paths, run_dir)
+                shown = [override.replace(str(began), "<first half>") for override in overrides]
                 report["runs"][f"{name}, seed {seed}"] = summary(run_dir, shown)
                 write_json(FILE, report)
     print(table(report["runs"]))

@@ -30,8 +30,14 @@ SMALL = ("batch_size=2", "min_sizes=[96,128]", "max_size=192", "test_size=128", 
 FINETUNE = (*SMALL, "iterations=200", "checkpoint_period=50", "learning_rate=0.005")
 KILLED = (*SMALL, "iterations=40", "checkpoint_period=5")
 OVERFIT = (
-    *("batch_size=2", "min_sizes=[96]", "max_size=144", "test_size=96", "rois_per_image=16"),
-    *("iterations=300", "checkpoint_period=100", "learning_rate=0.01"),
+    "batch_size=2",
+    "min_sizes=[96]",
+    "max_size=144",
+    "test_size=96",
+    "rois_per_image=16",
+    "iterations=300",
+    "checkpoint_period=100",
+    "learning_rate=0.01",
 )
 IMAGES = 8  # that are learnt by heart
 OBJECTS, SIDE = 4, 64  # at most so many in each of them, none smaller than this (pixels)
@@ -45,60 +51,62 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="random:resnet18")
     parser.add_argument("--folder", type=Path, help="an empty folder where runs are kept")
     options = parser.parse_args()
-    words = (f"checkpoint={options.checkpoint}", f"backend={options.backend}", "seed=0")
+    overrides = (f"checkpoint={options.checkpoint}", f"backend={options.backend}", "seed=0")
     with tempfile.TemporaryDirectory() as folder:
         place = options.folder or Path(folder)
         root = options.data.resolve()
         eight = few_images(root, place / "eight.json")
         found = {
-            "finetune": finetune(place / "finetune", (*words, *FINETUNE), root),
-            "kill_and_resume": kill_and_resume(place, (*words, *KILLED), eight),
-            "overfit": overfit(place / "overfit", (*words, *OVERFIT), eight),
+            "finetune": finetune(place / "finetune", (*overrides, *FINETUNE), root),
+            "kill_and_resume": kill_and_resume(place, (*overrides, *KILLED), eight),
+            "overfit": overfit(place / "overfit", (*overrides, *OVERFIT), eight),
         }
     write_json(RESULTS / f"detection_{options.backend}.json", found)
     print(json.dumps({k: v for k, v in found.items() if k != "finetune"}, indent=2)[:2000])
 
 
-def finetune(run_dir: Path, words: tuple[str, ...], root: Path) -> dict[str, Any]:
+def finetune(run_dir: Path, overrides: tuple[str, ...], root: Path) -> dict[str, Any]:
     """A few hundred iterations on all of the images."""
-    detect((*words, f"data_root={root}"), run_dir)
+    detect((*overrides, f"data_root={root}"), run_dir)
     losses = [loss for _, (loss, _) in sorted(curve(run_dir).items())]
     first, last = statistics.fmean(losses[:END]), statistics.fmean(losses[-END:])
-    return {**summary(run_dir, words), "first_loss": first, "last_loss": last, "losses": losses}
+    return {**summary(run_dir, overrides), "first_loss": first, "last_loss": last, "losses": losses}
 
 
-def kill_and_resume(place: Path, words: tuple[str, ...], data: tuple[str, ...]) -> dict[str, Any]:
+def kill_and_resume(
+    place: Path, overrides: tuple[str, ...], data: tuple[str, ...]
+) -> dict[str, Any]:
     """The same run undisturbed and with ``kill -9`` at some moment, side by side."""
     straight, killed = place / "straight", place / "killed"
-    detect((*words, *data), straight)
-    with subprocess.Popen(command((*words, *data), killed)) as process:
+    detect((*overrides, *data), straight)
+    with subprocess.Popen(command((*overrides, *data), killed)) as process:
         while not list(checkpoints(killed)) and process.poll() is None:
             time.sleep(0.1)
         time.sleep(random.Random(0).uniform(0.1, 1.5))
         process.send_signal(signal.SIGKILL)
-    detect((*words, *data, "resume=true"), killed)
+    detect((*overrides, *data, "resume=true"), killed)
     one, other = curve(straight), curve(killed)
     results = json.loads((killed / "results.json").read_text())
     begin = results["config"]["first_iteration"]
     both = [i for i in sorted(one) if i in other and i >= begin]
     return {
-        **summary(killed, words),
+        **summary(killed, overrides),
         "goes_on_at_iteration": begin,
         "iterations_compared": len(both),
         "largest_difference_of_losses": max(abs(one[i][0] - other[i][0]) for i in both),
         "largest_difference_of_rates": max(abs(one[i][1] - other[i][1]) for i in both),
-        "metrics_of_the_undisturbed_run": summary(straight, words)["metrics"],
+        "metrics_of_the_undisturbed_run": summary(straight, overrides)["metrics"],
     }
 
 
-def overfit(run_dir: Path, words: tuple[str, ...], data: tuple[str, ...]) -> dict[str, Any]:
+def overfit(run_dir: Path, overrides: tuple[str, ...], data: tuple[str, ...]) -> dict[str, Any]:
     """Eight images, trained and evaluated on."""
-    detect((*words, *data), run_dir)
-    return {**summary(run_dir, words), "passes": metrics(run_dir)["box_AP50"] > 0.5}
+    detect((*overrides, *data), run_dir)
+    return {**summary(run_dir, overrides), "passes": metrics(run_dir)["box_AP50"] > 0.5}
 
 
 def few_images(root: Path, file: Path) -> tuple[str, ...]:
-    """Words that name the first images with few, large objects as both splits."""
+    """Overrides that name the first images with few, large objects as both splits."""
     content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
     objects: dict[int, list[Any]] = {}
     for annotation in content["annotations"]:
@@ -113,20 +121,20 @@ def few_images(root: Path, file: Path) -> tuple[str, ...]:
     content["annotations"] = [a for i in content["images"] for a in objects[i["id"]]]
     file.write_text(json.dumps(content))
     return tuple(
-        word
+        override
         for split in ("train", "val")
-        for word in (f"{split}_images={root / 'train2017'}", f"{split}_annotations={file}")
+        for override in (f"{split}_images={root / 'train2017'}", f"{split}_annotations={file}")
     )
 
 
-def command(words: tuple[str, ...], run_dir: Path) -> list[str]:
+def command(overrides: tuple[str, ...], run_dir: Path) -> list[str]:
     """The command line of a run."""
-    return [sys.executable, "-m", "erssl.cli.main", "detect", *words, f"run_dir={run_dir}"]
+    return [sys.executable, "-m", "erssl.cli.main", "detect", *overrides, f"run_dir={run_dir}"]
 
 
-def detect(words: tuple[str, ...], run_dir: Path) -> None:
+def detect(overrides: tuple[str, ...], run_dir: Path) -> None:
     """``erssl detect`` in a process of its own."""
-    subprocess.run(command(words, run_dir), check=True)
+    subprocess.run(command(overrides, run_dir), check=True)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -151,13 +159,13 @@ def metrics(run_dir: Path) -> dict[str, float]:
     return found
 
 
-def summary(run_dir: Path, words: tuple[str, ...]) -> dict[str, Any]:
+def summary(run_dir: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Results of a run, without what names this machine's folders."""
     results = json.loads((run_dir / "results.json").read_text())
     config = results["config"]
     kept = ("backbone_convolutions", "backbone_norms", "iterations")
     return {
-        "command": f"erssl detect {' '.join(words)}",
+        "command": f"erssl detect {' '.join(overrides)}",
         "metrics": results["metrics"],
         "seed": results["seed"],
         "counts": config["counts"],

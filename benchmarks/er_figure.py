@@ -26,8 +26,11 @@ LARGE, SMALL = 256, 32
 # A narrow bottleneck and a higher rate: wide and slow, the outputs hardly leave the uniform
 # distribution in so few steps.
 DINO = (
-    *("method.num_prototypes=1024", "method.projection_dim=64", "optimizer.base_lr=0.3"),
-    *("method.freeze_prototypes_epochs=0", "method.momentum_start=0.99"),
+    "method.num_prototypes=1024",
+    "method.projection_dim=64",
+    "optimizer.base_lr=0.3",
+    "method.freeze_prototypes_epochs=0",
+    "method.momentum_start=0.99",
 )
 NETWORK = {
     "simclr": ("method=simclr", "method.temperature=0.2"),
@@ -40,8 +43,8 @@ NETWORK = {
 EMA = ("method.momentum_start=0.8", "method.momentum_end=0.8")
 QUEUE = "method.memory_bank_size=[4096,256]"
 RUNS: dict[str, tuple[str, ...]] = {
-    f"{name} batch {batch}": (*words, f"batch_size={batch}")
-    for name, words in NETWORK.items()
+    f"{name} batch {batch}": (*overrides, f"batch_size={batch}")
+    for name, overrides in NETWORK.items()
     for batch in (LARGE, SMALL)
 }
 for _name in ("dino", "dino_er"):
@@ -52,14 +55,17 @@ for _name in ("dino", "dino_er"):
 for _name in ("byol", "byol_er", "dino", "dino_er"):
     RUNS[f"{_name} EMA 0.8 batch {LARGE}"] = (*RUNS[f"{_name} batch {LARGE}"], *EMA)
 for _seed in (0, 1):
-    for _entropy, _words in {
+    for _entropy, _overrides in {
         "self term": ("method.leave_one_out=false",),
         "leave-one-out": ("method.leave_one_out=true",),
         "self term, queue 4096": ("method.leave_one_out=false", QUEUE),
         "leave-one-out, queue 4096": ("method.leave_one_out=true", QUEUE),
     }.items():
         RUNS[f"simclr_er {_entropy} batch 64 seed {_seed}"] = (
-            *("method=simclr_er", "batch_size=64", f"seed={_seed}", *_words),
+            "method=simclr_er",
+            "batch_size=64",
+            f"seed={_seed}",
+            *_overrides,
         )
 RUNS["byol_er H of the prediction batch 256"] = (
     *RUNS[f"byol_er batch {LARGE}"],
@@ -71,7 +77,9 @@ KMEANS = (*CLUSTERS, "method.projection_dim=64", "method.memory_bank_size=6144")
 RUNS |= {
     "swav": ("method=swav", *SWAV, "method.freeze_prototypes_epochs=0"),
     "swav without Sinkhorn": (
-        *("method=swav", *SWAV, "method.freeze_prototypes_epochs=0"),
+        "method=swav",
+        *SWAV,
+        "method.freeze_prototypes_epochs=0",
         "method.sinkhorn_iterations=0",
     ),
     "swav_er": ("method=swav_er", *SWAV),
@@ -107,11 +115,13 @@ def main() -> None:
 
         def one(name: str) -> None:
             run_dir = Path(folder, name.replace(" ", "_").replace(",", ""))
-            words = [*COMMON, "evaluation.every_n_epochs=0", *RUNS[name]]
-            words += [f"epochs={arguments.epochs}", "data.num_workers=0"]
-            pretrain(words, [f"data.train_dir={train}", f"data.val_dir={test}"], run_dir, threads=1)
+            overrides = [*COMMON, "evaluation.every_n_epochs=0", *RUNS[name]]
+            overrides += [f"epochs={arguments.epochs}", "data.num_workers=0"]
+            pretrain(
+                overrides, [f"data.train_dir={train}", f"data.val_dir={test}"], run_dir, threads=1
+            )
             with lock:
-                run = summary(run_dir, words)
+                run = summary(run_dir, overrides)
                 run.pop("curves")  # what the lens read is enough
                 report["runs"][name] = run
                 order = [*RUNS, *report["runs"]]  # those of earlier versions last

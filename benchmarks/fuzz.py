@@ -1,10 +1,10 @@
-"""Can anything that a user's files and words hold end in more than one of our errors?
+"""Can anything that a user's files and command lines hold end in more than one of our errors?
 
     python -m benchmarks.fuzz
 
 The cases of ``tests/fuzz``, at least 10,000 of them: files that are damaged, made up or hostile,
-and words of the command line. Each is accepted, or refused by one of our errors with a message of
-one line; anything else is a failure: another exception, a case that takes too long or too much
+and arguments of the command line. Each is accepted, or refused by one of our errors with a message
+of one line; anything else is a failure: another exception, a case that takes too long or too much
 memory, a process, a connection, an import by a pickle, or a file written outside of the case's
 folder. The property is seen by an audit hook of the interpreter, in one process on one thread.
 Writes ``benchmarks/results/fuzz.json`` and ends with status 1 where a case failed.
@@ -25,16 +25,16 @@ from erssl.files import write_json
 from erssl.run.directory import environment
 from tests.fuzz import (
     test_annotations,
+    test_arguments,
     test_checkpoints,
     test_images,
     test_results,
     test_transfer_lists,
-    test_words,
 )
 from tests.fuzz.harness import MEMORY, SECONDS, Outcome, Surface, run_many
 
 SURFACES: list[Surface] = [
-    test_words.SURFACE,
+    test_arguments.SURFACE,
     test_checkpoints.SURFACE,
     *test_images.SURFACES,
     test_transfer_lists.SURFACE,

@@ -89,8 +89,8 @@ def in_own_process(name: str, classes: int) -> dict[str, Any]:
     """What :func:`measure` gives in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measured.pt"
-        words = ["--contender", name, "--classes", str(classes), "--file", str(file)]
-        subprocess.run([sys.executable, "-m", "benchmarks.knn", *words], check=True)
+        arguments = ["--contender", name, "--classes", str(classes), "--file", str(file)]
+        subprocess.run([sys.executable, "-m", "benchmarks.knn", *arguments], check=True)
         measured: dict[str, Any] = torch.load(file)
         return measured
 

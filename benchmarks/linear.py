@@ -72,8 +72,8 @@ def main(options: argparse.Namespace) -> None:
 
 def in_own_process(name: str) -> dict[str, float]:
     """What :func:`measure` gives in a fresh process."""
-    words = [sys.executable, "-m", "benchmarks.linear", "--contender", name]
-    answer = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-m", "benchmarks.linear", "--contender", name]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     measured: dict[str, float] = json.loads(answer.splitlines()[-1])
     return measured
 

@@ -54,8 +54,8 @@ KILLED = ("mocov2", "deepclusterv2", "mae")  # a queue and an EMA, k-means, rand
 
 def resume_everywhere(study: Study, method: str) -> None:
     """From a checkpoint inside an epoch and from one between two, for a method."""
-    words = study.words(method, "keep_checkpoints=20")
-    whole, _ = study.reference(words)
+    overrides = study.overrides(method, "keep_checkpoints=20")
+    whole, _ = study.reference(overrides)
     for number, kind in ((8, "inside an epoch"), (6, "between epochs")):
         run_dir = study.new("run")
         shutil.copytree(whole, run_dir)
@@ -68,19 +68,19 @@ def resume_everywhere(study: Study, method: str) -> None:
         kept[number].replace(run_dir / LAST)
         for file in (run_dir / "checkpoints").glob("last-*.ckpt"):
             file.unlink()
-        study.count(f"resumed {kind}", study.finish(words, run_dir))
+        study.count(f"resumed {kind}", study.finish(overrides, run_dir))
 
 
 def kill(study: Study, method: str, in_writing: bool) -> None:
     """Kill -9 at a random moment, or while a checkpoint is being written; at times again."""
-    words = study.words(method)
-    _, seconds = study.reference(words)
+    overrides = study.overrides(method)
+    _, seconds = study.reference(overrides)
     run_dir = study.new("run")
     writing = kills = 0
     again = 0.4
     while True:
         started = (run_dir / "config.yaml").is_file()
-        child = study.child(words if not started else (), run_dir, *["resume=true"] * started)
+        child = study.child(overrides if not started else (), run_dir, *["resume=true"] * started)
         if in_writing:
             wait_for_writing(study, child, run_dir)
         else:
@@ -101,7 +101,7 @@ def kill(study: Study, method: str, in_writing: bool) -> None:
         again /= 2
     study.count(
         "kill -9 while writing" if in_writing else "kill -9 at a random moment",
-        study.finish(words, run_dir),
+        study.finish(overrides, run_dir),
         kills=kills,
         kills_that_left_half_a_file=writing,
     )
@@ -109,10 +109,10 @@ def kill(study: Study, method: str, in_writing: bool) -> None:
 
 def stop(study: Study, method: str, number: signal.Signals, workers: int) -> None:
     """A signal to the process, or with loader processes to the whole group."""
-    words = study.words(method, f"data.num_workers={workers}")
-    _, seconds = study.reference(words)
+    overrides = study.overrides(method, f"data.num_workers={workers}")
+    _, seconds = study.reference(overrides)
     run_dir = study.new("run")
-    child = study.child(words, run_dir)
+    child = study.child(overrides, run_dir)
     while not (run_dir / LAST).is_file() and not child.ended():
         time.sleep(0.001)
     time.sleep(study.random.uniform(0, 0.3 * seconds))
@@ -128,13 +128,13 @@ def stop(study: Study, method: str, number: signal.Signals, workers: int) -> Non
         fault = "a traceback was shown"
     group = " to all processes of the group" if workers else ""
     name = f"{number.name}{group}"
-    study.count(name, fault or ("" if finished else study.finish(words, run_dir)))
+    study.count(name, fault or ("" if finished else study.finish(overrides, run_dir)))
 
 
 def damage(study: Study, method: str, everything: bool) -> None:
     """A bit turned in, or a piece cut from, the newest checkpoint, or from every one."""
-    words = study.words(method)
-    whole, _ = study.reference(words)
+    overrides = study.overrides(method)
+    whole, _ = study.reference(overrides)
     run_dir = study.new("run")
     shutil.copytree(whole, run_dir)
     (run_dir / "results.json").unlink()
@@ -150,7 +150,7 @@ def damage(study: Study, method: str, everything: bool) -> None:
             study.count("a damaged newest checkpoint", "the damage was not seen")
             return
     if not everything:
-        study.count("a damaged newest checkpoint", study.finish(words, run_dir))
+        study.count("a damaged newest checkpoint", study.finish(overrides, run_dir))
         return
     child = study.child((), run_dir, "resume=true")
     status, sentence = child.wait(), child.sentence()
@@ -160,12 +160,12 @@ def damage(study: Study, method: str, everything: bool) -> None:
 
 def stop_two(study: Study, method: str) -> None:
     """SIGTERM to the first of two processes, which Lightning has started and gloo connects."""
-    words = study.words(method, "trainer.devices=2", "trainer.strategy=ddp")
+    overrides = study.overrides(method, "trainer.devices=2", "trainer.strategy=ddp")
     command = [sys.executable, "-m", "erssl.cli.main", "pretrain"]
     whole, run_dir = study.new("whole"), study.new("run")
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([*command, *words, f"run_dir={whole}"], check=True, **quiet)
-    child = subprocess.Popen([*command, *words, f"run_dir={run_dir}"], **quiet)
+    subprocess.run([*command, *overrides, f"run_dir={whole}"], check=True, **quiet)
+    child = subprocess.Popen([*command, *overrides, f"run_dir={run_dir}"], **quiet)
     while not (run_dir / LAST).is_file() and child.poll() is None:
         time.sleep(0.001)
     time.sleep(study.random.uniform(0, 0.3))
@@ -179,9 +179,9 @@ def stop_two(study: Study, method: str) -> None:
 
 def lose_worker(study: Study, method: str) -> None:
     """Kill -9 of a loader process."""
-    words = study.words(method, "data.num_workers=2")
+    overrides = study.overrides(method, "data.num_workers=2")
     run_dir = study.new("run")
-    child = study.child(words, run_dir)
+    child = study.child(overrides, run_dir)
     while not (run_dir / LAST).is_file() and not child.ended():
         time.sleep(0.001)
     time.sleep(study.random.uniform(0, 0.3))
@@ -194,21 +194,28 @@ def lose_worker(study: Study, method: str) -> None:
     finished = (run_dir / "results.json").is_file()  # it was not needed any more
     right = finished or (status == 2 and "A loader process" in sentence)
     fault = "" if right else f"status {status}, {sentence}"
-    study.count("a loader process killed", fault or study.finish(words, run_dir))
+    study.count("a loader process killed", fault or study.finish(overrides, run_dir))
 
 
 def break_image(study: Study, images: Path, workers: int) -> None:
     """An image file is cut while the run goes on, and put back afterwards."""
-    words = (
-        *("data=imagefolder", f"data.train_dir={images}", "data.verify=true", "method=byol"),
-        *(*COMMON, *HEAD, "optimizer=sgd", "data.views.recipe=digits", "batch_size=8"),
+    overrides = (
+        "data=imagefolder",
+        f"data.train_dir={images}",
+        "data.verify=true",
+        "method=byol",
+        *COMMON,
+        *HEAD,
+        "optimizer=sgd",
+        "data.views.recipe=digits",
+        "batch_size=8",
         f"data.num_workers={workers}",
     )
     run_dir = study.new("run")
-    study.reference(words)
+    study.reference(overrides)
     file = study.random.choice(sorted(images.glob("*/*.png")))
     good = file.read_bytes()
-    child = study.child(words, run_dir)
+    child = study.child(overrides, run_dir)
     while not (run_dir / LAST).is_file() and not child.ended():
         time.sleep(0.001)
     file.write_bytes(good[: len(good) // 2])
@@ -217,13 +224,15 @@ def break_image(study: Study, images: Path, workers: int) -> None:
     finished = (run_dir / "results.json").is_file()
     right = finished or (status == 2 and file.name in sentence and "resume=true" in sentence)
     fault = "" if right else f"status {status}, {sentence}"
-    study.count("an image that breaks", fault or ("" if finished else study.finish(words, run_dir)))
+    study.count(
+        "an image that breaks", fault or ("" if finished else study.finish(overrides, run_dir))
+    )
 
 
 def refuse_disk(study: Study, method: str, how: str) -> None:
     """A file system that is full, or read-only from some moment on."""
-    words = study.words(method)
-    whole, _ = study.reference(words)
+    overrides = study.overrides(method)
+    whole, _ = study.reference(overrides)
     place = study.new("disk")
     place.mkdir()
     size = sum(f.stat().st_size for f in whole.rglob("*") if f.is_file())
@@ -233,7 +242,7 @@ def refuse_disk(study: Study, method: str, how: str) -> None:
         return
     try:
         run_dir = place / "run"
-        child = study.child(words, run_dir)
+        child = study.child(overrides, run_dir)
         if how == "read-only":
             while not (run_dir / LAST).is_file() and not child.ended():
                 time.sleep(0.001)
@@ -246,14 +255,14 @@ def refuse_disk(study: Study, method: str, how: str) -> None:
         right = finished or (status == 2 and str(place) in sentence and not shown)
         fault = "" if right else f"status {status}, {sentence}"
         name = "a disk that is full" if how == "full" else "a folder that becomes read-only"
-        study.count(name, fault or ("" if finished else study.finish(words, run_dir)))
+        study.count(name, fault or ("" if finished else study.finish(overrides, run_dir)))
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def spoil(study: Study, method: str) -> None:
     """The loss of a random step is a NaN; the run stops, and goes on without the fault."""
-    words = study.words(method)
+    overrides = study.overrides(method)
     run_dir = study.new("run")
     step = study.random.randint(1, 18)
 
@@ -266,11 +275,11 @@ def spoil(study: Study, method: str) -> None:
 
         MultiViewMethod.training_step = training_step  # type: ignore[method-assign]
 
-    child = study.child(words, run_dir, prepare=prepare)
+    child = study.child(overrides, run_dir, prepare=prepare)
     status, sentence = child.wait(), child.sentence()
     right = status == 2 and f"Step {step} is not finite" in sentence
     fault = "" if right else f"status {status}, {sentence}"
-    study.count("a NaN in the loss", fault or study.finish(words, run_dir))
+    study.count("a NaN in the loss", fault or study.finish(overrides, run_dir))
 
 
 def study_all(study: Study, quick: bool) -> None:

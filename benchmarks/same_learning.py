@@ -36,11 +36,16 @@ def main(images: Path) -> None:
 
         def run(name: str) -> dict[str, Any]:
             pipeline, seed = runs[name]
-            words = [*SETTING, f"data.pipeline={pipeline}", f"seed={seed}", "data.num_workers=1"]
+            overrides = [
+                *SETTING,
+                f"data.pipeline={pipeline}",
+                f"seed={seed}",
+                "data.num_workers=1",
+            ]
             paths = [f"data.train_dir={train}", f"data.val_dir={test}"]
             own = Path(folder, name.replace(" ", "_"))
-            pretrain(words, paths, own, 1, before=ALL_IN_FLOAT64 if name == DOUBLE else "")
-            return summary(own, words)
+            pretrain(overrides, paths, own, 1, before=ALL_IN_FLOAT64 if name == DOUBLE else "")
+            return summary(own, overrides)
 
         with ThreadPoolExecutor(2) as pool:
             done = dict(zip(runs, pool.map(run, runs), strict=True))

@@ -137,8 +137,8 @@ def measure(name: str, n: int, dim: int) -> dict[str, Any]:
 
 
 def in_own_process(name: str, n: int, dim: int) -> dict[str, Any]:
-    words = [sys.executable, "-m", "benchmarks.scaling", "--case", name, str(n), str(dim)]
-    result: dict[str, Any] = json.loads(subprocess.check_output(words, text=True))
+    command = [sys.executable, "-m", "benchmarks.scaling", "--case", name, str(n), str(dim)]
+    result: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
     if name == "score":
         result["operations"] = score_operations(n, dim, PAPER["world"])
     print(result, flush=True)

@@ -45,10 +45,10 @@ TARGETS = {"erssl --help": 0.3, BEYOND: 0.1}
 
 
 def main(options: argparse.Namespace) -> None:
-    for words in COMMANDS.values():
-        spent(words)  # files come from memory from now on, byte code is written
+    for command in COMMANDS.values():
+        spent(command)  # files come from memory from now on, byte code is written
     rounds = [
-        {**{name: spent(words) for name, words in COMMANDS.items()}, BEYOND: beyond_torch()}
+        {**{name: spent(command) for name, command in COMMANDS.items()}, BEYOND: beyond_torch()}
         for _ in range(options.n)
     ]
     rows = [
@@ -76,10 +76,10 @@ def main(options: argparse.Namespace) -> None:
         print(f"  {seconds:6.3f} s  {name}")
 
 
-def spent(words: tuple[str, ...]) -> tuple[float, float]:
+def spent(command: tuple[str, ...]) -> tuple[float, float]:
     """Wall and processor seconds of a process."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -87,16 +87,16 @@ def spent(words: tuple[str, ...]) -> tuple[float, float]:
 
 def beyond_torch() -> tuple[float, float]:
     """Wall and processor seconds of ``import erssl`` where torch is there."""
-    words = (sys.executable, "-c", AFTER_TORCH)
-    answer = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    command = (sys.executable, "-c", AFTER_TORCH)
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     seconds, cpu = map(float, answer.split())
     return seconds, cpu
 
 
 def heaviest(count: int = 12) -> dict[str, float]:
     """Packages whose modules take longest to import, in all, of what ``erssl pretrain`` needs."""
-    words = (sys.executable, "-X", "importtime", "-c", "import erssl.protocols.pretrain")
-    lines = subprocess.run(words, capture_output=True, text=True, check=True).stderr
+    command = (sys.executable, "-X", "importtime", "-c", "import erssl.protocols.pretrain")
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     own: Counter[str] = Counter()
     for microseconds, module in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", lines):
         own[module.partition(".")[0]] += int(microseconds)

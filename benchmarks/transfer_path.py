@@ -115,8 +115,8 @@ def in_own_process(name: str, tolerance: float) -> list[dict[str, Any]]:
     """Fits of one contender that ended within the limit."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fits.jsonl"
-        words = ["--contender", name, "--tolerance", str(tolerance), "--file", str(file)]
-        command = [sys.executable, "-m", "benchmarks.transfer_path", *words]
+        arguments = ["--contender", name, "--tolerance", str(tolerance), "--file", str(file)]
+        command = [sys.executable, "-m", "benchmarks.transfer_path", *arguments]
         try:
             subprocess.run(command, check=True, timeout=LIMIT)
         except subprocess.TimeoutExpired:

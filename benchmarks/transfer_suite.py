@@ -32,8 +32,11 @@ COMMON = (f"datasets=[{','.join(DATASETS)}]", "partial_ok=true", "num_workers=1"
 MODES = {
     "linear": ("mode=linear", "seeds=2"),
     "finetune": (
-        *("mode=finetune", "steps=20", "batch_size=32"),
-        *("learning_rates=[0.003,0.03,0.3]", "weight_decays=[0.0001]"),
+        "mode=finetune",
+        "steps=20",
+        "batch_size=32",
+        "learning_rates=[0.003,0.03,0.3]",
+        "weight_decays=[0.0001]",
     ),
 }
 ROWS = ("pretrained", "untrained")
@@ -48,16 +51,16 @@ def main() -> None:
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     folder = arguments.folder or Path(tempfile.mkdtemp())
-    run_dir, words = folder / "run", [*PRETRAIN, f"epochs={arguments.epochs}"]
+    run_dir, overrides = folder / "run", [*PRETRAIN, f"epochs={arguments.epochs}"]
     if not (run_dir / "results.json").is_file():
         train = link_subset(arguments.images / "train", folder / "train", 1000)
         test = link_subset(arguments.images / "test", folder / "test", 200)
-        pretrain(words, [f"data.train_dir={train}", f"data.val_dir={test}"], run_dir)
+        pretrain(overrides, [f"data.train_dir={train}", f"data.val_dir={test}"], run_dir)
     data_root = gather(arguments.parts, folder / "data")
     report: dict[str, Any] = {
         "command": "python -m benchmarks.transfer_suite <parts> <CIFAR-10 images>",
         "environment": {k: v for k, v in environment().items() if k != "command"},
-        "pretraining": summary(run_dir, words),
+        "pretraining": summary(run_dir, overrides),
         "suites": {},
     }
     for mode, own in MODES.items():
@@ -103,16 +106,16 @@ class Suite:
 
     Attributes:
         folder: Its run directory.
-        words: What it is asked for.
+        overrides: What it is asked for.
     """
 
-    def __init__(self, folder: Path, words: list[str]) -> None:
+    def __init__(self, folder: Path, overrides: list[str]) -> None:
         """Not started yet."""
-        self.folder, self.words = folder, words
+        self.folder, self.overrides = folder, overrides
 
     def start(self, data_root: Path, resume: bool = False) -> subprocess.Popen[bytes]:
         """A process of its own, with a feature cache of its own."""
-        command = [sys.executable, "-m", "erssl.cli.main", "transfer", *self.words]
+        command = [sys.executable, "-m", "erssl.cli.main", "transfer", *self.overrides]
         state = "resume=true" if resume else "overwrite=true"
         own = [f"run_dir={self.folder}", f"data_root={data_root}", state]
         variables = dict(os.environ) | {"ERSSL_HOME": str(self.folder / "home")}
@@ -152,15 +155,15 @@ class Suite:
         return found
 
 
-def killed(folder: Path, data_root: Path, mode: str, words: list[str]) -> dict[str, Any]:
+def killed(folder: Path, data_root: Path, mode: str, overrides: list[str]) -> dict[str, Any]:
     """Kill the suite three times on its way, go on each time, and compare with the one left alone.
 
     Returns:
         How much was finished at each kill, what of that was computed again (nothing, if all is
         well), and whether the results are the same.
     """
-    suite = Suite(folder / f"{mode}-killed", words)
-    whole = Suite(folder / f"{mode}-pretrained", words)
+    suite = Suite(folder / f"{mode}-killed", overrides)
+    whole = Suite(folder / f"{mode}-pretrained", overrides)
     count = len(whole.files())
     shutil.rmtree(suite.folder, ignore_errors=True)
     kills, again = [], []

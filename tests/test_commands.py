@@ -28,7 +28,7 @@ from erssl.settings.arguments import overrides_of
 
 from .cli.test_pretrain import TINY, UNMEASURED
 
-_PAIRS = [word.partition("=")[::2] for word in (*TINY, *UNMEASURED, "epochs=1")]
+_PAIRS = [override.partition("=")[::2] for override in (*TINY, *UNMEASURED, "epochs=1")]
 QUICK = {key: value for key, value in _PAIRS if not key.startswith("backbone")}
 BACKBONE = {"backbone": "timm", "backbone.name": "test_resnet"}
 
@@ -67,8 +67,8 @@ def run(tmp_path_factory):
 
 
 def test_a_function_is_its_command(run, tmp_path):
-    words = [f"{key}={value}" for key, value in {**BACKBONE, **QUICK}.items()]
-    assert main(["pretrain", "method=simclr", *words, f"run_dir={tmp_path / 'run'}"]) == 0
+    overrides = [f"{key}={value}" for key, value in {**BACKBONE, **QUICK}.items()]
+    assert main(["pretrain", "method=simclr", *overrides, f"run_dir={tmp_path / 'run'}"]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert run.metrics == results["metrics"] == run.results["metrics"]
     theirs = {p.name for p in (tmp_path / "run").iterdir() if "tfevents" not in p.name}

@@ -61,9 +61,9 @@ def test_built_wheel_runs_from_another_folder(wheel, tmp_path):
     elsewhere.mkdir()
     variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
-    def call(*words):
+    def call(*arguments):
         return subprocess.run(
-            words, cwd=elsewhere, env=variables, capture_output=True, text=True, check=True
+            arguments, cwd=elsewhere, env=variables, capture_output=True, text=True, check=True
         ).stdout
 
     where = call(str(python), "-c", "import erssl.loss as m; print(m.__file__)")
@@ -71,10 +71,19 @@ def test_built_wheel_runs_from_another_folder(wheel, tmp_path):
     call(str(python), "-c", "from erssl.downstream.transfer.datasets import load_transfer")
     assert "mveb" in call(str(environment / "bin" / "erssl"), "methods")
     call(
-        *(str(environment / "bin" / "erssl"), "pretrain", "method=mveb", "epochs=1"),
-        *("backbone=timm", "backbone.name=test_resnet", "trainer.limit_train_batches=2"),
-        *("method.projection_dim=8", "evaluation.linear=false", "evaluation.untrained=false"),
-        *("data.num_workers=0", "run_dir=run", "evaluation.every_n_epochs=0"),
+        str(environment / "bin" / "erssl"),
+        "pretrain",
+        "method=mveb",
+        "epochs=1",
+        "backbone=timm",
+        "backbone.name=test_resnet",
+        "trainer.limit_train_batches=2",
+        "method.projection_dim=8",
+        "evaluation.linear=false",
+        "evaluation.untrained=false",
+        "data.num_workers=0",
+        "run_dir=run",
+        "evaluation.every_n_epochs=0",
     )
     assert (elsewhere / "run" / "results.json").is_file()
 
@@ -96,8 +105,8 @@ def test_import_is_lazy():
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_does_not_wait_for_torch(command):
-    words = [command, "--help"] if command else ["--help"]
-    code = f"import sys; from erssl.cli.main import main; status = main({words}); "
+    arguments = [command, "--help"] if command else ["--help"]
+    code = f"import sys; from erssl.cli.main import main; status = main({arguments}); "
     code += "sys.exit(status or any(m in sys.modules for m in ('torch', 'sklearn', 'matplotlib')))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
@@ -127,9 +136,10 @@ def test_imports_run_one_way():
         assert files, f"{folder} has no modules"
         for file in files:
             for line in file.read_text().splitlines():
-                words = line.split()
-                if len(words) > 1 and words[0] in ("from", "import") and "erssl" in words[1]:
-                    parts = words[1].split(".")
+                statement = line.split()
+                is_import = len(statement) > 1 and statement[0] in ("from", "import")
+                if is_import and "erssl" in statement[1]:
+                    parts = statement[1].split(".")
                     reached = parts[1] if len(parts) > 1 else package
                     assert reached in {package} | allowed | ground, f"{file}: {line}"
 

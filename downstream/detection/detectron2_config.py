@@ -25,9 +25,19 @@ SETTINGS = "settings"  # under which a checkpoint has the settings that it was t
 _NORMS = ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD")
 # what may change between the parts of a run, since training does not depend on it
 _FREE = (
-    *("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.WEIGHTS", "MODEL.DEVICE"),
-    *("DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD"),
-    *("TEST.", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
+    "OUTPUT_DIR",
+    "VERSION",
+    "VIS_PERIOD",
+    "CUDNN_BENCHMARK",
+    "MODEL.WEIGHTS",
+    "MODEL.DEVICE",
+    "DATASETS.TRAIN",
+    "DATASETS.TEST",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
 )
 
 

@@ -139,11 +139,11 @@ def work(arguments: Namespace) -> Any:
     return trainer.results
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        words: The command line; that of the process where nothing is given.
+        command_line: Its arguments; those of the process where nothing is given.
 
     Returns:
         0, or 2 after an error of the input, which is printed in one sentence.
@@ -152,7 +152,7 @@ def main(words: Sequence[str] | None = None) -> int:
         require_detectron2()
         from detectron2.engine import default_argument_parser
 
-        arguments = default_argument_parser().parse_args(words)
+        arguments = default_argument_parser().parse_args(command_line)
         if not arguments.config_file:
             raise ConfigError(
                 "--config-file is missing; give one of erssl's, such as mask_rcnn_R_50_FPN_1x.yaml."

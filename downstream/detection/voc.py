@@ -21,10 +21,10 @@ from erssl.downstream.detection.coco_checks import some
 from erssl.errors import DataError
 
 CLASS_NAMES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _ASKED_BY_EVALUATION = ("pose", "truncated", "difficult")
 

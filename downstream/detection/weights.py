@@ -25,8 +25,11 @@ from erssl.models.weights_files import check_values
 _IN_MODEL = re.compile(r"(?:backbone\.bottom_up|backbone|roi_heads)\.((?:stem|res[2-5]\.\d+)\..+)")
 _OF_ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"),
-    *(("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict")),
-    *(("_codecs", "encode"), ("numpy.core.numeric", "_frombuffer")),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    ("numpy.core.numeric", "_frombuffer"),
 }
 _OWN = re.compile(r"(stem|res[2-5]\.\d+)\..+")
 

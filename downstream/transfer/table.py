@@ -121,7 +121,8 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
             needs=_below(
                 "cifar-10-batches-py",
                 *(f"data_batch_{number}" for number in range(1, 6)),
-                *("test_batch", "batches.meta"),
+                "test_batch",
+                "batches.meta",
             ),
             read=readers.read_cifar10,
             fetch=lambda root: tv.CIFAR10(root, download=True),
@@ -202,7 +203,8 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
             split="20 % of Training_01.txt drawn for val (Ericsson et al. 2021); Testing_01.txt",
             needs=("SUN397/ClassName.txt",),
             beside=(
-                *("SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
+                "SUN397/Training_01.txt",
+                "SUN397/Testing_01.txt",
                 "SUN397/a/abbey and the other folders of images",
             ),
             read=readers.read_sun397,

@@ -47,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Loader processes and torch's threads share the cores: threads that spin while they wait make
     # a run much slower there. Read when torch is loaded, hence before anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
         print(_HELP.format(version=erssl.__version__, commands=commands), end="")
         return 0
-    if words[0] == "--version":
+    if arguments[0] == "--version":
         print(f"erssl {erssl.__version__}")
         return 0
     from erssl.run.children import end_with_parent
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with clean_warnings(), ended_by_signals() as ending:
         end_with_parent()
         try:
-            return _status(words)
+            return _status(arguments)
         except Exception:  # what a library has made of a signal, such as an import that failed
             if ending.number is None:
                 raise
@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 128 + ending.number
 
 
-def _status(words: list[str]) -> int:
+def _status(arguments: list[str]) -> int:
     """Run a command and give its exit status; say what ended it."""
     try:
-        return _run(words[0], words[1:])
+        return _run(arguments[0], arguments[1:])
     except ErsslError as error:
         from erssl.run.faults import own_sentence
 
@@ -111,7 +111,7 @@ def _sentence_of(end: BaseException) -> str:
     return told or "Stopped by Ctrl-C."
 
 
-def _run(command: str, words: list[str]) -> int:
+def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         import difflib
 
@@ -122,17 +122,17 @@ def _run(command: str, words: list[str]) -> int:
         raise ConfigError(
             f"There is no command {command!r}{hint}; choose from: {', '.join(COMMANDS)}."
         )
-    if {"-h", "--help"} & set(words):
+    if {"-h", "--help"} & set(arguments):
         from erssl.cli.help_texts import help_text
 
         print(help_text(command), end="")
         return 0
     if command in _LISTS:
-        status: int = importlib.import_module(f"erssl.cli.{command}").run(words)
+        status: int = importlib.import_module(f"erssl.cli.{command}").run(arguments)
         return status
     from erssl.run.console import Terminal
 
-    importlib.import_module(f"erssl.protocols.{command}").run(words, Terminal())
+    importlib.import_module(f"erssl.protocols.{command}").run(arguments, Terminal())
     return 0
 
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from erssl.errors import ConfigError
 
 
-def run(words: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Print all methods, or the settings of those that are named."""
-    if any("=" in word or word.startswith("-") for word in words):
+    if any("=" in argument or argument.startswith("-") for argument in arguments):
         raise ConfigError(
-            f"erssl methods takes names of methods but was given {' '.join(words)}; settings are "
-            "for erssl pretrain."
+            f"erssl methods takes names of methods but was given {' '.join(arguments)}; settings "
+            "are for erssl pretrain."
         )
-    if words:
-        for name in words:
+    if arguments:
+        for name in arguments:
             _show(name)
         return 0
     from rich.table import Table

@@ -25,21 +25,22 @@ _TABLES = {
 }
 
 
-def run(words: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """List, show, fetch or add checkpoints."""
     console = Terminal(width=_WIDTH)
-    if words and words[0] == "add":
-        return _add(words[1:], console)
-    for word in words:
-        if "=" in word or word.startswith("-"):
+    if arguments and arguments[0] == "add":
+        return _add(arguments[1:], console)
+    for argument in arguments:
+        if "=" in argument or argument.startswith("-"):
             raise ConfigError(
-                f"erssl zoo takes names of checkpoints but was given {word}; see erssl zoo --help."
+                f"erssl zoo takes names of checkpoints but was given {argument}; see "
+                "erssl zoo --help."
             )
-    if words and words[0] == "get":
-        return _get(words[1:])
-    if not words:
+    if arguments and arguments[0] == "get":
+        return _get(arguments[1:])
+    if not arguments:
         _list(console)
-    for row in [zoo_row(name) for name in words]:
+    for row in [zoo_row(name) for name in arguments]:
         _show(row)
     return 0
 
@@ -52,9 +53,9 @@ def _get(names: Sequence[str]) -> int:
     return 0
 
 
-def _add(words: Sequence[str], console: Console) -> int:
-    folders = [word for word in words if "=" not in word]
-    given = dict(word.partition("=")[::2] for word in words if "=" in word)
+def _add(arguments: Sequence[str], console: Console) -> int:
+    folders = [each for each in arguments if "=" not in each]
+    given = dict(each.partition("=")[::2] for each in arguments if "=" in each)
     for key in given:
         if key not in _ADD:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, _ADD)}")
@@ -178,9 +179,9 @@ def _of_method(row: ZooRow, protocol: str, dataset: str, metric: str) -> float |
 
 def _table(*heads: str) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    words = ("name", "yours", "architecture", "data", "cached", "there")
+    texts = ("name", "yours", "architecture", "data", "cached", "there")
     for head in heads:
-        table.add_column(head, justify="left" if head in words else "right", no_wrap=True)
+        table.add_column(head, justify="left" if head in texts else "right", no_wrap=True)
     return table
 
 

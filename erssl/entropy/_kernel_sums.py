@@ -39,7 +39,11 @@ def log_kernel_sums(
         return _sums(queries, keys, kappa, own_offset)
     tiles = [
         checkpoint(
-            *(_sums, tile, keys, kappa, None if own_offset is None else own_offset + rows * number),
+            _sums,
+            tile,
+            keys,
+            kappa,
+            None if own_offset is None else own_offset + rows * number,
             use_reentrant=False,
         )
         for number, tile in enumerate(queries.split(rows))

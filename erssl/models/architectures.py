@@ -86,7 +86,7 @@ def assumed_of_transformer(
 
 
 def architecture_label(options: BackboneOptions) -> str:
-    """An architecture in a word, such as ``resnet18_cifar`` or ``vit_small_patch14_reg4``."""
+    """Name an architecture: ``resnet18_cifar``, ``vit_small_patch14_reg4``."""
     if options.library == "torchvision":
         return options.name + ("_cifar" if options.cifar_stem else "")
     own = options.options

@@ -36,12 +36,12 @@ def other_sets(content: Mapping[str, Any], found: Found) -> tuple[str, tuple[str
     others = [each for each in whole_sets(content, wanted) if each != here]
     several_places = any(place != found.place for place, _ in others)
     several_prefixes = any(prefix != rule.prefix for _, prefix in others)
-    words = [
+    arguments = [
         _argument(place, prefix, place != found.place, prefix != rule.prefix)
         for place, prefix in others
     ]
     taken = _argument(found.place, rule.prefix, several_places, several_prefixes)
-    return taken, tuple(words)
+    return taken, tuple(arguments)
 
 
 def offer(content: Mapping[str, Any], planned: Mapping[str, Tensor] | None) -> str:
@@ -70,7 +70,7 @@ def offer(content: Mapping[str, Any], planned: Mapping[str, Tensor] | None) -> s
 
 
 def _whole(state: Mapping[str, Tensor], planned: Mapping[str, Tensor] | None) -> str:
-    """The architecture that weights are a whole backbone of, in a word; empty where they are not.
+    """Name the architecture that weights are a whole backbone of; empty where they are not.
 
     Shapes tell an architecture by the blocks that are there; that is taken for whole.
     """
@@ -85,6 +85,6 @@ def _whole(state: Mapping[str, Tensor], planned: Mapping[str, Tensor] | None) ->
 
 
 def _argument(place: tuple[str, ...], prefix: str, with_place: bool, with_prefix: bool) -> str:
-    words = [f"weights={place_name(place)}"] if with_place else []
-    words += ["prefix=" + (prefix.rstrip(".") or "''")] if with_prefix else []
-    return " ".join(words) or f"weights={place_name(place)}"
+    parts = [f"weights={place_name(place)}"] if with_place else []
+    parts += ["prefix=" + (prefix.rstrip(".") or "''")] if with_prefix else []
+    return " ".join(parts) or f"weights={place_name(place)}"

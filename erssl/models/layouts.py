@@ -32,8 +32,16 @@ _SOLO = (("classifier.",), ("projector.", "momentum_", "prototypes", "head.", "d
 _VISSL = ("classy_state_dict", "base_model", "model", "trunk")
 # Where else people put a state dict: DeepSpeed, and training scripts of their own.
 _CONTAINERS = (
-    *((), _STATE, _MODEL, ("module",), ("net",), ("network",), ("model_state_dict",)),
-    *(("model_state",), ("weights",), ("params",)),
+    (),
+    _STATE,
+    _MODEL,
+    ("module",),
+    ("net",),
+    ("network",),
+    ("model_state_dict",),
+    ("model_state",),
+    ("weights",),
+    ("params",),
 )
 
 

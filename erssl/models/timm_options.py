@@ -19,41 +19,41 @@ NORM_EPS = "layer_norm_eps"
 ALLOWED = frozenset(
     {
         # images and patches
-        *("img_size", "patch_size", "in_chans", "window_size", "window_ratio", "stride"),
-        *("dynamic_img_size", "dynamic_img_pad", "strict_img_size", "always_partition"),
-        *("output_stride", "ref_feat_shape", "pretrained_window_sizes", "patch_norm"),
+        "img_size", "patch_size", "in_chans", "window_size", "window_ratio", "stride",
+        "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "always_partition",
+        "output_stride", "ref_feat_shape", "pretrained_window_sizes", "patch_norm",
         # width and depth
-        *("embed_dim", "embed_dims", "dim", "dims", "depth", "depths", "layers", "channels"),
-        *("width", "widths", "num_heads", "heads", "num_kv_heads", "head_dim", "key_dim"),
-        *("mlp_ratio", "mlp_ratios", "expand_ratio", "expansion_ratio", "num_features"),
-        *("block_config", "growth_rate", "cardinality", "base_width", "groups", "bn_size"),
-        *("kernel_size", "kernel_sizes", "downsamples", "sr_ratios", "reduction"),
-        *("channel_multiplier", "depth_multiplier", "width_factor", "head_hidden_size"),
-        *("head_widths", "hidden_dim", "num_init_features", "block_reduce_first"),
+        "embed_dim", "embed_dims", "dim", "dims", "depth", "depths", "layers", "channels",
+        "width", "widths", "num_heads", "heads", "num_kv_heads", "head_dim", "key_dim",
+        "mlp_ratio", "mlp_ratios", "expand_ratio", "expansion_ratio", "num_features",
+        "block_config", "growth_rate", "cardinality", "base_width", "groups", "bn_size",
+        "kernel_size", "kernel_sizes", "downsamples", "sr_ratios", "reduction",
+        "channel_multiplier", "depth_multiplier", "width_factor", "head_hidden_size",
+        "head_widths", "hidden_dim", "num_init_features", "block_reduce_first",
         # stems
-        *("stem_type", "stem_width", "stem_size", "stem_chs", "stem_kernel_size", "stem_stride"),
-        *("stem_norm", "stem_bias", "stem_conv", "conv_bias", "conv_mlp", "replace_stem_pool"),
-        *("fix_stem", "down_kernel_size", "avg_down", "use_overlap_down"),
+        "stem_type", "stem_width", "stem_size", "stem_chs", "stem_kernel_size", "stem_stride",
+        "stem_norm", "stem_bias", "stem_conv", "conv_bias", "conv_mlp", "replace_stem_pool",
+        "fix_stem", "down_kernel_size", "avg_down", "use_overlap_down",
         # tokens, positions and pooling
-        *("class_token", "reg_tokens", "num_reg_tokens", "no_embed_class", "pos_embed"),
-        *("global_pool", "fc_norm", "use_fc_norm", "final_norm", "pre_norm", "pool_type"),
-        *("pool_include_prefix", "use_abs_pos_emb", "use_rot_pos_emb", "use_rel_pos_bias"),
-        *("use_shared_rel_pos_bias", "rope_type", "rope_temperature", "rope_rotate_half"),
-        *("rope_grid_offset", "rope_grid_indexing", "rope_shift_coords", "rope_jitter_coords"),
-        *("rope_rescale_coords", "rope_theta", "use_rope", "use_abs_pos", "use_rel_pos"),
+        "class_token", "reg_tokens", "num_reg_tokens", "no_embed_class", "pos_embed",
+        "global_pool", "fc_norm", "use_fc_norm", "final_norm", "pre_norm", "pool_type",
+        "pool_include_prefix", "use_abs_pos_emb", "use_rot_pos_emb", "use_rel_pos_bias",
+        "use_shared_rel_pos_bias", "rope_type", "rope_temperature", "rope_rotate_half",
+        "rope_grid_offset", "rope_grid_indexing", "rope_shift_coords", "rope_jitter_coords",
+        "rope_rescale_coords", "rope_theta", "use_rope", "use_abs_pos", "use_rel_pos",
         # attention, feed-forward and normalisation
-        *("qkv_bias", "qkv_fused", "qk_norm", "proj_bias", "init_values", "ls_init_value"),
-        *("layer_scale_init_value", "swiglu_mlp", "swiglu_align_to", "scale_mlp", "use_grn"),
-        *("scale_attn_inner", "scale_attn_norm", "scale_mlp_norm", "use_post_norm", "norm_eps"),
-        *("use_pre_transformer_norm", "use_post_transformer_norm", "head_norm_first"),
-        *("norm_layer", "act_layer", "aa_layer", "se_layer", "pad_type", "attn_ratio", "use_lab"),
-        *("preact", "extra_norm_period", "extra_norm_stage", "sequential_attn", "head_init_scale"),
+        "qkv_bias", "qkv_fused", "qk_norm", "proj_bias", "init_values", "ls_init_value",
+        "layer_scale_init_value", "swiglu_mlp", "swiglu_align_to", "scale_mlp", "use_grn",
+        "scale_attn_inner", "scale_attn_norm", "scale_mlp_norm", "use_post_norm", "norm_eps",
+        "use_pre_transformer_norm", "use_post_transformer_norm", "head_norm_first",
+        "norm_layer", "act_layer", "aa_layer", "se_layer", "pad_type", "attn_ratio", "use_lab",
+        "preact", "extra_norm_period", "extra_norm_stage", "sequential_attn", "head_init_scale",
         # what is drawn while training, and how weights begin
-        *("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate"),
-        *("patch_drop_rate", "drop_block_rate", "weight_init", "fix_init", "zero_init_last"),
+        "drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate",
+        "patch_drop_rate", "drop_block_rate", "weight_init", "fix_init", "zero_init_last",
         NORM_EPS,
     }
-)
+)  # fmt: skip
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_]{0,40}")  # of layers and kinds; no path, no address
 _HINT = "see erssl.models.timm_options.ALLOWED for what may be said"
 

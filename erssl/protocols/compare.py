@@ -30,7 +30,7 @@ from erssl.run.directory import (
     environment,
     read_lens,
 )
-from erssl.run.launch import hydra_words, launch
+from erssl.run.launch import launch, launcher_overrides
 from erssl.run.lens_figure import plot_lens
 from erssl.run.report import metric_label
 from erssl.run.result import Result
@@ -48,12 +48,12 @@ class Run:
 
     Attributes:
         choices: What it has of each key that takes several values.
-        words: Its settings, without ``run_dir``.
+        overrides: Its settings, without ``run_dir``.
         path: Its run directory.
     """
 
     choices: dict[str, str]
-    words: list[str]
+    overrides: list[str]
     path: Path
 
     @property
@@ -62,16 +62,16 @@ class Run:
         return tuple(v for k, v in self.choices.items() if k != "seed")
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Check every run, do them, print and keep the table.
 
     They are done one after another, each on all devices, or handed to a launcher of hydra.
 
     Raises:
-        ErsslError: If the words are wrong, or some runs failed; the table has the others then.
+        ErsslError: If the overrides are wrong, or some runs failed; the table has the others then.
     """
-    launcher = hydra_words(words)
-    runs, settings = plan([word for word in words if word not in launcher])
+    launcher = launcher_overrides(overrides)
+    runs, settings = plan([override for override in overrides if override not in launcher])
     folder = runs[0].path.parent
     taken = [r.path for r in runs if (r.path / CONFIG).exists()]
     if taken and not (settings.resume or settings.overwrite):
@@ -79,7 +79,7 @@ def run(words: Sequence[str], console: Console) -> Result:
             f"{taken[0]} already holds a run; continue with resume=true, delete it with "
             "overwrite=true, or name another run_dir."
         )
-    commands = [_words_of(item, settings) for item in runs]
+    commands = [_overrides_of(item, settings) for item in runs]
     if launcher:
         launch([["pretrain", *c] for c in commands], launcher=launcher, folder=folder / "launch")
     failed = []
@@ -95,7 +95,7 @@ def run(words: Sequence[str], console: Console) -> Result:
     finished = [item for item in runs if item not in failed]
     if finished:
         report = summarize(finished)
-        report |= {"command": f"erssl pretrain {' '.join(words)} --multirun"}
+        report |= {"command": f"erssl pretrain {' '.join(overrides)} --multirun"}
         write_json(folder / "compare.json", report | {"environment": environment()})
         table = table_text(report)
         write_text(folder / "compare.md", table + "\n")
@@ -110,43 +110,49 @@ def run(words: Sequence[str], console: Console) -> Result:
     return Result(folder, results=report)
 
 
-def _words_of(item: Run, settings: PretrainSettings) -> list[str]:
+def _overrides_of(item: Run, settings: PretrainSettings) -> list[str]:
     resumable = settings.resume and has_checkpoint(item.path / LAST_CHECKPOINT)
     state = [f"resume={resumable}".lower(), f"overwrite={not resumable}".lower()]
-    return [*item.words, f"run_dir={item.path}", *state]
+    return [*item.overrides, f"run_dir={item.path}", *state]
 
 
-def start(words: Sequence[str]) -> int:
+def start(overrides: Sequence[str]) -> int:
     """One run in a process of its own, and its exit status.
 
     The random numbers of a run, and the processes that Lightning starts for its devices, are then
     those of a run that was started alone. What ends this process ends that one.
     """
     with Children().ended_together() as children:
-        return children.run(["pretrain", *words])
+        return children.run(["pretrain", *overrides])
 
 
-def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:
-    """The runs that the words ask for, each checked as a single run is.
+def plan(overrides: list[str]) -> tuple[list[Run], PretrainSettings]:
+    """The runs that the overrides ask for, each checked as a single run is.
 
     A comma separates the values of a key: ``method=mveb,simclr seed=0,1`` are four runs. A key that
     begins with a method's name, ``mveb.beta=0.03``, is for the runs of that method alone.
 
     Raises:
-        ConfigError: If the words are wrong for any of the runs, or ask for one run only.
+        ConfigError: If the overrides are wrong for any of the runs, or ask for one run only.
     """
     methods = group_options("method")
     own: dict[str, list[str]] = {}
     shared: list[str] = []
-    for word in words:
-        first, _, rest = word.partition(".")
+    for override in overrides:
+        first, _, rest = override.partition(".")
         if first in methods and rest:
             own.setdefault(first, []).append(f"method.{rest}")
         else:
-            shared.append(word)
-    said = dict(w.partition("=")[::2] for w in shared)
-    shared = [w for w in shared if w.partition("=")[0] not in ("run_dir", "resume", "overwrite")]
-    swept = {key: values for w in shared for key, values in [_values(w)] if len(values) > 1}
+            shared.append(override)
+    said = dict(override.partition("=")[::2] for override in shared)
+    shared = [
+        override
+        for override in shared
+        if override.partition("=")[0] not in ("run_dir", "resume", "overwrite")
+    ]
+    swept = {
+        key: values for override in shared for key, values in [_values(override)] if len(values) > 1
+    }
     if not swept:
         raise ConfigError(
             "--multirun needs a key with several values, for example method=mveb,simclr or "
@@ -154,7 +160,7 @@ def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:
         )
     if said.get("resume") == "true" and "run_dir" not in said:
         raise ConfigError("resume=true needs run_dir=<the comparison to continue>.")
-    fixed = [w for w in shared if w.partition("=")[0] not in swept]
+    fixed = [override for override in shared if override.partition("=")[0] not in swept]
     # An experiment may name the method; what is fixed need not fit any other than the runs' own.
     one_run = [*fixed, *(f"{k}={v[0]}" for k, v in swept.items())]
     methods_run = swept.get("method") or [read_settings(one_run)[0].method["name"]]
@@ -170,15 +176,15 @@ def plan(words: list[str]) -> tuple[list[Run], PretrainSettings]:
     for values in itertools.product(*swept.values()):
         choices = dict(zip(swept, values, strict=True))
         mine = own.get(choices.get("method", methods_run[0]), [])
-        run_words = [*fixed, *(f"{k}={v}" for k, v in choices.items()), *mine]
-        settings, _ = read_settings(run_words)
+        run_overrides = [*fixed, *(f"{k}={v}" for k, v in choices.items()), *mine]
+        settings, _ = read_settings(run_overrides)
         if folder is None:
             default = default_run_dir("compare", settings.data.name)
             folder = user_path(said.get("run_dir", default))
-        runs.append(Run(choices, run_words, folder / _name(choices)))
+        runs.append(Run(choices, run_overrides, folder / _name(choices)))
     if len({item.path for item in runs}) < len(runs):
         raise ConfigError("Two of the runs would be the same; give each value once.")
-    checked, _ = read_settings([*runs[0].words, *state, f"run_dir={folder}"])
+    checked, _ = read_settings([*runs[0].overrides, *state, f"run_dir={folder}"])
     return runs, checked
 
 
@@ -234,23 +240,23 @@ def table_text(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def _values(word: str) -> tuple[str, list[str]]:
-    """A word's key, and the values between its commas."""
-    key, _, value = word.partition("=")
+def _values(override: str) -> tuple[str, list[str]]:
+    """An override's key, and the values between its commas."""
+    key, _, value = override.partition("=")
     if key in _PATHS or "," not in value:
         return key, [value]
     try:
-        (override,) = OverridesParser.create().parse_overrides([word])
+        parsed = OverridesParser.create().parse_override(override)
     except HydraException:
         return key, [value]  # whatever reads it will say what is wrong
-    if not override.is_sweep_override():
+    if not parsed.is_sweep_override():
         return key, [value]
-    return key, [str(v) for v in override.sweep_string_iterator()]
+    return key, [str(v) for v in parsed.sweep_string_iterator()]
 
 
 def _name(choices: Mapping[str, str]) -> str:
-    words = [v if k == "method" else f"{k.rpartition('.')[2]}{v}" for k, v in choices.items()]
-    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in w) for w in words)
+    parts = [v if k == "method" else f"{k.rpartition('.')[2]}{v}" for k, v in choices.items()]
+    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in p) for p in parts)
 
 
 def _mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:

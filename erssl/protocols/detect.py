@@ -50,10 +50,10 @@ _WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # images to train a
 _ROIS = 512  # of every recipe
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by what a detector on it finds."""
     quiet()
-    return detect(read_detect(words), console)
+    return detect(read_detect(overrides), console)
 
 
 def detect(settings: DetectSettings, console: Console) -> Result:

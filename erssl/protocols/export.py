@@ -23,11 +23,11 @@ from erssl.settings.compose import nearest
 from erssl.settings.keys import EXPORT_KEYS
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Write a backbone in another format and say how to load it."""
     own: dict[str, str] = {}
-    for word in words:
-        key, sign, value = word.partition("=")
+    for override in overrides:
+        key, sign, value = override.partition("=")
         if not sign or key not in EXPORT_KEYS:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, EXPORT_KEYS)}")
         own[key] = value

@@ -14,10 +14,10 @@ from erssl.run.result import Result
 from erssl.settings.evaluation import FinetuneSettings, read_protocol
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by what it becomes."""
     quiet()
-    settings, about_data = read_protocol("finetune", FinetuneSettings, words)
+    settings, about_data = read_protocol("finetune", FinetuneSettings, overrides)
     return finetune(settings, about_data, console)
 
 

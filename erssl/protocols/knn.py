@@ -17,9 +17,9 @@ from erssl.run.result import Result
 from erssl.settings.evaluation import KnnSettings, read_protocol
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by its nearest neighbours."""
-    settings, about_data = read_protocol("knn", KnnSettings, words)
+    settings, about_data = read_protocol("knn", KnnSettings, overrides)
     return knn(settings, about_data, console)
 
 

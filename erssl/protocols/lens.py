@@ -35,21 +35,29 @@ _SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain
 Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Read a checkpoint, or draw what was read of several runs."""
-    own = dict(w.partition("=")[::2] for w in words if w.partition("=")[0] in LENS_KEYS)
-    rest = [w for w in words if w.partition("=")[0] not in LENS_KEYS]
-    folders = [w for w in rest if "=" not in w]
+    own = dict(
+        override.partition("=")[::2]
+        for override in overrides
+        if override.partition("=")[0] in LENS_KEYS
+    )
+    rest = [override for override in overrides if override.partition("=")[0] not in LENS_KEYS]
+    folders = [override for override in rest if "=" not in override]
     if folders:
-        extra = [w for w in words if "=" in w and not w.startswith("output=")]
+        extra = [
+            override
+            for override in overrides
+            if "=" in override and not override.startswith("output=")
+        ]
         if extra:
             raise ConfigError(
                 "erssl lens draws run directories together with output= only; leave "
                 f"{extra[0]} out."
             )
         return draw(folders, user_path(own.get("output", "lens.png")), console)
-    for word in rest:
-        key = word.partition("=")[0]
+    for override in rest:
+        key = override.partition("=")[0]
         if key.partition(".")[0] not in _SHARED:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, [*LENS_KEYS, *_SHARED])}")
     if "checkpoint" not in own:
@@ -95,7 +103,7 @@ def draw(folders: Sequence[str], output: Path, console: Console) -> Result:
     return Result(output)
 
 
-def measure(own: dict[str, str], words: list[str], console: Console) -> Result:
+def measure(own: dict[str, str], overrides: list[str], console: Console) -> Result:
     """Read the lens of one checkpoint, print it, and write it where ``output`` says.
 
     Raises:
@@ -108,10 +116,10 @@ def measure(own: dict[str, str], words: list[str], console: Console) -> Result:
     if user_path(own.get("output", "")).is_file():
         raise ConfigError(f"output={own['output']} is a file; name a folder.")
     trained_here = path.is_dir() and (path / CONFIG).is_file()
-    settings = run_settings(path, words) if trained_here else read_settings(words)[0]
-    if not trained_here and not any(w.startswith("data=") for w in words):
+    settings = run_settings(path, overrides) if trained_here else read_settings(overrides)[0]
+    if not trained_here and not any(override.startswith("data=") for override in overrides):
         raise ConfigError(f"checkpoint={path} needs data=<what to read it on>.")
-    said = {word.partition("=")[0] for word in words}
+    said = {override.partition("=")[0] for override in overrides}
     module, embed, settings = _module(path, own, settings, trained_here, said)
     options = settings.data
     if options.pipeline == "device":  # would hold all images; the lens has lightly's views there

@@ -25,10 +25,10 @@ from erssl.run.result import Result
 from erssl.settings.evaluation import LinearSettings, read_protocol
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by a linear classifier."""
     quiet()
-    settings, about_data = read_protocol("linear", LinearSettings, words)
+    settings, about_data = read_protocol("linear", LinearSettings, overrides)
     return linear(settings, about_data, console)
 
 

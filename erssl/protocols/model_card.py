@@ -105,7 +105,8 @@ def _card(row: ZooRow, backbone: Any, results: Mapping[str, Any], config: str) -
     lines = [
         f"# {markdown_text(row.name)}",
         "",
-        *("| | |", "|---|---|"),
+        "| | |",
+        "|---|---|",
         *map(markdown_row, facts.items()),
         "",
         "## How to load it",

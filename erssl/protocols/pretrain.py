@@ -74,15 +74,17 @@ from erssl.yaml_text import read_settings_file
 _MULTIRUN = ("--multirun", "-m")
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    if set(words) & set(_MULTIRUN):
+    if set(overrides) & set(_MULTIRUN):
         from erssl.protocols import compare
 
-        return compare.run([word for word in words if word not in _MULTIRUN], console)
-    settings, config, sources = read_sources(restarted(words))
+        return compare.run(
+            [override for override in overrides if override not in _MULTIRUN], console
+        )
+    settings, config, sources = read_sources(restarted(overrides))
     return pretrain(settings, config, console, sources)
 
 

@@ -19,12 +19,12 @@ from erssl.run.summary import collect
 _WIDTH = 140  # columns of the table
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(arguments: Sequence[str], console: Console) -> Result:
     """Collect results, print and write their table."""
-    own = dict(word.partition("=")[::2] for word in words if "=" in word)
+    own = dict(argument.partition("=")[::2] for argument in arguments if "=" in argument)
     if set(own) - {"output"}:
-        raise ConfigError(f"erssl report takes folders and output= but was given {words}.")
-    places = [word for word in words if "=" not in word]
+        raise ConfigError(f"erssl report takes folders and output= but was given {arguments}.")
+    places = [argument for argument in arguments if "=" not in argument]
     if not places:
         raise DataError("erssl report needs run directories, or a folder that holds some.")
     folder = user_path(own.get("output", "report"))

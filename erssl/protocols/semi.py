@@ -19,10 +19,10 @@ from erssl.settings.evaluation import SemiSettings, read_protocol
 SUBSET = "subset.txt"
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by what few labels make of it."""
     quiet()
-    settings, about_data = read_protocol("semi", SemiSettings, words)
+    settings, about_data = read_protocol("semi", SemiSettings, overrides)
     return semi(settings, about_data, console)
 
 

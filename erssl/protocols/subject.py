@@ -106,7 +106,7 @@ def read_subject(
     """Read the backbone, and decide what it is evaluated on.
 
     A run is evaluated on its own images where nothing is said. Image size, channel statistics and
-    interpolation are those that came with the weights unless a word says otherwise.
+    interpolation are those that came with the weights unless an override says otherwise.
 
     Raises:
         ErsslError: If the checkpoint cannot be read, or no data are named.
@@ -148,7 +148,7 @@ def run_of(checkpoint: str) -> Path | None:
 def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptions:
     if run is not None:
         return run_settings(run, about_data).data
-    if not any(word.startswith("data=") for word in about_data):
+    if not any(override.startswith("data=") for override in about_data):
         raise ConfigError(f"checkpoint={checkpoint} needs data=<what to evaluate it on>.")
     return read_settings(about_data)[0].data
 
@@ -156,7 +156,7 @@ def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptio
 def _with_preprocessing(
     data: DataOptions, preprocessing: Any, about_data: Sequence[str]
 ) -> DataOptions:
-    said = {word.partition("=")[0] for word in about_data}
+    said = {override.partition("=")[0] for override in about_data}
     return dataclasses.replace(
         data, **{k: v for k, v in preprocessing.items() if f"data.{k}" not in said}
     )

@@ -44,10 +44,10 @@ from erssl.settings.evaluation import PIXELS
 from erssl.settings.transfer import TransferSettings
 
 
-def run(words: Sequence[str], console: Console) -> Result:
+def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by what it is worth elsewhere."""
     quiet()
-    settings, shares = read_shares(words)
+    settings, shares = read_shares(overrides)
     return transfer(settings, console, shares)
 
 

@@ -13,7 +13,7 @@ from erssl.downstream.transfer.finetune import point_file
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.run.directory import RESULTS
-from erssl.run.launch import MULTIRUN, count_jobs, hydra_words, launch
+from erssl.run.launch import MULTIRUN, count_jobs, launch, launcher_overrides
 from erssl.run.summary import read_results
 from erssl.settings.transfer import TransferSettings, read_transfer
 
@@ -29,12 +29,12 @@ class Shares:
 
     Attributes:
         settings: Of the whole suite.
-        words: What was said of it.
-        launcher: Words for a launcher of hydra; none for processes of this machine.
+        overrides: What was said of it.
+        launcher: Overrides for a launcher of hydra; none for processes of this machine.
     """
 
     settings: TransferSettings
-    words: Sequence[str]
+    overrides: Sequence[str]
     launcher: Sequence[str]
 
     def run(self, folder: Path, parts: Sequence[tuple[int, str]]) -> None:
@@ -62,7 +62,11 @@ class Shares:
 
     def _share(self, folder: Path, seed: int, name: str, point: int | None = None) -> list[str]:
         """The command of one share."""
-        kept = [w for w in self.words if w.partition("=")[0] not in (*_SHARE, *_STATE)]
+        kept = [
+            override
+            for override in self.overrides
+            if override.partition("=")[0] not in (*_SHARE, *_STATE)
+        ]
         own = [f"datasets=[{name}]", f"seed={seed}", "seeds=1", "table=false"]
         own += ["verify=false"] if self.settings.mode == "finetune" else []
         if self.settings.num_workers is None:
@@ -83,20 +87,20 @@ class Shares:
             )
 
 
-def read_shares(words: Sequence[str]) -> tuple[TransferSettings, Shares | None]:
-    """The settings, and how the suite is shared out where ``--multirun`` is among the words.
+def read_shares(overrides: Sequence[str]) -> tuple[TransferSettings, Shares | None]:
+    """The settings, and how the suite is shared out where ``--multirun`` is among the arguments.
 
     Raises:
-        ConfigError: If a word is wrong.
+        ConfigError: If an override is wrong.
     """
-    launcher = hydra_words(words)
-    own = [word for word in words if word not in (*MULTIRUN, *launcher)]
-    if len(own) + len(launcher) == len(words):
+    launcher = launcher_overrides(overrides)
+    own = [override for override in overrides if override not in (*MULTIRUN, *launcher)]
+    if len(own) + len(launcher) == len(overrides):
         settings = read_transfer(own)
         if launcher or settings.jobs is not None:
             raise ConfigError("jobs= and hydra/launcher= are for several at once; add --multirun.")
         return settings, None
-    settings = read_transfer([_listed(word) for word in own])
+    settings = read_transfer([_listed(override) for override in own])
     if settings.points is not None or not settings.table:
         raise ConfigError("--multirun itself shares out the points; leave out points= and table=.")
     if launcher and settings.jobs is not None:
@@ -104,10 +108,10 @@ def read_shares(words: Sequence[str]) -> tuple[TransferSettings, Shares | None]:
     return settings, Shares(settings, own, launcher)
 
 
-def _listed(word: str) -> str:
+def _listed(override: str) -> str:
     """``datasets=dtd,pets``, as hydra writes several values, as the list that it is here."""
-    key, _, value = word.partition("=")
-    return f"datasets=[{value}]" if key == "datasets" and "[" not in value else word
+    key, _, value = override.partition("=")
+    return f"datasets=[{value}]" if key == "datasets" and "[" not in value else override
 
 
 def part_folder(folder: Path, seed: int, name: str) -> Path:

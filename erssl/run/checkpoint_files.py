@@ -27,7 +27,13 @@ _TAG = b"erssl-sha256:"
 _COMMENT = len(_TAG) + 64
 _BLOCK = 2**22
 _UNREADABLE = (
-    *(RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, UnpicklingError),
+    RuntimeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
+    UnpicklingError,
     zipfile.BadZipFile,
 )
 

@@ -30,18 +30,18 @@ class Children:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._ending: int | None = None
 
-    def run(self, words: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
+    def run(self, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
         """Run a command and give its exit status.
 
         Args:
-            words: Of the command, without ``erssl``.
+            arguments: Of the command, without ``erssl``.
             variables: Its environment; ``None`` for that of this process.
         """
         if self._ending is not None:
             return 128 + self._ending
         environment = {**(os.environ if variables is None else variables)}
         environment[PARENT_VARIABLE] = str(os.getpid())
-        command = [sys.executable, "-m", "erssl.cli.main", *words]
+        command = [sys.executable, "-m", "erssl.cli.main", *arguments]
         process = subprocess.Popen(command, env=environment, start_new_session=True)
         self._running.add(process)
         status = process.wait()

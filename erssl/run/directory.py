@@ -37,12 +37,24 @@ _LARGEST = 1e100  # of a reading
 RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _EVALUATION_FILES = (
-    *("subset.txt", "confusion.csv", "confusion.png", "per_class.csv", "per_class.png"),
+    "subset.txt",
+    "confusion.csv",
+    "confusion.png",
+    "per_class.csv",
+    "per_class.png",
 )
 _TABLE_FILES = tuple(f"transfer.{kind}" for kind in ("md", "csv", "json", "png"))
 _PACKAGES = (
-    *("erssl", "torch", "torchvision", "lightly", "pytorch-lightning", "timm", "numpy"),
-    *("opencv-python-headless", "pycocotools", "detectron2"),  # of extras, where installed
+    "erssl",
+    "torch",
+    "torchvision",
+    "lightly",
+    "pytorch-lightning",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "pycocotools",
+    "detectron2",  # of extras, where installed
 )
 
 

@@ -102,15 +102,18 @@ def _way_on(path: Path) -> str:
     return f"begin again with resume=true run_dir={path}"
 
 
-def restarted(words: Sequence[str]) -> list[str]:
-    """The words of a run, with ``resume=true`` where SLURM has put its job back into the queue.
+def restarted(overrides: Sequence[str]) -> list[str]:
+    """The overrides of a run, with ``resume=true`` where SLURM has put its job back into the queue.
 
     SLURM starts the same command again, which would find a run in its own ``run_dir``.
     """
     count = os.environ.get("SLURM_RESTART_COUNT", "")
-    run_dir = dict(word.partition("=")[::2] for word in words).get("run_dir", "")
+    run_dir = dict(override.partition("=")[::2] for override in overrides).get("run_dir", "")
     again = count.isdigit() and int(count) > 0 and bool(run_dir)
     if not again or not (Path(run_dir).expanduser() / CONFIG).is_file():
-        return list(words)
+        return list(overrides)
     own = ("resume", "overwrite")
-    return [*(w for w in words if w.partition("=")[0] not in own), "resume=true"]
+    return [
+        *(override for override in overrides if override.partition("=")[0] not in own),
+        "resume=true",
+    ]

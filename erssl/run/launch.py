@@ -24,9 +24,9 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-def hydra_words(words: Sequence[str]) -> list[str]:
-    """The words that are for a launcher of hydra, such as ``hydra/launcher=joblib``."""
-    return [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
+def launcher_overrides(arguments: Sequence[str]) -> list[str]:
+    """The overrides that are for a launcher of hydra, such as ``hydra/launcher=joblib``."""
+    return [each for each in arguments if each.startswith(("hydra/launcher=", "hydra.launcher."))]
 
 
 def count_jobs(jobs: int | None) -> int:
@@ -68,15 +68,15 @@ def launch(
     Whether one of them failed is seen by what it has left.
 
     Args:
-        commands: Words of each command, the first of which is its name.
+        commands: Arguments of each command, the first of which is its name.
         jobs: How many run at once on this machine, each on the next of its GPUs.
-        launcher: Words that choose and set a launcher of hydra, which then says where and how many
-            run at once: ``hydra/launcher=joblib`` (package hydra-joblib-launcher), or
+        launcher: Overrides that choose and set a launcher of hydra, which then says where and how
+            many run at once: ``hydra/launcher=joblib`` (package hydra-joblib-launcher), or
             ``hydra/launcher=submitit_slurm`` (hydra-submitit-launcher) for a SLURM cluster.
         folder: Where the launcher keeps its own files.
 
     Raises:
-        ConfigError: If hydra refuses the launcher's words.
+        ConfigError: If hydra refuses the launcher's overrides.
     """
     if launcher:
         _launch_by_hydra(commands, launcher, folder or Path("launch"))
@@ -87,10 +87,10 @@ def launch(
 
     children = Children()
 
-    def one(words: Sequence[str]) -> None:
+    def one(arguments: Sequence[str]) -> None:
         slot = slots.get()
         try:
-            children.run(words, _variables(slot, jobs))
+            children.run(arguments, _variables(slot, jobs))
         finally:
             slots.put(slot)
 
@@ -107,17 +107,17 @@ def _launch_by_hydra(
 ) -> None:
     import hydra
 
-    listed = [list(words) for words in commands]
+    listed = [list(arguments) for arguments in commands]
     run = _run  # so that the launcher's processes need nothing of this module's names
 
     @hydra.main(version_base="1.3", config_path=None)
     def job(config: dict[str, int]) -> None:
         run(listed[config["number"]], config["number"])
 
-    words = [f"+number=range({len(listed)})", *launcher, f"hydra.sweep.dir='{folder}'"]
-    words += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    arguments = [f"+number=range({len(listed)})", *launcher, f"hydra.sweep.dir='{folder}'"]
+    arguments += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
     try:
-        with _arguments(["erssl", "--multirun", *words]):
+        with _arguments(["erssl", "--multirun", *arguments]):
             job()
     except (HydraException, OmegaConfBaseException) as error:
         what = str(error).strip().splitlines()[0].rstrip(".")
@@ -127,10 +127,10 @@ def _launch_by_hydra(
 
 
 @contextmanager
-def _arguments(words: list[str]) -> Iterator[None]:
+def _arguments(arguments: list[str]) -> Iterator[None]:
     """The command line that hydra reads, and its errors as exceptions, which it else prints."""
     before, told = sys.argv, os.environ.get(_FULL_ERROR)
-    sys.argv, os.environ[_FULL_ERROR] = words, "1"
+    sys.argv, os.environ[_FULL_ERROR] = arguments, "1"
     try:
         yield
     finally:
@@ -141,10 +141,10 @@ def _arguments(words: list[str]) -> Iterator[None]:
             os.environ[_FULL_ERROR] = told
 
 
-def _run(words: Sequence[str], number: int) -> None:
+def _run(arguments: Sequence[str], number: int) -> None:
     """One command in a job of a launcher, on the device of its number."""
     with Children().ended_together() as children:
-        children.run(words, _variables(number, 1))
+        children.run(arguments, _variables(number, 1))
 
 
 def _variables(number: int, beside: int) -> dict[str, str]:

@@ -24,9 +24,27 @@ _AT_THE_END = {
     "untrained_linear_": ("{} before training", "logistic regression after training"),
 }
 _TOLD = {  # by other columns, or of no account for the result
-    *("checkpoint", "data", "run_dir", "overwrite", "resume", "plots", "seed", "seeds", "cache"),
-    *("cache_dir", "data.root", "data.train_dir", "data.val_dir", "data.num_workers", "preset"),
-    *("mode", "fraction", "k", "epochs", "trainer.accelerator", "trainer.devices"),
+    "checkpoint",
+    "data",
+    "run_dir",
+    "overwrite",
+    "resume",
+    "plots",
+    "seed",
+    "seeds",
+    "cache",
+    "cache_dir",
+    "data.root",
+    "data.train_dir",
+    "data.val_dir",
+    "data.num_workers",
+    "preset",
+    "mode",
+    "fraction",
+    "k",
+    "epochs",
+    "trainer.accelerator",
+    "trainer.devices",
 }
 _SETTING = ("preset", "mode", "fraction", "k", "epochs")
 _LARGEST = 1e100  # of a metric
@@ -174,10 +192,10 @@ def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
                     {"method": method, "protocol": protocol, "setting": said} | common | own
                 )
         return found
-    words = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
+    settings = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
     command = str(result["environment"].get("command", "")).split()[2:]
-    words += [w for w in command if "=" in w and w.partition("=")[0] not in _TOLD]
-    said = " ".join(dict.fromkeys(words))
+    settings += [o for o in command if "=" in o and o.partition("=")[0] not in _TOLD]
+    said = " ".join(dict.fromkeys(settings))
     own = {"method": result["method"], "protocol": result["protocol"], "setting": said}
     return [own | common | metrics]
 

@@ -1,4 +1,4 @@
-"""From words on the command line to checked options, before any work is done.
+"""From overrides on the command line to checked options, before any work is done.
 
 The YAML files are layers (:mod:`erssl.layers`); what may stand in them is decided by the
 dataclasses and signatures that read them, so that a key which nothing reads, or a value of the
@@ -68,7 +68,7 @@ def compose_sources(
 
     Args:
         config_name: The YAML file without its ending.
-        overrides: Words such as ``method=mveb`` or ``optimizer.base_lr=0.3``.
+        overrides: Texts such as ``method=mveb`` or ``optimizer.base_lr=0.3``.
         schema_of: Gives the schema of a composed config; it depends on the chosen method.
         groups: Keys that choose a YAML file, and the folder of ``configs`` that each chooses from.
 
@@ -76,9 +76,9 @@ def compose_sources(
         Nested dictionary of plain values, and where each comes from by its dotted key.
 
     Raises:
-        ConfigError: If a word is not ``key=value``, or a key or value is unknown.
+        ConfigError: If an override is not ``key=value``, or a key or value is unknown.
     """
-    pairs = [_split(word) for word in overrides]
+    pairs = [_split(override) for override in overrides]
     chosen = {groups[key]: _option(key, v, groups[key]) for key, v in pairs if key in groups}
     layers = _layers(config_name, chosen)
     schema = schema_of(_resolved(merge_layers(layers)[0]))
@@ -186,26 +186,26 @@ def schema_from(reader: Callable[..., Any], without: Iterable[str] = ()) -> Sche
     return schema
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str]) -> str:
     """The hint of an error sentence: what was probably meant, and what there is."""
     names = sorted(choices)
-    close = difflib.get_close_matches(word, names, n=5, cutoff=0.5)
-    close.sort(key=lambda name: sorted(name) != sorted(word))  # letters that changed places
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    close.sort(key=lambda choice: sorted(choice) != sorted(name))  # letters that changed places
     return (f"did you mean {close[0]}? " if close else "") + f"Choose from: {', '.join(names)}."
 
 
-def _split(word: str) -> tuple[str, str]:
-    key, sign, value = word.partition("=")
+def _split(override: str) -> tuple[str, str]:
+    key, sign, value = override.partition("=")
     if not sign or not key or key.startswith(("+", "~", "-")):
         raise ConfigError(
-            f"{word!r} is not understood; give settings as key=value, for example "
+            f"{override!r} is not understood; give settings as key=value, for example "
             "method=mveb or optimizer.base_lr=0.3."
         )
     return key, value
 
 
 def _option(key: str, value: str, group: str) -> str | None:
-    """The option that a word chooses of a group."""
+    """The option that an override chooses of a group."""
     options = group_options(group)
     if value in options:
         return value
@@ -294,7 +294,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(hint, type) and isinstance(value, hint)
 
 
-_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 
 
 def _describe(hint: Any) -> str:
@@ -306,5 +306,5 @@ def _describe(hint: Any) -> str:
     if hint is None or hint is type(None):
         return "null"
     if origin is not None:
-        return f"a list like [{', '.join(_WORDS.get(a, '…') for a in args if a is not Ellipsis)}]"
-    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+        return f"a list like [{', '.join(_KINDS.get(a, '…') for a in args if a is not Ellipsis)}]"
+    return _KINDS.get(hint, getattr(hint, "__name__", str(hint)))

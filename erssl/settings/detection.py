@@ -17,8 +17,16 @@ from erssl.settings.evaluation import PIXELS, BackboneSettings
 _PATHS = ("train_images", "train_annotations", "val_images", "val_annotations")
 # Of a training that is resumed: where and how it runs, not what it computes.
 MAY_CHANGE = (
-    *("device", "devices", "num_workers", "verify", "eval_period", "checkpoint_period"),
-    *("eval_only", "checkpoint", "data_root", *_PATHS),  # whose content has a digest
+    "device",
+    "devices",
+    "num_workers",
+    "verify",
+    "eval_period",
+    "checkpoint_period",
+    "eval_only",
+    "checkpoint",
+    "data_root",
+    *_PATHS,  # whose content has a digest
 )
 
 
@@ -154,12 +162,12 @@ class DetectSettings(BackboneSettings):
             )
 
 
-def read_detect(words: Sequence[str]) -> DetectSettings:
-    """Settings from the words of the command line.
+def read_detect(overrides: Sequence[str]) -> DetectSettings:
+    """Read the settings from the overrides of the command line.
 
     Raises:
         ConfigError: If a key or value is unknown, or makes no run.
     """
     schema = schema_from(DetectSettings)
-    config = compose_config("detect", list(words), lambda _: schema, {})
+    config = compose_config("detect", list(overrides), lambda _: schema, {})
     return DetectSettings(**config)

@@ -23,18 +23,37 @@ PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
 # Beside what every command of ours keeps to itself: each process validates on all images, at the
 # end of an epoch.
 _OWN_TRAINER_KEYS = (
-    *(*OWN_TRAINER_KEYS, "use_distributed_sampler", "fast_dev_run", "overfit_batches", "barebones"),
-    *("limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval"),
+    *OWN_TRAINER_KEYS,
+    "use_distributed_sampler",
+    "fast_dev_run",
+    "overfit_batches",
+    "barebones",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "val_check_interval",
 )
 # What ends a training within an epoch or before the last: an evaluation is all of its epochs.
 _LIMITS = ("max_steps", "max_time", "min_steps", "min_epochs", "limit_train_batches")
 # Of an evaluation that is resumed: where and how it runs, not what it computes.
 _MAY_CHANGE = (
-    *("resume", "overwrite", "run_dir", "plots", "cache", "cache_dir", "feature_batch_size"),
-    *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
-    *("trainer.strategy", "trainer.log_every_n_steps", "num_workers", "download"),
+    "resume",
+    "overwrite",
+    "run_dir",
+    "plots",
+    "cache",
+    "cache_dir",
+    "feature_batch_size",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "num_workers",
+    "download",
 )
-# Of what is evaluated and on what, which may change under the same name; after the words for it.
+# Of what is evaluated and on what, which may change under the same name; after the terms for it.
 _DIGESTS = {
     "digests.weights": "The weights of checkpoint= are",
     "digests.training_images": "The training images are",
@@ -180,29 +199,31 @@ S = TypeVar("S", bound=EvaluationSettings)
 
 
 def read_protocol(
-    protocol: str, settings_class: type[S], words: Sequence[str]
+    protocol: str, settings_class: type[S], overrides: Sequence[str]
 ) -> tuple[S, list[str]]:
-    """Settings of an evaluation, and the words about data, which the run may have a say in.
+    """Settings of an evaluation, and the overrides about data, which the run may have a say in.
 
     Args:
         protocol: Name of the command and of its YAML file.
         settings_class: What the settings become.
-        words: ``key=value`` words of the command line.
+        overrides: ``key=value``, as on the command line.
 
     Raises:
         ConfigError: If a key or value is unknown.
     """
-    about_data = [w for w in words if w.partition("=")[0].partition(".")[0] == "data"]
-    own = [w for w in words if w not in about_data]
+    about_data = [
+        override for override in overrides if override.partition("=")[0].partition(".")[0] == "data"
+    ]
+    own = [override for override in overrides if override not in about_data]
     groups = {"preset": f"preset/{protocol}"}
     if issubclass(settings_class, TrainingSettings):
         groups["trainer"] = "trainer"
-    for word in own:
-        key = word.partition("=")[0].partition(".")[0]
+    for override in own:
+        key = override.partition("=")[0].partition(".")[0]
         known = {*_schema(settings_class), "data"}
         if key not in known:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, known)}")
-        setting = word.partition("=")[0].removeprefix("trainer.")
+        setting = override.partition("=")[0].removeprefix("trainer.")
         if key == "trainer" and setting in _LIMITS:
             raise ConfigError(
                 f"trainer.{setting} would leave out a part of the training, and an evaluation is "
@@ -215,20 +236,20 @@ def read_protocol(
         config["said_rates"] = (config["backbone_lr"], config["head_lr"])
         config["backbone_lr"] = config["head_lr"] = 0.0  # until the share of the labels is known
     if issubclass(settings_class, TrainingSettings):
-        said = frozenset(word.partition("=")[0] for word in own)
+        said = frozenset(override.partition("=")[0] for override in own)
         config["chosen"] = read_preset(protocol, config["preset"], said)
     if "crop_scale" in config:
         config["crop_scale"] = tuple(config["crop_scale"])
     return settings_class(**config), about_data
 
 
-def _refuse_unread(words: Sequence[str]) -> None:
-    for word in words:
-        key, _, rest = word.partition("=")[0].partition(".")
+def _refuse_unread(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key, _, rest = override.partition("=")[0].partition(".")
         unread = key == "trainer" and rest and rest not in _CACHED_TRAINER
         if unread or key in ("flip", "crop_scale"):
             raise ConfigError(
-                f"{word.partition('=')[0]} does nothing with mode=cached, which trains on the "
+                f"{override.partition('=')[0]} does nothing with mode=cached, which trains on the "
                 "features of whole images; leave it out, or set mode=augmented."
             )
 

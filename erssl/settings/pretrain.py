@@ -32,13 +32,26 @@ from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 # What the command itself gives to a method's constructor.
 # What the commands themselves give to the Trainer.
 OWN_TRAINER_KEYS = (
-    *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_progress_bar"),
-    *("enable_checkpointing", "enable_model_summary", "plugins", "profiler", "model_registry"),
-    *("sync_batchnorm", "num_sanity_val_steps"),
+    "max_epochs",
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "enable_progress_bar",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "plugins",
+    "profiler",
+    "model_registry",
+    "sync_batchnorm",
+    "num_sanity_val_steps",
 )
 _OWN_METHOD_KEYS = (
-    *("batch_size_per_device", "num_classes", "backbone", "optimizer"),
-    *("channels_last", "compile"),
+    "batch_size_per_device",
+    "num_classes",
+    "backbone",
+    "optimizer",
+    "channels_last",
+    "compile",
 )
 
 
@@ -141,21 +154,21 @@ class PretrainSettings:
         check_start(self)
 
 
-def read_settings(words: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
-    """Settings from words such as ``method=mveb``, and their fully resolved config.
+def read_settings(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
+    """Read settings from overrides such as ``method=mveb``, and their fully resolved config.
 
     See :func:`read_sources`.
     """
-    settings, resolved, _ = read_sources(words)
+    settings, resolved, _ = read_sources(overrides)
     return settings, resolved
 
 
-def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], dict[str, str]]:
-    """Settings from words, their resolved config, and where each of its values comes from.
+def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any], dict[str, str]]:
+    """Read settings from overrides, their resolved config, and where each of its values comes from.
 
-    A resumed run takes its settings from its own ``config.yaml``; words may repeat them, and may
-    change where it runs but not what it computes, except for more ``epochs``. A run that starts
-    from weights takes architecture and preprocessing from them.
+    A resumed run takes its settings from its own ``config.yaml``; overrides may repeat them, and
+    may change where it runs but not what it computes, except for more ``epochs``. A run that
+    starts from weights takes architecture and preprocessing from them.
 
     Returns:
         The settings, nested plain values, and sources by dotted key, such as ``method simsiam``.
@@ -164,10 +177,10 @@ def read_sources(words: list[str]) -> tuple[PretrainSettings, dict[str, Any], di
         ConfigError: If a key or value is unknown, or a resumed run would change.
         RunError: If the ``config.yaml`` of a run to resume cannot be read.
     """
-    config, sources = compose_sources("pretrain", words, _schema)
+    config, sources = compose_sources("pretrain", overrides, _schema)
     _fit_warmup(config, sources)
     settings = _settings(config)
-    said = {word.partition("=")[0] for word in words}
+    said = {override.partition("=")[0] for override in overrides}
     file = user_path(settings.run_dir or "") / CONFIG
     if not settings.resume or not file.is_file():
         if settings.checkpoint:
@@ -207,24 +220,24 @@ def _sources(resolved: Mapping[str, Any], sources: Mapping[str, str]) -> dict[st
     return {key: sources.get(key, "default") for key in flat(resolved)}
 
 
-def run_settings(run_dir: Path, words: list[str]) -> PretrainSettings:
-    """Settings of a run directory; ``words`` may change what it is read on, not what it is.
+def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
+    """Settings of a run directory; ``overrides`` may change what it is read on, not what it is.
 
-    Preprocessing and views stay those of the run unless a word says otherwise.
+    Preprocessing and views stay those of the run unless an override says otherwise.
 
     Raises:
-        ConfigError: If a word is wrong.
+        ConfigError: If an override is wrong.
         RunError: If the run's ``config.yaml`` cannot be read.
     """
     settings = _settings(_read_config(run_dir / CONFIG))
-    said = {word.partition("=")[0] for word in words}
+    said = {override.partition("=")[0] for override in overrides}
     if "backbone" in {key.partition(".")[0] for key in said}:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
     own = settings.data
     if "data" not in said:
         places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
-        words = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *words]
-    composed, _ = read_settings(words)
+        overrides = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *overrides]
+    composed, _ = read_settings(overrides)
     data = own
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
@@ -293,21 +306,32 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
 
 
 _MAY_CHANGE = (
-    *("run_dir", "resume", "overwrite", "data.num_workers", "trainer.accelerator"),
-    *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
-    *("lens.on_collapse", "lens.every_n_steps", "checkpoint_every_n_steps", "keep_checkpoints"),
-    *("on_nonfinite", "save_nonfinite_batch"),
+    "run_dir",
+    "resume",
+    "overwrite",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "lens.on_collapse",
+    "lens.every_n_steps",
+    "checkpoint_every_n_steps",
+    "keep_checkpoints",
+    "on_nonfinite",
+    "save_nonfinite_batch",
 )
 
 
 def _check_same(
     key: str, given: Mapping[str, Any], stored: Mapping[str, Any], named_only: bool = False
 ) -> None:
-    """Refuse a word that says something else than the run's own config.
+    """Refuse an override that says something else than the run's own config.
 
     Args:
-        key: The word's.
-        given: What the words come to.
+        key: The override's.
+        given: What the overrides come to.
         stored: What the run has.
         named_only: Compare an experiment by its method, data set and length alone.
     """

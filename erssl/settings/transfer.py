@@ -101,22 +101,22 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
         return FinetuneOptions(**own | {key: tuple(own[key]) for key in _LISTS})
 
 
-def read_transfer(words: Sequence[str]) -> TransferSettings:
+def read_transfer(overrides: Sequence[str]) -> TransferSettings:
     """Settings of the suite.
 
     Raises:
         ConfigError: If a key or value is unknown.
     """
     schema = schema_from(TransferSettings)
-    for word in words:
-        key = word.partition("=")[0]
+    for override in overrides:
+        key = override.partition("=")[0]
         if key.partition(".")[0] not in schema:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, schema)}")
     config = compose_config(
-        "transfer", list(words), lambda _: schema, {"preset": "preset/transfer"}
+        "transfer", list(overrides), lambda _: schema, {"preset": "preset/transfer"}
     )
     settings = TransferSettings(**config)
-    for key in (word.partition("=")[0] for word in words):
+    for key in (override.partition("=")[0] for override in overrides):
         for mode, keys in _READ_BY.items():
             if key in keys and mode != settings.mode:
                 raise ConfigError(

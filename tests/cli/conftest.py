@@ -14,8 +14,8 @@ OWN_PREPROCESSING = {"image_size": 28, "mean": [0.25, 0.25, 0.25], "std": [0.5, 
 def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated") / "simclr-run"
     own = [f"data.{key}={value}".replace(" ", "") for key, value in OWN_PREPROCESSING.items()]
-    words = [*TINY, *UNMEASURED, *own, "method=simclr", "lens.probe_size=0"]
-    assert main(["pretrain", *words, f"run_dir={folder}"]) == 0
+    overrides = [*TINY, *UNMEASURED, *own, "method=simclr", "lens.probe_size=0"]
+    assert main(["pretrain", *overrides, f"run_dir={folder}"]) == 0
     return folder
 
 
@@ -31,14 +31,14 @@ COMMANDS = {
 }
 
 
-def evaluate(run_dir, *words):
-    command, *rest = words
+def evaluate(run_dir, *overrides):
+    command, *rest = overrides
     return main([command, *rest, f"run_dir={run_dir}"])
 
 
 @pytest.fixture(scope="session")
 def evaluated(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluations")
-    for name, words in COMMANDS.items():
-        assert evaluate(folder / name, *words, f"checkpoint={tiny_run}") == 0
+    for name, overrides in COMMANDS.items():
+        assert evaluate(folder / name, *overrides, f"checkpoint={tiny_run}") == 0
     return folder

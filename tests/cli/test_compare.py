@@ -23,19 +23,19 @@ def test_runs_are_the_product_and_differ_in_nothing_else():
     assert [r.path.as_posix() for r in runs] == [
         f"out/{m}-seed{s}" for m in ("mveb", "simclr") for s in (0, 1)
     ]
-    assert all("epochs=3" in r.words for r in runs)
+    assert all("epochs=3" in r.overrides for r in runs)
     assert {r.row for r in runs} == {("mveb",), ("simclr",)}
 
 
 def test_a_methods_own_key_reaches_its_runs_alone():
     runs, _ = plan(["method=mveb,simclr", "simclr.temperature=0.2"])
-    assert "method.temperature=0.2" not in runs[0].words
-    assert "method.temperature=0.2" in runs[1].words
+    assert "method.temperature=0.2" not in runs[0].overrides
+    assert "method.temperature=0.2" in runs[1].overrides
     shared = ["method=simclr,cmc", "method.temperature=0.2"]  # not a key of the default method
-    assert all("method.temperature=0.2" in r.words for r in plan(shared)[0])
+    assert all("method.temperature=0.2" in r.overrides for r in plan(shared)[0])
     assert len(plan(["data=cifar10,cifar100", "data.root=/x"])[0]) == 2  # not read by the default
     recipe = ["experiment=simclr_imagenet", "data.root=/x", "seed=0,1", "simclr.temperature=0.3"]
-    assert "method.temperature=0.3" in plan(recipe)[0][0].words
+    assert "method.temperature=0.3" in plan(recipe)[0][0].overrides
 
 
 def test_other_keys_are_swept_and_commas_in_brackets_and_paths_are_not():
@@ -45,7 +45,7 @@ def test_other_keys_are_swept_and_commas_in_brackets_and_paths_are_not():
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["method=mveb"], "needs a key with several values"),
         (["method=mveb,simclr", "method.beta=1"], "key method.beta is unknown"),
@@ -56,10 +56,10 @@ def test_other_keys_are_swept_and_commas_in_brackets_and_paths_are_not():
         (["seed=0,1", "resume=true"], "resume=true needs run_dir"),
     ],
 )
-def test_wrong_words_stop_before_the_first_run(words, sentence, tmp_path, monkeypatch):
+def test_wrong_overrides_stop_before_the_first_run(overrides, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=sentence):
-        plan(words)
+        plan(overrides)
     assert not list(tmp_path.iterdir())
 
 
@@ -91,13 +91,17 @@ def test_table_gives_mean_and_deviation_over_seeds(tmp_path):
 
 
 def test_two_methods_end_in_one_table_and_are_not_run_twice(tmp_path, capfd, monkeypatch):
-    def in_this_process(words):  # a process of its own costs ten seconds of importing
-        return main(["pretrain", *words])
+    def in_this_process(overrides):  # a process of its own costs ten seconds of importing
+        return main(["pretrain", *overrides])
 
     monkeypatch.setattr("erssl.protocols.compare.start", in_this_process)
-    words = [*TINY, "method=simclr,simclr_er", "epochs=1", "trainer.limit_train_batches=3"]
-    words += ["lens.probe_size=32", "evaluation.every_n_epochs=0", f"run_dir={tmp_path / 'out'}"]
-    assert main(["pretrain", *words, "--multirun"]) == 0
+    overrides = [*TINY, "method=simclr,simclr_er", "epochs=1", "trainer.limit_train_batches=3"]
+    overrides += [
+        "lens.probe_size=32",
+        "evaluation.every_n_epochs=0",
+        f"run_dir={tmp_path / 'out'}",
+    ]
+    assert main(["pretrain", *overrides, "--multirun"]) == 0
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [r["choices"]["method"] for r in report["table"]] == ["simclr", "simclr_er"]
     assert report["runs"][0]["metrics"]["untrained_knn_top1"] == pytest.approx(
@@ -106,9 +110,9 @@ def test_two_methods_end_in_one_table_and_are_not_run_twice(tmp_path, capfd, mon
     assert Image.open(tmp_path / "out" / "lens.png").width > 800
     assert "simclr_er" in (tmp_path / "out" / "compare.md").read_text()
     capfd.readouterr()
-    assert main(["pretrain", *words, "-m"]) == 2
+    assert main(["pretrain", *overrides, "-m"]) == 2
     assert "already holds a run" in capfd.readouterr().err
-    assert main(["pretrain", *words, "resume=true", "-m"]) == 0
+    assert main(["pretrain", *overrides, "resume=true", "-m"]) == 0
     assert "nothing left to resume" in capfd.readouterr().out
 
 
@@ -121,8 +125,8 @@ def test_a_launcher_of_hydra_is_given_all_runs_at_once(tmp_path, monkeypatch, ca
         assert folder == tmp_path / "launch"
 
     monkeypatch.setattr(compare, "launch", launch)
-    words = ["method=mveb,simclr", f"run_dir={tmp_path}", "hydra/launcher=basic", "--multirun"]
-    assert main(["pretrain", *words]) == 2  # since nothing came of them
+    overrides = ["method=mveb,simclr", f"run_dir={tmp_path}", "hydra/launcher=basic", "--multirun"]
+    assert main(["pretrain", *overrides]) == 2  # since nothing came of them
     assert [c[:2] for c in given] == [["pretrain", f"method={m}"] for m in ("mveb", "simclr")]
     assert f"run_dir={tmp_path / 'mveb'}" in given[0]
     assert "2 of 2 runs failed" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def test_defaults_are_mveb_on_digits():
     assert config["method"]["beta"] == 0.01
 
 
-def test_a_data_set_brings_a_backbone_and_words_win():
+def test_a_data_set_brings_a_backbone_and_overrides_win():
     settings, _ = read_settings(["data=imagenet", "data.root=/x"])
     assert (settings.backbone.name, settings.optimizer.name) == ("resnet50", "lars")
     settings, _ = read_settings(["data=imagenet", "data.root=/x", "backbone=resnet34"])
@@ -31,7 +31,7 @@ def test_a_data_set_brings_a_backbone_and_words_win():
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (
             ["method=mvebb"],
@@ -73,9 +73,9 @@ def test_a_data_set_brings_a_backbone_and_words_win():
         (["method=[mveb,simclr]"], "is unknown"),
     ],
 )
-def test_wrong_words_are_one_sentence(words, sentence):
+def test_wrong_overrides_are_one_sentence(overrides, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
-        read_settings(words)
+        read_settings(overrides)
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""``erssl knn``, ``linear``, ``semi`` and ``finetune`` on a tiny run, from words to results."""
+"""``erssl knn``, ``linear``, ``semi`` and ``finetune`` on a tiny run, from overrides to results."""
 
 import csv
 import json
@@ -129,8 +129,8 @@ def test_seeds_give_mean_and_deviation_of_all(evaluated, name):
 
 
 def test_seeds_are_those_that_one_training_each_would_give(evaluated, tiny_run, tmp_path):
-    words = (*COMMANDS["cached"][:-1], "seed=1", f"checkpoint={tiny_run}")
-    assert evaluate(tmp_path / "run", *words) == 0
+    overrides = (*COMMANDS["cached"][:-1], "seed=1", f"checkpoint={tiny_run}")
+    assert evaluate(tmp_path / "run", *overrides) == 0
     alone = results_of(tmp_path / "run")["metrics"]["top1"]
     assert alone == results_of(evaluated / "cached")["metrics"]["top1_seed1"]
 
@@ -157,9 +157,9 @@ def test_semi_reads_the_images_of_its_list_and_no_other(tiny_run, tmp_path, monk
         return get(self, index)
 
     monkeypatch.setattr(ImagesInMemory, "__getitem__", watched)
-    words = ("semi", *QUICK, f"fraction={tmp_path / 'mine.txt'}", f"checkpoint={tiny_run}")
-    words += ("batch_size=512",)  # all in one batch, so that an epoch leaves none out
-    assert evaluate(tmp_path / "run", *words) == 0
+    overrides = ("semi", *QUICK, f"fraction={tmp_path / 'mine.txt'}", f"checkpoint={tiny_run}")
+    overrides += ("batch_size=512",)  # all in one batch, so that an epoch leaves none out
+    assert evaluate(tmp_path / "run", *overrides) == 0
     assert read == set(chosen.tolist())
     assert (tmp_path / "run" / "subset.txt").read_text().split() == [str(i) for i in chosen]
 
@@ -184,8 +184,8 @@ def test_a_fine_tuned_backbone_is_evaluated_again_with_its_head_or_by_neighbours
     evaluated, tmp_path
 ):
     seed, data = evaluated / "finetune" / "seed0", digits()
-    words = ("knn", f"checkpoint={seed}", "data=digits", "k=20", "data.num_workers=0")
-    assert evaluate(tmp_path / "run", *words) == 0
+    overrides = ("knn", f"checkpoint={seed}", "data=digits", "k=20", "data.num_workers=0")
+    assert evaluate(tmp_path / "run", *overrides) == 0
     assert results_of(tmp_path / "run")["method"] == "seed0"
     features = features_of(erssl.load_backbone(seed), data.val, **OWN_PREPROCESSING)
     head = load_file(seed / "head.safetensors")
@@ -195,7 +195,7 @@ def test_a_fine_tuned_backbone_is_evaluated_again_with_its_head_or_by_neighbours
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_preprocessing_of_the_run_is_taken_without_a_word(evaluated, name):
+def test_preprocessing_of_the_run_is_taken_without_an_override(evaluated, name):
     data = results_of(evaluated / name)["config"]["data"]
     assert {key: data[key] for key in OWN_PREPROCESSING} == OWN_PREPROCESSING
 
@@ -211,25 +211,25 @@ def weights(tmp_path_factory):
     return file
 
 
-def test_preprocessing_in_a_file_is_taken_and_words_go_before_it(weights, tmp_path):
-    words = ("knn", f"checkpoint={weights}", "data=digits", "data.image_size=20", "cache=false")
-    assert evaluate(tmp_path / "run", *words, "data.num_workers=0") == 0
+def test_preprocessing_in_a_file_is_taken_and_overrides_go_before_it(weights, tmp_path):
+    overrides = ("knn", f"checkpoint={weights}", "data=digits", "data.image_size=20", "cache=false")
+    assert evaluate(tmp_path / "run", *overrides, "data.num_workers=0") == 0
     data = results_of(tmp_path / "run")["config"]["data"]
     assert (data["image_size"], data["mean"], data["std"]) == (20, [0.0] * 3, [2.0] * 3)
     assert data["interpolation"] == "bicubic"
 
 
 def test_an_untrained_twin_is_evaluated_on_the_same_images(weights, tmp_path):
-    words = ("knn", f"checkpoint=random:{weights}", "data=digits", "data.num_workers=0")
-    assert evaluate(tmp_path / "run", *words) == 0
+    overrides = ("knn", f"checkpoint=random:{weights}", "data=digits", "data.num_workers=0")
+    assert evaluate(tmp_path / "run", *overrides) == 0
     results = results_of(tmp_path / "run")
     assert results["method"] == "untrained test_resnet"
     assert results["config"]["data"]["image_size"] == 16
 
 
 def test_an_untrained_network_is_that_of_the_seed(tiny_run, tmp_path):
-    words = ("knn", f"checkpoint=random:{tiny_run}", "k=20", "seed=4", "data.num_workers=0")
-    assert evaluate(tmp_path / "run", *words) == 0
+    overrides = ("knn", f"checkpoint=random:{tiny_run}", "k=20", "seed=4", "data.num_workers=0")
+    assert evaluate(tmp_path / "run", *overrides) == 0
     torch.manual_seed(4)
     backbone, data = build_backbone(named_architecture("test_resnet")).eval(), digits()
     train, val = (features_of(backbone, p, **OWN_PREPROCESSING) for p in (data.train, data.val))
@@ -240,8 +240,8 @@ def test_an_untrained_network_is_that_of_the_seed(tiny_run, tmp_path):
 
 
 def test_pixels_are_evaluated_as_lightlys_knn_evaluates_them(tmp_path):
-    words = ("knn", "checkpoint=pixels", "data=digits", "k=20", "data.image_size=8")
-    assert evaluate(tmp_path / "run", *words, "data.num_workers=0") == 0
+    overrides = ("knn", "checkpoint=pixels", "data=digits", "k=20", "data.image_size=8")
+    assert evaluate(tmp_path / "run", *overrides, "data.num_workers=0") == 0
     data, options = digits(), default_options("digits")
     train, val = (
         pixels_of(p, 8, options.mean, options.std).flatten(1) for p in (data.train, data.val)
@@ -253,7 +253,7 @@ def test_pixels_are_evaluated_as_lightlys_knn_evaluates_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["knn", "checkpoint=/nowhere", "data=digits"], "There is no checkpoint at /nowhere"),
         (["knn", "checkpoint=random:", "data=digits"], "needs an architecture or a run"),
@@ -280,10 +280,12 @@ def test_pixels_are_evaluated_as_lightlys_knn_evaluates_them(tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence_status_two_and_no_folder(
-    words, sentence, tiny_run, tmp_path, capsys
+    overrides, sentence, tiny_run, tmp_path, capsys
 ):
-    words = [f"checkpoint={tiny_run}" if word == "RUN" else word for word in words]
-    assert evaluate(tmp_path / "run", *words) == 2
+    overrides = [
+        f"checkpoint={tiny_run}" if override == "RUN" else override for override in overrides
+    ]
+    assert evaluate(tmp_path / "run", *overrides) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.startswith("erssl: ")
@@ -311,8 +313,8 @@ def folders_of(tmp_path, kind):
     ],
 )
 def test_folders_on_which_no_accuracy_is_possible(kind, sentence, tmp_path, capsys):
-    words = ["knn", "checkpoint=pixels", "data=imagefolder", "data.num_workers=0"]
-    assert evaluate(tmp_path / "run", *words, *folders_of(tmp_path, kind)) == 2
+    overrides = ["knn", "checkpoint=pixels", "data=imagefolder", "data.num_workers=0"]
+    assert evaluate(tmp_path / "run", *overrides, *folders_of(tmp_path, kind)) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
@@ -321,9 +323,14 @@ def test_folders_on_which_no_accuracy_is_possible(kind, sentence, tmp_path, caps
 def test_class_names_with_commas_stay_whole_in_the_tables(tmp_path):
     train = digit_folder(tmp_path / "train", classes=2)
     (train / "0").rename(train / 'null, "zero"')
-    words = ["data=imagefolder", f"data.train_dir={train}", f"data.val_dir={train}", "plots=true"]
-    words += ["knn", "checkpoint=pixels", "data.image_size=8", "k=3", "data.num_workers=0"]
-    assert evaluate(tmp_path / "run", words[4], *words[:4], *words[5:]) == 0
+    overrides = [
+        "data=imagefolder",
+        f"data.train_dir={train}",
+        f"data.val_dir={train}",
+        "plots=true",
+    ]
+    overrides += ["knn", "checkpoint=pixels", "data.image_size=8", "k=3", "data.num_workers=0"]
+    assert evaluate(tmp_path / "run", overrides[4], *overrides[:4], *overrides[5:]) == 0
     with (tmp_path / "run" / "confusion.csv").open() as file:
         assert [row[0] for row in csv.reader(file)] == ["true", "1", 'null, "zero"']
     assert "top5" not in results_of(tmp_path / "run")["metrics"]  # of two classes
@@ -355,9 +362,9 @@ def test_auto_says_what_it_takes_and_doubts_what_is_below_neighbours(evaluated):
 
 def test_k_is_cut_to_the_images_and_said_once(tmp_path, capsys):
     train = digit_folder(tmp_path / "train", classes=2)
-    words = ["checkpoint=pixels", "data=imagefolder", f"data.train_dir={train}"]
-    words += [f"data.val_dir={train}", "data.image_size=8", "data.num_workers=0"]
-    assert evaluate(tmp_path / "run", "knn", *words) == 0
+    overrides = ["checkpoint=pixels", "data=imagefolder", f"data.train_dir={train}"]
+    overrides += [f"data.val_dir={train}", "data.image_size=8", "data.num_workers=0"]
+    assert evaluate(tmp_path / "run", "knn", *overrides) == 0
     k = results_of(tmp_path / "run")["config"]["k"]
     out = capsys.readouterr().out
     assert out.count(f"k=200 is cut to k={k}, the number of training images") == 1

@@ -47,27 +47,27 @@ def names_in(folder):
 def test_a_killed_evaluation_goes_on_and_leaves_finished_seeds_alone(
     tiny_run, tmp_path, monkeypatch, capsys
 ):
-    run_dir, words = tmp_path / "run", (*SEMI, f"checkpoint={tiny_run}")
+    run_dir, overrides = tmp_path / "run", (*SEMI, f"checkpoint={tiny_run}")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4, RuntimeError("killed"))  # in the second epoch of the second seed
         with pytest.raises(RuntimeError, match="killed"):
-            evaluate(run_dir, *words)
+            evaluate(run_dir, *overrides)
     assert not (run_dir / "results.json").exists()
     finished = {p.name: p.stat().st_mtime_ns for p in (run_dir / "seed0").glob("*.safetensors")}
-    assert evaluate(run_dir, *words) == 2
+    assert evaluate(run_dir, *overrides) == 2
     assert "continue it with resume=true" in capsys.readouterr().err
-    assert evaluate(run_dir, *words, "resume=true", "epochs=3") == 2
+    assert evaluate(run_dir, *overrides, "resume=true", "epochs=3") == 2
     assert "epochs=3 differs from 2" in capsys.readouterr().err
-    assert evaluate(run_dir, *words, "resume=true", "data.image_size=32") == 2
+    assert evaluate(run_dir, *overrides, "resume=true", "data.image_size=32") == 2
     assert "data.image_size=32 differs from 28" in capsys.readouterr().err
 
     calls = interrupt_at(monkeypatch, 0, None)
-    assert evaluate(run_dir, *words, "resume=true") == 0
+    assert evaluate(run_dir, *overrides, "resume=true") == 0
     assert len(calls) == 1  # the epoch that was missing
     assert finished == {
         p.name: p.stat().st_mtime_ns for p in (run_dir / "seed0").glob("*.safetensors")
     }
-    assert evaluate(tmp_path / "whole", *words) == 0
+    assert evaluate(tmp_path / "whole", *overrides) == 0
     assert names_in(run_dir) == names_in(tmp_path / "whole")
     one, other = (results_of(p)["metrics"] for p in (run_dir, tmp_path / "whole"))
     assert set(one) == set(other)
@@ -81,20 +81,20 @@ def test_a_killed_evaluation_goes_on_and_leaves_finished_seeds_alone(
 def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
     command, workers, tiny_run, tmp_path, monkeypatch
 ):
-    words = [command, *QUICK, "epochs=4", "batch_size=512", f"checkpoint={tiny_run}"]
-    words += [f"data.num_workers={workers}", *["backbone_lr=0.01"] * (command == "finetune")]
+    overrides = [command, *QUICK, "epochs=4", "batch_size=512", f"checkpoint={tiny_run}"]
+    overrides += [f"data.num_workers={workers}", *["backbone_lr=0.01"] * (command == "finetune")]
     forward = ClassifierTraining.forward
 
     def with_dropout(self, images):
         return F.dropout(forward(self, images), 0.2, self.training)
 
     monkeypatch.setattr(ClassifierTraining, "forward", with_dropout)
-    assert evaluate(tmp_path / "whole", *words) == 0
+    assert evaluate(tmp_path / "whole", *overrides) == 0
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3, RuntimeError("killed"))
         with pytest.raises(RuntimeError, match="killed"):
-            evaluate(tmp_path / "run", *words)
-    assert evaluate(tmp_path / "run", *words, "resume=true") == 0
+            evaluate(tmp_path / "run", *overrides)
+    assert evaluate(tmp_path / "run", *overrides, "resume=true") == 0
     names = ["head.safetensors", *["backbone.safetensors"] * (command == "finetune")]
     for name in names:
         one, other = (load_file(tmp_path / p / "seed0" / name) for p in ("whole", "run"))
@@ -111,8 +111,8 @@ def test_an_evaluation_that_is_killed_after_its_last_epoch_gives_the_same(
     before = json.loads((run_dir / "seed0" / "seed.json").read_text())
     for name in ("seed.json", "predicted.safetensors"):
         (run_dir / "seed0" / name).unlink()
-    words = (*COMMANDS["finetune"], f"checkpoint={tiny_run}", "resume=true")
-    assert evaluate(run_dir, *words) == 0
+    overrides = (*COMMANDS["finetune"], f"checkpoint={tiny_run}", "resume=true")
+    assert evaluate(run_dir, *overrides) == 0
     assert json.loads((run_dir / "seed0" / "seed.json").read_text()) == before
 
 
@@ -125,25 +125,25 @@ def test_features_are_not_trained_on_again_by_a_seed_that_is_finished(
     content = json.loads(marked.read_text())
     content["metrics"]["top1"] = 0.125
     marked.write_text(json.dumps(content))
-    words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert evaluate(run_dir, *words) == 0
+    overrides = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
+    assert evaluate(run_dir, *overrides) == 0
     assert results_of(run_dir)["metrics"]["top1_seed1"] == 0.125
 
 
 def test_ctrl_c_leaves_no_results_and_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys):
     before, run_dir = signal.getsignal(signal.SIGINT), tmp_path / "run"
-    words = (*SEMI, f"checkpoint={tiny_run}")
+    overrides = (*SEMI, f"checkpoint={tiny_run}")
     try:
         with monkeypatch.context() as patch:
             interrupt_at(patch, 1, KeyboardInterrupt())
-            assert evaluate(run_dir, *words) == 130
+            assert evaluate(run_dir, *overrides) == 130
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == f"erssl: Stopped by Ctrl-C; go on with resume=true run_dir={run_dir}."
     assert not (run_dir / "results.json").exists()
     assert not (run_dir / "seed0" / "seed.json").exists()
-    assert evaluate(run_dir, *words, "resume=true") == 0
+    assert evaluate(run_dir, *overrides, "resume=true") == 0
 
 
 def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys):
@@ -162,8 +162,8 @@ def test_ctrl_c_between_features_says_how_to_go_on(tiny_run, tmp_path, monkeypat
     "limit", ["max_steps=1", "max_time=00:00:00:01", "min_steps=90", "limit_train_batches=1"]
 )
 def test_a_limit_that_would_cut_an_epoch_is_refused(limit, tiny_run, tmp_path, capsys):
-    words = (*SEMI[:-1], f"checkpoint={tiny_run}")
-    assert evaluate(tmp_path / "run", *words, f"trainer.{limit}") == 2
+    overrides = (*SEMI[:-1], f"checkpoint={tiny_run}")
+    assert evaluate(tmp_path / "run", *overrides, f"trainer.{limit}") == 2
     assert "an evaluation is all of its epochs" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -178,17 +178,17 @@ def test_rates_are_those_of_the_images_of_a_step(batches, images, tiny_run, tmp_
         return optimizers
 
     monkeypatch.setattr(ClassifierTraining, "configure_optimizers", watched)
-    words = ("linear", *QUICK, "epochs=1", "lr_per_256=true", f"checkpoint={tiny_run}")
-    words += (f"trainer.accumulate_grad_batches={batches}",)
-    assert evaluate(tmp_path / "run", *words) == 0
+    overrides = ("linear", *QUICK, "epochs=1", "lr_per_256=true", f"checkpoint={tiny_run}")
+    overrides += (f"trainer.accumulate_grad_batches={batches}",)
+    assert evaluate(tmp_path / "run", *overrides) == 0
     assert seen == [pytest.approx(0.05 * images / 256)]
 
 
 def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp_path):
     often, rarely = tmp_path / "often", tmp_path / "rarely"
-    words = (*SEMI[:-1], "epochs=3", f"checkpoint={tiny_run}")
-    assert evaluate(often, *words) == 0
-    assert evaluate(rarely, *words, "trainer.check_val_every_n_epoch=2") == 0
+    overrides = (*SEMI[:-1], "epochs=3", f"checkpoint={tiny_run}")
+    assert evaluate(often, *overrides) == 0
+    assert evaluate(rarely, *overrides, "trainer.check_val_every_n_epoch=2") == 0
     every, some = (
         json.loads((p / "seed0" / "seed.json").read_text())["history"] for p in (often, rarely)
     )
@@ -198,35 +198,41 @@ def test_the_last_epoch_is_measured_however_rarely_it_is_validated(tiny_run, tmp
 def test_a_seed_of_other_weights_is_not_taken_for_one_of_these(tmp_path, capsys):
     options, file = named_architecture("test_resnet"), tmp_path / "mine.safetensors"
     own = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
-    words = (*CACHED, "data=digits", f"checkpoint={file}")
+    overrides = (*CACHED, "data=digits", f"checkpoint={file}")
     for seed, status in ((0, 0), (1, 2)):
         torch.manual_seed(seed)
         save_backbone(build_backbone(options), file, options, own)
         resume = ["resume=true"] * seed
-        assert evaluate(tmp_path / "run", "linear", *words, *resume) == status
+        assert evaluate(tmp_path / "run", "linear", *overrides, *resume) == status
     error = capsys.readouterr().err
     assert "The weights of checkpoint= are not what they were" in error
     assert error.count("\n") == 1
 
 
 def test_a_seed_of_another_list_is_not_taken_for_one_of_this(tiny_run, tmp_path, capsys):
-    words = ("semi", *QUICK, "epochs=1", f"checkpoint={tiny_run}", f"fraction={tmp_path / 'a.txt'}")
+    overrides = (
+        "semi",
+        *QUICK,
+        "epochs=1",
+        f"checkpoint={tiny_run}",
+        f"fraction={tmp_path / 'a.txt'}",
+    )
     labels = labels_of(load_datasets(default_options("digits")).train)
     for seed, status in ((0, 0), (1, 2)):
         chosen = stratified_subset(labels, 0.05, seed)
         (tmp_path / "a.txt").write_text("\n".join(map(str, chosen)))
-        assert evaluate(tmp_path / "run", *words, *["resume=true"] * seed) == status
+        assert evaluate(tmp_path / "run", *overrides, *["resume=true"] * seed) == status
     error = capsys.readouterr().err.splitlines()[-1]
     assert "The images of fraction= are not what they were" in error
 
 
 def test_a_seed_of_other_images_is_not_taken_for_one_of_these(tmp_path, capsys):
     train = digit_folder(tmp_path / "train")
-    words = ["checkpoint=random:test_resnet", "data=imagefolder", f"data.train_dir={train}"]
-    words += [f"data.val_dir={train}", "data.image_size=16", *CACHED]
-    assert evaluate(tmp_path / "run", "linear", *words) == 0
+    overrides = ["checkpoint=random:test_resnet", "data=imagefolder", f"data.train_dir={train}"]
+    overrides += [f"data.val_dir={train}", "data.image_size=16", *CACHED]
+    assert evaluate(tmp_path / "run", "linear", *overrides) == 0
     next(train.glob("*/*")).unlink()
-    assert evaluate(tmp_path / "run", "linear", *words, "resume=true") == 2
+    assert evaluate(tmp_path / "run", "linear", *overrides, "resume=true") == 2
     assert "The training images are not what they were" in capsys.readouterr().err
 
 
@@ -268,8 +274,8 @@ def test_settings_that_no_evaluation_wrote_are_not_resumed(
     run_dir = tmp_path / "run"
     shutil.copytree(evaluated / "cached", run_dir)
     (run_dir / "config.yaml").write_bytes(content)
-    words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert evaluate(run_dir, *words) == 2
+    overrides = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
+    assert evaluate(run_dir, *overrides) == 2
     assert "config.yaml cannot be read; start again with overwrite=true" in capsys.readouterr().err
     assert (run_dir / "config.yaml").read_bytes() == content
 
@@ -278,8 +284,8 @@ def test_a_damaged_seed_is_one_sentence(evaluated, tiny_run, tmp_path, capsys):
     run_dir = tmp_path / "run"
     shutil.copytree(evaluated / "cached", run_dir)
     (run_dir / "seed2" / "predicted.safetensors").write_bytes(b"cut")
-    words = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
-    assert evaluate(run_dir, *words) == 2
+    overrides = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
+    assert evaluate(run_dir, *overrides) == 2
     assert "seed2 is not what a training leaves; delete it" in capsys.readouterr().err
 
 
@@ -300,11 +306,15 @@ def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(evaluated, 
     (run_dir / "notes.txt").write_text("mine")
     (run_dir / "seed1-notes").mkdir()
     (run_dir / "seed1-notes" / "a.txt").write_text("mine")
-    words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}", "overwrite=true")
-    assert evaluate(run_dir, *words) == 0
+    overrides = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}", "overwrite=true")
+    assert evaluate(run_dir, *overrides) == 0
     left = {p.name for p in run_dir.iterdir()}
     assert left == {
-        *("notes.txt", "seed1-notes", "config.yaml", "environment.json", "report.md"),
+        "notes.txt",
+        "seed1-notes",
+        "config.yaml",
+        "environment.json",
+        "report.md",
         "results.json",
     }
     assert (run_dir / "seed1-notes" / "a.txt").read_text() == "mine"
@@ -312,16 +322,16 @@ def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(evaluated, 
 
 def test_a_pretraining_is_never_overwritten_by_its_own_evaluation(tiny_run, capsys):
     before = names_in(tiny_run)
-    words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}", "overwrite=true")
-    assert evaluate(tiny_run, *words) == 2
+    overrides = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}", "overwrite=true")
+    assert evaluate(tiny_run, *overrides) == 2
     assert "holds a run of erssl pretrain; name a folder of its own" in capsys.readouterr().err
     assert names_in(tiny_run) == before
 
 
 def test_the_checkpoints_of_a_run_are_no_place_for_its_evaluation(tiny_run, capsys):
     before = names_in(tiny_run)
-    words = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}")
-    assert evaluate(tiny_run / "checkpoints", *words) == 2
+    overrides = ("knn", "data.num_workers=0", f"checkpoint={tiny_run}")
+    assert evaluate(tiny_run / "checkpoints", *overrides) == 2
     assert "is the folder of checkpoints of a run" in capsys.readouterr().err
     assert names_in(tiny_run) == before
 
@@ -375,18 +385,24 @@ def test_processes_that_the_trainer_does_not_know_of_are_refused(
     tiny_run, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    words = ("finetune", *QUICK, f"checkpoint={tiny_run}", "trainer.devices=1")
-    assert evaluate(tmp_path / "run", *words) == 2
+    overrides = ("finetune", *QUICK, f"checkpoint={tiny_run}", "trainer.devices=1")
+    assert evaluate(tmp_path / "run", *overrides) == 2
     assert "2 processes were started but the trainer has 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["cached", "augmented"])
 def test_processes_that_torchrun_starts_leave_one_result(mode, tiny_run, tmp_path):
-    words = ["linear", *QUICK, f"mode={mode}", f"checkpoint={tiny_run}", f"run_dir={tmp_path}/run"]
-    words += ["trainer.devices=2", "trainer.strategy=ddp", f"cache_dir={tmp_path}/cache"]
+    overrides = [
+        "linear",
+        *QUICK,
+        f"mode={mode}",
+        f"checkpoint={tiny_run}",
+        f"run_dir={tmp_path}/run",
+    ]
+    overrides += ["trainer.devices=2", "trainer.strategy=ddp", f"cache_dir={tmp_path}/cache"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--master-port=29581", "-m", "erssl.cli.main", *words]
+    command += ["--master-port=29581", "-m", "erssl.cli.main", *overrides]
     done = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, text=True)
     assert done.stdout.count("Results: ") == 1
     assert results_of(tmp_path / "run")["metrics"]["top1"] > 0
@@ -395,8 +411,8 @@ def test_processes_that_torchrun_starts_leave_one_result(mode, tiny_run, tmp_pat
 @pytest.mark.slow
 def test_two_processes_train_one_classifier(tiny_run, tmp_path):
     # The batch of 256 holds all images: each process must have its part of them.
-    words = [*SEMI, f"checkpoint={tiny_run}", f"run_dir={tmp_path / 'run'}", "batch_size=256"]
-    command = [sys.executable, "-m", "erssl.cli.main", *words]
+    overrides = [*SEMI, f"checkpoint={tiny_run}", f"run_dir={tmp_path / 'run'}", "batch_size=256"]
+    command = [sys.executable, "-m", "erssl.cli.main", *overrides]
     subprocess.run(
         [*command, "trainer.devices=2", "trainer.strategy=ddp"],
         check=True,
@@ -423,17 +439,17 @@ def test_a_signal_inside_an_epoch_leaves_a_checkpoint_and_the_same_end(
             os.kill(os.getpid(), number)
         return step(self, batch, batch_idx)
 
-    words = ("semi", *QUICK, "fraction=0.2", "backbone_lr=0.01", "batch_size=64", "plots=false")
-    words = (*words, f"checkpoint={tiny_run}")
+    overrides = ("semi", *QUICK, "fraction=0.2", "backbone_lr=0.01", "batch_size=64", "plots=false")
+    overrides = (*overrides, f"checkpoint={tiny_run}")
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(ClassifierTraining, "training_step", stop)
-        assert evaluate(run_dir, *words) == 128 + number
+        assert evaluate(run_dir, *overrides) == 128 + number
     assert signal.getsignal(number) == before
     assert "at step 2, with a checkpoint; go on with resume=true" in capsys.readouterr().err
     assert not (run_dir / "results.json").exists()
-    assert evaluate(run_dir, *words, "resume=true") == 0
-    assert evaluate(tmp_path / "whole", *words) == 0
+    assert evaluate(run_dir, *overrides, "resume=true") == 0
+    assert evaluate(tmp_path / "whole", *overrides) == 0
     one, other = (
         load_file(p / "seed0" / "backbone.safetensors") for p in (run_dir, tmp_path / "whole")
     )

@@ -28,8 +28,8 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_printed_lines_load_what_was_written(run, format, tmp_path, capsys):
     output = tmp_path / FORMATS[format]
-    words = [f"checkpoint={run}", f"format={format}", f"output={output}"]
-    assert main(["export", *words]) == 0
+    overrides = [f"checkpoint={run}", f"format={format}", f"output={output}"]
+    assert main(["export", *overrides]) == 0
     printed = capsys.readouterr().out
     assert f"Written: {output}\n" in printed
     assert "4 images of 64 x 64 pixels; the largest difference is" in printed
@@ -39,14 +39,14 @@ def test_the_printed_lines_load_what_was_written(run, format, tmp_path, capsys):
     if format == "torchvision":
         model.fc = nn.Identity()
     same_features(load_backbone(run), model)
-    assert main(["export", *words]) == 2
+    assert main(["export", *overrides]) == 2
     assert "replace it with overwrite=true" in capsys.readouterr().err
-    assert main(["export", *words, "overwrite=true"]) == 0
+    assert main(["export", *overrides, "overwrite=true"]) == 0
 
 
 def test_detectron2_says_what_read_the_file(run, tmp_path, capsys):
-    words = [f"checkpoint={run}", "format=detectron2", f"output={tmp_path / 'R-18.pkl'}"]
-    assert main(["export", *words, "pickle=true"]) == 0
+    overrides = [f"checkpoint={run}", "format=detectron2", f"output={tmp_path / 'R-18.pkl'}"]
+    assert main(["export", *overrides, "pickle=true"]) == 0
     printed = capsys.readouterr().out
     with_it = "loaded by Detectron2's DetectionCheckpointer" in printed
     assert with_it != ("Detectron2 is not installed" in printed)
@@ -66,7 +66,7 @@ def test_a_timm_backbone_by_its_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         ([], "erssl export needs checkpoint=<...>"),
         (["checkpoint=a", "output=b"], "needs format=<...>: torchvision, timm"),
@@ -82,8 +82,8 @@ def test_a_timm_backbone_by_its_file(tmp_path, capsys):
         (["checkpoint={run}", "format=timm", "output=b.bin"], "must end in .safetensors or .pth"),
     ],
 )
-def test_wrong_words_are_one_sentence(run, words, sentence, capsys):
-    assert main(["export", *(w.replace("{run}", str(run)) for w in words)]) == 2
+def test_wrong_overrides_are_one_sentence(run, overrides, sentence, capsys):
+    assert main(["export", *(w.replace("{run}", str(run)) for w in overrides)]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1

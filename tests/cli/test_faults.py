@@ -63,13 +63,13 @@ def test_a_image_that_was_never_readable_keeps_its_own_sentence(tmp_path):
 
 
 def test_slurm_starts_the_same_command_again(tmp_path, monkeypatch):
-    words = ["method=byol", f"run_dir={tmp_path}", "overwrite=true"]
-    assert restarted(words) == words
+    overrides = ["method=byol", f"run_dir={tmp_path}", "overwrite=true"]
+    assert restarted(overrides) == overrides
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
     (tmp_path / "config.yaml").touch()
-    assert restarted(words) == words
+    assert restarted(overrides) == overrides
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert restarted(words) == [*words[:2], "resume=true"]
+    assert restarted(overrides) == [*overrides[:2], "resume=true"]
     assert restarted(["method=byol"]) == ["method=byol"]  # a new folder each time
     (tmp_path / "config.yaml").unlink()
-    assert restarted(words) == words
+    assert restarted(overrides) == overrides

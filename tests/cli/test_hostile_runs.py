@@ -41,13 +41,13 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("what", SETTINGS)
-@pytest.mark.parametrize("words", [["pretrain", "run_dir=run", "resume=true"], ["zoo"]])
-def test_settings_that_cannot_be_read_are_one_sentence(tmp_path, capsys, what, words):
+@pytest.mark.parametrize("arguments", [["pretrain", "run_dir=run", "resume=true"], ["zoo"]])
+def test_settings_that_cannot_be_read_are_one_sentence(tmp_path, capsys, what, arguments):
     content = SETTINGS[what]
     content = content if isinstance(content, bytes) else content.encode()
     (tmp_path / "run" / "config.yaml").write_bytes(content)
     own_zoo().write_bytes(content)
-    assert main(words) == 2
+    assert main(arguments) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and len(told) < 1500
     assert not (tmp_path / "ran").exists()
@@ -135,20 +135,23 @@ def test_a_row_of_the_zoo_cannot_leave_the_folder_of_weights(tmp_path, fields):
     assert place.resolve().is_relative_to((tmp_path / "torch").resolve())
 
 
-@pytest.mark.parametrize("word", ["x" * 300, "~nobody-of-this-name"])
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name"])
 @pytest.mark.parametrize(
     "command",
     [
-        *(["report"], ["lens"], ["lens", "run", "run"], ["zoo", "add"]),
-        *(["knn", "data=digits", "checkpoint="], ["pretrain", "run_dir="]),
+        ["report"],
+        ["lens"],
+        ["lens", "run", "run"],
+        ["zoo", "add"],
+        ["knn", "data=digits", "checkpoint="],
+        ["pretrain", "run_dir="],
         ["pretrain", "data=imagefolder", "data.train_dir="],
     ],
 )
-def test_a_word_that_names_no_file_is_one_sentence(capsys, command, word):
-    words = (
-        [*command[:-1], f"{command[-1]}{word}"] if command[-1].endswith("=") else [*command, word]
-    )
-    assert main(words) == 2
+def test_an_argument_that_names_no_file_is_one_sentence(capsys, command, name):
+    *first, last = command
+    arguments = [*first, last + name] if last.endswith("=") else [*command, name]
+    assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -73,8 +73,8 @@ def test_hydras_own_launcher_runs_them_and_leaves_the_process_as_it_was(record, 
 
 
 def test_joblibs_launcher_runs_them_in_processes_of_its_own(tmp_path, capfd):
-    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    launch([["--version"], ["--version"]], 1, words, tmp_path / "joblib")
+    overrides = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    launch([["--version"], ["--version"]], 1, overrides, tmp_path / "joblib")
     assert capfd.readouterr().out.splitlines() == [f"erssl {erssl.__version__}"] * 2
 
 

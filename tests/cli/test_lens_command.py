@@ -29,15 +29,15 @@ def trained(tmp_path_factory):
     for method in ("mveb", "dino_er"):
         folder = tmp_path_factory.mktemp("lens") / method
         own = ["method.num_prototypes=16"] if method == "dino_er" else []
-        words = [*TINY, *UNMEASURED, *own, "lens.probe_size=64", "lens.every_n_steps=4"]
-        assert main(["pretrain", *words, f"method={method}", f"run_dir={folder}"]) == 0
+        overrides = [*TINY, *UNMEASURED, *own, "lens.probe_size=64", "lens.every_n_steps=4"]
+        assert main(["pretrain", *overrides, f"method={method}", f"run_dir={folder}"]) == 0
         folders.append(folder)
     return folders
 
 
 def printed(text):
-    words = [line.split() for line in text.splitlines()]
-    return {w[0]: float(w[1]) for w in words if len(w) == 2 and "." in w[1] and "/" not in w[1]}
+    rows = [row for row in map(str.split, text.splitlines()) if len(row) == 2]
+    return {name: float(value) for name, value in rows if "." in value and "/" not in value}
 
 
 def test_a_run_is_read_as_its_own_lens_read_it_last(trained, capsys):
@@ -98,8 +98,8 @@ def test_foreign_checkpoint_with_lightlys_names(tmp_path, capsys):
     state = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
     state |= {f"projection_head.{k}": v for k, v in head.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
-    words = ["data=digits", "lens.probe_size=16", "data.num_workers=0"]
-    assert main(["lens", f"checkpoint={tmp_path / 'last.ckpt'}", *words]) == 0
+    overrides = ["data=digits", "lens.probe_size=16", "data.num_workers=0"]
+    assert main(["lens", f"checkpoint={tmp_path / 'last.ckpt'}", *overrides]) == 0
     # nothing in the file says otherwise: a stem for large images is read as ImageNet's
     imagenet = {"image_size": 224, **IMAGENET_NORMALIZE}
     options = default_options("digits", num_workers=0, **imagenet)
@@ -137,7 +137,7 @@ def test_probe_of_a_data_module_is_fixed_and_leaves_random_numbers_alone():
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         ([], "needs checkpoint="),
         (["chekpoint=x"], "did you mean checkpoint?"),
@@ -151,8 +151,8 @@ def test_probe_of_a_data_module_is_fixed_and_leaves_random_numbers_alone():
         (["/nowhere", "output=lens.xyz"], "must end in one of .png, .pdf, .svg"),
     ],
 )
-def test_wrong_words_are_one_sentence(words, sentence, capsys):
-    assert main(["lens", *words]) == 2
+def test_wrong_overrides_are_one_sentence(overrides, sentence, capsys):
+    assert main(["lens", *overrides]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
@@ -217,26 +217,26 @@ def test_another_backbone_or_head_is_refused(tmp_path):
 
 
 def test_a_run_that_collapses_or_diverges_ends_in_a_sentence_and_leaves_its_image(tmp_path, capsys):
-    words = [*TINY, *UNMEASURED, "method=simclr", "optimizer.base_lr=1e7", "epochs=1"]
-    assert main(["pretrain", *words, "lens.every_n_steps=1", f"run_dir={tmp_path / 'a'}"]) == 2
+    overrides = [*TINY, *UNMEASURED, "method=simclr", "optimizer.base_lr=1e7", "epochs=1"]
+    assert main(["pretrain", *overrides, "lens.every_n_steps=1", f"run_dir={tmp_path / 'a'}"]) == 2
     error = capsys.readouterr().err
     assert "is not finite: " in error
     assert (tmp_path / "a" / "lens.png").is_file()
-    words += ["lens.every_n_steps=1", "lens.on_collapse=stop", "trainer.limit_train_batches=20"]
-    words += ["epochs=8", "optimizer.base_lr=30"]
-    assert main(["pretrain", *words, f"run_dir={tmp_path / 'b'}"]) == 2
+    overrides += ["lens.every_n_steps=1", "lens.on_collapse=stop", "trainer.limit_train_batches=20"]
+    overrides += ["epochs=8", "optimizer.base_lr=30"]
+    assert main(["pretrain", *overrides, f"run_dir={tmp_path / 'b'}"]) == 2
     assert "The run was ended, as asked" in capsys.readouterr().err
     assert (tmp_path / "b" / "lens.png").is_file()
 
 
 def test_probe_larger_than_the_data_stops_a_run_before_training(tmp_path, capsys):
-    words = [*TINY, *UNMEASURED, "lens.probe_size=500", f"run_dir={tmp_path / 'run'}"]
-    assert main(["pretrain", *words]) == 2
+    overrides = [*TINY, *UNMEASURED, "lens.probe_size=500", f"run_dir={tmp_path / 'run'}"]
+    assert main(["pretrain", *overrides]) == 2
     assert "lens.probe_size=500 does not fit the 360 images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_lens_can_be_switched_off(tmp_path):
-    words = [*TINY, *UNMEASURED, "lens.probe_size=0", "epochs=1", f"run_dir={tmp_path / 'run'}"]
-    assert main(["pretrain", *words]) == 0
+    overrides = [*TINY, *UNMEASURED, "lens.probe_size=0", "epochs=1", f"run_dir={tmp_path / 'run'}"]
+    assert main(["pretrain", *overrides]) == 0
     assert not (tmp_path / "run" / "lens.csv").exists()

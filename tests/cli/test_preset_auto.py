@@ -11,12 +11,12 @@ SETTINGS = {"linear": LinearSettings, "semi": SemiSettings, "finetune": Finetune
 
 
 @functools.cache  # hydra takes its time
-def read(command, *words):
-    return read_protocol(command, SETTINGS[command], ["checkpoint=x", *words])[0]
+def read(command, *overrides):
+    return read_protocol(command, SETTINGS[command], ["checkpoint=x", *overrides])[0]
 
 
-def fitted(command, images, *words, devices=1):
-    return fit(command, read(command, *words), images, devices)
+def fitted(command, images, *overrides, devices=1):
+    return fit(command, read(command, *overrides), images, devices)
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_the_sentence_counts_the_steps():
 
 
 def test_overrides_stay_whatever_is_chosen():
-    words = ("epochs=7", "head_lr=0.5", "schedule=step", "crop_scale=[0.5,1.0]", "flip=false")
+    overrides = ("epochs=7", "head_lr=0.5", "schedule=step", "crop_scale=[0.5,1.0]", "flip=false")
     for images in (400, 1_281_167):
-        settings, _ = fitted("linear", images, *words)
+        settings, _ = fitted("linear", images, *overrides)
         assert (settings.epochs, settings.head_lr, settings.schedule) == (7, 0.5, "step")
         assert (settings.crop_scale, settings.flip) == ((0.5, 1.0), False)
     assert fitted("linear", 100_000)[0].preset == "mveb"

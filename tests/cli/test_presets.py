@@ -27,8 +27,15 @@ SETTINGS = {
     "finetune": FinetuneSettings,
 }
 COLUMNS = (
-    *("epochs", "batch_size", "optimizer", "momentum", "weight_decay", "lr_per_256"),
-    *("schedule", "final_lr", "head_init"),
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "lr_per_256",
+    "schedule",
+    "final_lr",
+    "head_init",
 )
 # SGD with momentum 0.9 everywhere; crops of torchvision's default area, flipped.
 TRAININGS = {
@@ -53,8 +60,8 @@ KNN = {"lightly": (200, 0.1), "mveb": (200, 0.1), "dino": (20, 0.07)}
 DEFAULTS = {"knn": "lightly", "linear": "auto", "semi": "auto", "finetune": "auto"}
 
 
-def read(command, *words):
-    return read_protocol(command, SETTINGS[command], ["checkpoint=x", *words])[0]
+def read(command, *overrides):
+    return read_protocol(command, SETTINGS[command], ["checkpoint=x", *overrides])[0]
 
 
 @pytest.mark.parametrize("command", SETTINGS)
@@ -119,9 +126,9 @@ OTHER = {
 }
 
 
-def composed(command, *words):
+def composed(command, *overrides):
     with initialize_config_module("erssl.configs", version_base="1.3"):
-        return OmegaConf.to_container(compose(command, overrides=list(words)))
+        return OmegaConf.to_container(compose(command, overrides=list(overrides)))
 
 
 def otherwise(value, key):
@@ -138,8 +145,8 @@ def test_every_value_of_a_preset_may_be_said_otherwise(command, preset):
     text = group_text(command, preset)
     assert len(text) > 2
     new = {key: otherwise(value, key) for key, value in text.items() if key != "preset"}
-    words = [f"{key}={value}".replace(" ", "") for key, value in new.items()]
-    settings = read(command, f"preset={preset}", *words)
+    overrides = [f"{key}={value}".replace(" ", "") for key, value in new.items()]
+    settings = read(command, f"preset={preset}", *overrides)
     for key, value in new.items():
         found = getattr(settings, key)
         shown = str(list(found) if isinstance(found, tuple) else found)
@@ -177,13 +184,13 @@ def test_examples_of_the_help_are_understood(command, capsys):
     lines = capsys.readouterr().out.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
     assert len(lines) > 1
     for line in lines:
-        words = line.partition("   the same")[0].split()
-        assert words[:2] == ["erssl", command]
-        read_protocol(command, SETTINGS[command], words[2:])
+        overrides = line.partition("   the same")[0].split()
+        assert overrides[:2] == ["erssl", command]
+        read_protocol(command, SETTINGS[command], overrides[2:])
 
 
 @pytest.mark.parametrize(
-    ("command", "word", "sentence"),
+    ("command", "override", "sentence"),
     [
         ("knn", "preset=dyno", r"preset=dyno is unknown; did you mean dino\?"),
         ("linear", "preset=mvebb", r"did you mean mveb\? Choose from: auto, barlowtwins, lightly"),
@@ -216,9 +223,9 @@ def test_examples_of_the_help_are_understood(command, capsys):
         ("finetune", "fraction=0.1", "key fraction is unknown"),
     ],
 )
-def test_wrong_words_are_one_sentence(command, word, sentence):
+def test_wrong_overrides_are_one_sentence(command, override, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
-        read(command, word)
+        read(command, override)
     assert "\n" not in str(caught.value)
 
 

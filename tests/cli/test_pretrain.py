@@ -1,4 +1,4 @@
-"""Runs by the command, from words to results.json."""
+"""Runs by the command, from overrides to results.json."""
 
 import csv
 import json
@@ -17,18 +17,27 @@ from erssl.callbacks import OnlineKNN
 from erssl.cli.main import main
 
 TINY = (
-    *("backbone=timm", "backbone.name=test_resnet", "method.projection_hidden_dim=32"),
-    *("method.projection_dim=16", "batch_size=64", "epochs=2", "data.num_workers=0"),
-    *("trainer.accelerator=cpu", "optimizer.base_lr=0.5", "evaluation.every_n_epochs=1"),
+    "backbone=timm",
+    "backbone.name=test_resnet",
+    "method.projection_hidden_dim=32",
+    "method.projection_dim=16",
+    "batch_size=64",
+    "epochs=2",
+    "data.num_workers=0",
+    "trainer.accelerator=cpu",
+    "optimizer.base_lr=0.5",
+    "evaluation.every_n_epochs=1",
 )
 UNMEASURED = (
-    *("evaluation.every_n_epochs=0", "evaluation.untrained=false", "evaluation.linear=false"),
+    "evaluation.every_n_epochs=0",
+    "evaluation.untrained=false",
+    "evaluation.linear=false",
     "trainer.limit_train_batches=8",
 )
 
 
-def run(*words, run_dir):
-    return main(["pretrain", *TINY, *words, f"run_dir={run_dir}"])
+def run(*overrides, run_dir):
+    return main(["pretrain", *TINY, *overrides, f"run_dir={run_dir}"])
 
 
 def results_of(run_dir):
@@ -45,16 +54,29 @@ def finished(tmp_path_factory):
 def test_run_directory_holds_what_it_promises(finished):
     names = {p.name for p in finished.iterdir()}
     expected = {
-        *("config.yaml", "checkpoints", "backbone.safetensors", "metrics.csv", "results.json"),
-        *("report.md", "curves.png", "environment.json"),
+        "config.yaml",
+        "checkpoints",
+        "backbone.safetensors",
+        "metrics.csv",
+        "results.json",
+        "report.md",
+        "curves.png",
+        "environment.json",
     }
     assert expected <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not [name for name in names if name.endswith(".partial") or name.startswith(".probe")]
     results = results_of(finished)
     assert set(results) == {
-        *("protocol", "dataset", "method", "metrics", "published", "seed", "config"),
-        *("environment", "wall_seconds"),
+        "protocol",
+        "dataset",
+        "method",
+        "metrics",
+        "published",
+        "seed",
+        "config",
+        "environment",
+        "wall_seconds",
     }
     for metric in ("knn_top1", "linear_top1", "untrained_knn_top1", "untrained_linear_top1"):
         assert 0.2 < results["metrics"][metric] <= 1
@@ -162,8 +184,8 @@ def test_results_that_no_run_wrote_are_not_shown(finished, tmp_path, capsys):
 
 def test_two_processes_share_one_run_directory(tmp_path):
     run_dir = tmp_path / "run"
-    words = ("method=mveb", "trainer.devices=2", "trainer.strategy=ddp", f"run_dir={run_dir}")
-    command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *TINY, *UNMEASURED, *words]
+    overrides = ("method=mveb", "trainer.devices=2", "trainer.strategy=ddp", f"run_dir={run_dir}")
+    command = [sys.executable, "-m", "erssl.cli.main", "pretrain", *TINY, *UNMEASURED, *overrides]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     results = results_of(run_dir)
     assert results["config"]["batch_size"] == 64
@@ -184,17 +206,17 @@ def test_processes_started_together_must_be_told_the_folder(tmp_path, monkeypatc
 
 
 def test_half_precision_channels_last_clipping_and_a_transformer(tmp_path):
-    words = ("backbone.name=test_vit", "trainer.precision=bf16-mixed", "channels_last=true")
-    words += ("trainer.gradient_clip_val=1.0", "optimizer=adamw", "optimizer.warmup_epochs=0")
-    assert run(*UNMEASURED, *words, "optimizer.base_lr=0.001", run_dir=tmp_path / "run") == 0
+    overrides = ("backbone.name=test_vit", "trainer.precision=bf16-mixed", "channels_last=true")
+    overrides += ("trainer.gradient_clip_val=1.0", "optimizer=adamw", "optimizer.warmup_epochs=0")
+    assert run(*UNMEASURED, *overrides, "optimizer.base_lr=0.001", run_dir=tmp_path / "run") == 0
     assert 0 < results_of(tmp_path / "run")["metrics"]["knn_top1"] <= 1
 
 
 def test_same_seed_same_loss_curve(tmp_path):
     curves = []
     for name in ("a", "b"):
-        words = ("method=simclr", "trainer.log_every_n_steps=1", *UNMEASURED)
-        assert run(*words, run_dir=tmp_path / name) == 0
+        overrides = ("method=simclr", "trainer.log_every_n_steps=1", *UNMEASURED)
+        assert run(*overrides, run_dir=tmp_path / name) == 0
         with (tmp_path / name / "metrics.csv").open() as file:
             curves.append([r["train_loss"] for r in csv.DictReader(file) if r["train_loss"]])
     assert len(curves[0]) == 16
@@ -206,8 +228,8 @@ def test_overwrite_deletes_what_erssl_wrote_and_nothing_else(tmp_path):
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text("method: old\n")
     (run_dir / "notes.txt").write_text("mine")
-    words = ("method=simclr", "epochs=1", "overwrite=true", *UNMEASURED)
-    assert run(*words, run_dir=run_dir) == 0
+    overrides = ("method=simclr", "epochs=1", "overwrite=true", *UNMEASURED)
+    assert run(*overrides, run_dir=run_dir) == 0
     assert (run_dir / "notes.txt").read_text() == "mine"
     assert "old" not in (run_dir / "config.yaml").read_text()
 
@@ -227,8 +249,8 @@ FOLDER = ("data=imagefolder", *TINY, "optimizer=sgd", "data.image_size=32", "bat
 
 def test_without_validation_split_there_is_no_accuracy_and_a_line_says_so(tmp_path, capsys):
     train = digit_folder(tmp_path / "train")
-    words = [*FOLDER, f"data.train_dir={train}", f"run_dir={tmp_path / 'run'}", "epochs=1"]
-    assert main(["pretrain", *words, "data.views.recipe=digits"]) == 0
+    overrides = [*FOLDER, f"data.train_dir={train}", f"run_dir={tmp_path / 'run'}", "epochs=1"]
+    assert main(["pretrain", *overrides, "data.views.recipe=digits"]) == 0
     assert "no accuracy was measured" in capsys.readouterr().out
     assert "knn_top1" not in results_of(tmp_path / "run")["metrics"]
     assert (tmp_path / "run" / "backbone.safetensors").is_file()
@@ -238,21 +260,21 @@ def test_unreadable_files_stop_the_run_or_are_counted(tmp_path, capsys):
     train = digit_folder(tmp_path / "train")
     broken = train / "0" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    words = [*FOLDER, f"data.train_dir={train}", f"data.val_dir={train}", "epochs=1"]
-    words += [f"run_dir={tmp_path / 'run'}", "data.views.recipe=digits"]
-    assert main(["pretrain", *words]) == 2
+    overrides = [*FOLDER, f"data.train_dir={train}", f"data.val_dir={train}", "epochs=1"]
+    overrides += [f"run_dir={tmp_path / 'run'}", "data.views.recipe=digits"]
+    assert main(["pretrain", *overrides]) == 2
     error = capsys.readouterr().err
     assert "3.png" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
-    assert main(["pretrain", *words, "data.on_error=skip"]) == 0
+    assert main(["pretrain", *overrides, "data.on_error=skip"]) == 0
     printed = capsys.readouterr().out
     for split in ("train", "val"):
         assert f"Left out of {split}: 1 (unreadable: 1)" in printed
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["method=mvebb"], "did you mean mveb?"),
         (["method=simclr", "data.views.recipe=mae"], "gives 1 view of an image but method=simclr"),
@@ -280,13 +302,13 @@ def test_unreadable_files_stop_the_run_or_are_counted(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_sentence_status_two_and_no_run_directory(
-    words, sentence, tmp_path, capsys
+    overrides, sentence, tmp_path, capsys
 ):
-    if "trainer.accelerator=cuda" in words and torch.cuda.is_available():
+    if "trainer.accelerator=cuda" in overrides and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     run_dir = tmp_path / "run"
     status = main(
-        ["pretrain", *[w for w in TINY if "num_workers" in w], *words, f"run_dir={run_dir}"]
+        ["pretrain", *[w for w in TINY if "num_workers" in w], *overrides, f"run_dir={run_dir}"]
     )
     error = capsys.readouterr().err
     assert status == 2
@@ -300,9 +322,9 @@ def test_unreadable_image_met_by_a_loader_process_is_one_sentence(tmp_path, caps
     train = digit_folder(tmp_path / "train")
     broken = train / "0" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    words = [*FOLDER, f"data.train_dir={train}", "data.verify=false", "epochs=1"]
-    words += [f"run_dir={tmp_path / 'run'}", "data.views.recipe=digits", "data.num_workers=1"]
-    assert main(["pretrain", *words]) == 2
+    overrides = [*FOLDER, f"data.train_dir={train}", "data.verify=false", "epochs=1"]
+    overrides += [f"run_dir={tmp_path / 'run'}", "data.views.recipe=digits", "data.num_workers=1"]
+    assert main(["pretrain", *overrides]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("erssl: ")
     assert "3.png" in error
@@ -334,8 +356,8 @@ def test_no_space_is_said_before_training(tmp_path, capsys, monkeypatch):
 
 
 def test_commands_help_and_wrong_commands(capsys):
-    for words in (["--help"], ["pretrain", "--help"], ["methods", "--help"], []):
-        assert main(words) == 0
+    for overrides in (["--help"], ["pretrain", "--help"], ["methods", "--help"], []):
+        assert main(overrides) == 0
         assert "Usage: erssl" in capsys.readouterr().out
     assert main(["pretrian"]) == 2
     assert "did you mean pretrain?" in capsys.readouterr().err

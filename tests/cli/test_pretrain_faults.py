@@ -18,10 +18,18 @@ from erssl.run.checkpoint_files import newest_whole
 from ..methods.test_resume_to_the_bit import differences, rows
 from .test_pretrain import FOLDER, TINY, UNMEASURED, digit_folder, results_of
 
-WORDS = (
-    *("pretrain", *TINY, *UNMEASURED, "method=byol", "batch_size=16", "lens.every_n_steps=2"),
-    *("trainer.limit_train_batches=4", "trainer.log_every_n_steps=1", "lens.probe_size=16"),
-    *("trainer.limit_val_batches=1", "lens.on_collapse=ignore"),
+OVERRIDES = (
+    "pretrain",
+    *TINY,
+    *UNMEASURED,
+    "method=byol",
+    "batch_size=16",
+    "lens.every_n_steps=2",
+    "trainer.limit_train_batches=4",
+    "trainer.log_every_n_steps=1",
+    "lens.probe_size=16",
+    "trainer.limit_val_batches=1",
+    "lens.on_collapse=ignore",
 )
 SLURM = {"JOB_ID": "17", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
 SLURM |= {"JOB_NAME": "pretrain"}
@@ -31,7 +39,7 @@ LAST = "checkpoints/last.ckpt"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    assert main([*WORDS, f"run_dir={run_dir}"]) == 0
+    assert main([*OVERRIDES, f"run_dir={run_dir}"]) == 0
     return run_dir
 
 
@@ -77,7 +85,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(
     run_dir, before = tmp_path / "run", signal.getsignal(number)
     with monkeypatch.context() as patch:
         at_step(patch, step, lambda: os.kill(os.getpid(), number))
-        assert main([*WORDS, f"run_dir={run_dir}"]) == 128 + number
+        assert main([*OVERRIDES, f"run_dir={run_dir}"]) == 128 + number
     assert signal.getsignal(number) == before
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"erssl: Stopped by {name} at step {step}, with a checkpoint; go on with resume=true "
@@ -94,7 +102,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     at_step(monkeypatch, 2, twice)
-    assert main([*WORDS, f"run_dir={tmp_path / 'run'}"]) == 130
+    assert main([*OVERRIDES, f"run_dir={tmp_path / 'run'}"]) == 130
     assert "Stopped by Ctrl-C before the first checkpoint." in capsys.readouterr().err
     assert not (tmp_path / "run" / LAST).exists()
 
@@ -112,12 +120,12 @@ def test_slurm_is_asked_to_start_the_job_again_and_the_same_command_goes_on(
         monkeypatch.setenv(f"SLURM_{name}", value)
     with monkeypatch.context() as patch:
         at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
-        assert main([*WORDS, f"run_dir={run_dir}", "overwrite=true"]) == 138
+        assert main([*OVERRIDES, f"run_dir={run_dir}", "overwrite=true"]) == 138
     assert asked.read_text() == "requeue 17\n"
     assert not list(run_dir.glob("hpc_ckpt*"))
     assert "SLURM has put job 17 back into the queue." in capsys.readouterr().err
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert main([*WORDS, f"run_dir={run_dir}", "overwrite=true"]) == 0
+    assert main([*OVERRIDES, f"run_dir={run_dir}", "overwrite=true"]) == 0
     assert_same_run(run_dir, whole)
 
 
@@ -127,11 +135,16 @@ def test_checkpoints_inside_an_epoch_and_a_damaged_newest_one(whole, tmp_path, m
     def crash():
         raise RuntimeError("killed")
 
-    words = (*WORDS, "checkpoint_every_n_steps=2", "keep_checkpoints=3", f"run_dir={run_dir}")
+    overrides = (
+        *OVERRIDES,
+        "checkpoint_every_n_steps=2",
+        "keep_checkpoints=3",
+        f"run_dir={run_dir}",
+    )
     with monkeypatch.context() as patch:
         at_step(patch, 8, crash)
         with pytest.raises(RuntimeError, match="killed"):
-            main([*words])
+            main([*overrides])
     kept = [run_dir / "checkpoints" / f for f in ("last.ckpt", "last-1.ckpt", "last-2.ckpt")]
     assert [torch.load(f, weights_only=True)["global_step"] for f in kept] == [6, 4, 2]
     backbone = erssl.load_backbone(kept[0])
@@ -156,7 +169,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_again(
     with monkeypatch.context() as patch:
         at_step(patch, 3, crash)
         with pytest.raises(RuntimeError, match="killed"):
-            main([*WORDS, f"run_dir={tmp_path / 'run'}"])
+            main([*OVERRIDES, f"run_dir={tmp_path / 'run'}"])
     assert main(["pretrain", f"run_dir={tmp_path / 'run'}", "resume=true"]) == 0
     assert "no checkpoint yet" in capsys.readouterr().out
     assert_same_run(tmp_path / "run", whole)
@@ -181,7 +194,7 @@ def test_a_disk_that_refuses_a_checkpoint_is_named_and_the_run_goes_on_later(
 
     with monkeypatch.context() as patch:
         at_step(patch, 5, lambda: patch.setattr("erssl.run.checkpoint_files._write_signed", refuse))
-        assert main([*WORDS, f"run_dir={run_dir}"]) == 2
+        assert main([*OVERRIDES, f"run_dir={run_dir}"]) == 2
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence == (
         f"erssl: {os.strerror(fault)}: {run_dir / LAST}; make room or see to its permissions, then "
@@ -197,8 +210,8 @@ def test_a_loader_process_that_dies_is_one_sentence(tmp_path, monkeypatch, capsy
             os.kill(process.pid, signal.SIGKILL)
 
     at_step(monkeypatch, 6, kill_them)
-    words = (*WORDS, "data.num_workers=1", "epochs=3", f"run_dir={tmp_path / 'run'}")
-    assert main([*words]) == 2
+    overrides = (*OVERRIDES, "data.num_workers=1", "epochs=3", f"run_dir={tmp_path / 'run'}")
+    assert main([*overrides]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("erssl: A loader process (pid")
     assert f"go on from the last checkpoint with resume=true run_dir={tmp_path / 'run'}" in error
@@ -210,11 +223,11 @@ def test_a_image_that_breaks_while_training_is_named_and_the_run_goes_on(
     train, run_dir = digit_folder(tmp_path / "train"), tmp_path / "run"
     broken = train / "0" / "3.png"
     good = broken.read_bytes()
-    words = ["pretrain", *FOLDER, f"data.train_dir={train}", f"run_dir={run_dir}", "epochs=3"]
-    words += ["data.views.recipe=digits", "data.num_workers=1"]
+    overrides = ["pretrain", *FOLDER, f"data.train_dir={train}", f"run_dir={run_dir}", "epochs=3"]
+    overrides += ["data.views.recipe=digits", "data.num_workers=1"]
     with monkeypatch.context() as patch:
         at_step(patch, 6, lambda: broken.write_bytes(good[:60]))  # four steps an epoch
-        assert main(words) == 2
+        assert main(overrides) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"erssl: the image {broken} cannot be read (")
     assert f"go on from the last checkpoint with resume=true run_dir={run_dir}." in error

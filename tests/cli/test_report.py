@@ -143,8 +143,8 @@ def test_results_without_accuracies_have_no_bars(tmp_path):
 
 def test_a_result_that_is_named_twice_is_one_line(tmp_path):
     folder = write(tmp_path / "runs" / "a")
-    words = [str(tmp_path / "runs"), str(folder), f"output={tmp_path / 'out'}"]
-    assert main(["report", *words]) == 0
+    overrides = [str(tmp_path / "runs"), str(folder), f"output={tmp_path / 'out'}"]
+    assert main(["report", *overrides]) == 0
     assert len(markdown_rows((tmp_path / "out" / "report.md").read_text())) == 2
 
 
@@ -174,11 +174,11 @@ def test_results_that_no_run_wrote_are_refused_by_name(tmp_path, capsys, content
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_words_are_one_sentence(tmp_path, capsys):
+def test_wrong_overrides_are_one_sentence(tmp_path, capsys):
     folder = str(write(tmp_path / "run"))
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
-    for words, sentence in (
+    for overrides, sentence in (
         ([], "needs run directories"),
         ([folder, "outptu=x"], "takes folders and output="),
         ([str(tmp_path / "empty")], "There is no results.json in"),
@@ -186,7 +186,7 @@ def test_wrong_words_are_one_sentence(tmp_path, capsys):
         ([folder, f"output={tmp_path / 'file'}"], "is a file; name a folder"),
         ([folder, f"output={folder}"], "has a report.md of its own"),
     ):
-        assert main(["report", *words]) == 2
+        assert main(["report", *overrides]) == 2
         error = capsys.readouterr().err
         assert sentence in error
         assert error.count("\n") == 1

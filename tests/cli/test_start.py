@@ -19,7 +19,7 @@ from erssl.settings.pretrain import read_settings
 
 from .test_pretrain import TINY, UNMEASURED
 
-START = [word for word in TINY if not word.startswith("backbone")]
+START = [override for override in TINY if not override.startswith("backbone")]
 QUICK = (*UNMEASURED, "trainer.limit_train_batches=2", "lens.probe_size=0")
 
 
@@ -28,8 +28,8 @@ def state_of(folder):
 
 
 def test_a_run_starts_from_a_run_backbone_heads_and_images(tiny_run, tmp_path, capsys):
-    words = [*START, "method=simclr", f"checkpoint={tiny_run}", "data=digits"]
-    settings, _ = read_settings([*words, "data.mean=[0.3,0.3,0.3]"])
+    overrides = [*START, "method=simclr", f"checkpoint={tiny_run}", "data=digits"]
+    settings, _ = read_settings([*overrides, "data.mean=[0.3,0.3,0.3]"])
     assert settings.backbone == BackboneOptions("test_resnet", "timm")
     assert (settings.data.image_size, settings.data.mean) == (28, (0.3, 0.3, 0.3))
     method = build_method(settings, 10, 8, start_of(settings, False))
@@ -39,7 +39,7 @@ def test_a_run_starts_from_a_run_backbone_heads_and_images(tiny_run, tmp_path, c
         if name.startswith(("backbone.", "projection_head.")):
             torch.testing.assert_close(tensor, trained[name], rtol=0, atol=0)
     run_dir = tmp_path / "run"
-    assert main(["pretrain", *words, *QUICK, "epochs=1", f"run_dir={run_dir}"]) == 0
+    assert main(["pretrain", *overrides, *QUICK, "epochs=1", f"run_dir={run_dir}"]) == 0
     out = capsys.readouterr().out
     assert f"Starts from {tiny_run}: " in out and "projection_head too" in out
     assert load_backbone(run_dir).preprocessing["image_size"] == 28
@@ -50,15 +50,15 @@ def test_targets_begin_as_copies_and_foreign_files_have_no_heads(tiny_run, tmp_p
     torch.manual_seed(4)
     weights = build_backbone(BackboneOptions("test_resnet", "timm")).state_dict()
     torch.save({"state_dict": weights}, tmp_path / "file.pth")
-    words = [*START, "method=byol", "method.prediction_hidden_dim=16"]
-    words += [f"checkpoint={tmp_path / 'file.pth'}", "arch=test_resnet", "data.image_size=32"]
-    settings, _ = read_settings(words)
+    overrides = [*START, "method=byol", "method.prediction_hidden_dim=16"]
+    overrides += [f"checkpoint={tmp_path / 'file.pth'}", "arch=test_resnet", "data.image_size=32"]
+    settings, _ = read_settings(overrides)
     method = build_method(settings, 10, 8, start_of(settings, False))
     assert load_heads(method, settings) == []
     for branch in (method.backbone, method.target_backbone):
         torch.testing.assert_close(branch.state_dict(), weights, rtol=0, atol=0)
     # the heads of another method that fit are taken, and the target is a copy of them
-    settings, _ = read_settings([*words[:-3], f"checkpoint={tiny_run}"])
+    settings, _ = read_settings([*overrides[:-3], f"checkpoint={tiny_run}"])
     method = build_method(settings, 10, 8, start_of(settings, False))
     heads = load_heads(method, settings)
     assert "prediction_head" not in heads
@@ -69,9 +69,9 @@ def test_targets_begin_as_copies_and_foreign_files_have_no_heads(tiny_run, tmp_p
 
 def test_a_frozen_backbone_does_not_change_until_its_time_is_over(tiny_run, tmp_path):
     before = load_file(tiny_run / "backbone.safetensors")
-    words = [*START, *QUICK, "method=simclr", f"checkpoint={tiny_run}", "freeze_epochs=1"]
-    words += ["keep_checkpoints=2", f"run_dir={tmp_path}"]
-    assert main(["pretrain", *words, "epochs=2"]) == 0
+    overrides = [*START, *QUICK, "method=simclr", f"checkpoint={tiny_run}", "freeze_epochs=1"]
+    overrides += ["keep_checkpoints=2", f"run_dir={tmp_path}"]
+    assert main(["pretrain", *overrides, "epochs=2"]) == 0
     first = torch.load(tmp_path / "checkpoints" / "last-1.ckpt", weights_only=True)["state_dict"]
     last = state_of(tmp_path)
     heads = state_of(tiny_run)
@@ -83,8 +83,8 @@ def test_a_frozen_backbone_does_not_change_until_its_time_is_over(tiny_run, tmp_
 
 
 def test_a_finished_run_is_made_longer_and_says_its_schedule(tmp_path, capsys):
-    words = [*TINY, *QUICK, "method=simclr", f"run_dir={tmp_path}"]
-    assert main(["pretrain", *words, "epochs=1", "trainer.log_every_n_steps=1"]) == 0
+    overrides = [*TINY, *QUICK, "method=simclr", f"run_dir={tmp_path}"]
+    assert main(["pretrain", *overrides, "epochs=1", "trainer.log_every_n_steps=1"]) == 0
     capsys.readouterr()
     assert main(["pretrain", f"run_dir={tmp_path}", "resume=true", "epochs=3"]) == 0
     out = capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_a_finished_run_is_made_longer_and_says_its_schedule(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["freeze_epochs=1"], "freeze_epochs=1 is about the weights that a run starts from"),
         (["arch=resnet18"], "arch=resnet18 is about the weights"),
@@ -114,10 +114,10 @@ def test_a_finished_run_is_made_longer_and_says_its_schedule(tmp_path, capsys):
         (["checkpoint=RUN", "optimizer.layer_decay=1.5"], "must lie in (0, 1]"),
     ],
 )
-def test_starts_that_make_none_are_one_sentence(tiny_run, tmp_path, capsys, words, sentence):
-    words = [word.replace("RUN", str(tiny_run)) for word in words]
+def test_starts_that_make_none_are_one_sentence(tiny_run, tmp_path, capsys, overrides, sentence):
+    overrides = [override.replace("RUN", str(tiny_run)) for override in overrides]
     folder = tmp_path / "run"
-    assert main(["pretrain", *START, *QUICK, *words, f"run_dir={folder}"]) == 2
+    assert main(["pretrain", *START, *QUICK, *overrides, f"run_dir={folder}"]) == 2
     error = capsys.readouterr().err
     assert sentence in " ".join(error.split())
     assert not folder.exists()

@@ -84,10 +84,10 @@ def test_a_pages_numbers_are_published_and_have_their_source(capsys):
     assert "Published of the method SimCLR, not of this file: COCO" in text
 
 
-def test_help_and_wrong_words(capsys):
+def test_help_and_wrong_arguments(capsys):
     assert main(["zoo", "--help"]) == 0
     assert "Examples:" in capsys.readouterr().out
-    for words, sentence in (
+    for overrides, sentence in (
         (["nothing"], "no 'nothing' in the zoo"),
         (["name=x"], "takes names of checkpoints"),
         (["get"], "needs the name"),
@@ -97,7 +97,7 @@ def test_help_and_wrong_words(capsys):
         (["add", "a", "nam=x"], "did you mean name"),
         (["add", "a", "overwrite=yes"], "give true or false"),
     ):
-        assert main(["zoo", *words]) == 2
+        assert main(["zoo", *overrides]) == 2
         assert sentence in capsys.readouterr().err
 
 

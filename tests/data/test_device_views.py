@@ -134,7 +134,7 @@ def test_jitter_is_torchvisions_in_every_order(order: tuple[int, ...]) -> None:
     spec = ViewSpec(40, (1, 1), (1, 1), "bicubic", jitter=((0.5, 1.5),) * 3 + ((-0.1, 0.1),))
     chosen = torch.arange(_N) < _N - 2
     draws = _draws(
-        *(spec, 40, 40), jitter=chosen, order=torch.tensor(order).repeat(_N, 1), factors=factors
+        spec, 40, 40, jitter=chosen, order=torch.tensor(order).repeat(_N, 1), factors=factors
     )
     adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     theirs = list(images)
@@ -175,7 +175,10 @@ def test_blur_is_pillows(sigma: float) -> None:
 
 def test_grey_solarisation_and_normalisation() -> None:
     spec = ViewSpec(
-        *(40, (1, 1), (1, 1), "bicubic"),
+        40,
+        (1, 1),
+        (1, 1),
+        "bicubic",
         grey_prob=0.5,
         solarize_prob=0.5,
         mean=(0.5, 0.4, 0.3),

@@ -61,8 +61,8 @@ def test_what_makes_no_split_is_refused(make_folder, tmp_path):
 
 
 def test_a_run_keeps_its_split_unless_other_validation_images_are_named(tmp_path):
-    words = ["data=imagefolder", "data.train_dir=photos", "data.val_fraction=0.25"]
-    OmegaConf.save(read_settings(words)[1], tmp_path / "config.yaml")
+    overrides = ["data=imagefolder", "data.train_dir=photos", "data.val_fraction=0.25"]
+    OmegaConf.save(read_settings(overrides)[1], tmp_path / "config.yaml")
     kept = run_settings(tmp_path, []).data
     assert (kept.val_dir, kept.val_fraction) == (None, 0.25)
     other = run_settings(tmp_path, ["data.val_dir=others"]).data

@@ -36,7 +36,10 @@ def test_links_to_the_folder_above_do_not_multiply_the_images(make_folder):
     found = scan_folder("data.train_dir", folder)
     assert time.perf_counter() - began < 5
     assert [os.path.relpath(path, folder) for path, _ in found.samples] == [
-        *("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"),
+        "cat/0.png",
+        "cat/1.png",
+        "dog/0.png",
+        "dog/1.png",
     ]
 
 

@@ -92,8 +92,8 @@ def test_own_folders_are_upright_and_published_ones_as_stored(tmp_path):
 
 
 def test_runs_that_knew_no_orientation_stay_without(tmp_path):
-    words = ["data=imagefolder", "data.train_dir=photos"]
-    _, config = read_settings(words)
+    overrides = ["data=imagefolder", "data.train_dir=photos"]
+    _, config = read_settings(overrides)
     assert config["data"]["exif"] is True
     file = tmp_path / "config.yaml"
     for exif in (True, False):

@@ -22,13 +22,16 @@ SMALL = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation"
 
 
 @pytest.fixture
-def words(aircraft, flowers, tmp_path, monkeypatch):
+def overrides(aircraft, flowers, tmp_path, monkeypatch):
     monkeypatch.setenv("ERSSL_HOME", str(tmp_path / "home"))
     torch.manual_seed(0)
     save_backbone(build_backbone(OPTIONS), tmp_path / "backbone.safetensors", OPTIONS, SMALL)
     return [
-        *(f"checkpoint={tmp_path / 'backbone.safetensors'}", f"data_root={tmp_path}"),
-        *("datasets=[aircraft,flowers]", "partial_ok=true", "num_workers=0"),
+        f"checkpoint={tmp_path / 'backbone.safetensors'}",
+        f"data_root={tmp_path}",
+        "datasets=[aircraft,flowers]",
+        "partial_ok=true",
+        "num_workers=0",
         f"run_dir={tmp_path / 'suite'}",
     ]
 
@@ -37,8 +40,8 @@ def results(path, name, seed=0):
     return json.loads((path / "suite" / f"seed{seed}" / name / "results.json").read_text())
 
 
-def test_linear_writes_results_splits_and_one_table(words, tmp_path, capsys):
-    assert main(["transfer", *words]) == 0
+def test_linear_writes_results_splits_and_one_table(overrides, tmp_path, capsys):
+    assert main(["transfer", *overrides]) == 0
     found = results(tmp_path, "aircraft")
     assert (found["protocol"], found["dataset"]) == ("transfer_linear", "aircraft")
     assert found["published"] is None  # of the whole data set, which this is not
@@ -55,8 +58,8 @@ def test_linear_writes_results_splits_and_one_table(words, tmp_path, capsys):
     assert Image.open(tmp_path / "suite" / "transfer.png").width > 600
 
 
-def test_penalties_that_do_not_converge_are_named_once(words, tmp_path, capsys, recwarn):
-    assert main(["transfer", *words, "datasets=[aircraft]", "max_iter=3"]) == 0
+def test_penalties_that_do_not_converge_are_named_once(overrides, tmp_path, capsys, recwarn):
+    assert main(["transfer", *overrides, "datasets=[aircraft]", "max_iter=3"]) == 0
     found = results(tmp_path, "aircraft")
     left = [point["lam"] for point in found["config"]["path"] if not point["converged"]]
     [note] = [note for note in found["config"]["notes"] if note.startswith("Not converged")]
@@ -65,8 +68,8 @@ def test_penalties_that_do_not_converge_are_named_once(words, tmp_path, capsys, 
     assert not [w for w in recwarn if "has not converged" in str(w.message)]
 
 
-def test_seeds_give_mean_and_deviation(words, tmp_path):
-    assert main(["transfer", *words, "seeds=2", "datasets=[flowers]"]) == 0
+def test_seeds_give_mean_and_deviation(overrides, tmp_path):
+    assert main(["transfer", *overrides, "seeds=2", "datasets=[flowers]"]) == 0
     values = [100 * results(tmp_path, "flowers", s)["metrics"]["mean_per_class"] for s in (0, 1)]
     table = json.loads((tmp_path / "suite" / "transfer.json").read_text())
     ours = table["rows"][0]
@@ -75,7 +78,7 @@ def test_seeds_give_mean_and_deviation(words, tmp_path):
     assert ours["std"]["flowers"] == pytest.approx(expected)
 
 
-def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(words, tmp_path, monkeypatch):
+def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(overrides, tmp_path, monkeypatch):
     original = command.load_transfer
     evaluate = command._evaluate
     loaded = []
@@ -92,54 +95,54 @@ def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(words, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(command, "_evaluate", dies_at_flowers)
         with pytest.raises(KeyboardInterrupt):
-            command.run(words, Console())
+            command.run(overrides, Console())
     monkeypatch.setattr(command, "load_transfer", load)
     first = results(tmp_path, "aircraft")
-    assert main(["transfer", *words, "resume=true"]) == 0
+    assert main(["transfer", *overrides, "resume=true"]) == 0
     assert set(loaded) == {"flowers"}  # what is finished is not even opened
     assert results(tmp_path, "aircraft") == first
 
 
-def test_a_suite_goes_on_with_what_it_lacked(words, tmp_path, monkeypatch):
+def test_a_suite_goes_on_with_what_it_lacked(overrides, tmp_path, monkeypatch):
     """Loader processes and downloads are no part of what is computed."""
-    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
-    again = [word for word in words if not word.startswith("num_workers")]
+    assert main(["transfer", *overrides, "datasets=[aircraft]"]) == 0
+    again = [override for override in overrides if not override.startswith("num_workers")]
     more = ["datasets=[aircraft]", "resume=true", "num_workers=1", "download=true"]
     assert main(["transfer", *again, *more]) == 0
 
 
-def test_overwrite_leaves_no_table_of_before(words, tmp_path):
-    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
+def test_overwrite_leaves_no_table_of_before(overrides, tmp_path):
+    assert main(["transfer", *overrides, "datasets=[aircraft]"]) == 0
     tables = [tmp_path / "suite" / f"transfer.{kind}" for kind in ("md", "csv", "json", "png")]
     assert all(table.is_file() for table in tables)
     (tmp_path / "fgvc-aircraft-2013b").rename(tmp_path / "elsewhere")
-    assert main(["transfer", *words, "datasets=[aircraft]", "overwrite=true"]) == 2
+    assert main(["transfer", *overrides, "datasets=[aircraft]", "overwrite=true"]) == 2
     assert not any(table.exists() for table in tables)
 
 
-def test_a_suite_that_would_change_is_not_resumed(words, tmp_path, capsys):
-    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
-    assert main(["transfer", *words, "datasets=[aircraft]", "resume=true", "max_iter=7"]) == 2
+def test_a_suite_that_would_change_is_not_resumed(overrides, tmp_path, capsys):
+    assert main(["transfer", *overrides, "datasets=[aircraft]"]) == 0
+    assert main(["transfer", *overrides, "datasets=[aircraft]", "resume=true", "max_iter=7"]) == 2
     assert "max_iter=7 differs from 5000" in capsys.readouterr().err
     torch.manual_seed(1)
     save_backbone(build_backbone(OPTIONS), tmp_path / "backbone.safetensors", OPTIONS, SMALL)
-    assert main(["transfer", *words, "datasets=[aircraft]", "resume=true"]) == 2
+    assert main(["transfer", *overrides, "datasets=[aircraft]", "resume=true"]) == 2
     assert "weights=" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', "[" * 100_000])
-def test_a_result_that_no_suite_wrote_is_one_sentence(words, tmp_path, content, capsys):
-    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
+def test_a_result_that_no_suite_wrote_is_one_sentence(overrides, tmp_path, content, capsys):
+    assert main(["transfer", *overrides, "datasets=[aircraft]"]) == 0
     (tmp_path / "suite" / "seed0" / "aircraft" / "results.json").write_text(content)
-    assert main(["transfer", *words, "datasets=[aircraft]", "resume=true"]) == 2
+    assert main(["transfer", *overrides, "datasets=[aircraft]", "resume=true"]) == 2
     error = capsys.readouterr().err
     assert "is not what the suite writes" in error and error.count("\n") == 1
 
 
-def test_finetune_chooses_on_val_and_tests_once(words, tmp_path):
+def test_finetune_chooses_on_val_and_tests_once(overrides, tmp_path):
     own = ["mode=finetune", "steps=3", "batch_size=4", "datasets=[aircraft]"]
     grid = ["learning_rates=[0.01,0.001]", "weight_decays=[0.0]"]
-    assert main(["transfer", *words, *own, *grid]) == 0
+    assert main(["transfer", *overrides, *own, *grid]) == 0
     found = results(tmp_path, "aircraft")
     grid = found["config"]["grid"]
     assert [p["learning_rate"] for p in grid] == [0.01, 0.001]
@@ -149,8 +152,11 @@ def test_finetune_chooses_on_val_and_tests_once(words, tmp_path):
 
 
 GRID = [
-    *("mode=finetune", "steps=3", "batch_size=4"),
-    *("learning_rates=[0.01,0.001]", "weight_decays=[0.0]"),
+    "mode=finetune",
+    "steps=3",
+    "batch_size=4",
+    "learning_rates=[0.01,0.001]",
+    "weight_decays=[0.0]",
 ]
 
 
@@ -161,8 +167,8 @@ def facts(path, name):
 
 
 @pytest.mark.slow
-def test_side_by_side_is_the_same_as_one_after_another(words, tmp_path, capfd):
-    own = [*words[:-1], *GRID, "datasets=[aircraft]"]
+def test_side_by_side_is_the_same_as_one_after_another(overrides, tmp_path, capfd):
+    own = [*overrides[:-1], *GRID, "datasets=[aircraft]"]
     assert main(["transfer", *own, f"run_dir={tmp_path / 'suite'}"]) == 0
     (tmp_path / "other").mkdir()
     there = f"run_dir={tmp_path / 'other' / 'suite'}"
@@ -173,9 +179,9 @@ def test_side_by_side_is_the_same_as_one_after_another(words, tmp_path, capfd):
     assert capfd.readouterr().out.count("\nResults: ") == 2  # by the command alone
 
 
-def test_only_points_that_are_missing_are_shared_out(words, tmp_path, monkeypatch):
+def test_only_points_that_are_missing_are_shared_out(overrides, tmp_path, monkeypatch):
     """A point that was finished by hand, as on another machine, is not trained again."""
-    own = [*words, *GRID, "datasets=[flowers]"]
+    own = [*overrides, *GRID, "datasets=[flowers]"]
     assert main(["transfer", *own, "points=[1]"]) == 0
     folder = tmp_path / "suite" / "seed0" / "flowers"
     assert {p.name for p in folder.glob("*.json")} == {"point01.json", "flowers-splits.json"}
@@ -184,53 +190,57 @@ def test_only_points_that_are_missing_are_shared_out(words, tmp_path, monkeypatc
 
     def here(commands, *_):
         launched.extend(commands)
-        assert [main(list(words)) for words in commands] == [0] * len(commands)
+        assert [main(list(overrides)) for overrides in commands] == [0] * len(commands)
 
     monkeypatch.setattr(_shares, "launch", here)
     shared = ["datasets=flowers", "resume=true", "-m"]
     assert main(["transfer", *own[:-1], *shared]) == 0
-    assert ["points=[0]" in words for words in launched] == [True, False]
-    assert not any("points=[1]" in words for words in launched)
+    assert ["points=[0]" in overrides for overrides in launched] == [True, False]
+    assert not any("points=[1]" in overrides for overrides in launched)
     assert (folder / "point01.json").stat().st_mtime_ns == before
     assert (tmp_path / "suite" / "transfer.md").is_file()
 
 
-def test_a_share_that_fails_is_named_and_the_others_are_kept(words, tmp_path, monkeypatch, capsys):
+def test_a_share_that_fails_is_named_and_the_others_are_kept(
+    overrides, tmp_path, monkeypatch, capsys
+):
     def first_only(commands, *_):
         main(list(commands[0]))
 
     monkeypatch.setattr(_shares, "launch", first_only)
-    assert main(["transfer", *words, "--multirun"]) == 2
+    assert main(["transfer", *overrides, "--multirun"]) == 2
     error = capsys.readouterr().err
     assert "1 of 2 shares of the suite failed" in error and "seed0/flowers/results.json" in error
     assert results(tmp_path, "aircraft")["metrics"]
 
 
 @pytest.mark.parametrize("mode", ["linear", "finetune"])
-def test_a_image_that_cannot_be_read_is_named_and_nothing_is_trained(words, tmp_path, mode, capsys):
+def test_an_image_that_cannot_be_read_is_named_and_nothing_is_trained(
+    overrides, tmp_path, mode, capsys
+):
     """The last one: a test image, which fine-tuning would come to after all its trainings."""
     broken = sorted((tmp_path / "flowers-102" / "jpg").iterdir())[-1]
     whole = broken.read_bytes()
     broken.write_bytes(whole[:300])
     grid = GRID if mode == "finetune" else []
-    assert main(["transfer", *words, *grid, f"mode={mode}", "datasets=[flowers]"]) == 2
+    assert main(["transfer", *overrides, *grid, f"mode={mode}", "datasets=[flowers]"]) == 2
     error = capsys.readouterr().err
     assert broken.name in error and error.count("\n") == 1
     folder = tmp_path / "suite" / "seed0" / "flowers"
     assert not list(folder.glob("point*")) and not (folder / "results.json").exists()
     broken.write_bytes(whole)
     again = "resume=true" if mode == "linear" else "overwrite=false"  # nothing was begun
-    assert main(["transfer", *words, *grid, f"mode={mode}", "datasets=[flowers]", again]) == 0
+    assert main(["transfer", *overrides, *grid, f"mode={mode}", "datasets=[flowers]", again]) == 0
 
 
-def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
+def test_linear_metrics_are_those_of_scikit_learns_classifier(overrides, tmp_path):
     """Its own features, its own fit at the penalty that was chosen."""
     from sklearn.linear_model import LogisticRegression
 
     from erssl import load_backbone
     from erssl.downstream.transfer.transforms import build_linear_transform, preprocessing_of
 
-    assert main(["transfer", *words, "datasets=[aircraft]"]) == 0
+    assert main(["transfer", *overrides, "datasets=[aircraft]"]) == 0
     found = results(tmp_path, "aircraft")
     backbone = load_backbone(tmp_path / "backbone.safetensors")
     transform = build_linear_transform(preprocessing_of(backbone.preprocessing))
@@ -281,8 +291,8 @@ def test_linear_metrics_are_those_of_scikit_learns_classifier(words, tmp_path):
         (["jobs=2", "hydra/launcher=basic", "--multirun"], "leave out jobs="),
     ],
 )
-def test_wrong_words_are_one_sentence(words, own, sentence, capsys):
-    assert main(["transfer", *words, *own]) == 2
+def test_wrong_overrides_are_one_sentence(overrides, own, sentence, capsys):
+    assert main(["transfer", *overrides, *own]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1

@@ -467,7 +467,7 @@ def test_a_root_of_roots(aircraft, tmp_path_factory):
     assert load_transfer("aircraft", top, partial_ok=True).root == top
 
 
-def test_bad_words(tmp_path):
+def test_bad_values(tmp_path):
     for changes, word in [
         ({"name": "mnist"}, "dataset=mnist"),
         ({"download": "no"}, "download=no"),

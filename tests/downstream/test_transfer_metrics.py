@@ -110,7 +110,7 @@ def test_bad_scores_and_labels(scores, labels, sentence):
         transfer_metrics("map11", scores, labels)
 
 
-def test_bad_words():
+def test_bad_values():
     with pytest.raises(ConfigError, match="metric=map is unknown"):
         transfer_metrics("map", torch.zeros(1, 1), torch.ones(1, 1))
     with pytest.raises(DataError, match="1 class names for scores of 2"):

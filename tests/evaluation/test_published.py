@@ -8,12 +8,29 @@ from erssl.evaluation.published import _groups, published, published_value
 from erssl.run.report import published_lines
 
 SETS = (
-    *("aircraft", "caltech101", "cars", "cifar10", "cifar100", "dtd"),
-    *("flowers", "food", "pets", "sun397", "voc2007"),
+    "aircraft",
+    "caltech101",
+    "cars",
+    "cifar10",
+    "cifar100",
+    "dtd",
+    "flowers",
+    "food",
+    "pets",
+    "sun397",
+    "voc2007",
 )
 PROTOCOLS = {
-    *("linear", "linear_online", "knn", "semi", "finetune", "transfer_linear"),
-    *("transfer_finetune", "coco_detection", "voc_detection", "cost"),
+    "linear",
+    "linear_online",
+    "knn",
+    "semi",
+    "finetune",
+    "transfer_linear",
+    "transfer_finetune",
+    "coco_detection",
+    "voc_detection",
+    "cost",
 }
 
 
@@ -25,9 +42,7 @@ def rows(protocol, dataset, **setting):
 def test_every_group_says_where_it_is_from_and_under_what_setting():
     assert {group["protocol"] for group in _groups()} == PROTOCOLS
     for group in _groups():
-        assert set(group) - {"note"} == {
-            *("protocol", "dataset", "setting", "source", "unit", "rows")
-        }
+        assert set(group) - {"note"} == {"protocol", "dataset", "setting", "source", "unit", "rows"}
         assert group["source"] and group["setting"] and group["rows"]
         assert group["unit"] == ("hours" if group["protocol"] == "cost" else "percent")
         for values in group["rows"].values():

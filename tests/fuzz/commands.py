@@ -15,19 +15,20 @@ from .harness import WorkBegins
 
 # Where each command begins to compute, or to start others that do.
 _WORK = (
-    *("erssl.protocols.pretrain._train", "erssl.protocols.evaluation.Evaluation.features"),
-    *("erssl.protocols.linear.train_seeds", "erssl.protocols.semi.train_seeds"),
-    *(
-        "erssl.protocols.finetune.train_seeds",
-        "erssl.protocols.transfer._one",
-        "erssl.protocols.transfer_shares.launch",
-    ),
-    *("erssl.callbacks.er_lens.ERLens.read", "erssl.protocols.compare.start"),
+    "erssl.protocols.pretrain._train",
+    "erssl.protocols.evaluation.Evaluation.features",
+    "erssl.protocols.linear.train_seeds",
+    "erssl.protocols.semi.train_seeds",
+    "erssl.protocols.finetune.train_seeds",
+    "erssl.protocols.transfer._one",
+    "erssl.protocols.transfer_shares.launch",
+    "erssl.callbacks.er_lens.ERLens.read",
+    "erssl.protocols.compare.start",
     "erssl.protocols.embed._features",
 )
 
 
-def run_command(words: Sequence[str]) -> str | None:
+def run_command(arguments: Sequence[str]) -> str | None:
     """Run ``erssl`` and give the message where it ended with status 2.
 
     Raises:
@@ -48,7 +49,7 @@ def run_command(words: Sequence[str]) -> str | None:
             stack.enter_context(patch("erssl.run.directory._git_commit", lambda: None))
             stack.enter_context(redirect_stdout(out))
             stack.enter_context(redirect_stderr(told))
-            status = main(list(words))
+            status = main(list(arguments))
     finally:
         logging.disable(level)
     out.flush()

@@ -25,8 +25,10 @@ from erssl.run.directory import RunDirectory, environment, make_results
 from erssl.settings.pretrain import read_settings
 
 TINY = BackboneOptions("resnet-9", "lightly", options={"width": 0.125, "num_ftrs": 8})
-TINY_WORDS = [
-    *("backbone=timm", "backbone.library=lightly", "backbone.name=resnet-9"),
+TINY_OVERRIDES = [
+    "backbone=timm",
+    "backbone.library=lightly",
+    "backbone.name=resnet-9",
     "backbone.options={width:0.125,num_ftrs:8}",
 ]
 PREPROCESSING = {"image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3, "interpolation": "bilinear"}
@@ -43,12 +45,12 @@ def backbone() -> nn.Module:
 @cache
 def run_files() -> dict[str, bytes]:
     """What a finished pretraining leaves behind, by its path in the run directory."""
-    words = ["method=simclr", "data=digits", *TINY_WORDS, "method.projection_dim=16"]
-    words += ["method.projection_hidden_dim=16"]
+    overrides = ["method=simclr", "data=digits", *TINY_OVERRIDES, "method.projection_dim=16"]
+    overrides += ["method.projection_hidden_dim=16"]
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder = Path(name)
-        settings, config = read_settings(words)
+        settings, config = read_settings(overrides)
         with torch.random.fork_rng():
             method = build_method(settings, num_classes=10, batch_size=2)
         RunDirectory(folder).write_config(config)

@@ -68,13 +68,13 @@ def damaged(content: bytes, damage: list[Edit]) -> bytes:
 names = st.one_of(
     st.sampled_from(
         [
-            *("../up", "../../../up.png", "/abs/olute", "~", "~nobody/x", ".", "..", "", " "),
-            *("a/b", "a\\b", "con", "x" * 300, "ä", "$x^$", "[bold]", "[/]", "%s", "{0}", "-"),
-            *("a,b", "\udcff", "new\nline", "tab\t", "<b>&", "`", "|", "=", "#", "'", '"', "\x00"),
+            "../up", "../../../up.png", "/abs/olute", "~", "~nobody/x", ".", "..", "", " ",
+            "a/b", "a\\b", "con", "x" * 300, "ä", "$x^$", "[bold]", "[/]", "%s", "{0}", "-",
+            "a,b", "\udcff", "new\nline", "tab\t", "<b>&", "`", "|", "=", "#", "'", '"', "\x00",
         ]
     ),
     st.text(max_size=12),
-)
+)  # fmt: skip
 _plain = st.one_of(
     st.none(),
     st.booleans(),

@@ -81,12 +81,12 @@ _KINDS = ("declared", "sparse", "quantised", "nan", "complex64", "int64", "bool"
 _shapes = st.sampled_from([(), (0,), (3,), (2**40,), (2**20, 2**20), (64, 3, 7, 7), (1, 197, 384)])
 _state_names = st.sampled_from(
     [
-        *("conv1.weight", "module.conv1.weight", "patch_embed.proj.weight", "pos_embed"),
-        *("layer1.0.conv1.weight", "bn1.running_mean", "backbone.0.weight", "encoder.0.weight"),
-        *("0.running_mean", "1.weight", "7.weight", "reg_token", "register_tokens", "cls_token"),
-        *("backbone.conv1.weight", "fc.weight", "blocks.0.attn.qkv.weight", "teacher"),
+        "conv1.weight", "module.conv1.weight", "patch_embed.proj.weight", "pos_embed",
+        "layer1.0.conv1.weight", "bn1.running_mean", "backbone.0.weight", "encoder.0.weight",
+        "0.running_mean", "1.weight", "7.weight", "reg_token", "register_tokens", "cls_token",
+        "backbone.conv1.weight", "fc.weight", "blocks.0.attn.qkv.weight", "teacher",
     ]
-)
+)  # fmt: skip
 _tensors = st.builds(Weight, _shapes, st.sampled_from(_KINDS))
 _states = st.dictionaries(
     st.one_of(_state_names, names), st.one_of(_tensors, _tensors, values), max_size=6

@@ -39,9 +39,17 @@ class Declared:
 _PS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(ran) (w) file\nshowpage\n"
 _others = st.sampled_from(
     [
-        *(b"", _PS, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"P6\n99999 99999\n255\n"),
-        *(b"P3 2 2 255 " + b"9" * 100_000, b"GIF89a" + b"\xff" * 60, b"\x89PNG\r\n\x1a\n"),
-        *(b"PyP\n", b"P5 -1 -1 255\n", b"icns\x00\x00\x00\x08", b"8BPS\x00\x01" + b"\x00" * 30),
+        b"",
+        _PS,
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"P6\n99999 99999\n255\n",
+        b"P3 2 2 255 " + b"9" * 100_000,
+        b"GIF89a" + b"\xff" * 60,
+        b"\x89PNG\r\n\x1a\n",
+        b"PyP\n",
+        b"P5 -1 -1 255\n",
+        b"icns\x00\x00\x00\x08",
+        b"8BPS\x00\x01" + b"\x00" * 30,
     ]
 )
 _sound = st.tuples(st.integers(0, 15), st.just([]))

@@ -19,9 +19,15 @@ _tables = st.one_of(
     texts.map(lambda text: ("instead", text)),
     st.sampled_from(
         [
-            *(b"step,entropy_k10\n1\n", b"step,entropy_k10\nx,y\n", b"entropy_k10\n1\n", b"step\n"),
-            *(b"step,entropy_k10\n1,2,3,4\n", b"step,entropy_k10\n1,nan\n2,inf\n", b"\n\n"),
-            *(b"step,entropy_k10\n1e308,1e308\n-1e308,-1e308\n", b"step,alignment\n1,2\n\x00\n"),
+            b"step,entropy_k10\n1\n",
+            b"step,entropy_k10\nx,y\n",
+            b"entropy_k10\n1\n",
+            b"step\n",
+            b"step,entropy_k10\n1,2,3,4\n",
+            b"step,entropy_k10\n1,nan\n2,inf\n",
+            b"\n\n",
+            b"step,entropy_k10\n1e308,1e308\n-1e308,-1e308\n",
+            b"step,alignment\n1,2\n\x00\n",
             b"step,entropy_k$x^$\n1,2\n",
         ]
     ).map(lambda text: ("instead", text)),
@@ -52,9 +58,18 @@ def _act_lens(case: tuple[Table, Table, str], folder: Path) -> str | None:
 
 _YAML = st.sampled_from(
     [
-        *(b"!!python/object/apply:os.system ['touch ran']\n", b"a: !!python/name:os.system\n"),
-        *(b"method: ${oc.env:HOME}\n", b"method: ${method}\n", b"[" * 5000, b"a: &a [*a]\n"),
-        *(b"- 1\n", b"\xff", b"x: {y: \n", b"a: 1\na: 2\n", b"\x00", b"? [a]\n: b\n"),
+        b"!!python/object/apply:os.system ['touch ran']\n",
+        b"a: !!python/name:os.system\n",
+        b"method: ${oc.env:HOME}\n",
+        b"method: ${method}\n",
+        b"[" * 5000,
+        b"a: &a [*a]\n",
+        b"- 1\n",
+        b"\xff",
+        b"x: {y: \n",
+        b"a: 1\na: 2\n",
+        b"\x00",
+        b"? [a]\n: b\n",
         b"a: &a [x,x,x,x,x,x,x,x,x]\n"
         + b"".join(b"%c: &%c [%s]\n" % (c, c, b"*%c," % (c - 1) * 9) for c in range(98, 107)),
     ]
@@ -67,7 +82,7 @@ _COMMANDS = (
     ["pretrain", "run_dir=run", "resume=true"],
     ["zoo", "add", "run", "name=mine"],
     ["export", "checkpoint=run", "format=safetensors", "output=out.safetensors"],
-)
+)  # fmt: skip
 _settings = st.one_of(
     changes.map(lambda change: ("changed", change)),
     edits.map(lambda damage: ("damaged", damage)),
@@ -101,18 +116,18 @@ _ROW: dict[str, Any] = {
     **{"sha256": "0123456789abcdef", "preprocessing": {"image_size": 32, "mean": [0.5] * 3}},
     **{"arch": {"name": "resnet18", "cifar_stem": True}, "measured": {"knn_top1": 0.5}},
     **{"protocol": "pretrain", "data": "digits", "file": "/nowhere/x.safetensors", "note": "x"},
-}
+}  # fmt: skip
 _fields = st.dictionaries(
     st.sampled_from(["file_name", "url", "file", "sha256", "aliases", "layout", "arch", "run"]),
     st.sampled_from(
         [
-            *("../../up.pth", "/abs/olute.pth", "..", ".", "a/b", "", "x\x00", "~/x.pth", None, 3),
-            *("file:///etc/hostname", "file:///nowhere", "ftp://x/y", "https://x/%2e%2e%2fup"),
-            *(["resnet50"], {"name": "resnet50", "options": {"checkpoint_path": "x"}}, "zoo"),
+            "../../up.pth", "/abs/olute.pth", "..", ".", "a/b", "", "x\x00", "~/x.pth", None, 3,
+            "file:///etc/hostname", "file:///nowhere", "ftp://x/y", "https://x/%2e%2e%2fup",
+            ["resnet50"], {"name": "resnet50", "options": {"checkpoint_path": "x"}}, "zoo",
         ]
     ),
     max_size=3,
-)
+)  # fmt: skip
 
 
 def _act_zoo(case: tuple[dict[str, Any], list[Change], Any, int], folder: Path) -> str | None:
@@ -121,8 +136,8 @@ def _act_zoo(case: tuple[dict[str, Any], list[Change], Any, int], folder: Path) 
     content = yaml.safe_dump(changed({"rows": {"mine": _ROW | fields}}, what))
     content = content if text is None else text.decode("utf-8", "surrogateescape")
     (folder / "home/zoo.yaml").write_bytes(content.encode("utf-8", "surrogateescape"))
-    words = (["zoo"], ["zoo", "mine"], ["zoo", "get", "mine"], ["zoo", "../mine"])
-    return run_command(words[number])
+    overrides = (["zoo"], ["zoo", "mine"], ["zoo", "get", "mine"], ["zoo", "../mine"])
+    return run_command(overrides[number])
 
 
 _often_none: st.SearchStrategy[list[Any]] = st.one_of(st.just([]), st.just([]), changes)

@@ -156,17 +156,21 @@ def _layouts() -> dict[str, tuple[dict[str, bytes], tuple[str, ...]]]:
 
 _lines = st.sampled_from(
     [
-        *(b"../../../etc/passwd\n", b"/etc/passwd\n", b"/abs/x.jpg one\n", b"a/../../b/x.jpg\n"),
-        *(
-            b"..\n",
-            b"1 2\n",
-            b"\xff\xfe 1 1 1\n",
-            b"a_1 1e9 1 1\n",
-            b"x\x00y 1 1 1\n",
-            b"0000001\n",
-        ),
-        *(b'{"a": ["/etc/passwd"], "b": ["../../x"]}', b'{"a": 3}', b"[" * 50_000),
-        *(b"0000001 DC-3\n0000001 DC-3\n", b"cos\nsystem\n(S'touch ran'\ntR."),
+        b"../../../etc/passwd\n",
+        b"/etc/passwd\n",
+        b"/abs/x.jpg one\n",
+        b"a/../../b/x.jpg\n",
+        b"..\n",
+        b"1 2\n",
+        b"\xff\xfe 1 1 1\n",
+        b"a_1 1e9 1 1\n",
+        b"x\x00y 1 1 1\n",
+        b"0000001\n",
+        b'{"a": ["/etc/passwd"], "b": ["../../x"]}',
+        b'{"a": 3}',
+        b"[" * 50_000,
+        b"0000001 DC-3\n0000001 DC-3\n",
+        b"cos\nsystem\n(S'touch ran'\ntR.",
     ]
 )
 _other = st.one_of(

@@ -61,8 +61,8 @@ def test_no_format_runs_what_a_pickle_names(tmp_path, format, ending):
         load_backbone(tmp_path / "run")
     with pytest.raises(RunError):
         newest_whole(tmp_path / "run" / LAST_CHECKPOINT)
-    words = [f"checkpoint={file}", "data=digits", f"run_dir={tmp_path / 'out'}"]
-    for command in (["knn", *words], ["lens", *words[:2]]):
+    overrides = [f"checkpoint={file}", "data=digits", f"run_dir={tmp_path / 'out'}"]
+    for command in (["knn", *overrides], ["lens", *overrides[:2]]):
         assert main(command) == 2
     assert not (tmp_path / "ran").exists()
 

@@ -88,9 +88,9 @@ def test_flat_folder_in_half_precision_on_the_command_line(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("=b.png", "a.png", "@c.png")):
         paint(tmp_path / "-flat" / name, seed)
-    words = ["data.image_size=32", "data.num_workers=0", "features_dtype=float16"]
-    words += [f"checkpoint={CNN}", "data=-flat", "output=f.safetensors"]
-    assert main(["embed", *words]) == 0, capsys.readouterr().err
+    overrides = ["data.image_size=32", "data.num_workers=0", "features_dtype=float16"]
+    overrides += [f"checkpoint={CNN}", "data=-flat", "output=f.safetensors"]
+    assert main(["embed", *overrides]) == 0, capsys.readouterr().err
     features, rows = load_file("f.safetensors")["features"], table(tmp_path / "f.csv")
     assert features.dtype == np.float16
     # Sorted by name; the folder's own begins as a formula does.
@@ -155,8 +155,8 @@ def test_parquet_without_pyarrow_is_refused_before_work(photos, tmp_path, monkey
 
 def test_embedding_is_what_the_head_of_the_run_gives(tmp_path):
     run = tmp_path / "run"
-    words = ["method=simclr", *TINY, *UNMEASURED, "epochs=1", f"run_dir={run}"]
-    assert main(["pretrain", *words]) == 0
+    overrides = ["method=simclr", *TINY, *UNMEASURED, "epochs=1", f"run_dir={run}"]
+    assert main(["pretrain", *overrides]) == 0
     kept = {"quiet": True, "split": "val", "data.num_workers": 0}
     features = np.load(erssl.embed(run, output=tmp_path / "f", **kept).path)
     embedding = np.load(erssl.embed(run, output=tmp_path / "e", on="embedding", **kept).path)

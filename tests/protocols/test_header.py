@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "steps"),
+    ("overrides", "steps"),
     [
         ([], "3 an epoch, 7 epochs in all; batches of 3, 1 images left out of each epoch"),
         (
@@ -44,11 +44,17 @@ def folder(tmp_path):
         ),
     ],
 )
-def test_the_header_counts(folder, words, steps):
+def test_the_header_counts(folder, overrides, steps):
     settings, _ = read_settings(
         [
-            *("data=imagefolder", f"data.train_dir={folder}", "batch_size=3", "epochs=7"),
-            *("data.num_workers=0", "data.image_size=16", "data.views.recipe=cifar", *words),
+            "data=imagefolder",
+            f"data.train_dir={folder}",
+            "batch_size=3",
+            "epochs=7",
+            "data.num_workers=0",
+            "data.image_size=16",
+            "data.views.recipe=cifar",
+            *overrides,
         ]
     )
     data = SSLDataModule(settings.data, 3, 0)

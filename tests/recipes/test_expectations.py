@@ -75,7 +75,10 @@ EMA = {
 }
 # what else the optimiser of the authors' code does
 NO_EXCLUSION = {"mocov2", "infomin", "simsiam", "unigrad", "self_classifier"} | {
-    *("swav", "swav_er", "deepclusterv2", "deepcluster_er"),
+    "swav",
+    "swav_er",
+    "deepclusterv2",
+    "deepcluster_er",
 }
 WARMUP_START = {
     **dict.fromkeys(
@@ -98,7 +101,8 @@ EXPERIMENTS = {
     "mocov2_imagenet": (200, 256, {}),
     "mocov3_imagenet": (300, 4096, {}),
     "mveb_batchsize_ablation": (
-        *(100, 1024),
+        100,
+        1024,
         {"target": "shared", "projection_hidden_dim": 8192, "projection_dim": 8192},
     ),
     "mveb_imagenet_2view": (800, 4096, {}),
@@ -138,8 +142,12 @@ OPTIONS = {
 
 def optimizer_of(options):
     return (
-        *(options.name, options.base_lr, options.weight_decay, options.momentum),
-        *(options.warmup_epochs, options.final_lr_ratio),
+        options.name,
+        options.base_lr,
+        options.weight_decay,
+        options.momentum,
+        options.warmup_epochs,
+        options.final_lr_ratio,
     )
 
 

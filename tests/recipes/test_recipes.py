@@ -70,7 +70,7 @@ def test_comments_of_values_survive_writing_and_reading():
 
 
 @pytest.mark.parametrize(
-    ("words", "key", "value", "source"),
+    ("overrides", "key", "value", "source"),
     [
         ([], "optimizer.base_lr", 0.05, "method simsiam"),
         (["optimizer=lars"], "optimizer.base_lr", 0.4, "override optimizer=lars"),
@@ -96,28 +96,28 @@ def test_comments_of_values_survive_writing_and_reading():
         (["experiment=simsiam_imagenet", "data=cifar10"], "epochs", 100, None),
     ],
 )
-def test_every_value_comes_from_the_topmost_layer_that_says_it(words, key, value, source):
+def test_every_value_comes_from_the_topmost_layer_that_says_it(overrides, key, value, source):
     base = {"method": "simsiam", "data": "imagenet"}
-    said = {word.partition("=")[0] for word in words}
-    words = [*words, *(f"{k}={v}" for k, v in base.items() if k not in said)]
-    words += [] if "data=digits" in words else ["data.root=/x"]
+    said = {override.partition("=")[0] for override in overrides}
+    overrides = [*overrides, *(f"{k}={v}" for k, v in base.items() if k not in said)]
+    overrides += [] if "data=digits" in overrides else ["data.root=/x"]
     if source is None:  # an experiment that sets no epochs of its own would take the data set's
-        settings, _, sources = read_sources(words)
+        settings, _, sources = read_sources(overrides)
         assert (settings.epochs, sources["epochs"]) == (100, "experiment simsiam_imagenet")
         return
-    _, resolved, sources = read_sources(words)
+    _, resolved, sources = read_sources(overrides)
     found = flat(resolved)[key]
     assert (tuple(found) if isinstance(value, tuple) else found) == value
     assert sources[key] == source
 
 
 def test_a_warm_up_that_nobody_asked_for_is_cut_to_fit():
-    words = ["method=simclr", "data=imagenet", "data.root=/x", "epochs=5"]
-    settings, _, sources = read_sources(words)
+    overrides = ["method=simclr", "data=imagenet", "data.root=/x", "epochs=5"]
+    settings, _, sources = read_sources(overrides)
     assert settings.optimizer.warmup_epochs == 0
     assert "a tenth of epochs" in sources["optimizer.warmup_epochs"]
     with pytest.raises(ConfigError, match="does not fit into epochs=5"):
-        read_sources([*words, "optimizer.warmup_epochs=10"])
+        read_sources([*overrides, "optimizer.warmup_epochs=10"])
 
 
 @pytest.mark.parametrize("group", ["method", "experiment"])
@@ -147,8 +147,8 @@ def test_experiments_hold_only_what_their_method_has_not():
 
 
 def test_config_of_a_run_says_where_values_come_from_and_is_read_by_anyone(tmp_path):
-    words = ["method=simsiam", "data=cifar10", "optimizer.base_lr=1", f"run_dir={tmp_path}"]
-    settings, resolved, sources = read_sources(words)
+    overrides = ["method=simsiam", "data=cifar10", "optimizer.base_lr=1", f"run_dir={tmp_path}"]
+    settings, resolved, sources = read_sources(overrides)
     RunDirectory(tmp_path).write_config(resolved, sources)
     text = (tmp_path / "config.yaml").read_text()
     assert re.search(r"\n  base_lr: 1 # override\n", text)
@@ -156,7 +156,7 @@ def test_config_of_a_run_says_where_values_come_from_and_is_read_by_anyone(tmp_p
     assert re.search(r"\nepochs: 200 # data cifar10\n", text)
     assert flat(yaml.safe_load(text)).keys() == flat(resolved).keys()
     assert run_settings(tmp_path, []) == settings
-    again, _, kept = read_sources([*words, "resume=true", "trainer.devices=1"])
+    again, _, kept = read_sources([*overrides, "resume=true", "trainer.devices=1"])
     assert dataclasses.replace(again, resume=False, trainer=settings.trainer) == settings
     assert kept["optimizer.weight_decay"] == "method simsiam"
     assert kept["trainer.devices"] == "override"
@@ -177,16 +177,16 @@ def test_config_of_a_run_says_where_values_come_from_and_is_read_by_anyone(tmp_p
 )
 def test_a_run_of_an_earlier_build_keeps_what_it_had(name, had, tmp_path):
     started = [f"experiment={name}_imagenet"]
-    words = started if name != "swav_er" else ["method=swav_er", "data=imagenet"]
-    words = [*words, "data.root=/x", f"run_dir={tmp_path}"]
-    _, resolved, _ = read_sources(words)
+    overrides = started if name != "swav_er" else ["method=swav_er", "data=imagenet"]
+    overrides = [*overrides, "data.root=/x", f"run_dir={tmp_path}"]
+    _, resolved, _ = read_sources(overrides)
     for key in had:  # which that build did not know, nor these
         resolved["method"].pop(key)
     for key in ("bias_base_lr", "exclude_norms", "warmup_start_ratio"):
         resolved["optimizer"].pop(key)
     resolved["optimizer"]["weight_decay"] = 0.3
     RunDirectory(tmp_path).write_config(resolved)
-    for more in ([], words):  # with the words that started it, too
+    for more in ([], overrides):  # with the overrides that started it, too
         settings, _, _ = read_sources([*more, f"run_dir={tmp_path}", "resume=true"])
         assert {k: settings.method[k] for k in had} == had
         options = settings.optimizer
@@ -224,8 +224,8 @@ def test_a_third_party_ships_its_recipe_beside_its_module(monkeypatch, tmp_path,
         "class Theirs(SimCLR):\n"
         "    pass\n"
     )
-    words = ["method=theirs", "data=imagenet", "data.root=/x"]
-    settings, _, sources = read_sources(words)
+    overrides = ["method=theirs", "data=imagenet", "data.root=/x"]
+    settings, _, sources = read_sources(overrides)
     assert settings.optimizer == dataclasses.replace(SimCLR.default_optimizer, base_lr=0.7)
     assert settings.method == {"name": "theirs", "temperature": 0.5}
     assert sources["optimizer.base_lr"] == "method theirs"

@@ -94,7 +94,7 @@ class ZooRow:
 
     @property
     def architecture(self) -> str:
-        """The backbone in a word; empty where only the file tells."""
+        """The short name of the backbone; empty where only the file tells."""
         return architecture_label(self.arch) if self.arch else ""
 
 

@@ -1,4 +1,4 @@
-"""``erssl detect``: what is refused before any work, and a run from the words to the results."""
+"""``erssl detect``: what is refused before any work, and a run from overrides to results."""
 
 import json
 import os
@@ -18,20 +18,27 @@ from erssl.run.directory import read_metrics
 from erssl.settings.detection import read_detect
 
 SMALL = (
-    *("backend=torchvision", "device=cpu", "num_workers=0", "batch_size=2", "iterations=4"),
-    *("min_sizes=[64]", "max_size=96", "test_size=64", "rois_per_image=8"),
+    "backend=torchvision",
+    "device=cpu",
+    "num_workers=0",
+    "batch_size=2",
+    "iterations=4",
+    "min_sizes=[64]",
+    "max_size=96",
+    "test_size=64",
+    "rois_per_image=8",
 )
 
 
 @pytest.fixture
-def words(coco, tmp_path):
+def overrides(coco, tmp_path):
     run_dir = f"run_dir={tmp_path / 'run'}"
     return ["checkpoint=random:resnet18", f"data_root={coco}", *SMALL, run_dir]
 
 
-def refused(words, capsys):
+def refused(overrides, capsys):
     """The one sentence that a command ends with, before anything is written."""
-    assert main(["detect", *words]) == 2
+    assert main(["detect", *overrides]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("erssl: ") and error.endswith(".")
     assert "\n" not in error
@@ -63,20 +70,20 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_settings_stop_before_any_work(words, what, capsys, tmp_path, monkeypatch):
+def test_bad_settings_stop_before_any_work(overrides, what, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "find_backend", lambda name: pytest.fail)
     more, sentence = BAD[what]
-    assert sentence in refused([*words, *more], capsys)
+    assert sentence in refused([*overrides, *more], capsys)
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_that_is_not_there(words, capsys):
-    assert "sees no CUDA device" in refused([*words, "device=cuda"], capsys)
+def test_cuda_that_is_not_there(overrides, capsys):
+    assert "sees no CUDA device" in refused([*overrides, "device=cuda"], capsys)
 
 
-def test_data_is_named_in_one_way_or_the_other(words, capsys):
-    rest = [word for word in words if not word.startswith("data_root")]
+def test_data_is_named_in_one_way_or_the_other(overrides, capsys):
+    rest = [override for override in overrides if not override.startswith("data_root")]
     assert "train_images, train_annotations, val_images, val_annotations are missing" in refused(
         rest, capsys
     )
@@ -88,42 +95,44 @@ def test_data_is_named_in_one_way_or_the_other(words, capsys):
     )
 
 
-def test_bad_annotations_stop_before_training(words, change, capsys, monkeypatch, tmp_path):
+def test_bad_annotations_stop_before_training(overrides, change, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(command, "find_backend", lambda name: pytest.fail)
     change("train", lambda content: content["images"][0].update(file_name="no.png"))
-    assert "1 images that" in refused(words, capsys)
+    assert "1 images that" in refused(overrides, capsys)
     change("train", lambda content: content["images"][0].update(file_name="001.png"))
     change("val", lambda content: content["categories"][0].update(name="circle"))
-    assert "The categories of" in refused(words, capsys)
+    assert "The categories of" in refused(overrides, capsys)
     change("val", lambda content: content.update(annotations=[], images=[]))
     change("val", lambda content: content["categories"][0].update(name="square"))
-    assert "lists no images to evaluate on" in refused(words, capsys)
+    assert "lists no images to evaluate on" in refused(overrides, capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_images_stop_before_training(words, coco, capsys):
+def test_damaged_images_stop_before_training(overrides, coco, capsys):
     (coco / "val2017" / "008.png").write_bytes(b"no image")
-    assert "1 of the 3 images" in refused(words, capsys)
+    assert "1 of the 3 images" in refused(overrides, capsys)
 
 
-def test_checkpoint_of_another_architecture(words, tmp_path, capsys):
+def test_checkpoint_of_another_architecture(overrides, tmp_path, capsys):
     file, options = tmp_path / "vit.safetensors", BackboneOptions("test_vit", "timm")
     save_backbone(build_backbone(options), file, options, {})
-    error = refused([*words, f"checkpoint={file}"], capsys)
+    error = refused([*overrides, f"checkpoint={file}"], capsys)
     assert "is test_vit, and the detectors are built on a torchvision ResNet" in error
 
 
 @pytest.mark.parametrize(
     ("package", "sentence"),
-    [("detectron2", "tutorials/install.html says, or use backend=torchvision"),
-     ("pycocotools", "erssl[detection]")],
-)  # fmt: skip
-def test_packages_that_are_not_there(words, package, sentence, capsys, monkeypatch):
+    [
+        ("detectron2", "tutorials/install.html says, or use backend=torchvision"),
+        ("pycocotools", "erssl[detection]"),
+    ],
+)
+def test_packages_that_are_not_there(overrides, package, sentence, capsys, monkeypatch):
     def spec(name):
         return None if name == package else object()
 
     monkeypatch.setattr(command, "find_spec", spec)
-    assert sentence in refused([*words, "backend=detectron2"], capsys)
+    assert sentence in refused([*overrides, "backend=detectron2"], capsys)
 
 
 def test_help_has_every_key_and_nothing_else(capsys):
@@ -136,8 +145,8 @@ def test_help_has_every_key_and_nothing_else(capsys):
     assert settings.sizes == ((640, 672, 704, 736, 768, 800), 1333, 800)
 
 
-def test_results_images_report_and_settings_that_may_not_change(words, tmp_path, capsys):
-    assert main(["detect", *words, "checkpoint_period=3"]) == 0
+def test_results_images_report_and_settings_that_may_not_change(overrides, tmp_path, capsys):
+    assert main(["detect", *overrides, "checkpoint_period=3"]) == 0
     out = capsys.readouterr().out
     assert "scaled by the linear rule from batch 16 to 2" in out
     assert "20 convolutions and 20 normalisations (120 tensors)" in out
@@ -159,23 +168,23 @@ def test_results_images_report_and_settings_that_may_not_change(words, tmp_path,
     assert "![predictions.png](predictions.png)" in (folder / "report.md").read_text()
     assert list(folder.glob("events.out.tfevents.*"))
 
-    assert "already holds a finished run" in refused(words, capsys)
-    error = refused([*words, "resume=true", "batch_size=4"], capsys)
+    assert "already holds a finished run" in refused(overrides, capsys)
+    error = refused([*overrides, "resume=true", "batch_size=4"], capsys)
     assert "batch_size=4 differs from 2" in error
-    error = refused([*words, "resume=true", "seed=1", "checkpoint=random:resnet34"], capsys)
+    error = refused([*overrides, "resume=true", "seed=1", "checkpoint=random:resnet34"], capsys)
     assert "seed=1 differs from 0" in error
-    error = refused([*words, "resume=true", "checkpoint=random:resnet34"], capsys)
+    error = refused([*overrides, "resume=true", "checkpoint=random:resnet34"], capsys)
     assert "The weights of checkpoint= are not what they were" in error
 
-    assert main(["detect", *words, "eval_only=true"]) == 0
+    assert main(["detect", *overrides, "eval_only=true"]) == 0
     again = json.loads((folder / "results.json").read_text())
     assert again["metrics"] == results["metrics"]
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_at_its_last_checkpoint(words, tmp_path, capsys):
+def test_a_run_that_is_killed_goes_on_at_its_last_checkpoint(overrides, tmp_path, capsys):
     folder = tmp_path / "run"
-    long = [*words, "iterations=60", "checkpoint_period=3"]
+    long = [*overrides, "iterations=60", "checkpoint_period=3"]
     line = [sys.executable, "-m", "erssl.cli.main", "detect", *long]
     with subprocess.Popen(line, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         until = time.monotonic() + 300
@@ -185,7 +194,7 @@ def test_a_run_that_is_killed_goes_on_at_its_last_checkpoint(words, tmp_path, ca
         process.send_signal(signal.SIGKILL)
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert last % 3 == 0 and last < 60
-    short = [*words, "iterations=60", f"checkpoint_period={60 - last}", "resume=true"]
+    short = [*overrides, "iterations=60", f"checkpoint_period={60 - last}", "resume=true"]
     assert main(["detect", *short]) == 0
     curves = read_metrics(folder / "metrics.csv")
     assert [step for step, _ in curves["train_loss"]][-(60 - last) :] == list(range(last, 60))
@@ -194,7 +203,7 @@ def test_a_run_that_is_killed_goes_on_at_its_last_checkpoint(words, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_and_a_sentence(words, tmp_path, monkeypatch, capsys):
+def test_sigterm_leaves_a_checkpoint_and_a_sentence(overrides, tmp_path, monkeypatch, capsys):
     from erssl.downstream.detection.torchvision_training import DetectorTraining
 
     step, calls, before = DetectorTraining.training_step, [], signal.getsignal(signal.SIGTERM)
@@ -207,7 +216,7 @@ def test_sigterm_leaves_a_checkpoint_and_a_sentence(words, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(DetectorTraining, "training_step", stop)
-        assert main(["detect", *words]) == 128 + signal.SIGTERM
+        assert main(["detect", *overrides]) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
     folder = tmp_path / "run"
     sentence = "Stopped by SIGTERM at step 2, with a checkpoint; go on with resume=true"
@@ -215,5 +224,5 @@ def test_sigterm_leaves_a_checkpoint_and_a_sentence(words, tmp_path, monkeypatch
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 2
     assert not (folder / "results.json").exists()
-    assert main(["detect", *words, "resume=true"]) == 0
+    assert main(["detect", *overrides, "resume=true"]) == 0
     assert [row for row, _ in read_metrics(folder / "metrics.csv")["train_loss"]] == [0, 1, 2, 3]

@@ -72,7 +72,7 @@ def checkpoint(tmp_path):
     return tmp_path / "resnet18.pth"
 
 
-def words(tmp_path, checkpoint, *more):
+def overrides(tmp_path, checkpoint, *more):
     small = [*SMALL, "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
     sizes = ["INPUT.MIN_SIZE_TRAIN", (48,), "INPUT.MIN_SIZE_TEST", 48, "DATALOADER.NUM_WORKERS", 0]
     run = ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", (1,), "SEED", 0]
@@ -99,7 +99,7 @@ def average_precision(tmp_path):
 
 
 def test_trains_resumes_and_evaluates(coco, checkpoint, tmp_path, capfd):
-    command = words(tmp_path, checkpoint)
+    command = overrides(tmp_path, checkpoint)
     assert train_net.main(command) == 0
     assert "20 convolutions and 20 normalisations" in capfd.readouterr().out
     assert (tmp_path / "out" / "model_final.pth").is_file()
@@ -109,7 +109,7 @@ def test_trains_resumes_and_evaluates(coco, checkpoint, tmp_path, capfd):
     assert trained["bbox"] == pytest.approx(rows(tmp_path)[-1]["bbox/AP"])
     assert train_net.main(["--resume", "--eval-only", *command]) == 0
     assert average_precision(tmp_path) == pytest.approx(trained)
-    detector = words(tmp_path, tmp_path / "out" / "model_final.pth")
+    detector = overrides(tmp_path, tmp_path / "out" / "model_final.pth")
     assert train_net.main(["--eval-only", *detector]) == 0
     assert average_precision(tmp_path) == pytest.approx(trained)
     assert train_net.main(["--eval-only", *detector, "MODEL.MASK_ON", "False"]) == 2
@@ -128,13 +128,13 @@ def test_trains_resumes_and_evaluates(coco, checkpoint, tmp_path, capfd):
     ],
 )
 def test_bad_input_is_one_sentence(coco, checkpoint, tmp_path, capfd, change, message):
-    assert train_net.main([*words(tmp_path, checkpoint), *change]) == 2
+    assert train_net.main([*overrides(tmp_path, checkpoint), *change]) == 2
     said = capfd.readouterr().err.splitlines()[-1]
     assert said.startswith("train_net: ") and message in said
 
 
 def test_bad_options_are_one_sentence(coco, checkpoint, tmp_path, capfd):
-    command = words(tmp_path, checkpoint)
+    command = overrides(tmp_path, checkpoint)
     assert train_net.main(["--eval-only", *command]) == 2
     assert "--eval-only needs a trained detector" in capfd.readouterr().err
     assert train_net.main(command[2:]) == 2
@@ -158,7 +158,7 @@ def test_voc_is_trained_and_evaluated_by_its_own_measure(catalogue, tmp_path, ca
         catalogue(name)
         register_pascal_voc(name, str(folder), split, year)
         MetadataCatalog.get(name).evaluator_type = "pascal_voc"
-    command = words(tmp_path, tmp_path / "resnet50.pth", "MODEL.RESNETS.DEPTH", 50)
+    command = overrides(tmp_path, tmp_path / "resnet50.pth", "MODEL.RESNETS.DEPTH", 50)
     command += ["MODEL.RESNETS.RES2_OUT_CHANNELS", "256", "MODEL.ROI_HEADS.NUM_CLASSES", "20"]
     command[1] = "faster_rcnn_R_50_C4_voc_24k.yaml"
     assert train_net.main([*command, "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()"]) == 0

@@ -27,8 +27,14 @@ class Hostile:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("area", "x"), ("area", None), ("area", 10**400), ("image_id", [1]), ("iscrowd", {})),
-        *(("category_id", {}), ("category_id", []), ("bbox", [0, 0, 10**400, 1])),
+        ("area", "x"),
+        ("area", None),
+        ("area", 10**400),
+        ("image_id", [1]),
+        ("iscrowd", {}),
+        ("category_id", {}),
+        ("category_id", []),
+        ("bbox", [0, 0, 10**400, 1]),
     ],
 )
 def test_an_annotation_of_another_type_is_named(coco, change, key, value):
