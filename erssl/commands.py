@@ -331,12 +331,15 @@ def export(
     return _run("export", said, None, None, quiet, overrides)
 
 
-def report(*places: Place, output: Place = "report", quiet: bool = False) -> Result:
+def report(
+    *places: Place, output: Place = "report", plots: str = "png", quiet: bool = False
+) -> Result:
     """Put any number of results into one table: ``erssl report``.
 
     Args:
         *places: Run directories, or folders that hold some.
         output: The folder of the report.
+        plots: ``"pdf"`` or ``"svg"`` for the figure in that format too.
         quiet: Print nothing.
 
     Returns:
@@ -347,7 +350,7 @@ def report(*places: Place, output: Place = "report", quiet: bool = False) -> Res
     """
     with _own_process():
         folders = [str(Path(place)) for place in places]
-        return _execute("report", [*folders, f"output={Path(output)}"], quiet)
+        return _execute("report", [*folders, f"output={Path(output)}", f"plots={plots}"], quiet)
 
 
 def _evaluate(

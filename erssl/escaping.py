@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 
 from erssl.errors import printable
 
-# What spreadsheets compute, also in the wide forms of East Asian keyboards; the apostrophe is that
-# of `csv_cell` itself.
-_FORMULA = re.compile(r"[\t\r\n']|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+# Where a spreadsheet would begin to compute, also behind what another program takes for the end of
+# a cell or a line, and in the wide forms of East Asian keyboards; the apostrophe is our own mark.
+_FORMULA = re.compile(r"^(?=[\t\r\n])|(?:^|(?<=[;\t\r\n]))(?=\s*['=+\-@\uff1d\uff0b\uff0d\uff20])")
 _NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|inf|nan)", re.ASCII | re.IGNORECASE)
 _QUOTED = re.compile(r'[",;\t\r\n]|^\s|\s$')
 _MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
@@ -29,8 +29,9 @@ def csv_cell(value: object) -> object:
         value: A number stays one, also where it stands as text ("-0.5"); ``None`` is an empty cell.
 
     Returns:
-        The value; before a text that begins as a formula does, or with an apostrophe, stands an
-        apostrophe more. Whoever reads the table takes one from each cell that begins with one.
+        The value; where a text, or what follows a semicolon, a tab or a line break in it, begins as
+        a formula does or with an apostrophe, stands an apostrophe before. Whoever reads the table
+        takes one away at these places.
 
     Example:
         >>> csv_cell("=1+1"), csv_cell("'s"), csv_cell("-0.5"), csv_cell(-0.5), csv_cell("cat")
@@ -40,7 +41,7 @@ def csv_cell(value: object) -> object:
         return ""
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
-    return f"'{value}" if _FORMULA.match(value) else value
+    return _FORMULA.sub("'", value)
 
 
 def csv_table(rows: Iterable[Sequence[object]]) -> str:
@@ -64,7 +65,7 @@ def markdown_text(text: object) -> str:
         >>> print(markdown_text("a|b <i>*x*"), markdown_text("simclr_er"))
         a\\|b &lt;i&gt;\\*x\\* simclr_er
     """
-    line = _MARKDOWN.sub(r"\\\g<0>", html.escape(printable(str(text)), quote=False))
+    line = _MARKDOWN.sub(r"\\\g<0>", html.escape(printable(str(text)).strip(), quote=False))
     if _MARKS_UP.match(line):
         line = _BLOCK.sub(r"\\\g<0>", line, count=1)
     return line

@@ -32,6 +32,7 @@ from erssl.run.directory import (
 )
 from erssl.run.launch import launch, launcher_overrides
 from erssl.run.lens_figure import plot_lens
+from erssl.run.plots import Plots
 from erssl.run.report import metric_label
 from erssl.run.result import Result
 from erssl.run.summary import read_results
@@ -99,7 +100,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         write_json(folder / "compare.json", report | {"environment": environment()})
         table = table_text(report)
         write_text(folder / "compare.md", table + "\n")
-        _draw(finished, folder / LENS_FIGURE)
+        _draw(finished, folder / LENS_FIGURE, settings.plots)
         say_lines(console, f"\n{table}")
         say(console, f"\nSee {folder}.")
     if failed:
@@ -271,7 +272,7 @@ def _percent(value: Mapping[str, float | None] | None) -> str:
     return f"{100 * value['mean']:.1f}{deviation}"
 
 
-def _draw(runs: Sequence[Run], path: Path) -> None:
+def _draw(runs: Sequence[Run], path: Path, plots: Plots) -> None:
     """What the lens read of the first run of each row."""
     first = {", ".join(item.row) or "run": item for item in reversed(runs)}
     readings = {
@@ -280,4 +281,4 @@ def _draw(runs: Sequence[Run], path: Path) -> None:
         if (item.path / LENS).is_file()
     }
     if readings:
-        plot_lens(readings, path)
+        plot_lens(readings, path, plots)

@@ -205,7 +205,7 @@ def _finish(
     counts = {"train": job.train.counts, "val": job.val.counts}
     about = " ".join(["Average precision after the last iteration, in [0, 1].", *notes])
     surroundings = environment(job.device)
-    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS)
+    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS, plots=settings.plots)
     write_json(job.folder / ENVIRONMENT, surroundings)
     results = leave_results(
         job.folder / RESULTS,

@@ -215,7 +215,8 @@ def _train(
             lens.on_train_end(trainer, method)  # which Lightning leaves out after the last epoch
     finally:  # most of all where a collapse or an interruption ended it
         if probe.is_global_zero and (path / LENS).is_file():
-            plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
+            readings = {settings.method["name"]: read_lens(path / LENS)}
+            plot_lens(readings, path / LENS_FIGURE, settings.plots)
     if not all(bool(p.isfinite().all()) for p in method.backbone.parameters()):
         raise RunError(
             "Training diverged: the backbone's weights are not finite any more; lower "

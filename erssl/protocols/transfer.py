@@ -239,7 +239,7 @@ def _show_table(
     """The table, among the published rows where the protocol is theirs."""
     beside = published_rows(settings.mode) if settings.as_published else []
     rows = [_ours(read.name, results), *beside]
-    write_table(folder, rows, settings.names, settings.mode)
+    write_table(folder, rows, settings.names, settings.mode, settings.plots_format or "png")
     say_lines(console, f"\n{markdown(rows, settings.names)}")
     say(console, f"\nResults: {folder}")
 

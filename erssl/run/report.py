@@ -10,15 +10,16 @@ from typing import Any
 from erssl.escaping import markdown_code, markdown_row, markdown_text
 from erssl.files import write_text
 from erssl.run.directory import LENS, LENS_FIGURE, METRICS, read_lens, read_metrics
-from erssl.run.plots import plot_curves
+from erssl.run.plots import Plots, plot_curves
 
 
-def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
+def write_report(results: Mapping[str, Any], run_dir: Path, plots: Plots = "png") -> None:
     """Write ``report.md`` and ``curves.png``.
 
     Args:
         results: The content of ``results.json``.
         run_dir: The run directory, which holds ``metrics.csv``.
+        plots: Format of the curves beside PNG.
     """
     file = run_dir / METRICS
     curves = read_metrics(file) if file.is_file() else {}
@@ -27,6 +28,7 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
         results["metrics"],
         run_dir / "curves.png",
         metric_label("knn_top1", results).replace("knn_top1", "kNN top-1"),
+        plots,
     )
     lens = (run_dir / LENS_FIGURE).is_file()
     metrics = results["metrics"].items()

@@ -169,7 +169,8 @@ def group_options(group: str) -> list[str]:
 def schema_from(reader: Callable[..., Any], without: Iterable[str] = ()) -> Schema:
     """Keys that a function, class or dataclass takes, nested dataclasses as nested schemas."""
     function = reader.__init__ if inspect.isclass(reader) else reader
-    hints = get_type_hints(function)
+    # of a dataclass by the modules of its bases, which its own need not import from
+    hints = get_type_hints(reader if dataclasses.is_dataclass(reader) else function)
     schema: Schema = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "self" or name in without:

@@ -17,6 +17,7 @@ from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
+from erssl.run.plots import Plots
 from erssl.settings.compose import (
     FREE,
     GROUPS,
@@ -130,6 +131,7 @@ class PretrainSettings:
     prefix: str | None = None
     weights: str | None = None
     freeze_epochs: int = 0
+    plots: Plots = "png"
 
     def __post_init__(self) -> None:
         """Refuse values that make no run."""
@@ -307,6 +309,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
 
 _MAY_CHANGE = (
     "run_dir",
+    "plots",
     "resume",
     "overwrite",
     "data.num_workers",
