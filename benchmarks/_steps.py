@@ -139,8 +139,10 @@ class Contender:
             with kept, flops:
                 self.step()
             facts = {"flops": flops.get_total_flops(), "kept_bytes": kept.bytes}
-        cuda = [ProfilerActivity.CUDA] * (self.device.type == "cuda")
-        with profile(activities=[ProfilerActivity.CPU, *cuda]) as profiled:
+        activities = [ProfilerActivity.CPU]
+        if self.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        with profile(activities=activities) as profiled:
             self.step()
         events = profiled.key_averages()
         facts["waits"] = {e.key: e.count for e in events if e.key in WAITS}

@@ -162,7 +162,7 @@ class Study:
     def finish(self, overrides: tuple[str, ...], run_dir: Path) -> str:
         """Resume until it is finished; what went wrong, or nothing."""
         started = (run_dir / "config.yaml").is_file()
-        child = self.child(overrides if not started else (), run_dir, *["resume=true"] * started)
+        child = self.child(("resume=true",) if started else overrides, run_dir)
         status = child.wait()
         if status:
             return f"resuming ended with {status}: {child.sentence()}"
@@ -202,11 +202,11 @@ def differences(run_dir: Path, other: Path) -> str:
 def unlike(one: Any, other: Any, where: str = "") -> str:
     """The first place at which two checkpoints differ."""
     if isinstance(one, dict) and isinstance(other, dict) and set(one) == set(other):
-        found = (unlike(one[key], other[key], f"{where}/{key}") for key in one)
-        return next((f for f in found if f), "")
+        nested = (unlike(one[key], other[key], f"{where}/{key}") for key in one)
+        return next((f for f in nested if f), "")
     if isinstance(one, (list, tuple)) and len(one) == len(other):
-        found = (unlike(a, b, f"{where}/{i}") for i, (a, b) in enumerate(zip(one, other)))  # noqa: B905
-        return next((f for f in found if f), "")
+        nested = (unlike(a, b, f"{where}/{i}") for i, (a, b) in enumerate(zip(one, other)))  # noqa: B905
+        return next((f for f in nested if f), "")
     if isinstance(one, torch.Tensor):
         same = isinstance(other, torch.Tensor) and torch.equal(one, other)
         return "" if same and one.dtype == other.dtype else where

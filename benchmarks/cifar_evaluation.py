@@ -135,18 +135,18 @@ def table(report: dict[str, Any]) -> str:
 def draw(report: dict[str, Any]) -> None:
     """Top-1 of each protocol as bars."""
     entries = [
-        {"method": row, "protocol": protocol, "dataset": "CIFAR-10 part", **found["metrics"]}
+        {"method": row, "protocol": protocol, "dataset": "CIFAR-10 part", **result["metrics"]}
         for protocol in PROTOCOLS
         for row in ROWS
-        if (found := report["rows"].get(f"{row}, {protocol}")) is not None
+        if (result := report["rows"].get(f"{row}, {protocol}")) is not None
     ]
     plot_results(entries, RESULTS / "cifar10_evaluation.png")
 
 
-def _cell(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _cell(result: dict[str, Any] | None) -> str:
+    if result is None:
         return "-"
-    metrics = found["metrics"]
+    metrics = result["metrics"]
     spread = f" ± {100 * metrics['top1_std']:.1f}" if "top1_std" in metrics else ""
     return f"{100 * metrics['top1']:.1f}{spread}"
 

@@ -56,13 +56,13 @@ def main() -> None:
         place = options.folder or Path(folder)
         root = options.data.resolve()
         eight = few_images(root, place / "eight.json")
-        found = {
+        results = {
             "finetune": finetune(place / "finetune", (*overrides, *FINETUNE), root),
             "kill_and_resume": kill_and_resume(place, (*overrides, *KILLED), eight),
             "overfit": overfit(place / "overfit", (*overrides, *OVERFIT), eight),
         }
-    write_json(RESULTS / f"detection_{options.backend}.json", found)
-    print(json.dumps({k: v for k, v in found.items() if k != "finetune"}, indent=2)[:2000])
+    write_json(RESULTS / f"detection_{options.backend}.json", results)
+    print(json.dumps({k: v for k, v in results.items() if k != "finetune"}, indent=2)[:2000])
 
 
 def finetune(run_dir: Path, overrides: tuple[str, ...], root: Path) -> dict[str, Any]:
@@ -155,8 +155,8 @@ def curve(run_dir: Path) -> dict[int, tuple[float, float]]:
 
 def metrics(run_dir: Path) -> dict[str, float]:
     """What a run came to."""
-    found: dict[str, float] = json.loads((run_dir / "results.json").read_text())["metrics"]
-    return found
+    results: dict[str, float] = json.loads((run_dir / "results.json").read_text())["metrics"]
+    return results
 
 
 def summary(run_dir: Path, overrides: tuple[str, ...]) -> dict[str, Any]:

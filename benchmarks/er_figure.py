@@ -181,10 +181,12 @@ def drops(report: dict[str, Any]) -> str:
         base = runs[f"{name} batch {LARGE}"]["metrics"]
         cells = [f"{100 * base['knn_top1']:.1f}, {100 * base['linear_top1']:.1f}"]
         for other in (f"{name} batch {SMALL}", f"{name} EMA 0.8 batch {LARGE}"):
-            found = runs.get(other, {}).get("metrics")
+            metrics = runs.get(other, {}).get("metrics")
             cells.append(
-                ", ".join(f"{100 * (found[m] - base[m]):+.1f}" for m in ("knn_top1", "linear_top1"))
-                if found
+                ", ".join(
+                    f"{100 * (metrics[m] - base[m]):+.1f}" for m in ("knn_top1", "linear_top1")
+                )
+                if metrics
                 else ""
             )
         lines.append(f"| {name} | {' | '.join(cells)} |")

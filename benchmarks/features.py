@@ -85,18 +85,18 @@ def trained_statistics(net: nn.Module) -> nn.Module:
     return net
 
 
-def agreement(reference: Tensor, found: Tensor) -> dict[str, float]:
+def agreement(reference: Tensor, measured: Tensor) -> dict[str, float]:
     """How near features are to those of the backbone as it comes."""
     half = len(reference) // 2
     labels = torch.arange(len(reference)) % 10
     predicted = [
         knn_scores(Features(f[:half], labels[:half]), Features(f[half:], labels[half:]), 10, 20)
-        for f in (reference, found)
+        for f in (reference, measured)
     ]
     same = predicted[0].argmax(dim=1) == predicted[1].argmax(dim=1)
     return {
-        "largest_difference": float((found - reference).abs().max() / reference.abs().max()),
-        "smallest_cosine": float(nn.functional.cosine_similarity(reference, found).min()),
+        "largest_difference": float((measured - reference).abs().max() / reference.abs().max()),
+        "smallest_cosine": float(nn.functional.cosine_similarity(reference, measured).min()),
         "same_knn_predictions": float(same.double().mean()),
     }
 

@@ -54,17 +54,17 @@ def main() -> int:
     began = time.perf_counter()
     surfaces = {}
     for surface in SURFACES:
-        surfaces[surface.name] = found = measure(
+        surfaces[surface.name] = outcome = measure(
             surface, -(-options.cases * surface.share // shares), options.seed
         )
-        print(f"{surface.name}: {counted(found)}, {found['seconds']:.0f} s", flush=True)
+        print(f"{surface.name}: {counted(outcome)}, {outcome['seconds']:.0f} s", flush=True)
     report: dict[str, Any] = {
         "command": f"python -m benchmarks.fuzz --cases {options.cases} --seed {options.seed}",
         "seed": options.seed,
         "limits": {"seconds_of_a_case": SECONDS, "bytes_of_a_case": MEMORY},
         "threads": torch.get_num_threads(),
         "totals": {
-            key: sum(found[key] for found in surfaces.values())
+            key: sum(outcome[key] for outcome in surfaces.values())
             for key in ("cases", "distinct_cases", "accepted", "refused", "failed")
         },
         "surfaces": surfaces,
@@ -112,11 +112,11 @@ def measure(surface: Surface, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def counted(found: dict[str, Any]) -> str:
+def counted(outcome: dict[str, Any]) -> str:
     """The counts in a line."""
     return (
-        f"{found['cases']} cases ({found['distinct_cases']} distinct), {found['accepted']} "
-        f"accepted, {found['refused']} refused, {found['failed']} failed"
+        f"{outcome['cases']} cases ({outcome['distinct_cases']} distinct), {outcome['accepted']} "
+        f"accepted, {outcome['refused']} refused, {outcome['failed']} failed"
     )
 
 

@@ -80,7 +80,7 @@ def kill(study: Study, method: str, in_writing: bool) -> None:
     again = 0.4
     while True:
         started = (run_dir / "config.yaml").is_file()
-        child = study.child(overrides if not started else (), run_dir, *["resume=true"] * started)
+        child = study.child(("resume=true",) if started else overrides, run_dir)
         if in_writing:
             wait_for_writing(study, child, run_dir)
         else:
@@ -185,11 +185,11 @@ def lose_worker(study: Study, method: str) -> None:
     while not (run_dir / LAST).is_file() and not child.ended():
         time.sleep(0.001)
     time.sleep(study.random.uniform(0, 0.3))
-    found = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True)
-    if not found.stdout.split():
+    listed = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True)
+    if not listed.stdout.split():
         child.wait()
         return
-    os.kill(int(study.random.choice(found.stdout.split())), signal.SIGKILL)
+    os.kill(int(study.random.choice(listed.stdout.split())), signal.SIGKILL)
     status, sentence = child.wait(), child.sentence()
     finished = (run_dir / "results.json").is_file()  # it was not needed any more
     right = finished or (status == 2 and "A loader process" in sentence)
@@ -350,10 +350,10 @@ def main() -> None:
     }
     file = RESULTS / "reliability.json"
     if options.only and file.is_file():  # the other part stays, with what was said of its run
-        found = json.loads(file.read_text(encoding="utf-8"))
+        earlier = json.loads(file.read_text(encoding="utf-8"))
         added = {k: report[k] for k in ("seconds", "environment")}
-        found["trials"] |= study.counts
-        report = found | {f"{options.only}_processes": added}
+        earlier["trials"] |= study.counts
+        report = earlier | {f"{options.only}_processes": added}
     print(table(report["trials"]))
     if not options.quick:
         write_json(file, report)

@@ -108,15 +108,17 @@ def compare(asked: Plan, setting: Setting) -> list[dict[str, Any]]:
 
 def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ours by lightly's at each setting, and by lightly's as it comes, in the first."""
-    found = []
+    compared = []
     plain = median(rows[1]["seconds"])
     for own, other in zip(rows[::2], rows[1::2], strict=True):
         memory = "cuda_mib" if "cuda_mib" in own else "kept_bytes"
         row = {cost: median(own[cost]) / median(other[cost]) for cost in ("seconds", "cpu_seconds")}
         row["seconds_by_plain"] = median(own["seconds"]) / plain
         by_memory = own[memory] / other[memory] if memory in own else float("nan")
-        found.append({"setting": own["setting"], **row, "memory_is": memory, "memory": by_memory})
-    return found
+        compared.append(
+            {"setting": own["setting"], **row, "memory_is": memory, "memory": by_memory}
+        )
+    return compared
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -195,8 +195,8 @@ def features(backbone: nn.Module, images: Tensor) -> Tensor:
     return output.flatten(1)
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max()) / (float(expected.abs().max()) or 1.0)
+def difference(features: Tensor, expected: Tensor) -> float:
+    return float((features - expected).abs().max()) / (float(expected.abs().max()) or 1.0)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

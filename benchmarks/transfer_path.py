@@ -76,16 +76,18 @@ def compare(tolerance: float) -> dict[str, Any]:
     """Both contenders at one tolerance, on the fits that all ended."""
     runs = [(name, in_own_process(name, tolerance)) for name in TURNS]
     common = min(len(fits) for _, fits in runs)
-    found = {own: [fits[:common] for name, fits in runs if name == own] for own in CONTENDERS}
+    compared = {own: [fits[:common] for name, fits in runs if name == own] for own in CONTENDERS}
     costs = {
-        cost: {own: [sum(fit[cost] for fit in fits) for fits in found[own]] for own in CONTENDERS}
+        cost: {
+            own: [sum(fit[cost] for fit in fits) for fits in compared[own]] for own in CONTENDERS
+        }
         for cost in ("seconds", "cpu_seconds")
     }
     ratios = {
         f"ratio_{cost}": median(spent["scikit-learn"]) / median(spent["erssl"])
         for cost, spent in costs.items()
     }
-    first = {own: fits[0] for own, fits in found.items()}
+    first = {own: fits[0] for own, fits in compared.items()}
     pairs = list(zip(first["erssl"], first["scikit-learn"], strict=True))
     return {
         "tolerance": tolerance,
@@ -207,19 +209,19 @@ def table(comparisons: list[dict[str, Any]]) -> str:
         "| tolerance | contender | fits | converged | iterations | s | selected λ | accuracy |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for found in comparisons:
+    for comparison in comparisons:
         for name in CONTENDERS:
-            seconds = " / ".join(f"{value:.1f}" for value in found["seconds"][name])
-            chosen = found["selected"][name]
+            seconds = " / ".join(f"{value:.1f}" for value in comparison["seconds"][name])
+            chosen = comparison["selected"][name]
             lines.append(
-                f"| {found['tolerance']:g} | {name} | {found['penalties_compared']} of "
-                f"{found['penalties_asked']} | {found['converged'][name]} | "
-                f"{found['iterations'][name]} | {seconds} | {chosen['lambda']:.3g} | "
+                f"| {comparison['tolerance']:g} | {name} | {comparison['penalties_compared']} of "
+                f"{comparison['penalties_asked']} | {comparison['converged'][name]} | "
+                f"{comparison['iterations'][name]} | {seconds} | {chosen['lambda']:.3g} | "
                 f"{chosen['accuracy']:.3f} |"
             )
         lines.append(
-            f"| {found['tolerance']:g} | ratio {found['ratio_seconds']:.1f} | | | | | | "
-            f"differ by at most {found['max_accuracy_difference']:.3f} |"
+            f"| {comparison['tolerance']:g} | ratio {comparison['ratio_seconds']:.1f} | | | | | | "
+            f"differ by at most {comparison['max_accuracy_difference']:.3f} |"
         )
     return "\n".join(lines)
 

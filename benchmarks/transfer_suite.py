@@ -71,8 +71,8 @@ def main() -> None:
             suite.run(data_root)
             said = f"erssl transfer checkpoint=<{row}> {' '.join((*COMMON, *own))}"
             seconds = time.perf_counter() - began
-            found = {"command": said, "wall_seconds": seconds, "data_sets": suite.results()}
-            report["suites"][f"{row}, {mode}"] = found
+            entry = {"command": said, "wall_seconds": seconds, "data_sets": suite.results()}
+            report["suites"][f"{row}, {mode}"] = entry
             write_json(RESULTS / "transfer_suite.json", report)
         report.setdefault("killed", {})[mode] = killed(
             folder, data_root, mode, [f"checkpoint={run_dir}", *COMMON, *own]
@@ -128,20 +128,20 @@ class Suite:
 
     def files(self) -> dict[str, int]:
         """What it has finished, and when: data sets, and points of grids."""
-        found = [
+        entries = [
             *self.folder.glob("seed*/*/results.json"),
             *self.folder.glob("seed*/*/point*.json"),
         ]
-        return {str(p.relative_to(self.folder)): p.stat().st_mtime_ns for p in found}
+        return {str(p.relative_to(self.folder)): p.stat().st_mtime_ns for p in entries}
 
     def results(self) -> list[dict[str, Any]]:
         """The result of each data set and seed, without what names this machine's folders."""
-        found = []
+        entries = []
         for file in sorted(self.folder.glob("seed*/*/results.json")):
             result = json.loads(file.read_text())
             config = result["config"]
             kept = ("counts", "complete", "notes", "splits", "penalty", "val_metric", "grid")
-            found.append(
+            entries.append(
                 {
                     "dataset": result["dataset"],
                     "seed": result["seed"],
@@ -152,7 +152,7 @@ class Suite:
                     "wall_seconds": result["wall_seconds"],
                 }
             )
-        return found
+        return entries
 
 
 def killed(folder: Path, data_root: Path, mode: str, overrides: list[str]) -> dict[str, Any]:
@@ -195,8 +195,8 @@ def table(report: dict[str, Any]) -> str:
     for name, suite in report["suites"].items():
         cells = []
         for dataset in DATASETS:
-            found = [r for r in suite["data_sets"] if r["dataset"] == dataset]
-            values = [100 * r["metrics"][r["metric"]] for r in found]
+            entries = [r for r in suite["data_sets"] if r["dataset"] == dataset]
+            values = [100 * r["metrics"][r["metric"]] for r in entries]
             cells.append(f"{sum(values) / len(values):.1f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

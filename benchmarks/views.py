@@ -260,8 +260,8 @@ def operations_table(rows: list[dict[str, Any]]) -> str:
         "|---" * (len(sizes) + 1) + "|",
     ]
     for name in dict.fromkeys(row["operation"] for row in rows):
-        found = [row["microseconds"] for row in rows if row["operation"] == name]
-        cells = " | ".join(f"{us['fast']:.0f} / {us['lightly']:.0f}" for us in found)
+        times = [row["microseconds"] for row in rows if row["operation"] == name]
+        cells = " | ".join(f"{us['fast']:.0f} / {us['lightly']:.0f}" for us in times)
         lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         knn,
         lens,
         linear,
+        predict,
         pretrain,
         report,
         semi,
@@ -51,9 +52,11 @@ __all__ = [
     "lens",
     "linear",
     "load_backbone",
+    "predict",
     "pretrain",
     "report",
     "semi",
+    "study",
     "transfer",
 ]
 

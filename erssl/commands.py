@@ -36,9 +36,11 @@ __all__ = [
     "knn",
     "lens",
     "linear",
+    "predict",
     "pretrain",
     "report",
     "semi",
+    "study",
     "transfer",
 ]
 
@@ -308,6 +310,41 @@ def embed(
     return _run("embed", said, backbone, feature_dim, quiet, overrides)
 
 
+def predict(
+    checkpoint: Place,
+    data: Data | PathLike[str] = None,
+    output: Place = "predictions.csv",
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Result:
+    """Write the classes of images, by a classifier that was trained: ``erssl predict``.
+
+    Args:
+        checkpoint: The folder of a finished :func:`linear`, :func:`semi` or :func:`finetune` (its
+            ``path``), or a ``seed<N>`` folder of it.
+        data: As :func:`embed` takes it; ``None`` for the images of the run.
+        output: The CSV file; a contact sheet lies beside it.
+        backbone: The module, where the run was of one.
+        feature_dim: Width of its features, where none of its attributes says so.
+        quiet: Print nothing.
+        **overrides: Any key of the command, such as ``top=None`` or ``split="all"``.
+
+    Returns:
+        The file; ``metrics`` has accuracies where the images have classes that the classifier
+        knows, ``results`` the ``files``, the class ``predicted`` for each, the ``classes``, and the
+        images that were ``skipped``, each with the reason.
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    images = str(Path(data)) if isinstance(data, PathLike) else data
+    said = {"checkpoint": checkpoint, "data": images, "output": output}
+    return _run("predict", said, backbone, feature_dim, quiet, overrides)
+
+
 def export(
     checkpoint: Place, format: str, output: Place, *, quiet: bool = False, **overrides: Any
 ) -> Result:
@@ -329,6 +366,26 @@ def export(
     """
     said = {"checkpoint": checkpoint, "format": format, "output": output}
     return _run("export", said, None, None, quiet, overrides)
+
+
+def study(study: Place, scale: str = "tiny", *, quiet: bool = False, **overrides: Any) -> Result:
+    """Train the runs of a study that its store lacks, and write its page: ``erssl study``.
+
+    Args:
+        study: Name of a study, such as ``"mveb_beta"``, or a YAML file of your own.
+        scale: How large its runs are: ``"tiny"``, ``"cifar"`` or ``"imagenet"``.
+        quiet: Print nothing.
+        **overrides: Keys of the command (``store``, ``output``, ``seeds``, ``only``, ``dry_run``),
+            and keys of :func:`pretrain` for all runs, such as ``**{"data.root": "data"}``.
+
+    Returns:
+        The folder of the page; ``results["runs"]`` has options, seed and metrics of every run.
+
+    Raises:
+        ErsslError: If study, scale or a run of it cannot be; nothing has been trained then.
+    """
+    said = {"study": study, "scale": scale}
+    return _run("study", said, None, None, quiet, overrides)
 
 
 def report(
@@ -401,9 +458,11 @@ def _run(
 
 def _execute(command: str, arguments: list[str], quiet: bool) -> Result:
     from erssl.run.console import Terminal
+    from erssl.run.directory import command_of_python
 
     engine = importlib.import_module(f"erssl.protocols.{command}")
-    result: Result = engine.run(arguments, Terminal(quiet=quiet))
+    with command_of_python([command, *arguments]):
+        result: Result = engine.run(arguments, Terminal(quiet=quiet))
     return result
 
 

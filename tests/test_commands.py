@@ -1,6 +1,7 @@
 """The commands as Python functions: the numbers of the command line, a process left as it was."""
 
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -74,6 +75,8 @@ def test_a_function_is_its_command(run, tmp_path):
     theirs = {p.name for p in (tmp_path / "run").iterdir() if "tfevents" not in p.name}
     assert theirs == {p.name for p in run.path.iterdir() if "tfevents" not in p.name}
     assert run.path / "curves.png" in run.figures
+    typed = run.results["environment"]["command"]  # not that of the program which called it
+    assert typed.startswith("erssl pretrain method=simclr ") and f"run_dir={run.path}" in typed
 
 
 def test_a_process_is_left_as_it_was(run, tmp_path):
@@ -240,5 +243,8 @@ def test_functions_stay_callable_after_every_module_is_imported():
     for module in pkgutil.walk_packages(erssl.__path__, "erssl."):
         if not module.name.rpartition(".")[2].startswith("detectron2") and "c4" not in module.name:
             importlib.import_module(module.name)
-    for name in erssl.__all__:
-        assert name == "__version__" or callable(getattr(erssl, name))
+    packages = [erssl, *(getattr(erssl, name) for name in erssl._SUBPACKAGES)]
+    for package in packages:
+        public = [getattr(package, name) for name in getattr(package, "__all__", ())]
+        assert not [value for value in public if inspect.ismodule(value)], package.__name__
+    assert all(callable(getattr(erssl, name)) for name in erssl.__all__ if name != "__version__")

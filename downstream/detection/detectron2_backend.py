@@ -169,6 +169,6 @@ def _outcome(folder: Path) -> DetectionOutcome:
     content = json.loads((folder / _RESULTS).read_text(encoding="utf-8"))
     drawn = json.loads((folder / DRAWN).read_text(encoding="utf-8"))
     predictions = [
-        Detected(**{**found, "boxes": [tuple(box) for box in found["boxes"]]}) for found in drawn
+        Detected(**{**shown, "boxes": [tuple(box) for box in shown["boxes"]]}) for shown in drawn
     ]
     return DetectionOutcome(predictions=predictions, **content)

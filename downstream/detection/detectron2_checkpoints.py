@@ -41,16 +41,16 @@ class _WholeCheckpointer(_CheckedCheckpointer):
     """Refuses what Detectron2 only logs."""
 
     def _load_model(self, checkpoint: Any) -> Any:
-        found = super()._load_model(checkpoint)
-        wrong = [name for name, *_ in found.incorrect_shapes]
-        unmatched = [*found.missing_keys, *found.unexpected_keys, *wrong]
+        incompatible = super()._load_model(checkpoint)
+        wrong = [name for name, *_ in incompatible.incorrect_shapes]
+        unmatched = [*incompatible.missing_keys, *incompatible.unexpected_keys, *wrong]
         unmatched = [name for name in unmatched if not name.endswith("num_batches_tracked")]
         if unmatched:
             raise DataError(
                 f"{len(unmatched)} weights of the checkpoint or of the detector found no partner, "
                 f"such as {unmatched[0]}; evaluate it with the config that it was trained with."
             )
-        return found
+        return incompatible
 
 
 class Checkpointer(_CheckedCheckpointer):

@@ -116,8 +116,8 @@ def metrics_of(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     for kind in _KINDS:
-        found = results.get(kind, {})
-        percent = [found[value] for value in _VALUES if value in found]
+        values = results.get(kind, {})
+        percent = [values[value] for value in _VALUES if value in values]
         if percent and not any(map(math.isfinite, percent)):
             percent = [0.0, 0.0, 0.0]
         named = zip(metric_names(kind), percent, strict=False)  # VOC has the first three

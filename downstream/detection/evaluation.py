@@ -59,8 +59,8 @@ def coco_metrics(
             if not predictions:  # which pycocotools takes for a broken file
                 metrics |= dict.fromkeys(names[:3], 0.0)
                 continue
-            found = truth.loadRes([_evaluated_by(p, kind) for p in predictions])
-            evaluate = COCOeval(truth, found, kind)
+            detections = truth.loadRes([_evaluated_by(p, kind) for p in predictions])
+            evaluate = COCOeval(truth, detections, kind)
             evaluate.evaluate()
             evaluate.accumulate()
             evaluate.summarize()
@@ -98,10 +98,10 @@ def ground_truth(data: CocoData) -> dict[str, Any]:
     }
 
 
-def coco_results(found: Iterable[Detected], data: CocoData) -> list[dict[str, Any]]:
+def coco_results(detections: Iterable[Detected], data: CocoData) -> list[dict[str, Any]]:
     """Detections in COCO's format of results."""
     results = []
-    for each in found:
+    for each in detections:
         image: CocoImage = data.images[each.index]
         none: list[dict[str, Any] | None] = [None] * len(each.boxes)
         masks: Sequence[dict[str, Any] | None] = each.masks or none

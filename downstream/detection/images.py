@@ -57,12 +57,12 @@ def draw_predictions(
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for place, found in enumerate(drawn):
+    for place, detected in enumerate(drawn):
         row, column = divmod(place, columns)
-        image = data.images[found.index]
+        image = data.images[detected.index]
         left, right = grid[row][2 * column], grid[row][2 * column + 1]
         _draw_truth(left, image, data.class_names)
-        _draw_found(right, image, found, data.class_names, threshold)
+        _draw_detected(right, image, detected, data.class_names, threshold)
     figure.tight_layout(pad=0.4)
     save_figure(figure, path, plots)
     return len(drawn)
@@ -93,19 +93,19 @@ def _draw_truth(axes: Axes, image: CocoImage, names: Sequence[str]) -> None:
         _box(axes, (x, y, x + width, y + height), label, instance.label)
 
 
-def _draw_found(
-    axes: Axes, image: CocoImage, found: Detected, names: Sequence[str], threshold: float
+def _draw_detected(
+    axes: Axes, image: CocoImage, detected: Detected, names: Sequence[str], threshold: float
 ) -> None:
-    which = shown(found.scores, threshold)
-    codes = found.masks or []
+    which = shown(detected.scores, threshold)
+    codes = detected.masks or []
     masks = [
-        (draw_mask(codes[i], image.height, image.width), found.labels[i]) for i in which if codes
+        (draw_mask(codes[i], image.height, image.width), detected.labels[i]) for i in which if codes
     ]
     axes.imshow(_tinted(np.asarray(open_image(image)), masks))
     axes.set_title("found" if which else "found nothing", fontsize=6, pad=2)
     for i in which:
-        label = f"{names[found.labels[i]]} {found.scores[i]:.2f}"
-        _box(axes, found.boxes[i], label, found.labels[i])
+        label = f"{names[detected.labels[i]]} {detected.scores[i]:.2f}"
+        _box(axes, detected.boxes[i], label, detected.labels[i])
 
 
 def _tinted(pixels: np.ndarray[Any, Any], masks: Sequence[tuple[np.ndarray[Any, Any], int]]) -> Any:

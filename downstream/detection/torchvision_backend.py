@@ -79,20 +79,20 @@ def run(job: DetectionJob) -> DetectionOutcome:
     options: Any = job.backbone.architecture
     about = about_head(classes, options.name, masks)
     goes_on = job.resume or job.eval_only
-    found = newest_whole(job.folder / LAST_CHECKPOINT) if goes_on else None
+    resumed_from = newest_whole(job.folder / LAST_CHECKPOINT) if goes_on else None
     trained = job.schedule.iterations
     if job.eval_only:
-        trained = _load(job, detector, found, about)
+        trained = _load(job, detector, resumed_from, about)
     else:
         training = DetectorTraining(detector, job.recipe, job.schedule, job.seed, about)
-        _train(job, training, found)
+        _train(job, training, resumed_from)
     evaluated = _evaluate(job, detector, trained)
     if evaluated is None:
         return DetectionOutcome({}, {})
     detected, not_finite = evaluated
     facts: dict[str, Any] = {
         "iterations": trained,
-        "first_iteration": 0 if found is None else found.step,
+        "first_iteration": 0 if resumed_from is None else resumed_from.step,
         "backbone_convolutions": matched["convolutions"],
         "backbone_norms": matched["normalisations"],
         **_losses(job),
@@ -103,8 +103,8 @@ def run(job: DetectionJob) -> DetectionOutcome:
     return DetectionOutcome(_metrics(job, detected), facts, telling[:_DRAWN], notes)
 
 
-def _train(job: DetectionJob, training: DetectorTraining, found: Resumed | None) -> None:
-    iterations, begin = job.schedule.iterations, 0 if found is None else found.step
+def _train(job: DetectionJob, training: DetectorTraining, resumed_from: Resumed | None) -> None:
+    iterations, begin = job.schedule.iterations, 0 if resumed_from is None else resumed_from.step
     job.folder.joinpath(LAST_CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
 
     def evaluate() -> Mapping[str, float]:
@@ -135,9 +135,9 @@ def _train(job: DetectionJob, training: DetectorTraining, found: Resumed | None)
         max_epochs=1,
         max_steps=iterations,
         log_every_n_steps=1 if iterations <= _LOG_ALL else _ENDS,
-        logger=list(job.loggers(None if found is None else begin)),
+        logger=list(job.loggers(None if resumed_from is None else begin)),
         callbacks=[around],
-        plugins=[WholeCheckpointIO(keep=2, resumed=found)],
+        plugins=[WholeCheckpointIO(keep=2, resumed=resumed_from)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -147,22 +147,22 @@ def _train(job: DetectionJob, training: DetectorTraining, found: Resumed | None)
     )
     rank, processes = trainer.global_rank, trainer.world_size
     loader = _training_loader(job, begin, iterations, rank, processes)
-    checkpoint = None if found is None else found.path
+    checkpoint = None if resumed_from is None else resumed_from.path
     trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
 
 
-def _load(job: DetectionJob, detector: FasterRCNN, found: Resumed | None, about: str) -> int:
+def _load(job: DetectionJob, detector: FasterRCNN, resumed_from: Resumed | None, about: str) -> int:
     """Take the weights of the last checkpoint; gives the iterations that they were trained."""
-    if found is None:
+    if resumed_from is None:
         raise RunError(
             f"eval_only=true but {job.folder / LAST_CHECKPOINT} does not exist; train first."
         )
-    content = torch.load(found.path, "cpu", weights_only=True)
+    content = torch.load(resumed_from.path, "cpu", weights_only=True)
     require_same_head(content, about)
     state = content["state_dict"]
-    check_values(found.path, state)
+    check_values(resumed_from.path, state)
     detector.load_state_dict({n.removeprefix("detector."): t for n, t in state.items()})
-    return found.step
+    return resumed_from.step
 
 
 def _training_loader(
@@ -207,16 +207,16 @@ def _evaluate(
         collate_fn=collate,
         worker_init_fn=start_worker,
     )
-    found = []
+    detections = []
     with counting(predictors_of(detector)) as counted:
         for numbers, tensors in loader:
             sizes = [(images[i].height, images[i].width) for i in numbers]
             outputs = find(detector, [t.to(device) for t in tensors], sizes)
-            found += [_detected(i, output) for i, output in zip(numbers, outputs, strict=True)]
+            detections += [_detected(i, output) for i, output in zip(numbers, outputs, strict=True)]
     if not distributed:
-        return found, counted.rows
+        return detections, counted.rows
     gathered: list[tuple[list[Detected], int]] = [([], 0) for _ in range(processes)]
-    torch.distributed.all_gather_object(gathered, (found, counted.rows))
+    torch.distributed.all_gather_object(gathered, (detections, counted.rows))
     if rank:
         return None
     every = sorted((each for part, _ in gathered for each in part), key=lambda each: each.index)
@@ -253,11 +253,11 @@ def _codes(probabilities: Tensor) -> list[dict[str, Any]]:
     return [{"size": list(m["size"]), "counts": m["counts"].decode("ascii")} for m in masks]
 
 
-def _metrics(job: DetectionJob, found: list[Detected]) -> dict[str, float]:
+def _metrics(job: DetectionJob, detections: list[Detected]) -> dict[str, float]:
     data = job.val
     assert isinstance(data, CocoData)  # the settings give this backend no recipe of VOC's
     kinds: Sequence[Kind] = ("bbox", "segm") if job.recipe.head == "mask" else ("bbox",)
-    return coco_metrics(coco_results(found, data), data, kinds)
+    return coco_metrics(coco_results(detections, data), data, kinds)
 
 
 def _losses(job: DetectionJob) -> dict[str, Any]:

@@ -198,9 +198,9 @@ def find(
     batch, _ = detector.transform(images)
     features = detector.backbone(batch.tensors)
     proposals, _ = detector.rpn(batch, features)
-    found, _ = detector.roi_heads(features, proposals, batch.image_sizes)
+    resized, _ = detector.roi_heads(features, proposals, batch.image_sizes)
     detections: list[dict[str, Tensor]] = detector.transform.postprocess(
-        found, batch.image_sizes, sizes
+        resized, batch.image_sizes, sizes
     )
     return detections
 

@@ -181,11 +181,11 @@ def require_same_head(checkpoint: Mapping[str, Any], about: str) -> None:
     Raises:
         RunError: If it is not.
     """
-    found = checkpoint.get("about", "no detector of this command")
-    if found != about:
+    saved_about = checkpoint.get("about", "no detector of this command")
+    if saved_about != about:
         raise RunError(
-            f"The checkpoint in run_dir is of {found}, but this run is of {about}; give the data "
-            "it was trained on, or start again with overwrite=true."
+            f"The checkpoint in run_dir is of {saved_about}, but this run is of {about}; give the "
+            "data it was trained on, or start again with overwrite=true."
         )
 
 

@@ -208,7 +208,7 @@ def _read_image(file: Path, path: Path, number: int, test: bool) -> tuple[CocoIm
 
 
 def _text(element: ET.Element, path: str) -> str:
-    found = element.findtext(path)
-    if found is None:
+    text = element.findtext(path)
+    if text is None:
         raise KeyError(f"it has no {path}")
-    return found
+    return text

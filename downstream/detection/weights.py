@@ -210,12 +210,12 @@ class _Arrays(pickle.Unpickler):
 
 def _backbone_names(model: nn.Module) -> dict[str, str]:
     """Names within a ResNet, and in the detector, of all that a backbone's checkpoint has."""
-    found = {}
+    names = {}
     for name in model.state_dict():
         inside = _IN_MODEL.fullmatch(name)
         if inside and not name.endswith("num_batches_tracked"):
-            found[inside[1]] = name
-    return found
+            names[inside[1]] = name
+    return names
 
 
 def _detectron2_file(path: Path) -> dict[str, Tensor] | None:

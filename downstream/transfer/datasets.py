@@ -14,7 +14,7 @@ from erssl.data.checks import check_choice, check_switch, check_whole
 from erssl.data.datasets import ImagesInMemory
 from erssl.data.folders import named
 from erssl.data.images import find_unreadable
-from erssl.downstream.transfer.images import Found, Images, take, targets_of
+from erssl.downstream.transfer.images import FolderContent, Images, take, targets_of
 from erssl.downstream.transfer.splits import SPLITS, Indices, draw_validation
 from erssl.downstream.transfer.suite_metrics import Metric
 from erssl.downstream.transfer.table import TRANSFER_DATASETS, TransferDataset
@@ -108,7 +108,7 @@ def load_transfer(
     row = TRANSFER_DATASETS[name]
     folder = _locate(row, user_path(root), download)
     try:
-        found = row.read(folder, seed, partial_ok)
+        content = row.read(folder, seed, partial_ok)
     except DataError:
         raise
     except Exception as error:  # lists, tables and archives fail in many ways when damaged
@@ -117,7 +117,7 @@ def load_transfer(
             f"{name} in {folder} cannot be read ({type(error).__name__}: {what}); put the original "
             "files there."
         ) from error
-    return _assemble(row, folder, seed, found, partial_ok)
+    return _assemble(row, folder, seed, content, partial_ok)
 
 
 def check_images(data: TransferData, workers: int = 1) -> None:
@@ -141,17 +141,17 @@ def check_images(data: TransferData, workers: int = 1) -> None:
 
 
 def _assemble(
-    row: TransferDataset, folder: Path, seed: int, found: Found, partial_ok: bool
+    row: TransferDataset, folder: Path, seed: int, content: FolderContent, partial_ok: bool
 ) -> TransferData:
-    for part in (found.train_val, found.test):
+    for part in (content.train_val, content.test):
         _check_files(row, folder, part)
         _check_labels(row, folder, targets_of(part))
     try:
-        train, val = found.split or draw_validation(len(found.train_val), seed)
+        train, val = content.split or draw_validation(len(content.train_val), seed)
     except DataError as error:
         raise DataError(f"{row.name} in {folder}: {error}") from error
-    parts = {"train": take(found.train_val, train), "val": take(found.train_val, val)}
-    counts = {split: len(part) for split, part in {**parts, "test": found.test}.items()}
+    parts = {"train": take(content.train_val, train), "val": take(content.train_val, val)}
+    counts = {split: len(part) for split, part in {**parts, "test": content.test}.items()}
     if empty := [split for split, count in counts.items() if count == 0]:
         raise DataError(
             f"{row.name} in {folder} has an empty list of images for {named(empty)}; put the "
@@ -162,7 +162,7 @@ def _assemble(
             f"All {counts['train']} training images of {row.name} in {folder} have the same "
             "labels; give images of at least two classes."
         )
-    names = list(found.class_names[: row.classes])
+    names = list(content.class_names[: row.classes])
     names += [""] * (row.classes - len(names))
     names = [label or f"class {k}" for k, label in enumerate(names)]
     gaps = _gaps(row, counts, targets_of(parts["train"]), names)
@@ -178,8 +178,8 @@ def _assemble(
         seed=seed,
         train=parts["train"],
         val=parts["val"],
-        train_val=found.train_val,
-        test=found.test,
+        train_val=content.train_val,
+        test=content.test,
         train_indices=train,
         val_indices=val,
         num_classes=row.classes,
@@ -187,8 +187,8 @@ def _assemble(
         metric=row.metric,
         counts=counts,
         published_counts=dict(zip(SPLITS, row.counts, strict=True)),
-        complete=not gaps and not found.notes,
-        notes=(*((row.remark,) if row.remark else ()), *found.notes, *notes),
+        complete=not gaps and not content.notes,
+        notes=(*((row.remark,) if row.remark else ()), *content.notes, *notes),
     )
 
 
@@ -299,10 +299,10 @@ def _gaps(
     """What is missing to the whole data set, as ends of a sentence."""
     gaps = []
     if tuple(counts[split] for split in SPLITS) != row.counts:
-        found = " / ".join(f"{counts[split]:,}" for split in SPLITS)
+        listed = " / ".join(f"{counts[split]:,}" for split in SPLITS)
         published = " / ".join(f"{count:,}" for count in row.counts)
         gaps.append(
-            f"has {found} images for training / validation / test where the whole has "
+            f"has {listed} images for training / validation / test where the whole has "
             f"{published} ({row.source})"
         )
     held = targets.any(axis=0) if targets.ndim > 1 else np.bincount(targets, minlength=row.classes)

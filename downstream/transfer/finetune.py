@@ -172,13 +172,13 @@ def finetune(
         return None
     best = choose(points)
     model = trainer.fit(images.train_val, best.learning_rate, best.weight_decay)
-    found = None if model is None else trainer.scores(model, images.test)
-    if found is None or not found[0].isfinite().all():
+    tested = None if model is None else trainer.scores(model, images.test)
+    if tested is None or not tested[0].isfinite().all():
         raise RunError(
             f"The training on all labels diverged at the learning rate {best.learning_rate:g} that "
             "was best on the validation images; leave it out of learning_rates."
         )
-    return (*found, points)
+    return (*tested, points)
 
 
 def _value(task: Task, scores: Tensor, labels: Tensor) -> float | None:

@@ -45,7 +45,7 @@ Images = ImageFiles | ImagesInMemory | MultiLabelFiles
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderContent:
     """What a folder holds.
 
     Attributes:

@@ -14,7 +14,7 @@ from torchvision import datasets as tv
 from erssl.data.datasets import ImagesInMemory
 from erssl.data.folders import ImageFiles, named
 from erssl.data.images import load_image
-from erssl.downstream.transfer.images import Found, MultiLabelFiles, take
+from erssl.downstream.transfer.images import FolderContent, MultiLabelFiles, take
 from erssl.downstream.transfer.splits import Indices, draw_per_class, halve_classes
 from erssl.errors import DataError
 
@@ -39,16 +39,16 @@ _TILE, _TILES_A_ROW = 32, 64
 _PER_CLASS = 30  # of Caltech-101, for training
 
 
-Reader = Callable[[Path, int, bool], Found]
+Reader = Callable[[Path, int, bool], FolderContent]
 
 
-def read_aircraft(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_aircraft(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """FGVC-Aircraft by variants, with its own three splits."""
     parts = [tv.FGVCAircraft(str(root), split=s) for s in ("train", "val", "test")]
     return _own_split(parts, parts[0].classes)
 
 
-def read_caltech101(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_caltech101(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """Caltech-101 without its background: 30 images of each class drawn, the rest for tests."""
     listed = tv.Caltech101(str(root))
     folder = root / "caltech101" / "101_ObjectCategories"
@@ -63,38 +63,38 @@ def read_caltech101(root: Path, seed: int, partial_ok: bool) -> Found:
     )
     every = ImageFiles(samples)
     notes = (note,) if small else ()
-    return Found(take(every, chosen), take(every, rest), listed.categories, notes=notes)
+    return FolderContent(take(every, chosen), take(every, rest), listed.categories, notes=notes)
 
 
-def read_cars(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_cars(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """Stanford Cars, of the 2013 release with its labels of the test images."""
     train, test = (tv.StanfordCars(str(root), split=s) for s in ("train", "test"))
     samples = [[(path, int(label)) for path, label in part._samples] for part in (train, test)]
     return _drawn(samples[0], samples[1], train.classes)
 
 
-def read_cifar10(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_cifar10(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """CIFAR-10, the Python version, or an exact part of it."""
     if (root / "cifar-10-batches-py" / "test_batch").is_file():
         return _cifar(tv.CIFAR10, root)
     return _cifar_part(root / "cifar10_exact", "y", CIFAR10_CLASSES)
 
 
-def read_cifar100(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_cifar100(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """CIFAR-100 by its fine labels, the Python version, or an exact part of it."""
     if (root / "cifar-100-python" / "test").is_file():
         return _cifar(tv.CIFAR100, root)
     return _cifar_part(root / "cifar100_exact", "fine", None)
 
 
-def read_dtd(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_dtd(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """Describable textures, the first of the ten splits."""
     parts = [tv.DTD(str(root), split=s, partition=1) for s in ("train", "val", "test")]
     _check_same_classes("dtd", parts)
     return _own_split(parts, parts[0].classes)
 
 
-def read_flowers(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_flowers(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """Oxford 102 Flowers, with its own three splits."""
     splits = ("train", "val", "test")
     notes: tuple[str, ...] = ()
@@ -112,14 +112,14 @@ def read_flowers(root: Path, seed: int, partial_ok: bool) -> Found:
     return _own_split(parts, names, notes)
 
 
-def read_food(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_food(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """Food-101."""
     parts = [tv.Food101(str(root), split=s) for s in ("train", "test")]
     _check_same_classes("food", parts)
     return _drawn(_listed(parts[0]), _listed(parts[1]), parts[0].classes)
 
 
-def read_pets(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_pets(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """Oxford-IIIT Pets by breed; names follow the labels, since a part may lack breeds."""
     parts = [tv.OxfordIIITPet(str(root), split=s) for s in ("trainval", "test")]
     samples = [list(zip(map(str, p._images), map(int, p._labels), strict=True)) for p in parts]
@@ -130,7 +130,7 @@ def read_pets(root: Path, seed: int, partial_ok: bool) -> Found:
     return _drawn(samples[0], samples[1], names)
 
 
-def read_sun397(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_sun397(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """SUN397 by the first of its ten official partitions."""
     listed = tv.SUN397(str(root))
     labels = dict(zip(map(str, listed._image_files), map(int, listed._labels), strict=True))
@@ -153,10 +153,10 @@ def read_sun397(root: Path, seed: int, partial_ok: bool) -> Found:
         "sun397 has no official split here (Training_01.txt, Testing_01.txt); each class is halved "
         "by chance."
     )
-    return Found(take(every, train), take(every, test), listed.classes, notes=(note,))
+    return FolderContent(take(every, train), take(every, test), listed.classes, notes=(note,))
 
 
-def read_voc2007(root: Path, seed: int, partial_ok: bool) -> Found:
+def read_voc2007(root: Path, seed: int, partial_ok: bool) -> FolderContent:
     """PASCAL VOC 2007: a class is positive where an object of it is not marked difficult."""
     parts = []
     for split in ("train", "val", "test"):
@@ -164,7 +164,7 @@ def read_voc2007(root: Path, seed: int, partial_ok: bool) -> Found:
         pairs = zip(map(str, listed.images), listed.annotations, strict=True)
         parts.append([(path, _marks(annotation)) for path, annotation in pairs])
     train, val, test = parts
-    return Found(
+    return FolderContent(
         MultiLabelFiles(train + val), MultiLabelFiles(test), VOC_CLASSES, _ranges(train, val)
     )
 
@@ -178,16 +178,16 @@ class _AnyFlowers(tv.Flowers102):  # type: ignore[misc, unused-ignore]
 
 def _drawn(
     train: list[tuple[str, int]], test: list[tuple[str, int]], class_names: Sequence[str]
-) -> Found:
-    return Found(ImageFiles(train), ImageFiles(test), class_names)
+) -> FolderContent:
+    return FolderContent(ImageFiles(train), ImageFiles(test), class_names)
 
 
 def _own_split(
     parts: Sequence[Any], class_names: Sequence[str], notes: tuple[str, ...] = ()
-) -> Found:
+) -> FolderContent:
     train, val, test = (_listed(part) for part in parts)
     split = _ranges(train, val)
-    return Found(ImageFiles(train + val), ImageFiles(test), class_names, split, notes)
+    return FolderContent(ImageFiles(train + val), ImageFiles(test), class_names, split, notes)
 
 
 def _ranges(train: Sequence[Any], val: Sequence[Any]) -> tuple[Indices, Indices]:
@@ -209,7 +209,7 @@ def _check_same_classes(name: str, parts: Sequence[Any]) -> None:
             )
 
 
-def _cifar(make: Any, root: Path) -> Found:
+def _cifar(make: Any, root: Path) -> FolderContent:
     try:
         train, test = (make(str(root), train=train) for train in (True, False))
     except RuntimeError:  # what it says names an option of torchvision's
@@ -218,17 +218,17 @@ def _cifar(make: Any, root: Path) -> Found:
             "delete that folder and set download=true, or put the official files there."
         ) from None
     parts = [ImagesInMemory(p.data, np.asarray(p.targets, np.int64)) for p in (train, test)]
-    return Found(parts[0], parts[1], train.classes)
+    return FolderContent(parts[0], parts[1], train.classes)
 
 
-def _cifar_part(stem: Path, key: str, class_names: Sequence[str] | None) -> Found:
+def _cifar_part(stem: Path, key: str, class_names: Sequence[str] | None) -> FolderContent:
     """``<stem>_{train,test}.png``, of 32 × 32 tiles, 64 a row, and ``<stem>_labels.npz``."""
     with np.load(f"{stem}_labels.npz") as labels:
         targets = {s: labels[f"{s}_{key}"].astype(np.int64) for s in ("train", "test")}
         names = class_names or labels["fine_names"].tolist()
     parts = {s: ImagesInMemory(_tiles(f"{stem}_{s}.png", len(y)), y) for s, y in targets.items()}
     note = f"{stem.name} is an exact part of CIFAR, not the official files."
-    return Found(parts["train"], parts["test"], names, notes=(note,))
+    return FolderContent(parts["train"], parts["test"], names, notes=(note,))
 
 
 def _tiles(path: str, count: int) -> npt.NDArray[np.uint8]:

@@ -56,12 +56,12 @@ def published_rows(mode: str) -> list[Row]:
     return [
         Row(
             method,
-            found,
+            percents,
             {},
             published=True,
             printed_average=published_value(f"transfer_{mode}", AVERAGE, method, "mean"),
         )
-        for method, found in values.items()
+        for method, percents in values.items()
     ]
 
 

@@ -159,10 +159,12 @@ def run_finetune(
         test=TransformedDataset(data.test, plain),
     )
     task = Task(data.num_classes, data.metric == MULTI_LABEL, _metric(data, partial_ok))
-    found = finetune(backbone, images, task, options, folder, seed, device, workers, on_point, only)
-    if found is None:
+    trained = finetune(
+        backbone, images, task, options, folder, seed, device, workers, on_point, only
+    )
+    if trained is None:
         return None
-    scores, labels, points = found
+    scores, labels, points = trained
     metrics = transfer_metrics(data.metric, scores, labels, data.class_names, partial_ok=partial_ok)
     diverged = sum(point.metric is None for point in points)
     notes = [f"{diverged} of {len(points)} trainings diverged."] if diverged else []
@@ -195,7 +197,7 @@ def _doubts(
 
 def _metric(data: TransferData, partial_ok: bool) -> Callable[[Tensor, Tensor], float]:
     def measure(scores: Tensor, labels: Tensor) -> float:
-        found = transfer_metrics(data.metric, scores, labels, partial_ok=partial_ok)
-        return float(found[data.metric])
+        metrics = transfer_metrics(data.metric, scores, labels, partial_ok=partial_ok)
+        return float(metrics[data.metric])
 
     return measure

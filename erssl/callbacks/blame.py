@@ -32,14 +32,14 @@ def first_in_forward(trainer: Trainer, module: LightningModule, batches: Sequenc
         Such as ``"the output of projection_head.1 (BatchNorm1d)"``; empty where all is finite.
     """
     step: Any = getattr(module, "multi_view_step", None)
-    found: list[str] = []
+    blamed: list[str] = []
     # the criterion's part is said by its terms
     modules = ((n, m) for n, m in module.named_modules() if not n.startswith("criterion"))
     names = {m: n for n, m in modules if not list(m.children())}
 
     def look(child: nn.Module, given: Any, gave: Any) -> None:
-        if not found and _finite(given) and not _finite(gave):
-            found.append(f"the output of {names[child]} ({type(child).__name__})")
+        if not blamed and _finite(given) and not _finite(gave):
+            blamed.append(f"the output of {names[child]} ({type(child).__name__})")
 
     bad = [number for number, batch in enumerate(batches, 1) if not _finite(batch)]
     # all ranks go on together or none: one that went on alone would wait in a loss that gathers
@@ -55,7 +55,7 @@ def first_in_forward(trainer: Trainer, module: LightningModule, batches: Sequenc
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else ""
+    return blamed[0] if blamed else ""
 
 
 def first_in_backward(names: Sequence[str], flags: Tensor, terms: Mapping[str, Tensor]) -> str:

@@ -37,7 +37,9 @@ def add_sums(trainer: Trainer, saved: list[Sums]) -> None:
         saved: What :func:`sums_so_far` gave; with another number of processes, the first takes all.
     """
     rank, world = trainer.global_rank, trainer.world_size
-    own = [saved[rank]] if len(saved) == world else saved * (rank == 0)
+    own = saved if rank == 0 else []
+    if len(saved) == world:
+        own = [saved[rank]]
     metrics = trainer.fit_loop.epoch_loop._results
     for sums in own:
         for name, (value, count) in sums.items():

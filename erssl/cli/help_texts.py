@@ -125,6 +125,33 @@ Keys:
 {keys}"""
 
 
+def _study() -> str:
+    text = (files("erssl.configs") / "study.yaml").read_text(encoding="utf-8")
+    keys = "".join(f"  {line}\n" for line in text.splitlines()[1:])
+    names = sorted(
+        file.name.removesuffix(".yaml")
+        for file in (files("erssl.configs") / "study").iterdir()
+        if file.name.endswith(".yaml")
+    )
+    return f"""erssl study: re-make a paper's table or answer a question by a grid of runs
+
+Usage: erssl study NAME [scale=tiny] [key=value ...]
+
+Examples:
+  erssl study mveb_beta data.root=data dry_run=true    its runs, and how long they take here
+  erssl study mveb_beta data.root=data
+  erssl study er_table2 scale=imagenet data.root=/imagenet hydra/launcher=submitit_slurm
+  erssl study mine.yaml scale=tiny data=imagefolder data.train_dir=photos
+
+Studies: {", ".join(names)}
+
+A run is trained once, whatever study asks for it, and an interrupted study goes on where it was.
+
+Keys:
+{keys}  any key of erssl pretrain that does not vary between the runs
+"""
+
+
 def _embed() -> str:
     text = (files("erssl.configs") / "embed.yaml").read_text(encoding="utf-8")
     keys = "".join(f"  {line}\n" for line in text.replace('"', "").splitlines()[1:])
@@ -141,6 +168,28 @@ Examples:
 data= takes a folder of images, with class folders or without, or a data set as in erssl pretrain;
 a run's own images where nothing is said. Row i of features.npy is row i of features.csv: file,
 label, class, split. A command that was killed goes on where it was when it is given again.
+
+Keys:
+{keys}  data, data.*  as in erssl pretrain
+"""
+
+
+def _predict() -> str:
+    text = (files("erssl.configs") / "predict.yaml").read_text(encoding="utf-8")
+    keys = "".join(f"  {line}\n" for line in text.splitlines()[1:])
+    return f"""erssl predict: the classes of any images, by a classifier that was trained
+
+Usage: erssl predict checkpoint=<evaluation> [data=<folder or images>] [key=value ...]
+
+Examples:
+  erssl predict checkpoint=runs/finetune-mine data=photos output=photos.csv
+  erssl predict checkpoint=runs/linear-mine    its own validation images
+  erssl predict checkpoint=runs/semi-mine/seed1 data=photos top=null sheet=0
+
+checkpoint= takes the folder of a finished erssl linear, semi or finetune. data= takes a folder of
+images, with class folders or without, or a data set as in erssl pretrain; the run's own images
+where nothing is said. Where the images have classes that the classifier knows, by name, the
+accuracy is printed.
 
 Keys:
 {keys}  data, data.*  as in erssl pretrain
@@ -264,8 +313,10 @@ _TEXTS = {
     "transfer": _transfer,
     "detect": _detect,
     "embed": _embed,
+    "predict": _predict,
     "lens": _lens,
     "export": _export,
+    "study": _study,
     "report": _report,
     "methods": _methods,
     "zoo": _zoo,

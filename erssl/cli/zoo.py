@@ -141,8 +141,8 @@ def _show(row: ZooRow) -> None:
         _numbers(f"Measured here ({row.protocol}, on {row.data}):", row.measured)
     for protocol, what in _TABLES.items():
         dataset = "coco" if protocol == "coco_detection" else "average"
-        found = published(protocol, dataset) if _in_tables(row) else None
-        for group in found or ():
+        groups = published(protocol, dataset) if _in_tables(row) else None
+        for group in groups or ():
             if row.method in group["rows"]:
                 title = f"Published of the method {row.method}, not of this file: {what}:"
                 _numbers(title, group["rows"][row.method])

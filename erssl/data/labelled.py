@@ -119,8 +119,7 @@ def require_labels(options: DataOptions, datasets: Datasets) -> ImageDataset:
     """
     if datasets.val is None:
         raise DataError(
-            f"data.name={options.name} has no validation images here; name a folder of them with "
-            "data.val_dir."
+            f"data.name={options.name} has no validation images here; {options.needs_val}."
         )
     if not datasets.labelled or datasets.num_classes < 2:
         raise DataError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
-from erssl.data.datasets import TransformedDataset, load_datasets
+from erssl.data.datasets import TransformedDataset
 from erssl.data.draws import EpochSampler, place_in, seed_worker
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
@@ -112,7 +112,7 @@ class SSLDataModule(LightningDataModule):
         self.eval_transform = build_eval_transform(
             size, mean, std, options.interpolation, options.crop_pct
         )
-        self.datasets = load_datasets(options)
+        self.datasets = options.load()
         self._place: tuple[int, int] | None = None
         self.validate()
         self._drawn = self.pipeline.images(self.datasets.train, seed)
@@ -138,8 +138,8 @@ class SSLDataModule(LightningDataModule):
     @property
     def measurable(self) -> bool:
         """Whether accuracy can be measured: labelled validation images of several classes."""
-        found = self.datasets
-        return found.val is not None and found.labelled and found.num_classes > 1
+        datasets = self.datasets
+        return datasets.val is not None and datasets.labelled and datasets.num_classes > 1
 
     def probe_views(self, size: int | None = None) -> tuple[Tensor, Tensor]:
         """Draw two views of a fixed set of images, for the lens.
@@ -183,7 +183,7 @@ class SSLDataModule(LightningDataModule):
         epoch, batches = self._place or (trainer.current_epoch if trainer is not None else 0, 0)
         self._place = None
         # torch's sampler adds the epoch to the seed; seeds 0 and 1 must not share their orders.
-        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0] >> 1)
+        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0]) >> 1
         sampler = EpochSampler(self._drawn, world, rank, seed=spread, drop_last=True)
         sampler.go_on(epoch, batches * self.batch_size)
         loading = self.pipeline.loading(self.options.workers)
@@ -229,8 +229,8 @@ class SSLDataModule(LightningDataModule):
         images = self.datasets.train if split == "train" else self.datasets.val
         if images is None:
             raise DataError(
-                f"data.name={self.options.name} has no validation images here; name a folder of "
-                "them with data.val_dir."
+                f"data.name={self.options.name} has no validation images here; "
+                f"{self.options.needs_val}."
             )
         return self._loader(TransformedDataset(images, self.eval_transform))
 

@@ -44,19 +44,19 @@ class Parts(NamedTuple):
 
 def parts(matrix: Tensor) -> Parts:
     """The parts of a matrix (..., N, N)."""
-    found = Parts([], [])
+    cuts = Parts([], [])
 
     def cut(start: int, end: int) -> None:
         middle = _halves(start, end) if is_cut(matrix) else None
         if middle is None:
-            found.leaves.append(slice(start, end))
+            cuts.leaves.append(slice(start, end))
             return
-        found.squares.append((slice(middle, end), slice(start, middle)))
+        cuts.squares.append((slice(middle, end), slice(start, middle)))
         cut(start, middle)
         cut(middle, end)
 
     cut(0, matrix.shape[-1])
-    return found
+    return cuts
 
 
 def filled(matrix: Tensor) -> Iterator[Tensor]:
@@ -131,8 +131,8 @@ def _upper_median(matrix: Tensor) -> Tensor:
         high = sample[int(len(sample) * (0.5 + _MARGIN))]
         less = 2 * _count(below, low) + _count(diagonal, low)
         near, near_diagonal = _between(below, low, high), _between(diagonal, low, high)
-        found = 2 * sum(map(len, near)) + sum(map(len, near_diagonal))
-        if less < rank <= less + found:
+        between = 2 * sum(map(len, near)) + sum(map(len, near_diagonal))
+        if less < rank <= less + between:
             if low == high:
                 return low
             below, diagonal, rank = near, near_diagonal, rank - less

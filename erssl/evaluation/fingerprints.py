@@ -144,8 +144,8 @@ def _file_block(samples: Sequence[tuple[str, int]]) -> bytes:
         rows = [
             (
                 os.path.abspath(path),
-                (found := os.stat(path)).st_size,
-                found.st_mtime_ns,
+                (status := os.stat(path)).st_size,
+                status.st_mtime_ns,
                 np.asarray(target, dtype=np.int64).tolist(),
             )
             for path, target in samples

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
 
 from erssl.evaluation.accuracies import classification_metrics
 from erssl.evaluation.classifier import ClassifierOptions, cosine, make_head, make_optimizer
@@ -22,10 +22,12 @@ class LinearResult(NamedTuple):
     Attributes:
         scores: Logits (N_val, C) after the last epoch.
         history: Metrics after each epoch.
+        head: The layer after the last epoch.
     """
 
     scores: Tensor
     history: list[dict[str, float]]
+    head: nn.Linear
 
 
 def train_linear(
@@ -52,7 +54,7 @@ def train_linear(
         on_epoch: Called with the metrics of each epoch.
 
     Returns:
-        Logits of the last epoch and metrics of all.
+        Logits of the last epoch, metrics of all, and the layer.
     """
     size = min(options.batch_size, len(train.features))
     with isolate_rng(include_cuda=False):
@@ -86,7 +88,7 @@ def train_linear(
         history.append(row | classification_metrics(scores, val.labels))
         if on_epoch is not None:
             on_epoch(history[-1])
-    return LinearResult(scores, history)
+    return LinearResult(scores, history, head)
 
 
 def linear_accuracy(train: Features, val: Features, c: float = 100.0, max_iter: int = 300) -> float:

@@ -60,8 +60,8 @@ def published_value(protocol: str, dataset: str, method: str, metric: str) -> fl
     Returns:
         The number, or ``None`` where that group has none.
     """
-    found = published(protocol, dataset)
-    value = found[0]["rows"].get(method, {}).get(metric) if found else None
+    groups = published(protocol, dataset)
+    value = groups[0]["rows"].get(method, {}).get(metric) if groups else None
     return None if value is None else float(value)
 
 

@@ -9,38 +9,40 @@ from torch import Tensor
 
 from erssl.errors import DataError
 from erssl.models.architectures import architecture_label, infer_architecture
-from erssl.models.layouts import Found, whole_sets
+from erssl.models.layouts import BackboneWeights, whole_sets
 from erssl.models.state_dicts import at, named_tensors, place_name, places, under
 
 _STEMS = ("conv1.weight", "patch_embed.proj.weight")  # whose shapes tell an architecture
 _OFFERED = 3
 
 
-def other_sets(content: Mapping[str, Any], found: Found) -> tuple[str, tuple[str, ...]]:
+def other_sets(
+    content: Mapping[str, Any], extracted: BackboneWeights
+) -> tuple[str, tuple[str, ...]]:
     """Which of several whole sets of weights was taken, and what takes each of the others.
 
     Args:
         content: What the file holds.
-        found: The set that was taken.
+        extracted: The set that was taken.
 
     Returns:
         A phrase such as ``prefix=backbone. in state_dict``, and the arguments that take each
         other set; nothing where there is no other.
     """
-    rule = found.layout
-    own = under(found.named, rule.prefix)
+    rule = extracted.layout
+    own = under(extracted.named, rule.prefix)
     wanted = {name: tensor for name, tensor in own.items() if not name.startswith(rule.heads)}
     if not wanted:
         return "", ()
-    here = (found.place, rule.prefix)
+    here = (extracted.place, rule.prefix)
     others = [each for each in whole_sets(content, wanted) if each != here]
-    several_places = any(place != found.place for place, _ in others)
+    several_places = any(place != extracted.place for place, _ in others)
     several_prefixes = any(prefix != rule.prefix for _, prefix in others)
     arguments = [
-        _argument(place, prefix, place != found.place, prefix != rule.prefix)
+        _argument(place, prefix, place != extracted.place, prefix != rule.prefix)
         for place, prefix in others
     ]
-    taken = _argument(found.place, rule.prefix, several_places, several_prefixes)
+    taken = _argument(extracted.place, rule.prefix, several_places, several_prefixes)
     return taken, tuple(arguments)
 
 

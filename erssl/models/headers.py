@@ -39,14 +39,14 @@ def own_header(
     Raises:
         DataError: If they cannot be what a run wrote.
     """
-    found: Any = content.get(HEADER)
+    own_header: Any = content.get(HEADER)
     try:
         if "backbone" in header:
-            found = {key: json.loads(header[key]) for key in ("backbone", "preprocessing")}
-        if not isinstance(found, Mapping):
+            own_header = {key: json.loads(header[key]) for key in ("backbone", "preprocessing")}
+        if not isinstance(own_header, Mapping):
             return None, None
-        options = _options(dict(found["backbone"]), len(content) + _count(content))
-        return options, checked_preprocessing(dict(found["preprocessing"]))
+        options = _options(dict(own_header["backbone"]), len(content) + _count(content))
+        return options, checked_preprocessing(dict(own_header["preprocessing"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(f"The header of {file} is damaged ({one_line(error)}).") from error
 

@@ -129,7 +129,7 @@ LAYOUTS: tuple[Layout, ...] = (
 
 
 @dataclass(frozen=True)
-class Found:
+class BackboneWeights:
     """The backbone of a checkpoint.
 
     Attributes:
@@ -148,7 +148,9 @@ class Found:
     name: str
     heads: int = 0
 
-    def without_heads(self, known: Collection[str] = (), more: Collection[str] = ()) -> Found:
+    def without_heads(
+        self, known: Collection[str] = (), more: Collection[str] = ()
+    ) -> BackboneWeights:
         """The backbone alone.
 
         Args:
@@ -170,7 +172,7 @@ def find_backbone(
     stem: str | None = None,
     prefix: str | None = None,
     weights: str | None = None,
-) -> Found | None:
+) -> BackboneWeights | None:
     """Find the backbone in a checkpoint by the first rule of :data:`LAYOUTS` that holds.
 
     A rule holds where its place exists, its mark is there, and the backbone's first weight stands
@@ -200,7 +202,7 @@ def find_backbone(
             continue
         state = _plain_names(under(named, rule.prefix), rule.sequential)
         if any(name in state for name in ([stem] if stem is not None else rule.stems)):
-            return Found(rule, place, named, _timm_registers(state), rule.name)
+            return BackboneWeights(rule, place, named, _timm_registers(state), rule.name)
     return None
 
 

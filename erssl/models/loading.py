@@ -16,7 +16,7 @@ from erssl.models.architectures import assumed_of_transformer, infer_architectur
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
 from erssl.models.given import given_backbone
-from erssl.models.layouts import Found, find_backbone
+from erssl.models.layouts import BackboneWeights, find_backbone
 from erssl.models.magnitudes import require_finite_features
 from erssl.models.named import possible_architectures
 from erssl.models.preprocessing import usual_preprocessing
@@ -100,23 +100,23 @@ def load_backbone(
         possible = [*possible_architectures(arch)]
     elif arch is not None:
         possible = [arch]
-    found, options, assumed = _understand(
+    extracted, options, assumed = _understand(
         source, possible, layout or source.layout, isinstance(arch, str), prefix, weights
     )
     backbone = build_backbone(options)
-    report = _compare(source.file, backbone.state_dict(), found, options, allow_partial)
+    report = _compare(source.file, backbone.state_dict(), extracted, options, allow_partial)
     left_out = set(report.unexpected)
-    matched = {name: tensor for name, tensor in found.state.items() if name not in left_out}
+    matched = {name: tensor for name, tensor in extracted.state.items() if name not in left_out}
     backbone.load_state_dict(matched, strict=False)
     preprocessing = source.preprocessing
     if preprocessing is None:
-        usual, whose = usual_preprocessing(options, found.layout, isinstance(arch, str))
+        usual, whose = usual_preprocessing(options, extracted.layout, isinstance(arch, str))
         preprocessing = {**usual, **source.prepared}
         if usual and not source.prepared:
             assumed = (*assumed, f"preprocessing {listed(usual)} ({whose})")
-    taken, others = other_sets(source.content, found)
+    taken, others = other_sets(source.content, extracted)
     report = dataclasses.replace(
-        report, place=found.place, taken=taken, others=others, assumed=assumed
+        report, place=extracted.place, taken=taken, others=others, assumed=assumed
     )
     backbone.report = report  # type: ignore[assignment]
     backbone.preprocessing = preprocessing  # type: ignore[assignment]
@@ -132,22 +132,22 @@ def _understand(
     named: bool,
     prefix: str | None,
     weights: str | None,
-) -> tuple[Found, BackboneOptions, tuple[str, ...]]:
+) -> tuple[BackboneWeights, BackboneOptions, tuple[str, ...]]:
     """The backbone in a file, its architecture, and what of that is assumed."""
     try:
-        found, options = _first_that_fits(source, possible, layout, prefix, weights)
-        rule = found.layout
+        extracted, options = _first_that_fits(source, possible, layout, prefix, weights)
+        rule = extracted.layout
         assumed: tuple[str, ...] = ()
         if options is None:
             heads = source.transformer.get("num_heads", rule.vit_heads)
-            found = found.without_heads()
-            options = infer_architecture(found.state, rule.stem_padding, heads)
+            extracted = extracted.without_heads()
+            options = infer_architecture(extracted.state, rule.stem_padding, heads)
             if options is not None:
-                assumed = assumed_of_transformer(options, found.state, heads)
+                assumed = assumed_of_transformer(options, extracted.state, heads)
                 own = {**options.options, **transformer_options(source)}
                 options = dataclasses.replace(options, options=own)
         elif named:
-            options = _with_what_no_name_says(options, found)
+            options = _with_layout_details(options, extracted)
     except ErsslError:
         raise
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
@@ -157,17 +157,19 @@ def _understand(
         ) from error
     if options is None:
         raise DataError(
-            f"The architecture of {source.file} ({found.name} layout, {len(found.state)} weights) "
-            "is none of those that shapes tell (ResNet-18, 34, 50, 101 and ViTs of square images); "
+            f"The architecture of {source.file} ({extracted.name} layout, "
+            f"{len(extracted.state)} weights) is none of those that shapes tell (ResNet-18, 34, "
+            "50, 101 and ViTs of square images); "
             "name it with arch=<torchvision or timm name>, and what no name says after commas, as "
             "arch=vit_small_patch16_224,img_size=224x448."
         )
-    found = _own_weights(found, options)
-    without = {n: t for n, t in found.state.items() if n not in _bounds(found.state, options)}
+    extracted = _own_weights(extracted, options)
+    bounds = _bounds(extracted.state, options)
+    without = {n: t for n, t in extracted.state.items() if n not in bounds}
     check_finite(source.file, without)
     if source.own:
-        found = dataclasses.replace(found, name="erssl")
-    return found, options, assumed
+        extracted = dataclasses.replace(extracted, name="erssl")
+    return extracted, options, assumed
 
 
 def _first_that_fits(
@@ -176,19 +178,19 @@ def _first_that_fits(
     layout: str | None,
     prefix: str | None,
     weights: str | None,
-) -> tuple[Found, BackboneOptions | None]:
+) -> tuple[BackboneWeights, BackboneOptions | None]:
     """The backbone, by the first architecture whose first weight is there, or best: all of them."""
-    first: tuple[Found, BackboneOptions | None] | None = None
+    first: tuple[BackboneWeights, BackboneOptions | None] | None = None
     for options in possible:
         # With a known architecture its own first weight marks the backbone, whatever it is called.
         planned = None if options is None else _planned(options)
         stem = None if planned is None else next(iter(planned))
-        found = find_backbone(source.content, layout, stem, prefix, weights)
-        if found is None:
+        extracted = find_backbone(source.content, layout, stem, prefix, weights)
+        if extracted is None:
             continue
-        if len(possible) == 1 or (planned is not None and planned.keys() <= found.state.keys()):
-            return found, options
-        first = first or (found, options)
+        if len(possible) == 1 or (planned is not None and planned.keys() <= extracted.state.keys()):
+            return extracted, options
+        first = first or (extracted, options)
     if first is not None:
         return first
     options = possible[0]
@@ -217,17 +219,17 @@ def _first_weights(content: Mapping[str, Any]) -> str:
     return f"its {counted[place]} weights begin with {names}; "
 
 
-def _own_weights(found: Found, options: BackboneOptions) -> Found:
+def _own_weights(extracted: BackboneWeights, options: BackboneOptions) -> BackboneWeights:
     """The backbone without heads: those of the rule, and what its library adds for classes."""
     planned = _planned(options)
     plain = {unwrapped(name): name for name in planned}
     if any(name != own for name, own in plain.items()):  # a network with parts of wrappers' names
-        renamed = {plain.get(name, name): tensor for name, tensor in found.state.items()}
-        found = dataclasses.replace(found, state=renamed)
-    own = found.without_heads(planned)
+        renamed = {plain.get(name, name): tensor for name, tensor in extracted.state.items()}
+        extracted = dataclasses.replace(extracted, state=renamed)
+    own = extracted.without_heads(planned)
     if options.library != "timm" or own.state.keys() <= planned.keys():
         return own
-    return found.without_heads(planned, _classifier(options) | set(_UNREAD))
+    return extracted.without_heads(planned, _classifier(options) | set(_UNREAD))
 
 
 def _bounds(state: Mapping[str, Tensor], options: BackboneOptions) -> set[str]:
@@ -255,9 +257,9 @@ def _classifier(options: BackboneOptions) -> set[str]:
     return set(whole) - set(_planned(options))
 
 
-def _with_what_no_name_says(options: BackboneOptions, found: Found) -> BackboneOptions:
+def _with_layout_details(options: BackboneOptions, extracted: BackboneWeights) -> BackboneOptions:
     """Padding of a small stem, and heads and size of a transformer, which no name says."""
-    rule, state = found.layout, found.state
+    rule, state = extracted.layout, extracted.state
     if options.cifar_stem:
         return dataclasses.replace(options, stem_padding=rule.stem_padding)
     own: dict[str, Any] = {}
@@ -294,19 +296,19 @@ def _planned(options: BackboneOptions) -> dict[str, Tensor]:
 def _compare(
     file: Path,
     expected: Mapping[str, Tensor],
-    found: Found,
+    extracted: BackboneWeights,
     options: BackboneOptions,
     allow_partial: bool,
 ) -> LoadReport:
     """What of a file fits a network, by names and shapes; refuses what does not."""
-    state = found.state
+    state = extracted.state
     matched = {n for n, t in state.items() if n in expected and _alike(t, expected[n])}
     report = LoadReport(
-        found.name,
+        extracted.name,
         len(matched),
         tuple(n for n in expected if n not in matched and not n.endswith(_UNTRACKED)),
         tuple(n for n in state if n not in matched),
-        found.heads,
+        extracted.heads,
     )
     wrong = report.missing + report.unexpected
     if wrong and not (allow_partial and matched):

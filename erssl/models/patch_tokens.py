@@ -38,13 +38,13 @@ class PatchTokens(nn.Module):
             hasattr(backbone, "forward_features") and hasattr(backbone, "num_prefix_tokens")
         )
         with torch.no_grad():
-            found = self(torch.zeros(1, 3, image_size, image_size)) if tokens else None
-        if found is None or found.dim() != 3:
+            patches = self(torch.zeros(1, 3, image_size, image_size)) if tokens else None
+        if patches is None or patches.dim() != 3:
             raise ConfigError(
                 f"on=patches needs a vision transformer of timm's or torchvision's, and "
                 f"{type(backbone).__name__} has no patch tokens; leave on=patches out."
             )
-        self.shape = (int(found.shape[1]), int(found.shape[2]))
+        self.shape = (int(patches.shape[1]), int(patches.shape[2]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Patch tokens (N, T, D) of images (N, 3, H, W)."""

@@ -188,10 +188,10 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     """One sentence of what torch has to say against a file, which takes a paragraph for it."""
     text = " ".join(str(error).split())
-    _, found, rest = text.partition("Unsupported global: GLOBAL ")
-    if not found:
-        _, found, rest = text.partition("Trying to load unsupported GLOBAL ")
-    if found:
+    _, separator, rest = text.partition("Unsupported global: GLOBAL ")
+    if not separator:
+        _, separator, rest = text.partition("Trying to load unsupported GLOBAL ")
+    if separator:
         return (
             f"{path} is refused since reading it would call {rest.split()[0].rstrip('.')}, and a "
             "pickle may run any code; save the state dict alone, or ask its author for safetensors."

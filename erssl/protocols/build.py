@@ -34,7 +34,9 @@ def build_method(
     name = options.pop("name")
     views = settings.data.views
     backbone = build_backbone(settings.backbone) if backbone is None else backbone
-    sizes = [settings.data.image_size, *[views.local_image_size] * bool(views.n_local_views)]
+    sizes = [settings.data.image_size]
+    if views.n_local_views:
+        sizes.append(views.local_image_size)
     check_input_size(backbone, sizes)
     if settings.optimizer.layer_decay != 1 and not hasattr(backbone, "blocks"):
         raise ConfigError(

@@ -6,7 +6,7 @@ import copy
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from erssl.protocols.evaluation import Evaluated, Evaluation
 from erssl.protocols.trainer import make_trainer, resumed
 from erssl.run.console import Terminal
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
+from erssl.run.head_files import HEAD, save_head
 from erssl.run.signals import SignalWatch
 from erssl.settings.evaluation import TrainingSettings
 
-_SEED, _PREDICTED, _HEAD = "seed.json", "predicted.safetensors", "head.safetensors"
+_SEED, _PREDICTED = "seed.json", "predicted.safetensors"
 
 
 def train_seeds(
@@ -55,9 +56,9 @@ def train_seeds(
         if not (settings.resume and is_finished(folder)):
             with naming_folder(evaluation.path) as signals:
                 _train(evaluation, settings, probe, indices, seed, folder, signals)
-        row, found = read_seed(folder)
+        row, own = read_seed(folder)
         metrics.append(row)
-        predicted = found if seed == settings.seed else predicted
+        predicted = own if seed == settings.seed else predicted
     return Evaluated(metrics, predicted)
 
 
@@ -130,7 +131,11 @@ def is_finished(folder: Path) -> bool:
 
 
 def keep_seed(
-    folder: Path, history: list[dict[str, float]], scores: Tensor, head: nn.Module | None = None
+    folder: Path,
+    history: list[dict[str, float]],
+    scores: Tensor,
+    head: nn.Module,
+    classes: Sequence[str],
 ) -> None:
     """Write what a training came to; ``seed.json`` last, since it marks it as finished."""
     last, best = history[-1], best_epoch(history)
@@ -138,10 +143,7 @@ def keep_seed(
     metrics |= {"best_on_val_top1": best["top1"], "best_on_val_epoch": best["epoch"] + 1}
     with replacing(folder / _PREDICTED) as partial:
         save_file({"predicted": scores.argmax(dim=1)}, partial)
-    if head is not None:
-        state = {n: t.detach().cpu().contiguous() for n, t in head.state_dict().items()}
-        with replacing(folder / _HEAD) as partial:
-            save_file(state, partial)
+    save_head(folder / HEAD, head, classes)
     write_json(folder / _SEED, {"metrics": metrics, "history": history})
 
 
@@ -190,7 +192,7 @@ def _train(
     backbone = copy.deepcopy(subject.backbone)
     backbone.preprocessing = subject.data.preprocessing  # type: ignore[assignment]
     module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)
-    found = resumed(folder) if settings.resume else None
+    resumed_from = resumed(folder) if settings.resume else None
     kept = RunCheckpoint(folder / LAST_CHECKPOINT, signals=signals)
     callbacks = [LiveProgress(Terminal(stderr=True, quiet=evaluation.subject.quiet)), kept]
     trainer = make_trainer(
@@ -198,10 +200,10 @@ def _train(
         folder,
         settings.epochs,
         callbacks,
-        found,
+        resumed_from,
         use_distributed_sampler=False,
     )
-    checkpoint = None if found is None else found.path
+    checkpoint = None if resumed_from is None else resumed_from.path
     os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -216,8 +218,18 @@ def _train(
         if not frozen:
             weights = folder / WEIGHTS_FILE
             save_backbone(backbone, weights, _architecture(backbone), subject.data.preprocessing)
-        keep_seed(folder, module.history, module.scores, module.head)
+        classes = evaluation.datasets.class_names
+        keep_seed(folder, module.history, module.scores, module.head, classes)
     trainer.strategy.barrier()  # the other processes read what the first has written
+
+
+def keep_backbone(evaluation: Evaluation) -> None:
+    """Write the frozen backbone beside its classifiers, which are of no use without it."""
+    subject = evaluation.subject
+    architecture: Any = getattr(subject.backbone, "architecture", None)
+    if architecture is not None:  # raw pixels have none
+        path = evaluation.path / WEIGHTS_FILE
+        save_backbone(subject.backbone, path, architecture, subject.data.preprocessing)
 
 
 def _architecture(backbone: nn.Module) -> Any:

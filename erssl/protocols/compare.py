@@ -204,9 +204,9 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
     for row, all_results in rows.items():
         values: dict[str, Any] = {}
         for metric in ("knn_top1", "linear_top1", "untrained_knn_top1", "untrained_linear_top1"):
-            found = [r["metrics"][metric] for r in all_results if metric in r["metrics"]]
-            if found:
-                values[metric] = _mean_and_deviation(found)
+            measured = [r["metrics"][metric] for r in all_results if metric in r["metrics"]]
+            if measured:
+                values[metric] = _mean_and_deviation(measured)
         seconds = _mean_and_deviation([r["wall_seconds"] for r in all_results])
         table.append(
             {

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from erssl.data.options import DataOptions
+from erssl.data.options import loader_processes
 from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.job import DetectionJob, DetectionOutcome
 from erssl.downstream.detection.recipes import DETECTRON2_GUIDE, Recipe, Schedule, scaled
@@ -117,8 +117,8 @@ def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
             "'erssl[detection]'."
         )
     module = importlib.import_module(f"erssl.downstream.detection.{name}_backend")
-    found: Callable[[DetectionJob], DetectionOutcome] = module.run
-    return found
+    run_backend: Callable[[DetectionJob], DetectionOutcome] = module.run
+    return run_backend
 
 
 def require_resnet(backbone: nn.Module, name: str) -> None:
@@ -186,7 +186,7 @@ def _job(
 
 
 def _workers(settings: DetectSettings) -> int:
-    return DataOptions(num_workers=settings.num_workers).workers
+    return loader_processes(settings.num_workers)
 
 
 def _finish(
@@ -222,7 +222,7 @@ def _finish(
     )
     for note in outcome.notes:
         job.say(note)
-    print_results(results, read.found, job.folder, console)
+    print_results(results, read.description, job.folder, console)
     return results
 
 

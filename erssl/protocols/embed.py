@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from erssl.data import Datasets, build_eval_transform, load_datasets
-from erssl.data.folders import named
-from erssl.errors import ConfigError, DataError
+from erssl.data import build_eval_transform
+from erssl.errors import ConfigError
 from erssl.evaluation import Features, cached_features
 from erssl.files import remove_remains
 from erssl.models import check_input_size
@@ -22,17 +22,19 @@ from erssl.models.patch_tokens import PatchTokens
 from erssl.paths import user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.evaluation import best_device, progress_bar
-from erssl.protocols.header import image_lines
+from erssl.protocols.similar import check_queries, write_similar
+from erssl.protocols.splits import chosen_splits, image_rows, say_images
 from erssl.protocols.subject import Subject, read_subject, run_of
 from erssl.run.console import say
 from erssl.run.directory import LAST_CHECKPOINT
 from erssl.run.feature_files import (
-    ImageRows,
+    check_new,
     check_output,
     open_parts,
     table_of,
     write_features,
 )
+from erssl.run.launch import started_share
 from erssl.run.result import Result
 from erssl.settings.embed import EmbedSettings, read_embed
 from erssl.settings.pretrain import run_settings
@@ -63,25 +65,37 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     began = time.perf_counter()
     path = settings.path
     check_output(path, settings.overwrite)
+    check_new((settings.page,), settings.overwrite)
     subject = read_subject(settings, about_data, console)
     check_input_size(subject.backbone, [subject.data.image_size])
     network, shape = _network(settings, subject)
-    datasets = load_datasets(subject.data)
-    _say_images(datasets, console)
-    splits = _splits(datasets, settings.split)
+    datasets = subject.data.load()
+    say_images(datasets, console)
+    splits = chosen_splits(datasets, settings.split)
+    rows = image_rows(splits, datasets)
+    queries = check_queries(settings.queries, rows) if settings.page else []
     parts = open_parts(path)
-    taken = [
-        _features(name, images, network, shape, settings, subject, parts, console)
-        for name, images in splits
+    work = [
+        (name, images, network, shape, settings, subject, parts, console) for name, images in splits
     ]
+    if (share := settings.share or started_share()) is not None:
+        for each in work:
+            _features(*each, share=share)
+        mine = f"{share[0]}/{share[1]}"
+        say(console, f"Process {mine} is done; once all are, the command alone writes {path}.")
+        return Result(parts)
+    taken = [_features(*each) for each in work]
     features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
-    rows = _rows(splits, taken, datasets)
-    for file in (path, table_of(path)):
+    for file in (path, table_of(path), settings.page):
         if file is not None:
             remove_remains(file)
+    page = settings.page
+    more = {} if page is None else write_similar(page, settings, features, rows, splits, queries)
     write_features(path, features.unflatten(1, shape).numpy(), rows)
     shutil.rmtree(parts, ignore_errors=True)
-    return _finish(path, features, shape, rows, datasets, time.perf_counter() - began, console)
+    _say_where(settings, features, shape, time.perf_counter() - began, more, console)
+    results = {"shape": (len(features), *shape), "files": rows.files, "skipped": datasets.skipped}
+    return Result(path, results={**results, **more})
 
 
 def _network(settings: EmbedSettings, subject: Subject) -> tuple[nn.Module, tuple[int, ...]]:
@@ -121,16 +135,6 @@ def _with_head(checkpoint: str, image_size: int) -> tuple[nn.Module, tuple[int, 
     return branch, (int(width),)
 
 
-def _splits(datasets: Datasets, split: str) -> list[tuple[str, Any]]:
-    there = {"train": datasets.train, "val": datasets.val}
-    if split != "all" and there[split] is None:
-        raise DataError(
-            f"split={split} but the data have no validation images; leave split out, or name a "
-            "folder of them (data.val_dir)."
-        )
-    return [(name, each) for name, each in there.items() if each and split in (name, "all")]
-
-
 def _features(
     split: str,
     images: Any,
@@ -140,14 +144,15 @@ def _features(
     subject: Subject,
     parts: Path,
     console: Console,
+    share: tuple[int, int] | None = None,
 ) -> Features:
-    """Features (N, d) of a split, those of patches side by side."""
+    """Features (N, d) of a split, those of patches side by side; of a share, what is there."""
     data = subject.data
     transform: Callable[[Any], Tensor] = build_eval_transform(
         data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
     )
     width = torch.Size(shape).numel()
-    device = best_device()
+    device = _device()
     what = "training" if split == "train" else "validation"
     with progress_bar(console, f"features of {len(images)} {what} images") as update:
         return cached_features(
@@ -162,53 +167,33 @@ def _features(
             num_workers=data.workers,
             device=device,
             shard_size=max(1, min(SHARD, _SHARD_BYTES // (4 * width))),
+            share=share,
             progress=update,
         )
 
 
-def _rows(
-    splits: Sequence[tuple[str, Any]], taken: Sequence[Features], datasets: Datasets
-) -> ImageRows:
-    labels = torch.cat([each.labels for each in taken]).tolist()
-    names = datasets.class_names
-    return ImageRows(
-        files=[file for split, images in splits for file in _names(split, images)],
-        labels=labels if datasets.labelled else [None] * len(labels),
-        classes=[names[label] if datasets.labelled else "" for label in labels],
-        splits=[split for split, images in splits for _ in range(len(images))],
-    )
+def _device() -> torch.device:
+    """The GPU of this process where several were started together, else the first."""
+    device, local = best_device(), os.environ.get("LOCAL_RANK", "")
+    return torch.device("cuda", int(local)) if device.type == "cuda" and local.isdigit() else device
 
 
-def _names(split: str, images: Any) -> list[str]:
-    """The files of images; split and number where they lie in no files of their own."""
-    samples = getattr(images, "samples", None)
-    if samples is None:
-        return [f"{split}/{number}" for number in range(len(images))]
-    return [str(path) for path, _ in samples]
-
-
-def _say_images(datasets: Datasets, console: Console) -> None:
-    """Say how many images there are, and what is left out and why."""
-    for line in image_lines(datasets):
-        say(console, line)
-    if datasets.skipped:
-        listed = named(f"{path}: {reason}" for path, reason in datasets.skipped)
-        say(console, f"Images that cannot be read: {len(datasets.skipped)} ({listed})")
-
-
-def _finish(
-    path: Path,
+def _say_where(
+    settings: EmbedSettings,
     features: Tensor,
     shape: tuple[int, ...],
-    rows: ImageRows,
-    datasets: Datasets,
     seconds: float,
+    more: Mapping[str, Any],
     console: Console,
-) -> Result:
-    size = (len(features), *shape)
-    table = table_of(path)
-    where = f"{path}" if table is None else f"{path} and {table}"
-    sizes = " x ".join(map(str, size))
+) -> None:
+    table = table_of(settings.path)
+    where = f"{settings.path}" if table is None else f"{settings.path} and {table}"
+    sizes = " x ".join(map(str, (len(features), *shape)))
     say(console, f"Features {sizes} of {len(features)} images: {where} ({seconds:.0f} s)")
-    results = {"shape": size, "files": rows.files, "skipped": datasets.skipped}
-    return Result(path, results=results)
+    if more:
+        said = (
+            f"{more['near_duplicates']:,} near-duplicates (cosine {settings.duplicates:g} and up)"
+        )
+        if more["leaks"]:
+            said += f", {more['leaks']:,} of them between train and val"
+        say(console, f"{said}; neighbours and map: {more['page']}")

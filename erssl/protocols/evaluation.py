@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from erssl.data import Datasets, build_eval_transform, load_datasets, require_labels
+from erssl.data import Datasets, build_eval_transform, require_labels
 from erssl.data.labelled import Indices
 from erssl.evaluation import Features, cached_features, confusion_matrix
 from erssl.evaluation.fingerprints import data_digest, weights_digest
@@ -56,12 +56,6 @@ from erssl.settings.evaluation import (
 )
 from erssl.settings.fitting import departures, fit
 
-# Classes, training and validation images of the whole data sets, and the size that papers take.
-_WHOLE = {
-    "imagenet": (1000, 1_281_167, 50_000, 224),
-    "cifar10": (10, 50_000, 10_000, None),
-    "cifar100": (100, 50_000, 10_000, None),
-}
 Training = TypeVar("Training", bound=TrainingSettings)
 _PUBLISHED = 3  # groups of published numbers that are printed; the report has all
 
@@ -106,7 +100,7 @@ class Evaluation:
         self.settings = settings
         self.subject = subject
         self.path = folder_for(settings.run_dir, protocol, subject.slug, subject.data.name)
-        self.datasets: Datasets = load_datasets(subject.data)
+        self.datasets: Datasets = subject.data.load()
         require_labels(subject.data, self.datasets)
         self.facts: dict[str, Any] = {}
         self._fitted: dict[str, Any] = {}
@@ -274,18 +268,18 @@ class Evaluation:
             published=self._published(setting),
             warnings=warnings,
         )
-        print_results(results, self.subject.found, self.path, console)
+        print_results(results, self.subject.description, self.path, console)
         return Result.of(self.path, results)
 
     def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Published numbers of the same protocol, data set and backbone, where there are some."""
-        data, found = self.subject.data, self.datasets
+        data, images = self.subject.data, self.datasets
         name = data.name
         options = getattr(self.subject.backbone, "architecture", None)
-        classes, train, val, size = _WHOLE.get(name, (0, 0, 0, None))
-        if (classes, train, val) != (found.num_classes, len(found.train), len(_val(self))):
+        whole, counts = data.published, (images.num_classes, len(images.train), len(_val(self)))
+        if whole is None or counts != (whole.classes, whole.train, whole.val):
             return None  # a part of the data set, or another of the same name
-        if options is None or size not in (None, data.image_size):
+        if options is None or whole.image_size not in (None, data.image_size):
             return None
         if isinstance(self.settings, TrainingSettings) and departures(self.settings):
             return None
@@ -321,10 +315,12 @@ def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return summary
 
 
-def print_results(results: Mapping[str, Any], found: str, path: Path, console: Console) -> None:
+def print_results(
+    results: Mapping[str, Any], description: str, path: Path, console: Console
+) -> None:
     """What came out, and what is published for the same protocol."""
     metrics = results["metrics"]
-    say(console, f"{results['method']}: {found}")
+    say(console, f"{results['method']}: {description}")
     table = Table("metric", results["protocol"], box=None, pad_edge=False)
     for name, value in metrics.items():
         if name.endswith("_std") or "_seed" in name:

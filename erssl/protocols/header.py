@@ -41,30 +41,30 @@ def header_lines(
     Returns:
         One line for each fact, without line breaks.
     """
-    found = data.datasets
+    datasets = data.datasets
     backbone: Any = method.backbone
     lines = [
-        *image_lines(found),
+        *image_lines(datasets),
         f"Device: {_device(trainer)}",
         f"Pipeline: {settings.data.pipeline} ({settings.data.workers} loader processes)",
         f"Parameters: {_trained(method):,} trained, {_trained(backbone):,} of them in the backbone "
         f"{settings.backbone.name}",
-        f"Steps: {_steps(settings, len(found.train))}",
+        f"Steps: {_steps(settings, len(datasets.train))}",
         f"Run directory: {path}",
     ]
     return [printable(line) for line in lines]
 
 
-def image_lines(found: Datasets) -> list[str]:
+def image_lines(datasets: Datasets) -> list[str]:
     """Say which images there are, and what was left out by reason: one line for each fact."""
-    lines = [f"Training images: {len(found.train):,}{_sizes(found.train)}"]
-    if found.val is not None:
-        lines.append(f"Validation images: {len(found.val):,}{_sizes(found.val)}")
-    classes = f"{found.num_classes:,}" if found.labelled else "none (images without labels)"
+    lines = [f"Training images: {len(datasets.train):,}{_sizes(datasets.train)}"]
+    if datasets.val is not None:
+        lines.append(f"Validation images: {len(datasets.val):,}{_sizes(datasets.val)}")
+    classes = f"{datasets.num_classes:,}" if datasets.labelled else "none (images without labels)"
     lines.append(f"Classes: {classes}")
     lines += [
         f"Left out of {split}: {_reasons(left_out)}"
-        for split, left_out in found.left_out.items()
+        for split, left_out in datasets.left_out.items()
         if left_out.total()
     ]
     return lines

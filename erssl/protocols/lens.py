@@ -181,8 +181,8 @@ def _module(
             own.get("head_prefix", "projection_head."),
             own.get("head_activation", "relu"),  # type: ignore[arg-type]
         )
-    found: Any = backbone.preprocessing
-    kept = {k: v for k, v in found.items() if f"data.{k}" not in said}
+    own_preprocessing: Any = backbone.preprocessing
+    kept = {k: v for k, v in own_preprocessing.items() if f"data.{k}" not in said}
     data = dataclasses.replace(settings.data, **kept) if kept else settings.data
     branch = nn.Sequential(backbone, nn.Flatten(), head)
     return branch, branch, dataclasses.replace(settings, data=data)

@@ -12,6 +12,7 @@ from erssl.evaluation.linear_on_features import train_linear
 from erssl.evaluation.plausibility import neighbours
 from erssl.protocols.classifier_training import (
     is_finished,
+    keep_backbone,
     keep_seed,
     naming_folder,
     read_seed,
@@ -47,6 +48,9 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
     evaluation = Evaluation("linear", settings, subject)
     settings = evaluation.fit(settings, len(evaluation.datasets.train), probe.world_size)
     with evaluation.opened(console, probe.is_global_zero):
+        if probe.is_global_zero:
+            with naming_folder(evaluation.path):
+                keep_backbone(evaluation)
         if settings.mode == "cached":
             if not probe.is_global_zero:
                 # one process is enough, and all would write to the same files
@@ -76,8 +80,9 @@ def _on_features(
             classes = evaluation.datasets.num_classes
             with naming_folder(evaluation.path):
                 result = train_linear(train, val, classes, settings, seed, device)
-                keep_seed(folder, result.history, result.scores)
-        row, found = read_seed(folder)
+                names = evaluation.datasets.class_names
+                keep_seed(folder, result.history, result.scores, result.head, names)
+        row, own = read_seed(folder)
         metrics.append(row)
-        predicted = found if seed == settings.seed else predicted
+        predicted = own if seed == settings.seed else predicted
     return Evaluated(metrics, predicted)

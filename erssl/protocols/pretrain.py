@@ -128,7 +128,7 @@ def _pretrain(
     console: Console,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    found = resumed(path) if settings.resume else None
+    resumed_from = resumed(path) if settings.resume else None
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     data = SSLDataModule(settings.data, each, settings.seed)
@@ -141,7 +141,7 @@ def _pretrain(
             sources = {**sources, "batch_size": f"fits the {images} training images"}
         data.batch_size = fitted // probe.world_size
     data.validate(probe.world_size)
-    start = start_of(settings, found is not None)
+    start = start_of(settings, resumed_from is not None)
     method = build_method(settings, data.datasets.num_classes, data.batch_size, start)
     heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
@@ -154,7 +154,7 @@ def _pretrain(
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
         callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
-        if found is not None:
+        if resumed_from is not None:
             tell = partial(say, console) if first else _silent
             callbacks.append(LengthenedSchedule(settings.epochs, tell))
         if first:
@@ -167,12 +167,12 @@ def _pretrain(
                 sentence = told(settings, start, heads)
                 say(console, sentence)
             write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
-            if settings.resume and found is None:
+            if settings.resume and resumed_from is None:
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
             header = header_lines(settings, data, method, probe, path)
             write_text(path / HEADER, "\n".join(header) + "\n")
             say_lines(console, "\n".join(header))
-        metrics = _train(settings, data, method, callbacks, path, probe, found, signals)
+        metrics = _train(settings, data, method, callbacks, path, probe, resumed_from, signals)
         if not first:
             return {}
         seconds = time.perf_counter() - began
@@ -189,7 +189,7 @@ def _train(
     callbacks: list[Callback],
     path: Path,
     probe: Trainer,
-    found: Resumed | None,
+    resumed_from: Resumed | None,
     signals: SignalWatch,
 ) -> dict[str, float]:
     """Measure, train, measure again; only the first process measures."""
@@ -206,8 +206,8 @@ def _train(
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
     keep = settings.keep_checkpoints
-    trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, found, keep)
-    checkpoint = None if found is None else found.path
+    trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, resumed_from, keep)
+    checkpoint = None if resumed_from is None else resumed_from.path
     try:
         trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         signals.training_ends()
@@ -225,7 +225,8 @@ def _train(
     if not probe.is_global_zero:
         return {}
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
-    logged += ["val_online_cls_top1"] * data.datasets.labelled
+    if data.datasets.labelled:
+        logged.append("val_online_cls_top1")
     return {
         **_accuracy(method.backbone, data, evaluation, device),
         **metrics,

@@ -35,14 +35,14 @@ class Subject:
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
-        found: One sentence on what was read.
+        description: One sentence on what was read.
         data: The images, with the preprocessing that came with the weights.
         quiet: Whether nothing is printed meanwhile.
     """
 
     backbone: nn.Module
     name: str
-    found: str
+    description: str
     data: DataOptions
     quiet: bool = False
 
@@ -59,13 +59,13 @@ class Read:
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
-        found: One sentence on what was read.
+        description: One sentence on what was read.
         preprocessing: What came with the weights; empty where nothing is known.
     """
 
     backbone: nn.Module
     name: str
-    found: str
+    description: str
     preprocessing: Mapping[str, Any]
 
 
@@ -81,8 +81,8 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
         with isolate_rng(include_cuda=False):
             torch.manual_seed(settings.seed)
             backbone = build_backbone(architecture).eval()
-        found = f"random weights of {architecture.name}, seed {settings.seed}"
-        return Read(backbone, f"untrained {architecture.name}", found, preprocessing)
+        description = f"random weights of {architecture.name}, seed {settings.seed}"
+        return Read(backbone, f"untrained {architecture.name}", description, preprocessing)
     backbone = load_backbone(
         checkpoint,
         settings.arch,
@@ -115,10 +115,10 @@ def read_subject(
     run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
     if checkpoint == PIXELS:
-        return Subject(_pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
+        return Subject(pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
     read = read_backbone(settings, console)
     data = _with_preprocessing(data, read.preprocessing, about_data)
-    return Subject(read.backbone, read.name, read.found, data, console.quiet)
+    return Subject(read.backbone, read.name, read.description, data, console.quiet)
 
 
 def _say(sentence: str, console: Console) -> None:
@@ -180,7 +180,8 @@ def _architecture(
     return named_architecture(what), {}
 
 
-def _pixels(data: DataOptions) -> nn.Module:
+def pixels(data: DataOptions) -> nn.Module:
+    """What gives the pixels of an image as its features."""
     flatten = nn.Flatten()
     flatten.feature_dim = 3 * data.image_size**2  # type: ignore[assignment]
     return flatten

@@ -88,7 +88,7 @@ def make_trainer(
     path: Path,
     epochs: int,
     callbacks: Sequence[Callback],
-    found: Resumed | None,
+    resumed_from: Resumed | None,
     keep: int = 1,
     **more: Any,
 ) -> Trainer:
@@ -99,16 +99,16 @@ def make_trainer(
         path: The directory.
         epochs: How long it trains.
         callbacks: What is called.
-        found: The checkpoint that it goes on from.
+        resumed_from: The checkpoint that it goes on from.
         keep: Checkpoints that stay.
         **more: Further arguments of Lightning's.
     """
     return Trainer(
         **options,
         max_epochs=epochs,
-        logger=make_loggers(path, None if found is None else found.step),
+        logger=make_loggers(path, None if resumed_from is None else resumed_from.step),
         callbacks=list(callbacks),
-        plugins=[WholeCheckpointIO(keep, found)],
+        plugins=[WholeCheckpointIO(keep, resumed_from)],
         enable_model_summary=False,
         default_root_dir=path,
         num_sanity_val_steps=0,

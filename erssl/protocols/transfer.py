@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from erssl.data.options import DataOptions
+from erssl.data.options import loader_processes
 from erssl.downstream.transfer.datasets import (
     TRANSFER_DATASETS,
     TransferData,
@@ -130,7 +130,7 @@ def _check(settings: TransferSettings, seed: int, name: str) -> None:
     """Find what is wrong with a data set before any is computed on."""
     data = _load(settings, seed, name)
     if settings.mode == "finetune" and settings.verify and seed == settings.seed:
-        check_images(data, DataOptions(num_workers=settings.num_workers).workers + 1)
+        check_images(data, loader_processes(settings.num_workers) + 1)
 
 
 def _load(settings: TransferSettings, seed: int, name: str) -> TransferData:
@@ -185,7 +185,7 @@ def _evaluate(
     console: Console,
 ) -> Outcome | None:
     preprocessing = preprocessing_of(read.preprocessing)
-    workers = DataOptions(num_workers=settings.num_workers).workers
+    workers = loader_processes(settings.num_workers)
     backbone = read.backbone.to(device)
     if settings.mode == "finetune":
         grid = settings.grid
@@ -246,15 +246,15 @@ def _show_table(
 
 def _ours(name: str, results: Sequence[Mapping[str, Any]]) -> Row:
     """Mean of the seeds and their deviation, in per cent."""
-    found: dict[str, list[float]] = {}
+    percents: dict[str, list[float]] = {}
     for result in results:
         metric = TRANSFER_DATASETS[result["dataset"]].metric
-        found.setdefault(result["dataset"], []).append(100 * result["metrics"][metric])
+        percents.setdefault(result["dataset"], []).append(100 * result["metrics"][metric])
     parts = [r["dataset"] for r in results if not r["config"]["complete"]]
     return Row(
         name,
-        {dataset: statistics.fmean(values) for dataset, values in found.items()},
-        {d: statistics.stdev(values) for d, values in found.items() if len(values) > 1},
+        {dataset: statistics.fmean(values) for dataset, values in percents.items()},
+        {d: statistics.stdev(values) for d, values in percents.items() if len(values) > 1},
         published=False,
         incomplete=list(dict.fromkeys(parts)),
     )

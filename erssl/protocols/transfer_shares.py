@@ -129,9 +129,9 @@ def finished(place: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = read_results(file)
-        found["metrics"][TRANSFER_DATASETS[found["dataset"]].metric]
-        return found
+        results = read_results(file)
+        results["metrics"][TRANSFER_DATASETS[results["dataset"]].metric]
+        return results
     except (DataError, KeyError) as error:
         raise RunError(
             f"{file} is not what the suite writes; delete it, or start again with overwrite=true."

@@ -247,7 +247,8 @@ def _kept(path: Path) -> list[Path]:
         for file in path.parent.glob(f"{path.stem}-*{path.suffix}")
         if (number := file.stem.removeprefix(f"{path.stem}-")).isdigit()
     }
-    return [path] * path.is_file() + [older[number] for number in sorted(older)]
+    newest = [path] if path.is_file() else []
+    return newest + [older[number] for number in sorted(older)]
 
 
 def _flush_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from erssl.errors import Stopped
@@ -30,20 +30,31 @@ class Children:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._ending: int | None = None
 
-    def run(self, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
+    def run(
+        self,
+        arguments: Sequence[str],
+        variables: Mapping[str, str] | None = None,
+        heard: Callable[[str], None] | None = None,
+    ) -> int:
         """Run a command and give its exit status.
 
         Args:
             arguments: Of the command, without ``erssl``.
             variables: Its environment; ``None`` for that of this process.
+            heard: Gets every line of its standard error, which is printed as well.
         """
         if self._ending is not None:
             return 128 + self._ending
         environment = {**(os.environ if variables is None else variables)}
         environment[PARENT_VARIABLE] = str(os.getpid())
         command = [sys.executable, "-m", "erssl.cli.main", *arguments]
-        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        pipe = subprocess.PIPE if heard else None
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=pipe)
         self._running.add(process)
+        for line in process.stderr or ():
+            sys.stderr.write(line.decode(errors="replace"))
+            if heard:
+                heard(line.decode(errors="replace"))
         status = process.wait()
         self._running.discard(process)
         return status

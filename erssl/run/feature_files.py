@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,39 @@ def check_output(path: Path, overwrite: bool) -> None:
         RunError: If it or its table is there and is not to be replaced.
         ConfigError: If it needs a package that is not installed.
     """
-    for file in (path, table_of(path)):
+    check_new((path, table_of(path)), overwrite)
+    if path.suffix == ".parquet":
+        _pyarrow()
+
+
+def check_new(files: Iterable[Path | None], overwrite: bool) -> None:
+    """Refuse files that are there.
+
+    Raises:
+        RunError: If one of them is a folder, or exists and is not to be replaced.
+    """
+    for file in files:
         if file is not None and os.path.isdir(file):
             raise RunError(f"output={file} is a folder; name a file.")
         if file is not None and os.path.lexists(file) and not overwrite:
             raise RunError(f"{file} exists; name another output, or set overwrite=true.")
-    if path.suffix == ".parquet":
-        _pyarrow()
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder that a file of the command will lie in.
+
+    Raises:
+        RunError: If nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".probe-{os.getpid()}")
+        probe.write_bytes(b"erssl")
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"output={path} cannot be written ({error.strerror}); name another place."
+        ) from error
 
 
 def open_parts(path: Path) -> Path:

@@ -86,12 +86,12 @@ class _Lock:
         """
         taken_over = False
         while not self._create():
-            found = self._read(self.file)
-            if found is None:
+            holder = self._read(self.file)
+            if holder is None:
                 continue  # given back in this moment
-            if not self._is_stale(found):
-                raise RunError(self._refusal(found))
-            self._move_away(found)
+            if not self._is_stale(holder):
+                raise RunError(self._refusal(holder))
+            self._move_away(holder)
             taken_over = True
         if taken_over:  # others may have found the same lock, and one may have moved ours away
             time.sleep(_SETTLE)

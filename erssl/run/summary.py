@@ -130,12 +130,12 @@ def collect(places: Iterable[str | Path]) -> Summary:
     files: list[Path] = []
     for place in places:
         path = user_path(place)
-        found = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.rglob(RESULTS))
-        if not found:
+        results = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.rglob(RESULTS))
+        if not results:
             raise DataError(
                 f"There is no {RESULTS} in {place}; name run directories, or a folder of them."
             )
-        files += [file for file in found if file not in files]
+        files += [file for file in results if file not in files]
     return Summary(
         tuple(read_results(file) for file in files), tuple(file.parent for file in files)
     )
@@ -181,17 +181,17 @@ def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     common = {"dataset": result["dataset"], "seed": result["seed"], "folder": str(folder)}
     common |= {"wall_seconds": result.get("wall_seconds", "")}
     if result["protocol"] == "pretrain":
-        found = []
+        rows = []
         for prefix, (name, protocol) in _AT_THE_END.items():
             own = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
             method = name.format(result["method"])
             k = config.get("evaluation", {}).get("knn_k")
             said = f"k={k}" if "knn" in prefix and k is not None else ""
             if own:
-                found.append(
+                rows.append(
                     {"method": method, "protocol": protocol, "setting": said} | common | own
                 )
-        return found
+        return rows
     settings = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
     command = str(result["environment"].get("command", "")).split()[2:]
     settings += [o for o in command if "=" in o and o.partition("=")[0] not in _TOLD]

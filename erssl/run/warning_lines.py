@@ -38,7 +38,7 @@ def _show(
         return
     text = " ".join(str(message).split())
     about = "" if issubclass(category, ErsslWarning) else f" of {_library(filename)}"
-    print(f"erssl: Warning{about}: {printable(text)}", file=file or sys.stderr)
+    print(f"Warning{about}: {printable(text)}", file=file or sys.stderr)
 
 
 def _library(filename: str) -> str:

@@ -304,7 +304,9 @@ def check_same_settings(
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     # both follow from the number of images, whose digest says more
-    for key in sorted({*before, *now} - {"features_k", "fitted"}):
+    # every data set had the options of all once, none of which it reads
+    unread = {key for key in before if key.startswith("data.") and key not in now}
+    for key in sorted({*before, *now} - {"features_k", "fitted"} - unread):
         if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "

@@ -87,8 +87,8 @@ def fit(protocol: str, settings: S, images: int, devices: int = 1) -> tuple[S, s
 def departures(settings: TrainingSettings) -> list[str]:
     """What differs from the protocol that the preset's authors published, as ``epochs=5 (90)``."""
     published = settings.chosen.values.get(settings.preset, {})
-    found = {key: getattr(settings, key) for key in published if key != "preset"}
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+    chosen = {key: getattr(settings, key) for key in published if key != "preset"}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in chosen.items()}
     differ = [f"{k}={_text(v)} ({_text(published[k])})" for k, v in plain.items()]
     differ = [text for text, k in zip(differ, plain, strict=True) if plain[k] != published[k]]
     rates = {"backbone_lr", "head_lr"} & settings.chosen.said - published.keys()

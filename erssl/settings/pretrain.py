@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pytorch_lightning import Trainer
 
 from erssl.data import DataOptions, ViewOptions, default_options
+from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
 from erssl.methods import OptimizerOptions, available_methods, get_method
@@ -30,7 +31,6 @@ from erssl.settings.compose import (
 from erssl.settings.start import check_start, with_start
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
-# What the command itself gives to a method's constructor.
 # What the commands themselves give to the Trainer.
 OWN_TRAINER_KEYS = (
     "max_epochs",
@@ -46,6 +46,7 @@ OWN_TRAINER_KEYS = (
     "sync_batchnorm",
     "num_sanity_val_steps",
 )
+# What the command itself gives to a method's constructor.
 _OWN_METHOD_KEYS = (
     "batch_size_per_device",
     "num_classes",
@@ -191,7 +192,7 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         resolved = dataclasses.asdict(settings)
         return settings, resolved, _sources(resolved, sources)
     resolved = dataclasses.asdict(settings)
-    stored, stored_sources = _read_config(file), comments_of(read_yaml_text(file))
+    stored, stored_sources = stored_config(file), comments_of(read_yaml_text(file))
     if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
         stored["epochs"], stored_sources["epochs"] = resolved["epochs"], "override"
     for key in said:
@@ -199,7 +200,7 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         named_only = key == "experiment" and not stored_sources
         _check_same(key, flat(resolved), flat(stored), named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
-    for key in said & set(_MAY_CHANGE):
+    for key in said & set(MAY_CHANGE):
         node, _, name = key.rpartition(".")
         if node:
             stored[node][name] = resolved[node][name]
@@ -231,21 +232,46 @@ def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
         ConfigError: If an override is wrong.
         RunError: If the run's ``config.yaml`` cannot be read.
     """
-    settings = _settings(_read_config(run_dir / CONFIG))
+    settings = _settings(stored_config(run_dir / CONFIG))
     said = {override.partition("=")[0] for override in overrides}
     if "backbone" in {key.partition(".")[0] for key in said}:
         raise ConfigError(f"{run_dir} has a backbone of its own; leave backbone out.")
-    own = settings.data
+    data, composed = read_on(settings.data, overrides)
+    changes: dict[str, Any] = {"data": data}
+    if any(key.startswith("lens.") for key in said):
+        changes["lens"] = composed.lens
+    if "seed" in said:
+        changes["seed"] = composed.seed
+    return dataclasses.replace(settings, **changes)
+
+
+def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, PretrainSettings]:
+    """What is read of the images of a run, or of others that overrides name.
+
+    Preprocessing and views stay those of the run unless an override says otherwise.
+
+    Args:
+        own: The images of the run, and how it reads them.
+        overrides: ``key=value``, about data and else.
+
+    Returns:
+        The images to read, and all that the overrides come to.
+
+    Raises:
+        ConfigError: If an override is wrong.
+    """
+    said = {override.partition("=")[0] for override in overrides}
     if "data" not in said:
-        places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
-        overrides = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *overrides]
+        places = {k: getattr(own, k) for k in own.own_options()}
+        named = [f"data.{k}={place}" for k, place in places.items() if isinstance(place, str)]
+        overrides = [f"data={own.name}", *named, *overrides]
     composed, _ = read_settings(overrides)
     data = own
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
     # all at once, since some are checked together
-    changed: dict[str, Any] = {"val_fraction": None} if "data.val_dir" in said else {}
+    changed: dict[str, Any] = {}
     views: dict[str, Any] = {}
     for key in said:
         group, _, name = key.partition(".")
@@ -255,23 +281,22 @@ def run_settings(run_dir: Path, overrides: list[str]) -> PretrainSettings:
         elif group == "data" and name:
             changed[name] = getattr(composed.data, name)
     changed["views"] = dataclasses.replace(changed.get("views", data.views), **views)
-    data = dataclasses.replace(data, **changed)
-    changes: dict[str, Any] = {"data": data}
-    if any(key.startswith("lens.") for key in said):
-        changes["lens"] = composed.lens
-    if "seed" in said:
-        changes["seed"] = composed.seed
-    return dataclasses.replace(settings, **changes)
+    return data.changed(**changed), composed
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def stored_config(file: Path) -> dict[str, Any]:
+    """Read the settings of a run, with the defaults of keys that came in after it was started.
+
+    Raises:
+        RunError: If the file cannot be read, or is not what a run writes.
+    """
     try:
         stored: Any = read_settings_file(file)
         keys = {f.name: f.default for f in fields(PretrainSettings)}
         optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
-            stored["data"] = {"exif": False} | stored["data"]  # as all images were read before
+            stored["data"] = earlier_options(stored["data"])
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
         name = stored["method"]["name"]
@@ -288,17 +313,22 @@ def _read_config(file: Path) -> dict[str, Any]:
     return stored
 
 
-def _settings(config: Mapping[str, Any]) -> PretrainSettings:
-    data_config = dict(config["data"])
-    views = dict(data_config.pop("views", {}))
-    data = default_options(**data_config)
+def stored_data(config: Mapping[str, Any]) -> DataOptions:
+    """The images of a composed or stored config, what it does not name as suits the data set."""
+    config = dict(config)
+    views: dict[str, Any] = dict(config.pop("views", {}))
+    data = default_options(**config)
     if views:
         views = {"recipe": data.views.recipe} | views
         data = dataclasses.replace(data, views=ViewOptions(**views))
+    return data
+
+
+def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     return PretrainSettings(
         **{
             **config,
-            "data": data,
+            "data": stored_data(config["data"]),
             "backbone": BackboneOptions(**config["backbone"]),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
@@ -307,7 +337,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     )
 
 
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "run_dir",
     "plots",
     "resume",
@@ -338,7 +368,7 @@ def _check_same(
         stored: What the run has.
         named_only: Compare an experiment by its method, data set and length alone.
     """
-    if key in _MAY_CHANGE:
+    if key in MAY_CHANGE:
         return
     if key == "experiment":
         named = ["method.name", "data.name", "epochs", "batch_size", "data.views.n_local_views"]
@@ -349,7 +379,7 @@ def _check_same(
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
         changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if name not in _MAY_CHANGE and changed:
+        if name not in MAY_CHANGE and changed:
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
@@ -374,7 +404,7 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
     backbone = schema_from(BackboneOptions) | {"options": FREE}
     return schema_from(PretrainSettings) | {
         "method": {"name": str, **own} if known else FREE,
-        "data": schema_from(DataOptions),
+        "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
     }

@@ -59,5 +59,5 @@ def test_a_loss_that_compares_no_embeddings_may_leave_them_in_a_cone(compares_vi
     )
     data = SimpleNamespace(measurable=True, probe_views=lambda n: torch.zeros(2, n, 3, 4, 4))
     (lens,) = _callbacks(settings, data, Path(), compares_views)
-    found = said("mveb without entropy", lens.guard)
-    assert bool(found) == compares_views
+    warning = said("mveb without entropy", lens.guard)
+    assert bool(warning) == compares_views

@@ -81,8 +81,8 @@ def test_stop_names_step_and_place_before_the_weights_are_touched(what, where, t
     assert saved["step"] == 3
     assert len(saved["batches"][0][0][0]) == 12
     # with the fault gone, the run that was stopped ends as one without it
-    found = Resumed(tmp_path / "run" / "last.ckpt", 2)
-    again = train(METHOD, tmp_path / "run", found, every=1)
+    resumed_from = Resumed(tmp_path / "run" / "last.ckpt", 2)
+    again = train(METHOD, tmp_path / "run", resumed_from, every=1)
     assert differences(again["state_dict"], clean["state_dict"]) == []
 
 
@@ -126,14 +126,14 @@ class Watch(Callback):
 
 
 def test_a_run_that_backed_off_resumes_to_the_bit(tmp_path):
-    def guarded(path, found=None):
+    def guarded(path, resumed_from=None):
         callbacks = [Spoil("gradient", 2), NonFiniteGuard("backoff", path)]
-        return train(METHOD, path, found, callbacks=callbacks, every=1)
+        return train(METHOD, path, resumed_from, callbacks=callbacks, every=1)
 
     with pytest.warns(UserWarning, match="Step 2"):
         whole = guarded(tmp_path / "whole")
-    found = Resumed(tmp_path / "whole" / "last-3.ckpt", 3)
-    again = guarded(tmp_path / "again", found)
+    resumed_from = Resumed(tmp_path / "whole" / "last-3.ckpt", 3)
+    again = guarded(tmp_path / "again", resumed_from)
     assert differences(whole["state_dict"], again["state_dict"]) == []
     assert differences(whole["callbacks"], again["callbacks"]) == []
 

@@ -67,7 +67,7 @@ def read(command, *overrides):
 @pytest.mark.parametrize("command", SETTINGS)
 def test_every_preset_is_in_these_tables(command):
     known = {"knn": KNN, "linear": LINEAR_LR, "semi": SEMI_LR, "finetune": ["lightly"]}[command]
-    auto = ["auto"] * (command != "knn")
+    auto = [] if command == "knn" else ["auto"]
     assert sorted([*known, *auto]) == group_options(f"preset/{command}")
     assert read(command).preset == DEFAULTS[command]
 
@@ -75,8 +75,8 @@ def test_every_preset_is_in_these_tables(command):
 @pytest.mark.parametrize(("command", "preset"), TRAININGS)
 def test_a_preset_trains_as_its_papers_code_does(command, preset):
     settings = read(command, f"preset={preset}")
-    found = tuple(getattr(settings, column) for column in COLUMNS)
-    assert found == TRAININGS[command, preset]
+    actual = tuple(getattr(settings, column) for column in COLUMNS)
+    assert actual == TRAININGS[command, preset]
     assert (settings.preset, settings.crop_scale, settings.flip) == (preset, (0.08, 1.0), True)
 
 
@@ -91,8 +91,8 @@ def test_a_semi_supervised_preset_has_its_papers_rates_of_the_nearer_fraction(pr
     one, ten = SEMI_LR[preset]
     settings = read("semi", f"preset={preset}", "fraction=any-list.txt")
     for share, rates in ((0.01, one), (0.02, one), (0.05, ten), (0.1, ten), (1.0, ten)):
-        found = settings.with_rates(share)
-        assert (found.backbone_lr, found.head_lr) == rates, share
+        actual = settings.with_rates(share)
+        assert (actual.backbone_lr, actual.head_lr) == rates, share
 
 
 def test_fine_tuning_has_lightlys_one_rate():
@@ -148,8 +148,8 @@ def test_every_value_of_a_preset_may_be_said_otherwise(command, preset):
     overrides = [f"{key}={value}".replace(" ", "") for key, value in new.items()]
     settings = read(command, f"preset={preset}", *overrides)
     for key, value in new.items():
-        found = getattr(settings, key)
-        shown = str(list(found) if isinstance(found, tuple) else found)
+        actual = getattr(settings, key)
+        shown = str(list(actual) if isinstance(actual, tuple) else actual)
         assert shown.lower() == str(value), key
 
 

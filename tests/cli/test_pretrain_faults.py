@@ -153,10 +153,8 @@ def test_checkpoints_inside_an_epoch_and_a_damaged_newest_one(whole, tmp_path, m
         file.write_bytes(file.read_bytes()[:1000])
     capfd.readouterr()
     assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 0
-    [warning] = [w for w in capfd.readouterr().err.splitlines() if w.startswith("erssl: Warning")]
-    assert re.fullmatch(
-        r"erssl: Warning: last\.ckpt, last-1\.ckpt .* last-2\.ckpt, step 2\.", warning
-    )
+    [warning] = [w for w in capfd.readouterr().err.splitlines() if w.startswith("Warning")]
+    assert re.fullmatch(r"Warning: last\.ckpt, last-1\.ckpt .* last-2\.ckpt, step 2\.", warning)
     assert_same_run(run_dir, whole)
 
 

@@ -50,11 +50,11 @@ def test_images_come_in_lightlys_order() -> None:
         for pipeline in ("device", "lightly")
     )
     for epoch in range(2):
-        found, expected = (_start(module, epoch) for module in (ours, theirs))
-        assert torch.equal(found[1], expected[1])
-        assert [view.shape for view in found[0]] == [view.shape for view in expected[0]]
+        actual, expected = (_start(module, epoch) for module in (ours, theirs))
+        assert torch.equal(actual[1], expected[1])
+        assert [view.shape for view in actual[0]] == [view.shape for view in expected[0]]
         # They show the same images: more alike than with the next one's.
-        view, other = (v[0].flatten(1) - v[0].flatten(1).mean() for v in (found[0], expected[0]))
+        view, other = (v[0].flatten(1) - v[0].flatten(1).mean() for v in (actual[0], expected[0]))
         alike = torch.cosine_similarity(view, other).mean()
         assert alike > torch.cosine_similarity(view, other.roll(1, dims=0)).mean() + 0.1
 
@@ -136,11 +136,11 @@ def test_views_have_the_precision_of_the_training(make_folder) -> None:
 
 def test_what_is_held_is_what_lies_in_the_files(make_folder) -> None:
     train = _module(make_folder(count=5), 2).datasets.train
-    found = HeldImages(train, 0, workers=3)
+    actual = HeldImages(train, 0, workers=3)
     for i in range(10):
         image, target = train[i]
-        assert np.array_equal(found.pixels[i].numpy(), np.asarray(image))
-        assert found.targets[i] == target
+        assert np.array_equal(actual.pixels[i].numpy(), np.asarray(image))
+        assert actual.targets[i] == target
 
 
 def test_images_are_held_once_and_where_they_are_used(make_folder) -> None:
@@ -155,9 +155,9 @@ def test_images_are_held_once_and_where_they_are_used(make_folder) -> None:
 
 def test_torchvisions_arrays_are_held_as_they_are() -> None:
     data = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    found = HeldImages(SimpleNamespace(data=data, targets=[3, 1, 4, 1, 5]), 0)
-    assert np.shares_memory(found.pixels.numpy(), data)
-    assert found.targets.tolist() == [3, 1, 4, 1, 5]
+    actual = HeldImages(SimpleNamespace(data=data, targets=[3, 1, 4, 1, 5]), 0)
+    assert np.shares_memory(actual.pixels.numpy(), data)
+    assert actual.targets.tolist() == [3, 1, 4, 1, 5]
 
 
 def test_the_lens_watches_lightlys_views(make_folder) -> None:

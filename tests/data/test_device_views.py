@@ -98,7 +98,7 @@ def test_flips(horizontally: bool, vertically: bool) -> None:
     draws = _draws(spec, 81, 100, crop=whole, flip=flip, vertical_flip=vertical_flip)
     plain = _draws(spec, 81, 100, crop=whole)
     pixels = _pixels(_images(81, 100))
-    axes = [3] * horizontally + [2] * vertically
+    axes = [axis for axis, flipped in ((3, horizontally), (2, vertically)) if flipped]
     assert torch.equal(
         make_views(pixels, spec, draws), make_views(pixels, spec, plain).flip(dims=axes)
     )
@@ -230,8 +230,8 @@ def test_views_are_distributed_as_lightlys(recipe: str, view: int) -> None:
     draws = draw_view(spec, torch.full((n,), height), torch.full((n,), width), numbers)
     ours = make_views(_pixels(images).repeat(n // 20, 1, 1, 1), spec, draws)
     expected = _summaries(theirs)
-    for name, found in _summaries(ours).items():
-        assert stats.ks_2samp(found, expected[name]).pvalue > 1e-3, name
+    for name, actual in _summaries(ours).items():
+        assert stats.ks_2samp(actual, expected[name]).pvalue > 1e-3, name
     assert abs(float(ours.mean() - theirs.mean())) < 0.06
 
 
@@ -321,10 +321,10 @@ def test_a_gpu_makes_the_same_views_and_is_not_waited_for(recipe: str, local_vie
     views_of_rows(*there, specs)  # what CUDA sets up once may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = views_of_rows(*there, specs)
+        actual = views_of_rows(*there, specs)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for view, other in zip(found, expected, strict=True):
+    for view, other in zip(actual, expected, strict=True):
         levels = [(0.25 * v.cpu() + 0.5) * 255 for v in (view, other)]
         _assert_levels(*levels, 1e-3, 255)
         assert (levels[0] - levels[1]).abs().mean() < 0.01

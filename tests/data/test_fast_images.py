@@ -44,14 +44,14 @@ def test_a_large_jpeg_is_decoded_smaller_with_the_same_views(size, tmp_path: Pat
     image, _ = images.known_size(ImageFiles([(str(path), 0)]), 0)
     spec = read_view(_MAE.transforms[0])
     row = fast.Drawn((100, 50, 800, 900), False, False, 0, False, (), (), False, 0, False)
-    found: list[tuple[int, ...]] = []
+    decoded: list[tuple[int, ...]] = []
 
     def decode(reduced: int) -> np.ndarray:
-        found.append((reduced, *image.decode(reduced).shape))
+        decoded.append((reduced, *image.decode(reduced).shape))
         return image.decode(reduced)
 
     [view] = fast.make_views(replace(image, decode=decode), [spec], [row])
-    assert found == [(4, -(-size[1] // 4), -(-size[0] // 4), 3)]
+    assert decoded == [(4, -(-size[1] // 4), -(-size[0] // 4), 3)]
     whole = load_image(path).crop((50, 100, 950, 900)).resize((64, 64), Image.Resampling.BICUBIC)
     error = view.astype(int) - np.asarray(whole)
     assert abs(error.mean()) < 0.4

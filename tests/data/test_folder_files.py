@@ -45,9 +45,9 @@ def test_what_is_left_out_is_counted_by_reason(make_folder):
     noise().save(cat / ".thumbnails" / "0.png")
     (folder / ".cache").mkdir()
     truncate(folder / "dog" / "1.png")
-    found = load_datasets(default_options("imagefolder", train_dir=str(folder), on_error="skip"))
-    assert len(found.train) == 3
-    assert dict(found.left_out["train"]) == {
+    images = load_datasets(default_options("imagefolder", train_dir=str(folder), on_error="skip"))
+    assert len(images.train) == 3
+    assert dict(images.left_out["train"]) == {
         "extension .txt": 2,
         "extension .psd": 1,
         "no extension": 1,
@@ -61,9 +61,9 @@ def test_class_names_that_are_no_utf8_can_be_written(make_folder, tmp_path):
         folder = make_folder(classes=(b"caf\xe9".decode("utf-8", "surrogateescape"), "tea"))
     except (OSError, UnicodeError):
         pytest.skip("this file system keeps names in UTF-8")
-    found = scan_folder("x", folder)
-    assert found.class_names == ("caf\\udce9", "tea")
-    assert [load_image(path).size for path, _ in found.samples]  # the files by their own names
+    images = scan_folder("x", folder)
+    assert images.class_names == ("caf\\udce9", "tea")
+    assert [load_image(path).size for path, _ in images.samples]  # the files by their own names
 
 
 def test_names_are_printed_as_they_are():

@@ -23,12 +23,12 @@ def _options(folder, fraction=0.25, **changes):
 
 def test_every_class_gives_its_share_and_no_image_twice(make_folder):
     folder = make_folder(classes=("ant", "bee", "cat"), count=8)
-    found = load_datasets(_options(folder))
-    train, val = _names(found.train, folder), _names(found.val, folder)
+    datasets = load_datasets(_options(folder))
+    train, val = _names(datasets.train, folder), _names(datasets.val, folder)
     assert sorted(train + val) == sorted(
         f"{name}/{i}.png" for name in ("ant", "bee", "cat") for i in range(8)
     )
-    assert [target for _, target in found.val.samples] == [0, 0, 1, 1, 2, 2]
+    assert [target for _, target in datasets.val.samples] == [0, 0, 1, 1, 2, 2]
     assert val != [f"{name}/{i}.png" for name in ("ant", "bee", "cat") for i in (0, 1)]
 
 
@@ -43,9 +43,9 @@ def test_the_same_images_are_held_out_wherever_the_folder_lies(make_folder, tmp_
 def test_a_class_of_one_image_keeps_it_for_training(make_folder):
     folder = make_folder(count=2)
     (folder / "cat" / "1.png").unlink()
-    found = load_datasets(_options(folder, 0.9))
-    assert [target for _, target in found.train.samples] == [0, 1]
-    assert [target for _, target in found.val.samples] == [1]
+    datasets = load_datasets(_options(folder, 0.9))
+    assert [target for _, target in datasets.train.samples] == [0, 1]
+    assert [target for _, target in datasets.val.samples] == [1]
 
 
 def test_what_makes_no_split_is_refused(make_folder, tmp_path):

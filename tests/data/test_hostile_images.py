@@ -33,9 +33,9 @@ def test_links_to_the_folder_above_do_not_multiply_the_images(make_folder):
     for name in ("up", "again", "more"):  # three ways at each of 40 levels
         (folder / "cat" / name).symlink_to(".", target_is_directory=True)
     began = time.perf_counter()
-    found = scan_folder("data.train_dir", folder)
+    images = scan_folder("data.train_dir", folder)
     assert time.perf_counter() - began < 5
-    assert [os.path.relpath(path, folder) for path, _ in found.samples] == [
+    assert [os.path.relpath(path, folder) for path, _ in images.samples] == [
         "cat/0.png",
         "cat/1.png",
         "dog/0.png",

@@ -82,8 +82,8 @@ def test_own_folders_are_upright_and_published_ones_as_stored(tmp_path):
     )
     published = default_options("imagenet", root=str(tmp_path))
     for options, size in ((own, (24, 40)), (published, (40, 24))):
-        found = load_datasets(options)
-        assert [found.train[0][0].size, found.val[0][0].size] == [size, size]
+        datasets = load_datasets(options)
+        assert [datasets.train[0][0].size, datasets.val[0][0].size] == [size, size]
     train = load_datasets(own).train
     stored = load_datasets(dataclasses.replace(own, exif=False)).train
     assert data_digest(train) != data_digest(stored)  # their features are others

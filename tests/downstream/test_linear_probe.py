@@ -34,22 +34,22 @@ def test_the_path_is_the_protocols():
 
 def test_the_protocol_is_what_scikit_learn_gives_step_by_step(parts):
     train, val, test = ([part.features.double().numpy(), part.labels.numpy()] for part in parts)
-    found = linear_probe(*parts, 10, top1, lambdas=FEW, tolerance=1e-8)
-    assert [point.lam for point in found.path] == list(FEW)
+    probe = linear_probe(*parts, 10, top1, lambdas=FEW, tolerance=1e-8)
+    assert [point.lam for point in probe.path] == list(FEW)
 
     def fitted(lam, x, y):
         return LogisticRegression(C=1 / lam, tol=1e-8, max_iter=20000).fit(x, y)
 
     values = [fitted(lam, *train).score(*val) for lam in FEW]
-    assert [point.val_metric for point in found.path] == pytest.approx(values)
-    assert found.lam == FEW[int(np.argmax(values))]
-    assert found.val_metric == pytest.approx(max(values))
+    assert [point.val_metric for point in probe.path] == pytest.approx(values)
+    assert probe.lam == FEW[int(np.argmax(values))]
+    assert probe.val_metric == pytest.approx(max(values))
     both = [np.concatenate(pair) for pair in zip(train, val, strict=True)]
-    model = fitted(found.lam, *both)
-    assert top1(found.scores, parts[2].labels) == pytest.approx(model.score(*test))
-    np.testing.assert_allclose(found.fit.weight, model.coef_, rtol=1e-3, atol=1e-4)
-    assert found.notes == []
-    assert (found.dimensions, found.constant) == (64, 0)
+    model = fitted(probe.lam, *both)
+    assert top1(probe.scores, parts[2].labels) == pytest.approx(model.score(*test))
+    np.testing.assert_allclose(probe.fit.weight, model.coef_, rtol=1e-3, atol=1e-4)
+    assert probe.notes == []
+    assert (probe.dimensions, probe.constant) == (64, 0)
 
 
 def test_of_equal_penalties_the_largest_is_chosen(parts):
@@ -65,11 +65,11 @@ def test_several_labels_a_image(parts):
     def right(scores, labels):
         return float(((scores > 0) == labels).double().mean())
 
-    found = linear_probe(*tags, 2, right, lambdas=FEW)
+    probe = linear_probe(*tags, 2, right, lambdas=FEW)
     both = [torch.cat(pair) for pair in zip(*tags[:2], strict=True)]
-    [fit] = logistic_path(*both, 2, [found.lam])
-    torch.testing.assert_close(found.fit.weight, fit.weight, rtol=1e-3, atol=1e-3)
-    assert 0.6 < right(found.scores, tags[2].labels) < 1
+    [fit] = logistic_path(*both, 2, [probe.lam])
+    torch.testing.assert_close(probe.fit.weight, fit.weight, rtol=1e-3, atol=1e-3)
+    assert 0.6 < right(probe.scores, tags[2].labels) < 1
 
 
 def test_fewer_images_than_dimensions_and_a_class_that_only_val_has(parts):
@@ -77,24 +77,24 @@ def test_fewer_images_than_dimensions_and_a_class_that_only_val_has(parts):
     lift = torch.randn(64, 800, generator=generator)
     train, val, test = (Features(part.features @ lift, part.labels) for part in parts)
     train = Features(train.features[train.labels != 7], train.labels[train.labels != 7])
-    found = linear_probe(train, val, test, 10, top1, lambdas=FEW)
-    assert found.fit.bias.isfinite().all()
+    probe = linear_probe(train, val, test, 10, top1, lambdas=FEW)
+    assert probe.fit.bias.isfinite().all()
     both = [torch.cat(pair) for pair in zip(train, val, strict=True)]
-    [fit] = logistic_path(*both, 10, [found.lam])
-    assert found.fit.loss == pytest.approx(fit.loss, rel=1e-3)
+    [fit] = logistic_path(*both, 10, [probe.lam])
+    assert probe.fit.loss == pytest.approx(fit.loss, rel=1e-3)
 
 
 def test_constant_features_are_said(parts):
     blind = [Features(torch.full((len(part.labels), 8), 0.1), part.labels) for part in parts]
-    found = linear_probe(*blind, 10, top1, lambdas=FEW)
-    assert found.constant == 8
-    assert "All 8 features are constant over the 300 training images" in found.notes[0]
+    probe = linear_probe(*blind, 10, top1, lambdas=FEW)
+    assert probe.constant == 8
+    assert "All 8 features are constant over the 300 training images" in probe.notes[0]
     partly = [
         Features(torch.cat([part.features, one.features], 1), part.labels)
         for part, one in zip(parts, blind, strict=True)
     ]
-    found = linear_probe(*partly, 10, top1, lambdas=FEW)
-    assert found.notes == ["8 of 72 features are constant over the 300 training images."]
+    probe = linear_probe(*partly, 10, top1, lambdas=FEW)
+    assert probe.notes == ["8 of 72 features are constant over the 300 training images."]
 
 
 def test_rounding_does_not_hide_a_constant():
@@ -108,10 +108,10 @@ def test_rounding_does_not_hide_a_constant():
 def test_fits_that_do_not_converge_are_said(parts):
     lambdas = (1e-2, 1.0, 1e6)
     with pytest.warns(UserWarning, match="has not converged in 5 steps"):
-        found = linear_probe(*parts, 10, top1, lambdas=lambdas, max_iter=5, tolerance=1e-4)
-    assert [point.converged for point in found.path] == [False, False, True]
-    assert found.notes[0] == "Not converged at λ = 1, 0.01."
-    assert "train" in found.notes[1]
+        probe = linear_probe(*parts, 10, top1, lambdas=lambdas, max_iter=5, tolerance=1e-4)
+    assert [point.converged for point in probe.path] == [False, False, True]
+    assert probe.notes[0] == "Not converged at λ = 1, 0.01."
+    assert "train" in probe.notes[1]
 
 
 def changed(parts, place, **changes):

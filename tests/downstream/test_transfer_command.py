@@ -42,15 +42,15 @@ def results(path, name, seed=0):
 
 def test_linear_writes_results_splits_and_one_table(overrides, tmp_path, capsys):
     assert main(["transfer", *overrides]) == 0
-    found = results(tmp_path, "aircraft")
-    assert (found["protocol"], found["dataset"]) == ("transfer_linear", "aircraft")
-    assert found["published"] is None  # of the whole data set, which this is not
-    assert len(found["config"]["path"]) == 45
-    assert found["config"]["counts"] == {"train": 12, "val": 8, "test": 8}
-    assert not found["config"]["complete"]
+    result = results(tmp_path, "aircraft")
+    assert (result["protocol"], result["dataset"]) == ("transfer_linear", "aircraft")
+    assert result["published"] is None  # of the whole data set, which this is not
+    assert len(result["config"]["path"]) == 45
+    assert result["config"]["counts"] == {"train": 12, "val": 8, "test": 8}
+    assert not result["config"]["complete"]
     rows = list(csv.DictReader((tmp_path / "suite" / "transfer.csv").open()))
     assert rows[0]["published"] == "False" and rows[0]["average"] == ""
-    assert float(rows[0]["aircraft"]) == pytest.approx(100 * found["metrics"]["mean_per_class"])
+    assert float(rows[0]["aircraft"]) == pytest.approx(100 * result["metrics"]["mean_per_class"])
     mveb = next(row for row in rows if row["name"] == "MVEB")
     assert (mveb["aircraft"], mveb["flowers"], mveb["published"]) == ("55.8", "95.7", "True")
     assert "| MVEB (published) | 55.8 | 95.7 | 79.6 |" in capsys.readouterr().out
@@ -60,9 +60,9 @@ def test_linear_writes_results_splits_and_one_table(overrides, tmp_path, capsys)
 
 def test_penalties_that_do_not_converge_are_named_once(overrides, tmp_path, capsys, recwarn):
     assert main(["transfer", *overrides, "datasets=[aircraft]", "max_iter=3"]) == 0
-    found = results(tmp_path, "aircraft")
-    left = [point["lam"] for point in found["config"]["path"] if not point["converged"]]
-    [note] = [note for note in found["config"]["notes"] if note.startswith("Not converged")]
+    result = results(tmp_path, "aircraft")
+    left = [point["lam"] for point in result["config"]["path"] if not point["converged"]]
+    [note] = [note for note in result["config"]["notes"] if note.startswith("Not converged")]
     assert left and note.count(",") + 1 == len(left)
     assert "ConvergenceWarning" not in capsys.readouterr().err
     assert not [w for w in recwarn if "has not converged" in str(w.message)]
@@ -143,12 +143,12 @@ def test_finetune_chooses_on_val_and_tests_once(overrides, tmp_path):
     own = ["mode=finetune", "steps=3", "batch_size=4", "datasets=[aircraft]"]
     grid = ["learning_rates=[0.01,0.001]", "weight_decays=[0.0]"]
     assert main(["transfer", *overrides, *own, *grid]) == 0
-    found = results(tmp_path, "aircraft")
-    grid = found["config"]["grid"]
+    result = results(tmp_path, "aircraft")
+    grid = result["config"]["grid"]
     assert [p["learning_rate"] for p in grid] == [0.01, 0.001]
-    assert found["config"]["chosen"] == max(grid, key=lambda p: (p["metric"], -p["learning_rate"]))
-    assert set(found["metrics"]) >= {"top1", "mean_per_class"}
-    assert found["protocol"] == "transfer_finetune"
+    assert result["config"]["chosen"] == max(grid, key=lambda p: (p["metric"], -p["learning_rate"]))
+    assert set(result["metrics"]) >= {"top1", "mean_per_class"}
+    assert result["protocol"] == "transfer_finetune"
 
 
 GRID = [
@@ -162,8 +162,8 @@ GRID = [
 
 def facts(path, name):
     """What a data set came to, without what differs by place and time."""
-    found = results(path, name)
-    return found["metrics"], found["config"].get("grid"), found["config"]["splits"]
+    result = results(path, name)
+    return result["metrics"], result["config"].get("grid"), result["config"]["splits"]
 
 
 @pytest.mark.slow
@@ -241,7 +241,7 @@ def test_linear_metrics_are_those_of_scikit_learns_classifier(overrides, tmp_pat
     from erssl.downstream.transfer.transforms import build_linear_transform, preprocessing_of
 
     assert main(["transfer", *overrides, "datasets=[aircraft]"]) == 0
-    found = results(tmp_path, "aircraft")
+    result = results(tmp_path, "aircraft")
     backbone = load_backbone(tmp_path / "backbone.safetensors")
     transform = build_linear_transform(preprocessing_of(backbone.preprocessing))
     data = load_transfer("aircraft", tmp_path, partial_ok=True)
@@ -251,14 +251,14 @@ def test_linear_metrics_are_those_of_scikit_learns_classifier(overrides, tmp_pat
         with torch.no_grad():
             return backbone(batch).double().numpy(), [label for _, label in images]
 
-    penalty = found["config"]["penalty"]
+    penalty = result["config"]["penalty"]
     reference = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=20000)
     reference.fit(*features(data.train_val))
     test, labels = features(data.test)
     scores = torch.full((len(labels), 100), -1e9, dtype=torch.float64)
     scores[:, reference.classes_] = torch.from_numpy(reference.decision_function(test))
     expected = transfer_metrics("mean_per_class", scores, torch.tensor(labels))
-    assert found["metrics"]["mean_per_class"] == pytest.approx(
+    assert result["metrics"]["mean_per_class"] == pytest.approx(
         expected["mean_per_class"], abs=0.126
     )
 

@@ -69,11 +69,11 @@ def test_the_table_is_the_protocols():
         "sun397": (397, "top1", 397 * 50, 397 * 50),
         "voc2007": (20, "map11", 5011, 4952),
     }
-    found = {
+    actual = {
         row.name: (row.classes, row.metric, row.counts[0] + row.counts[1], row.counts[2])
         for row in TRANSFER_DATASETS.values()
     }
-    assert found == expected
+    assert actual == expected
     for row in TRANSFER_DATASETS.values():
         assert hasattr(tv, row.torchvision)
         if "drawn" in row.split:
@@ -125,10 +125,10 @@ def test_images_and_labels_are_torchvisions(name):
     data = part_of(name)
     make = getattr(tv, TRANSFER_DATASETS[name].torchvision)
     splits = {"pets": ["trainval"], "dtd": ["train", "val"]}.get(name, ["train"])
-    for parts, found in ((splits, data.train_val), (["test"], data.test)):
+    for parts, actual in ((splits, data.train_val), (["test"], data.test)):
         reference = [pair for s in parts for pair in make(str(data.root), split=s)]
-        assert len(reference) == len(found)
-        for (shown, label), (expected, number) in zip(found, reference, strict=True):
+        assert len(reference) == len(actual)
+        for (shown, label), (expected, number) in zip(actual, reference, strict=True):
             assert label == number
             assert shown.tobytes() == expected.tobytes()
 
@@ -269,11 +269,11 @@ def test_features_of_multi_label_images_are_cached(voc, tmp_path):
     backbone = nn.Flatten()
     backbone.register_forward_hook(lambda m, i, o: seen.append(len(o)))
     for _ in range(2):
-        found = cached_features(
+        actual = cached_features(
             backbone, data.val, build_linear_transform(preprocessing), shard_size=16, **options
         )
-        assert found.labels.dtype == torch.int64
-        np.testing.assert_array_equal(found.labels, targets_of(data.val))
+        assert actual.labels.dtype == torch.int64
+        np.testing.assert_array_equal(actual.labels, targets_of(data.val))
     assert sum(seen) == len(data.val)
 
 

@@ -34,8 +34,10 @@ def test_average_precision_is_the_definitions(levels, dtype):
         scores = draw.integers(0, levels, size) / 8 - 1
         positives = (draw.random(size) < 0.3).astype(int)
         positives[draw.integers(size)] = 1
-        found = average_precision_11(torch.tensor(scores, dtype=dtype), torch.tensor(positives))
-        assert found == pytest.approx(by_definition(scores.tolist(), positives.tolist()), abs=1e-12)
+        metrics = average_precision_11(torch.tensor(scores, dtype=dtype), torch.tensor(positives))
+        assert metrics == pytest.approx(
+            by_definition(scores.tolist(), positives.tolist()), abs=1e-12
+        )
 
 
 def test_recalls_are_compared_exactly():
@@ -64,8 +66,8 @@ def test_mean_over_classes():
     each = [by_definition(scores[:, k].tolist(), labels[:, k].tolist()) for k in range(5)]
     scores, labels = torch.tensor(scores), torch.tensor(labels)
     assert mean_average_precision_11(scores, labels) == pytest.approx(np.mean(each))
-    found = transfer_metrics("map11", scores, labels, list("abcde"))
-    assert found == pytest.approx(
+    metrics = transfer_metrics("map11", scores, labels, list("abcde"))
+    assert metrics == pytest.approx(
         {"map11": np.mean(each), **{f"ap/{n}": v for n, v in zip("abcde", each, strict=True)}}
     )
 
@@ -75,10 +77,10 @@ def test_mean_over_classes():
 def test_accuracies_are_scikit_learns(metric):
     draw = np.random.default_rng(1)
     scores, labels = draw.normal(size=(60, 7)), draw.choice([0, 1, 1, 1, 3, 6], 60)
-    found = transfer_metrics(metric, torch.tensor(scores), torch.tensor(labels))
+    metrics = transfer_metrics(metric, torch.tensor(scores), torch.tensor(labels))
     guesses = scores.argmax(1)
-    assert found["top1"] == pytest.approx(accuracy_score(labels, guesses))
-    assert found["mean_per_class"] == pytest.approx(balanced_accuracy_score(labels, guesses))
+    assert metrics["top1"] == pytest.approx(accuracy_score(labels, guesses))
+    assert metrics["mean_per_class"] == pytest.approx(balanced_accuracy_score(labels, guesses))
 
 
 def test_a_class_without_positives_is_named_or_left_out():
@@ -87,8 +89,8 @@ def test_a_class_without_positives_is_named_or_left_out():
     with pytest.raises(DataError, match=r"1 of 3 classes have no positive image \(cow\).*partial"):
         mean_average_precision_11(scores, labels, ["car", "cow", "dog"])
     assert mean_average_precision_11(scores, labels, partial_ok=True) == 1
-    found = transfer_metrics("map11", scores, labels, ["car", "cow", "dog"], partial_ok=True)
-    assert found == {"map11": 1, "classes_measured": 2, "ap/car": 1, "ap/dog": 1}
+    metrics = transfer_metrics("map11", scores, labels, ["car", "cow", "dog"], partial_ok=True)
+    assert metrics == {"map11": 1, "classes_measured": 2, "ap/car": 1, "ap/dog": 1}
     with pytest.raises(DataError, match="3 of 3 classes"):
         transfer_metrics("map11", scores, labels * 0, partial_ok=True)
     with pytest.raises(DataError, match="No image is positive"):

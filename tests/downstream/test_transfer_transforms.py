@@ -44,10 +44,10 @@ def test_finetune_is_a_bicubic_crop_and_a_flip():
 
 def test_a_checkpoint_says_size_and_statistics_but_not_the_interpolation():
     said = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
-    found = preprocessing_of(said)
-    assert found.as_dict() == said | {"interpolation": "bicubic"}
-    assert build_linear_transform(found)(IMAGE).shape == (3, 32, 32)
-    assert build_finetune_transform(found)(IMAGE).shape == (3, 32, 32)
+    actual = preprocessing_of(said)
+    assert actual.as_dict() == said | {"interpolation": "bicubic"}
+    assert build_linear_transform(actual)(IMAGE).shape == (3, 32, 32)
+    assert build_finetune_transform(actual)(IMAGE).shape == (3, 32, 32)
     assert preprocessing_of(None) == preprocessing_of({"mean": None}) == TransferPreprocessing()
 
 

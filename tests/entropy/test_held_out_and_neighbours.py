@@ -38,13 +38,13 @@ def leave_one_out(z, kappa):
 def test_best_kappa_is_where_the_leave_one_out_likelihood_is_highest(dim, pull):
     z = unit_rows(40, dim, pull=pull)
     rows = z.numpy()
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda log_kappa: -leave_one_out(rows, math.exp(log_kappa)),
         bounds=(math.log(0.1), math.log(1e4)),
         method="bounded",
     )
     # to the grid's factor of 2^(1/16)
-    assert abs(math.log(best_kappa(z)) - found.x) < math.log(2) / 16 + 1e-3
+    assert abs(math.log(best_kappa(z)) - optimum.x) < math.log(2) / 16 + 1e-3
 
 
 def test_the_grid_is_extended_at_both_ends():

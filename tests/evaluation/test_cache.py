@@ -59,17 +59,19 @@ def features(backbone, images, cache_dir, **changes):
     """Features, and how many images the backbone saw for them."""
     options = {"preprocessing": PREPROCESSING, "batch_size": BATCH, "shard_size": SHARD}
     backbone.seen.clear()
-    found = cached_features(backbone, images, TRANSFORM, cache_dir=cache_dir, **(options | changes))
-    return found, sum(backbone.seen)
+    actual = cached_features(
+        backbone, images, TRANSFORM, cache_dir=cache_dir, **(options | changes)
+    )
+    return actual, sum(backbone.seen)
 
 
 def shards(cache_dir):
     return sorted(cache_dir.glob("*/*.safetensors"))
 
 
-def same(found, expected):
-    assert torch.equal(found.features, expected.features)
-    assert torch.equal(found.labels, expected.labels)
+def same(actual, expected):
+    assert torch.equal(actual.features, expected.features)
+    assert torch.equal(actual.labels, expected.labels)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -80,11 +82,11 @@ def test_values_and_order_are_those_of_the_plain_extraction(
     expected = extract_features(backbone, loader)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    found, _ = features(backbone, images, tmp_path, num_workers=num_workers)
+    actual, _ = features(backbone, images, tmp_path, num_workers=num_workers)
     assert torch.equal(torch.get_rng_state(), before)
-    torch.testing.assert_close(found.features, expected.features)
-    assert found.features.dtype == torch.float32
-    assert found.labels.tolist() == images.targets.tolist() == expected.labels.tolist()
+    torch.testing.assert_close(actual.features, expected.features)
+    assert actual.features.dtype == torch.float32
+    assert actual.labels.tolist() == images.targets.tolist() == expected.labels.tolist()
     assert [p.name for p in shards(tmp_path)] == [f"{i:05d}.safetensors" for i in range(5)]
 
 
@@ -147,9 +149,9 @@ def change_label(_, images):
 def test_a_change_of_weights_or_images_is_a_miss(backbone, images, tmp_path, change):
     features(backbone, images, tmp_path)
     change(backbone, images)
-    found, seen = features(backbone, images, tmp_path)
+    actual, seen = features(backbone, images, tmp_path)
     assert seen == N
-    same(found, features(backbone, images, None)[0])
+    same(actual, features(backbone, images, None)[0])
 
 
 @pytest.mark.parametrize(
@@ -228,9 +230,9 @@ def test_after_a_kill_the_missing_shards_are_computed(backbone, images, tmp_path
     assert len(shards(tmp_path)) == 2
     backbone._breaks_at = None
     shards(tmp_path)[0].unlink()  # and a gap that is not at the end
-    found, seen = features(backbone, images, tmp_path)
+    actual, seen = features(backbone, images, tmp_path)
     assert seen == N - SHARD
-    same(found, expected)
+    same(actual, expected)
     assert features(backbone, images, tmp_path)[1] == 0
 
 
@@ -305,10 +307,10 @@ def test_damaged_shards_are_computed_again(backbone, images, tmp_path, damage, r
     expected, _ = features(backbone, images, tmp_path)
     damage(shards(tmp_path)[2])
     with pytest.warns(UserWarning, match=f"1 of the cached shards .*00002.*{reason}") as caught:
-        found, seen = features(backbone, images, tmp_path)
+        actual, seen = features(backbone, images, tmp_path)
     assert len(caught) == 1
     assert seen == SHARD
-    same(found, expected)
+    same(actual, expected)
     assert features(backbone, images, tmp_path)[1] == 0
 
 
@@ -326,10 +328,10 @@ def test_a_full_disk_ends_the_caching_only(backbone, images, tmp_path, monkeypat
     expected, _ = features(backbone, images, None)
     monkeypatch.setattr(Path, "write_bytes", limited)
     with pytest.warns(UserWarning, match=f"cannot be kept .*{os.strerror(code)}") as caught:
-        found, _ = features(backbone, images, tmp_path)
+        actual, _ = features(backbone, images, tmp_path)
     assert len(caught) == 1
     assert len(written) == 3
-    same(found, expected)
+    same(actual, expected)
     (folder,) = tmp_path.iterdir()
     assert {p.name for p in folder.iterdir()} == {"about.json", "00000.safetensors"}
     monkeypatch.undo()
@@ -339,20 +341,20 @@ def test_a_full_disk_ends_the_caching_only(backbone, images, tmp_path, monkeypat
 def test_a_folder_that_cannot_be_made_is_no_cache(backbone, images, tmp_path):
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="cannot be kept .*Not a directory") as caught:
-        found, _ = features(backbone, images, tmp_path / "file")
+        actual, _ = features(backbone, images, tmp_path / "file")
     assert len(caught) == 1
-    same(found, features(backbone, images, None)[0])
+    same(actual, features(backbone, images, None)[0])
 
 
 def test_two_at_a_time_do_each_other_no_harm(backbone, images, tmp_path):
-    other, found = Counting(), []
+    other, actual = Counting(), []
 
     def interfere(done, total):
-        if not found and done > 2 * SHARD:
-            found.append(features(other, images, tmp_path)[0])
+        if not actual and done > 2 * SHARD:
+            actual.append(features(other, images, tmp_path)[0])
 
     first, _ = features(backbone, images, tmp_path, progress=interfere)
-    same(first, found[0])
+    same(first, actual[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert features(backbone, images, tmp_path)[1] == 0

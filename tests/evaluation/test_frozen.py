@@ -55,8 +55,8 @@ def test_features_are_equal_and_the_backbone_is_left_as_it_was(name, library, fo
     expected = net(x)
     quick = freeze(net)
     assert (quick.folded, quick.kept) == (norms if folded is None else folded, kept)
-    found = quick.forward(x)
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    actual = quick.forward(x)
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
     torch.testing.assert_close(net(x), expected, rtol=0, atol=0)
 
@@ -121,9 +121,9 @@ def test_what_cannot_be_traced_computes_as_it_comes():
 def test_bfloat16_is_near_and_leaves_the_weights_alone():
     net = built("resnet18")
     expected = net(images(6))
-    found = freeze(net, "bf16").forward(images(6))
-    assert found.dtype == torch.float32
-    assert nn.functional.cosine_similarity(found, expected).min() > 0.999
+    actual = freeze(net, "bf16").forward(images(6))
+    assert actual.dtype == torch.float32
+    assert nn.functional.cosine_similarity(actual, expected).min() > 0.999
     assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
@@ -149,15 +149,15 @@ def test_the_cache_keeps_precisions_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "freeze", counted)
     options = {"cache_dir": tmp_path, "preprocessing": {}}
     transform = torchvision.transforms.ToTensor()
-    found = {
+    actual = {
         precision: cached_features(net, data, transform, precision=precision, **options)
         for precision in ("float32", "bf16", "float32", "bf16")
     }
     assert taken == ["float32", "bf16"]
     assert len(list(tmp_path.iterdir())) == 2
-    assert not torch.equal(found["float32"].features, found["bf16"].features)
+    assert not torch.equal(actual["float32"].features, actual["bf16"].features)
     assert net.training
     with eval_mode(net), torch.no_grad():
         expected = net(torch.stack([transform(image) for image, _ in data]))
     largest = float(expected.abs().max())
-    torch.testing.assert_close(found["float32"].features, expected, rtol=1e-5, atol=1e-5 * largest)
+    torch.testing.assert_close(actual["float32"].features, expected, rtol=1e-5, atol=1e-5 * largest)

@@ -90,9 +90,9 @@ def test_chunks_change_nothing(splits, monkeypatch):
 def test_folded_top_k_is_torchs(columns):
     values = torch.randn(50, columns, generator=torch.Generator().manual_seed(columns))
     values[:, ::3] = values[:, 1:2]  # ties
-    found, where = _top(values, 4)
-    assert torch.equal(found.sort(dim=1, descending=True).values, values.topk(4).values)
-    assert torch.equal(values.gather(1, where), found)
+    actual, where = _top(values, 4)
+    assert torch.equal(actual.sort(dim=1, descending=True).values, values.topk(4).values)
+    assert torch.equal(values.gather(1, where), actual)
     assert all(len(set(row)) == 4 for row in where.tolist())
 
 
@@ -168,7 +168,7 @@ def copies():
 
 def shared_votes(train, val, k, temperature, classes=5):
     """The definition in float64: images as near as the k-th share the votes that are left."""
-    found = torch.zeros(len(val.features), classes, dtype=torch.float64)
+    actual = torch.zeros(len(val.features), classes, dtype=torch.float64)
     units = F.normalize(train.features.double(), dim=1)
     for row, query in enumerate(F.normalize(val.features.double(), dim=1)):
         cosines = units @ query
@@ -176,8 +176,8 @@ def shared_votes(train, val, k, temperature, classes=5):
         nearer, tied = cosines > last + 1e-9, (cosines - last).abs() <= 1e-9
         weights = ((cosines - cosines.max()) / temperature).exp()
         weights *= nearer + tied * (k - nearer.sum()) / tied.sum()
-        found[row].index_add_(0, train.labels, weights)
-    return found
+        actual[row].index_add_(0, train.labels, weights)
+    return actual
 
 
 @pytest.mark.parametrize("spare", [1, 16])  # with 1 most have more equals than are looked at

@@ -16,7 +16,7 @@ def scored(n, classes, held=None):
 @pytest.mark.parametrize("classes", [6, 10, 37])
 def test_values_are_scikit_learns(classes):
     scores, labels = scored(500, classes)
-    found = classification_metrics(scores, labels)
+    metrics = classification_metrics(scores, labels)
     predicted = scores.argmax(dim=1)
     top5 = sk.top_k_accuracy_score(labels, scores.numpy(), k=5, labels=range(classes))
     expected = {
@@ -24,8 +24,8 @@ def test_values_are_scikit_learns(classes):
         "top5": top5,
         "mean_per_class": sk.balanced_accuracy_score(labels, predicted),
     }
-    assert found == pytest.approx(expected)
-    assert found["mean_per_class"] != pytest.approx(found["top1"], abs=1e-4)
+    assert metrics == pytest.approx(expected)
+    assert metrics["mean_per_class"] != pytest.approx(metrics["top1"], abs=1e-4)
     expected_counts = sk.confusion_matrix(labels, predicted, labels=range(classes))
     assert confusion_matrix(scores, labels, classes).tolist() == expected_counts.tolist()
 
@@ -47,8 +47,8 @@ def test_top5_needs_more_than_five_classes():
 
 def test_of_equal_scores_the_first_counts():
     scores = torch.zeros(10, 10)
-    found = classification_metrics(scores, torch.arange(10))
-    assert found == pytest.approx({"top1": 0.1, "top5": 0.5, "mean_per_class": 0.1})
+    metrics = classification_metrics(scores, torch.arange(10))
+    assert metrics == pytest.approx({"top1": 0.1, "top5": 0.5, "mean_per_class": 0.1})
 
 
 def test_log_probabilities_of_zero_are_scores():

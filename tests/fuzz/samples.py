@@ -142,13 +142,13 @@ def images() -> dict[str, bytes]:
         },
         **{"PPM": ("RGB", "L", "I")},
     }
-    found = {}
+    files = {}
     for kind, own in kinds.items():
         for mode in own:
             file = io.BytesIO()
             modes[mode].save(file, kind)
-            found[f"{mode}.{kind.lower()}"] = file.getvalue()
-    return found
+            files[f"{mode}.{kind.lower()}"] = file.getvalue()
+    return files
 
 
 def options_of(**changed: Any) -> dict[str, Any]:

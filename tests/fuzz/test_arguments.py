@@ -83,16 +83,16 @@ _VALUES = st.one_of(
 def _keys(command: str) -> list[str]:
     """Keys that the command takes, and some that it does not."""
     if command in _SETTINGS:
-        found = _flat(_schema_of(command))
-        found += ["data", "data.root", "data.image_size", "preset", "trainer.devices"]
+        keys = _flat(_schema_of(command))
+        keys += ["data", "data.root", "data.image_size", "preset", "trainer.devices"]
     elif command in ("pretrain", "lens"):
-        found = _flat(_schema({"method": {"name": "mveb"}}))
-        found += ["method", "data", "backbone", "optimizer", "trainer", "experiment"]
-        found += _OWN.get(command, [])
+        keys = _flat(_schema({"method": {"name": "mveb"}}))
+        keys += ["method", "data", "backbone", "optimizer", "trainer", "experiment"]
+        keys += _OWN.get(command, [])
     else:
-        found = _OWN[command]
+        keys = _OWN[command]
     return [
-        *found,
+        *keys,
         "sed",
         "data.",
         ".",
@@ -109,10 +109,10 @@ def _schema_of(command: str) -> dict[str, Any]:
 
 
 def _flat(schema: dict[str, Any], where: str = "") -> list[str]:
-    found = []
+    keys = []
     for key, value in schema.items():
-        found += _flat(value, f"{where}{key}.") if isinstance(value, dict) else [f"{where}{key}"]
-    return found
+        keys += _flat(value, f"{where}{key}.") if isinstance(value, dict) else [f"{where}{key}"]
+    return keys
 
 
 def _command_lines(command: str) -> st.SearchStrategy[tuple[str, list[str]]]:

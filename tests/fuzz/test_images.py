@@ -109,8 +109,8 @@ def _act_folder(case: tuple[list[tuple[str, str, str, Content]], bool, bool, boo
         on_error="skip" if skip and verify else "raise",
         num_workers=0,
     )
-    found = load_datasets(options)
-    for data in (found.train, found.val):
+    datasets = load_datasets(options)
+    for data in (datasets.train, datasets.val):
         for index in range(len(data) if data is not None else 0):
             data[index]  # type: ignore[index]
 

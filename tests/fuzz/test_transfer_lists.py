@@ -49,10 +49,10 @@ def _layouts() -> dict[str, tuple[dict[str, bytes], tuple[str, ...]]]:
     """Small data sets: their files by path, and which of them are read as lists."""
     jpeg = samples.images()["RGB.jpeg"]
     numbers = list(range(1, 13))
-    found: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {}
+    cases: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {}
 
     def add(name: str, lists: dict[str, bytes], files: list[str]) -> None:
-        found[name] = (dict.fromkeys(files, jpeg) | lists, tuple(lists))
+        cases[name] = (dict.fromkeys(files, jpeg) | lists, tuple(lists))
 
     base = "fgvc-aircraft-2013b/data"
     rows = {"train": numbers[:8], "val": numbers[8:10], "test": numbers[10:]}
@@ -151,7 +151,7 @@ def _layouts() -> dict[str, tuple[dict[str, bytes], tuple[str, ...]]]:
             "caltech101/101_ObjectCategories/BACKGROUND_Google/image_0001.jpg",
         ],
     )
-    return found
+    return cases
 
 
 _lines = st.sampled_from(

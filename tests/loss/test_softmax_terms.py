@@ -22,7 +22,8 @@ def test_tiles_give_the_values_and_gradients_of_the_whole(
     target = other.softmax(dim=1)
     mean, cross = softmax_terms(logits, target if with_target else None, temperature)
     log_probs = (logits / temperature).log_softmax(dim=1)
-    expected = log_probs.exp().mean(dim=0), (target * log_probs).sum(dim=1) * with_target
+    cross_terms = (target * log_probs).sum(dim=1) if with_target else torch.zeros_like(cross)
+    expected = log_probs.exp().mean(dim=0), cross_terms
     torch.testing.assert_close((mean, cross), expected)
     leaves = (logits, other) if with_target else (logits,)
     ours = torch.autograd.grad(mean @ of_mean + cross @ of_cross, leaves, retain_graph=True)

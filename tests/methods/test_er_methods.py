@@ -203,10 +203,10 @@ def test_deepcluster_finds_the_clusters_of_its_queue_and_keeps_them_in_the_state
     before = method.prototypes.clone()
     method.cluster()
     assert not torch.equal(method.prototypes, before)
-    for found in method.prototypes:
-        order = (found @ centres.T).argmax(dim=0)
+    for prototypes in method.prototypes:
+        order = (prototypes @ centres.T).argmax(dim=0)
         assert sorted(order.tolist()) == [0, 1, 2]
-        assert float((found[order] * centres).sum(dim=1).min()) > 0.98
+        assert float((prototypes[order] * centres).sum(dim=1).min()) > 0.98
     other = deepcluster("deepclusterv2")
     other.load_state_dict(method.state_dict())
     torch.testing.assert_close(other.prototypes, method.prototypes)

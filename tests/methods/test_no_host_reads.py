@@ -57,7 +57,7 @@ class Copies(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.host_reads = []
         self.watching = False
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -69,7 +69,7 @@ class Copies(TorchDispatchMode):
 
     def keep(self, function):
         if self.watching:  # not in the first step, in which metrics are made
-            self.found.append(str(function))
+            self.host_reads.append(str(function))
 
 
 class Made(TorchFunctionMode):
@@ -131,13 +131,13 @@ def take_steps(name, folder, monkeypatch, optimizer=None):
     trainer._teardown = lambda: None  # brings metrics to the host
     with copies, Made(copies), pytest.raises(Done):
         trainer.fit(method, Endless(batch))
-    return copies.found, trainer
+    return copies.host_reads, trainer
 
 
 @pytest.mark.parametrize("name", sorted({*available_methods()} - WAITING))
 def test_no_step_waits_for_the_device(name, tmp_path, monkeypatch):
-    found, trainer = take_steps(name, tmp_path, monkeypatch)
-    assert found == []
+    host_reads, trainer = take_steps(name, tmp_path, monkeypatch)
+    assert host_reads == []
     assert trainer.global_step == STEPS
     assert "epoch 1" in (tmp_path / "shown").read_text()
 
@@ -165,10 +165,10 @@ def test_what_waits_is_seen(where, what, tmp_path, monkeypatch):
 
     monkeypatch.setattr(where, "multi_view_step", step)
     try:
-        found, _ = take_steps("mveb", tmp_path, monkeypatch)
+        host_reads, _ = take_steps("mveb", tmp_path, monkeypatch)
     except (RuntimeError, NotImplementedError) as error:
-        found = [str(error)]
-    assert found
+        host_reads = [str(error)]
+    assert host_reads
 
 
 def test_lightlys_lars_waits(tmp_path, monkeypatch):

@@ -28,16 +28,18 @@ def disturb(seed):
     random.seed(seed)
 
 
-def train(name, path, found=None, keep=9, every=2, callbacks=(), views=None, workers=0, **run):
-    disturb(0 if found is None else found.step)
+def train(
+    name, path, resumed_from=None, keep=9, every=2, callbacks=(), views=None, workers=0, **run
+):
+    disturb(0 if resumed_from is None else resumed_from.step)
     method = build(name, optimizer=ADAM if name in MASKED else LARS)
     views = views or ViewOptions(name if name in MASKED else "digits")
     options = default_options("digits", num_workers=workers, views=views)
     data = SSLDataModule(options, BATCH, seed=3)
     kept = RunCheckpoint(path / "last.ckpt", every)
     callbacks = [*callbacks, SeededSteps(3), kept]
-    trainer = make_trainer(RUN | run, path, EPOCHS, callbacks, found, keep)
-    checkpoint = None if found is None else found.path
+    trainer = make_trainer(RUN | run, path, EPOCHS, callbacks, resumed_from, keep)
+    checkpoint = None if resumed_from is None else resumed_from.path
     trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return torch.load(path / "last.ckpt", weights_only=True)
 

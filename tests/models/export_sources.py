@@ -26,5 +26,5 @@ def same_features(ours, theirs):
     """Compare on images that the export itself has not seen."""
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        expected, found = ours(images), theirs.eval()(images).flatten(1)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+        expected, actual = ours(images), theirs.eval()(images).flatten(1)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))

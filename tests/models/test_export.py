@@ -201,9 +201,9 @@ def test_unknown_preprocessing_is_said_to_be_timms(tmp_path):
     assert "does not say its mean, std and image size" in report.note
     assert report.images[-1] == 160  # of timm's own configuration
     published = resolve_model_data_config(timm.create_model("test_resnet"))
-    found = resolve_model_data_config(timm.create_model(f"local-dir:{report.path}"))
+    actual = resolve_model_data_config(timm.create_model(f"local-dir:{report.path}"))
     for key in ("mean", "std", "input_size"):
-        assert tuple(found[key]) == tuple(published[key])
+        assert tuple(actual[key]) == tuple(published[key])
 
 
 @pytest.mark.parametrize("options", [CIFAR, NARROW], ids=lambda o: o.name)

@@ -149,8 +149,8 @@ def test_detectron2_loads_every_weight_and_computes_the_same(resnets, tmp_path, 
     resnet = build_resnet_backbone(cfg, ShapeSpec(channels=3))
     DetectionCheckpointer(resnet).load(cfg.MODEL.WEIGHTS)
     expected = detectron2_names(resnets[name].state_dict())
-    found = {n: t for n, t in resnet.state_dict().items() if not n.endswith("batches_tracked")}
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    actual = {n: t for n, t in resnet.state_dict().items() if not n.endswith("batches_tracked")}
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
     same_features(resnets[name], Pooled(resnet))
 
 

@@ -56,8 +56,8 @@ def test_transformers_folders_give_their_class_token(kind, tmp_path):
         own = getattr(model, "vit", model)
         keywords = {"noise": torch.arange(16.0).expand(2, -1)} if kind == "MAE" else {}
         expected = own(images, **keywords).last_hidden_state[:, 0]
-        found = load_backbone(tmp_path)(images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        actual = load_backbone(tmp_path)(images)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_file_alone_is_read_by_name_and_options(tmp_path):

@@ -91,8 +91,8 @@ def test_lightlys_own_zoo_is_in_ours():
 
 def test_lightlys_benchmark_rows_agree_with_its_tables():
     for protocol in ("linear", "finetune", "knn"):
-        found = published(protocol, "imagenet", kept="maximum over epochs")
-        (group,) = found
+        groups = published(protocol, "imagenet", kept="maximum over epochs")
+        (group,) = groups
         rows = {
             r.method: r
             for r in zoo_rows().values()

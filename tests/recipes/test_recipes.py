@@ -106,8 +106,8 @@ def test_every_value_comes_from_the_topmost_layer_that_says_it(overrides, key, v
         assert (settings.epochs, sources["epochs"]) == (100, "experiment simsiam_imagenet")
         return
     _, resolved, sources = read_sources(overrides)
-    found = flat(resolved)[key]
-    assert (tuple(found) if isinstance(value, tuple) else found) == value
+    actual = flat(resolved)[key]
+    assert (tuple(actual) if isinstance(value, tuple) else actual) == value
     assert sources[key] == source
 
 
@@ -212,8 +212,7 @@ def test_a_third_party_ships_its_recipe_beside_its_module(monkeypatch, tmp_path,
     (package / "theirs.yaml").write_text(THEIRS)
     monkeypatch.syspath_prepend(tmp_path)
     entry = importlib.metadata.EntryPoint("any", "their_package.methods", "erssl.methods")
-    for module in ("erssl.recipes", "erssl.methods.registry"):
-        monkeypatch.setattr(f"{module}.entry_points", lambda group: [entry])
+    monkeypatch.setattr("erssl.announced.entry_points", lambda group: [entry])
     recipe = read_recipe("theirs")  # nothing of theirs is imported
     assert recipe.values["optimizer"]["base_lr"] == 0.7
 

@@ -36,8 +36,8 @@ def test_the_last_ones_stay_and_torch_reads_them(path):
     written(path, range(1, 6))
     assert steps_of(path) == {"last.ckpt": 5, "last-1.ckpt": 4, "last-2.ckpt": 3}
     for mmap in (False, True):
-        found = torch.load(path, weights_only=True, mmap=mmap)
-        torch.testing.assert_close(found["weights"], content(5)["weights"], rtol=0, atol=0)
+        actual = torch.load(path, weights_only=True, mmap=mmap)
+        torch.testing.assert_close(actual["weights"], content(5)["weights"], rtol=0, atol=0)
     assert zipfile.ZipFile(path).testzip() is None
     assert newest_whole(path).step == 5
     assert newest_whole(path.with_name("other.ckpt")) is None
@@ -159,8 +159,8 @@ def test_a_damaged_file_does_not_push_out_a_whole_one(path):
     written(path, [1, 2], keep=2)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning):
-        found = newest_whole(path)
-    files = WholeCheckpointIO(2, found)
+        actual = newest_whole(path)
+    files = WholeCheckpointIO(2, actual)
     files.save_checkpoint(content(3), path)
     assert steps_of(path) == {"last.ckpt": 3, "last-1.ckpt": 1}
     files.save_checkpoint(content(4), path)

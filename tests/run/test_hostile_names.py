@@ -318,7 +318,7 @@ def test_the_terminal_obeys_no_warning(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert not RAW.search(out + err)
     [warning] = [line for line in err.splitlines() if "class folders" in line]
-    assert warning.startswith("erssl: Warning: ")
+    assert warning.startswith("Warning: ")
     assert "UserWarning" not in err
 
 

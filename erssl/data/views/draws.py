@@ -82,16 +82,16 @@ def read_view(transform: Any) -> ViewSpec:
         ConfigError: If it has a step whose like is not made elsewhere, or its steps come in another
             order than that of `ViewSpec`.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     order = [f.name for f in fields(ViewSpec)]
     steps = transform if isinstance(transform, T.Compose) else transform.transform
     for step in steps.transforms:
         read = _read_step(step)
-        last = max((order.index(key) for key in found), default=-1)
+        last = max((order.index(key) for key in settings), default=-1)
         if any(order.index(key) <= last for key in read):
-            raise _only_lightlys(f"{type(step).__name__} in another place than is usual")
-        found |= read
-    return ViewSpec(**found)
+            raise _needs_lightly_pipeline(f"{type(step).__name__} in another place than is usual")
+        settings |= read
+    return ViewSpec(**settings)
 
 
 def _read_step(step: Any) -> dict[str, Any]:
@@ -127,10 +127,10 @@ def _read_step(step: Any) -> dict[str, Any]:
         return {"mean": tuple(step.mean), "std": tuple(step.std)}
     if isinstance(step, T.ToTensor) or getattr(step, "prob", None) == 0:
         return {}
-    raise _only_lightlys(type(step).__name__)
+    raise _needs_lightly_pipeline(type(step).__name__)
 
 
-def _only_lightlys(step: str) -> ConfigError:
+def _needs_lightly_pipeline(step: str) -> ConfigError:
     return ConfigError(
         f"the view has the step {step}, which only data.pipeline=lightly makes; set that, or "
         "choose another data.views.recipe."
@@ -213,14 +213,14 @@ def _crop(spec: ViewSpec, heights: Tensor, widths: Tensor, numbers: Tensor) -> T
     # Where none fits: as much as the allowed ratios leave of the image.
     whole_h = torch.minimum(heights, (widths / spec.ratio[0]).round())
     whole_w = torch.minimum(widths, (heights * spec.ratio[1]).round())
-    found = fits.any(dim=1, keepdim=True)
-    h = torch.where(found, h.gather(1, first), whole_h)
-    w = torch.where(found, w.gather(1, first), whole_w)
+    any_fits = fits.any(dim=1, keepdim=True)
+    h = torch.where(any_fits, h.gather(1, first), whole_h)
+    w = torch.where(any_fits, w.gather(1, first), whole_w)
     # Half of the room, to the lower pixel, is the centre as torchvision has it.
-    place = torch.where(found, numbers[:, 2 * _ATTEMPTS :], 0.5)
+    place = torch.where(any_fits, numbers[:, 2 * _ATTEMPTS :], 0.5)
     room_h, room_w = heights - h, widths - w
-    top = torch.where(found, (place[:, :1] * (room_h + 1)).floor(), (room_h / 2).floor())
-    left = torch.where(found, (place[:, 1:] * (room_w + 1)).floor(), (room_w / 2).floor())
+    top = torch.where(any_fits, (place[:, :1] * (room_h + 1)).floor(), (room_h / 2).floor())
+    left = torch.where(any_fits, (place[:, 1:] * (room_w + 1)).floor(), (room_w / 2).floor())
     top, left = torch.minimum(top, room_h), torch.minimum(left, room_w)
     return torch.cat([top, left, h, w], dim=1).long()
 
@@ -261,7 +261,7 @@ def streams(seed: int, epoch: int, images: Tensor) -> Tensor:
     Returns:
         A whole number for each image (N,), for :func:`numbers_of`.
     """
-    key = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    key = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
     return images.long() * _GOLDEN + key
 
 

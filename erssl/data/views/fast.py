@@ -65,23 +65,23 @@ class FastImages(Dataset[tuple[list[Tensor], int]]):
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # each loader process has one core
         items: list[tuple[list[Tensor], int]] = []
-        found: list[tuple[KnownSize, int]] = []
+        sized: list[tuple[KnownSize, int]] = []
         held = 0
         for _, index in places:
-            found.append(known_size(self.images, index))
-            held += found[-1][0].held
+            sized.append(known_size(self.images, index))
+            held += sized[-1][0].held
             if held > _HELD:
-                items += self._items(found, places[len(items) :][: len(found)])
-                found, held = [], 0
-        return items + (self._items(found, places[len(items) :]) if found else [])
+                items += self._items(sized, places[len(items) :][: len(sized)])
+                sized, held = [], 0
+        return items + (self._items(sized, places[len(items) :]) if sized else [])
 
     def _items(
-        self, found: Sequence[tuple[KnownSize, int]], places: Sequence[tuple[int, int]]
+        self, sized: Sequence[tuple[KnownSize, int]], places: Sequence[tuple[int, int]]
     ) -> list[tuple[list[Tensor], int]]:
-        drawn = draw_views(self.specs, [image for image, _ in found], places, self.seed)
+        drawn = draw_views(self.specs, [image for image, _ in sized], places, self.seed)
         return [
             ([torch.from_numpy(view) for view in make_views(image, self.specs, rows)], target)
-            for (image, target), rows in zip(found, drawn, strict=True)
+            for (image, target), rows in zip(sized, drawn, strict=True)
         ]
 
 

@@ -165,8 +165,8 @@ def _verify(format: str, source: Source, written: Path, images: Tensor, expected
     """Largest difference of the features, as a part of the largest feature."""
     removed = "the export was removed; please report this with the versions of both packages."
     try:
-        found = _features(FORMATS[format].read(source, written), images)
-        difference = float((found - expected).abs().max())
+        features = _features(FORMATS[format].read(source, written), images)
+        difference = float((features - expected).abs().max())
     except Exception as error:  # somebody else's loader raises nearly anything
         raise RunError(
             f"The {format} export is not read by {loader_of(format)} ({_one_line(error)}); "

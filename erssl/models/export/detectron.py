@@ -129,10 +129,10 @@ def read_by_detectron2(options: BackboneOptions, path: Path) -> nn.Module:
         unmatched: tuple[str, ...] = ()
 
         def _load_model(self, checkpoint: Any) -> Any:
-            found = super()._load_model(checkpoint)
-            wrong = [name for name, *_ in found.incorrect_shapes]
-            self.unmatched = (*found.missing_keys, *found.unexpected_keys, *wrong)
-            return found
+            incompatible = super()._load_model(checkpoint)
+            wrong = [name for name, *_ in incompatible.incorrect_shapes]
+            self.unmatched = (*incompatible.missing_keys, *incompatible.unexpected_keys, *wrong)
+            return incompatible
 
     cfg = get_cfg()
     cfg.merge_from_list(detectron2_settings(options, {}))

@@ -152,12 +152,12 @@ def read_folder(preprocessing: Mapping[str, Any], folder: Path) -> nn.Module:
 
     model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
     read = resolve_model_data_config(model)
-    found = {
+    theirs = {
         "mean": list(read["mean"]),
         "std": list(read["std"]),
         "image_size": read["input_size"][-1],
     }
-    for key, value in found.items():
+    for key, value in theirs.items():
         ours = preprocessing.get(key, value)
         if value != (ours if key == "image_size" else list(ours)):
             raise DataError(f"timm reads {key}={value} from its config.json in place of {ours}.")

@@ -60,20 +60,20 @@ def check_sums(file: Path, row: ZooRow, fetched: bool = False) -> None:
         digest = file_digest(file, kind)
         if digest.startswith(expected):
             continue
-        found = f"{kind} {digest[: len(expected)]} in place of {expected}"
+        mismatch = f"{kind} {digest[: len(expected)]} in place of {expected}"
         if fetched:
             raise DataError(
-                f"What {row.url} gives is not the published file of {row.name} ({found}); it was "
-                "not kept. Try again, or ask its authors."
+                f"What {row.url} gives is not the published file of {row.name} ({mismatch}); it "
+                "was not kept. Try again, or ask its authors."
             )
         if row.file is not None and Path(row.file) == file:
             raise DataError(
-                f"{file} was changed since it was added to the zoo as {row.name} ({found}); add "
+                f"{file} was changed since it was added to the zoo as {row.name} ({mismatch}); add "
                 "the run again with erssl zoo add <run directory> overwrite=true."
             )
         raise DataError(
-            f"{file} is not the published file of {row.name} ({found}); delete the file at {file} "
-            "to have it downloaded again."
+            f"{file} is not the published file of {row.name} ({mismatch}); delete the file at "
+            f"{file} to have it downloaded again."
         )
 
 

@@ -23,7 +23,7 @@ def truth(*boxes, first_id=1, crowd=()):
     return CocoData(CocoSource(Path(), Path()), "val", (image,), (3, 9), ("square", "bar"))
 
 
-def found(*pairs, label=0):
+def detections(*pairs, label=0):
     """Detections of one image, of (box, score)."""
     from pycocotools import mask as codes
 
@@ -41,7 +41,7 @@ def evaluate(data, detections, kinds=("bbox", "segm")):
 
 
 def test_all_found_is_one():
-    metrics = evaluate(truth(BOX, FAR), found((BOX, 0.9), (FAR, 0.8)))
+    metrics = evaluate(truth(BOX, FAR), detections((BOX, 0.9), (FAR, 0.8)))
     assert set(metrics) == {
         "box_AP",
         "box_AP50",
@@ -56,21 +56,21 @@ def test_all_found_is_one():
 
 
 def test_half_found_is_the_share_of_recall_points():
-    metrics = evaluate(truth(BOX, FAR), found((BOX, 0.9)))
+    metrics = evaluate(truth(BOX, FAR), detections((BOX, 0.9)))
     assert metrics["box_AP"] == pytest.approx(51 / 101)  # recall 0, 0.01, ..., 0.5 of 101 points
     assert metrics["mask_AP"] == pytest.approx(51 / 101)
 
 
 def test_a_better_scored_mistake_halves_precision():
-    metrics = evaluate(truth(BOX), found((FAR, 0.9), (BOX, 0.8)))
+    metrics = evaluate(truth(BOX), detections((FAR, 0.9), (BOX, 0.8)))
     assert metrics["box_AP50"] == pytest.approx(0.5)
-    metrics = evaluate(truth(BOX), found((FAR, 0.7), (BOX, 0.8)))
+    metrics = evaluate(truth(BOX), detections((FAR, 0.7), (BOX, 0.8)))
     assert metrics["box_AP50"] == pytest.approx(1)  # it comes after full recall
 
 
 def test_overlap_counts_up_to_its_own_threshold():
     wide = (10.0, 10.0, 60.0, 40.0)  # IoU 40 * 40 / (60 * 40) = 2/3: 0.5, 0.55, 0.6, 0.65
-    metrics = evaluate(truth(BOX), found((wide, 0.9)))
+    metrics = evaluate(truth(BOX), detections((wide, 0.9)))
     for kind in ("box", "mask"):
         assert metrics[f"{kind}_AP"] == pytest.approx(4 / 10)
         assert metrics[f"{kind}_AP50"] == pytest.approx(1)
@@ -78,24 +78,24 @@ def test_overlap_counts_up_to_its_own_threshold():
 
 
 def test_wrong_class_is_not_found():
-    assert evaluate(truth(BOX), found((BOX, 0.9), label=1))["box_AP"] == 0
+    assert evaluate(truth(BOX), detections((BOX, 0.9), label=1))["box_AP"] == 0
 
 
 def test_inside_a_crowd_is_neither_found_nor_wrong():
     data = truth(BOX, (90.0, 90.0, 100.0, 100.0), crowd={1})
-    metrics = evaluate(data, found((FAR, 0.9), (BOX, 0.8)))
+    metrics = evaluate(data, detections((FAR, 0.9), (BOX, 0.8)))
     assert metrics["box_AP"] == pytest.approx(1)
     assert metrics["mask_AP"] == pytest.approx(1)
 
 
 def test_annotation_of_number_0_counts():
     """pycocotools alone takes 0 for "no object found"."""
-    assert evaluate(truth(BOX, first_id=0), found((BOX, 0.9)))["box_AP"] == pytest.approx(1)
+    assert evaluate(truth(BOX, first_id=0), detections((BOX, 0.9)))["box_AP"] == pytest.approx(1)
 
 
 def test_sizes():
     small, large = (5.0, 5.0, 20.0, 20.0), (30.0, 30.0, 120.0, 120.0)
-    metrics = evaluate(truth(small, large), found((small, 0.9)), ("bbox",))
+    metrics = evaluate(truth(small, large), detections((small, 0.9)), ("bbox",))
     assert metrics["box_APs"] == pytest.approx(1)
     assert metrics["box_APl"] == 0
     assert "box_APm" not in metrics
@@ -104,5 +104,5 @@ def test_sizes():
 def test_nothing_found_is_zero_and_nothing_is_printed(capsys):
     metrics = evaluate(truth(BOX), [])
     assert metrics == dict.fromkeys((*metric_names("bbox")[:3], *metric_names("segm")[:3]), 0)
-    evaluate(truth(BOX), found((BOX, 0.5)))
+    evaluate(truth(BOX), detections((BOX, 0.5)))
     assert capsys.readouterr().out == ""

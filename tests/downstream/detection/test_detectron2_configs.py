@@ -23,9 +23,9 @@ CONFIGS = [*(recipe.config for recipe in RECIPES.values()), HEADS]
 
 @pytest.fixture(params=CONFIGS)
 def cfg(request):
-    found = base_config(request.param)
-    found.MODEL.DEVICE = "cpu"
-    return found
+    config = base_config(request.param)
+    config.MODEL.DEVICE = "cpu"
+    return config
 
 
 def is_c4(cfg):

@@ -76,10 +76,10 @@ def test_trains_and_evaluates(coco, tmp_path):
     assert outcome.facts["iterations"] == 3 and outcome.facts["backbone_convolutions"] == 20
     assert math.isfinite(outcome.facts["first_loss"])
     assert outcome.notes[0].startswith("BN in place of SyncBN")
-    assert [found.index for found in outcome.predictions] == [0, 1, 2, 3, 4]
-    found = outcome.predictions[0]
-    assert found.scores == sorted(found.scores, reverse=True) and found.scores
-    assert found.masks[0]["size"] == [48, 64]
+    assert [detected.index for detected in outcome.predictions] == [0, 1, 2, 3, 4]
+    detected = outcome.predictions[0]
+    assert detected.scores == sorted(detected.scores, reverse=True) and detected.scores
+    assert detected.masks[0]["size"] == [48, 64]
     assert any("eta" in line or "total_loss" in line for line in said)
     assert any("none left at random" in line for line in said)
     files = {path.name.partition(".tfevents")[0] for path in (tmp_path / FOLDER).iterdir()}
@@ -271,7 +271,7 @@ def test_boxes_alone_are_enough_for_faster_rcnn(coco, tmp_path):
     outcome = run(job)
     assert {"box_AP", "box_AP50", "box_AP75"} <= set(outcome.metrics)
     assert not any(name.startswith("mask") for name in outcome.metrics)
-    assert all(found.masks is None for found in outcome.predictions)
+    assert all(detected.masks is None for detected in outcome.predictions)
 
 
 def test_a_detector_that_computes_nan_says_so(coco, tmp_path):

@@ -81,10 +81,10 @@ def test_every_stage_computes_what_torchvision_computes(model, backbone):
     torch.testing.assert_close(ours, normalised, atol=1e-4, rtol=0)
     with torch.no_grad():
         expected = stages_of_torchvision(backbone, normalised)
-        found = stages_of_detectron2(model, ours)
-    assert [tuple(f.shape) for f in found] == [tuple(e.shape) for e in expected]
-    assert len(found) == 4
-    for left, right in zip(found, expected, strict=True):
+        actual = stages_of_detectron2(model, ours)
+    assert [tuple(f.shape) for f in actual] == [tuple(e.shape) for e in expected]
+    assert len(actual) == 4
+    for left, right in zip(actual, expected, strict=True):
         assert float((left - right).abs().max() / right.abs().max()) < 1e-4
 
 
@@ -155,9 +155,9 @@ def test_weights_come_from_files_of_either_kind(tmp_path):
     write_detectron2(state, tmp_path / "detectron2.pth")
     write_detectron2(state, tmp_path / "detectron2.pkl")
     for name in ("torchvision.pth", "detectron2.pth", "detectron2.pkl"):
-        found = backbone_weights(tmp_path / name)
-        assert list(found) == list(expected)
-        assert all(torch.equal(found[n], expected[n]) for n in expected)
+        actual = backbone_weights(tmp_path / name)
+        assert list(actual) == list(expected)
+        assert all(torch.equal(actual[n], expected[n]) for n in expected)
         assert not is_detector(str(tmp_path / name))
 
 

@@ -12,7 +12,7 @@ from erssl.downstream.detection.torchvision_model import build_detector
 from erssl.errors import DataError
 from erssl.models import build_backbone
 
-from .test_coco_metrics import BOX, found, truth
+from .test_coco_metrics import BOX, detections, truth
 from .test_torchvision_backend import STATISTICS, job  # noqa: F401
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -20,7 +20,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 def predictions(**changed):
     data = truth(BOX)
-    mask = found((BOX, 0.9))[0].masks[0]
+    mask = detections((BOX, 0.9))[0].masks[0]
     usual = {"image_id": 7, "category_id": 3, "bbox": list(BOX), "score": 0.9, "segmentation": mask}
     return [usual, {**usual, **changed}], data
 

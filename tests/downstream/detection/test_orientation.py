@@ -130,9 +130,9 @@ def test_annotated_masks_are_drawn(coco, tmp_path, monkeypatch):
         return tinted(pixels, masks)
 
     monkeypatch.setattr(images, "_tinted", note)
-    found = Detected(
+    detected = Detected(
         0, [(0.0, 0.0, 9.0, 9.0)], [1], [0.9], [{"size": [48, 64], "counts": [48 * 64]}]
     )
-    assert draw_predictions(data, [found], tmp_path / "a.png") == 1
+    assert draw_predictions(data, [detected], tmp_path / "a.png") == 1
     assert drawn == [[400, 240, 480], [0]]  # squares of 20 and 30 x 8, a crowd of 10 columns
     assert (tmp_path / "a.png").stat().st_size > 1000

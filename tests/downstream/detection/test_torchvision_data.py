@@ -111,8 +111,8 @@ def test_masks_fill_their_boxes_on_real_images(mirrored):
         size = (image.width, image.height)
         target = target_of(image, size, mirrored)
         kept = target["masks"].flatten(1).sum(1) > 400  # thin shapes may vanish between pixels
-        found = masks_to_boxes(target["masks"][kept])
-        assert (found - target["boxes"][kept]).abs().max() < 4
+        actual = masks_to_boxes(target["masks"][kept])
+        assert (actual - target["boxes"][kept]).abs().max() < 4
         areas = torch.tensor([i.area for i in image.trainable])[kept]
         assert torch.allclose(target["masks"][kept].flatten(1).sum(1).float(), areas, rtol=0.12)
 

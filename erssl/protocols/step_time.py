@@ -1,0 +1,85 @@
+"""How long a pretraining takes on this machine, from a few of its steps on random images."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import cache
+
+import torch
+
+from erssl.data import DataOptions, default_options
+from erssl.protocols.build import build_method
+from erssl.protocols.evaluation import best_device
+from erssl.settings.pretrain import PretrainSettings
+
+_STEPS = 2  # after one that is not counted
+_CLASSES = 10
+_UNCHECKED = {"verify": False, "on_error": "raise"}  # of image files, which are only counted
+
+
+def seconds_of_run(settings: PretrainSettings, known: dict[str, float]) -> float:
+    """Estimate the seconds of a run's steps, without loading images and evaluation.
+
+    Args:
+        settings: The run.
+        known: Seconds a step of each kind of run that was measured before; filled here.
+    """
+    data = settings.data
+    kind = {
+        "method": settings.method,
+        "backbone": asdict(settings.backbone),
+        "batch": settings.batch_size,
+        "size": data.image_size,
+        "views": asdict(data.views),
+        "precision": settings.trainer.get("precision"),
+        "channels_last": settings.channels_last,
+    }
+    text = json.dumps(kind, sort_keys=True, default=str)
+    if text not in known:
+        known[text] = _seconds_of_step(settings)
+    steps = max(1, _images(data) // settings.batch_size)
+    return known[text] * steps * settings.epochs
+
+
+def _images(data: DataOptions) -> int:
+    """Number of training images, counted once for all ways to read the same ones."""
+    own = {key: getattr(data, key) for key in data.own_options()}
+    unchecked = {key: value for key, value in _UNCHECKED.items() if key in own}
+    return _counted(default_options(data.name, **(own | unchecked)))
+
+
+@cache
+def _counted(data: DataOptions) -> int:
+    return len(data.load().train)
+
+
+def _seconds_of_step(settings: PretrainSettings) -> float:
+    device = best_device()
+    views = settings.data.views
+    sizes = [settings.data.image_size] * views.n_views
+    sizes += [views.local_image_size] * views.n_local_views
+    method = build_method(settings, _CLASSES, settings.batch_size).to(device).train()
+    images = [torch.randn(settings.batch_size, 3, size, size, device=device) for size in sizes]
+    if settings.channels_last:
+        images = [each.to(memory_format=torch.channels_last) for each in images]
+    half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+    dtype = half.get(str(settings.trainer.get("precision")))
+    precision = torch.autocast(device.type, dtype) if dtype else nullcontext()
+    began = 0.0
+    for step in range(1 + _STEPS):
+        if step == 1:
+            began = _now(device)
+        with precision:
+            loss = method.multi_view_step(images).loss
+        loss.backward()
+        method.zero_grad()
+    return (_now(device) - began) / _STEPS
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,229 @@
+"""``erssl study``: a grid of pretrainings from one store, and the page that it answers by."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from erssl.errors import ConfigError, RunError
+from erssl.files import write_json, write_text
+from erssl.protocols.step_time import seconds_of_run
+from erssl.run.checkpoint_files import has_checkpoint
+from erssl.run.children import Children
+from erssl.run.console import say, say_lines
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, environment
+from erssl.run.launch import count_jobs, launch, launcher_overrides
+from erssl.run.lock import locked
+from erssl.run.result import Result
+from erssl.run.summary import read_results
+from erssl.settings.pretrain import PretrainSettings, read_settings
+from erssl.settings.study import StudySettings, read_study_settings
+from erssl.studies.figure import plot_study
+from erssl.studies.page import Outcome, page, record
+from erssl.studies.plan import Cell, Grid, Scale, Study, available_studies, read_study
+from erssl.studies.store import (
+    RunStore,
+    failure_of,
+    images_digest,
+    is_finished,
+    key_of,
+    mark_failure,
+    mark_images,
+)
+
+_ERROR = "erssl: "
+PAGE, RECORD, FIGURE = "study.md", "study.json", "study.png"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a study and where it lies in the store."""
+
+    cell: Cell
+    settings: PretrainSettings
+    path: Path
+    images: str
+
+    @property
+    def failure(self) -> str | None:
+        """Why it ended without results, if it did."""
+        return None if is_finished(self.path) else failure_of(self.path)
+
+
+def run(overrides: Sequence[str], console: Console) -> Result:
+    """Train what the store lacks of a study, and write its page.
+
+    Raises:
+        ErsslError: If study, scale or a run of the grid cannot be; nothing has been trained then.
+    """
+    launcher = launcher_overrides(overrides)
+    settings, further = read_study_settings([o for o in overrides if o not in launcher])
+    if settings.study is None:
+        raise ConfigError(
+            f"erssl study needs the name of a study; choose from: {', '.join(available_studies())}."
+        )
+    study = read_study(settings.study)
+    scale = study.scale(settings.scale)
+    _check_folder(settings.folder, study, scale)
+    grid = study.grid(scale, further, settings.seeds or ())
+    store = RunStore(settings.store)
+    for path, reason in store.unread.items():
+        say(console, f"{path} is passed over: {reason}")
+    runs = [_planned(cell, store) for cell in grid.cells]
+    if settings.dry_run:
+        return _tell(runs, settings, study, console)
+    with locked(settings.folder):
+        missing = _missing(runs, settings.retry)[: settings.only]
+        if missing:
+            say(console, f"{len(runs) - len(_missing(runs, True))} of {len(runs)} runs are there.")
+        _train(missing, settings, launcher, console)
+        return _write(study, scale, grid, runs, settings, console)
+
+
+def _planned(cell: Cell, store: RunStore) -> Planned:
+    """A run of the grid, checked as ``erssl pretrain`` checks it."""
+    try:
+        settings, config = read_settings(list(cell.overrides))
+    except ConfigError as error:
+        raise ConfigError(f"The run {cell.name} cannot be: {error}") from error
+    images = images_digest(config["data"])
+    key = key_of(config, images)
+    return Planned(cell, settings, store.place(key, settings.method["name"]), images)
+
+
+def _missing(runs: Sequence[Planned], retry: bool) -> list[Planned]:
+    """Runs to be trained, each once."""
+    wanted = {
+        each.path: each
+        for each in runs
+        if not is_finished(each.path) and (retry or each.failure is None)
+    }
+    return list(wanted.values())
+
+
+def _train(
+    runs: Sequence[Planned], settings: StudySettings, launcher: Sequence[str], console: Console
+) -> None:
+    commands = [_command(each) for each in runs]
+    jobs = count_jobs(settings.jobs)
+    if launcher or jobs > 1:
+        launch(commands, jobs, launcher=launcher, folder=settings.folder / "launch")
+        for each in runs:
+            _mark(each, "it came to no results; see what it said above")
+        return
+    for number, (each, command) in enumerate(zip(runs, commands, strict=True), 1):
+        say(console, f"\nRun {number} of {len(runs)}: {each.cell.name}")
+        heard: list[str] = []
+        with Children().ended_together() as children:
+            status = children.run(command, heard=heard.append)
+        _mark(each, _sentence(heard) or f"it ended with status {status}.")
+
+
+def _command(run: Planned) -> list[str]:
+    goes_on = (run.path / CONFIG).is_file() and has_checkpoint(run.path / LAST_CHECKPOINT)
+    state = [f"resume={goes_on}".lower(), f"overwrite={not goes_on}".lower()]
+    return ["pretrain", *run.cell.overrides, f"run_dir={run.path}", *state]
+
+
+def _mark(run: Planned, sentence: str) -> None:
+    if is_finished(run.path):
+        mark_images(run.path, run.images)
+    elif "is in use by" not in sentence:  # another process is training it
+        mark_failure(run.path, sentence)
+
+
+def _sentence(heard: Sequence[str]) -> str:
+    """The error that ended a run, as it was printed."""
+    starts = [number for number, line in enumerate(heard) if line.startswith(_ERROR)]
+    text = "".join(heard[starts[-1] :]) if starts else ""
+    return " ".join(text.removeprefix(_ERROR).split())
+
+
+def _write(
+    study: Study,
+    scale: Scale,
+    grid: Grid,
+    runs: Sequence[Planned],
+    settings: StudySettings,
+    console: Console,
+) -> Result:
+    folder = settings.folder
+    outcomes = [_outcome(each) for each in runs]
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = plot_study(grid, outcomes, study.metrics, folder / FIGURE, settings.plots)
+    text = page(study, scale, grid, outcomes, FIGURE if drawn else None)
+    write_text(folder / PAGE, text)
+    content = record(study, scale, grid, outcomes) | {"environment": environment()}
+    write_json(folder / RECORD, content)
+    say_lines(console, f"\n{text}")
+    say(console, f"See {folder}.")
+    return Result(folder, results=content)
+
+
+def _outcome(run: Planned) -> Outcome:
+    labels, seed = run.cell.labels, run.cell.seed
+    if not is_finished(run.path):
+        return Outcome(labels, seed, {}, run.failure, run.path.name)
+    try:
+        results = read_results(run.path / RESULTS)
+    except RunError as error:
+        return Outcome(labels, seed, {}, str(error), run.path.name)
+    metrics = {**results["metrics"], "wall_seconds": results.get("wall_seconds", 0.0)}
+    version = str(results.get("environment", {}).get("erssl", ""))
+    return Outcome(labels, seed, metrics, None, run.path.name, version)
+
+
+def _tell(
+    runs: Sequence[Planned], settings: StudySettings, study: Study, console: Console
+) -> Result:
+    """Print the runs and how long those take that are missing."""
+    missing = _missing(runs, settings.retry)
+    for each in runs:
+        state = "finished" if is_finished(each.path) else each.failure or "missing"
+        say(console, f"{each.cell.name}: {state} ({each.path})")
+    began = time.perf_counter()
+    known: dict[str, float] = {}
+    total = sum(seconds_of_run(each.settings, known) for each in missing)
+    jobs = count_jobs(settings.jobs)
+    say(
+        console,
+        f"{len(missing)} of {len(runs)} runs of {study.name} are missing: about "
+        f"{total / jobs / 60:.0f} minutes with {jobs} at once, by a step of each kind measured on "
+        f"this machine ({time.perf_counter() - began:.0f} s), without loading and evaluation.",
+    )
+    return Result(settings.folder, metrics={"missing": len(missing), "seconds": total / jobs})
+
+
+def _check_folder(folder: Path, study: Study, scale: Scale) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        RunError: If it does.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunError(f"output={folder} is no folder; name another.")
+    file = folder / RECORD
+    if not file.is_file():
+        if any(entry.name != "launch" for entry in folder.iterdir()):
+            raise RunError(f"output={folder} holds something else than a study; name another.")
+        return
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        name, size = held["study"], held["scale"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{file} cannot be read as the record of a study ({error}); delete it, or name "
+            "another output."
+        ) from error
+    if (name, size) != (study.name, scale.name):
+        raise RunError(
+            f"output={folder} holds the study {name} at scale {size}; name another output for "
+            f"{study.name} at scale {scale.name}."
+        )

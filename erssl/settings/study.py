@@ -1,0 +1,71 @@
+"""The settings of ``erssl study``: its own keys, and the overrides that all its runs get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from erssl.errors import ConfigError
+from erssl.paths import user_path
+from erssl.run.plots import Plots
+from erssl.settings.compose import compose_config, schema_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """``configs/study.yaml``."""
+
+    study: str | None
+    scale: str
+    store: str
+    output: str | None
+    seeds: list[int] | None
+    plots: Plots
+    jobs: int | None
+    only: int | None
+    dry_run: bool
+    retry: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no study."""
+        for key in ("jobs", "only"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"{key} must be at least 1 but is {value}.")
+        if self.seeds is not None and (
+            not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)
+        ):
+            raise ConfigError(f"seeds={self.seeds} must be different numbers of at least 0.")
+
+    @property
+    def folder(self) -> Path:
+        """Where the page goes."""
+        name = Path(str(self.study)).stem
+        return user_path(self.output or f"runs/study-{name}-{self.scale}")
+
+
+def read_study_settings(overrides: Sequence[str]) -> tuple[StudySettings, list[str]]:
+    """Settings of ``erssl study``, and the overrides of all its runs.
+
+    Args:
+        overrides: The name of a study, keys of ``configs/study.yaml``, and any key of
+            ``erssl pretrain``.
+
+    Raises:
+        ConfigError: If no study is named or several are, or a value makes no study.
+    """
+    schema = schema_from(StudySettings)
+    own: list[str] = []
+    further: list[str] = []
+    for override in overrides:
+        key, sign, _ = override.partition("=")
+        if not sign:
+            own.append(f"study={override}")
+        else:
+            (own if key in schema else further).append(override)
+    named = [override for override in own if override.startswith("study=")]
+    if len(named) > 1:
+        raise ConfigError("erssl study runs one study at a time; name one.")
+    config = compose_config("study", own, lambda _: schema, groups={})
+    return StudySettings(**config), further

@@ -1,0 +1,222 @@
+"""The page of a study: its tables as Markdown, the published ones beside them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from erssl.escaping import markdown_row, markdown_text
+from erssl.studies.plan import Grid, Published, Scale, Study
+
+_LABELS = {
+    "knn_top1": "kNN top-1 (%)",
+    "linear_top1": "linear top-1 (%)",
+    "train_nats_below_uniform": "entropy, nats below uniform",
+    "train_alignment": "alignment (mean cosine)",
+    "train_loss": "loss",
+    "wall_seconds": "seconds a run",
+}
+_PERCENT = ("top1", "top5")
+NOT_RUN, FAILED = "–", "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run came to.
+
+    Attributes:
+        labels: Its option of each axis.
+        seed: Its seed.
+        metrics: Values of its ``results.json``; empty where it has none.
+        failure: Why it has none although it was tried.
+        folder: Name of its run directory.
+        version: erssl's version that trained it.
+    """
+
+    labels: tuple[str, ...]
+    seed: int
+    metrics: Mapping[str, float]
+    failure: str | None = None
+    folder: str = ""
+    version: str = ""
+
+
+def page(
+    study: Study, scale: Scale, grid: Grid, outcomes: Sequence[Outcome], figure: str | None
+) -> str:
+    """Write the page of a study.
+
+    Args:
+        study: The study.
+        scale: The scale that was run.
+        grid: Its runs.
+        outcomes: What each came to, in the order of the grid.
+        figure: File name of the figure beside the page.
+
+    Returns:
+        Markdown.
+    """
+    done = [each for each in outcomes if each.metrics]
+    named = f"{markdown_text(study.name)}, scale {markdown_text(scale.name)}"
+    lines = [f"# {named}", "", markdown_text(study.question), ""]
+    lines += [f"Source: {markdown_text(study.source)}.", ""] if study.source else []
+    lines += [f"Scale: {markdown_text(scale.about)}", ""]
+    lines += [_state(grid, outcomes, scale), ""]
+    if figure and done:
+        lines += [f"![{markdown_text(study.name)}]({figure})", ""]
+    for number, metric in enumerate(study.metrics):
+        if number == 0 or any(metric in each.metrics for each in done):
+            table_of_metric = metric_table(grid, outcomes, metric)
+            lines += [f"## {markdown_text(label_of(metric))}", "", table_of_metric, ""]
+    if any("untrained_knn_top1" in each.metrics for each in done):
+        values = [each.metrics.get("untrained_knn_top1", math.nan) for each in done]
+        lines += [f"Before training: kNN {100 * statistics.fmean(values):.1f} %.", ""]
+    for table in study.published:
+        lines += [f"## Published: {markdown_text(table.title)}", "", published_table(table), ""]
+        source = markdown_text(table.source)
+        lines += [f"Source: {source}. Measured at another scale than the tables above.", ""]
+        lines += [*agreement(table, grid, outcomes), ""]
+    lines += [f"- {markdown_text(note)}" for note in study.notes]
+    failures = [each for each in outcomes if each.failure]
+    if failures:
+        lines += ["", "## Runs that failed", ""]
+        reasons = (f"{', '.join(f.labels)}, seed {f.seed}: {f.failure}" for f in failures)
+        lines += [f"- {markdown_text(reason)}" for reason in reasons]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def label_of(metric: str) -> str:
+    """A metric's name as tables and figures have it."""
+    return _LABELS.get(metric, metric)
+
+
+def value_of(metric: str, value: float) -> float:
+    """A metric's value in the unit of its label."""
+    return 100 * value if metric.endswith(_PERCENT) else value
+
+
+def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
+    """Markdown table of one metric: the last axis across, the others down.
+
+    A cell is the mean over the seeds that are finished, with the sample standard deviation where
+    there are several; what is not run and what failed is said. The best accuracy of a row is bold.
+    """
+    cells: dict[tuple[str, ...], list[Outcome]] = {}
+    for each in outcomes:
+        cells.setdefault(each.labels, []).append(each)
+    *down, last = grid.axes
+    if not down:
+        lines = [markdown_row((last.name, label_of(metric))), "|---|---|"]
+        texts = _row([cells.get((label,), []) for label in last.options], metric)
+        return "\n".join(
+            [
+                *lines,
+                *map(_line, ([label] for label in last.options), ([text] for text in texts)),
+            ]
+        )
+    heads = [*(axis.name for axis in down), *(f"{last.name} {label}" for label in last.options)]
+    lines = [markdown_row(heads), "|" + "---|" * len(heads)]
+    for row in itertools.product(*(axis.options for axis in down)):
+        texts = _row([cells.get((*row, label), []) for label in last.options], metric)
+        lines.append(_line(row, texts))
+    return "\n".join(lines)
+
+
+def published_table(table: Published) -> str:
+    """Markdown table of a paper's numbers."""
+    lines = [markdown_row(["", *table.columns]), "|" + "---|" * (1 + len(table.columns))]
+    for label, values in table.rows.items():
+        texts = [NOT_RUN if value is None else f"{value:g}" for value in values]
+        lines.append(_line([label], texts))
+    return "\n".join(lines)
+
+
+def agreement(table: Published, grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
+    """Sentences on how far the order of the rows is the published one, column by column.
+
+    Columns and rows are those of equal labels; kNN top-1 stands for the published accuracy.
+    """
+    from scipy.stats import kendalltau
+
+    sentences = []
+    for index, column in enumerate(table.columns):
+        pairs = []
+        for row, values in table.rows.items():
+            ours = [
+                each.metrics["knn_top1"]
+                for each in outcomes
+                if set(each.labels) <= {row, column} and row in each.labels and each.metrics
+            ]
+            if ours and values[index] is not None:
+                pairs.append((row, float(values[index] or 0.0), statistics.fmean(ours)))
+        if len(pairs) < 3:
+            continue
+        tau = float(kendalltau([p[1] for p in pairs], [p[2] for p in pairs]).statistic)
+        best = max(pairs, key=lambda pair: pair[1])[0]
+        ours_best = max(pairs, key=lambda pair: pair[2])[0]
+        sentences.append(
+            f"- {markdown_text(column)}: order of {len(pairs)} rows against the published "
+            f"one, Kendall's tau {tau:+.2f}; best published {markdown_text(best)}, here {markdown_text(ours_best)}."
+        )
+    return sentences
+
+
+def record(study: Study, scale: Scale, grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """All that the page is made from, for ``study.json``."""
+    return {
+        "study": study.name,
+        "question": study.question,
+        "source": study.source,
+        "scale": {"name": scale.name, "about": scale.about, "overrides": scale.overrides},
+        "axes": {axis.name: dict(axis.options) for axis in grid.axes},
+        "published": [asdict(table) for table in study.published],
+        "runs": [asdict(each) for each in outcomes],
+    }
+
+
+def _line(names: Sequence[str], texts: Sequence[str]) -> str:
+    """A line of a table: names of options, escaped, and texts of ours."""
+    return f"| {' | '.join([*map(markdown_text, names), *texts])} |"
+
+
+def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
+    """The cells of a row as text, the best accuracy bold where there are several."""
+    texts = [_cell(outcomes, metric) for outcomes in cells]
+    means = {
+        place: statistics.fmean(values)
+        for place, outcomes in enumerate(cells)
+        if (values := [o.metrics[metric] for o in outcomes if metric in o.metrics])
+    }
+    if metric.endswith(_PERCENT) and len(means) > 1:
+        best = max(means, key=lambda place: means[place])
+        texts[best] = f"**{texts[best]}**"
+    return texts
+
+
+def _cell(outcomes: Sequence[Outcome], metric: str) -> str:
+    values = [value_of(metric, o.metrics[metric]) for o in outcomes if metric in o.metrics]
+    if not values:
+        return FAILED if any(o.failure for o in outcomes) else NOT_RUN
+    digits = 1 if metric.endswith(_PERCENT) else 2
+    text = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.{digits}f}"
+    failed = sum(bool(o.failure) for o in outcomes)
+    return f"{text} ({failed} failed)" if failed else text
+
+
+def _state(grid: Grid, outcomes: Sequence[Outcome], scale: Scale) -> str:
+    done = sum(bool(each.metrics) for each in outcomes)
+    failed = sum(each.failure is not None for each in outcomes)
+    seeds = len({cell.seed for cell in grid.cells})
+    text = f"{done} of {len(outcomes)} runs are finished (seeds: {seeds})"
+    if failed:
+        text += f", {failed} failed"
+    missing = len(outcomes) - done - failed
+    if missing:
+        text += f", {missing} are missing; `erssl study` goes on with them"
+    return text + "."

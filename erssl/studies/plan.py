@@ -1,0 +1,278 @@
+"""A study as its YAML file says it: a question, published numbers, and a grid of pretrainings.
+
+A file of ``configs/study`` holds ``question``, ``source``, ``axes`` and ``scales``; it may hold
+``overrides`` of all its runs, ``metrics``, ``published``, ``skip`` and ``notes``. An axis maps the
+label of each of its options to overrides of ``erssl pretrain``; the grid is the product of the
+axes. A scale may replace axes and overrides by its own. What all studies have in common at a scale
+(images, network, length) is ``configs/study/scale/SCALE.yaml``, so that they share runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from erssl.errors import ConfigError
+from erssl.paths import user_path
+from erssl.settings.arguments import overrides_of
+from erssl.yaml_text import read_settings_file
+
+_KEYS = {"question", "source", "axes", "scales", "overrides", "metrics", "published", "skip"}
+_KEYS |= {"notes", "over_store"}
+_SCALE_KEYS = {"about", "overrides", "seeds"}
+_OWN_SCALE_KEYS = {"about", "overrides", "seeds", "axes", "skip"}
+METRICS = ("knn_top1", "linear_top1", "train_nats_below_uniform", "train_alignment")
+
+Overrides = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a grid.
+
+    Attributes:
+        name: What varies along it.
+        options: Overrides of each option by its label, in order.
+    """
+
+    name: str
+    options: Mapping[str, Overrides]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a grid and one seed: one pretraining.
+
+    Attributes:
+        labels: Its option of each axis.
+        seed: Its seed.
+        overrides: All that is said to ``erssl pretrain``, but where the run lies.
+    """
+
+    labels: tuple[str, ...]
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The options and the seed, as a message has them."""
+        return ", ".join([*self.labels, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Published:
+    """A table of a paper.
+
+    Attributes:
+        title: What it shows.
+        source: Paper and table.
+        columns: Names of its columns.
+        rows: Values of each row by its label; ``None`` where the paper has none.
+    """
+
+    title: str
+    source: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[float | None, ...]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the runs of a study are.
+
+    Attributes:
+        name: ``tiny``, ``cifar``, ``imagenet``.
+        about: One sentence: images, network, length.
+        overrides: Of all runs.
+        seeds: Of each cell.
+    """
+
+    name: str
+    about: str
+    overrides: Overrides
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a study at one scale."""
+
+    axes: tuple[Axis, ...]
+    cells: tuple[Cell, ...]
+    skipped: frozenset[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and how it is answered; see the module."""
+
+    name: str
+    question: str
+    source: str
+    overrides: Overrides
+    axes: tuple[Axis, ...]
+    scales: Mapping[str, Mapping[str, Any]]
+    metrics: tuple[str, ...]
+    published: tuple[Published, ...]
+    skip: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    over_store: bool
+
+    def scale(self, name: str) -> Scale:
+        """What holds for all runs at a scale, the study's own word last.
+
+        Raises:
+            ConfigError: If the study has no such scale.
+        """
+        if name not in self.scales:
+            raise ConfigError(
+                f"The study {self.name} has no scale {name!r}; choose from: "
+                f"{', '.join(self.scales)}."
+            )
+        own = self.scales[name]
+        shared = _read(_folder() / "scale" / f"{name}.yaml")
+        _check_keys(shared, _SCALE_KEYS, f"The scale {name}")
+        seeds = own.get("seeds", shared.get("seeds", [0]))
+        overrides = {**shared.get("overrides", {}), **self.overrides, **own.get("overrides", {})}
+        about = str(own.get("about", shared["about"]))
+        return Scale(name, about, overrides, tuple(int(seed) for seed in seeds))
+
+    def grid(self, scale: Scale, further: Sequence[str] = (), seeds: Sequence[int] = ()) -> Grid:
+        """Every run at a scale, those of the first seed first.
+
+        Args:
+            scale: The scale.
+            further: Overrides of all runs that the user adds, the strongest.
+            seeds: In place of the scale's.
+
+        Raises:
+            ConfigError: If an override of the user sets what varies between the runs.
+        """
+        own = self.scales[scale.name]
+        axes = _axes(own["axes"], self.name) if own.get("axes") else self.axes
+        skip = {tuple(map(str, labels)) for labels in own.get("skip", self.skip)}
+        given = dict(override.partition("=")[::2] for override in further)
+        varied = {key for axis in axes for option in axis.options.values() for key in option}
+        if clash := sorted(set(given) & (varied | {"seed"})):
+            raise ConfigError(
+                f"{clash[0]} varies between the runs of the study {self.name}; leave it out, or "
+                "write a study of your own."
+            )
+        cells = [
+            Cell(labels, seed, tuple(overrides_of({**overrides, "seed": seed, **given})))
+            for seed in seeds or scale.seeds
+            for labels, overrides in _product(axes, scale.overrides)
+            if not _matches(labels, skip)
+        ]
+        if not cells:
+            raise ConfigError(f"The study {self.name} has no run at scale {scale.name}.")
+        skipped = frozenset(labels for labels, _ in _product(axes, {}) if _matches(labels, skip))
+        return Grid(axes, tuple(cells), skipped)
+
+
+def _folder() -> Path:
+    return Path(str(files("erssl.configs"))) / "study"
+
+
+def available_studies() -> tuple[str, ...]:
+    """Names of the studies that come with erssl."""
+    return tuple(sorted(file.stem for file in (_folder()).glob("*.yaml")))
+
+
+def read_study(name: str) -> Study:
+    """Read a study by its name, or from a YAML file of your own by its path.
+
+    Raises:
+        ConfigError: If there is no such study, or its file does not say what a study needs.
+    """
+    own = user_path(name)
+    if name.endswith((".yaml", ".yml")):
+        file = own
+    elif name in available_studies():
+        file = _folder() / f"{name}.yaml"
+    else:
+        from erssl.settings.compose import nearest
+
+        raise ConfigError(
+            f"There is no study {name!r}; {nearest(name, available_studies())} Or give the path "
+            "of a YAML file."
+        )
+    said = _read(file)
+    about = f"The study {file}" if file == own else f"The study {name}"
+    _check_keys(said, _KEYS, about)
+    over_store = bool(said.get("over_store", False))
+    missing = [key for key in ("question", "scales") if not said.get(key)]
+    everywhere = all((own or {}).get("axes") for own in dict(said.get("scales") or {}).values())
+    if not said.get("axes") and not everywhere and not over_store:
+        missing.append("axes")
+    if missing:
+        raise ConfigError(f"{about} says nothing of {', '.join(missing)}.")
+    scales = {str(k): dict(v or {}) for k, v in dict(said["scales"]).items()}
+    for scale, own_scale in scales.items():
+        _check_keys(own_scale, _OWN_SCALE_KEYS, f"{about}, scale {scale},")
+    return Study(
+        name=file.stem,
+        question=" ".join(str(said["question"]).split()),
+        source=str(said.get("source", "")),
+        overrides=dict(said.get("overrides") or {}),
+        axes=_axes(said.get("axes") or {}, file.stem),
+        scales=scales,
+        metrics=tuple(said.get("metrics") or METRICS),
+        published=tuple(_published(table) for table in said.get("published") or ()),
+        skip=tuple(tuple(map(str, labels)) for labels in said.get("skip") or ()),
+        notes=tuple(" ".join(str(note).split()) for note in said.get("notes") or ()),
+        over_store=over_store,
+    )
+
+
+def _axes(said: Mapping[str, Any], study: str) -> tuple[Axis, ...]:
+    axes = []
+    for name, options in said.items():
+        if not isinstance(options, Mapping) or not options:
+            raise ConfigError(f"The axis {name} of the study {study} maps no label to overrides.")
+        axes.append(Axis(str(name), {str(k): dict(v or {}) for k, v in options.items()}))
+    return tuple(axes)
+
+
+def _product(
+    axes: Sequence[Axis], shared: Overrides
+) -> Iterator[tuple[tuple[str, ...], Overrides]]:
+    for options in itertools.product(*(axis.options.items() for axis in axes)):
+        overrides = dict(shared)
+        for _, own in options:
+            overrides |= own
+        yield tuple(label for label, _ in options), overrides
+
+
+def _matches(labels: tuple[str, ...], skip: set[tuple[str, ...]]) -> bool:
+    """Whether a rule such as ``[SimCLR, EMA 0.8]`` names these labels, in any order."""
+    return any(set(rule) <= set(labels) for rule in skip)
+
+
+def _published(said: Mapping[str, Any]) -> Published:
+    rows = {
+        str(label): tuple(None if value is None else float(value) for value in values)
+        for label, values in said["rows"].items()
+    }
+    columns = tuple(str(column) for column in said["columns"])
+    return Published(str(said["title"]), str(said["source"]), columns, rows)
+
+
+def _check_keys(said: Mapping[str, Any], known: set[str], about: str) -> None:
+    if unknown := sorted(set(said) - known):
+        raise ConfigError(f"{about} has no key {unknown[0]!r}; it has {', '.join(sorted(known))}.")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        said = read_settings_file(file)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"{file} cannot be read as a study ({reason}).") from error
+    if not isinstance(said, dict):
+        raise ConfigError(f"{file} is no study: it holds no keys.")
+    return said

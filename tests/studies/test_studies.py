@@ -1,0 +1,269 @@
+"""Studies: their files, the grid, the store of runs, the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from erssl.errors import ConfigError, ErsslError, RunError
+from erssl.protocols import study as command
+from erssl.run.result import Result
+from erssl.settings.pretrain import read_settings
+from erssl.studies import RunStore, available_studies, read_study
+from erssl.studies.page import Outcome, Published, agreement, metric_table
+from erssl.studies.plan import Axis, Cell, Grid
+from erssl.studies.store import images_digest, key_of, mark_failure
+
+SMALL: dict[str, Any] = {
+    "question": "Does the batch matter?",
+    "axes": {
+        "method": {"SimCLR": {"method": "simclr"}, "MVEB": {"method": "mveb"}},
+        "batch": {"128": {"batch_size": 128}, "256": {"batch_size": 256}},
+    },
+    "skip": [["MVEB", "256"]],
+    "scales": {
+        "tiny": {
+            "about": "digits",
+            "overrides": {
+                **{"data": "digits", "data.pipeline": "lightly", "data.image_size": 16},
+                **{"data.views.recipe": "digits", "epochs": 1, "trainer.precision": "32-true"},
+                **{"evaluation.knn_k": 20, "lens.probe_size": 0, "batch_size": 256},
+            },
+        }
+    },
+}
+
+
+def written(folder: Path, **changes: Any) -> str:
+    """A study of its own in a folder."""
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump({**SMALL, **changes}, sort_keys=False))
+    return str(file)
+
+
+def run(*words: str) -> Result:
+    """The command, silent."""
+    return command.run(words, Console(quiet=True))
+
+
+@pytest.mark.parametrize("name", available_studies())
+def test_every_run_of_every_study_is_one_that_pretrain_takes(name: str) -> None:
+    """Composed and checked; one cell a row, to save time, and every option somewhere."""
+    study = read_study(name)
+    for size in study.scales:
+        grid = study.grid(study.scale(size), ["data.root=/anywhere"])
+        told: set[str] = set()
+        for cell in grid.cells:
+            if set(cell.labels) <= told:
+                continue
+            told |= set(cell.labels)
+            settings, _ = read_settings(list(cell.overrides))
+            assert settings.seed == cell.seed
+        assert told == {label for axis in grid.axes for label in axis.options}
+
+
+def test_published_rows_have_a_value_for_every_column() -> None:
+    """A table with a hole would shift its columns."""
+    tables = [table for name in available_studies() for table in read_study(name).published]
+    assert tables
+    for table in tables:
+        assert all(len(values) == len(table.columns) for values in table.rows.values())
+
+
+def test_grid_is_the_product_without_what_is_skipped(tmp_path: Path) -> None:
+    """Those of the first seed come first, and later overrides win."""
+    study = read_study(written(tmp_path))
+    grid = study.grid(study.scale("tiny"), ["epochs=2"], seeds=(0, 1))
+    assert [(*cell.labels, cell.seed) for cell in grid.cells] == [
+        *(("SimCLR", "128", 0), ("SimCLR", "256", 0), ("MVEB", "128", 0)),
+        *(("SimCLR", "128", 1), ("SimCLR", "256", 1), ("MVEB", "128", 1)),
+    ]
+    first = dict(word.partition("=")[::2] for word in grid.cells[0].overrides)
+    assert (first["batch_size"], first["epochs"], first["seed"]) == ("128", "2", "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("no_such_study",), "There is no study"),
+        (("mveb_bta",), "did you mean mveb_beta"),
+        (("{small}", "scale=huge"), "has no scale 'huge'"),
+        (("{small}", "batch_size=64"), "batch_size varies between the runs"),
+        (("{small}", "method.no_key=1"), "The run SimCLR, 128, seed 0 cannot be"),
+        (("{small}", "seeds=[0,0]"), "must be different"),
+        (("{small}", "jobs=0"), "jobs must be at least 1"),
+        ((), "needs the name of a study"),
+        (("mveb_beta", "mveb_batch"), "one study at a time"),
+        (("{missing}",), "cannot be read as a study"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_training(
+    words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """One sentence each, and nothing written."""
+    small = written(tmp_path)
+    places = {"small": small, "missing": str(tmp_path / "none.yaml")}
+    before = sorted(tmp_path.rglob("*"))
+    arguments = [word.format(**places) for word in words]
+    with pytest.raises(ErsslError, match=said):
+        run(*arguments, f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"axis": {}}, "has no key 'axis'"),
+        ({"question": ""}, "says nothing of question"),
+        ({"axes": {}}, "says nothing of axes"),
+        ({"axes": {"method": [1]}}, "maps no label"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    """By what it lacks."""
+    with pytest.raises(ConfigError, match=said):
+        read_study(written(tmp_path, **changes))
+
+
+def test_key_counts_what_a_run_computes_and_nothing_else(tmp_path: Path) -> None:
+    """Folders, loaders and logging do not matter; seed, method and images do."""
+
+    def key(*words: str) -> str:
+        return key_of(read_settings(["method=simclr", *words])[1])
+
+    same = key()
+    assert key("run_dir=runs/other", "data.num_workers=3", "trainer.devices=1") == same
+    assert key("keep_checkpoints=5", "optimizer.weight_decay=0.0005") == same
+    for word in ("seed=1", "epochs=9", "method=mveb", "batch_size=64", "data.image_size=16"):
+        assert key(word) != same, word
+    folders = []
+    for name in "ab":
+        (tmp_path / name / "class").mkdir(parents=True)
+        (tmp_path / name / "class" / "image.png").write_bytes(b"123")
+        folders.append({"name": "imagefolder", "train_dir": str(tmp_path / name)})
+    assert images_digest(folders[0]) == images_digest(folders[1])
+    (tmp_path / "b" / "class" / "image.png").write_bytes(b"1234")
+    assert images_digest(folders[0]) != images_digest(folders[1])
+
+
+def test_runs_are_trained_once_and_found_by_their_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second call trains nothing; another study takes a run of equal settings from the store."""
+    started: list[list[str]] = []
+    real = command.Children.run
+
+    def counted(self: Any, words: list[str], *rest: Any, **named: Any) -> int:
+        started.append(list(words))
+        return real(self, words, *rest, **named)
+
+    monkeypatch.setattr(command.Children, "run", counted)
+    places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
+    small = written(tmp_path, axes={"method": SMALL["axes"]["method"]}, skip=[])
+    (tmp_path / "out").mkdir()
+    result = run(small, "only=1", *places)
+    assert len(started) == 1
+    assert [bool(each["metrics"]) for each in result.results["runs"]] == [True, False]
+    moved = next((tmp_path / "store").iterdir()).rename(tmp_path / "store" / "by_hand")
+    assert RunStore(tmp_path / "store").finished() == [moved]
+
+    mark_failure(tmp_path / "store" / "other", "not of this study")
+    result = run(small, *places)
+    assert len(started) == 2
+    metrics = [each["metrics"]["knn_top1"] for each in result.results["runs"]]
+    stored = json.loads((moved / "results.json").read_text())["metrics"]["knn_top1"]
+    assert metrics[0] == stored
+    text = (tmp_path / "out" / "study.md").read_text()
+    for method, metric in zip(("SimCLR", "MVEB"), metrics, strict=True):
+        best = "**" if metric == max(metrics) else ""
+        assert f"| {method} | {best}{100 * metric:.1f}{best} |" in text
+    assert (tmp_path / "out" / "study.png").stat().st_size > 5000
+
+    again = {"batch": {"256": {"batch_size": 256}}}
+    (tmp_path / "two").mkdir()
+    two = written(tmp_path / "two", axes=again, skip=[], overrides={"method": "simclr"})
+    run(two, places[0], f"output={tmp_path / 'out_two'}")
+    assert len(started) == 2
+
+
+def test_a_run_that_failed_is_said_and_not_tried_again_unasked(tmp_path: Path) -> None:
+    """Its cell says so, with the sentence that ended it."""
+    axes = {"method": {"MVEB": {"method": "mveb", "optimizer.base_lr": 1e9}}}
+    small = written(tmp_path, axes=axes, skip=[])
+    places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
+    for _ in range(2):
+        result = run(small, *places)
+        (only,) = result.results["runs"]
+        assert "is not finite" in only["failure"]
+        text = (tmp_path / "out" / "study.md").read_text()
+        assert "| MVEB | failed |" in text
+        assert "Runs that failed" in text
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    """Another study's, another scale's, one with other files, a file."""
+    small = written(tmp_path)
+    store = f"store={tmp_path / 'store'}"
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "study.json").write_text(json.dumps({"study": "other", "scale": {"name": "tiny"}}))
+    with pytest.raises(RunError, match="holds the study other at scale tiny"):
+        run(small, store, f"output={out}")
+    (out / "study.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read as the record"):
+        run(small, store, f"output={out}")
+    (out / "study.json").unlink()
+    (out / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match="something else than a study"):
+        run(small, store, f"output={out}")
+    with pytest.raises(RunError, match="is no folder"):
+        run(small, store, f"output={small}")
+
+
+def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
+    """Against numbers made by hand."""
+    axes = (Axis("method", {"A": {}, "B": {}}), Axis("batch", {"1": {}, "2": {}}))
+    grid = Grid(axes, (Cell(("A", "1"), 0, ()),), frozenset())
+    outcomes = [
+        Outcome(("A", "1"), 0, {"knn_top1": 0.5}),
+        Outcome(("A", "1"), 1, {"knn_top1": 0.7}),
+        Outcome(("A", "2"), 0, {}, "diverged"),
+        Outcome(("B", "1"), 0, {"knn_top1": 0.25}),
+    ]
+    lines = metric_table(grid, outcomes, "knn_top1").splitlines()
+    assert lines[0] == "| method | batch 1 | batch 2 |"
+    assert lines[2] == "| A | 60.0 ± 14.1 | failed |"
+    assert lines[3] == "| B | 25.0 | – |"
+    outcomes.append(Outcome(("B", "2"), 0, {"knn_top1": 0.375}))
+    assert metric_table(grid, outcomes, "knn_top1").splitlines()[3] == "| B | 25.0 | **37.5** |"
+    three = Grid((*axes, Axis("rows", {"x": {}, "y": {}})), (), frozenset())
+    deep = [Outcome(("B", "1", "y"), 0, {"knn_top1": 0.5})]
+    table = metric_table(three, deep, "knn_top1").splitlines()
+    assert table[0] == "| method | batch | rows x | rows y |"
+    assert table[4] == "| B | 1 | – | 50.0 |"
+
+
+def test_agreement_is_kendalls_tau_of_the_rows() -> None:
+    """Of three rows with one pair the other way round: (2 - 1) / 3."""
+    grid = Grid((Axis("m", {"A": {}, "B": {}, "C": {}}),), (), frozenset())
+    table = Published("", "", ("accuracy",), {"A": (1.0,), "B": (2.0,), "C": (3.0,)})
+    values = {"A": 0.1, "B": 0.3, "C": 0.2}
+    outcomes = [Outcome((k,), 0, {"knn_top1": v}) for k, v in values.items()]
+    (sentence,) = agreement(table, grid, outcomes)
+    assert "tau +0.33; best published C, here B" in sentence
+
+
+def test_dry_run_estimates_and_trains_nothing(tmp_path: Path) -> None:
+    """An estimate above 0, and no folder."""
+    small = written(tmp_path, axes={"batch": SMALL["axes"]["batch"]}, skip=[])
+    result = run(small, "dry_run=true", f"store={tmp_path / 'store'}", f"output={tmp_path / 'o'}")
+    assert result.metrics["missing"] == 2
+    assert result.metrics["seconds"] > 0
+    assert not (tmp_path / "store").exists()
