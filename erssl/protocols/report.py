@@ -28,7 +28,7 @@ def run(arguments: Sequence[str], console: Console) -> Result:
     own = dict(argument.partition("=")[::2] for argument in arguments if is_setting(argument))
     if set(own) - {"output", "plots"}:
         raise ConfigError(
-            f"erssl report takes folders, output= and plots= but was given {arguments}."
+            f"erssl report takes folders and output= or plots= but was given {arguments}."
         )
     places = [argument for argument in arguments if not is_setting(argument)]
     if not places:

@@ -160,7 +160,8 @@ def agreement(table: Published, grid: Grid, outcomes: Sequence[Outcome]) -> list
         ours_best = max(pairs, key=lambda pair: pair[2])[0]
         sentences.append(
             f"- {markdown_text(column)}: order of {len(pairs)} rows against the published "
-            f"one, Kendall's tau {tau:+.2f}; best published {markdown_text(best)}, here {markdown_text(ours_best)}."
+            f"one, Kendall's tau {tau:+.2f}; best published {markdown_text(best)}, here "
+            f"{markdown_text(ours_best)}."
         )
     return sentences
 
@@ -192,8 +193,9 @@ def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
         if (values := [o.metrics[metric] for o in outcomes if metric in o.metrics])
     }
     if metric.endswith(_PERCENT) and len(means) > 1:
-        best = max(means, key=lambda place: means[place])
-        texts[best] = f"**{texts[best]}**"
+        best = max(means.values())
+        for place in (place for place, mean in means.items() if mean == best):
+            texts[place] = f"**{texts[place]}**"
     return texts
 
 

@@ -180,7 +180,7 @@ def test_wrong_overrides_are_one_sentence(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for overrides, sentence in (
         ([], "needs run directories"),
-        ([folder, "outptu=x"], "takes folders and output="),
+        ([folder, "outptu=x"], "takes folders and output= or plots="),
         ([str(tmp_path / "empty")], "There is no results.json in"),
         ([str(tmp_path / "nowhere")], "There is no results.json in"),
         ([folder, f"output={tmp_path / 'file'}"], "is a file; name a folder"),
