@@ -26,7 +26,7 @@ from erssl.files import replacing, write_json
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.evaluation import Evaluated, Evaluation
-from erssl.protocols.trainer import make_trainer, resumed
+from erssl.protocols.trainer import make_trainer, resumed, train
 from erssl.run.console import Terminal
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
 from erssl.run.head_files import HEAD, save_head
@@ -203,10 +203,9 @@ def _train(
         resumed_from,
         use_distributed_sampler=False,
     )
-    checkpoint = None if resumed_from is None else resumed_from.path
     os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        train(trainer, module, data, resumed_from)
         signals.training_ends()
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
