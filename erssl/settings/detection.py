@@ -12,6 +12,7 @@ import torch
 from erssl.downstream.detection.job import Evaluator
 from erssl.downstream.detection.recipes import RECIPES, Recipe
 from erssl.errors import ConfigError
+from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, nearest, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
 
@@ -26,6 +27,7 @@ MAY_CHANGE = (
     "checkpoint_period",
     "eval_only",
     "evaluator",
+    "plots",
     "checkpoint",
     "data_root",
     *_PATHS,  # whose content has a digest
@@ -60,6 +62,7 @@ class DetectSettings(BackboneSettings):
     verify: bool
     resume: bool
     eval_only: bool
+    plots: Plots
 
     def __post_init__(self) -> None:
         """Refuse values that detect nothing."""
