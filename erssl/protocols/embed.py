@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from erssl.data import build_eval_transform, load_datasets
+from erssl.data import build_eval_transform
 from erssl.errors import ConfigError
 from erssl.evaluation import Features, cached_features
 from erssl.files import remove_remains
@@ -69,7 +69,7 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     subject = read_subject(settings, about_data, console)
     check_input_size(subject.backbone, [subject.data.image_size])
     network, shape = _network(settings, subject)
-    datasets = load_datasets(subject.data)
+    datasets = subject.data.load()
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split)
     rows = image_rows(splits, datasets)
