@@ -141,9 +141,10 @@ def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
             f"The tar {file} cannot be read to its end ({error}); it is damaged, compressed or no "
             "tar, so fetch or write it again."
         ) from error
-    with file.open("rb") as raw:  # two blocks of zeros are the end
-        raw.seek(max(0, end - tarfile.BLOCKSIZE))
-        if raw.read(tarfile.BLOCKSIZE).strip(b"\0") or end > size:
+    with file.open("rb") as raw:
+        raw.seek(end)
+        # tarfile stops in silence where a file is cut between two members or a header is damaged.
+        if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise DataError(
                 f"The tar {file} ends early, without the blocks of zeros that end a tar; fetch or "
                 "write it again."

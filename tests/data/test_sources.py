@@ -164,9 +164,9 @@ def test_patterns_of_shards_are_those_of_a_shell():
 @pytest.mark.parametrize("shards", ["pipe:cat x.tar", "http://a/b.tar", "s3://a/{0..3}.tar"])
 def test_other_addresses_of_shards_are_refused_wherever_they_stand(tmp_path, shards):
     write_tar(tmp_path / "a.tar", {"a.png": encoded(0)})
-    with pytest.raises(DataError, match="is not read; give paths of tars, or https|is no file"):
+    with pytest.raises(DataError, match=r"is not read; give paths of tars, or https|is no file"):
         default_options("wds", shards=f"{tmp_path}/a.tar {shards}").load()
-    with pytest.raises(DataError, match="pipe:.*is not read"):
+    with pytest.raises(DataError, match=r"pipe:.*is not read"):
         default_options("wds", shards=f"{tmp_path}/a.tar {{pipe:cat,x.tar}}").load()
 
 

@@ -63,9 +63,7 @@ class Table(FileOptions):
         skipped: list[tuple[str, str]] = []
         splits: dict[str, Folder] = {}
         for split, table in rows.items():
-            numbers = (
-                [names.index(label) for label in labels[split]] if labels else [0] * len(table)
-            )
+            numbers = [places[label] for label in labels[split]] if labels else [0] * len(table)
             splits[split], faults = self._files(split, table, numbers, tuple(names))
             skipped += faults
         val = splits.get("val")
