@@ -67,6 +67,8 @@ class EvaluationOptions:
         every_n_epochs: Epochs between points of the kNN curve; 0 for none.
         linear: Fit logistic regression to the final features.
         untrained: Measure the same backbone before training too.
+        probes: Further labelled images by name, each with a kNN curve of its own: a folder, or a
+            data set and its folder, ``cifar10:data``.
     """
 
     knn_k: int = 200
@@ -74,6 +76,7 @@ class EvaluationOptions:
     every_n_epochs: int = 2
     linear: bool = True
     untrained: bool = True
+    probes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values that no protocol takes."""
@@ -412,4 +415,5 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
         "logger_options": FREE,
+        "evaluation": schema_from(EvaluationOptions) | {"probes": FREE},
     }
