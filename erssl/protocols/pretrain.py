@@ -138,6 +138,12 @@ def _pretrain(
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     data = SSLDataModule(settings.data, each, settings.seed)
+    if data.options != settings.data:  # the statistics of its channels are measured
+        settings = dataclasses.replace(settings, data=data.options)
+        measured = {key: getattr(data.options, key) for key in ("mean", "std")}
+        config = {**config, "data": {**config["data"], **measured}}
+        told_by = f"measured on at most 1,000 of the {len(data.datasets.train):,} training images"
+        sources = {**sources, **{f"data.{key}": told_by for key in measured}}
     if fits:
         images = len(data.datasets.train)
         fitted = fitted_batch(settings.batch_size, images, probe.world_size)

@@ -272,6 +272,11 @@ def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, Pretra
         overrides = [f"data={own.name}", *named, *overrides]
     composed, _ = read_settings(overrides)
     data = own
+    if "data.channels" in said and composed.data.channels != own.channels:
+        raise ConfigError(
+            f"data.channels={composed.data.channels} but the backbone takes images of "
+            f"{own.channels}; leave data.channels out."
+        )
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
@@ -331,16 +336,27 @@ def stored_data(config: Mapping[str, Any]) -> DataOptions:
 
 
 def _settings(config: Mapping[str, Any]) -> PretrainSettings:
+    data = stored_data(config["data"])
     return PretrainSettings(
         **{
             **config,
-            "data": stored_data(config["data"]),
-            "backbone": BackboneOptions(**config["backbone"]),
+            "data": data,
+            "backbone": _backbone(config["backbone"], data),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
             "lens": LensOptions(**config["lens"]),
         }
     )
+
+
+def _backbone(said: Mapping[str, Any], data: DataOptions) -> BackboneOptions:
+    backbone = BackboneOptions(**{"in_channels": data.channels, **said})
+    if backbone.in_channels != data.channels:
+        raise ConfigError(
+            f"backbone.in_channels={backbone.in_channels} differs from data.channels="
+            f"{data.channels}; leave it out, since it follows from the images."
+        )
+    return backbone
 
 
 MAY_CHANGE = (
