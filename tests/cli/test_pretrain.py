@@ -215,11 +215,11 @@ def test_half_precision_channels_last_clipping_and_a_transformer(tmp_path):
 def test_same_seed_same_loss_curve(tmp_path):
     curves = []
     for name in ("a", "b"):
-        overrides = ("method=simclr", "trainer.log_every_n_steps=1", *UNMEASURED)
+        overrides = ("method=simclr", "trainer.log_every_n_steps=1", *UNMEASURED, "epochs=1")
         assert run(*overrides, run_dir=tmp_path / name) == 0
         with (tmp_path / name / "metrics.csv").open() as file:
             curves.append([r["train_loss"] for r in csv.DictReader(file) if r["train_loss"]])
-    assert len(curves[0]) == 16
+    assert len(curves[0]) == 8
     assert curves[0] == curves[1]
 
 
