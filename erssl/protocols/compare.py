@@ -29,11 +29,12 @@ from erssl.run.directory import (
     environment,
     read_lens,
 )
-from erssl.run.launch import launch, launcher_overrides
+from erssl.run.launch import launch
 from erssl.run.lens_figure import plot_lens
 from erssl.run.report import metric_label
 from erssl.run.result import Result
 from erssl.run.summary import read_results
+from erssl.settings.arguments import launcher_overrides
 from erssl.settings.compose import group_options
 from erssl.settings.pretrain import PretrainSettings, read_settings
 
