@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from erssl.announced import ENTRY_POINT_GROUPS, announced_file
 
 Values = dict[str, Any]
 
@@ -75,15 +78,41 @@ class ConfigFile:
         }
 
 
+_REGISTERED: dict[str, ConfigFile] = {}  # those of classes that were registered in this process
+
+
 def read_config_file(name: str) -> ConfigFile:
-    """Read a file of ``erssl.configs``.
+    """Read a file of ``erssl.configs``, or one that another package has registered or announced.
 
     Args:
         name: Such as ``pretrain`` or ``method/simsiam``.
     """
-    text = files("erssl.configs").joinpath(*f"{name}.yaml".split("/")).read_text(encoding="utf-8")
-    group, _, _ = name.rpartition("/")
-    return parse_config_file(text, group)
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    group, _, option = name.rpartition("/")
+    own: Any = files("erssl.configs").joinpath(*f"{name}.yaml".split("/"))
+    file = own if own.is_file() else _announced(group, option) or own
+    return parse_config_file(file.read_text(encoding="utf-8"), group)
+
+
+def has_config_file(group: str, option: str) -> bool:
+    """Whether an option of a config group has a file, ours or one that a package announces."""
+    own = files("erssl.configs") / group / f"{option}.yaml"
+    return own.is_file() or _announced(group, option) is not None
+
+
+def register_config_file(group: str, option: str, file: ConfigFile) -> None:
+    """Let an option of a config group be known in this process."""
+    _REGISTERED[f"{group}/{option}"] = file
+
+
+def forget_config_file(group: str, option: str) -> None:
+    """Take back what :func:`register_config_file` did."""
+    _REGISTERED.pop(f"{group}/{option}", None)
+
+
+def _announced(group: str, option: str) -> Path | None:
+    return announced_file(group, option) if group in ENTRY_POINT_GROUPS else None
 
 
 def parse_config_file(text: str, group: str = "") -> ConfigFile:

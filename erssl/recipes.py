@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from erssl.announced import announced_file
 from erssl.errors import ConfigError
 from erssl.layers import (
     ConfigFile,
@@ -28,7 +27,6 @@ from erssl.layers import (
 )
 from erssl.yaml_text import commented_yaml, comments_of
 
-ENTRY_POINT_GROUP = "erssl.methods"
 NODES = ("method", "optimizer", "backbone", "data", "trainer")
 T = TypeVar("T")
 
@@ -102,10 +100,8 @@ def find_recipe(name: str) -> Recipe | None:
     own = files("erssl.configs") / "method" / f"{name}.yaml"
     if own.is_file():
         return _own_recipe(name)
-    for folder in _announced_folders():
-        if (folder / f"{name}.yaml").is_file():
-            return recipe_file(name, folder / f"{name}.yaml")
-    return None
+    file = announced_file("method", name)
+    return recipe_file(name, file) if file is not None else None
 
 
 def recipe_file(name: str, path: Path) -> Recipe:
@@ -175,22 +171,6 @@ def _recipe(name: str, file: ConfigFile, comments: Mapping[str, str], title: str
 def _own_recipe(name: str) -> Recipe:
     file = files("erssl.configs") / "method" / f"{name}.yaml"
     return recipe_from_text(name, file.read_text(encoding="utf-8"))
-
-
-def _announced_folders() -> list[Path]:
-    """Folders of the modules that packages announce, none of which is imported."""
-    folders = []
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        top, *inner = entry_point.module.split(".")
-        spec = find_spec(top)
-        if spec is None:
-            continue
-        if spec.submodule_search_locations is None:
-            folders += [Path(spec.origin).parent] if spec.origin else []
-        for location in spec.submodule_search_locations or ():
-            module = Path(location, *inner)
-            folders.append(module if module.is_dir() else module.parent)
-    return folders
 
 
 def _leading_comments(text: str) -> list[str]:

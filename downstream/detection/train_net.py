@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from erssl.data.options import DataOptions
+from erssl.data.options import loader_processes
 from erssl.downstream.detection.coco import (
     CocoImage,
     CocoSource,
@@ -179,7 +179,7 @@ def _check_files(images: Sequence[CocoImage], name: str, notes: Sequence[str] = 
 
     if not comm.is_main_process():
         return
-    for note in (*notes, *check_sizes(images, name, DataOptions().workers)):
+    for note in (*notes, *check_sizes(images, name, loader_processes(None))):
         logging.getLogger("detectron2.erssl").warning(note)
 
 

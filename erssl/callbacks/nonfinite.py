@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from erssl.callbacks.blame import first_in_backward, first_in_forward, terms_of
-from erssl.errors import RunError
-from erssl.files import replacing
+from erssl.errors import ErsslWarning, RunError
+from erssl.files import write_bytes
 from erssl.loss._state import states_of
 
 OnNonFinite = Literal["stop", "skip", "backoff"]
@@ -197,7 +198,7 @@ class NonFiniteGuard(Callback):
             told = (
                 f" The step is left out, and learning rates go to {self._share:g} of the schedule."
             )
-        rank_zero_warn(sentence + told + kept)
+        rank_zero_warn(sentence + told + kept, category=ErsslWarning)
 
     def _sentence(self, step: int, where: str) -> str:
         return f"Step {step} is not finite: {where}."
@@ -215,8 +216,9 @@ class NonFiniteGuard(Callback):
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         file = self.run_dir / f"nonfinite-step{step}{rank}.pt"
         content = {"step": step, "epoch": trainer.current_epoch, "batches": self._batches}
-        with replacing(file) as partial:
-            torch.save(content, partial)
+        buffer = io.BytesIO()  # torch says something else of a full disk where it writes itself
+        torch.save(content, buffer)
+        write_bytes(file, buffer.getvalue())
         return f" Its batch is in {file}."
 
 

@@ -1,6 +1,6 @@
 """Images: data sets, view recipes and loaders."""
 
-from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset, load_datasets
+from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset
 from erssl.data.images import find_unreadable, load_image
 from erssl.data.labelled import (
     LabelledDataModule,
@@ -11,8 +11,21 @@ from erssl.data.labelled import (
     subset_digest,
 )
 from erssl.data.module import SSLDataModule
-from erssl.data.options import DATASETS, DataOptions, default_options
-from erssl.data.views import RECIPES, ViewOptions, build_eval_transform, build_views
+from erssl.data.options import DataOptions
+from erssl.data.registry import (
+    DATASETS,
+    available_datasets,
+    default_options,
+    load_datasets,
+    register_dataset,
+)
+from erssl.data.views import (
+    RECIPES,
+    ViewOptions,
+    build_eval_transform,
+    build_views,
+    register_views,
+)
 
 __all__ = [
     "DATASETS",
@@ -24,6 +37,7 @@ __all__ = [
     "SSLDataModule",
     "TransformedDataset",
     "ViewOptions",
+    "available_datasets",
     "build_eval_transform",
     "build_views",
     "default_options",
@@ -32,6 +46,8 @@ __all__ = [
     "listed_subset",
     "load_datasets",
     "load_image",
+    "register_dataset",
+    "register_views",
     "require_labels",
     "stratified_subset",
     "subset_digest",

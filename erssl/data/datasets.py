@@ -1,42 +1,16 @@
-"""The data sets: raw images with class numbers, split into training and validation."""
+"""What a data set gives: raw images with class numbers, split into training and validation."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision import datasets as tv
-
-from erssl.data.folders import (
-    ImageFiles,
-    check_same_classes,
-    drop_unreadable,
-    hold_out,
-    scan_folder,
-)
-from erssl.data.options import DATASETS, DataOptions, DatasetName, default_options
-from erssl.errors import DataError
-from erssl.paths import user_path
-
-__all__ = [
-    "DATASETS",
-    "DataOptions",
-    "DatasetName",
-    "Datasets",
-    "ImageDataset",
-    "ImagesInMemory",
-    "ImagesWithTargets",
-    "TransformedDataset",
-    "default_options",
-    "load_datasets",
-]
 
 
 class ImagesWithTargets(Protocol):
@@ -61,7 +35,7 @@ class ImageDataset(ImagesWithTargets, Protocol):
 
 @dataclass(frozen=True)
 class Datasets:
-    """What `load_datasets` found.
+    """The images of a data set, without any transform.
 
     Attributes:
         train: The training images.
@@ -115,112 +89,3 @@ class TransformedDataset(Dataset[tuple[Any, Any]]):
         """One transformed image and its target."""
         image, target = self.images[index]
         return self.transform(image), target
-
-
-def load_datasets(options: DataOptions) -> Datasets:
-    """Load the images that the options name, and check them.
-
-    Args:
-        options: The data set and where it lies.
-
-    Returns:
-        Training and validation images without any transform.
-
-    Raises:
-        DataError: If the images are not there, cannot be read, or do not fit together.
-    """
-    if options.name == "digits":
-        return _digits()
-    if options.name == "object":
-        from erssl.data.given import datasets_given  # which imports this module
-
-        return datasets_given()
-    if options.name in ("cifar10", "cifar100"):
-        return _cifar(options)
-    return _folders(options)
-
-
-def _digits() -> Datasets:
-    """Scikit-learn's handwritten digits, 80 % to train on, every class in the same share."""
-    from sklearn.datasets import load_digits  # which no other data set has to wait for
-    from sklearn.model_selection import train_test_split
-
-    scans = load_digits()
-    grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)  # 17 levels, 0..16
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
-    targets = scans.target.astype(np.int64)
-    # Fixed, whatever the run's seed: two runs must be measured on the same images.
-    train, val = train_test_split(
-        np.arange(len(targets)), test_size=0.2, stratify=targets, random_state=0
-    )
-    return Datasets(
-        train=ImagesInMemory(pixels[train], targets[train]),
-        val=ImagesInMemory(pixels[val], targets[val]),
-        num_classes=10,
-        class_names=tuple(str(digit) for digit in range(10)),
-    )
-
-
-def _cifar(options: DataOptions) -> Datasets:
-    remedy = "name its folder with data.root, and set data.download=true to fetch it there"
-    if options.root is None:
-        raise DataError(f"data.name={options.name} has no data.root; {remedy}.")
-    make: Any = tv.CIFAR10 if options.name == "cifar10" else tv.CIFAR100
-    root = user_path(options.root)
-    try:
-        train, val = (make(root, train=split, download=options.download) for split in (True, False))
-    except (RuntimeError, OSError) as error:
-        what = (
-            f"could not be fetched into data.root={options.root} ({_first_line(error)})"
-            if options.download
-            else f"is not complete in data.root={options.root}"
-        )
-        raise DataError(f"data.name={options.name} {what}; {remedy}.") from error
-    return Datasets(train, val, len(train.classes), tuple(train.classes))
-
-
-def _folders(options: DataOptions) -> Datasets:
-    train_dir, val_dir = _split_folders(options)
-    train = scan_folder("data.train_dir", train_dir)
-    val = scan_folder("data.val_dir", val_dir) if val_dir is not None else None
-    if val is not None:
-        check_same_classes(train, val)
-    skipped: list[tuple[str, str]] = []
-    if options.verify:
-        train, faults = drop_unreadable(train, options.on_error, options.workers)
-        skipped += faults
-        if val is not None:
-            val, faults = drop_unreadable(val, options.on_error, options.workers)
-            skipped += faults
-    if options.val_fraction is not None:
-        train, val = hold_out(train, options.val_fraction)
-    return Datasets(
-        train=ImageFiles(train.samples, options.exif),
-        val=ImageFiles(val.samples, options.exif) if val is not None else None,
-        num_classes=len(train.class_names),
-        class_names=train.class_names,
-        labelled=train.labelled,
-        skipped=skipped,
-        left_out={"train": train.left_out} | ({"val": val.left_out} if val is not None else {}),
-    )
-
-
-def _split_folders(options: DataOptions) -> tuple[str | Path, str | Path | None]:
-    if options.name == "imagefolder":
-        if options.train_dir is None:
-            raise DataError(
-                "data.name=imagefolder has no data.train_dir; name the folder of training "
-                "images, one sub-folder a class, or images alone to train without labels."
-            )
-        return options.train_dir, options.val_dir
-    if options.root is None and (options.train_dir is None or options.val_dir is None):
-        raise DataError(
-            "data.name=imagenet has no data.root; name the folder that holds train and val, each "
-            "with one sub-folder a class."
-        )
-    root = Path(options.root or "")
-    return options.train_dir or root / "train", options.val_dir or root / "val"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

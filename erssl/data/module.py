@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
-from erssl.data.datasets import TransformedDataset, load_datasets
-from erssl.data.draws import EpochSampler, place_in, seed_worker
+from erssl.data.datasets import TransformedDataset
+from erssl.data.draws import EpochSampler, place_in, place_to_begin, seed_worker
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
 from erssl.data.views.pipelines import make_pipeline
@@ -112,8 +112,8 @@ class SSLDataModule(LightningDataModule):
         self.eval_transform = build_eval_transform(
             size, mean, std, options.interpolation, options.crop_pct
         )
-        self.datasets = load_datasets(options)
-        self._place: tuple[int, int] | None = None
+        self.datasets = options.load()
+        self._place = (0, 0)
         self.validate()
         self._drawn = self.pipeline.images(self.datasets.train, seed)
 
@@ -180,10 +180,9 @@ class SSLDataModule(LightningDataModule):
         trainer = self.trainer
         self.validate(trainer.world_size if trainer is not None else 1)
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        epoch, batches = self._place or (trainer.current_epoch if trainer is not None else 0, 0)
-        self._place = None
+        epoch, batches = place_to_begin(trainer, self._place)
         # torch's sampler adds the epoch to the seed; seeds 0 and 1 must not share their orders.
-        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0] >> 1)
+        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0]) >> 1
         sampler = EpochSampler(self._drawn, world, rank, seed=spread, drop_last=True)
         sampler.go_on(epoch, batches * self.batch_size)
         loading = self.pipeline.loading(self.options.workers)
@@ -229,8 +228,8 @@ class SSLDataModule(LightningDataModule):
         images = self.datasets.train if split == "train" else self.datasets.val
         if images is None:
             raise DataError(
-                f"data.name={self.options.name} has no validation images here; name a folder of "
-                "them with data.val_dir."
+                f"data.name={self.options.name} has no validation images here; "
+                f"{self.options.needs_val}."
             )
         return self._loader(TransformedDataset(images, self.eval_transform))
 

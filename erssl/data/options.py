@@ -1,61 +1,51 @@
-"""The options of a data set, checked when they are made."""
+"""What every data set takes as options, checked when they are made."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 
 from erssl.data.checks import as_numbers, check_choice, check_switch, check_whole
+from erssl.data.datasets import Datasets
 from erssl.data.views import ViewOptions
 from erssl.errors import ConfigError
-
-DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet", "object"]
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 
 Pipeline = Literal["lightly", "fast", "device"]
 
-DATASETS: tuple[str, ...] = get_args(DatasetName)
 PIPELINES: tuple[str, ...] = get_args(Pipeline)
 
-_GREY_DIGITS = ((0.3054,) * 3, (0.376,) * 3)  # of the 1,437 training scans
-_IMAGENET = (tuple(IMAGENET_NORMALIZE["mean"]), tuple(IMAGENET_NORMALIZE["std"]))
 
-# The keys of files that each data set reads; any other one that is set is a mistake.
-_LOCATIONS: dict[str, tuple[str, ...]] = {
-    "digits": (),
-    "cifar10": ("root", "download"),
-    "cifar100": ("root", "download"),
-    "imagefolder": ("train_dir", "val_dir", "val_fraction", "exif"),
-    "imagenet": ("root", "train_dir", "val_dir", "exif"),
-    "object": (),
-}
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which images, and how they are read.
-
-    The defaults are those of ``"digits"``; `default_options` gives those of the others.
+class Published(NamedTuple):
+    """What published numbers of a data set were measured on; a part of it is compared with none.
 
     Attributes:
-        name: ``"digits"`` (scikit-learn's 1,797 scans of 8 × 8 pixels, nothing to download),
-            ``"cifar10"``, ``"cifar100"`` (torchvision's classes), ``"imagefolder"`` (a folder of
-            images, one sub-folder a class, or images alone for training without labels) or
-            ``"imagenet"`` (``root/train`` and ``root/val`` as image folders), or ``"object"`` (what
-            a Python program has given, see :mod:`erssl.data.given`).
-        root: Folder of CIFAR or ImageNet.
-        train_dir: Training images of ``"imagefolder"``; on ``"imagenet"`` in place of
-            ``root/train``.
-        val_dir: Validation images in the same way; without it ``"imagefolder"`` has no accuracy.
-        val_fraction: Share of each class of ``train_dir`` that is held out of training as the
-            validation images of ``"imagefolder"``, in place of ``val_dir``; the same images
-            whatever the seed.
-        download: Fetch CIFAR into ``root`` if it is not there. With several processes that start
-            on their own (torchrun, a cluster), download once before.
+        classes: Number of classes.
+        train: Number of training images.
+        val: Number of validation images.
+        image_size: Side of the images in pixels; ``None`` where papers take any.
+    """
+
+    classes: int
+    train: int
+    val: int
+    image_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images, and how they are read: the options that every data set has.
+
+    A data set is a class below this one, made known by
+    :func:`erssl.data.registry.register_dataset`. It adds the options of its own, sets the defaults
+    that suit its images, and loads them.
+
+    Attributes:
+        name: The name of the data set; that of its class.
         image_size: Side of the global views and of evaluation images, pixels.
         mean: Channel means of pixels in 0..1.
         std: Channel deviations of pixels in 0..1.
@@ -72,71 +62,45 @@ class DataOptions:
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
             may use, at most 8.
-        on_error: What an unreadable file in an image folder does: stop the run before training
-            (``"raise"``), or be left out and listed (``"skip"``, which needs ``verify``).
-        verify: Decode every file of an image folder once before training. Takes long on
-            ImageNet; without it an unreadable file stops the run when its turn comes.
-        exif: Turn image files upright as their EXIF orientation says: by default on for
-            ``"imagefolder"``, and off for ``"imagenet"``, which published protocols read with
-            torchvision, whose loader leaves images as they are stored.
 
     Raises:
-        ConfigError: If a value is out of range, or is set and not read by this data set.
+        ConfigError: If a value is out of range.
     """
 
-    name: DatasetName = "digits"
-    root: str | None = None
-    train_dir: str | None = None
-    val_dir: str | None = None
-    val_fraction: float | None = None
-    download: bool = False
-    image_size: int = 32
-    mean: tuple[float, ...] = _GREY_DIGITS[0]
-    std: tuple[float, ...] = _GREY_DIGITS[1]
+    dataset_name: ClassVar[str] = ""
+    """The name that the class was registered under."""
+    published: ClassVar[Published | None] = None
+    """The whole data set, where papers report numbers on it."""
+    user_sized: ClassVar[bool] = False
+    """Whether the images are a user's own, so that nobody chose a batch for their number."""
+    needs_val: ClassVar[str] = "name other images"
+    """What to do where validation images are missing and asked for, in the imperative."""
+    next_step: ClassVar[str] = ""
+    """What is printed after a pretraining on it, such as a command to go on with."""
+
+    name: str = ""
+    image_size: int = 224
+    mean: tuple[float, ...] = tuple(IMAGENET_NORMALIZE["mean"])
+    std: tuple[float, ...] = tuple(IMAGENET_NORMALIZE["std"])
     interpolation: Interpolation = "bilinear"
     crop_pct: float | None = None
-    views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="digits"))
+    views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="dino"))
     pipeline: Pipeline = "lightly"
     num_workers: int | None = None
-    on_error: Literal["raise", "skip"] = "raise"
-    verify: bool = True
-    exif: bool = False
 
     def __post_init__(self) -> None:
         """Check the values; tuples may come as lists, as configuration files have them."""
-        check_choice("data.name", self.name, DATASETS)
+        if self.name not in ("", self.dataset_name):
+            raise ConfigError(
+                f"data.name={self.name} is not the data set {self.dataset_name}, whose options "
+                "these are; leave data.name out."
+            )
+        object.__setattr__(self, "name", self.dataset_name)
         check_choice("data.interpolation", self.interpolation, get_args(Interpolation))
         check_choice("data.pipeline", self.pipeline, PIPELINES)
-        check_choice("data.on_error", self.on_error, ("raise", "skip"))
-        check_switch("data.download", self.download)
-        check_switch("data.verify", self.verify)
-        check_switch("data.exif", self.exif)
         check_whole("data.image_size", self.image_size, 1, "a size in pixels")
         if self.num_workers is not None:
             check_whole("data.num_workers", self.num_workers, 0, "a number of loader processes")
-        for key in ("root", "train_dir", "val_dir", "val_fraction", "download", "exif"):
-            if getattr(self, key) and key not in _LOCATIONS[self.name]:
-                read = [f"data.{k}" for k in _LOCATIONS[self.name]] or ["no location"]
-                raise ConfigError(
-                    f"data.{key}={getattr(self, key)} is not read by data.name={self.name}, which "
-                    f"reads {' and '.join(read)}; leave data.{key} out."
-                )
-        if self.on_error == "skip" and not self.verify:
-            raise ConfigError(
-                "data.on_error=skip needs data.verify=true, which is off; set it, or "
-                "data.on_error=raise."
-            )
-        if self.val_fraction is not None:
-            if not 0 < self.val_fraction < 1:
-                raise ConfigError(
-                    f"data.val_fraction={self.val_fraction} is no share of the images; give a "
-                    "number between 0 and 1."
-                )
-            if self.val_dir is not None:
-                raise ConfigError(
-                    f"data.val_fraction={self.val_fraction} and data.val_dir={self.val_dir} are "
-                    "both set; set one of them to null."
-                )
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ConfigError(
                 f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "
@@ -153,6 +117,27 @@ class DataOptions:
                 "deviations of the three channels."
             )
 
+    def load(self) -> Datasets:
+        """Load the images, and check them.
+
+        Returns:
+            Training and validation images without any transform.
+
+        Raises:
+            DataError: If the images are not there, cannot be read, or do not fit together.
+        """
+        raise NotImplementedError
+
+    def changed(self, **changes: Any) -> DataOptions:
+        """Give the same options with some changed; what a change rules out gives way to it."""
+        return replace(self, **changes)
+
+    @classmethod
+    def own_options(cls) -> tuple[str, ...]:
+        """Names of the options that this data set has beside those of all."""
+        common = {f.name for f in fields(DataOptions)}
+        return tuple(f.name for f in fields(cls) if f.name not in common)
+
     @property
     def preprocessing(self) -> dict[str, Any]:
         """What evaluation images pass through, to travel with the weights."""
@@ -167,43 +152,43 @@ class DataOptions:
     @property
     def workers(self) -> int:
         """Number of loader processes, decided."""
-        return min(8, _cpus() - 1) if self.num_workers is None else self.num_workers
+        return loader_processes(self.num_workers)
 
 
-def default_options(name: DatasetName, **changes: Any) -> DataOptions:
-    """Give the options that suit a data set: its size, channel statistics and views.
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(DataOptions):
+    """The options of data sets whose images are files of their own.
 
-    Args:
-        name: The data set.
-        **changes: Fields of `DataOptions` to set otherwise.
-
-    Returns:
-        The options.
-
-    Raises:
-        ConfigError: As `DataOptions`.
-
-    Example:
-        >>> default_options("cifar10", root="data", download=True).image_size
-        32
+    Attributes:
+        on_error: What an unreadable file does: stop the run before training (``"raise"``), or be
+            left out and listed (``"skip"``, which needs ``verify``).
+        verify: Decode every file once before training. Takes long on ImageNet; without it an
+            unreadable file stops the run when its turn comes.
+        exif: Turn images upright as their EXIF orientation says. On for a user's own files, off
+            where a published protocol reads them with torchvision, whose loader leaves images as
+            they are stored.
     """
-    check_choice("data.name", name, DATASETS)
-    suited: dict[str, Any] = {"name": name}
-    if name in ("cifar10", "cifar100"):
-        mean, std = _CIFAR[name]
-        suited |= {"image_size": 32, "mean": mean, "std": std, "views": ViewOptions("cifar")}
-    elif name in ("imagefolder", "imagenet", "object"):
-        suited |= {"image_size": 224, "mean": _IMAGENET[0], "std": _IMAGENET[1]}
-        suited |= {"views": ViewOptions("dino"), "verify": name == "imagefolder"}
-        suited |= {"exif": name == "imagefolder"}
-    return DataOptions(**(suited | changes))
+
+    on_error: Literal["raise", "skip"] = "raise"
+    verify: bool = True
+    exif: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_choice("data.on_error", self.on_error, ("raise", "skip"))
+        check_switch("data.verify", self.verify)
+        check_switch("data.exif", self.exif)
+        if self.on_error == "skip" and not self.verify:
+            raise ConfigError(
+                "data.on_error=skip needs data.verify=true, which is off; set it, or "
+                "data.on_error=raise."
+            )
 
 
-# Means and deviations over all pixels of the training images.
-_CIFAR: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
+def loader_processes(num_workers: int | None) -> int:
+    """The number of loader processes that ``num_workers`` comes to; see `DataOptions`."""
+    return min(8, _cpus() - 1) if num_workers is None else num_workers
 
 
 def _cpus() -> int:

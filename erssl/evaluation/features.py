@@ -89,6 +89,7 @@ def cached_features(
     num_workers: int = 0,
     device: torch.device | str = "cpu",
     shard_size: int = 4096,
+    share: tuple[int, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
     """Frozen features of a data set, read from disk as far as they are there.
@@ -118,11 +119,13 @@ def cached_features(
         num_workers: Loader processes.
         device: Where the backbone is.
         shard_size: Images a shard; 4,096 features of a ResNet-50 are 32 MiB.
+        share: Number of this process and of all that fill one cache: it computes each so-manieth
+            shard, and none of the others.
         progress: Called with the number of images done and of all.
 
     Returns:
         Features (N, d), float32, and labels (N,), or (N, K) where images show several classes,
-        on the CPU, in the order of ``images``.
+        on the CPU, in the order of ``images``; with a ``share`` those of the shards that are there.
 
     Raises:
         ConfigError: If an option is out of range, or nothing tells when the images change.
@@ -149,6 +152,8 @@ def cached_features(
         }
         cache = FeatureCache(cache_dir, about, _DTYPES[dtype], total, shard_size)
         missing = _read(cache, shards, table)
+    if share is not None:
+        missing = [i for i in missing if i % share[1] == share[0]]
     batches = [rows for i in missing for rows in _split(shards[i], batch_size)]
     steps = _steps(TransformedDataset(images, transform), batches, num_workers, device)
     with eval_mode(backbone):
@@ -168,6 +173,7 @@ class _Table:
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
         self.rows: Tensor | None = None
         self.labels: Tensor | None = None
+        self._filled = torch.zeros(total, dtype=torch.bool)
         self._total = total
         self._done = 0
         self._progress = progress
@@ -183,6 +189,7 @@ class _Table:
             )
         self.rows[rows.start : rows.stop] = features
         self.labels[rows.start : rows.stop] = labels
+        self._filled[rows.start : rows.stop] = True
 
     def advance(self, images: int) -> None:
         self._done += images
@@ -190,8 +197,11 @@ class _Table:
             self._progress(self._done, self._total)
 
     def features(self) -> Features:
-        assert self.rows is not None and self.labels is not None
-        return Features(self.rows, self.labels)
+        if self.rows is None or self.labels is None:  # a share of no shard
+            return Features(torch.empty(0, 0), torch.empty(0, dtype=torch.int64))
+        if self._filled.all():
+            return Features(self.rows, self.labels)
+        return Features(self.rows[self._filled], self.labels[self._filled])
 
 
 def _read(cache: FeatureCache, shards: list[range], table: _Table) -> list[int]:

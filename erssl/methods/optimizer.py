@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,8 +15,9 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
+from torch.optim import Optimizer
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, ErsslWarning
 from erssl.methods.lars import LARS
 
 OptimizerName = Literal["lars", "sgd", "adamw"]
@@ -184,6 +186,25 @@ def can_fuse(trainer: Trainer, device: torch.device) -> bool:
     return device.type in ("cpu", "cuda") and not scaled and not clipped
 
 
+@contextmanager
+def counting_steps(optimizer: Any) -> Iterator[list[int]]:
+    """Count the steps that an optimiser takes inside.
+
+    Args:
+        optimizer: torch's, or Lightning's around it.
+
+    Yields:
+        A list that has an entry for each step.
+    """
+    steps: list[int] = []
+    inner: Optimizer = getattr(optimizer, "optimizer", optimizer)
+    hook = inner.register_step_post_hook(lambda *_: steps.append(len(steps)))
+    try:
+        yield steps
+    finally:
+        hook.remove()
+
+
 def _groups(
     modules: list[nn.Module], options: OptimizerOptions, suffix: str = ""
 ) -> list[dict[str, Any]]:
@@ -245,6 +266,7 @@ def _warmup_steps(options: OptimizerOptions, total_steps: int, epochs: int) -> i
     steps = total_steps // 10
     rank_zero_warn(
         f"warmup_epochs={options.warmup_epochs} does not fit into {epochs} epochs; "
-        f"the warm-up takes the first tenth, {steps} steps."
+        f"the warm-up takes the first tenth, {steps} steps.",
+        category=ErsslWarning,
     )
     return steps

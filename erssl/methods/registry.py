@@ -12,19 +12,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 
+from erssl.announced import load_announced
 from erssl.data import ViewOptions, build_views
 from erssl.errors import ConfigError
 from erssl.methods.base import MultiViewMethod
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.models import BackboneOptions
 from erssl.recipes import (
-    ENTRY_POINT_GROUP,
     REGISTERED,
     Recipe,
     find_recipe,
@@ -126,7 +125,7 @@ def _said_by(method: type[MultiViewMethod]) -> dict[str, Any]:
 
 def available_methods() -> list[str]:
     """Names of all methods, those of other packages included, in alphabetical order."""
-    _load_entry_points()
+    load_announced("method")
     return sorted(METHODS)
 
 
@@ -143,11 +142,6 @@ def get_method(name: str) -> type[MultiViewMethod]:
         raise ConfigError(f"method={name} is unknown{hint}; choose one of {', '.join(names)}.")
     model: type[MultiViewMethod] = METHODS[name]["model"]
     return model
-
-
-def _load_entry_points() -> None:
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        entry_point.load()
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from erssl.data import Datasets, build_eval_transform, load_datasets
+from erssl.data import build_eval_transform
 from erssl.errors import ConfigError
 from erssl.evaluation import Features, cached_features
 from erssl.files import remove_remains
@@ -21,17 +22,19 @@ from erssl.models.patch_tokens import PatchTokens
 from erssl.paths import user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.evaluation import best_device, progress_bar
+from erssl.protocols.similar import check_queries, write_similar
 from erssl.protocols.splits import chosen_splits, image_rows, say_images
 from erssl.protocols.subject import Subject, read_subject, run_of
 from erssl.run.console import say
 from erssl.run.directory import LAST_CHECKPOINT
 from erssl.run.feature_files import (
-    ImageRows,
+    check_new,
     check_output,
     open_parts,
     table_of,
     write_features,
 )
+from erssl.run.launch import started_share
 from erssl.run.result import Result
 from erssl.settings.embed import EmbedSettings, read_embed
 from erssl.settings.pretrain import run_settings
@@ -62,25 +65,37 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     began = time.perf_counter()
     path = settings.path
     check_output(path, settings.overwrite)
+    check_new((settings.page,), settings.overwrite)
     subject = read_subject(settings, about_data, console)
     check_input_size(subject.backbone, [subject.data.image_size])
     network, shape = _network(settings, subject)
-    datasets = load_datasets(subject.data)
+    datasets = subject.data.load()
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split)
-    parts = open_parts(path)
-    taken = [
-        _features(name, images, network, shape, settings, subject, parts, console)
-        for name, images in splits
-    ]
-    features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
     rows = image_rows(splits, datasets)
-    for file in (path, table_of(path)):
+    queries = check_queries(settings.queries, rows) if settings.page else []
+    parts = open_parts(path)
+    work = [
+        (name, images, network, shape, settings, subject, parts, console) for name, images in splits
+    ]
+    if (share := settings.share or started_share()) is not None:
+        for each in work:
+            _features(*each, share=share)
+        mine = f"{share[0]}/{share[1]}"
+        say(console, f"Process {mine} is done; once all are, the command alone writes {path}.")
+        return Result(parts)
+    taken = [_features(*each) for each in work]
+    features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
+    for file in (path, table_of(path), settings.page):
         if file is not None:
             remove_remains(file)
+    page = settings.page
+    more = {} if page is None else write_similar(page, settings, features, rows, splits, queries)
     write_features(path, features.unflatten(1, shape).numpy(), rows)
     shutil.rmtree(parts, ignore_errors=True)
-    return _finish(path, features, shape, rows, datasets, time.perf_counter() - began, console)
+    _say_where(settings, features, shape, time.perf_counter() - began, more, console)
+    results = {"shape": (len(features), *shape), "files": rows.files, "skipped": datasets.skipped}
+    return Result(path, results={**results, **more})
 
 
 def _network(settings: EmbedSettings, subject: Subject) -> tuple[nn.Module, tuple[int, ...]]:
@@ -129,14 +144,15 @@ def _features(
     subject: Subject,
     parts: Path,
     console: Console,
+    share: tuple[int, int] | None = None,
 ) -> Features:
-    """Features (N, d) of a split, those of patches side by side."""
+    """Features (N, d) of a split, those of patches side by side; of a share, what is there."""
     data = subject.data
     transform: Callable[[Any], Tensor] = build_eval_transform(
         data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
     )
     width = torch.Size(shape).numel()
-    device = best_device()
+    device = _device()
     what = "training" if split == "train" else "validation"
     with progress_bar(console, f"features of {len(images)} {what} images") as update:
         return cached_features(
@@ -151,23 +167,33 @@ def _features(
             num_workers=data.workers,
             device=device,
             shard_size=max(1, min(SHARD, _SHARD_BYTES // (4 * width))),
+            share=share,
             progress=update,
         )
 
 
-def _finish(
-    path: Path,
+def _device() -> torch.device:
+    """The GPU of this process where several were started together, else the first."""
+    device, local = best_device(), os.environ.get("LOCAL_RANK", "")
+    return torch.device("cuda", int(local)) if device.type == "cuda" and local.isdigit() else device
+
+
+def _say_where(
+    settings: EmbedSettings,
     features: Tensor,
     shape: tuple[int, ...],
-    rows: ImageRows,
-    datasets: Datasets,
     seconds: float,
+    more: Mapping[str, Any],
     console: Console,
-) -> Result:
-    size = (len(features), *shape)
-    table = table_of(path)
-    where = f"{path}" if table is None else f"{path} and {table}"
-    sizes = " x ".join(map(str, size))
+) -> None:
+    table = table_of(settings.path)
+    where = f"{settings.path}" if table is None else f"{settings.path} and {table}"
+    sizes = " x ".join(map(str, (len(features), *shape)))
     say(console, f"Features {sizes} of {len(features)} images: {where} ({seconds:.0f} s)")
-    results = {"shape": size, "files": rows.files, "skipped": datasets.skipped}
-    return Result(path, results=results)
+    if more:
+        said = (
+            f"{more['near_duplicates']:,} near-duplicates (cosine {settings.duplicates:g} and up)"
+        )
+        if more["leaks"]:
+            said += f", {more['leaks']:,} of them between train and val"
+        say(console, f"{said}; neighbours and map: {more['page']}")

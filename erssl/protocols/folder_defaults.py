@@ -19,7 +19,7 @@ def may_fit(settings: PretrainSettings, sources: Mapping[str, str]) -> bool:
         sources: Where its values come from, by dotted key.
     """
     said = sources.get("batch_size", "override") == "override"
-    return settings.data.name == "imagefolder" and not settings.resume and not said
+    return settings.data.user_sized and not settings.resume and not said
 
 
 def fitted_batch(batch_size: int, images: int, devices: int) -> int:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from erssl.data import DataOptions, Datasets, build_eval_transform, load_datasets
+from erssl.data import DataOptions, Datasets, build_eval_transform
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation import cached_features, classification_metrics
 from erssl.files import remove_remains
@@ -89,7 +89,7 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
             f"{classifier.data.image_size}; leave it out."
         )
     check_input_size(classifier.backbone, [data.image_size])
-    datasets = load_datasets(data)
+    datasets = data.load()
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split or ("val" if datasets.val else "train"))
     make_folder_of(settings.path)
@@ -101,7 +101,7 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
         remove_remains(file, keep_suffix=file.suffix == ".png")
     if settings.sheet_path is not None:
         sections = _sections(splits, logits, truth, classes, settings.sheet)
-        plot_contact_sheet(sections, settings.sheet_path)
+        plot_contact_sheet(sections, settings.sheet_path, settings.plots)
     write_predictions(settings.path, rows, logits, classes, settings.top)
     metrics = _metrics(rows, logits, truth)
     _say(settings, metrics, truth, datasets, console, time.perf_counter() - began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -33,7 +34,7 @@ from erssl.callbacks import (
     SeededSteps,
 )
 from erssl.data import SSLDataModule, labels_of
-from erssl.errors import RunError
+from erssl.errors import DataError, RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.plausibility import Neighbours, doubts
@@ -44,9 +45,9 @@ from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.pretrain_results import finish, show_finished
 from erssl.protocols.start import load_heads, start_of, told
-from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
+from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
-from erssl.run.console import say
+from erssl.run.console import Terminal, say, say_lines
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
@@ -152,7 +153,7 @@ def _pretrain(
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
-        callbacks.append(LiveProgress(Console(stderr=True, quiet=console.quiet)))
+        callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
         if resumed_from is not None:
             tell = partial(say, console) if first else _silent
             callbacks.append(LengthenedSchedule(settings.epochs, tell))
@@ -170,7 +171,7 @@ def _pretrain(
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
             header = header_lines(settings, data, method, probe, path)
             write_text(path / HEADER, "\n".join(header) + "\n")
-            say(console, "\n".join(header))
+            say_lines(console, "\n".join(header))
         metrics = _train(settings, data, method, callbacks, path, probe, resumed_from, signals)
         if not first:
             return {}
@@ -206,15 +207,16 @@ def _train(
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
     keep = settings.keep_checkpoints
     trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, resumed_from, keep)
-    checkpoint = None if resumed_from is None else resumed_from.path
     try:
-        trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        train(trainer, method, data, resumed_from)
         signals.training_ends()
         for lens in (c for c in callbacks if isinstance(c, ERLens)):
             lens.on_train_end(trainer, method)  # which Lightning leaves out after the last epoch
-    finally:  # most of all where a collapse or an interruption ended it
-        if probe.is_global_zero and (path / LENS).is_file():
-            plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
+    except BaseException:  # such as a collapse, which the lens shows; what went wrong is said first
+        with contextlib.suppress(OSError, DataError):
+            _draw_lens(settings, probe, path)
+        raise
+    _draw_lens(settings, probe, path)
     if not all(bool(p.isfinite().all()) for p in method.backbone.parameters()):
         raise RunError(
             "Training diverged: the backbone's weights are not finite any more; lower "
@@ -230,6 +232,13 @@ def _train(
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},
     }
+
+
+def _draw_lens(settings: PretrainSettings, probe: Trainer, path: Path) -> None:
+    """Draw what the lens has read so far."""
+    if probe.is_global_zero and (path / LENS).is_file():
+        readings = {settings.method["name"]: read_lens(path / LENS)}
+        plot_lens(readings, path / LENS_FIGURE, settings.plots)
 
 
 def _doubts(
@@ -251,7 +260,7 @@ def _with_neighbours(
     if asked <= images or not data.measurable:
         return settings
     if console is not None:
-        console.print(cut_sentence(asked, images), highlight=False)
+        say(console, cut_sentence(asked, images))
     evaluation = dataclasses.replace(settings.evaluation, knn_k=images)
     return dataclasses.replace(settings, evaluation=evaluation)
 

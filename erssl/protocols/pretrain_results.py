@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from erssl.data import DATASETS
 from erssl.errors import RunError
 from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
@@ -42,7 +43,7 @@ def finish(
     save_backbone(method.backbone, weights, settings.backbone, data.preprocessing)
     results = leave_results(
         run_dir.path / RESULTS,
-        report=lambda results: write_report(results, run_dir.path),
+        report=lambda results: write_report(results, run_dir.path, settings.plots),
         protocol="pretrain",
         dataset=data.name,
         method=settings.method["name"],
@@ -92,5 +93,6 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
     say(console, f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)")
     use = f'use the backbone with erssl.load_backbone("{path}")'
     say(console, f"Next: see {path}/report.md; {use}.")
-    if results["dataset"] == "digits":
-        console.print("Real images: erssl pretrain data=cifar10 data.download=true", soft_wrap=True)
+    dataset = DATASETS.get(str(results["dataset"]))
+    if dataset is not None and dataset.next_step:
+        say(console, dataset.next_step)

@@ -10,13 +10,14 @@ from functools import cache
 
 import torch
 
-from erssl.data import DataOptions, load_datasets
+from erssl.data import DataOptions, default_options
 from erssl.protocols.build import build_method
 from erssl.protocols.evaluation import best_device
 from erssl.settings.pretrain import PretrainSettings
 
 _STEPS = 2  # after one that is not counted
 _CLASSES = 10
+_UNCHECKED = {"verify": False, "on_error": "raise"}  # of image files, which are only counted
 
 
 def seconds_of_run(settings: PretrainSettings, known: dict[str, float]) -> float:
@@ -43,15 +44,16 @@ def seconds_of_run(settings: PretrainSettings, known: dict[str, float]) -> float
     return known[text] * steps * settings.epochs
 
 
-@cache
-def _images_of(name: str, root: str | None, train_dir: str | None, download: bool) -> int:
-    options = {"root": root, "train_dir": train_dir, "download": download}
-    given = {key: value for key, value in options.items() if value}
-    return len(load_datasets(DataOptions(name=name, verify=False, **given)).train)  # type: ignore[arg-type]
-
-
 def _images(data: DataOptions) -> int:
-    return _images_of(data.name, data.root, data.train_dir, data.download)
+    """Number of training images, counted once for all ways to read the same ones."""
+    own = {key: getattr(data, key) for key in data.own_options()}
+    unchecked = {key: value for key, value in _UNCHECKED.items() if key in own}
+    return _counted(default_options(data.name, **(own | unchecked)))
+
+
+@cache
+def _counted(data: DataOptions) -> int:
+    return len(data.load().train)
 
 
 def _seconds_of_step(settings: PretrainSettings) -> float:

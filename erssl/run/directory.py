@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,14 +37,13 @@ HEADER = "header.txt"
 _LARGEST = 1e100  # of a reading
 RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
-_EVALUATION_FILES = (
-    "subset.txt",
-    "confusion.csv",
-    "confusion.png",
-    "per_class.csv",
-    "per_class.png",
+_EVALUATION_FILES = ("subset.txt", "confusion.csv", "per_class.csv")
+_TABLE_FILES = ("transfer.md", "transfer.csv", "transfer.json")
+_FIGURES = tuple(
+    f"{name}.{kind}"
+    for name in ("curves", "lens", "predictions", "confusion", "per_class", "transfer")
+    for kind in ("png", "pdf", "svg")
 )
-_TABLE_FILES = tuple(f"transfer.{kind}" for kind in ("md", "csv", "json", "png"))
 _PACKAGES = (
     "erssl",
     "torch",
@@ -56,6 +56,7 @@ _PACKAGES = (
     "pycocotools",
     "detectron2",  # of extras, where installed
 )
+_COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command of a Python program", default=())
 
 
 class RunDirectory:
@@ -146,8 +147,8 @@ class RunDirectory:
         """Delete what erssl writes, and nothing else."""
         for folder in (CHECKPOINTS, "detectron2"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
-        for name in (*written, ENVIRONMENT, HEADER, LENS, LENS_FIGURE, PREDICTIONS):
+        written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md")
+        for name in (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES):
             (self.path / name).unlink(missing_ok=True)
         for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml"):
             (self.path / name).unlink(missing_ok=True)
@@ -206,6 +207,16 @@ def default_run_dir(method: str, data: str) -> Path:
     return Path("runs") / f"{method}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+@contextmanager
+def command_of_python(arguments: Sequence[str]) -> Iterator[None]:
+    """Let results name this command: ``sys.argv`` is that of the program which calls it."""
+    token = _COMMAND.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _COMMAND.reset(token)
+
+
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """Versions, device and git commit, for anyone who wants to run it again.
 
@@ -222,7 +233,7 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if on_cuda else _cpu_name(),
         "devices": torch.cuda.device_count() if on_cuda else os.cpu_count(),
         "git_commit": _git_commit(),
-        "command": " ".join(["erssl", *sys.argv[1:]]),
+        "command": " ".join(["erssl", *(_COMMAND.get() or sys.argv[1:])]),
     }
 
 
@@ -257,7 +268,7 @@ def _table(path: Path) -> Iterator[Iterator[dict[str, str]]]:
 def write_lens(path: Path, readings: Sequence[Mapping[str, float]]) -> None:
     """Write ``lens.csv``, whole or not at all."""
     names = list(dict.fromkeys(name for row in readings for name in row))
-    write_rows(path, [names, *([row.get(name, "") for name in names] for row in readings)])
+    write_rows(path, [names, *([row.get(name) for name in names] for row in readings)])
 
 
 def read_lens(path: Path) -> list[dict[str, float]]:

@@ -34,6 +34,13 @@ def started_processes() -> int:
     return max(1, *(int(count) if count.isdigit() else 1 for count in counts))
 
 
+def started_share() -> tuple[int, int] | None:
+    """Number of this process and of all that were started together; ``None`` of a single one."""
+    count = started_processes()
+    number = next((os.environ[n] for n in ("RANK", "SLURM_PROCID") if n in os.environ), "")
+    return (int(number), count) if count > 1 and number.isdigit() else None
+
+
 def given_folder(run_dir: str | None) -> Path | None:
     """The run directory that was named; processes that Lightning starts take the first one's.
 

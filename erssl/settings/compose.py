@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from erssl.announced import announces
 from erssl.errors import ConfigError
 from erssl.layers import (
     ConfigFile,
@@ -40,6 +41,11 @@ Schema = dict[str, Any]
 """Valid keys of a node and what each takes: a type annotation, or a schema for a nested node."""
 
 GROUPS = ("method", "data", "backbone", "optimizer", "trainer", "experiment")
+# Where the options of a group are registered that have no file among ours.
+_REGISTRIES = {
+    "method": ("erssl.methods.registry", "available_methods"),
+    "data": ("erssl.data.registry", "available_datasets"),
+}
 PRETRAIN_GROUPS = {group: group for group in GROUPS}
 FREE: Any = object()  # a node whose keys somebody else checks
 
@@ -167,19 +173,19 @@ def own_options(group: str) -> set[str]:
 def group_options(group: str) -> list[str]:
     """Names that may be chosen for a config group, such as the methods for ``method``."""
     names = own_options(group)
-    # each of our own has a file; to ask the registry takes seconds, for torch has to be there
-    others = "erssl.methods" in sys.modules or entry_points(group="erssl.methods")
-    if group == "method" and others:
-        from erssl.methods import available_methods
-
-        names.update(available_methods())
+    # each of our own has a file; to ask a registry takes seconds, for torch has to be there
+    if group in _REGISTRIES:
+        module, available = _REGISTRIES[group]
+        if module in sys.modules or announces(group):
+            names.update(getattr(importlib.import_module(module), available)())
     return sorted(names)
 
 
 def schema_from(reader: Callable[..., Any], without: Iterable[str] = ()) -> Schema:
     """Keys that a function, class or dataclass takes, nested dataclasses as nested schemas."""
     function = reader.__init__ if inspect.isclass(reader) else reader
-    hints = get_type_hints(function)
+    # of a dataclass each class of its line is read with the names of its own module
+    hints = get_type_hints(reader if dataclasses.is_dataclass(reader) else function)
     schema: Schema = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "self" or name in without:

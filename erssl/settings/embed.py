@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from erssl.errors import ConfigError
+from erssl.evaluation.similar import MapKind, check_map
 from erssl.paths import user_path
 from erssl.settings.compose import Schema, compose_config, group_options, nearest, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
 
+_SHARE = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 SUFFIXES = (".npy", ".safetensors", ".parquet")
 
 
@@ -26,6 +29,11 @@ class EmbedSettings(BackboneSettings):
     features_dtype: Literal["float32", "float16"]
     features_precision: Literal["float32", "bf16"]
     feature_batch_size: int
+    neighbors: int | None
+    queries: int | list[str]
+    duplicates: float
+    map: MapKind
+    process: str | None
 
     def __post_init__(self) -> None:
         """Refuse values that write no features."""
@@ -50,6 +58,43 @@ class EmbedSettings(BackboneSettings):
                 f"output={self.output} must end in one of {', '.join(SUFFIXES)}, or in none for "
                 ".npy."
             )
+
+        self._check_page()
+        if self.process is not None and self.share is None:
+            raise ConfigError(
+                f"process={self.process} is no share of the work; give process=0/4, 1/4, 2/4 and "
+                "3/4 to four processes."
+            )
+
+    def _check_page(self) -> None:
+        """Refuse what makes no page of neighbours."""
+        if self.neighbors is None:
+            return
+        if self.neighbors < 1:
+            raise ConfigError(f"neighbors must be at least 1 but is {self.neighbors}.")
+        if isinstance(self.queries, int) and self.queries < 1:
+            raise ConfigError(f"queries must be at least 1 but is {self.queries}.")
+        if not -1 <= self.duplicates <= 1:
+            raise ConfigError(
+                f"duplicates must be a cosine between -1 and 1 but is {self.duplicates}."
+            )
+        if self.on == "patches":
+            raise ConfigError(
+                "neighbors needs one vector an image, and on=patches gives many; leave one out."
+            )
+        check_map(self.map)
+
+    @property
+    def page(self) -> Path | None:
+        """The page of neighbours; ``None`` where none is asked for."""
+        return self.path.with_suffix(".html") if self.neighbors is not None else None
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """Number of this process and of all that share the work; ``None`` where it is alone."""
+        match = _SHARE.fullmatch(self.process or "")
+        number, count = map(int, match.groups()) if match else (0, 0)
+        return (number, count) if number < count else None
 
     @property
     def path(self) -> Path:

@@ -14,6 +14,7 @@ from pytorch_lightning import Trainer
 
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, nearest, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.keys import OWN_TRAINER_KEYS
@@ -99,7 +100,12 @@ class EvaluationSettings(BackboneSettings):
 
     run_dir: str | None
     preset: str
-    plots: bool
+    plots: bool | Plots
+
+    @property
+    def plots_format(self) -> Plots | None:
+        """Format of the figures beside PNG; ``None`` where none are asked for."""
+        return self.plots if isinstance(self.plots, str) else "png" if self.plots else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +305,9 @@ def check_same_settings(
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     # both follow from the number of images, whose digest says more
-    for key in sorted({*before, *now} - {"features_k", "fitted"}):
+    # every data set had the options of all once, none of which it reads
+    unread = {key for key in before if key.startswith("data.") and key not in now}
+    for key in sorted({*before, *now} - {"features_k", "fitted"} - unread):
         if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "

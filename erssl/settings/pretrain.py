@@ -11,12 +11,14 @@ from typing import Any, Literal
 from pytorch_lightning import Trainer
 
 from erssl.data import DataOptions, ViewOptions, default_options
+from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
+from erssl.run.plots import Plots
 from erssl.settings.compose import (
     FREE,
     GROUPS,
@@ -116,6 +118,7 @@ class PretrainSettings:
     prefix: str | None = None
     weights: str | None = None
     freeze_epochs: int = 0
+    plots: Plots = "png"
 
     def __post_init__(self) -> None:
         """Refuse values that make no run."""
@@ -245,15 +248,16 @@ def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, Pretra
     """
     said = {override.partition("=")[0] for override in overrides}
     if "data" not in said:
-        places = {k: getattr(own, k) for k in ("root", "train_dir", "val_dir") if getattr(own, k)}
-        overrides = [f"data={own.name}", *(f"data.{k}={v}" for k, v in places.items()), *overrides]
+        places = {k: getattr(own, k) for k in own.own_options()}
+        named = [f"data.{k}={place}" for k, place in places.items() if isinstance(place, str)]
+        overrides = [f"data={own.name}", *named, *overrides]
     composed, _ = read_settings(overrides)
     data = own
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
     # all at once, since some are checked together
-    changed: dict[str, Any] = {"val_fraction": None} if "data.val_dir" in said else {}
+    changed: dict[str, Any] = {}
     views: dict[str, Any] = {}
     for key in said:
         group, _, name = key.partition(".")
@@ -263,8 +267,7 @@ def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, Pretra
         elif group == "data" and name:
             changed[name] = getattr(composed.data, name)
     changed["views"] = dataclasses.replace(changed.get("views", data.views), **views)
-    data = dataclasses.replace(data, **changed)
-    return data, composed
+    return data.changed(**changed), composed
 
 
 def stored_config(file: Path) -> dict[str, Any]:
@@ -279,7 +282,7 @@ def stored_config(file: Path) -> dict[str, Any]:
         optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
-            stored["data"] = {"exif": False} | stored["data"]  # as all images were read before
+            stored["data"] = earlier_options(stored["data"])
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
         name = stored["method"]["name"]
@@ -322,6 +325,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
 
 MAY_CHANGE = (
     "run_dir",
+    "plots",
     "resume",
     "overwrite",
     "data.num_workers",
@@ -386,7 +390,7 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
     backbone = schema_from(BackboneOptions) | {"options": FREE}
     return schema_from(PretrainSettings) | {
         "method": {"name": str, **own} if known else FREE,
-        "data": schema_from(DataOptions),
+        "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
     }

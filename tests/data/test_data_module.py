@@ -21,7 +21,9 @@ from .data_images import noise
 
 
 def _digits(workers: int = 2, seed: int = 0, batch_size: int = 256, **changes) -> SSLDataModule:
-    return SSLDataModule(DataOptions(num_workers=workers, **changes), batch_size, seed)
+    return SSLDataModule(
+        default_options("digits", num_workers=workers, **changes), batch_size, seed
+    )
 
 
 def _epoch(loader) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,7 +188,7 @@ def test_batch_larger_than_the_data_is_refused_at_once(make_folder) -> None:
 @pytest.mark.parametrize("keywords", [{"batch_size": 0, "seed": 0}, {"batch_size": 1, "seed": -1}])
 def test_wrong_numbers_are_refused(keywords) -> None:
     with pytest.raises(ConfigError):
-        SSLDataModule(DataOptions(), **keywords)
+        SSLDataModule(default_options("digits"), **keywords)
 
 
 @pytest.mark.parametrize("pipeline", ["lightly", "fast"])  # "device" reads all files at once

@@ -298,5 +298,5 @@ def test_images_without_labels_are_refused(digits):
 
 def test_images_without_a_validation_split_are_refused(digits):
     alone = Datasets(digits.train, None, 10, digits.class_names)
-    with pytest.raises(DataError, match=r"name a folder of them with data.val_dir"):
+    with pytest.raises(DataError, match=r"has no validation images here; name other images"):
         require_labels(OPTIONS, alone)

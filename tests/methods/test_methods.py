@@ -317,7 +317,7 @@ def test_a_third_partys_method_is_found_through_its_entry_point(monkeypatch, tmp
     )
     monkeypatch.syspath_prepend(tmp_path)
     entry = importlib.metadata.EntryPoint("theirs", "their_method", "erssl.methods")
-    monkeypatch.setattr("erssl.methods.registry.entry_points", lambda group: [entry])
+    monkeypatch.setattr("erssl.announced.entry_points", lambda group: [entry])
     try:
         assert get_method("theirs").__name__ == "Theirs"
     finally:

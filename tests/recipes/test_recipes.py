@@ -212,8 +212,7 @@ def test_a_third_party_ships_its_recipe_beside_its_module(monkeypatch, tmp_path,
     (package / "theirs.yaml").write_text(THEIRS)
     monkeypatch.syspath_prepend(tmp_path)
     entry = importlib.metadata.EntryPoint("any", "their_package.methods", "erssl.methods")
-    for module in ("erssl.recipes", "erssl.methods.registry"):
-        monkeypatch.setattr(f"{module}.entry_points", lambda group: [entry])
+    monkeypatch.setattr("erssl.announced.entry_points", lambda group: [entry])
     recipe = read_recipe("theirs")  # nothing of theirs is imported
     assert recipe.values["optimizer"]["base_lr"] == 0.7
 

@@ -1,0 +1,239 @@
+"""What the views of an image are: the options, and how recipes of views are known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightly.transforms.multi_view_transform import MultiViewTransform
+
+from erssl.announced import load_announced
+from erssl.data.checks import as_numbers, check_choice, check_whole
+from erssl.errors import ConfigError
+
+Scale = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What a recipe cuts its views to.
+
+    Attributes:
+        image_size: Side of the global views in pixels.
+        global_scale: Smallest and largest area of a global view as a share of the image's.
+        n_local_views: Number of small crops beside the global views.
+        local_image_size: Side of the local views in pixels.
+        local_scale: Smallest and largest area of a local view; (0, 0) of a recipe without any.
+        normalize: Channel means to subtract and deviations to divide by, under ``"mean"`` and
+            ``"std"``, three numbers each for pixels in 0..1.
+    """
+
+    image_size: int
+    global_scale: Scale
+    n_local_views: int
+    local_image_size: int
+    local_scale: Scale
+    normalize: dict[str, list[float]]
+
+
+View = Callable[[Any], Any]
+"""From a PIL image to a tensor (3, side, side)."""
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """A row of `RECIPES`.
+
+    Attributes:
+        views: Gives the transform of each view: the global ones, then the local ones.
+        global_scale: Area of a global view where the options say none.
+        beside_local: The same where there are local views, which then bring the variety.
+        local_scale: Area of a local view; ``None`` where the recipe has no local views.
+        n_global: Number of global views.
+        any_scale: Whether the area of a global view may end below 1.
+    """
+
+    views: Callable[[Crops], Sequence[View]]
+    global_scale: Scale
+    beside_local: Scale
+    local_scale: Scale | None
+    n_global: int
+    any_scale: bool
+
+
+RECIPES: dict[str, ViewRecipe] = {}
+"""The recipes of views by name, those of other packages once they are imported."""
+
+R = Callable[[Crops], Sequence[View]]
+
+
+def register_views(
+    name: str,
+    *,
+    global_scale: Scale = (0.08, 1.0),
+    beside_local: Scale | None = None,
+    local_scale: Scale | None = None,
+    n_global: int = 2,
+    any_scale: bool | None = None,
+) -> Callable[[R], R]:
+    """Decorator that makes a function known as the recipe ``data.views.recipe=<name>``.
+
+    Another package names the module of its recipes under the entry-point group ``erssl.views``.
+
+    Args:
+        name: The name used in configs; must be free.
+        global_scale: Smallest and largest area of a global view as a share of the image's; by
+            default lightly's and BYOL's, where the variety comes from the crops themselves.
+        beside_local: The same where there are local views; ``None`` for ``global_scale``.
+        local_scale: That of local views; ``None`` for a recipe without any.
+        n_global: Number of global views.
+        any_scale: Whether ``data.views.global_scale`` may end below 1, which lightly's transforms
+            of two views cannot; ``None``: where there are local views.
+
+    Returns:
+        The decorator, which gives the function back. The function takes `Crops` and gives the
+        transforms of all views of an image.
+
+    Raises:
+        ConfigError: If another recipe has the name already.
+
+    Example:
+        >>> from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
+        >>> @register_views("plain", n_global=1)
+        ... def plain(crops: Crops) -> list[View]:
+        ...     size = (crops.image_size, crops.image_size)
+        ...     return [T.Compose([T.Resize(size), T.ToTensor(), T.Normalize(**crops.normalize)])]
+        >>> ViewOptions("plain").n_views
+        1
+        >>> del RECIPES["plain"]
+    """
+
+    def decorate(views: R) -> R:
+        known = RECIPES.get(name)
+        if known is not None and known.views.__qualname__ != views.__qualname__:
+            raise ConfigError(
+                f"The view recipe {name!r} is taken by {known.views.__qualname__}; register "
+                f"{views.__qualname__} under another name."
+            )
+        RECIPES[name] = ViewRecipe(
+            views,
+            global_scale,
+            beside_local or global_scale,
+            local_scale,
+            n_global,
+            local_scale is not None if any_scale is None else any_scale,
+        )
+        return views
+
+    return decorate
+
+
+def available_views() -> list[str]:
+    """Names of all recipes of views, those of other packages included, in alphabetical order."""
+    load_announced("views")
+    return sorted(RECIPES)
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """What the views of an image are.
+
+    Attributes:
+        recipe: Which augmentation; :mod:`erssl.data.views.recipes` says what each does.
+        n_local_views: Number of small crops beside the two global views.
+        local_image_size: Side of the local views in pixels, at most that of the global views.
+        global_scale: Smallest and largest share of the image's area in a global view. ``None`` is
+            the recipe's own, which is another one for some where there are local views.
+        local_scale: The same for the local views.
+
+    Raises:
+        ConfigError: If a value is out of range, or the recipe has no local views.
+    """
+
+    recipe: str = "dino"
+    n_local_views: int = 0
+    local_image_size: int = 96
+    global_scale: Scale | None = None
+    local_scale: Scale | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values; pairs may come as lists, as configuration files have them."""
+        if self.recipe not in RECIPES:
+            check_choice("data.views.recipe", self.recipe, available_views())
+        check_whole("data.views.n_local_views", self.n_local_views, 0, "a number of views")
+        check_whole("data.views.local_image_size", self.local_image_size, 1, "a size in pixels")
+        row = RECIPES[self.recipe]
+        if self.n_local_views > 0 and row.local_scale is None:
+            raise ConfigError(
+                f"data.views.n_local_views={self.n_local_views} cannot be had with "
+                f"data.views.recipe={self.recipe}, which has none; choose one of "
+                f"{_those(lambda other: other.local_scale is not None)}, or n_local_views=0."
+            )
+        for key in ("global_scale", "local_scale"):
+            object.__setattr__(self, key, _checked_scale(f"data.views.{key}", getattr(self, key)))
+        if self.global_scale is not None and self.global_scale[1] != 1 and not row.any_scale:
+            raise ConfigError(
+                f"data.views.global_scale={self.global_scale} does not end at 1, which "
+                f"data.views.recipe={self.recipe} needs; end it at 1, or choose one of "
+                f"{_those(lambda other: other.any_scale)}."
+            )
+
+    @property
+    def n_views(self) -> int:
+        """Number of views of an image, global and local."""
+        return RECIPES[self.recipe].n_global + self.n_local_views
+
+
+def build_views(
+    options: ViewOptions, image_size: int, mean: Sequence[float], std: Sequence[float]
+) -> MultiViewTransform:
+    """Make the transform from an image to its views.
+
+    Args:
+        options: The recipe and its sizes.
+        image_size: Side of the global views in pixels.
+        mean: Channel means to subtract, three values for pixels in 0..1.
+        std: Channel deviations to divide by.
+
+    Returns:
+        A transform from a PIL image to a list of ``options.n_views`` tensors: the global ones of
+        (3, image_size, image_size), then the local ones of (3, local_image_size,
+        local_image_size).
+
+    Raises:
+        ConfigError: If the local views are larger than the global ones.
+    """
+    if options.n_local_views > 0 and options.local_image_size > image_size:
+        raise ConfigError(
+            f"data.views.local_image_size={options.local_image_size} is larger than "
+            f"data.image_size={image_size}; local views are the small ones, so give at most "
+            f"{image_size}."
+        )
+    row = RECIPES[options.recipe]
+    own_scale = row.beside_local if options.n_local_views > 0 else row.global_scale
+    crops = Crops(
+        image_size,
+        options.global_scale or own_scale,
+        options.n_local_views,
+        options.local_image_size,
+        options.local_scale or row.local_scale or (0.0, 0.0),
+        {"mean": list(mean), "std": list(std)},
+    )
+    return MultiViewTransform(list(row.views(crops)))
+
+
+def _those(fits: Callable[[ViewRecipe], bool]) -> str:
+    return ", ".join(name for name in available_views() if fits(RECIPES[name]))
+
+
+def _checked_scale(key: str, value: Sequence[float] | None) -> Scale | None:
+    if value is None:
+        return None
+    low, high = as_numbers(key, value, 2, "a range of crop areas")
+    if not 0 < low <= high <= 1:
+        raise ConfigError(
+            f"{key}={[low, high]} is not a range of crop areas; give two shares of the image, "
+            "the smaller first, above 0 and up to 1."
+        )
+    return low, high

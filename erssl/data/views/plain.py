@@ -1,0 +1,74 @@
+"""Transforms without a method's augmentation: to evaluate, and to train classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
+
+from erssl.data.views.options import Scale
+
+
+def build_eval_transform(
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bilinear",
+    crop_pct: float | None = None,
+) -> Any:
+    """Make the transform without augmentation, for features and accuracy.
+
+    From 96 pixels up the shorter side is resized to 256/224 of ``image_size`` before the centre is
+    cut out, as is usual on ImageNet (256, then 224); small images are used to their edge.
+
+    Args:
+        image_size: Side of the result in pixels.
+        mean: Channel means to subtract, three values for pixels in 0..1.
+        std: Channel deviations to divide by.
+        interpolation: ``bilinear``, ``bicubic``, ``nearest`` or ``lanczos``.
+        crop_pct: The centre's share of the shorter side, in place of that rule (timm's key).
+
+    Returns:
+        A transform from a PIL image to a tensor (3, image_size, image_size).
+    """
+    resized = round(image_size * 256 / 224) if image_size >= 96 else image_size
+    if crop_pct is not None:
+        resized = int(image_size / crop_pct)  # as timm rounds
+    return T.Compose(
+        [
+            T.Resize(resized, T.InterpolationMode(interpolation)),
+            T.CenterCrop(image_size),
+            T.ToTensor(),
+            T.Normalize(mean=list(mean), std=list(std)),
+        ]
+    )
+
+
+def build_crop_transform(
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: Scale = (0.08, 1.0),
+    flip: bool = True,
+) -> Any:
+    """Make the transform by which classifiers are trained: a random crop, flipped half of the time.
+
+    Args:
+        image_size: Side of the result in pixels.
+        mean: Channel means to subtract, three values for pixels in 0..1.
+        std: Channel deviations to divide by.
+        scale: Area of the crop as a share of the image's.
+        flip: Whether to flip at all.
+
+    Returns:
+        A transform from a PIL image to a tensor (3, image_size, image_size).
+    """
+    return T.Compose(
+        [
+            T.RandomResizedCrop(image_size, scale=scale),
+            *([T.RandomHorizontalFlip()] if flip else []),
+            T.ToTensor(),
+            T.Normalize(mean=list(mean), std=list(std)),
+        ]
+    )
