@@ -12,13 +12,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from erssl.announced import ENTRY_POINT_GROUPS, announces
 from erssl.errors import ConfigError
 from erssl.layers import merge_layers
 from erssl.paths import user_path
@@ -96,7 +96,7 @@ def _check_key(key: str, schema: Schema) -> None:
 
 def _others_announced() -> bool:
     """Whether another package may have brought methods, data sets or views; it is not imported."""
-    return any(group.startswith("erssl.") for group in entry_points().groups)
+    return any(announces(group) for group in ENTRY_POINT_GROUPS)
 
 
 def _groups(command: str) -> Mapping[str, str]:

@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
+from erssl.data import available_datasets
 from erssl.errors import ConfigError
 from erssl.settings import embed, evaluation, names, predict, pretrain, transfer
 from erssl.settings.compose import FREE, group_options, schema_from
@@ -87,7 +87,9 @@ def flat(schema, where=""):
 @pytest.mark.parametrize("method", group_options("method"))
 def test_nothing_that_a_pretraining_reads_is_refused(method):
     config = {"method": {"name": method}, "data": {"name": "imagefolder"}}
-    keys = list(flat(pretrain._schema(config)))
+    keys = set(flat(pretrain._schema(config)))
+    for name in available_datasets():
+        keys |= set(flat(pretrain._schema(config | {"data": {"name": name}})))
     check_names("pretrain", [f"method={method}", *keys])
     check_names("pretrain", [f"method={method},byol", "-m", *keys, f"{method}.name=1"])
     check_names("study", ["mveb_beta", *keys])
@@ -127,6 +129,5 @@ def test_what_another_package_may_have_brought_is_left_to_it(monkeypatch):
     theirs = ["method=theirs", "method.strength=1", "data=tiles", "data.tile=3"]
     with pytest.raises(ConfigError, match="method=theirs is unknown"):
         check_names("pretrain", theirs)
-    announced = EntryPoints([EntryPoint("theirs", "theirs.methods", "erssl.methods")])
-    monkeypatch.setattr(names, "entry_points", lambda: announced)
+    monkeypatch.setattr(names, "announces", lambda group: group == "data")
     check_names("pretrain", theirs)
