@@ -28,9 +28,10 @@ from erssl.files import write_json
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.evaluation import print_results
+from erssl.protocols.loggers import make_loggers
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
-from erssl.protocols.trainer import make_loggers, quiet
+from erssl.protocols.trainer import quiet
 from erssl.run.console import say
 from erssl.run.directory import (
     ENVIRONMENT,

@@ -144,7 +144,8 @@ def _pretraining(choices: Pairs) -> Schema:
     for names in product(*(names or [None] for names in chosen.values())):
         said = {key: name for key, name in zip(chosen, names, strict=True) if name is not None}
         config = merge_layers(config_layers("pretrain", said))[0]
-        schema |= dict.fromkeys(config, Any)
+        # an empty node holds what others check, such as logger_options
+        schema |= {key: FREE if value == {} else Any for key, value in config.items()}
         method |= dict.fromkeys(config["method"], Any)
     return schema | {
         "method": method,
