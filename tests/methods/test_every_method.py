@@ -31,6 +31,7 @@ OPTIONS = {
     "deepcluster_er": KMEANS,
     "mocov2": QUEUE,
     "infomin": QUEUE,
+    "nnclr": {**QUEUE, "prediction_hidden_dim": 32},
     "self_classifier": {**SMALL, "classes_per_head": [8, 12]},
     "mae": {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2},
     "simmim": {"mask_size": 8},
