@@ -15,11 +15,12 @@ from erssl.errors import ConfigError, DataError, ErsslError
 from erssl.models.architectures import assumed_of_transformer, infer_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
+from erssl.models.channels import RGB, channels_of, of_channels
 from erssl.models.given import given_backbone
 from erssl.models.layouts import BackboneWeights, find_backbone
 from erssl.models.magnitudes import require_finite_features
 from erssl.models.named import possible_architectures
-from erssl.models.preprocessing import usual_preprocessing
+from erssl.models.preprocessing import set_preprocessing, usual_preprocessing
 from erssl.models.published import is_timm_address, load_published
 from erssl.models.reports import LoadReport, listed
 from erssl.models.sources import WEIGHTS_FILE, Source, open_source, transformer_options
@@ -67,8 +68,9 @@ def load_backbone(
     Returns:
         The backbone in eval mode, giving features (N, feature_dim), with the attributes
         ``feature_dim``, ``architecture`` (:class:`BackboneOptions`), ``preprocessing`` (``mean``,
-        ``std``, ``image_size``, ``interpolation``, ``crop_pct``, as far as they are known) and
-        ``report`` (:class:`LoadReport`).
+        ``std``, ``image_size``, ``interpolation``, ``crop_pct``, as far as they are known),
+        ``transform()`` (the evaluation transform of a PIL image by it, whose keys may be given
+        otherwise, as ``transform(image_size=96)``) and ``report`` (:class:`LoadReport`).
 
     Raises:
         DataError: If there is no such file, it cannot be read safely, no layout fits, weights are
@@ -114,12 +116,14 @@ def load_backbone(
         preprocessing = {**usual, **source.prepared}
         if usual and not source.prepared:
             assumed = (*assumed, f"preprocessing {listed(usual)} ({whose})")
+    if options.in_channels != RGB:
+        preprocessing = of_channels(preprocessing, options.in_channels)
     taken, others = other_sets(source.content, extracted)
     report = dataclasses.replace(
         report, place=extracted.place, taken=taken, others=others, assumed=assumed
     )
     backbone.report = report  # type: ignore[assignment]
-    backbone.preprocessing = preprocessing  # type: ignore[assignment]
+    set_preprocessing(backbone, preprocessing)
     backbone.eval()
     require_finite_features(source.file, backbone, options, preprocessing)
     return backbone
@@ -249,17 +253,19 @@ def _classifier(options: BackboneOptions) -> set[str]:
     """Names that timm's network has with a classifier and without one has not."""
     import timm
 
+    arguments = timm_arguments(options.options, options.in_channels)
     try:
         with torch.device("meta"):
-            whole = timm.create_model(options.name, **timm_arguments(options.options)).state_dict()
+            whole = timm.create_model(options.name, **arguments).state_dict()
     except Exception:  # not every network of timm can be built without values
-        whole = timm.create_model(options.name, **timm_arguments(options.options)).state_dict()
+        whole = timm.create_model(options.name, **arguments).state_dict()
     return set(whole) - set(_planned(options))
 
 
 def _with_layout_details(options: BackboneOptions, extracted: BackboneWeights) -> BackboneOptions:
     """Padding of a small stem, and heads and size of a transformer, which no name says."""
     rule, state = extracted.layout, extracted.state
+    options = dataclasses.replace(options, in_channels=channels_of(state))
     if options.cifar_stem:
         return dataclasses.replace(options, stem_padding=rule.stem_padding)
     own: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -35,6 +36,7 @@ from erssl.run.feature_files import (
     write_features,
 )
 from erssl.run.launch import started_share
+from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.settings.embed import EmbedSettings, read_embed
 from erssl.settings.pretrain import run_settings
@@ -67,32 +69,36 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     check_output(path, settings.overwrite)
     check_new((settings.page,), settings.overwrite)
     subject = read_subject(settings, about_data, console)
-    check_input_size(subject.backbone, [subject.data.image_size])
+    check_input_size(subject.backbone, [subject.data.image_size], subject.data.channels)
     network, shape = _network(settings, subject)
     datasets = subject.data.load()
+    subject = dataclasses.replace(subject, data=subject.data.measured(datasets.train))
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split)
     rows = image_rows(splits, datasets)
     queries = check_queries(settings.queries, rows) if settings.page else []
     parts = open_parts(path)
-    work = [
-        (name, images, network, shape, settings, subject, parts, console) for name, images in splits
-    ]
-    if (share := settings.share or started_share()) is not None:
-        for each in work:
-            _features(*each, share=share)
-        mine = f"{share[0]}/{share[1]}"
-        say(console, f"Process {mine} is done; once all are, the command alone writes {path}.")
-        return Result(parts)
-    taken = [_features(*each) for each in work]
-    features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
-    for file in (path, table_of(path), settings.page):
-        if file is not None:
-            remove_remains(file)
-    page = settings.page
-    more = {} if page is None else write_similar(page, settings, features, rows, splits, queries)
-    write_features(path, features.unflatten(1, shape).numpy(), rows)
-    shutil.rmtree(parts, ignore_errors=True)
+    share = settings.share or started_share()
+    own = parts if share is None else parts / f"process-{share[0]}-of-{share[1]}"
+    with locked(own, "output"):
+        taken = [
+            _features(name, images, network, shape, settings, subject, parts, console, share)
+            for name, images in splits
+        ]
+        if share is not None:
+            mine = f"{share[0]}/{share[1]}"
+            say(console, f"Process {mine} is done; once all are, the command alone writes {path}.")
+            return Result(parts)
+        features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
+        page = settings.page
+        for file in (path, table_of(path), page):
+            if file is not None:
+                remove_remains(file)
+        more: dict[str, Any] = {}
+        if page is not None:
+            more = write_similar(page, settings, features, rows, splits, queries)
+        write_features(path, features.unflatten(1, shape).numpy(), rows)
+        shutil.rmtree(parts, ignore_errors=True)
     _say_where(settings, features, shape, time.perf_counter() - began, more, console)
     results = {"shape": (len(features), *shape), "files": rows.files, "skipped": datasets.skipped}
     return Result(path, results={**results, **more})
@@ -101,14 +107,17 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
 def _network(settings: EmbedSettings, subject: Subject) -> tuple[nn.Module, tuple[int, ...]]:
     """What gives the features, and their shape for one image."""
     if settings.on == "patches":
-        tokens = PatchTokens(subject.backbone, subject.data.image_size)
+        tokens = PatchTokens(subject.backbone, subject.data.image_size, subject.data.channels)
         return tokens, tokens.shape
     if settings.on == "embedding":
-        return _with_head(str(settings.checkpoint), subject.data.image_size)
+        data = subject.data
+        return _with_head(str(settings.checkpoint), data.image_size, data.channels)
     return subject.backbone, (int(subject.backbone.feature_dim),)  # type: ignore[arg-type]
 
 
-def _with_head(checkpoint: str, image_size: int) -> tuple[nn.Module, tuple[int, ...]]:
+def _with_head(
+    checkpoint: str, image_size: int, channels: int
+) -> tuple[nn.Module, tuple[int, ...]]:
     """The online branch of a run: backbone and projection head, and the width of embeddings."""
     run_dir = run_of(checkpoint)
     if run_dir is None:
@@ -131,7 +140,7 @@ def _with_head(checkpoint: str, image_size: int) -> tuple[nn.Module, tuple[int, 
         )
     branch = nn.Sequential(method.backbone, nn.Flatten(), method.projection_head).eval()
     with torch.no_grad():
-        width = branch(torch.zeros(2, 3, image_size, image_size)).shape[1]
+        width = branch(torch.zeros(2, channels, image_size, image_size)).shape[1]
     return branch, (int(width),)
 
 

@@ -28,24 +28,10 @@ from erssl.settings.compose import (
     recipe_of,
     schema_from,
 )
+from erssl.settings.keys import OWN_TRAINER_KEYS
 from erssl.settings.start import check_start, with_start
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
-# What the commands themselves give to the Trainer.
-OWN_TRAINER_KEYS = (
-    "max_epochs",
-    "logger",
-    "callbacks",
-    "default_root_dir",
-    "enable_progress_bar",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "plugins",
-    "profiler",
-    "model_registry",
-    "sync_batchnorm",
-    "num_sanity_val_steps",
-)
 # What the command itself gives to a method's constructor.
 _OWN_METHOD_KEYS = (
     "batch_size_per_device",
@@ -67,6 +53,8 @@ class EvaluationOptions:
         every_n_epochs: Epochs between points of the kNN curve; 0 for none.
         linear: Fit logistic regression to the final features.
         untrained: Measure the same backbone before training too.
+        probes: Further labelled images by name, each with a kNN curve of its own: a folder, or a
+            data set and its folder, ``cifar10:data``.
     """
 
     knn_k: int = 200
@@ -74,6 +62,7 @@ class EvaluationOptions:
     every_n_epochs: int = 2
     linear: bool = True
     untrained: bool = True
+    probes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values that no protocol takes."""
@@ -269,6 +258,11 @@ def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, Pretra
         overrides = [f"data={own.name}", *named, *overrides]
     composed, _ = read_settings(overrides)
     data = own
+    if "data.channels" in said and composed.data.channels != own.channels:
+        raise ConfigError(
+            f"data.channels={composed.data.channels} but the backbone takes images of "
+            f"{own.channels}; leave data.channels out."
+        )
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
@@ -328,16 +322,27 @@ def stored_data(config: Mapping[str, Any]) -> DataOptions:
 
 
 def _settings(config: Mapping[str, Any]) -> PretrainSettings:
+    data = stored_data(config["data"])
     return PretrainSettings(
         **{
             **config,
-            "data": stored_data(config["data"]),
-            "backbone": BackboneOptions(**config["backbone"]),
+            "data": data,
+            "backbone": _backbone(config["backbone"], data),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
             "lens": LensOptions(**config["lens"]),
         }
     )
+
+
+def _backbone(said: Mapping[str, Any], data: DataOptions) -> BackboneOptions:
+    backbone = BackboneOptions(**{"in_channels": data.channels, **said})
+    if backbone.in_channels != data.channels:
+        raise ConfigError(
+            f"backbone.in_channels={backbone.in_channels} differs from data.channels="
+            f"{data.channels}; leave it out, since it follows from the images."
+        )
+    return backbone
 
 
 MAY_CHANGE = (
@@ -412,4 +417,5 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
         "logger_options": FREE,
+        "evaluation": schema_from(EvaluationOptions) | {"probes": FREE},
     }
