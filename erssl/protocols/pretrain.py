@@ -46,6 +46,7 @@ from erssl.protocols.folder_defaults import fitted_batch, fitted_warmup, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.pretrain_results import finish, show_finished
+from erssl.protocols.probes import probe_callbacks
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
@@ -71,22 +72,21 @@ from erssl.run.lens_figure import plot_lens
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
+from erssl.settings.arguments import MULTIRUN
 from erssl.settings.loggers import check_loggers
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 from erssl.yaml_text import read_settings_file
-
-_MULTIRUN = ("--multirun", "-m")
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    if set(overrides) & set(_MULTIRUN):
+    if set(overrides) & set(MULTIRUN):
         from erssl.protocols import compare
 
         return compare.run(
-            [override for override in overrides if override not in _MULTIRUN], console
+            [override for override in overrides if override not in MULTIRUN], console
         )
     settings, config, sources = read_sources(restarted(overrides))
     return pretrain(settings, config, console, sources)
@@ -253,8 +253,10 @@ def _train(
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     if data.datasets.labelled and data.datasets.labelled_train is None:
         logged.append("val_online_cls_top1")
+    probes = [each for each in callbacks if isinstance(each, OnlineKNN) and each.name]
     return {
         **_accuracy(method.backbone, data, evaluation, device),
+        **{f"knn_top1_{probe.name}": probe.measure(method.to(device)) for probe in probes},
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},
     }
@@ -334,6 +336,7 @@ def _callbacks(
                 evaluation.knn_temperature,
             )
         )
+    callbacks += probe_callbacks(evaluation, data, settings.seed)
     lens = settings.lens
     if lens.probe_size != 0:
         # a loss that compares no embeddings leaves them in a cone of few dimensions, and may

@@ -28,24 +28,10 @@ from erssl.settings.compose import (
     recipe_of,
     schema_from,
 )
+from erssl.settings.keys import OWN_TRAINER_KEYS
 from erssl.settings.start import check_start, with_start
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
-# What the commands themselves give to the Trainer.
-OWN_TRAINER_KEYS = (
-    "max_epochs",
-    "logger",
-    "callbacks",
-    "default_root_dir",
-    "enable_progress_bar",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "plugins",
-    "profiler",
-    "model_registry",
-    "sync_batchnorm",
-    "num_sanity_val_steps",
-)
 # What the command itself gives to a method's constructor.
 _OWN_METHOD_KEYS = (
     "batch_size_per_device",
@@ -67,6 +53,8 @@ class EvaluationOptions:
         every_n_epochs: Epochs between points of the kNN curve; 0 for none.
         linear: Fit logistic regression to the final features.
         untrained: Measure the same backbone before training too.
+        probes: Further labelled images by name, each with a kNN curve of its own: a folder, or a
+            data set and its folder, ``cifar10:data``.
     """
 
     knn_k: int = 200
@@ -74,6 +62,7 @@ class EvaluationOptions:
     every_n_epochs: int = 2
     linear: bool = True
     untrained: bool = True
+    probes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values that no protocol takes."""
@@ -428,4 +417,5 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
         "logger_options": FREE,
+        "evaluation": schema_from(EvaluationOptions) | {"probes": FREE},
     }
