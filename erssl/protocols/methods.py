@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Console
+from rich.table import Table
+
 from erssl.errors import ConfigError
+from erssl.methods import available_methods, get_method
+from erssl.settings.compose import recipe_of
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], console: Console) -> None:
     """Print all methods, or the settings of those that are named."""
     if any("=" in argument or argument.startswith("-") for argument in arguments):
         raise ConfigError(
@@ -16,34 +21,19 @@ def run(arguments: Sequence[str]) -> int:
         )
     if arguments:
         for name in arguments:
-            _show(name)
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    from erssl.methods import available_methods, get_method
-
+            print(recipe_of(name).text)  # every option and what it trains by, with its source
+        return
     table = Table("method", "family", "views", "target branch", "paper", box=None, pad_edge=False)
     for name in available_methods():
         info = get_method(name).info
         table.add_row(name, info.family, info.views, info.target, info.paper)
-    console = Console(width=140, highlight=False)
-    console.print(table)
-    console.print("\nDefaults (erssl methods <name> shows the source of each):")
+    console.width = 140
+    console.print(table, highlight=False)
+    console.print("\nDefaults (erssl methods <name> shows the source of each):", highlight=False)
     for name in available_methods():
-        console.print(f"  [bold]{name}[/bold] {_defaults(name)}", soft_wrap=True)
-    return 0
-
-
-def _show(name: str) -> None:
-    """The method's recipe: every option and what it trains by, each with its source."""
-    from erssl.settings.compose import recipe_of
-
-    print(recipe_of(name).text)
+        console.print(f"  [bold]{name}[/bold] {_defaults(name)}", soft_wrap=True, highlight=False)
 
 
 def _defaults(name: str) -> str:
     """The method's own options, as its recipe has them."""
-    from erssl.settings.compose import recipe_of
-
     return " ".join(f"{key}={value}" for key, value in recipe_of(name).options.items())
