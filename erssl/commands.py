@@ -456,8 +456,11 @@ def _run(
 def _execute(command: str, arguments: list[str], quiet: bool) -> Result:
     from rich.console import Console
 
+    from erssl.run.directory import command_of_python
+
     engine = importlib.import_module(f"erssl.protocols.{command}")
-    result: Result = engine.run(arguments, Console(quiet=quiet))
+    with command_of_python([command, *arguments]):
+        result: Result = engine.run(arguments, Console(quiet=quiet))
     return result
 
 

@@ -7,6 +7,8 @@ import errno
 import glob
 import io
 import json
+import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -65,8 +67,18 @@ def replacing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
         if own and error.errno in FAULTS_OF_PLACES:
             error.filename = str(path)
         raise
+    except Exception as error:
+        if (number := _system_error(error)) not in FAULTS_OF_PLACES:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         _remove(partial)
+
+
+def _system_error(error: Exception) -> int:
+    """The number of the system's error that a library written in Rust tells of; 0 for none."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told.group(1)) if told else 0
 
 
 def remove_remains(path: Path, *, keep_suffix: bool = False) -> None:

@@ -75,6 +75,8 @@ def test_a_function_is_its_command(run, tmp_path):
     theirs = {p.name for p in (tmp_path / "run").iterdir() if "tfevents" not in p.name}
     assert theirs == {p.name for p in run.path.iterdir() if "tfevents" not in p.name}
     assert run.path / "curves.png" in run.figures
+    typed = run.results["environment"]["command"]  # not that of the program which called it
+    assert typed.startswith("erssl pretrain method=simclr ") and f"run_dir={run.path}" in typed
 
 
 def test_a_process_is_left_as_it_was(run, tmp_path):

@@ -5,13 +5,18 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from twine.commands.check import check
 
+import erssl
 from erssl.cli.main import COMMANDS
 from erssl.methods import METHODS, available_methods
 
@@ -19,14 +24,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    target = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory):
+    """The folder of the sdist and of the wheel, which is built from the sdist."""
+    target = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(target), str(ROOT)],
+        [sys.executable, "-m", "build", "--no-isolation", "-o", str(target), str(ROOT)],
         check=True,
         capture_output=True,
     )
-    return next(target.glob("*.whl"))
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    return next(built.glob("*.whl"))
 
 
 def test_wheel_holds_every_module_and_config(wheel):
@@ -40,7 +51,30 @@ def test_wheel_holds_every_module_and_config(wheel):
     }
     tables = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("erssl/[!c]*/**/*.yaml")}
     assert modules | configs | tables | {"erssl/py.typed"} <= inside
+    licences = {name.rpartition("/")[2] for name in inside if "/licenses/" in name}
+    assert licences == {"LICENSE"}
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_sdist_holds_what_a_release_needs(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "downstream").rglob("*.py")}
+    sources |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.yaml")}
+    pages = {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"}
+    assert sources | pages <= inside
+    assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_an_index_would_take_the_release(built):
+    files = [str(file) for file in built.iterdir()]
+    assert len(files) == 2
+    assert check(files, strict=True) is False  # whether something is wrong
+
+
+def test_one_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == erssl.__version__ == version("erssl")
 
 
 def test_built_wheel_runs_from_another_folder(wheel, tmp_path):

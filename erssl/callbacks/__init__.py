@@ -7,6 +7,7 @@ from erssl.callbacks.er_lens import ERLens
 from erssl.callbacks.nonfinite import NonFiniteGuard, OnNonFinite
 from erssl.callbacks.online_knn import OnlineKNN
 from erssl.callbacks.progress import LiveProgress
+from erssl.callbacks.reduction import RankOrderedGradients
 from erssl.callbacks.starting import FrozenBackbone, LengthenedSchedule
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "NonFiniteGuard",
     "OnNonFinite",
     "OnlineKNN",
+    "RankOrderedGradients",
     "ResumableCSVLogger",
     "RunCheckpoint",
     "SeededSteps",

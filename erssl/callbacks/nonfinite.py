@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from erssl.callbacks.blame import first_in_backward, first_in_forward, terms_of
 from erssl.errors import RunError
-from erssl.files import replacing
+from erssl.files import write_bytes
 from erssl.loss._state import states_of
 
 OnNonFinite = Literal["stop", "skip", "backoff"]
@@ -215,8 +216,9 @@ class NonFiniteGuard(Callback):
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         file = self.run_dir / f"nonfinite-step{step}{rank}.pt"
         content = {"step": step, "epoch": trainer.current_epoch, "batches": self._batches}
-        with replacing(file) as partial:
-            torch.save(content, partial)
+        buffer = io.BytesIO()  # torch says something else of a full disk where it writes itself
+        torch.save(content, buffer)
+        write_bytes(file, buffer.getvalue())
         return f" Its batch is in {file}."
 
 

@@ -108,6 +108,20 @@ def place_in(loop: Any) -> dict[str, int]:
     return {"epoch": epochs.processed, "batches": batches}
 
 
+def place_to_begin(trainer: Any, resumed: tuple[int, int]) -> tuple[int, int]:
+    """The epoch that a new training loader begins with, and its batches that are done.
+
+    Lightning asks for a loader before it has read the epoch from a checkpoint, and again within
+    that epoch or in later ones where the trainer's ``reload_dataloaders_every_n_epochs`` says so.
+
+    Args:
+        trainer: Lightning's; ``None`` where the loader is used without one.
+        resumed: What :func:`place_in` gave of the checkpoint; zeros where there was none.
+    """
+    epoch = 0 if trainer is None else int(trainer.current_epoch)
+    return resumed if epoch <= resumed[0] else (epoch, 0)
+
+
 class DrawnImages(Dataset[Any]):
     """Images whose random transform depends on seed, epoch and image alone.
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset
 from erssl.data.draws import DrawnImages as DrawnImages
-from erssl.data.draws import EpochSampler, place_in
+from erssl.data.draws import EpochSampler, place_in, place_to_begin
 from erssl.data.folders import named
 from erssl.data.module import make_loader
 from erssl.data.options import DataOptions
@@ -93,7 +93,7 @@ class LabelledDataModule(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         images = DrawnImages(self.train_images, self.seed)
         sampler = EpochSampler(images, world, rank, seed=self.seed)
-        epoch, batches = self._place
+        epoch, batches = place_to_begin(trainer, self._place)
         sampler.go_on(epoch, batches * self.batch_size)
         return make_loader(
             images,

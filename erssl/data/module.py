@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
 from erssl.data.datasets import TransformedDataset
-from erssl.data.draws import EpochSampler, place_in, seed_worker
+from erssl.data.draws import EpochSampler, place_in, place_to_begin, seed_worker
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
 from erssl.data.views.pipelines import make_pipeline
@@ -113,7 +113,7 @@ class SSLDataModule(LightningDataModule):
             size, mean, std, options.interpolation, options.crop_pct
         )
         self.datasets = options.load()
-        self._place: tuple[int, int] | None = None
+        self._place = (0, 0)
         self.validate()
         self._drawn = self.pipeline.images(self.datasets.train, seed)
 
@@ -180,10 +180,9 @@ class SSLDataModule(LightningDataModule):
         trainer = self.trainer
         self.validate(trainer.world_size if trainer is not None else 1)
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        epoch, batches = self._place or (trainer.current_epoch if trainer is not None else 0, 0)
-        self._place = None
+        epoch, batches = place_to_begin(trainer, self._place)
         # torch's sampler adds the epoch to the seed; seeds 0 and 1 must not share their orders.
-        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0] >> 1)
+        spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0]) >> 1
         sampler = EpochSampler(self._drawn, world, rank, seed=spread, drop_last=True)
         sampler.go_on(epoch, batches * self.batch_size)
         loading = self.pipeline.loading(self.options.workers)

@@ -92,5 +92,4 @@ def _vmap(
     return scores.reshape(*rows.shape[:-1], scores.shape[-1]), 0
 
 
-if hasattr(_stein_score, "register_vmap"):  # since torch 2.5
-    _stein_score.register_vmap(_vmap)
+_stein_score.register_vmap(_vmap)

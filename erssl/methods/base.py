@@ -24,7 +24,7 @@ from erssl.data import ViewOptions
 from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
 from erssl.loss._state import StepState, at_least_float32, hold_state, states_of
-from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse
+from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse, counting_steps
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
 from erssl.models.saving import checkpoint_header
@@ -349,10 +349,20 @@ class MultiViewMethod(LightningModule):
         for state in self._step_states():
             state.commit()
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step the optimiser, then let state and target follow, whatever is accumulated."""
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Step the optimiser, then let state and target follow, whatever is accumulated.
+
+        A step that float16's scaler leaves out, since gradients overflow, moves neither.
+        """
         step, last = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
-        super().optimizer_step(*args, **kwargs)
+        with counting_steps(optimizer) as steps:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if not steps:
+            for state in self._step_states():
+                state.discard()
+            return
         self.commit_state()
         if all(p.grad is None for p in self.parameters()):  # on_nonfinite left the step out
             return

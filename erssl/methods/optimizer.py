@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
+from torch.optim import Optimizer
 
 from erssl.errors import ConfigError
 from erssl.methods.lars import LARS
@@ -182,6 +184,25 @@ def can_fuse(trainer: Trainer, device: torch.device) -> bool:
     scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
     clipped = isinstance(trainer.precision_plugin, MixedPrecision) and trainer.gradient_clip_val
     return device.type in ("cpu", "cuda") and not scaled and not clipped
+
+
+@contextmanager
+def counting_steps(optimizer: Any) -> Iterator[list[int]]:
+    """Count the steps that an optimiser takes inside.
+
+    Args:
+        optimizer: torch's, or Lightning's around it.
+
+    Yields:
+        A list that has an entry for each step.
+    """
+    steps: list[int] = []
+    inner: Optimizer = getattr(optimizer, "optimizer", optimizer)
+    hook = inner.register_step_post_hook(lambda *_: steps.append(len(steps)))
+    try:
+        yield steps
+    finally:
+        hook.remove()
 
 
 def _groups(

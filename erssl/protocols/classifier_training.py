@@ -27,7 +27,7 @@ from erssl.files import write_json
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.evaluation import Evaluated, Evaluation
-from erssl.protocols.trainer import make_trainer, resumed
+from erssl.protocols.trainer import make_trainer, resumed, train
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
 from erssl.run.head_files import HEAD, save_head
 from erssl.run.signals import SignalWatch
@@ -202,10 +202,9 @@ def _train(
         resumed_from,
         use_distributed_sampler=False,
     )
-    checkpoint = None if resumed_from is None else resumed_from.path
     os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        train(trainer, module, data, resumed_from)
         signals.training_ends()
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)

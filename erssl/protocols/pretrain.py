@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -33,7 +34,7 @@ from erssl.callbacks import (
     SeededSteps,
 )
 from erssl.data import SSLDataModule, labels_of
-from erssl.errors import RunError
+from erssl.errors import DataError, RunError
 from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
 from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.plausibility import Neighbours, doubts
@@ -44,7 +45,7 @@ from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.pretrain_results import finish, show_finished
 from erssl.protocols.start import load_heads, start_of, told
-from erssl.protocols.trainer import make_trainer, probe_trainer, resumed
+from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
 from erssl.run.console import say
 from erssl.run.directory import (
@@ -207,15 +208,16 @@ def _train(
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
     keep = settings.keep_checkpoints
     trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, resumed_from, keep)
-    checkpoint = None if resumed_from is None else resumed_from.path
     try:
-        trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        train(trainer, method, data, resumed_from)
         signals.training_ends()
         for lens in (c for c in callbacks if isinstance(c, ERLens)):
             lens.on_train_end(trainer, method)  # which Lightning leaves out after the last epoch
-    finally:  # most of all where a collapse or an interruption ended it
-        if probe.is_global_zero and (path / LENS).is_file():
-            plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
+    except BaseException:  # such as a collapse, which the lens shows; what went wrong is said first
+        with contextlib.suppress(OSError, DataError):
+            _draw_lens(settings, probe, path)
+        raise
+    _draw_lens(settings, probe, path)
     if not all(bool(p.isfinite().all()) for p in method.backbone.parameters()):
         raise RunError(
             "Training diverged: the backbone's weights are not finite any more; lower "
@@ -231,6 +233,12 @@ def _train(
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},
     }
+
+
+def _draw_lens(settings: PretrainSettings, probe: Trainer, path: Path) -> None:
+    """Draw what the lens has read so far."""
+    if probe.is_global_zero and (path / LENS).is_file():
+        plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
 
 
 def _doubts(

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from erssl.callbacks import ResumableCSVLogger
+from erssl.callbacks import RankOrderedGradients, ResumableCSVLogger
 from erssl.errors import ConfigError
 from erssl.run.checkpoint_files import Resumed, WholeCheckpointIO, newest_whole
 from erssl.run.directory import LAST_CHECKPOINT
@@ -107,10 +107,31 @@ def make_trainer(
         **options,
         max_epochs=epochs,
         logger=make_loggers(path, None if resumed_from is None else resumed_from.step),
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, RankOrderedGradients()],
         plugins=[WholeCheckpointIO(keep, resumed_from)],
         enable_model_summary=False,
         default_root_dir=path,
         num_sanity_val_steps=0,
         **more,
     )
+
+
+def train(
+    trainer: Trainer,
+    module: LightningModule,
+    data: LightningDataModule,
+    resumed_from: Resumed | None,
+) -> None:
+    """Train, or go on from a checkpoint.
+
+    Args:
+        trainer: Of :func:`make_trainer`.
+        module: What is trained.
+        data: What it is trained on.
+        resumed_from: The checkpoint that it goes on from.
+    """
+    # Lightning reads a checkpoint into the module before it gives it the trainer's precision, and
+    # float64 would be rounded to float32 on its way.
+    trainer.precision_plugin.convert_module(module)
+    checkpoint = None if resumed_from is None else resumed_from.path
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ _PACKAGES = (
     "pycocotools",
     "detectron2",  # of extras, where installed
 )
+_COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command of a Python program", default=())
 
 
 class RunDirectory:
@@ -206,6 +208,16 @@ def default_run_dir(method: str, data: str) -> Path:
     return Path("runs") / f"{method}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+@contextmanager
+def command_of_python(arguments: Sequence[str]) -> Iterator[None]:
+    """Let results name this command: ``sys.argv`` is that of the program which calls it."""
+    token = _COMMAND.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _COMMAND.reset(token)
+
+
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """Versions, device and git commit, for anyone who wants to run it again.
 
@@ -222,7 +234,7 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if on_cuda else _cpu_name(),
         "devices": torch.cuda.device_count() if on_cuda else os.cpu_count(),
         "git_commit": _git_commit(),
-        "command": " ".join(["erssl", *sys.argv[1:]]),
+        "command": " ".join(["erssl", *(_COMMAND.get() or sys.argv[1:])]),
     }
 
 

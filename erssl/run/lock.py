@@ -3,6 +3,7 @@
 The lock is a file that appears whole, by a hard link, which network file systems do in one go as
 well. It names its process; one that is no more, on this machine, counts at once, and on another
 machine when it has not touched its file for :data:`SILENT` seconds of the file system's own clock.
+Whoever meets a lock of another machine waits until it is touched, or has been silent for as long.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from erssl.errors import RunError
 NAME = ".erssl-lock"
 BEAT = 15.0  # seconds from one touch of the file to the next
 SILENT = 120.0  # seconds without a touch after which a process elsewhere is taken for gone
+_LOOK = 1.0  # seconds from one look at a lock of another machine to the next
 _SETTLE = 0.2  # seconds for others that take the same stale lock over
 
 
@@ -89,7 +92,10 @@ class _Lock:
             holder = self._read(self.file)
             if holder is None:
                 continue  # given back in this moment
-            if not self._is_stale(holder):
+            alive = _owner_lives(holder) if self._is_here(holder) else self._beats(holder)
+            if alive is None:
+                continue  # it has changed hands
+            if alive:
                 raise RunError(self._refusal(holder))
             self._move_away(holder)
             taken_over = True
@@ -149,28 +155,73 @@ class _Lock:
         except FileNotFoundError:
             return None
 
-    def _is_stale(self, content: str) -> bool:
-        """Whether the process that a lock names is no more."""
+    def _is_here(self, content: str) -> bool:
+        """Whether a lock names a process whose end can be seen from this one."""
         owner = _owner(content)
-        if owner.get("machine") == _machine() and owner.get("boot") == _boot():
-            return _started(owner.get("pid")) != owner.get("started")
+        return owner.get("machine") == _machine() and owner.get("boot") == _boot()
+
+    def _beats(self, content: str) -> bool | None:
+        """Wait until a process elsewhere touches its lock, or has been silent for too long.
+
+        Args:
+            content: Its lock.
+
+        Returns:
+            Whether it is alive; ``None`` where the lock is gone or another's meanwhile.
+        """
+        began, seen = time.monotonic(), None
+        while True:
+            touched, age = self._touched()
+            if touched is None or self._read(self.file) != content:
+                return None
+            if seen is not None and touched != seen:
+                return True
+            if max(age, time.monotonic() - began) > SILENT:  # whatever a clock that jumped says
+                return False
+            if seen is None:
+                warnings.warn(self._waiting(content, SILENT - age), stacklevel=5)
+            seen = touched
+            time.sleep(_LOOK)
+
+    def _touched(self) -> tuple[int | None, float]:
+        """When the lock was touched, ``None`` without one, and seconds since then.
+
+        Both times are of the file system's clock.
+        """
         now = self.folder / f"{NAME}-{self.token}-now"
         now.touch()
-        try:  # both times are of the file system's clock
-            age = now.stat().st_mtime - self.file.stat().st_mtime
+        try:
+            touched = self.file.stat().st_mtime_ns
+            return touched, (now.stat().st_mtime_ns - touched) / 1e9
         except FileNotFoundError:
-            return False
+            return None, 0.0
         finally:
             now.unlink(missing_ok=True)
-        return age > SILENT
+
+    def _waiting(self, content: str, seconds: float) -> str:
+        return (
+            f"run_dir={self.folder} was in use by {_named(content)} a moment ago; waiting for a "
+            f"sign of life, at most {max(seconds, 0):.0f} s."
+        )
 
     def _refusal(self, content: str) -> str:
-        owner = _owner(content)
-        who = f"process {owner.get('pid', 'unknown')} on {owner.get('node', 'another machine')}"
         return (
-            f"run_dir={self.folder} is in use by {who if owner else 'another process'}; wait for "
-            f"its end, name another run_dir, or delete {self.file} where that process is no more."
+            f"run_dir={self.folder} is in use by {_named(content)}; wait for its end, name another "
+            f"run_dir, or delete {self.file} where that process is no more."
         )
+
+
+def _owner_lives(content: str) -> bool:
+    """Whether the process that a lock of this machine names still runs."""
+    owner = _owner(content)
+    return _started(owner.get("pid")) == owner.get("started")
+
+
+def _named(content: str) -> str:
+    owner = _owner(content)
+    if not owner:
+        return "another process"
+    return f"process {owner.get('pid', 'unknown')} on {owner.get('node', 'another machine')}"
 
 
 def _owner(content: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,26 +95,29 @@ def value_of(metric: str, value: float) -> float:
 
 
 def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
-    """Markdown table of one metric: the first axis down, the others across.
+    """Markdown table of one metric: the last axis across, the others down.
 
     A cell is the mean over the seeds that are finished, with the sample standard deviation where
-    there are several; what is not run and what failed is said.
+    there are several; what is not run and what failed is said. The best accuracy of a row is bold.
     """
     cells: dict[tuple[str, ...], list[Outcome]] = {}
     for each in outcomes:
         cells.setdefault(each.labels, []).append(each)
-    first, *others = grid.axes
-    across = _across(grid)
-    head = " × ".join(axis.name for axis in others) or label_of(metric)
-    lines = [
-        f"| {first.name} | {' | '.join(' '.join(labels) or head for labels in across)} |",
-        "|" + "---|" * (1 + len(across)),
-    ]
-    for row in first.options:
-        texts = [_cell(cells.get((row, *labels), []), metric) for labels in across]
-        lines.append(f"| {row} | {' | '.join(texts)} |")
-    if others:
-        lines += ["", f"Columns: {head}."]
+    *down, last = grid.axes
+    if not down:
+        lines = [f"| {last.name} | {label_of(metric)} |", "|---|---|"]
+        texts = _row([cells.get((label,), []) for label in last.options], metric)
+        return "\n".join(
+            [
+                *lines,
+                *(f"| {row} | {text} |" for row, text in zip(last.options, texts, strict=True)),
+            ]
+        )
+    heads = [*(axis.name for axis in down), *(f"{last.name} {label}" for label in last.options)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for row in itertools.product(*(axis.options for axis in down)):
+        texts = _row([cells.get((*row, label), []) for label in last.options], metric)
+        lines.append(f"| {' | '.join([*row, *texts])} |")
     return "\n".join(lines)
 
 
@@ -169,11 +173,18 @@ def record(study: Study, scale: Scale, grid: Grid, outcomes: Sequence[Outcome]) 
     }
 
 
-def _across(grid: Grid) -> list[tuple[str, ...]]:
-    labels: list[tuple[str, ...]] = [()]
-    for axis in grid.axes[1:]:
-        labels = [(*before, label) for before in labels for label in axis.options]
-    return labels
+def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
+    """The cells of a row as text, the best accuracy bold where there are several."""
+    texts = [_cell(outcomes, metric) for outcomes in cells]
+    means = {
+        place: statistics.fmean(values)
+        for place, outcomes in enumerate(cells)
+        if (values := [o.metrics[metric] for o in outcomes if metric in o.metrics])
+    }
+    if metric.endswith(_PERCENT) and len(means) > 1:
+        best = max(means, key=lambda place: means[place])
+        texts[best] = f"**{texts[best]}**"
+    return texts
 
 
 def _cell(outcomes: Sequence[Outcome], metric: str) -> str:

@@ -11,6 +11,7 @@ from erssl.callbacks import RunCheckpoint, SeededSteps
 from erssl.data import SSLDataModule, ViewOptions, default_options
 from erssl.methods import OptimizerOptions, available_methods
 from erssl.protocols.trainer import make_trainer
+from erssl.protocols.trainer import train as fit
 from erssl.run.checkpoint_files import Resumed
 
 from .test_every_method import ADAM, MASKED, build
@@ -39,8 +40,7 @@ def train(
     kept = RunCheckpoint(path / "last.ckpt", every)
     callbacks = [*callbacks, SeededSteps(3), kept]
     trainer = make_trainer(RUN | run, path, EPOCHS, callbacks, resumed_from, keep)
-    checkpoint = None if resumed_from is None else resumed_from.path
-    trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    fit(trainer, method, data, resumed_from)
     return torch.load(path / "last.ckpt", weights_only=True)
 
 
@@ -89,3 +89,10 @@ def test_resumed_inside_an_epoch_and_between_two(name, tmp_path):
     last = assert_every_resumption_ends_alike(name, tmp_path, (2, STEPS))
     assert last["global_step"] == STEPS * EPOCHS
     assert last["callbacks"]["RunCheckpoint"]["metrics"]["train_online_cls_top1"] >= 0
+
+
+@pytest.mark.parametrize(
+    "run", [{"precision": "64-true"}, {"reload_dataloaders_every_n_epochs": 1}], ids=str
+)
+def test_resumed_with_another_setting_of_the_trainer(run, tmp_path):
+    assert_every_resumption_ends_alike("mocov2", tmp_path, (2, STEPS, STEPS + 1), **run)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -39,14 +40,54 @@ def test_the_lock_of_a_killed_process_counts_at_once(tmp_path):
         pass
 
 
-def test_a_process_elsewhere_is_alive_while_it_touches_its_lock(tmp_path, monkeypatch):
-    with locked(tmp_path):
-        content = json.loads((tmp_path / NAME).read_text())
-    file = tmp_path / NAME
+def of_another_machine(folder):
+    """A lock that a process of another machine has taken a moment ago."""
+    with locked(folder):
+        content = json.loads((folder / NAME).read_text())
+    file = folder / NAME
     file.write_text(json.dumps({**content, "machine": "m", "node": "elsewhere", "pid": 1}))
+    return file
+
+
+WAITING = "was in use by process 1 on elsewhere a moment ago; waiting for a sign of life, at most"
+
+
+def test_a_process_elsewhere_is_waited_for_until_it_touches_its_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_LOOK", 0.01)
+    file = of_another_machine(tmp_path)
+    threading.Timer(0.3, lambda: os.utime(file)).start()
     in_use = f"process 1 on elsewhere; .*delete {file}"
-    with pytest.raises(RunError, match=in_use), locked(tmp_path):
+    with (
+        pytest.warns(UserWarning, match=f"{WAITING} 120 s"),
+        pytest.raises(RunError, match=in_use),
+        locked(tmp_path),
+    ):
         pass
+
+
+def test_a_process_elsewhere_that_stays_silent_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_LOOK", 0.01)
+    monkeypatch.setattr(lock, "SILENT", 0.3)
+    for ahead in (0, 1000):  # and where the clock of its file has jumped
+        file = of_another_machine(tmp_path)
+        os.utime(file, (time.time() + ahead,) * 2)
+        began = time.monotonic()
+        with pytest.warns(UserWarning, match=WAITING), locked(tmp_path):
+            assert time.monotonic() - began > 0.2
+            assert json.loads(file.read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_that_is_given_back_while_it_is_waited_for_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_LOOK", 0.01)
+    threading.Timer(0.3, of_another_machine(tmp_path).unlink).start()
+    with pytest.warns(UserWarning, match=WAITING), locked(tmp_path):
+        pass
+
+
+def test_a_lock_that_was_silent_for_long_counts_at_once_and_one_that_is_held_is_touched(
+    tmp_path, monkeypatch
+):
+    file = of_another_machine(tmp_path)
     past = time.time() - SILENT - 1
     os.utime(file, (past, past))
     monkeypatch.setattr(lock, "BEAT", 0.01)

@@ -181,8 +181,9 @@ def test_runs_are_trained_once_and_found_by_their_settings(
     stored = json.loads((moved / "results.json").read_text())["metrics"]["knn_top1"]
     assert metrics[0] == stored
     text = (tmp_path / "out" / "study.md").read_text()
-    assert f"| SimCLR | {100 * metrics[0]:.1f} |" in text
-    assert f"| MVEB | {100 * metrics[1]:.1f} |" in text
+    for method, metric in zip(("SimCLR", "MVEB"), metrics, strict=True):
+        best = "**" if metric == max(metrics) else ""
+        assert f"| {method} | {best}{100 * metric:.1f}{best} |" in text
     assert (tmp_path / "out" / "study.png").stat().st_size > 5000
 
     again = {"batch": {"256": {"batch_size": 256}}}
@@ -237,9 +238,16 @@ def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
         Outcome(("B", "1"), 0, {"knn_top1": 0.25}),
     ]
     lines = metric_table(grid, outcomes, "knn_top1").splitlines()
-    assert lines[0] == "| method | 1 | 2 |"
+    assert lines[0] == "| method | batch 1 | batch 2 |"
     assert lines[2] == "| A | 60.0 ± 14.1 | failed |"
     assert lines[3] == "| B | 25.0 | – |"
+    outcomes.append(Outcome(("B", "2"), 0, {"knn_top1": 0.375}))
+    assert metric_table(grid, outcomes, "knn_top1").splitlines()[3] == "| B | 25.0 | **37.5** |"
+    three = Grid((*axes, Axis("rows", {"x": {}, "y": {}})), (), frozenset())
+    deep = [Outcome(("B", "1", "y"), 0, {"knn_top1": 0.5})]
+    table = metric_table(three, deep, "knn_top1").splitlines()
+    assert table[0] == "| method | batch | rows x | rows y |"
+    assert table[4] == "| B | 1 | – | 50.0 |"
 
 
 def test_agreement_is_kendalls_tau_of_the_rows() -> None:

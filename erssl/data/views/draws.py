@@ -261,7 +261,7 @@ def streams(seed: int, epoch: int, images: Tensor) -> Tensor:
     Returns:
         A whole number for each image (N,), for :func:`numbers_of`.
     """
-    key = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    key = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
     return images.long() * _GOLDEN + key
 
 

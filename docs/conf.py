@@ -1,0 +1,63 @@
+"""The site of the documentation: ``python -m sphinx -W docs <folder>``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import erssl
+
+project = "erssl"
+author = "The erssl authors"
+copyright = author
+version = release = erssl.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+html_theme = "furo"
+html_title = f"erssl {version}"
+
+myst_enable_extensions = ["dollarmath", "fieldlist"]
+myst_heading_anchors = 3  # links to headings, as code hosts make them
+nb_execution_mode = "off"  # tests/docs/test_notebooks.py runs them
+nb_render_markdown_format = "gfm"  # tables
+
+autodoc_member_order = "bysource"
+autoclass_content = "both"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autosummary_generate = False
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+_GROUP = re.compile(r"^## (.+)$|^- \[[^]]*\]\(([^)#:]+)\)", re.MULTILINE)
+
+
+def toctrees(page: str) -> str:
+    """Return the navigation of the site: the headings of a page, and the files its lists link."""
+    groups: dict[str, list[str]] = {}
+    heading = ""
+    for match in _GROUP.finditer(page):
+        heading = match[1] or heading
+        if match[2]:
+            groups.setdefault(heading, []).append(match[2])
+    return "".join(
+        f"\n```{{toctree}}\n:hidden:\n:caption: {heading}\n\n" + "\n".join(files) + "\n```\n"
+        for heading, files in groups.items()
+    )
+
+
+def _add_toctrees(_app: Any, name: str, source: list[str]) -> None:
+    if name == "index":
+        source[0] += toctrees(source[0])
+
+
+def setup(app: Any) -> None:
+    """Let ``index.md``, which code hosts show as it is, say what the navigation holds."""
+    app.connect("source-read", _add_toctrees)
