@@ -112,7 +112,7 @@ class Evaluation:
             images: Number of training images that are used.
             devices: That share a batch.
         """
-        settings, sentence = fit(self.protocol, settings, images, devices)
+        settings, sentence = fit(settings, images, devices)
         self.settings = settings
         self._fitted = {"features_k": min(K, images)} | ({"fitted": sentence} if sentence else {})
         return settings

@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 import erssl
+from erssl.data.sources.imagefolder import ImageFolder
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.evaluation import similar
 from erssl.evaluation.similar import map_of, near_duplicates, nearest_others
@@ -216,7 +217,7 @@ def test_processes_share_the_work(tmp_path, monkeypatch):
         paint(tmp_path / "photos" / f"{number}.png", number)
     whole = erssl.embed(CNN, tmp_path / "photos", tmp_path / "whole", **SMALL)
     seen = []
-    original = engine.load_datasets
+    original = ImageFolder.load
 
     def counted(options):
         datasets = original(options)
@@ -230,7 +231,7 @@ def test_processes_share_the_work(tmp_path, monkeypatch):
         datasets.train.__class__ = Counted
         return datasets
 
-    monkeypatch.setattr(engine, "load_datasets", counted)
+    monkeypatch.setattr(ImageFolder, "load", counted)
     shares = []
     for number in range(2):
         seen.clear()
