@@ -1,8 +1,7 @@
 """What ``erssl COMMAND --help`` prints, without what the command itself has to import.
 
-A command is the file ``<command>.yaml`` of ``erssl.configs`` whose first line is
-``# erssl <command>: what it does``. The comments at its head are its help, and those after its keys
-explain them. What the files say that it names in ``defaults`` comes with it.
+The comments at the head of a command's config file are its help, and those behind its keys explain
+them. What the files say that it names in ``defaults`` comes with it.
 """
 
 from __future__ import annotations
@@ -11,20 +10,8 @@ import re
 from importlib.resources import files
 from typing import Any
 
-_FIRST_LINE = re.compile(r"# erssl ([a-z]+): (.+)")
 _DEFAULTS_LIST = re.compile(r"^defaults:\n(  - .*(\n|$))+", re.MULTILINE)
 _AUTO = "auto"
-
-
-def commands() -> dict[str, str]:
-    """What each command does, by its name: ``pretrain``, then the others in alphabetical order."""
-    does: dict[str, str] = {}
-    for file in files("erssl.configs").iterdir():
-        if file.name.endswith(".yaml"):
-            with file.open(encoding="utf-8") as lines:
-                if first := _FIRST_LINE.match(lines.readline()):
-                    does[first[1]] = first[2]
-    return {name: does[name] for name in sorted(does, key=lambda n: (n != "pretrain", n))}
 
 
 def help_text(command: str) -> str:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 import erssl
-from erssl.cli.help_texts import commands, help_text
+from erssl.cli.help_texts import help_text
 from erssl.errors import ErsslError, Stopped, was_interrupted
+from erssl.settings.commands import commands
 
 COMMANDS = commands()
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly
