@@ -65,13 +65,12 @@ def run_command(
 
 def execute(command: str, arguments: list[str], quiet: bool) -> Result:
     """Run a command on the arguments of the command line; inside :func:`own_process`."""
-    from rich.console import Console
-
+    from erssl.run.console import Terminal
     from erssl.run.directory import command_of_python
 
     engine = importlib.import_module(f"erssl.protocols.{command}")
     with command_of_python([command, *arguments]):
-        result: Result = engine.run(arguments, Console(quiet=quiet))
+        result: Result = engine.run(arguments, Terminal(quiet=quiet))
     return result
 
 

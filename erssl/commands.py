@@ -389,12 +389,15 @@ def study(study: Place, scale: str = "tiny", *, quiet: bool = False, **overrides
     return run_command("study", said, None, None, quiet, overrides)
 
 
-def report(*places: Place, output: Place = "report", quiet: bool = False) -> Result:
+def report(
+    *places: Place, output: Place = "report", plots: str = "png", quiet: bool = False
+) -> Result:
     """Put any number of results into one table: ``erssl report``.
 
     Args:
         *places: Run directories, or folders that hold some.
         output: The folder of the report.
+        plots: ``"pdf"`` or ``"svg"`` for the figure in that format too.
         quiet: Print nothing.
 
     Returns:
@@ -405,4 +408,4 @@ def report(*places: Place, output: Place = "report", quiet: bool = False) -> Res
     """
     with own_process():
         folders = [str(Path(place)) for place in places]
-        return execute("report", [*folders, f"output={Path(output)}"], quiet)
+        return execute("report", [*folders, f"output={Path(output)}", f"plots={plots}"], quiet)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import erssl
 from erssl.cli.help_texts import help_text
-from erssl.errors import ErsslError, Stopped, was_interrupted
+from erssl.errors import ErsslError, Stopped, printable, was_interrupted
 from erssl.settings.commands import commands
 
 COMMANDS = commands()
@@ -44,15 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from erssl.run.children import end_with_parent
     from erssl.run.signals import ended_by_signals
+    from erssl.run.warning_lines import clean_warnings
 
-    with ended_by_signals() as ending:
+    with clean_warnings(), ended_by_signals() as ending:
         end_with_parent()
         try:
             return _status(arguments)
         except Exception:  # what a library has made of a signal, such as an import that failed
             if ending.number is None:
                 raise
-            print(f"erssl: {ending.sentence}", file=sys.stderr)
+            _say(ending.sentence)
             return 128 + ending.number
 
 
@@ -63,16 +64,16 @@ def _status(arguments: list[str]) -> int:
     except ErsslError as error:
         from erssl.run.faults import own_sentence
 
-        print(f"erssl: {own_sentence(error)}", file=sys.stderr)
+        _say(own_sentence(error))
         return 2
     except Stopped as stopped:
         if stopped.sentence:
-            print(f"erssl: {stopped.sentence}", file=sys.stderr)
+            _say(stopped.sentence)
         return 128 + stopped.signal
     except (KeyboardInterrupt, SystemExit) as end:
         if not was_interrupted(end):
             raise
-        print(f"erssl: {_sentence_of(end)}", file=sys.stderr)
+        _say(_sentence_of(end))
         return 130
     except BrokenPipeError:  # erssl methods | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
@@ -84,8 +85,12 @@ def _status(arguments: list[str]) -> int:
             raise
         place = error.filename2 or error.filename  # of a file that is moved, where it was to go
         where = f" {place}" if place else ""
-        print(f"erssl: {error.strerror}:{where}; make room or name another place.", file=sys.stderr)
+        _say(f"{error.strerror}:{where}; make room or name another place.")
         return 2
+
+
+def _say(sentence: str) -> None:
+    print(f"erssl: {printable(sentence)}", file=sys.stderr)
 
 
 def _sentence_of(end: BaseException) -> str:
@@ -107,9 +112,9 @@ def _run(command: str, arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(help_text(command), end="")
         return 0
-    from rich.console import Console
+    from erssl.run.console import Terminal
 
-    importlib.import_module(f"erssl.protocols.{command}").run(arguments, Console())
+    importlib.import_module(f"erssl.protocols.{command}").run(arguments, Terminal())
     return 0
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from erssl.data.formats import image_extensions
 from erssl.data.images import find_unreadable, load_image
-from erssl.errors import DataError, printable
+from erssl.errors import DataError, ErsslWarning, printable
 from erssl.paths import user_path
 
 _NAMED = 5
@@ -121,6 +121,7 @@ def scan_folder(key: str, path: str | Path) -> Folder:
         warnings.warn(
             f"{key}={path} has class folders, so the {len(loose)} images beside them are left "
             f"out ({named(Path(p).name for p in loose)}).",
+            ErsslWarning,
             stacklevel=2,
         )
         left_out["beside the class folders"] = len(loose)

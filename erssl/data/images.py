@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from erssl.data.formats import image_formats
 from erssl.data.orientation import turned_upright
-from erssl.errors import DataError
+from erssl.errors import DataError, ErsslWarning
 
 _BLOCK = 8192
 _DEPTHS = (8, 12, 16)  # bits that are told apart
@@ -132,6 +132,7 @@ def _full_range(largest: float) -> int:
         warnings.warn(
             f"Grey images of 16 or 32 bits with no value above {2**bits - 1} are read as of {bits} "
             f"bits: {2**bits - 1} becomes white, and not 65535.",
+            ErsslWarning,
             stacklevel=2,
         )
     return int(2**bits - 1)

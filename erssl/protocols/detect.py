@@ -31,6 +31,7 @@ from erssl.protocols.evaluation import print_results
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import make_loggers, quiet
+from erssl.run.console import say
 from erssl.run.directory import (
     ENVIRONMENT,
     PREDICTIONS,
@@ -75,9 +76,9 @@ def detect(settings: DetectSettings, console: Console) -> Result:
     folder = folder_for(settings.run_dir, "detect", slug(read.name), train.name)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
 
-    def say(line: str) -> None:
+    def tell(line: str) -> None:
         if first:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line)
 
     digests = {"weights": weights_digest(read.backbone), **data_digests(settings, train, val)}
     config = {**asdict(settings), "digests": digests}
@@ -86,11 +87,11 @@ def detect(settings: DetectSettings, console: Console) -> Result:
         if first:
             _open(settings, folder, config)
             for line in (schedule.sentence, *train.notes, *val.notes):
-                say(line)
+                tell(line)
         os.environ[RUN_DIR_VARIABLE] = str(folder)
         try:
             with naming_folder(folder) as signals:
-                job = _job(settings, read, schedule, train, val, folder, say, signals)
+                job = _job(settings, read, schedule, train, val, folder, tell, signals)
                 outcome = backend(job)
         finally:
             os.environ.pop(RUN_DIR_VARIABLE, None)
@@ -204,7 +205,7 @@ def _finish(
     counts = {"train": job.train.counts, "val": job.val.counts}
     about = " ".join(["Average precision after the last iteration, in [0, 1].", *notes])
     surroundings = environment(job.device)
-    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS)
+    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS, plots=settings.plots)
     write_json(job.folder / ENVIRONMENT, surroundings)
     results = leave_results(
         job.folder / RESULTS,

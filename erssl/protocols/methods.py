@@ -9,6 +9,7 @@ from rich.table import Table
 
 from erssl.errors import ConfigError
 from erssl.methods import available_methods, get_method
+from erssl.run.console import say
 from erssl.settings.compose import recipe_of
 
 
@@ -28,10 +29,10 @@ def run(arguments: Sequence[str], console: Console) -> None:
         info = get_method(name).info
         table.add_row(name, info.family, info.views, info.target, info.paper)
     console.width = 140
-    console.print(table, highlight=False)
-    console.print("\nDefaults (erssl methods <name> shows the source of each):", highlight=False)
+    console.print(table)
+    console.print("\nDefaults (erssl methods <name> shows the source of each):")
     for name in available_methods():
-        console.print(f"  [bold]{name}[/bold] {_defaults(name)}", soft_wrap=True, highlight=False)
+        say(console, f"  {name} {_defaults(name)}")
 
 
 def _defaults(name: str) -> str:

@@ -47,7 +47,7 @@ from erssl.protocols.pretrain_results import finish, show_finished
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
-from erssl.run.console import say
+from erssl.run.console import Terminal, say, say_lines
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
@@ -154,7 +154,7 @@ def _pretrain(
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
-        callbacks.append(LiveProgress(Console(stderr=True, quiet=console.quiet)))
+        callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
         if resumed_from is not None:
             tell = partial(say, console) if first else _silent
             callbacks.append(LengthenedSchedule(settings.epochs, tell))
@@ -172,7 +172,7 @@ def _pretrain(
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
             header = header_lines(settings, data, method, probe, path)
             write_text(path / HEADER, "\n".join(header) + "\n")
-            say(console, "\n".join(header))
+            say_lines(console, "\n".join(header))
         metrics = _train(settings, data, method, callbacks, path, probe, resumed_from, signals)
         if not first:
             return {}
@@ -238,7 +238,8 @@ def _train(
 def _draw_lens(settings: PretrainSettings, probe: Trainer, path: Path) -> None:
     """Draw what the lens has read so far."""
     if probe.is_global_zero and (path / LENS).is_file():
-        plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
+        readings = {settings.method["name"]: read_lens(path / LENS)}
+        plot_lens(readings, path / LENS_FIGURE, settings.plots)
 
 
 def _doubts(
@@ -260,7 +261,7 @@ def _with_neighbours(
     if asked <= images or not data.measurable:
         return settings
     if console is not None:
-        console.print(cut_sentence(asked, images), highlight=False)
+        say(console, cut_sentence(asked, images))
     evaluation = dataclasses.replace(settings.evaluation, knn_k=images)
     return dataclasses.replace(settings, evaluation=evaluation)
 

@@ -36,7 +36,7 @@ from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
-from erssl.run.console import say
+from erssl.run.console import say, say_lines
 from erssl.run.directory import RESULTS, RunDirectory, environment
 from erssl.run.lock import locked
 from erssl.run.result import Result
@@ -172,7 +172,7 @@ def _one(
     )
     metric = TRANSFER_DATASETS[name].metric
     value = f"{name}: {outcome.metrics[metric]:.1%} ({metric})"
-    console.print(value, highlight=False)
+    say(console, value)
     return results
 
 
@@ -194,7 +194,7 @@ def _evaluate(
             shown = "diverged" if point.metric is None else f"{point.metric:.1%}"
             of = f"{data.name}: {number + 1} of {len(grid.grid)}"
             at = f"lr {point.learning_rate:g}, weight decay {point.weight_decay:g}"
-            console.print(f"{of}, {at}: {shown}", highlight=False)
+            say(console, f"{of}, {at}: {shown}")
 
         return run_finetune(
             backbone,
@@ -239,8 +239,8 @@ def _show_table(
     """The table, among the published rows where the protocol is theirs."""
     beside = published_rows(settings.mode) if settings.as_published else []
     rows = [_ours(read.name, results), *beside]
-    write_table(folder, rows, settings.names, settings.mode)
-    say(console, f"\n{markdown(rows, settings.names)}")
+    write_table(folder, rows, settings.names, settings.mode, settings.plots_format or "png")
+    say_lines(console, f"\n{markdown(rows, settings.names)}")
     say(console, f"\nResults: {folder}")
 
 

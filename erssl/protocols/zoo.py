@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, printable
 from erssl.evaluation.published import published, published_value
 from erssl.models.zoo import ZooRow, own_zoo, zoo_file, zoo_row, zoo_rows
 from erssl.protocols.model_card import add_to_zoo
+from erssl.run.console import say
 from erssl.settings.compose import nearest
 from erssl.settings.keys import command_keys
 
@@ -27,7 +28,7 @@ _TABLES = {
 
 def run(arguments: Sequence[str], console: Console) -> None:
     """List, show, fetch or add checkpoints."""
-    console = Console(width=_WIDTH, highlight=False, quiet=console.quiet)
+    console.width = _WIDTH
     if arguments and arguments[0] == "add":
         _add(arguments[1:], console)
         return
@@ -50,7 +51,7 @@ def _get(names: Sequence[str]) -> None:
     if not names:
         raise ConfigError("erssl zoo get needs the name of a checkpoint; erssl zoo lists them.")
     for row in [zoo_row(name) for name in names]:
-        print(zoo_file(row.name)[0])
+        print(printable(str(zoo_file(row.name)[0])))
 
 
 def _add(arguments: Sequence[str], console: Console) -> None:
@@ -71,7 +72,7 @@ def _add(arguments: Sequence[str], console: Console) -> None:
         f"Added to {own_zoo()} as {row.name}",
         f'Next: erssl zoo {row.name}; erssl.load_backbone("zoo:{row.name}")',
     ):
-        console.print(line, soft_wrap=True)
+        say(console, line)
 
 
 def _list(console: Console) -> None:
@@ -158,7 +159,7 @@ def _numbers(title: str, numbers: dict[str, float]) -> None:
 def _wrapped(begin: str, text: str) -> str:
     """Lines of 100 columns, where no address is broken."""
     return textwrap.fill(
-        text,
+        printable(text),
         _WIDTH,
         initial_indent=begin,
         subsequent_indent=" " * len(begin),

@@ -11,6 +11,7 @@ import torch
 
 from erssl.downstream.detection.recipes import RECIPES, Recipe
 from erssl.errors import ConfigError
+from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, nearest, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
 
@@ -24,6 +25,7 @@ MAY_CHANGE = (
     "eval_period",
     "checkpoint_period",
     "eval_only",
+    "plots",
     "checkpoint",
     "data_root",
     *_PATHS,  # whose content has a digest
@@ -57,6 +59,7 @@ class DetectSettings(BackboneSettings):
     verify: bool
     resume: bool
     eval_only: bool
+    plots: Plots
 
     def __post_init__(self) -> None:
         """Refuse values that detect nothing."""

@@ -14,6 +14,7 @@ from pytorch_lightning import Trainer
 
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, nearest, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
@@ -97,7 +98,12 @@ class EvaluationSettings(BackboneSettings):
     """What every evaluation reads: ``configs/evaluate.yaml``."""
 
     run_dir: str | None
-    plots: bool
+    plots: bool | Plots
+
+    @property
+    def plots_format(self) -> Plots | None:
+        """Format of the figures beside PNG; ``None`` where none are asked for."""
+        return self.plots if isinstance(self.plots, str) else "png" if self.plots else None
 
     @classmethod
     def schema(cls) -> Schema:

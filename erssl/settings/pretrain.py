@@ -18,6 +18,7 @@ from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
+from erssl.run.plots import Plots
 from erssl.settings.compose import (
     FREE,
     GROUPS,
@@ -131,6 +132,7 @@ class PretrainSettings:
     prefix: str | None = None
     weights: str | None = None
     freeze_epochs: int = 0
+    plots: Plots = "png"
 
     def __post_init__(self) -> None:
         """Refuse values that make no run."""
@@ -337,6 +339,7 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
 
 MAY_CHANGE = (
     "run_dir",
+    "plots",
     "resume",
     "overwrite",
     "data.num_workers",

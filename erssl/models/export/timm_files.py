@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from erssl.errors import DataError
+from erssl.escaping import markdown_code, markdown_text
+from erssl.files import write_text
 from erssl.models.backbones import BackboneOptions
 from erssl.models.reports import listed
 from erssl.models.timm_options import timm_arguments
@@ -28,7 +30,7 @@ library_name: timm
 A backbone without classifier, exported by erssl: images (N, 3, H, W) become features
 (N, {width}).
 
-- Architecture: timm's `{name}`{arguments}
+- Architecture: timm's {code}{arguments}
 - Images: {images}{assumed}
 
 ```python
@@ -90,15 +92,18 @@ def write_folder(
     model.state_dict = lambda: dict(state)
     save_for_hf(model, str(folder), model_args=arguments, safe_serialization=True)
     _without_classes(folder / FOLDER_FILES[0])
-    images = listed(preprocessing)
+    images = markdown_text(listed(preprocessing))
     card = _CARD.format(
-        name=options.name,
+        name=markdown_text(options.name),
+        code=markdown_code(options.name),
         width=feature_dim,
-        arguments="".join(f", `{key}={value!r}`" for key, value in arguments.items()),
+        arguments="".join(f", {markdown_code(f'{k}={v!r}')}" for k, v in arguments.items()),
         images=images or "not said by the checkpoint; config.json has what timm assumes",
-        assumed="".join(f"\n- Assumed by erssl, not said by the checkpoint: {a}" for a in assumed),
+        assumed="".join(
+            f"\n- Assumed by erssl, not said by the checkpoint: {markdown_text(a)}" for a in assumed
+        ),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / FOLDER_FILES[2], card)
 
 
 def _without_classes(file: Path) -> None:
