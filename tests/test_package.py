@@ -180,6 +180,23 @@ def test_imports_run_one_way():
                     assert reached in {package} | allowed | ground, f"{file}: {line}"
 
 
+def test_modules_with_an_underscore_are_imported_by_their_own_package_alone():
+    private = re.compile(r"^\s*from (erssl[\w.]*)\._\w+ import", re.MULTILINE)
+    for folder in ("erssl", "downstream"):
+        for file in (ROOT / folder).rglob("*.py"):
+            package = "erssl" if folder == "erssl" else "erssl.downstream"
+            own = ".".join([package, *file.relative_to(ROOT / folder).parent.parts])
+            others = {package for package in private.findall(file.read_text()) if package != own}
+            # the losses are thin modules over the entropies, whose kernels are nobody else's
+            assert not others - ({"erssl.entropy"} if own == "erssl.loss" else set()), file
+
+
+def test_precision_is_set_by_the_helpers_alone():
+    for folder in ("methods", "loss", "callbacks"):
+        for file in (ROOT / "erssl" / folder).glob("*.py"):
+            assert "enabled=False" not in file.read_text(), f"{file}: use outside_autocast"
+
+
 @pytest.mark.parametrize(
     ("page", "mark"),
     [

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
-from erssl.loss._center import SteadyDINOLoss
+from erssl.entropy.precision import at_least_float32, outside_autocast
+from erssl.loss.center import SteadyDINOLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
@@ -104,7 +104,7 @@ class DINO(MultiViewMethod):
         """Every online view against the targets of the other global views."""
         target = self.target_branch(views[:2])
         features, online = self.online_branch(views)
-        with torch.autocast(target[0].device.type, enabled=False):
+        with outside_autocast(target[0]):
             outputs = self.prototypes(at_least_float32(torch.cat(online))).chunk(len(online))
             target_outputs = self.get_submodule("target_prototypes")(
                 at_least_float32(torch.cat(target))

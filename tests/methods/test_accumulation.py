@@ -8,7 +8,7 @@ from pytorch_lightning import Trainer, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader
 
-from erssl.loss._state import states_of
+from erssl.loss.state import states_of
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.methods import base as method_base
 

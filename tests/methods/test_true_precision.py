@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
-from erssl.loss._state import states_of
+from erssl.loss.state import states_of
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.methods.target import make_target, update_target
 
