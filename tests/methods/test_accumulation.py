@@ -12,12 +12,12 @@ from erssl.loss.state import states_of
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.methods import base as method_base
 
-from .test_methods import SMALL, TinyBackbone
-from .test_methods_distributed import MASKED, SCENARIOS
+from .test_methods import TinyBackbone
+from .test_methods_distributed import MASKED, scenario
 
 IMAGES, STEPS, PARTS = 16, 3, 4
 REST = OptimizerOptions("sgd", base_lr=1e-30, warmup_epochs=0)  # weights as good as at rest
-OPTIONS = {**SCENARIOS, "mvib": {"estimator": "mine"}}
+OPTIONS = {"mvib": {"estimator": "mine"}}
 KEEPING = {"byol_er", "deepcluster_er", "deepclusterv2", "dino", "dino_er", "entrec", "infomin"}
 KEEPING |= {"mocov2", "mvib", "simclr_er", "swav", "unigrad"}
 
@@ -25,7 +25,7 @@ KEEPING |= {"mocov2", "mvib", "simclr_er", "swav", "unigrad"}
 def kept(name, parts):
     """What a method keeps before and after three steps, each of so many batches."""
     seed_everything(0)
-    options = {**SMALL, **OPTIONS[name], "optimizer": REST}
+    options = {**scenario(name), **OPTIONS.get(name, {}), "optimizer": REST}
     method = get_method(name)(IMAGES, 2, backbone=TinyBackbone(), **options)
     for module in method.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
