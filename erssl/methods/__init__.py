@@ -1,4 +1,10 @@
-"""Methods: one short file each, a small base, and the registry."""
+"""Methods: one short file each, a small base, and the registry.
+
+Every file of this folder is imported, so that a method is known without being named here.
+"""
+
+import importlib
+import pkgutil
 
 from erssl.methods.barlowtwins import BarlowTwins
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput
@@ -64,3 +70,6 @@ __all__ = [
     "get_method",
     "register_method",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
