@@ -80,7 +80,7 @@ def _keys(command: str) -> list[str]:
         keys = _flat(_schema_of(command))
         keys += ["data", "data.root", "data.image_size", "preset", "trainer.devices"]
     elif command in ("pretrain", "lens"):
-        keys = _flat(_schema({"method": {"name": "mveb"}}))
+        keys = _flat(_schema({"method": {"name": "mveb"}, "data": {"name": "imagefolder"}}))
         keys += ["method", "data", "backbone", "optimizer", "trainer", "experiment"]
     else:
         keys = ["name"]

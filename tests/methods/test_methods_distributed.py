@@ -77,6 +77,7 @@ def _train(rank, world, name):
     for step in range(STEPS):
         method.zero_grad()
         method.forward = step_loss
+        torch.manual_seed(100 * rank + step)  # slices are the first rank's
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Normal, "rsample", prepared(noise[step][:, share]))
             loss = ddp([view[share] for view in images[step]])

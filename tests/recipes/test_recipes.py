@@ -125,7 +125,7 @@ def test_every_value_of_a_recipe_says_where_it_comes_from(group):
     plain = ("name:", "library: timm", "options: {}", "gather_distributed: true")
     for option in group_options(group):
         text = (files("erssl.configs") / group / f"{option}.yaml").read_text()
-        body = text.partition("\nearlier:")[0]
+        body = re.split(r"\n(?:earlier|small):", text)[0]
         values = [line for line in body.splitlines() if re.match(r"\s*\w+: \S", line)]
         bare = [v for v in values if "#" not in v and not v.strip().startswith(plain)]
         assert bare == [], option
