@@ -126,6 +126,8 @@ class PretrainSettings:
     keep_checkpoints: int = 2
     on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
     save_nonfinite_batch: bool = False
+    logger: str | list[str] | None = None
+    logger_options: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     arch: str | None = None
     layout: str | None = None
@@ -294,6 +296,7 @@ def stored_config(file: Path) -> dict[str, Any]:
         stored: Any = read_settings_file(file)
         keys = {f.name: f.default for f in fields(PretrainSettings)}
         optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
+        optional["logger_options"] = {}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
             stored["data"] = earlier_options(stored["data"])
@@ -352,6 +355,7 @@ MAY_CHANGE = (
     "lens.every_n_steps",
     "checkpoint_every_n_steps",
     "keep_checkpoints",
+    "logger",
     "on_nonfinite",
     "save_nonfinite_batch",
 )
@@ -407,4 +411,5 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
         "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
+        "logger_options": FREE,
     }
