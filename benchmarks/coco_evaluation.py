@@ -2,9 +2,9 @@
 
     python -m benchmarks.coco_evaluation [--images 5000] [--turns 3]
 
-Synthetic objects of 80 classes, eleven an image, with six detections of each: moved, some of other
-classes, with tied scores. Each evaluator gets the same predictions in turn; CPU seconds of the whole
-call, medians. Writes ``benchmarks/results/coco_evaluation.json``.
+Synthetic objects of 80 classes, eleven an image, with six detections of each: moved, some of
+another class, with tied scores. Each evaluator gets the same predictions in turn; CPU seconds of
+the whole call, medians. Writes ``benchmarks/results/coco_evaluation.json``.
 """
 
 from __future__ import annotations
