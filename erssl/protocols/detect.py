@@ -29,7 +29,7 @@ from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.ending import end_evaluation
 from erssl.protocols.loggers import make_loggers
 from erssl.protocols.record import folder_for, prepare_folder
-from erssl.protocols.subject import Read, read_backbone, slug
+from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import quiet
 from erssl.run.console import say
 from erssl.run.directory import (
@@ -64,6 +64,7 @@ def detect(settings: DetectSettings, console: Console) -> Result:
     began = time.perf_counter()
     backend = find_backend(settings.backend, settings.evaluator)
     read = read_backbone(settings, console)
+    require_rgb(read.backbone, "detect")
     require_resnet(read.backbone, read.name)
     schedule = scaled(
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate

@@ -46,6 +46,7 @@ from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.pretrain_results import finish, show_finished
+from erssl.protocols.probes import probe_callbacks
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
@@ -137,6 +138,12 @@ def _pretrain(
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     data = SSLDataModule(settings.data, each, settings.seed)
+    if data.options != settings.data:  # the statistics of its channels are measured
+        settings = dataclasses.replace(settings, data=data.options)
+        measured = {key: getattr(data.options, key) for key in ("mean", "std")}
+        config = {**config, "data": {**config["data"], **measured}}
+        told_by = f"measured on at most 1,000 of the {len(data.datasets.train):,} training images"
+        sources = {**sources, **{f"data.{key}": told_by for key in measured}}
     if fits:
         images = len(data.datasets.train)
         fitted = fitted_batch(settings.batch_size, images, probe.world_size)
@@ -241,8 +248,10 @@ def _train(
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     if data.datasets.labelled:
         logged.append("val_online_cls_top1")
+    probes = [each for each in callbacks if isinstance(each, OnlineKNN) and each.name]
     return {
         **_accuracy(method.backbone, data, evaluation, device),
+        **{f"knn_top1_{probe.name}": probe.measure(method.to(device)) for probe in probes},
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},
     }
@@ -322,6 +331,7 @@ def _callbacks(
                 evaluation.knn_temperature,
             )
         )
+    callbacks += probe_callbacks(evaluation, data, settings.seed)
     lens = settings.lens
     if lens.probe_size != 0:
         # a loss that compares no embeddings leaves them in a cone of few dimensions, and may
