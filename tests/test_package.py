@@ -244,6 +244,16 @@ def test_every_method_has_a_config_and_the_docs_name_no_other():
     assert set(re.findall(r"experiment=(\w+)", page)) <= recipes
 
 
+def test_the_docs_say_of_a_method_what_the_command_says():
+    page = (ROOT / "docs/methods.md").read_text()
+    rows = [row for row in page.splitlines() if row.startswith("| `")]
+    cells = {row.split("|")[1].strip(" `"): row for row in reversed(rows)}  # the first table's
+    for name in set(available_methods()) & set(cells):
+        info = METHODS[name]["model"].info
+        row = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", cells[name]).replace("`", "")
+        assert f"| {info.entropy} | {info.reconstruction} |" in row, name
+
+
 def test_ci_runs_the_readmes_test_command():
     script = (ROOT / ".ci" / "run").read_text()
     extract = re.search(r"test_command=\$\((.*)\)\n", script).group(1)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.marginal import marginal_entropy
 from erssl.entropy.precision import outside_autocast
-from erssl.loss._views import Views, float_views, meet_targets
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.views import Views, float_views, meet_targets
 
 _FLOOR = 1e-7  # spacing of equal values, which have no density
 

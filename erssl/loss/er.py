@@ -13,7 +13,6 @@ from erssl.entropy.kde import Estimator, entropy_from_log_density, log_kernel_me
 from erssl.entropy.neighbours import log_neighbour_distance
 from erssl.entropy.precision import outside_autocast, row_products
 from erssl.entropy.vmf import log_normalizer_value
-from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 from erssl.loss.distributed import (
     check_gather,
     gather_rows,
@@ -22,6 +21,7 @@ from erssl.loss.distributed import (
     rank_rows,
 )
 from erssl.loss.memory import PersistentMemoryBank
+from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
 
 class ERLoss(nn.Module):

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import outside_autocast
 from erssl.entropy.sliced import random_directions, sliced_epps_pulley
-from erssl.loss._views import Views, float_views
 from erssl.loss.distributed import (
     check_gather,
     mean_over_ranks,
@@ -17,6 +16,7 @@ from erssl.loss.distributed import (
     shared_draw,
     sum_over_ranks,
 )
+from erssl.loss.views import Views, float_views
 
 
 class LeJEPALoss(nn.Module):

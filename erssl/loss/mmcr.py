@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.matrix import nuclear_norm
 from erssl.entropy.precision import outside_autocast
-from erssl.loss._views import Views, check_views, normalize_views
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.views import Views, check_views, normalize_views
 
 
 class MMCRLoss(nn.Module):

@@ -13,8 +13,8 @@ from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import outside_autocast, row_products
 from erssl.entropy.score import Geometry, ShrinkTo, entropy_from_score, stein_score
 from erssl.loss._score import own_scores
-from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
 from erssl.loss.distributed import check_gather, mean_over_ranks
+from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
 
 class MVEBLoss(nn.Module):

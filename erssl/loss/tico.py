@@ -7,9 +7,9 @@ from torch import Tensor
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import outside_autocast, row_products
-from erssl.loss._views import Views, check_views, meet_targets, normalize_views
 from erssl.loss.distributed import check_gather, mean_over_ranks, sum_over_ranks
 from erssl.loss.state import StepState
+from erssl.loss.views import Views, check_views, meet_targets, normalize_views
 
 
 class TiCoLoss(StepState):

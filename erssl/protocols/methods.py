@@ -22,7 +22,7 @@ def run(arguments: Sequence[str], console: Console) -> None:
         )
     if arguments:
         for name in arguments:
-            print(recipe_of(name).text)  # every option and what it trains by, with its source
+            _show(name)
         return
     table = Table("method", "family", "views", "target branch", "paper", box=None, pad_edge=False)
     for name in available_methods():
@@ -33,6 +33,15 @@ def run(arguments: Sequence[str], console: Console) -> None:
     console.print("\nDefaults (erssl methods <name> shows the source of each):")
     for name in available_methods():
         say(console, f"  {name} {_defaults(name)}")
+
+
+def _show(name: str) -> None:
+    """The terms of the method's bound, and its recipe, each value with its source."""
+    recipe, info = recipe_of(name), get_method(name).info
+    if info.entropy:
+        print(f"# Keeps the entropy up by: {info.entropy}")
+        print(f"# Reconstructs by: {info.reconstruction}")
+    print(recipe.text)
 
 
 def _defaults(name: str) -> str:

@@ -11,7 +11,7 @@ from erssl.entropy._kernel_sums import log_kernel_sums
 from erssl.entropy.precision import row_products
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
 from erssl.loss._softmax import softmax_terms
-from erssl.loss._views import normalize_rows
+from erssl.loss.views import normalize_rows
 
 N, DIM = 6, 4
 TWICE = {

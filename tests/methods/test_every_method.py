@@ -15,6 +15,12 @@ from erssl.recipes import read_recipe
 MASKED = ("mae", "simmim")
 MULTI_CROP = [name for name in available_methods() if get_method(name).info.multi_crop]
 ADAM = OptimizerOptions("adamw", base_lr=8e-3, weight_decay=1e-6, warmup_epochs=0)
+WIDTHS = {
+    "resnet18": 512,
+    "resnet50": 2048,
+    "vit_small_patch16_224": 384,
+    "vit_base_patch16_224": 768,
+}
 
 
 def build(name, **options):
@@ -87,9 +93,10 @@ def test_multi_crop(name):
 def test_class_contract_of_lightlys_benchmark(name):
     method = METHODS[name]["model"](batch_size_per_device=16, num_classes=10)
     assert isinstance(method, MultiViewMethod)
-    width = 768 if name in MASKED else 2048
+    network = method.default_backbone
+    width = WIDTHS[network.name]
     assert method.online_classifier.classification_head.in_features == width
-    side = 224 if name in MASKED else 64
+    side = 224 if network.library == "timm" else 64
     assert method.eval()(torch.randn(2, 3, side, side)).shape == (2, width)
     views = METHODS[name]["transform"](Image.new("RGB", (300, 260), (10, 120, 200)))
     assert [v.shape for v in views[:2]] == [(3, 224, 224)] * (1 if name in MASKED else 2)

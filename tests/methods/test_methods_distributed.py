@@ -36,6 +36,13 @@ SCENARIOS = {  # what is of interest here beside small options
     "simsiam": {"prediction_hidden_dim": 16},
     "swav": {"num_prototypes": 4, "queue_length": 13, "queue_start_epoch": 0},
     "swav_er": {"num_prototypes": 5, "temperature": 0.3, "target_temperature": 0.2},
+    "corinfomax": {"alpha": 5.0},
+    "dhel": {"memory_bank_size": [12, 8]},
+    "lejepa": {"num_slices": 6},
+    "matrixssl": {"prediction_hidden_dim": 16},
+    "mec": {"prediction_hidden_dim": 16},
+    "nnclr": {"prediction_hidden_dim": 16, "memory_bank_size": 13},
+    "visreg": {"num_slices": 3},
 }
 # Nothing of an image's loss depends on another image, so that there is nothing to gather.
 SEPARATE = {"byol", "dino", "simsiam", "deepclusterv2"}
