@@ -155,7 +155,7 @@ def test_imports_run_one_way():
         "entropy": set(),
         "loss": {"entropy"},
         "run": set(),
-        "models": set(),
+        "models": {"data"},
         "data": set(),
         "evaluation": {"entropy", "models", "data"},
         "callbacks": {"loss", "run"} | measured,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import erssl
 from erssl.cli.help_texts import help_text
-from erssl.errors import ErsslError, Stopped, printable, was_interrupted
+from erssl.errors import ErsslError, Stopped, own_sentence, printable, was_interrupted
 from erssl.settings.commands import commands
 
 COMMANDS = commands()
@@ -62,8 +62,6 @@ def _status(arguments: list[str]) -> int:
     try:
         return _run(arguments[0], arguments[1:])
     except ErsslError as error:
-        from erssl.run.faults import own_sentence
-
         _say(own_sentence(error))
         return 2
     except Stopped as stopped:
@@ -112,6 +110,10 @@ def _run(command: str, arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(help_text(command), end="")
         return 0
+    if "torch" not in sys.modules:  # else the settings themselves are read as quickly
+        from erssl.settings.names import check_names
+
+        check_names(command, arguments)
     from erssl.run.console import Terminal
 
     importlib.import_module(f"erssl.protocols.{command}").run(arguments, Terminal())

@@ -1,4 +1,4 @@
-"""The keys of commands that are not composed of layers, each with what it takes."""
+"""The keys of commands that are not composed of layers, each with what it takes; and of none."""
 
 from __future__ import annotations
 
@@ -18,3 +18,18 @@ def command_keys(command: str) -> dict[str, str]:
 
 LENS_KEYS = command_keys("lens")
 EXPORT_KEYS = command_keys("export")
+# What the commands themselves give to the Trainer.
+OWN_TRAINER_KEYS = (
+    "max_epochs",
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "enable_progress_bar",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "plugins",
+    "profiler",
+    "model_registry",
+    "sync_batchnorm",
+    "num_sanity_val_steps",
+)

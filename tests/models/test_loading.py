@@ -233,6 +233,9 @@ def test_moco_v3_vits_have_twelve_heads_and_dino_teachers_of_vits_no_wrapper(tmp
     torch.save({"teacher": teacher}, tmp_path / "dino.pth")
     assert load_backbone(tmp_path / "dino.pth").blocks[0].attn.num_heads == 6
     assert load_backbone(tmp_path / "dino.pth").preprocessing["interpolation"] == "bicubic"
+    torch.save(reference.state_dict(), tmp_path / "bare.pth")  # as DINO's dino_deitsmall16_pretrain
+    assert load_backbone(tmp_path / "bare.pth").preprocessing["interpolation"] == "bicubic"
+    assert backbone.preprocessing["interpolation"] == "bilinear"  # MoCo v3's own
 
 
 def test_what_no_shape_shows_of_a_transformer_is_said_and_can_be_overridden(tmp_path):
