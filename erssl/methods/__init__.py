@@ -1,7 +1,4 @@
-"""Methods: one short file each, a small base, and the registry.
-
-Every file of this folder is imported, so that a method is known without being named here.
-"""
+"""Methods: one short file each, a small base, and the registry."""
 
 import importlib
 import pkgutil
@@ -99,5 +96,5 @@ __all__ = [
     "register_method",
 ]
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _file in pkgutil.iter_modules(__path__):  # a method is known by its file, named above or not
+    importlib.import_module(f"{__name__}.{_file.name}")

@@ -281,9 +281,9 @@ def test_what_is_no_recipe_is_refused(text, sentence):
 def test_recipes_are_read_without_torch():
     code = (
         "import sys; from erssl.recipes import read_recipe; "
-        "from erssl.settings.compose import _layers; from erssl.layers import merge_layers; "
+        "from erssl.settings.compose import config_layers; from erssl.layers import merge_layers; "
         "read_recipe('deepcluster_er'); "
-        "merge_layers(_layers('pretrain', {'experiment': 'mveb_imagenet_multicrop'})); "
+        "merge_layers(config_layers('pretrain', {'experiment': 'mveb_imagenet_multicrop'})); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
