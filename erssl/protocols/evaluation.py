@@ -94,7 +94,7 @@ class Evaluation:
         self.settings = settings
         self.subject = subject
         self.path = folder_for(settings.run_dir, protocol, subject.slug, subject.data.name)
-        self.datasets: Datasets = subject.data.load()
+        self.datasets: Datasets = subject.data.load().evaluated()
         require_labels(subject.data, self.datasets)
         data = subject.data.measured(self.datasets.train)
         self.subject = replace(subject, data=data)
