@@ -40,7 +40,7 @@ from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.plausibility import Neighbours, doubts
 from erssl.files import write_json, write_text
 from erssl.methods import MultiViewMethod
-from erssl.protocols.build import build_method
+from erssl.protocols.build import build_method, check_images
 from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.pretrain_results import finish, show_finished
@@ -70,6 +70,7 @@ from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
+from erssl.settings.trainer import check_batches
 from erssl.yaml_text import read_settings_file
 
 _MULTIRUN = ("--multirun", "-m")
@@ -132,6 +133,7 @@ def _pretrain(
     resumed_from = resumed(path) if settings.resume else None
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
+    check_images(settings, each)
     data = SSLDataModule(settings.data, each, settings.seed)
     if fits:
         images = len(data.datasets.train)
@@ -142,6 +144,7 @@ def _pretrain(
             sources = {**sources, "batch_size": f"fits the {images} training images"}
         data.batch_size = fitted // probe.world_size
     data.validate(probe.world_size)
+    check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     start = start_of(settings, resumed_from is not None)
     method = build_method(settings, data.datasets.num_classes, data.batch_size, start)
     heads = load_heads(method, settings) if start is not None else []

@@ -14,9 +14,11 @@ from pytorch_lightning import Trainer
 
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.limits import check_count
 from erssl.settings.compose import Schema, compose_config, nearest, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
+from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import read_settings_file
 
 PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
@@ -145,6 +147,8 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
         """Refuse values that train nothing."""
         ClassifierOptions.__post_init__(self)
         EvaluationSettings.__post_init__(self)
+        check_trainer(self.trainer)
+        check_count("epochs", self.epochs)
         if not 1 <= self.seeds <= 2**32 - self.seed:
             raise ConfigError(
                 f"seeds must be at least 1 and seed + seeds at most 2**32 but seeds={self.seeds}."

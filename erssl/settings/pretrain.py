@@ -14,6 +14,7 @@ from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
+from erssl.limits import check_count
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
@@ -28,6 +29,7 @@ from erssl.settings.compose import (
     schema_from,
 )
 from erssl.settings.start import check_start, with_start
+from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
 # What the commands themselves give to the Trainer.
@@ -143,6 +145,7 @@ class PretrainSettings:
         for key, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
+        check_count("epochs", self.epochs)
         if self.seed >= 2**32:
             raise ConfigError(f"seed must be below 2**32 but is {self.seed}.")
         if self.optimizer.warmup_epochs >= self.epochs:
@@ -152,6 +155,7 @@ class PretrainSettings:
             )
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the run to continue>.")
+        check_trainer(self.trainer)
         check_start(self)
 
 
