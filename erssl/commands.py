@@ -457,9 +457,10 @@ def _execute(command: str, arguments: list[str], quiet: bool) -> Result:
     from rich.console import Console
 
     from erssl.run.directory import command_of_python
+    from erssl.run.streams import spelling_out
 
     engine = importlib.import_module(f"erssl.protocols.{command}")
-    with command_of_python([command, *arguments]):
+    with command_of_python([command, *arguments]), spelling_out():
         result: Result = engine.run(arguments, Console(quiet=quiet))
     return result
 

@@ -49,7 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Loader processes and torch's threads share the cores: threads that spin while they wait make
     # a run much slower there. Read when torch is loaded, hence before anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from erssl.run.streams import spelling_out
+
+    with spelling_out():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
         print(_HELP.format(version=erssl.__version__, commands=commands), end="")

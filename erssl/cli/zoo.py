@@ -11,6 +11,7 @@ from rich.table import Table
 from erssl.errors import ConfigError
 from erssl.evaluation.published import published, published_value
 from erssl.models.zoo import ZooRow, own_zoo, zoo_file, zoo_row, zoo_rows
+from erssl.paths import places_and_settings
 from erssl.protocols.model_card import add_to_zoo
 from erssl.settings.compose import nearest
 
@@ -53,8 +54,7 @@ def _get(names: Sequence[str]) -> int:
 
 
 def _add(arguments: Sequence[str], console: Console) -> int:
-    folders = [each for each in arguments if "=" not in each]
-    given = dict(each.partition("=")[::2] for each in arguments if "=" in each)
+    folders, given = places_and_settings(arguments, _ADD)
     for key in given:
         if key not in _ADD:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, _ADD)}")

@@ -19,7 +19,7 @@ from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
-from erssl.paths import user_path
+from erssl.paths import places_and_settings, user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.record import leave_results
 from erssl.run.console import say
@@ -43,13 +43,9 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         if override.partition("=")[0] in LENS_KEYS
     )
     rest = [override for override in overrides if override.partition("=")[0] not in LENS_KEYS]
-    folders = [override for override in rest if "=" not in override]
+    folders, _ = places_and_settings(rest, _SHARED)
     if folders:
-        extra = [
-            override
-            for override in overrides
-            if "=" in override and not override.startswith("output=")
-        ]
+        extra = [o for o in overrides if o not in folders and not o.startswith("output=")]
         if extra:
             raise ConfigError(
                 "erssl lens draws run directories together with output= only; leave "

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from erssl.errors import ConfigError, DataError
 from erssl.files import write_text
-from erssl.paths import user_path
+from erssl.paths import places_and_settings, user_path
 from erssl.run.console import say
 from erssl.run.directory import RESULTS
 from erssl.run.plots import plot_results
@@ -22,10 +22,9 @@ _WIDTH = 140  # columns of the table
 
 def run(arguments: Sequence[str], console: Console) -> Result:
     """Collect results, print and write their table."""
-    own = dict(argument.partition("=")[::2] for argument in arguments if "=" in argument)
+    places, own = places_and_settings(arguments, ("output",))
     if set(own) - {"output"}:
         raise ConfigError(f"erssl report takes folders and output= but was given {arguments}.")
-    places = [argument for argument in arguments if "=" not in argument]
     if not places:
         raise DataError("erssl report needs run directories, or a folder that holds some.")
     folder = user_path(own.get("output", "report"))
