@@ -292,7 +292,9 @@ def check_same_settings(
         if not isinstance(stored, dict):
             raise TypeError("it holds no settings")
     except (ValueError, OSError, TypeError) as error:
-        raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
+        raise RunError(
+            f"{file} cannot be read; put a copy of it back, or name another run_dir."
+        ) from error
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
     before = {_key_of_today(key): value for key, value in flat(stored).items()}
     now = flat(given)
