@@ -309,8 +309,8 @@ def stored_config(file: Path) -> dict[str, Any]:
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise RunError(
-            f"{file} cannot be read ({reason}); put a copy of it back, or name another run_dir: the "
-            f"weights in {file.parent} are read as they are by checkpoint=<a file of it>."
+            f"{file} cannot be read ({reason}); put a copy of it back, or name another run_dir; "
+            f"a checkpoint in {file.parent} may be read by its own name."
         ) from error
     return stored
 
