@@ -388,12 +388,15 @@ def study(study: Place, scale: str = "tiny", *, quiet: bool = False, **overrides
     return _run("study", said, None, None, quiet, overrides)
 
 
-def report(*places: Place, output: Place = "report", quiet: bool = False) -> Result:
+def report(
+    *places: Place, output: Place = "report", plots: str = "png", quiet: bool = False
+) -> Result:
     """Put any number of results into one table: ``erssl report``.
 
     Args:
         *places: Run directories, or folders that hold some.
         output: The folder of the report.
+        plots: ``"pdf"`` or ``"svg"`` for the figure in that format too.
         quiet: Print nothing.
 
     Returns:
@@ -404,7 +407,7 @@ def report(*places: Place, output: Place = "report", quiet: bool = False) -> Res
     """
     with _own_process():
         folders = [str(Path(place)) for place in places]
-        return _execute("report", [*folders, f"output={Path(output)}"], quiet)
+        return _execute("report", [*folders, f"output={Path(output)}", f"plots={plots}"], quiet)
 
 
 def _evaluate(
@@ -454,14 +457,13 @@ def _run(
 
 
 def _execute(command: str, arguments: list[str], quiet: bool) -> Result:
-    from rich.console import Console
-
+    from erssl.run.console import Terminal
     from erssl.run.directory import command_of_python
     from erssl.run.streams import spelling_out
 
     engine = importlib.import_module(f"erssl.protocols.{command}")
     with command_of_python([command, *arguments]), spelling_out():
-        result: Result = engine.run(arguments, Console(quiet=quiet))
+        result: Result = engine.run(arguments, Terminal(quiet=quiet))
     return result
 
 

@@ -42,6 +42,10 @@ class RunError(ErsslError, OSError):
     """A run directory that cannot be written, or must not be overwritten."""
 
 
+class ErsslWarning(UserWarning):
+    """What a user should know of a run that goes on: one sentence."""
+
+
 class Stopped(BaseException):
     """A signal has ended a run; no error, so that nothing but the command line catches it.
 

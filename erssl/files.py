@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import glob
-import io
 import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from erssl.escaping import csv_table
 
 PARTIAL = ".partial"
 # Errors of the system that tell of the place rather than of the program.
@@ -27,6 +28,8 @@ FAULTS_OF_PLACES = frozenset(
         errno.EPERM,
         errno.EROFS,
         errno.EIO,
+        errno.EISDIR,
+        errno.ENOTDIR,
     }
 )
 
@@ -61,6 +64,7 @@ def replacing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     partial = path.with_name(_partial_name(path, uuid.uuid4().hex, keep_suffix))
     try:
         yield partial
+        _share(partial)
         _move(partial, path)
     except OSError as error:
         own = error.filename2 is None and error.filename in (None, str(partial))
@@ -99,6 +103,25 @@ def _partial_name(path: Path, own: str, keep_suffix: bool) -> str:
     return f"{escape(path.name)}.{own}{PARTIAL}"
 
 
+def _share(partial: Path) -> None:
+    """Give what a library made private to its user the permissions of any new file here.
+
+    safetensors makes its files so; others could not read the one among the neighbours.
+    """
+    files = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
+    private = [f for f in files if f.is_file() and not f.stat().st_mode & 0o077]
+    if not private:
+        return
+    probe = partial.with_name(f"{partial.name}.mode{PARTIAL}")
+    try:
+        probe.touch(exist_ok=False)
+        mode = stat.S_IMODE(probe.stat().st_mode)
+        for file in private:
+            file.chmod(mode)
+    finally:
+        _remove(probe)
+
+
 def _move(partial: Path, path: Path) -> None:
     if not (partial.is_dir() and path.is_dir()):
         partial.replace(path)
@@ -132,7 +155,5 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    """Write a CSV file, whole or not at all, whose cells are as `erssl.escaping.csv_cell` says."""
+    write_text(path, csv_table(rows))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from erssl.errors import ConfigError
@@ -20,25 +19,6 @@ def erssl_home() -> Path:
     if home:
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "erssl"
-
-
-def places_and_settings(
-    arguments: Sequence[str], keys: Collection[str]
-) -> tuple[list[str], dict[str, str]]:
-    """Tell the paths of a command line from its ``key=value``; ``lr=0.1`` may name a folder.
-
-    Args:
-        arguments: Of the command.
-        keys: What it takes; another is a setting too, unless there is such a path.
-    """
-    places, settings = [], {}
-    for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if sign and (key in keys or not user_path(argument).exists()):
-            settings[key] = value
-        else:
-            places.append(argument)
-    return places, settings
 
 
 def user_path(said: str | Path) -> Path:

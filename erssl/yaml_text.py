@@ -10,6 +10,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from erssl.errors import printable
+
 _BYTES, _DEPTH, _NODES = 2**22, 50, 100_000
 
 
@@ -110,7 +112,7 @@ def commented_yaml(values: Any, comments: Mapping[str, str]) -> str:
         if key in comments and (
             value.end_mark.line == number or isinstance(value, yaml.SequenceNode)
         ):
-            lines[number] += f" # {comments[key]}"
+            lines[number] += f" # {printable(comments[key])}"
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ from erssl.downstream.detection.coco import CocoImage
 from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.detection.job import Detected
 from erssl.downstream.detection.masks import draw_mask
-from erssl.run.plots import save_figure
+from erssl.run.plots import Plots, plain, save_figure, shortened
 
 _MOST = 12  # images of a sheet
 _COLUMNS = 3  # pairs in a row
@@ -25,10 +25,15 @@ _THRESHOLD = 0.5  # score from which a detection is drawn, as in Detectron2's de
 _AT_LEAST = 3  # detections that are drawn in any case
 _INCHES = (2.6, 2.1)  # of one image
 _DOTS = 110
+_LABEL = 40  # characters of a label
 
 
 def draw_predictions(
-    data: Any, predictions: Sequence[Detected], path: Path, threshold: float = _THRESHOLD
+    data: Any,
+    predictions: Sequence[Detected],
+    path: Path,
+    threshold: float = _THRESHOLD,
+    plots: Plots = "png",
 ) -> int:
     """Draw pairs of images: on the left what is there, on the right what was found.
 
@@ -37,6 +42,7 @@ def draw_predictions(
         predictions: Of some of its images; the first twelve are drawn.
         path: The PNG file, written under a temporary name first.
         threshold: Score from which a detection is drawn; where none reaches it, the best three.
+        plots: Format that it is also written in; see `save_figure`.
 
     Returns:
         Number of images that were drawn; with none, no file is written.
@@ -58,7 +64,7 @@ def draw_predictions(
         _draw_truth(left, image, data.class_names)
         _draw_detected(right, image, detected, data.class_names, threshold)
     figure.tight_layout(pad=0.4)
-    save_figure(figure, path)
+    save_figure(figure, path, plots)
     return len(drawn)
 
 
@@ -117,7 +123,10 @@ def _box(axes: Axes, corners: tuple[float, float, float, float], label: str, num
     outline = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=0.9)
     axes.add_patch(outline)
     frame = {"facecolor": colour, "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
-    axes.text(x0, y0, label, fontsize=4.5, color="white", va="bottom", bbox=frame, clip_on=True)
+    shown_label = plain(shortened(label, _LABEL))
+    axes.text(
+        x0, y0, shown_label, fontsize=4.5, color="white", va="bottom", bbox=frame, clip_on=True
+    )
 
 
 def _colour(number: int) -> tuple[float, float, float]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
+from erssl.escaping import markdown_row, markdown_text
 from erssl.evaluation.published import published, published_value
-from erssl.files import write_json, write_text
-from erssl.run.plots import save_figure
+from erssl.files import write_json, write_rows, write_text
+from erssl.run.plots import GREY, Plots, plain, run_style, save_figure, shortened
 
 AVERAGE = "average"
+_LEGEND = 4  # names in a line below the figure, at most
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,10 @@ def published_rows(mode: str) -> list[Row]:
 def markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
     """The table in Markdown."""
     header = ["", *names, AVERAGE]
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    lines = [markdown_row(header), "|" + "---|" * len(header)]
     for row in rows:
-        label = f"{row.name} (published)" if row.published else f"**{row.name}**"
+        name = markdown_text(row.name)
+        label = f"{name} (published)" if row.published else f"**{name}**"
         cells = [_cell(row, name) for name in names]
         average = "-" if row.average is None else f"{row.average:.1f}"
         lines.append(f"| {' | '.join([label, *cells, average])} |")
@@ -80,7 +80,9 @@ def markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
     return "\n".join([*lines, "", *(note if parts else [])])
 
 
-def write_table(folder: Path, rows: Sequence[Row], names: Sequence[str], mode: str) -> None:
+def write_table(
+    folder: Path, rows: Sequence[Row], names: Sequence[str], mode: str, plots: Plots = "png"
+) -> None:
     """Write ``transfer.md``, ``transfer.csv``, ``transfer.json`` and ``transfer.png``.
 
     Args:
@@ -88,11 +90,12 @@ def write_table(folder: Path, rows: Sequence[Row], names: Sequence[str], mode: s
         rows: Ours first, then the published ones.
         names: Data sets, the columns.
         mode: ``linear`` or ``finetune``.
+        plots: Format of the figure beside PNG.
     """
     title = {"linear": "linear evaluation", "finetune": "fine-tuning"}[mode]
     text = f"# Transfer, {title}: metric of each data set in per cent\n\n{markdown(rows, names)}\n"
     write_text(folder / "transfer.md", text + "\n![transfer](transfer.png)\n")
-    write_text(folder / "transfer.csv", _csv(rows, names))
+    write_rows(folder / "transfer.csv", _cells(rows, names))
     content = [
         {
             "name": row.name,
@@ -105,7 +108,7 @@ def write_table(folder: Path, rows: Sequence[Row], names: Sequence[str], mode: s
         for row in rows
     ]
     write_json(folder / "transfer.json", {"mode": mode, "unit": "percent", "rows": content})
-    _plot(rows, names, folder / "transfer.png")
+    plot_transfer(rows, names, folder / "transfer.png", plots)
 
 
 def _cell(row: Row, name: str) -> str:
@@ -115,43 +118,65 @@ def _cell(row: Row, name: str) -> str:
     return f"{row.values[name]:.1f}{spread}{'*' if name in row.incomplete else ''}"
 
 
-def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["name", "published", *names, AVERAGE, *(f"{name}_std" for name in names)])
+def _cells(rows: Sequence[Row], names: Sequence[str]) -> Iterator[list[object]]:
+    yield ["name", "published", *names, AVERAGE, *(f"{name}_std" for name in names)]
     for row in rows:
-        values = [row.values.get(name, "") for name in names]
-        average = "" if row.average is None else row.average
-        spreads = [row.spread.get(name, "") for name in names]
-        writer.writerow([row.name, row.published, *values, average, *spreads])
-    return out.getvalue()
+        values = [row.values.get(name) for name in names]
+        spreads = [row.spread.get(name) for name in names]
+        yield [row.name, row.published, *values, row.average, *spreads]
 
 
-def _plot(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
+def plot_transfer(
+    rows: Sequence[Row], names: Sequence[str], path: Path, plots: Plots = "png"
+) -> None:
+    """Draw a column for each data set, in which every row has a place and a marker of its own.
+
+    Of a data set of which only a part was there, published rows are left out: they are no measure
+    of it.
+
+    Args:
+        rows: Ours first, then the published ones.
+        names: Data sets, the columns.
+        path: The PNG to write.
+        plots: Format that it is also written in; see `save_figure`.
+    """
     from matplotlib.figure import Figure
 
-    size = (max(8.0, 1.6 + 1.15 * len(names)), 3.4)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    width = 0.8 / len(rows)
-    shades: Any = [f"{0.45 + 0.4 * i / max(1, len(rows) - 1):.2f}" for i in range(len(rows))]
-    for index, row in enumerate(rows):
-        shown = [name for name in names if name in row.values]
-        places = [names.index(name) + (index + 0.5) * width - 0.4 for name in shown]
-        axes.bar(
-            places,
-            [row.values[name] for name in shown],
-            width,
-            yerr=[row.spread.get(name, 0.0) for name in shown],
-            color=shades[index] if row.published else "#0072B2",
-            label=f"{row.name} (published)" if row.published else row.name,
-        )
     parts = {name for row in rows for name in row.incomplete}
+    shown_of = [
+        (row, [n for n in names if n in row.values and not (row.published and n in parts)])
+        for row in rows
+    ]
+    drawn = [(row, shown) for row, shown in shown_of if shown]
+    labels = [plain(shortened(_label(row), 44)) for row, _ in drawn]
+    width = max(6.0, 1.4 + 1.15 * len(names))
+    columns = max(1, min(_LEGEND, int(width / (0.4 + 0.078 * max(map(len, labels), default=1)))))
+    height = 3.6 + 0.18 * -(-len(drawn) // columns)
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for index, (row, shown) in enumerate(drawn):
+        offset = index * 0.8 / (len(drawn) - 1) - 0.4 if len(drawn) > 1 else 0.0
+        style = run_style(index) | {"linestyle": "none"}
+        style |= {"markersize": 5} if row.published else {"markersize": 8, "zorder": 3}
+        axes.errorbar(
+            [names.index(name) + offset for name in shown],
+            [row.values[name] for name in shown],
+            yerr=[row.spread.get(name, 0.0) for name in shown],
+            label=labels[index],
+            **style,
+        )
+    for border in range(1, len(names)):
+        axes.axvline(border - 0.5, color=GREY, linewidth=0.5, alpha=0.5)
     marked = [f"{name}*" if name in parts else name for name in names]
     axes.set_xticks(range(len(names)), marked, fontsize=8)
     if parts:
         axes.set_xlabel("* a part of the data set: not comparable with published rows", fontsize=8)
-    axes.set(ylim=(0, 100), ylabel="per cent")
+    axes.set(xlim=(-0.55, len(names) - 0.45), ylabel="per cent")
+    axes.margins(y=0.1)
     axes.grid(axis="y", alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
-    save_figure(figure, path)
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    save_figure(figure, path, plots)
+
+
+def _label(row: Row) -> str:
+    return f"{row.name} (published)" if row.published else row.name

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from erssl.data.folders import named
-from erssl.errors import DataError
+from erssl.errors import DataError, printable
 from erssl.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def _texts(data: TransferData) -> dict[str, str]:
         images = getattr(data, split)
         samples = getattr(images, "samples", None)
         if samples is not None:
-            names = [Path(os.path.relpath(path, data.root)).as_posix() for path, _ in samples]
+            paths = (os.path.relpath(path, data.root) for path, _ in samples)
+            names = [printable(Path(path).as_posix()) for path in paths]  # one line each
             labels = [label for _, label in samples]
         else:
             positions = numbers[split]

@@ -12,6 +12,7 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from erssl.escaping import csv_table
 from erssl.files import write_rows
 from erssl.run.directory import METRICS
 
@@ -90,7 +91,7 @@ class _MetricsFile:
             self._rewrite([*kept, *rows])
             return
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, columns, lineterminator="\n").writerows(rows)
+            file.write(csv_table([row.get(name) for name in columns] for row in rows))
 
     def flush(self) -> None:
         """Let the file reach the disk."""
@@ -99,5 +100,5 @@ class _MetricsFile:
                 os.fsync(file.fileno())
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        table = ([row.get(name, "") for name in self.columns] for row in rows)
+        table = ([row.get(name) for name in self.columns] for row in rows)
         write_rows(self.path, [self.columns, *table])

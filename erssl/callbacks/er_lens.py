@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from erssl.callbacks.collapse import CollapseGuard
-from erssl.errors import ConfigError, RunError
+from erssl.errors import ConfigError, ErsslWarning, RunError
 from erssl.evaluation.features import eval_mode
 from erssl.evaluation.lens_quantities import KAPPAS, lens_reading
 from erssl.run.directory import write_lens
@@ -200,7 +200,7 @@ class ERLens(Callback):
         if sentence and self.guard and self.guard.stop:
             raise RunError(f"{sentence} The run was ended, as asked.")
         if sentence:
-            rank_zero_warn(sentence)
+            rank_zero_warn(sentence, category=ErsslWarning)
 
 
 def _own_embed(module: Any) -> Embed:

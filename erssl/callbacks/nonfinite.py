@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from erssl.callbacks.blame import first_in_backward, first_in_forward, terms_of
-from erssl.errors import RunError
+from erssl.errors import ErsslWarning, RunError
 from erssl.files import write_bytes
 from erssl.loss._state import states_of
 
@@ -198,7 +198,7 @@ class NonFiniteGuard(Callback):
             told = (
                 f" The step is left out, and learning rates go to {self._share:g} of the schedule."
             )
-        rank_zero_warn(sentence + told + kept)
+        rank_zero_warn(sentence + told + kept, category=ErsslWarning)
 
     def _sentence(self, step: int, where: str) -> str:
         return f"Step {step} is not finite: {where}."

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from erssl.callbacks.online_knn import OnlineKNN
+from erssl.run.console import Terminal
 
 _METRICS = {
     "train_loss": "loss",
@@ -42,7 +43,7 @@ class LiveProgress(ProgressBar):
     def __init__(self, console: Console | None = None) -> None:
         """Write to ``console``, by default the standard error stream."""
         super().__init__()
-        self.console = console or Console(stderr=True)
+        self.console = console or Terminal(stderr=True)
         self.enabled = True
         self._bar: _TwoLines | None = None
         self._task = TaskID(0)

@@ -252,14 +252,15 @@ same images; otherwise nothing is left.
 def _report() -> str:
     return """erssl report: any number of results in one table
 
-Usage: erssl report <folder> ... [output=<folder>]
+Usage: erssl report <folder> ... [output=<folder>] [plots=pdf|svg]
 
 Examples:
   erssl report runs
   erssl report runs/knn-mveb runs/knn-simclr output=tables
 
 Each folder is a run directory or holds some. Written are report.md, report.html, report.csv (every
-metric, unrounded) and report.png, into output (report).
+metric, unrounded) and report.png, into output (report). plots=pdf or svg writes the figure in that
+format too.
 """
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import erssl
-from erssl.errors import ErsslError, Stopped, was_interrupted
+from erssl.errors import ErsslError, Stopped, printable, was_interrupted
 
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
@@ -65,15 +65,16 @@ def _main(arguments: list[str]) -> int:
         return 0
     from erssl.run.children import end_with_parent
     from erssl.run.signals import ended_by_signals
+    from erssl.run.warning_lines import clean_warnings
 
-    with ended_by_signals() as ending:
+    with clean_warnings(), ended_by_signals() as ending:
         end_with_parent()
         try:
             return _status(arguments)
         except Exception:  # what a library has made of a signal, such as an import that failed
             if ending.number is None:
                 raise
-            print(f"erssl: {ending.sentence}", file=sys.stderr)
+            _say(ending.sentence)
             return 128 + ending.number
 
 
@@ -84,16 +85,16 @@ def _status(arguments: list[str]) -> int:
     except ErsslError as error:
         from erssl.run.faults import own_sentence
 
-        print(f"erssl: {own_sentence(error)}", file=sys.stderr)
+        _say(own_sentence(error))
         return 2
     except Stopped as stopped:
         if stopped.sentence:
-            print(f"erssl: {stopped.sentence}", file=sys.stderr)
+            _say(stopped.sentence)
         return 128 + stopped.signal
     except (KeyboardInterrupt, SystemExit) as end:
         if not was_interrupted(end):
             raise
-        print(f"erssl: {_sentence_of(end)}", file=sys.stderr)
+        _say(_sentence_of(end))
         return 130
     except BrokenPipeError:  # erssl methods | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
@@ -105,8 +106,12 @@ def _status(arguments: list[str]) -> int:
             raise
         place = error.filename2 or error.filename  # of a file that is moved, where it was to go
         where = f" {place}" if place else ""
-        print(f"erssl: {error.strerror}:{where}; make room or name another place.", file=sys.stderr)
+        _say(f"{error.strerror}:{where}; make room or name another place.")
         return 2
+
+
+def _say(sentence: str) -> None:
+    print(f"erssl: {printable(sentence)}", file=sys.stderr)
 
 
 def _sentence_of(end: BaseException) -> str:
@@ -133,9 +138,9 @@ def _run(command: str, arguments: list[str]) -> int:
     if command in _LISTS:
         status: int = importlib.import_module(f"erssl.cli.{command}").run(arguments)
         return status
-    from rich.console import Console
+    from erssl.run.console import Terminal
 
-    importlib.import_module(f"erssl.protocols.{command}").run(arguments, Console())
+    importlib.import_module(f"erssl.protocols.{command}").run(arguments, Terminal())
     return 0
 
 

@@ -18,20 +18,20 @@ def run(arguments: Sequence[str]) -> int:
         for name in arguments:
             _show(name)
         return 0
-    from rich.console import Console
     from rich.table import Table
 
     from erssl.methods import available_methods, get_method
+    from erssl.run.console import Terminal, say
 
     table = Table("method", "family", "views", "target branch", "paper", box=None, pad_edge=False)
     for name in available_methods():
         info = get_method(name).info
         table.add_row(name, info.family, info.views, info.target, info.paper)
-    console = Console(width=140, highlight=False)
+    console = Terminal(width=140)
     console.print(table)
     console.print("\nDefaults (erssl methods <name> shows the source of each):")
     for name in available_methods():
-        console.print(f"  [bold]{name}[/bold] {_defaults(name)}", soft_wrap=True)
+        say(console, f"  {name} {_defaults(name)}")
     return 0
 
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, printable
 from erssl.evaluation.published import published, published_value
 from erssl.models.zoo import ZooRow, own_zoo, zoo_file, zoo_row, zoo_rows
-from erssl.paths import places_and_settings
 from erssl.protocols.model_card import add_to_zoo
+from erssl.run.console import Terminal, say
+from erssl.settings.arguments import is_setting
 from erssl.settings.compose import nearest
 
 _WIDTH = 100
@@ -27,7 +28,7 @@ _TABLES = {
 
 def run(arguments: Sequence[str]) -> int:
     """List, show, fetch or add checkpoints."""
-    console = Console(width=_WIDTH, highlight=False)
+    console = Terminal(width=_WIDTH)
     if arguments and arguments[0] == "add":
         return _add(arguments[1:], console)
     for argument in arguments:
@@ -49,12 +50,13 @@ def _get(names: Sequence[str]) -> int:
     if not names:
         raise ConfigError("erssl zoo get needs the name of a checkpoint; erssl zoo lists them.")
     for row in [zoo_row(name) for name in names]:
-        print(zoo_file(row.name)[0])
+        print(printable(str(zoo_file(row.name)[0])))
     return 0
 
 
 def _add(arguments: Sequence[str], console: Console) -> int:
-    folders, given = places_and_settings(arguments, _ADD)
+    folders = [each for each in arguments if not is_setting(each)]
+    given = dict(each.partition("=")[::2] for each in arguments if is_setting(each))
     for key in given:
         if key not in _ADD:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, _ADD)}")
@@ -70,7 +72,7 @@ def _add(arguments: Sequence[str], console: Console) -> int:
         f"Added to {own_zoo()} as {row.name}",
         f'Next: erssl zoo {row.name}; erssl.load_backbone("zoo:{row.name}")',
     ):
-        console.print(line, soft_wrap=True)
+        say(console, line)
     return 0
 
 
@@ -158,7 +160,7 @@ def _numbers(title: str, numbers: dict[str, float]) -> None:
 def _wrapped(begin: str, text: str) -> str:
     """Lines of 100 columns, where no address is broken."""
     return textwrap.fill(
-        text,
+        printable(text),
         _WIDTH,
         initial_indent=begin,
         subsequent_indent=" " * len(begin),

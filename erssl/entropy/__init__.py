@@ -8,12 +8,12 @@ use it.
 
 from erssl.entropy.cap import cap_log_area
 from erssl.entropy.discrete import discrete_entropy
-from erssl.entropy.gaussian import coding_rate, gaussian_entropy
+from erssl.entropy.gaussian import coding_rate, coding_series, gaussian_entropy
 from erssl.entropy.geometry import alignment, effective_rank, mean_cosine, spread, uniformity
 from erssl.entropy.kde import kde_entropy
 from erssl.entropy.marginal import marginal_entropy
-from erssl.entropy.matrix import matrix_renyi2_entropy, von_neumann_entropy
-from erssl.entropy.neighbours import knn_entropy
+from erssl.entropy.matrix import matrix_renyi2_entropy, nuclear_norm, von_neumann_entropy
+from erssl.entropy.neighbours import knn_entropy, log_neighbour_distance
 from erssl.entropy.ridge import auto_ridge
 from erssl.entropy.score import entropy_from_score, median_bandwidth, stein_score
 from erssl.entropy.sliced import random_directions, sliced_epps_pulley, sliced_wasserstein
@@ -29,16 +29,19 @@ __all__ = [
     "auto_ridge",
     "cap_log_area",
     "coding_rate",
+    "coding_series",
     "discrete_entropy",
     "effective_rank",
     "entropy_from_score",
     "gaussian_entropy",
     "kde_entropy",
     "knn_entropy",
+    "log_neighbour_distance",
     "marginal_entropy",
     "matrix_renyi2_entropy",
     "mean_cosine",
     "median_bandwidth",
+    "nuclear_norm",
     "random_directions",
     "sliced_epps_pulley",
     "sliced_wasserstein",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from erssl.entropy._opaque import is_followed
 from erssl.entropy._precision import full_precision
 
 
@@ -51,7 +53,7 @@ def gaussian_entropy(z: Tensor, noise: float = 0.0) -> Tensor:
         )
     if n <= dim:  # N centred rows span N - 1 dimensions at most
         return z.new_tensor(-math.inf)
-    return 0.5 * _log_det(centred.T @ centred / n) + constant
+    return 0.5 * log_det(centred.T @ centred / n) + constant
 
 
 @full_precision
@@ -85,20 +87,131 @@ def coding_rate(z: Tensor, distortion: float = 0.5) -> Tensor:
     return 0.5 * _log_det_plus_identity(z * math.sqrt(dim / (n * distortion)))
 
 
+@full_precision
+def coding_series(z0: Tensor, z1: Tensor, distortion: float, order: int = 4) -> Tensor:
+    r"""First terms of :math:`\log\det(I + C)`, :math:`C = \tfrac{d}{N\epsilon^2} Z_0^\top Z_1`.
+
+    .. math:: \sum_{k=1}^{K} \frac{(-1)^{k+1}}{k} \mathrm{tr}\, C^k
+
+    Source: MEC (arXiv 2210.11464), equation 4, with its K = 4; Matrix-SSL (arXiv 2305.17326) takes
+    the same series of a cross-covariance. With one view on both sides it tends to twice the
+    :func:`coding_rate` as K grows, where the spectral radius of C is below 1; beyond, it is no
+    approximation. Between two views it rewards agreement and spread at once.
+
+    Args:
+        z0: Embeddings (N, d).
+        z1: Embeddings (N, d) of the same images.
+        distortion: The square ε², above 0.
+        order: The number K of terms, at least 1.
+
+    Returns:
+        Scalar tensor, at least in float32, of either sign.
+
+    Raises:
+        ValueError: If shapes differ, or ``distortion`` or ``order`` is out of range.
+
+    Examples:
+        >>> z = torch.eye(2) / 10
+        >>> torch.isclose(coding_series(z, z, 1.0), 2 * coding_rate(z, 1.0), atol=1e-6).item()
+        True
+    """
+    _check_matrix(z0)
+    if z0.shape != z1.shape or z0.dtype != z1.dtype:
+        raise ValueError(
+            "Both views must have one shape (N, d) and precision but have "
+            f"{tuple(z0.shape)}, {z0.dtype} and {tuple(z1.shape)}, {z1.dtype}."
+        )
+    if not distortion > 0 or order < 1:
+        raise ValueError(
+            f"A coding series needs a distortion above 0 and an order of at least 1 but has "
+            f"{distortion} and {order}."
+        )
+    n, dim = z0.shape
+    scale = dim / (n * distortion)
+    # tr(AB)^k = tr(BA)^k: on the smaller side
+    product = scale * (z0 @ z1.T if n < dim else z0.T @ z1)
+    powers = [product]  # up to half the order: the trace of a product needs no product
+    while 2 * len(powers) < order:
+        powers.append(powers[-1] @ product)
+    series = product.diagonal().sum()
+    for k in range(2, order + 1):
+        a, b = powers[(k + 1) // 2 - 1], powers[k // 2 - 1]
+        series = series + (-1) ** (k + 1) / k * (a * b.T).sum()
+    return series
+
+
+class _LogDetPlusIdentity(torch.autograd.Function):
+    """Log determinant of I + xᵀx, on the smaller side of x (N, d), by one Cholesky.
+
+    Its gradient, 2 x (I + xᵀx)⁻¹, takes the same factor: autograd's own of a Cholesky takes
+    several products and solves more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gram = _gram_plus_identity(x)
+        value, factor = _log_det_and_factor(gram)
+        ctx.save_for_backward(x, factor)
+        return value
+
+    @staticmethod
+    @full_precision
+    def backward(ctx: Any, of_value: Tensor) -> Tensor:
+        x, factor = ctx.saved_tensors
+        tall = len(x) >= x.shape[1]
+        if torch.is_grad_enabled():  # a second derivative follows
+            solved = torch.linalg.solve(_gram_plus_identity(x), x.T if tall else x)
+        else:
+            solved = torch.cholesky_solve(x.T if tall else x, factor)
+        gradient: Tensor = 2 * of_value * (solved.T if tall else solved)
+        return gradient
+
+
+class _LogDet(torch.autograd.Function):
+    """Log determinant of a positive definite matrix, whose gradient is its inverse."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        value, factor = _log_det_and_factor(matrix)
+        ctx.save_for_backward(matrix, factor)
+        return value
+
+    @staticmethod
+    @full_precision
+    def backward(ctx: Any, of_value: Tensor) -> Tensor:
+        matrix, factor = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # a second derivative follows
+        inverse = torch.linalg.inv(matrix) if again else torch.cholesky_inverse(factor)
+        gradient: Tensor = of_value * inverse
+        return gradient
+
+
+def log_det(matrix: Tensor) -> Tensor:
+    """Log determinant of a symmetric matrix (d, d); -inf where it is not positive definite."""
+    if is_followed():
+        return _log_det_and_factor(matrix)[0]
+    value: Tensor = _LogDet.apply(matrix)
+    return value
+
+
 def _log_det_plus_identity(x: Tensor) -> Tensor:
-    """Log determinant of I + xᵀx, on the smaller side of ``x`` (N, d), by one Cholesky."""
+    if is_followed():
+        return _log_det_and_factor(_gram_plus_identity(x))[0]
+    value: Tensor = _LogDetPlusIdentity.apply(x)
+    return value
+
+
+def _gram_plus_identity(x: Tensor) -> Tensor:
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
-    return _log_det(gram + torch.eye(len(gram), dtype=x.dtype, device=x.device))
+    return gram + torch.eye(len(gram), dtype=x.dtype, device=x.device)
 
 
-def _log_det(matrix: Tensor) -> Tensor:
-    """Log determinant of a positive definite matrix; -inf where it is not, NaN where not finite."""
+def _log_det_and_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """-inf where there is no factor, NaN where the matrix is not finite; no look at the values."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    log_det: Tensor = 2 * factor.diagonal().log().sum()
-    if int(failed):
-        lost = math.nan if not bool(matrix.isfinite().all()) else -math.inf
-        return matrix.new_tensor(lost)
-    return log_det
+    value = 2 * factor.diagonal().log().sum()
+    lost = torch.where(matrix.isfinite().all(), -math.inf, math.nan).to(value)
+    return torch.where(failed > 0, lost, value), factor
 
 
 def _check_matrix(z: Tensor) -> None:

@@ -11,7 +11,7 @@ from erssl.entropy._precision import full_precision
 
 
 @full_precision
-def marginal_entropy(z: Tensor, m: int | None = None) -> Tensor:
+def marginal_entropy(z: Tensor, m: int | None = None, floor: float = 0.0) -> Tensor:
     r"""Sum over dimensions of the entropy of each, by m-spacings, in nats.
 
     .. math:: \sum_j \Big[ \psi(N + 1) - \psi(m) + \frac1{N - m} \sum_{i=1}^{N-m}
@@ -25,10 +25,11 @@ def marginal_entropy(z: Tensor, m: int | None = None) -> Tensor:
     Args:
         z: Embeddings (N, d) of any norm.
         m: Distance of the order statistics, 1 to N - 1; the root of N where ``None`` (E2MC).
+        floor: The least spacing, for a loss that is to stay finite; 0 for none.
 
     Returns:
         Scalar tensor, at least in float32; -inf where more than ``m`` values of a dimension are
-        the same.
+        the same and there is no ``floor``.
 
     Raises:
         ValueError: If there are fewer than two rows or ``m`` is out of range.
@@ -49,4 +50,6 @@ def marginal_entropy(z: Tensor, m: int | None = None) -> Tensor:
     ordered = z.sort(dim=0).values
     spacings = ordered[m:] - ordered[:-m]
     counts = torch.tensor([n + 1, m], dtype=torch.float64).digamma()
-    return spacings.log().mean(dim=0).sum() + z.shape[1] * float(counts[0] - counts[1])
+    return spacings.clamp_min(floor).log().mean(dim=0).sum() + z.shape[1] * float(
+        counts[0] - counts[1]
+    )

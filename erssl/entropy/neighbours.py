@@ -12,6 +12,7 @@ from erssl.entropy._precision import full_precision
 from erssl.entropy.cap import cap_log_area
 
 _ROWS = 256  # that are compared with all others at a time
+_CLOSE = 1e-8  # distance that exact copies count as, DINOv2's
 _MORE = 5  # candidates beyond k, lest the rounding of inner products mistakes the neighbour
 
 
@@ -61,15 +62,51 @@ def knn_entropy(z: Tensor, k: int = 3) -> Tensor:
     return digammas + cap_log_area(z.shape[1], angles).mean().to(z)
 
 
-def _kth_neighbours(z: Tensor, k: int) -> Tensor:
-    """Index (N,) of each row's k-th nearest other row."""
+@full_precision
+def log_neighbour_distance(z: Tensor, keys: Tensor | None = None, own_offset: int = 0) -> Tensor:
+    r"""Logarithm of each row's distance to its nearest other row (KoLeo).
+
+    .. math:: \log \rho_i, \quad \rho_i = \min_{j \ne i} \lVert z_i - z_j \rVert
+
+    Source: Sablayrolles et al. (2019, arXiv 1806.03198); DINOv2 (arXiv 2304.07193) maximises its
+    mean. By Kozachenko and Leonenko the entropy of the rows on the sphere is d - 1 times the mean,
+    plus what does not depend on the rows: an estimate up to a factor and a constant. At exact
+    copies the gradient is 0, for nothing says in which direction they should part.
+
+    Args:
+        z: Embeddings (N, d) with rows of unit norm.
+        keys: Rows (M, d) among which neighbours are looked for, where there are more of them;
+            ``None`` for ``z``.
+        own_offset: Where the rows of ``z`` begin among the keys, each its own key.
+
+    Returns:
+        Tensor (N,), at least in float32; finite (the logarithm of 1e-8 at copies).
+
+    Raises:
+        ValueError: If there is no other row.
+
+    Examples:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> log_neighbour_distance(z).exp()
+        tensor([1.4142, 1.4142])
+    """
+    keys = z if keys is None else keys
+    if z.ndim != 2 or len(keys) < 2:
+        raise ValueError(f"A neighbour needs embeddings (N, d), N >= 2; got {tuple(keys.shape)}.")
+    nearest = keys[_kth_neighbours(z.detach(), 1, keys.detach(), own_offset)]
+    return 0.5 * ((z - nearest).square().sum(dim=1) + _CLOSE**2).log()
+
+
+def _kth_neighbours(z: Tensor, k: int, keys: Tensor | None = None, own_offset: int = 0) -> Tensor:
+    """Index (N,) of each row's k-th nearest other row among the keys."""
+    keys = z if keys is None else keys
     nearest = []
     for start in range(0, len(z), _ROWS):
         tile = z[start : start + _ROWS]
-        cosines = tile @ z.T
-        cosines.diagonal(start).fill_(-2)  # below every cosine
-        candidates = cosines.topk(min(k + _MORE, len(z) - 1), dim=1).indices
-        chords = torch.linalg.vector_norm(tile[:, None] - z[candidates], dim=2)
+        cosines = tile @ keys.T
+        cosines.diagonal(own_offset + start).fill_(-2)  # below every cosine
+        candidates = cosines.topk(min(k + _MORE, len(keys) - 1), dim=1).indices
+        chords = torch.linalg.vector_norm(tile[:, None] - keys[candidates], dim=2)
         which = chords.topk(k, dim=1, largest=False).indices[:, -1:]
         nearest.append(candidates.gather(1, which)[:, 0])
     return torch.cat(nearest)

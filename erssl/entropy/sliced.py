@@ -8,14 +8,25 @@ Embeddings are taken as they are; rows of unit norm go in times √d.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from erssl.entropy._opaque import is_followed
 from erssl.entropy._precision import full_precision
+from erssl.entropy._slices import (
+    SliceSum,
+    check_position,
+    epps_pulley,
+    normal_quantiles,
+    wasserstein,
+)
 
-_REACH, _KNOTS = 3.0, 17  # of the integral over t in [0, 3] (LeJEPA, arXiv 2511.08544)
+_KNOTS = 17  # of the integral over t in [0, 3] (LeJEPA, arXiv 2511.08544)
+_SPACING = 3 / (_KNOTS - 1)
 
 
 def random_directions(
@@ -35,7 +46,12 @@ def random_directions(
 
 
 @full_precision
-def sliced_epps_pulley(x: Tensor, directions: Tensor) -> Tensor:
+def sliced_epps_pulley(
+    x: Tensor,
+    directions: Tensor,
+    total: Callable[[Tensor], Tensor] | None = None,
+    world: int = 1,
+) -> Tensor:
     r"""Mean over slices of the Epps-Pulley statistic against N(0, 1).
 
     .. math:: N \int_{-3}^{3} |\hat\varphi(t) - e^{-t^2/2}|^2 \, e^{-t^2/2} \, dt
@@ -47,36 +63,54 @@ def sliced_epps_pulley(x: Tensor, directions: Tensor) -> Tensor:
     Args:
         x: Embeddings (N, d).
         directions: Unit columns (d, S); see :func:`random_directions`.
+        total: Where ranks share a batch: the sum of a tensor over them, without gradient. All must
+            have N rows and the same directions.
+        world: How many ranks.
 
     Returns:
-        Scalar tensor of at least 0, at least in float32.
+        Scalar tensor of at least 0, at least in float32: that of the rows of all ranks. Its
+        gradient is that at the rows given.
 
     Raises:
         ValueError: If shapes do not fit.
     """
-    slices = _slices(x, directions)
+    _check_shapes(x, directions)
+    directions = directions.to(x)
+    times = torch.arange(1, _KNOTS, dtype=torch.float64, device="cpu") * _SPACING
+    weights = 2 * _SPACING * (-0.5 * times**2).exp()  # at t = 0 both functions are 1
+    weights[-1] *= 0.5
+    if is_followed():
+        return _plain_epps_pulley(x, directions)
+    measure = partial(epps_pulley, times=times, weights=weights, total=total, world=world)
+    value: Tensor = SliceSum.apply(x, directions, measure, _plain_epps_pulley)
+    return value
+
+
+def _plain_epps_pulley(x: Tensor, directions: Tensor) -> Tensor:
+    slices = x @ directions
     total = x.new_zeros(())
-    spacing = _REACH / (_KNOTS - 1)
-    for knot in range(_KNOTS):  # one at a time: memory (N, S)
-        t = knot * spacing
+    for knot in range(1, _KNOTS):
+        t = knot * _SPACING
         target = math.exp(-0.5 * t**2)
         real = (t * slices).cos().mean(dim=0) - target
         imaginary = (t * slices).sin().mean(dim=0)
-        ends = 0.5 if knot in (0, _KNOTS - 1) else 1.0
+        ends = 0.5 if knot == _KNOTS - 1 else 1.0
         total = total + ends * target * (real.square() + imaginary.square()).mean()
-    return 2 * spacing * len(x) * total
+    return 2 * _SPACING * len(x) * total
 
 
 @full_precision
-def sliced_wasserstein(x: Tensor, directions: Tensor) -> Tensor:
+def sliced_wasserstein(x: Tensor, directions: Tensor, position: float = 0.5) -> Tensor:
     r"""Mean over slices of the squared 2-Wasserstein distance to N(0, 1).
 
-    Sorted projections meet the Gaussian's quantiles at :math:`(i - \tfrac12) / N` (VISReg,
-    arXiv 2606.02572, has this term).
+    Sorted projections meet the Gaussian's quantiles at :math:`(i - a) / (N + 1 - 2a)`. VISReg
+    (arXiv 2606.02572) has this term.
 
     Args:
         x: Embeddings (N, d).
         directions: Unit columns (d, S); see :func:`random_directions`.
+        position: The a of the quantiles: ½ for :math:`(i - \tfrac12) / N`, 0 for VISReg's
+            :math:`i / (N + 1)`.
 
     Returns:
         Scalar tensor of at least 0, at least in float32.
@@ -89,18 +123,25 @@ def sliced_wasserstein(x: Tensor, directions: Tensor) -> Tensor:
         >>> round(sliced_wasserstein(x, torch.ones(1, 1)).item(), 6)
         0.0
     """
-    ordered = _slices(x, directions).sort(dim=0).values
-    n = len(x)
-    levels = (torch.arange(n, dtype=torch.float64, device="cpu") + 0.5) / n
-    quantiles = torch.special.ndtri(levels).to(ordered)
-    distance: Tensor = (ordered - quantiles[:, None]).square().mean()
-    return distance
+    _check_shapes(x, directions)
+    check_position(position)
+    directions = directions.to(x)
+    quantiles = normal_quantiles(len(x), x, position)
+
+    def plain(x: Tensor, directions: Tensor) -> Tensor:
+        ordered = (x @ directions).sort(dim=0).values
+        return (ordered - quantiles[:, None]).square().mean()
+
+    if is_followed():
+        return plain(x, directions)
+    measure = partial(wasserstein, quantiles=quantiles)
+    value: Tensor = SliceSum.apply(x, directions, measure, plain)
+    return value
 
 
-def _slices(x: Tensor, directions: Tensor) -> Tensor:
+def _check_shapes(x: Tensor, directions: Tensor) -> None:
     if x.ndim != 2 or directions.ndim != 2 or x.shape[1] != len(directions) or len(x) < 1:
         raise ValueError(
             "Embeddings (N, d) and directions (d, S) must have one dimension d but have shapes "
             f"{tuple(x.shape)} and {tuple(directions.shape)}."
         )
-    return x @ directions.to(x)

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import erssl
+from erssl.errors import ErsslWarning
 from erssl.evaluation.fingerprints import tensor_bytes
 from erssl.files import PARTIAL, write_bytes
 
@@ -127,6 +128,7 @@ class FeatureCache:
             warnings.warn(
                 f"{len(self._faults)} of the cached shards in {self.folder} cannot be used "
                 f"({_name(shard)}: {reason}); their features are computed again.",
+                ErsslWarning,
                 stacklevel=4,
             )
 
@@ -153,6 +155,7 @@ class FeatureCache:
         warnings.warn(
             f"Features cannot be kept in {self.folder} ({error.strerror or error}), which the run "
             "goes on without; make room there, or give another cache_dir.",
+            ErsslWarning,
             stacklevel=5,
         )
 

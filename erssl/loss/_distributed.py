@@ -52,3 +52,31 @@ def rank_offset(x: Tensor, gather_distributed: bool) -> int:
 def mean_over_ranks(values: Tensor, gather_distributed: bool) -> Tensor:
     """Mean of values (N,), as many on each rank, over all ranks, with gradient; a scalar."""
     return gather_rows(values.mean()[None], gather_distributed).mean()
+
+
+def ranks_of(gather_distributed: bool) -> int:
+    """Over how many ranks a batch is spread."""
+    return dist.world_size() if gather_distributed else 1
+
+
+def shared_draw(draw: Tensor, gather_distributed: bool) -> Tensor:
+    """The first rank's random numbers on every rank that shares its batch."""
+    if ranks_of(gather_distributed) > 1:
+        torch_dist.broadcast(draw, src=0)
+    return draw
+
+
+def own_part(value: Tensor, gather_distributed: bool) -> Tensor:
+    """A scalar of all ranks' rows whose gradient is known at this rank's rows alone.
+
+    The gradient is multiplied by the number of ranks, as the gradient of gathered rows is summed
+    over them: DDP, which takes the mean over ranks, then gives that of one process.
+    """
+    world = ranks_of(gather_distributed)
+    return value if world == 1 else world * value - (world - 1) * value.detach()
+
+
+def rank_columns(x: Tensor, gather_distributed: bool) -> Tensor:
+    """Columns of which this rank takes care, where all ranks hold the same (d, S)."""
+    world = ranks_of(gather_distributed)
+    return x if world == 1 else x[:, dist.rank() :: world]

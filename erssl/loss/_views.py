@@ -49,6 +49,35 @@ def check_views(online: Views, target: Views) -> tuple[list[Tensor], list[Tensor
     return online_views, online_views if target is online else list(target)
 
 
+def shared_views(views: Views, other: Tensor | None = None) -> list[Tensor]:
+    """Views of a shared branch, none of which is another's target: two tensors, or one list.
+
+    Args:
+        views: One tensor (N, d), or the embeddings of every view.
+        other: The second view where ``views`` is a tensor.
+
+    Returns:
+        At least two views of one shape (N, d), at least in float32.
+
+    Raises:
+        ValueError: If there are fewer than two, or shapes differ.
+    """
+    if isinstance(views, Tensor) is not isinstance(other, Tensor):
+        raise ValueError("Pass either two tensors, loss(z0, z1), or one list, loss(views).")
+    every = [views, other] if isinstance(views, Tensor) and other is not None else list(views)
+    if len(every) < 2:
+        raise ValueError(f"The loss needs at least 2 views but was given {len(every)}.")
+    check_views(every, every[:2])
+    return [at_least_float32(z) for z in every]
+
+
+def float_views(online: Views, target: Views) -> tuple[list[Tensor], list[Tensor]]:
+    """:func:`check_views`, and every view at least in float32."""
+    online, target = check_views(online, target)
+    views = [at_least_float32(z) for z in online]
+    return views, views if target is online else [at_least_float32(t) for t in target]
+
+
 def meet_targets(target: Sequence[Tensor], num_views: int) -> list[Tensor]:
     """The target of each of ``num_views`` online views (MVEB, multi-crop).
 

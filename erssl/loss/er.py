@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy._precision import row_products
 from erssl.entropy.kde import Estimator, entropy_from_log_density, log_kernel_means
+from erssl.entropy.neighbours import log_neighbour_distance
 from erssl.entropy.vmf import log_normalizer_value
 from erssl.loss._distributed import (
     check_gather,
@@ -25,28 +27,40 @@ from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, 
 class ERLoss(nn.Module):
     r"""Negative entropy-reconstruction bound on the sphere, with a vMF density for both terms.
 
-    .. math:: L = -\frac1V \sum_v \Big[ \hat H(Z_v) + \frac1N \sum_i \log q(z_v^i \mid t_v^i) \Big],
+    .. math:: L = -\frac1V \sum_v \Big[ w \hat H(Z_v)
+              + \frac1N \sum_i \log q(z_v^i \mid t_v^i) \Big],
               \quad \log q(z \mid t) = \kappa \, z^\top t + \log C_d(\kappa)
 
-    Entropy and reconstruction weigh the same. Rows are normalised inside.
+    Entropy and reconstruction weigh the same in [0], w = 1. Rows are normalised inside. With w = 2
+    and κ = 1/τ it is DHEL of both views ([1], equation 8), with other weights HyDeS ([2]) of two
+    views.
 
     - [0] The Role of Entropy and Reconstruction in Multi-View Self-Supervised Learning, 2023,
       https://arxiv.org/abs/2307.10907
+    - [1] Bridging Mini-Batch and Asymptotic Analysis in Contrastive Learning, 2024,
+      https://arxiv.org/abs/2405.18045
+    - [2] Self-Supervised Representation Learning via Hyperspherical Density Shaping, 2026,
+      https://arxiv.org/abs/2604.24498
 
     Attributes:
         kappa:
             Concentration of the kernel and of q; 10 in [0].
         estimator:
-            ``"joe"`` ([0]) or ``"plugin"``.
+            ``"joe"`` ([0]) or ``"plugin"`` of the kernel density, or ``"koleo"``: the mean log
+            distance to the nearest other row (:func:`erssl.entropy.log_neighbour_distance`), of
+            which d - 1 times is an entropy up to a constant.
         leave_one_out:
             Leave each sample out of its own density estimate. ``False`` reproduces the papers.
         gather_distributed:
             If True, the entropy is that of the batch over all processes.
         memory_bank_size:
             Size (n, d) of a queue of earlier embeddings that widens the kernel sum; 0 for none.
+        entropy_weight:
+            Weight w of the entropy; 1 in [0].
         terms:
             Entropy and reconstruction (nats, in float64 but on Apple's GPUs) and alignment (mean
-            cosine) of the last call, detached.
+            cosine) of the last call, detached. With ``"koleo"`` the entropy is called
+            ``log_distance``, for it is none.
 
     Raises:
         ValueError: If kappa is not above 0, the estimator is unknown, or torch.distributed is
@@ -63,20 +77,26 @@ class ERLoss(nn.Module):
     def __init__(
         self,
         kappa: float = 10.0,
-        estimator: Estimator = "joe",
+        estimator: Estimator | Literal["koleo"] = "joe",
         leave_one_out: bool = True,
         gather_distributed: bool = False,
         memory_bank_size: int | Sequence[int] = 0,
+        entropy_weight: float = 1.0,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
         if not kappa > 0:
             raise ValueError(f"The concentration kappa must be above 0 but is {kappa}.")
-        if estimator not in ("joe", "plugin"):
-            raise ValueError(f"The estimator must be 'joe' or 'plugin' but is {estimator!r}.")
+        if estimator not in ("joe", "plugin", "koleo"):
+            raise ValueError(
+                f"The estimator must be 'joe', 'plugin' or 'koleo' but is {estimator!r}."
+            )
+        if not entropy_weight >= 0:
+            raise ValueError(f"entropy_weight must be at least 0 but is {entropy_weight}.")
         check_gather(gather_distributed)
         self.kappa = kappa
-        self.estimator = estimator
+        self.estimator: Estimator | Literal["koleo"] = estimator
+        self.entropy_weight = entropy_weight
         self.leave_one_out = leave_one_out
         self.gather_distributed = gather_distributed
         self.memory_bank = PersistentMemoryBank(memory_bank_size)
@@ -119,7 +139,7 @@ class ERLoss(nn.Module):
         if not is_transformed():
             self._last = relative_entropy.detach(), alignment.detach(), views[0].shape[1]
         # log C_d(κ) is a part of both terms, of opposite sign, and would round what is left
-        return -(relative_entropy + self.kappa * alignment)
+        return -(self.entropy_weight * relative_entropy + self.kappa * alignment)
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -132,8 +152,11 @@ class ERLoss(nn.Module):
         entropy, aligned = (
             x if x.device.type == "mps" else x.double() for x in (relative_entropy, alignment)
         )
+        spread = {"log_distance": relative_entropy}
+        if self.estimator != "koleo":
+            spread = {"entropy": entropy - log_normalizer}
         return {
-            "entropy": entropy - log_normalizer,
+            **spread,
             "reconstruction": self.kappa * aligned + log_normalizer,
             "alignment": alignment,
         }
@@ -142,6 +165,10 @@ class ERLoss(nn.Module):
         keys = gather_rows(z, self.gather_distributed)
         if memory is not None:
             keys = torch.cat([keys, memory.to(keys)])
+        if self.estimator == "koleo":
+            offset = rank_offset(z, self.gather_distributed)
+            distances = log_neighbour_distance(z, keys, offset)
+            return mean_over_ranks(distances, self.gather_distributed)
         own_offset = rank_offset(z, self.gather_distributed) if self.leave_one_out else None
         log_means = log_kernel_means(z, keys, self.kappa, own_offset)
         log_means = gather_rows(log_means, self.gather_distributed)

@@ -125,7 +125,7 @@ class MAE(MaskedImageMethod):
         self.criterion = nn.MSELoss()
         self.decoder = PixelDecoder(
             self.feature_dim,
-            3 * self.patch_size**2,
+            self.channels * self.patch_size**2,
             decoder_dim,
             decoder_depth,
             decoder_heads,

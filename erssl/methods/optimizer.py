@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, ErsslWarning
 from erssl.methods.lars import LARS
 
 OptimizerName = Literal["lars", "sgd", "adamw"]
@@ -266,6 +266,7 @@ def _warmup_steps(options: OptimizerOptions, total_steps: int, epochs: int) -> i
     steps = total_steps // 10
     rank_zero_warn(
         f"warmup_epochs={options.warmup_epochs} does not fit into {epochs} epochs; "
-        f"the warm-up takes the first tenth, {steps} steps."
+        f"the warm-up takes the first tenth, {steps} steps.",
+        category=ErsslWarning,
     )
     return steps

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
-from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,11 +22,12 @@ from erssl.data import LabelledDataModule
 from erssl.data.labelled import Indices
 from erssl.errors import ConfigError, ErsslError, RunError, was_interrupted
 from erssl.evaluation.classifier import ClassifierTraining, best_epoch
-from erssl.files import write_json
+from erssl.files import replacing, write_json
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.evaluation import Evaluated, Evaluation
 from erssl.protocols.trainer import make_trainer, resumed, train
+from erssl.run.console import Terminal
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
 from erssl.run.head_files import HEAD, save_head
 from erssl.run.signals import SignalWatch
@@ -141,7 +141,8 @@ def keep_seed(
     last, best = history[-1], best_epoch(history)
     metrics = {k: v for k, v in last.items() if k not in ("epoch", "train_loss")}
     metrics |= {"best_on_val_top1": best["top1"], "best_on_val_epoch": best["epoch"] + 1}
-    save_file({"predicted": scores.argmax(dim=1)}, folder / _PREDICTED)
+    with replacing(folder / _PREDICTED) as partial:
+        save_file({"predicted": scores.argmax(dim=1)}, partial)
     save_head(folder / HEAD, head, classes)
     write_json(folder / _SEED, {"metrics": metrics, "history": history})
 
@@ -193,7 +194,7 @@ def _train(
     module = ClassifierTraining(backbone, evaluation.datasets.num_classes, settings, size, seed)
     resumed_from = resumed(folder) if settings.resume else None
     kept = RunCheckpoint(folder / LAST_CHECKPOINT, signals=signals)
-    callbacks = [LiveProgress(Console(stderr=True, quiet=evaluation.subject.quiet)), kept]
+    callbacks = [LiveProgress(Terminal(stderr=True, quiet=evaluation.subject.quiet)), kept]
     trainer = make_trainer(
         settings.trainer,
         folder,

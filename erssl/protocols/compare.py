@@ -14,11 +14,12 @@ from hydra.errors import HydraException
 from rich.console import Console
 
 from erssl.errors import ConfigError, RunError
+from erssl.escaping import markdown_row
 from erssl.files import write_json, write_text
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.children import Children
-from erssl.run.console import say
+from erssl.run.console import say, say_lines
 from erssl.run.directory import (
     CONFIG,
     LAST_CHECKPOINT,
@@ -31,6 +32,7 @@ from erssl.run.directory import (
 )
 from erssl.run.launch import launch, launcher_overrides
 from erssl.run.lens_figure import plot_lens
+from erssl.run.plots import Plots
 from erssl.run.report import metric_label
 from erssl.run.result import Result
 from erssl.run.summary import read_results
@@ -98,8 +100,9 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         write_json(folder / "compare.json", report | {"environment": environment()})
         table = table_text(report)
         write_text(folder / "compare.md", table + "\n")
-        _draw(finished, folder / LENS_FIGURE)
-        say(console, f"\n{table}\n\nSee {folder}.")
+        _draw(finished, folder / LENS_FIGURE, settings.plots)
+        say_lines(console, f"\n{table}")
+        say(console, f"\nSee {folder}.")
     if failed:
         raise RunError(
             f"{len(failed)} of {len(runs)} runs failed, and what each said is above: "
@@ -223,17 +226,17 @@ def table_text(report: Mapping[str, Any]) -> str:
     labels = sorted({entry["knn"] for entry in report["runs"]})
     heads = {**_METRICS, "knn_top1": " or ".join(labels)}.values()
     lines = [
-        f"| {' | '.join([*keys, 'seeds', *heads, 'seconds'])} |",
+        markdown_row([*keys, "seeds", *heads, "seconds"]),
         "|" + "---|" * (len(keys) + len(_METRICS) + 2),
     ]
     untrained = table[0]["metrics"]
     if any(f"untrained_{m}" in untrained for m in _METRICS):
         cells = [_percent(untrained.get(f"untrained_{m}")) for m in _METRICS]
-        lines.append(f"| {' | '.join(['untrained', *[''] * len(keys), *cells, ''])} |")
+        lines.append(markdown_row(["untrained", *[""] * len(keys), *cells, ""]))
     for row in table:
         cells = [*row["choices"].values(), ", ".join(map(str, row["seeds"]))]
         cells += [_percent(row["metrics"].get(metric)) for metric in _METRICS]
-        lines.append(f"| {' | '.join([*cells, format(row['wall_seconds']['mean'], '.0f')])} |")
+        lines.append(markdown_row([*cells, format(row["wall_seconds"]["mean"], ".0f")]))
     note = "Last epoch on the validation split; mean ± standard deviation over the seeds."
     return "\n".join([*lines, "", note])
 
@@ -269,7 +272,7 @@ def _percent(value: Mapping[str, float | None] | None) -> str:
     return f"{100 * value['mean']:.1f}{deviation}"
 
 
-def _draw(runs: Sequence[Run], path: Path) -> None:
+def _draw(runs: Sequence[Run], path: Path, plots: Plots) -> None:
     """What the lens read of the first run of each row."""
     first = {", ".join(item.row) or "run": item for item in reversed(runs)}
     readings = {
@@ -278,4 +281,4 @@ def _draw(runs: Sequence[Run], path: Path) -> None:
         if (item.path / LENS).is_file()
     }
     if readings:
-        plot_lens(readings, path)
+        plot_lens(readings, path, plots)

@@ -28,9 +28,11 @@ from erssl.files import write_json
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.evaluation import print_results
+from erssl.protocols.loggers import make_loggers
 from erssl.protocols.record import folder_for, leave_results, open_folder
-from erssl.protocols.subject import Read, read_backbone, slug
-from erssl.protocols.trainer import make_loggers, quiet
+from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
+from erssl.protocols.trainer import quiet
+from erssl.run.console import say
 from erssl.run.directory import (
     ENVIRONMENT,
     PREDICTIONS,
@@ -65,8 +67,9 @@ def detect(settings: DetectSettings, console: Console) -> Result:
         ErsslError: If it cannot be done.
     """
     began = time.perf_counter()
-    backend = find_backend(settings.backend)
+    backend = find_backend(settings.backend, settings.evaluator)
     read = read_backbone(settings, console)
+    require_rgb(read.backbone, "detect")
     require_resnet(read.backbone, read.name)
     schedule = scaled(
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate
@@ -75,9 +78,9 @@ def detect(settings: DetectSettings, console: Console) -> Result:
     folder = folder_for(settings.run_dir, "detect", slug(read.name), train.name)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
 
-    def say(line: str) -> None:
+    def tell(line: str) -> None:
         if first:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line)
 
     digests = {"weights": weights_digest(read.backbone), **data_digests(settings, train, val)}
     config = {**asdict(settings), "digests": digests}
@@ -86,11 +89,11 @@ def detect(settings: DetectSettings, console: Console) -> Result:
         if first:
             _open(settings, folder, config)
             for line in (schedule.sentence, *train.notes, *val.notes):
-                say(line)
+                tell(line)
         os.environ[RUN_DIR_VARIABLE] = str(folder)
         try:
             with naming_folder(folder) as signals:
-                job = _job(settings, read, schedule, train, val, folder, say, signals)
+                job = _job(settings, read, schedule, train, val, folder, tell, signals)
                 outcome = backend(job)
         finally:
             os.environ.pop(RUN_DIR_VARIABLE, None)
@@ -99,7 +102,9 @@ def detect(settings: DetectSettings, console: Console) -> Result:
         return Result.of(folder, _finish(settings, job, read, outcome, config, began, console))
 
 
-def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
+def find_backend(
+    name: str, evaluator: str = "pycocotools"
+) -> Callable[[DetectionJob], DetectionOutcome]:
     """The function that trains and evaluates.
 
     Raises:
@@ -114,6 +119,11 @@ def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
         raise ConfigError(
             "erssl detect needs pycocotools, which is not installed; run pip install "
             "'erssl[detection]'."
+        )
+    if evaluator == "faster-coco-eval" and find_spec("faster_coco_eval") is None:
+        raise ConfigError(
+            "evaluator=faster-coco-eval is not installed; run pip install 'erssl[fast-detection]', "
+            "or leave evaluator out."
         )
     module = importlib.import_module(f"erssl.downstream.detection.{name}_backend")
     run_backend: Callable[[DetectionJob], DetectionOutcome] = module.run
@@ -175,6 +185,7 @@ def _job(
         min_sizes=min_sizes,
         max_size=max_size,
         test_size=test_size,
+        evaluator=settings.evaluator,
         rois_per_image=settings.rois_per_image,
         eval_period=settings.eval_period,
         checkpoint_period=settings.checkpoint_period,
@@ -204,7 +215,7 @@ def _finish(
     counts = {"train": job.train.counts, "val": job.val.counts}
     about = " ".join(["Average precision after the last iteration, in [0, 1].", *notes])
     surroundings = environment(job.device)
-    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS)
+    draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS, plots=settings.plots)
     write_json(job.folder / ENVIRONMENT, surroundings)
     results = leave_results(
         job.folder / RESULTS,

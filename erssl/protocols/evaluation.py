@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,12 +30,13 @@ from erssl.evaluation.plausibility import (
     sample,
 )
 from erssl.evaluation.published import published
-from erssl.files import write_json, write_rows
+from erssl.files import write_json
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Subject
-from erssl.run.console import say
+from erssl.run.class_tables import write_classes
+from erssl.run.console import Terminal, say
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
@@ -44,7 +45,7 @@ from erssl.run.directory import (
     environment,
 )
 from erssl.run.lock import locked
-from erssl.run.plots import plot_confusion, plot_recall
+from erssl.run.plots import Plots
 from erssl.run.report import metric_label, published_lines, write_evaluation_report
 from erssl.run.result import Result
 from erssl.settings.evaluation import (
@@ -101,6 +102,8 @@ class Evaluation:
         self.path = folder_for(settings.run_dir, protocol, subject.slug, subject.data.name)
         self.datasets: Datasets = subject.data.load()
         require_labels(subject.data, self.datasets)
+        data = subject.data.measured(self.datasets.train)
+        self.subject = replace(subject, data=data)
         self.facts: dict[str, Any] = {}
         self._fitted: dict[str, Any] = {}
 
@@ -251,7 +254,8 @@ class Evaluation:
             warnings = doubts(metrics["top1"], labels, self.datasets.num_classes, compared)
             metrics["features_knn_top1"] = compared.accuracy
         write_json(self.path / ENVIRONMENT, surroundings)
-        images = self._draw(evaluated.predicted) if self.settings.plots else []
+        plots = self.settings.plots_format
+        images = self._draw(evaluated.predicted, plots) if plots else []
         results = leave_results(
             self.path / RESULTS,
             report=lambda results: write_evaluation_report(results, self.path, images),
@@ -292,22 +296,12 @@ class Evaluation:
         ]
         return kept or None
 
-    def _draw(self, predicted: Tensor) -> list[str]:
+    def _draw(self, predicted: Tensor, plots: Plots) -> list[str]:
         """Confusion matrix and recall of each class, as images and tables."""
         names = self.datasets.class_names
-        labels = val_labels(self.datasets)
         one_hot = torch.nn.functional.one_hot(predicted, len(names)).float()
-        matrix = confusion_matrix(one_hot, labels, len(names))
-        recall = matrix.diagonal() / matrix.sum(dim=1).clamp_min(1)
-        counts = zip(names, matrix.tolist(), strict=True)
-        write_rows(
-            self.path / "confusion.csv", [("true", *names), *((name, *row) for name, row in counts)]
-        )
-        shares = zip(names, recall.tolist(), strict=True)
-        write_rows(self.path / "per_class.csv", [("class", "accuracy"), *shares])
-        plot_confusion(matrix, names, self.path / "confusion.png")
-        plot_recall(recall, names, self.path / "per_class.png")
-        return ["confusion.png", "per_class.png"]
+        matrix = confusion_matrix(one_hot, val_labels(self.datasets), len(names))
+        return write_classes(matrix, names, self.path, plots)
 
 
 def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -373,7 +367,7 @@ def _default_cache() -> Path:
 @contextmanager
 def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the standard error stream, where somebody is looking."""
-    seen = Console(stderr=True, quiet=console.quiet)
+    seen = Terminal(stderr=True, quiet=console.quiet)
     with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:
         task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -12,6 +12,7 @@ from erssl.evaluation import Features, classification_metrics, knn_scores
 from erssl.evaluation.knn import cut_sentence
 from erssl.protocols.evaluation import Evaluated, Evaluation, best_device
 from erssl.protocols.subject import read_subject
+from erssl.run.console import say
 from erssl.run.result import Result
 from erssl.settings.evaluation import KnnSettings, read_protocol
 
@@ -37,7 +38,7 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
     k = min(asked, len(evaluation.datasets.train))
     evaluation.settings = settings = dataclasses.replace(settings, k=k)
     if k < asked:
-        console.print(cut_sentence(asked, k), highlight=False)
+        say(console, cut_sentence(asked, k))
     with evaluation.opened(console):
         device = best_device()
         train, val = evaluation.features(settings, device, console)

@@ -19,13 +19,14 @@ from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
-from erssl.paths import places_and_settings, user_path
+from erssl.paths import user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.record import leave_results
 from erssl.run.console import say
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, read_lens
 from erssl.run.lens_figure import plot_lens
 from erssl.run.result import Result
+from erssl.settings.arguments import is_setting
 from erssl.settings.compose import nearest
 from erssl.settings.keys import LENS_KEYS
 from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings
@@ -43,9 +44,13 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         if override.partition("=")[0] in LENS_KEYS
     )
     rest = [override for override in overrides if override.partition("=")[0] not in LENS_KEYS]
-    folders, _ = places_and_settings(rest, _SHARED)
+    folders = [override for override in rest if not is_setting(override)]
     if folders:
-        extra = [o for o in overrides if o not in folders and not o.startswith("output=")]
+        extra = [
+            override
+            for override in overrides
+            if is_setting(override) and not override.startswith("output=")
+        ]
         if extra:
             raise ConfigError(
                 "erssl lens draws run directories together with output= only; leave "
@@ -131,11 +136,10 @@ def measure(own: dict[str, str], overrides: list[str], console: Console) -> Resu
     console.print(table)
     headless = own.get("on") == "features" or path.suffix == ".safetensors"
     what = "backbone features" if headless else "embeddings"
-    console.print(
+    say(
+        console,
         f"\n{len(probe[0])} images of {settings.data.name} in two views, their {what}; "
         "information in nats. What is a bound and what an estimate: docs/lens.md.",
-        highlight=False,
-        soft_wrap=True,
     )
     if "output" in own:
         folder = user_path(own["output"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erssl.errors import DataError, RunError
+from erssl.escaping import markdown_block, markdown_code, markdown_row, markdown_text
 from erssl.files import write_text
 from erssl.models import load_backbone
 from erssl.models.loading import WEIGHTS_FILE
@@ -97,16 +98,16 @@ def _card(row: ZooRow, backbone: Any, results: Mapping[str, Any], config: str) -
         "Seed": row.seed,
         "Architecture": f"{row.architecture} ({library})",
         "Preprocessing": _listed(row.preprocessing) or "none",
-        f"sha256 of {WEIGHTS_FILE}": f"`{row.sha256}`",
+        f"sha256 of {WEIGHTS_FILE}": row.sha256,
         "Address": row.url or "not published",
     }
-    numbers = [f"| {key} | {value:.4f} |" for key, value in row.measured.items()]
+    numbers = [markdown_row((key, f"{value:.4f}")) for key, value in row.measured.items()]
     lines = [
-        f"# {row.name}",
+        f"# {markdown_text(row.name)}",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {key} | {value} |" for key, value in facts.items()),
+        *map(markdown_row, facts.items()),
         "",
         "## How to load it",
         "",
@@ -117,28 +118,27 @@ def _card(row: ZooRow, backbone: Any, results: Mapping[str, Any], config: str) -
         "backbone.preprocessing  # how to prepare images",
         "```",
         "",
-        f"Images (N, 3, H, W) give features (N, {backbone.feature_dim}); the names in the file "
-        f"are those of {library}.",
+        f"Images (N, {backbone.architecture.in_channels}, H, W) give features "
+        f"(N, {backbone.feature_dim}); the names in the file are those of {library}.",
         "",
         "## Measured",
         "",
         *(["| metric | value |", "|---|---|", *numbers] if numbers else ["Nothing was measured."]),
         "",
-        f"By the protocol `{row.protocol}` on {row.data}: the last epoch, on the validation split; "
-        "accuracies lie in [0, 1]. k, temperature and the rest stand in the config.",
+        f"By the protocol {row.protocol} on {markdown_text(row.data)}: the last epoch, on the "
+        "validation split; accuracies lie in [0, 1]. k, temperature and the rest stand in the "
+        "config.",
         "",
         "## Config",
         "",
-        "```yaml",
-        config.rstrip("\n"),
-        "```",
+        *markdown_block(config, "yaml"),
         "",
         "## Environment",
         "",
-        f"- Command: `{environment.get('command', 'not known')}`",
-        f"- Python {environment.get('python', 'not known')} on "
-        f"{environment.get('device', 'a device that is not known')}",
-        *(f"- {name} {version}" for name, version in packages.items()),
+        f"- Command: {markdown_code(environment.get('command', 'not known'))}",
+        f"- Python {markdown_text(environment.get('python', 'not known'))} on "
+        f"{markdown_text(environment.get('device', 'a device that is not known'))}",
+        *(f"- {markdown_text(f'{name} {version}')}" for name, version in packages.items()),
     ]
     return "\n".join(lines) + "\n"
 

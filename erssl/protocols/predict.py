@@ -101,7 +101,7 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
         remove_remains(file, keep_suffix=file.suffix == ".png")
     if settings.sheet_path is not None:
         sections = _sections(splits, logits, truth, classes, settings.sheet)
-        plot_contact_sheet(sections, settings.sheet_path)
+        plot_contact_sheet(sections, settings.sheet_path, settings.plots)
     write_predictions(settings.path, rows, logits, classes, settings.top)
     metrics = _metrics(rows, logits, truth)
     _say(settings, metrics, truth, datasets, console, time.perf_counter() - began)

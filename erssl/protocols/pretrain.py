@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
@@ -43,11 +44,13 @@ from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method, check_images
 from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
+from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.pretrain_results import finish, show_finished
+from erssl.protocols.probes import probe_callbacks
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
-from erssl.run.console import say
+from erssl.run.console import Terminal, say, say_lines
 from erssl.run.directory import (
     CONFIG,
     ENVIRONMENT,
@@ -69,6 +72,7 @@ from erssl.run.lens_figure import plot_lens
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
+from erssl.settings.loggers import check_loggers
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 from erssl.settings.trainer import check_batches
 from erssl.yaml_text import read_settings_file
@@ -110,6 +114,7 @@ def pretrain(
         ErsslError: If the run cannot be done; of what can be known before training, nothing has
             been written then.
     """
+    check_loggers(settings.logger, settings.logger_options)
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
@@ -135,6 +140,12 @@ def _pretrain(
     each = 1 if fits else settings.batch_size // probe.world_size
     check_images(settings, each)
     data = SSLDataModule(settings.data, each, settings.seed)
+    if data.options != settings.data:  # the statistics of its channels are measured
+        settings = dataclasses.replace(settings, data=data.options)
+        measured = {key: getattr(data.options, key) for key in ("mean", "std")}
+        config = {**config, "data": {**config["data"], **measured}}
+        told_by = f"measured on at most 1,000 of the {len(data.datasets.train):,} training images"
+        sources = {**sources, **{f"data.{key}": told_by for key in measured}}
     if fits:
         images = len(data.datasets.train)
         fitted = fitted_batch(settings.batch_size, images, probe.world_size)
@@ -157,7 +168,7 @@ def _pretrain(
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
             return show_finished(path, console) if first else {}
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
-        callbacks.append(LiveProgress(Console(stderr=True, quiet=console.quiet)))
+        callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
         if resumed_from is not None:
             tell = partial(say, console) if first else _silent
             callbacks.append(LengthenedSchedule(settings.epochs, tell))
@@ -175,8 +186,14 @@ def _pretrain(
                 console.print("There is no checkpoint yet, so the run begins at its first step.")
             header = header_lines(settings, data, method, probe, path)
             write_text(path / HEADER, "\n".join(header) + "\n")
-            say(console, "\n".join(header))
-        metrics = _train(settings, data, method, callbacks, path, probe, resumed_from, signals)
+            say_lines(console, "\n".join(header))
+        step = None if resumed_from is None else resumed_from.step
+        loggers = make_loggers(path, step, settings.logger, settings.logger_options)
+        with reporting(loggers, config) as report:
+            metrics = _train(
+                settings, data, method, callbacks, path, probe, resumed_from, signals, loggers
+            )
+            report(metrics)
         if not first:
             return {}
         seconds = time.perf_counter() - began
@@ -195,6 +212,7 @@ def _train(
     probe: Trainer,
     resumed_from: Resumed | None,
     signals: SignalWatch,
+    loggers: Sequence[Logger],
 ) -> dict[str, float]:
     """Measure, train, measure again; only the first process measures."""
     device = probe.strategy.root_device
@@ -210,7 +228,9 @@ def _train(
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
     keep = settings.keep_checkpoints
-    trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, resumed_from, keep)
+    trainer = make_trainer(
+        settings.trainer, path, settings.epochs, callbacks, resumed_from, keep, loggers
+    )
     try:
         train(trainer, method, data, resumed_from)
         signals.training_ends()
@@ -231,8 +251,10 @@ def _train(
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     if data.datasets.labelled:
         logged.append("val_online_cls_top1")
+    probes = [each for each in callbacks if isinstance(each, OnlineKNN) and each.name]
     return {
         **_accuracy(method.backbone, data, evaluation, device),
+        **{f"knn_top1_{probe.name}": probe.measure(method.to(device)) for probe in probes},
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},
     }
@@ -241,7 +263,8 @@ def _train(
 def _draw_lens(settings: PretrainSettings, probe: Trainer, path: Path) -> None:
     """Draw what the lens has read so far."""
     if probe.is_global_zero and (path / LENS).is_file():
-        plot_lens({settings.method["name"]: read_lens(path / LENS)}, path / LENS_FIGURE)
+        readings = {settings.method["name"]: read_lens(path / LENS)}
+        plot_lens(readings, path / LENS_FIGURE, settings.plots)
 
 
 def _doubts(
@@ -263,7 +286,7 @@ def _with_neighbours(
     if asked <= images or not data.measurable:
         return settings
     if console is not None:
-        console.print(cut_sentence(asked, images), highlight=False)
+        say(console, cut_sentence(asked, images))
     evaluation = dataclasses.replace(settings.evaluation, knn_k=images)
     return dataclasses.replace(settings, evaluation=evaluation)
 
@@ -311,6 +334,7 @@ def _callbacks(
                 evaluation.knn_temperature,
             )
         )
+    callbacks += probe_callbacks(evaluation, data, settings.seed)
     lens = settings.lens
     if lens.probe_size != 0:
         # a loss that compares no embeddings leaves them in a cone of few dimensions, and may

@@ -43,7 +43,7 @@ def finish(
     save_backbone(method.backbone, weights, settings.backbone, data.preprocessing)
     results = leave_results(
         run_dir.path / RESULTS,
-        report=lambda results: write_report(results, run_dir.path),
+        report=lambda results: write_report(results, run_dir.path, settings.plots),
         protocol="pretrain",
         dataset=data.name,
         method=settings.method["name"],

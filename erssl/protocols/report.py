@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, get_args
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from erssl.errors import ConfigError, DataError
 from erssl.files import write_text
-from erssl.paths import places_and_settings, user_path
+from erssl.paths import user_path
 from erssl.run.console import say
 from erssl.run.directory import RESULTS
-from erssl.run.plots import plot_results
+from erssl.run.plots import Plots
 from erssl.run.result import Result
+from erssl.run.results_figure import plot_results
 from erssl.run.summary import collect
+from erssl.settings.arguments import is_setting
+from erssl.settings.compose import nearest
 
 _WIDTH = 140  # columns of the table
 
 
 def run(arguments: Sequence[str], console: Console) -> Result:
     """Collect results, print and write their table."""
-    places, own = places_and_settings(arguments, ("output",))
-    if set(own) - {"output"}:
-        raise ConfigError(f"erssl report takes folders and output= but was given {arguments}.")
+    own = dict(argument.partition("=")[::2] for argument in arguments if is_setting(argument))
+    if set(own) - {"output", "plots"}:
+        raise ConfigError(
+            f"erssl report takes folders and output= or plots= but was given {arguments}."
+        )
+    places = [argument for argument in arguments if not is_setting(argument)]
     if not places:
         raise DataError("erssl report needs run directories, or a folder that holds some.")
     folder = user_path(own.get("output", "report"))
+    plots: Any = own.get("plots", "png")
+    if plots not in get_args(Plots):
+        raise ConfigError(f"plots={plots} is unknown; {nearest(plots, get_args(Plots))}")
     if folder.is_file():
         raise ConfigError(f"output={folder} is a file; name a folder.")
     if (folder / RESULTS).is_file():
         raise ConfigError(f"output={folder} holds a run, which has a report.md of its own.")
     summary = collect(places)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = plot_results(summary.entries, folder / "report.png")
+    drawn = plot_results(summary.entries, folder / "report.png", plots)
     image = "report.png" if drawn else None
     markdown = summary.markdown() + (f"\n![accuracies]({image})\n" if image else "")
     write_text(folder / "report.md", markdown)
@@ -43,7 +52,7 @@ def run(arguments: Sequence[str], console: Console) -> Result:
     console.width = max(_WIDTH, console.width)
     table = Table(*summary.header()[:-1], box=None, pad_edge=False)
     for row in summary.rows():  # the folder is in the files
-        table.add_row(*map(escape, row[:-1]))
+        table.add_row(*row[:-1])
     console.print(table)
     say(console, f"\nWritten: {folder}")
     return Result(folder, results={"rows": summary.rows()})

@@ -15,7 +15,7 @@ from erssl.files import write_json, write_text
 from erssl.protocols.step_time import seconds_of_run
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.children import Children
-from erssl.run.console import say
+from erssl.run.console import say, say_lines
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, environment
 from erssl.run.launch import count_jobs, launch, launcher_overrides
 from erssl.run.lock import locked
@@ -82,7 +82,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         if missing:
             say(console, f"{len(runs) - len(_missing(runs, True))} of {len(runs)} runs are there.")
         _train(missing, settings, launcher, console)
-        return _write(study, scale, grid, runs, settings.folder, console)
+        return _write(study, scale, grid, runs, settings, console)
 
 
 def _planned(cell: Cell, store: RunStore) -> Planned:
@@ -149,17 +149,19 @@ def _write(
     scale: Scale,
     grid: Grid,
     runs: Sequence[Planned],
-    folder: Path,
+    settings: StudySettings,
     console: Console,
 ) -> Result:
+    folder = settings.folder
     outcomes = [_outcome(each) for each in runs]
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = plot_study(grid, outcomes, study.metrics, folder / FIGURE)
+    drawn = plot_study(grid, outcomes, study.metrics, folder / FIGURE, settings.plots)
     text = page(study, scale, grid, outcomes, FIGURE if drawn else None)
     write_text(folder / PAGE, text)
     content = record(study, scale, grid, outcomes) | {"environment": environment()}
     write_json(folder / RECORD, content)
-    say(console, f"\n{text}\nSee {folder}.")
+    say_lines(console, f"\n{text}")
+    say(console, f"See {folder}.")
     return Result(folder, results=content)
 
 

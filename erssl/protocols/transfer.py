@@ -33,10 +33,10 @@ from erssl.paths import erssl_home, user_path
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.evaluation import best_device
 from erssl.protocols.record import folder_for, leave_results, open_folder
-from erssl.protocols.subject import Read, read_backbone, slug
+from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
-from erssl.run.console import say
+from erssl.run.console import say, say_lines
 from erssl.run.directory import RESULTS, RunDirectory, environment
 from erssl.run.lock import locked
 from erssl.run.result import Result
@@ -70,6 +70,7 @@ def transfer(settings: TransferSettings, console: Console, shares: Shares | None
     if settings.checkpoint == PIXELS:
         raise ConfigError("checkpoint=pixels has no weights to transfer; name a backbone.")
     read = read_backbone(settings, console)
+    require_rgb(read.backbone, "transfer")
     config = {**asdict(settings), "weights": weights_digest(read.backbone)}
     path = folder_for(settings.run_dir, "transfer", settings.mode, slug(read.name))
     # Shares of a suite that others compute leave the table and what they do not compute alone.
@@ -172,7 +173,7 @@ def _one(
     )
     metric = TRANSFER_DATASETS[name].metric
     value = f"{name}: {outcome.metrics[metric]:.1%} ({metric})"
-    console.print(value, highlight=False)
+    say(console, value)
     return results
 
 
@@ -194,7 +195,7 @@ def _evaluate(
             shown = "diverged" if point.metric is None else f"{point.metric:.1%}"
             of = f"{data.name}: {number + 1} of {len(grid.grid)}"
             at = f"lr {point.learning_rate:g}, weight decay {point.weight_decay:g}"
-            console.print(f"{of}, {at}: {shown}", highlight=False)
+            say(console, f"{of}, {at}: {shown}")
 
         return run_finetune(
             backbone,
@@ -239,8 +240,8 @@ def _show_table(
     """The table, among the published rows where the protocol is theirs."""
     beside = published_rows(settings.mode) if settings.as_published else []
     rows = [_ours(read.name, results), *beside]
-    write_table(folder, rows, settings.names, settings.mode)
-    say(console, f"\n{markdown(rows, settings.names)}")
+    write_table(folder, rows, settings.names, settings.mode, settings.plots_format or "png")
+    say_lines(console, f"\n{markdown(rows, settings.names)}")
     say(console, f"\nResults: {folder}")
 
 

@@ -20,7 +20,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
-from erssl.errors import RunError
+from erssl.errors import ErsslWarning, RunError
 from erssl.files import remove_remains, replacing
 
 _TAG = b"erssl-sha256:"
@@ -193,7 +193,8 @@ def newest_whole(path: Path) -> Resumed | None:
             names = ", ".join(f.name for f in damaged)
             rank_zero_warn(
                 f"{names} in {path.parent} is damaged (its checksum or content is wrong); the run "
-                f"goes on from {file.name}, step {step}."
+                f"goes on from {file.name}, step {step}.",
+                category=ErsslWarning,
             )
         return Resumed(file, step)
     if damaged:

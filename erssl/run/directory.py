@@ -37,14 +37,13 @@ HEADER = "header.txt"
 _LARGEST = 1e100  # of a reading
 RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
-_EVALUATION_FILES = (
-    "subset.txt",
-    "confusion.csv",
-    "confusion.png",
-    "per_class.csv",
-    "per_class.png",
+_EVALUATION_FILES = ("subset.txt", "confusion.csv", "per_class.csv")
+_TABLE_FILES = ("transfer.md", "transfer.csv", "transfer.json")
+_FIGURES = tuple(
+    f"{name}.{kind}"
+    for name in ("curves", "lens", "predictions", "confusion", "per_class", "transfer")
+    for kind in ("png", "pdf", "svg")
 )
-_TABLE_FILES = tuple(f"transfer.{kind}" for kind in ("md", "csv", "json", "png"))
 _PACKAGES = (
     "erssl",
     "torch",
@@ -146,9 +145,9 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Delete what erssl writes, and nothing else."""
-        written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md", "curves.png")
-        names = (*written, ENVIRONMENT, HEADER, LENS, LENS_FIGURE, PREDICTIONS)
-        names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml")
+        written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md")
+        names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
+        names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json")
         files = [self.path / name for name in names]
         for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt"):
             files += self.path.glob(pattern)
@@ -274,7 +273,7 @@ def _table(path: Path) -> Iterator[Iterator[dict[str, str]]]:
 def write_lens(path: Path, readings: Sequence[Mapping[str, float]]) -> None:
     """Write ``lens.csv``, whole or not at all."""
     names = list(dict.fromkeys(name for row in readings for name in row))
-    write_rows(path, [names, *([row.get(name, "") for name in names] for row in readings)])
+    write_rows(path, [names, *([row.get(name) for name in names] for row in readings)])
 
 
 def read_lens(path: Path) -> list[dict[str, float]]:

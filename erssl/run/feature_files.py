@@ -17,7 +17,6 @@ from erssl.errors import ConfigError, RunError
 from erssl.files import replacing, write_rows
 
 COLUMNS = ("file", "label", "class", "split")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 _ROWS = 1024  # rows of a group of Parquet
 
 
@@ -120,21 +119,8 @@ def write_features(path: Path, features: npt.NDArray[Any], rows: ImageRows) -> N
         else:
             _write_parquet(partial, features, rows)
         if table is not None:
-            write_rows(table, [COLUMNS, *_cells(rows)])
-
-
-def _cells(rows: ImageRows) -> list[tuple[str | int, ...]]:
-    return [
-        (harmless(file), "" if label is None else label, harmless(name), split)
-        for file, label, name, split in zip(
-            rows.files, rows.labels, rows.classes, rows.splits, strict=True
-        )
-    ]
-
-
-def harmless(text: str) -> str:
-    """A cell that no spreadsheet computes; the first apostrophe of such a cell is not its own."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+            columns = (rows.files, rows.labels, rows.classes, rows.splits)
+            write_rows(table, [COLUMNS, *zip(*columns, strict=True)])
 
 
 def _write_parquet(path: Path, features: npt.NDArray[Any], rows: ImageRows) -> None:

@@ -7,28 +7,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erssl.run.plots import GREY, PALETTE, draw_line, plain, save_figure, scale_below_uniform
+from erssl.run.plots import (
+    GREY,
+    PALETTE,
+    Plots,
+    draw_line,
+    plain,
+    run_style,
+    save_figure,
+    scale_below_uniform,
+    shortened,
+)
 
 Readings = Sequence[Mapping[str, float]]
-_DASHES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))  # beside colour, where runs are many
+_DASHES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))  # beside colour, of one run
+_WIDTH, _NAME = 10, 60  # inches, characters of a run's name
+_MARKED = 12  # readings from which not each has a marker
+_LEGEND, _LINE = 4, 0.2  # names in a line below the panels at most, inches of a line
 _AREA = "log_sphere_area"
 
 
-def plot_lens(runs: Mapping[str, Readings], path: Path) -> bool:
+def plot_lens(runs: Mapping[str, Readings], path: Path, plots: Plots = "png") -> bool:
     """Draw nats below uniform, the terms of the bound and the geometry over steps.
 
     Args:
         runs: Readings of each run by its label; one run is drawn at every concentration, several
             at the first that they share. Readings of before that lack a column are drawn in the
             panels that they have.
-        path: The PNG to write.
+        path: The figure to write, in the format of its suffix.
+        plots: Format that it is also written in; see `save_figure`.
 
     Returns:
         Whether there was anything to draw.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5.6), dpi=110, layout="constrained")
+    longest = max((len(shortened(label, _NAME)) for label in runs), default=1)
+    columns = max(1, min(_LEGEND, int(_WIDTH / (0.6 + 0.085 * longest))))
+    lines = -(-len(runs) // columns) if len(runs) > 1 else 0
+    size = (_WIDTH, 5.6 + _LINE * max(0, lines - 1))
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     panels = [panel for panel in _panels(runs) if panel.columns(runs)][:6]
     if not panels:
         return False
@@ -40,9 +58,14 @@ def plot_lens(runs: Mapping[str, Readings], path: Path) -> bool:
             drawn, labels = axes.get_legend_handles_labels()
             handles |= dict(zip(labels, drawn, strict=True))
         figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=9
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=columns,
+            fontsize=9,
+            handlelength=3.5,
         )
-    save_figure(figure, path)
+    save_figure(figure, path, plots)
     return True
 
 
@@ -66,15 +89,17 @@ def _draw_panel(axes: Any, panel: _LensPanel, runs: Mapping[str, Readings]) -> N
             ]
             if not points:
                 continue
+            style = _style(order, colours) if single else run_style(number)
+            if len(points) >= _MARKED:  # markers of several runs apart from each other
+                sparse = {"markevery": (0.03 * (number % 8), 0.25)}
+                style |= {"marker": None} if single else sparse
             draw_line(
                 axes,
                 points,
-                color=PALETTE[(order % colours if single else number) % len(PALETTE)],
-                linestyle=_DASHES[(order // colours if single else number // len(PALETTE)) % 4],
+                **style,
                 linewidth=1.6,
-                marker="o" if len(points) < 12 else None,
-                markersize=3,
-                label=plain(_legend(column) if single else label),
+                markersize=3 if single else 4,
+                label=plain(_legend(column) if single else shortened(label, _NAME)),
             )
             lowest += [value for _, value in points]
         if rows and (ceiling := panel.ceiling_of(rows[-1])) is not None:
@@ -102,6 +127,12 @@ def _draw_panel(axes: Any, panel: _LensPanel, runs: Mapping[str, Readings]) -> N
         axes.ticklabel_format(axis="y", useOffset=False)
     if single and len(columns) > 1:
         axes.legend(fontsize=7, framealpha=0.8)
+
+
+def _style(order: int, colours: int) -> dict[str, Any]:
+    """Of the columns of one run: a colour for each concentration, dashes for each quantity."""
+    dashes = _DASHES[(order // colours) % len(_DASHES)]
+    return {"color": PALETTE[(order % colours) % len(PALETTE)], "linestyle": dashes, "marker": "o"}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from erssl.errors import printable
+from erssl.escaping import html_text
 from erssl.files import write_text
 from erssl.run.feature_files import ImageRows
 from erssl.run.plots import GREY, PALETTE
@@ -88,8 +87,9 @@ def write_page(
     """
     page = _Page(rows, image)
     body = [
-        _HEAD.format(title=_text(title), wrong=PALETTE[1]),
-        f"<h1>{_text(title)}</h1>\n<p>{len(rows.files):,} images. Similarity is the cosine of two "
+        _HEAD.format(title=html_text(title), wrong=PALETTE[1]),
+        f"<h1>{html_text(title)}</h1>\n"
+        f"<p>{len(rows.files):,} images. Similarity is the cosine of two "
         "images' features.</p>\n",
         *page.map(similar),
         *page.pairs(similar),
@@ -149,7 +149,7 @@ class _Page:
         inner = np.array([_WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN])
         marks = []
         for number, (x, y) in zip(similar.mapped, _MARGIN + share * inner, strict=True):
-            title = f"<title>{_text(self._title(number))}</title>"
+            title = f"<title>{html_text(self._title(number))}</title>"
             colour = colours[self._rows.classes[number]] if names != [""] else GREY
             if number in similar.with_thumbnail:
                 half = _ON_MAP / 2
@@ -164,14 +164,15 @@ class _Page:
                     f'fill-opacity="0.6">{title}</circle>\n'
                 )
         legend = ", ".join(
-            f'<span style="color:{colours[name]}">{_text(name)}</span>'
+            f'<span style="color:{colours[name]}">{html_text(name)}</span>'
             for name in names[:_LEGEND]
             if name
         )
         more = f", and {len(names) - _LEGEND} more classes" if len(names) > _LEGEND else ""
         shown = f"{len(similar.mapped):,} of {len(self._rows.files):,} images"
         return [
-            f"<h2>Map</h2>\n<p>{shown}, placed by {_text(similar.map_name)}. {legend}{more}</p>\n",
+            f"<h2>Map</h2>\n<p>{shown}, placed by {html_text(similar.map_name)}. "
+            f"{legend}{more}</p>\n",
             f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img">\n',
             *marks,
             "</svg>\n",
@@ -188,11 +189,11 @@ class _Page:
     def _figure(self, number: int, said: str, kind: str = "") -> str:
         file, name = self._rows.files[number], self._rows.classes[number]
         lines = [said, name, file.rpartition("/")[2], self._rows.splits[number]]
-        caption = "<br>".join(_text(line) for line in lines if line)
+        caption = "<br>".join(html_text(line) for line in lines if line)
         style = f' class="{kind}"' if kind else ""
         return (
             f'<figure{style}><img src="{self._thumbnail(number)}" alt="" '
-            f'title="{_text(self._title(number))}"><figcaption>{caption}</figcaption></figure>'
+            f'title="{html_text(self._title(number))}"><figcaption>{caption}</figcaption></figure>'
         )
 
     def _thumbnail(self, number: int) -> str:
@@ -211,7 +212,3 @@ def _colours(count: int) -> Sequence[str]:
     if count <= len(PALETTE):
         return PALETTE[:count]
     return [f"hsl({360 * i // count},70%,{(38, 58)[i % 2]}%)" for i in range(count)]
-
-
-def _text(text: str) -> str:
-    return html.escape(printable(text))

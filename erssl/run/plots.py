@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from erssl.errors import printable
 from erssl.files import replacing
 
 if TYPE_CHECKING:
@@ -21,20 +23,56 @@ _PANELS = (
     ("val_knn_top1", "kNN top-1"),
 )
 _NAMED_CLASSES, _WRITTEN_CLASSES, _BARS = 40, 20, 60
-_LABEL = 200  # characters of a label
+_LABEL, _CLASS = 200, 40  # characters of a label, of a class's name
 # Okabe and Ito's colour-blind safe palette
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, GREY = PALETTE[0], "#666666"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
+# Six, which has no divisor in common with the seven colours.
+_DASHES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+# Letters as journals take them; names of paths that do not differ from one writing to the next.
+_VECTOR: Any = {"pdf.fonttype": 42, "svg.hashsalt": "erssl"}
+Plots = Literal["png", "pdf", "svg"]
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the file's suffix names, whole or not at all."""
-    with replacing(path, keep_suffix=True) as partial:
-        figure.savefig(partial)
+def save_figure(figure: Figure, path: Path, plots: Plots = "png") -> None:
+    """Write a figure in the format that the file's suffix names, whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file.
+        plots: ``pdf`` or ``svg`` for a file of that format beside it, with the same name.
+    """
+    import matplotlib
+
+    files = dict.fromkeys([path, path if plots == "png" else path.with_suffix(f".{plots}")])
+    with matplotlib.rc_context(_VECTOR), warnings.catch_warnings():
+        # Of names in scripts that matplotlib's font has no letters for; it draws boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        for file in files:
+            undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(file.suffix)
+            with replacing(file, keep_suffix=True) as partial:
+                figure.savefig(partial, metadata=undated)
+
+
+def run_style(number: int) -> dict[str, Any]:
+    """Colour, dashes and marker of one of many curves: neighbours differ in all three.
+
+    The first 42 are unlike each other in colour or dashes; in grey, dashes and markers tell them.
+    """
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "linestyle": _DASHES[number % len(_DASHES)],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
 
 
 def plot_curves(
-    curves: Curves, metrics: Mapping[str, Any], path: Path, knn_label: str = "kNN top-1"
+    curves: Curves,
+    metrics: Mapping[str, Any],
+    path: Path,
+    knn_label: str = "kNN top-1",
+    plots: Plots = "png",
 ) -> bool:
     """Draw loss, nats below uniform, alignment and kNN accuracy over optimiser steps.
 
@@ -43,6 +81,7 @@ def plot_curves(
         metrics: Final metrics; ``untrained_knn_top1`` is drawn as a dashed line.
         path: The PNG to write.
         knn_label: Title of the kNN accuracy, with the number of neighbours.
+        plots: Format that it is also written in; see `save_figure`.
 
     Returns:
         Whether there was anything to draw.
@@ -75,7 +114,7 @@ def plot_curves(
                 ha="right",
                 va="bottom",
             )
-    save_figure(figure, path)
+    save_figure(figure, path, plots)
     return True
 
 
@@ -110,18 +149,28 @@ def scale_below_uniform(axes: Any, values: Sequence[float]) -> None:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib draws as it stands: no formulas, nothing without end or encoding."""
+    """Text that matplotlib draws as it stands: one line, no formulas, nothing without end."""
+    text = printable(text)
     text = text if len(text) <= _LABEL else f"{text[:_LABEL]}…"
-    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
+    return text.replace("$", r"\$")
 
 
-def plot_confusion(matrix: Any, names: Sequence[str], path: Path) -> None:
+def shortened(text: str, length: int) -> str:
+    """A text of at most so many characters: beginning and end, where names differ."""
+    if len(text) <= length:
+        return text
+    end = (length - 1) * 2 // 3
+    return f"{text[: length - 1 - end]}…{text[-end:]}"
+
+
+def plot_confusion(matrix: Any, names: Sequence[str], path: Path, plots: Plots = "png") -> None:
     """Draw which class is taken for which, as shares of each true class.
 
     Args:
         matrix: Counts (C, C), rows are the truth.
         names: Of the classes; written where there are at most 40.
         path: The PNG to write.
+        plots: Format that it is also written in; see `save_figure`.
     """
     from matplotlib.figure import Figure
 
@@ -134,7 +183,7 @@ def plot_confusion(matrix: Any, names: Sequence[str], path: Path) -> None:
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true")
     if count <= _NAMED_CLASSES:
-        labels = [plain(name) for name in names]
+        labels = [plain(shortened(name, _CLASS)) for name in names]
         axes.set_xticks(range(count), labels, rotation=90)
         axes.set_yticks(range(count), labels)
     if count <= _WRITTEN_CLASSES:
@@ -144,21 +193,23 @@ def plot_confusion(matrix: Any, names: Sequence[str], path: Path) -> None:
                     colour = "white" if share > 0.6 else "black"
                     text = f"{share:.0%}"
                     axes.text(j, i, text, color=colour, ha="center", va="center", fontsize=7)
-    save_figure(figure, path)
+    save_figure(figure, path, plots)
 
 
-def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
+def plot_recall(recall: Any, names: Sequence[str], path: Path, plots: Plots = "png") -> None:
     """Draw the accuracy of each class, the worst at the top.
 
     Args:
         recall: Share (C,) of each class that is classified right.
         names: Of the classes; beyond 60 the worst 60 are drawn.
         path: The PNG to write.
+        plots: Format that it is also written in; see `save_figure`.
     """
     from matplotlib.figure import Figure
 
     order = recall.argsort()[:_BARS]
-    values, labels = recall[order].tolist(), [plain(names[i]) for i in order.tolist()]
+    values = recall[order].tolist()
+    labels = [plain(shortened(names[i], _CLASS)) for i in order.tolist()]
     figure = Figure(figsize=(5, 1.2 + 0.22 * len(labels)), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     axes.barh(range(len(labels)), values, color=BLUE)
@@ -168,59 +219,4 @@ def plot_recall(recall: Any, names: Sequence[str], path: Path) -> None:
     axes.set(xlim=(0, 1), xlabel="accuracy of the class")
     axes.legend(loc="lower right", frameon=False)
     axes.grid(axis="x", alpha=0.25)
-    save_figure(figure, path)
-
-
-def plot_results(entries: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """Draw top-1 of several results as bars, one panel for each protocol and data set.
-
-    Args:
-        entries: Lines of a table: ``method``, ``protocol``, ``dataset`` and ``top1``.
-        path: The PNG to write.
-
-    Returns:
-        Whether there was anything to draw.
-    """
-    from matplotlib.figure import Figure
-
-    panels: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        if "top1" in entry:
-            panels.setdefault(f"{entry['protocol']}, {entry['dataset']}", []).append(entry)
-    if not panels:
-        return False
-    longest = max(len(bars) for bars in panels.values())
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    size = (4.4 * columns, rows * (1.0 + 0.34 * longest))
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    for index, (title, bars) in enumerate(panels.items()):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        values = [bar["top1"] for bar in bars]
-        errors = [bar.get("top1_std", 0.0) for bar in bars]
-        axes.barh(range(len(bars)), values, xerr=errors, color=BLUE, ecolor=GREY)
-        axes.set_yticks(range(len(bars)), list(map(plain, _bar_names(bars))), fontsize=8)
-        axes.set(xlim=(0, 1), ylim=(longest - 0.4, -0.6), xlabel="top-1")
-        axes.set_title(plain(title), fontsize=10)
-        axes.grid(axis="x", alpha=0.25)
-        for row, value in enumerate(values):
-            inside = value > 0.2
-            axes.text(
-                0.01 if inside else value + 0.02,
-                row,
-                f"{value:.1%}",
-                va="center",
-                fontsize=8,
-                color="white" if inside else "black",
-            )
-    save_figure(figure, path)
-    return True
-
-
-def _bar_names(bars: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The method of each bar, with its setting where methods repeat."""
-    names = [str(bar["method"]) for bar in bars]
-    if len(set(names)) == len(names):
-        return names
-    said = [str(bar.get("setting", "")).replace(" ", "\n", 1) for bar in bars]
-    return [f"{name}, {setting}" for name, setting in zip(names, said, strict=True)]
+    save_figure(figure, path, plots)

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from erssl.files import write_rows
-from erssl.run.feature_files import ImageRows, harmless
-from erssl.run.plots import GREY, PALETTE, plain, save_figure
+from erssl.run.feature_files import ImageRows
+from erssl.run.plots import GREY, PALETTE, Plots, plain, save_figure, shortened
 
 _COLUMNS = 6  # of the sheet
 _THUMBNAIL = 160  # pixels
@@ -49,12 +49,9 @@ def write_predictions(
             ``class_1``, ``probability_1``, ``class_2`` and so on; ``None`` for the likeliest as
             ``predicted`` and a column of probabilities for every class.
     """
-    names = [harmless(name) for name in classes]
+    names = list(classes)
     probabilities = probabilities_of(logits)
-    about = [
-        (harmless(file), split, harmless(true))
-        for file, split, true in zip(rows.files, rows.splits, rows.classes, strict=True)
-    ]
+    about = list(zip(rows.files, rows.splits, rows.classes, strict=True))
     if top is None:
         header = ["file", "split", "class", "predicted", *names]
         lines = [
@@ -87,12 +84,15 @@ def _number(probability: float) -> str:
     return f"{probability:.7g}"
 
 
-def plot_contact_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], path: Path) -> None:
+def plot_contact_sheet(
+    sections: Sequence[tuple[str, Sequence[Tile]]], path: Path, plots: Plots = "png"
+) -> None:
     """Draw images with the class that was predicted for each, wrong ones in another colour.
 
     Args:
         sections: Title and images of each part of the sheet.
         path: The PNG to write.
+        plots: Format that it is also written in; see `save_figure`.
     """
     from matplotlib.figure import Figure
 
@@ -113,8 +113,8 @@ def plot_contact_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], path: Pat
             said = f"{_short(tile.predicted)}, {100 * tile.probability:.0f} %"
             said += f"\nis {_short(tile.true)}" if wrong else "\n"
             place.set_title(said, fontsize=8, color=_WRONG if wrong else GREY)
-    save_figure(figure, path)
+    save_figure(figure, path, plots)
 
 
 def _short(name: str) -> str:
-    return plain(name if len(name) <= _NAME else f"{name[: _NAME - 1]}…")
+    return plain(shortened(name, _NAME))

@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from erssl.escaping import markdown_code, markdown_row, markdown_text
 from erssl.files import write_text
 from erssl.run.directory import LENS, LENS_FIGURE, METRICS, read_lens, read_metrics
-from erssl.run.plots import plot_curves
+from erssl.run.plots import Plots, plot_curves
 
 
-def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
+def write_report(results: Mapping[str, Any], run_dir: Path, plots: Plots = "png") -> None:
     """Write ``report.md`` and ``curves.png``.
 
     Args:
         results: The content of ``results.json``.
         run_dir: The run directory, which holds ``metrics.csv``.
+        plots: Format of the curves beside PNG.
     """
     file = run_dir / METRICS
     curves = read_metrics(file) if file.is_file() else {}
@@ -26,14 +28,15 @@ def write_report(results: Mapping[str, Any], run_dir: Path) -> None:
         results["metrics"],
         run_dir / "curves.png",
         metric_label("knn_top1", results).replace("knn_top1", "kNN top-1"),
+        plots,
     )
     lens = (run_dir / LENS_FIGURE).is_file()
     metrics = results["metrics"].items()
-    rows = [f"| {metric_label(name, results)} | {_shown(name, value)} |" for name, value in metrics]
+    rows = [markdown_row((metric_label(name, results), _shown(name, v))) for name, v in metrics]
     lines = [
-        f"# {results['method']} on {results['dataset']}",
+        f"# {markdown_text(results['method'])} on {markdown_text(results['dataset'])}",
         "",
-        f"`{results['environment']['command']}`",
+        markdown_code(results["environment"]["command"]),
         "",
         "| metric | value |",
         "|---|---|",
@@ -73,7 +76,7 @@ def _headline(file: Path) -> list[str]:
 
 
 _ACCURACIES = (
-    "Accuracies are those of the last epoch on the validation split; `best_on_val` chose its "
+    "Accuracies are those of the last epoch on the validation split; best_on_val chose its "
     "epoch on that split."
 )
 
@@ -93,22 +96,23 @@ def write_evaluation_report(
         about: What the metrics are.
     """
     metrics = results["metrics"].items()
-    rows = [f"| {metric_label(name, results)} | {_shown(name, value)} |" for name, value in metrics]
+    rows = [markdown_row((metric_label(name, results), _shown(name, v))) for name, v in metrics]
     fitted = results["config"].get("fitted")
     lines = [
-        f"# {results['protocol']}: {results['method']} on {results['dataset']}",
+        f"# {results['protocol']}: {markdown_text(results['method'])} on "
+        f"{markdown_text(results['dataset'])}",
         "",
-        f"`{results['environment']['command']}`",
+        markdown_code(results["environment"]["command"]),
         "",
         "| metric | value |",
         "|---|---|",
         *rows,
         "",
-        about,
+        markdown_text(about),
         "",
-        *([fitted, ""] if fitted else []),
+        *([markdown_text(fitted), ""] if fitted else []),
         *warning_lines(results),
-        *published_lines(results["published"]),
+        *map(markdown_text, published_lines(results["published"])),
         "",
         *(line for name in images for line in (f"![{name}]({name})", "")),
         _how(results),
@@ -137,7 +141,8 @@ def published_lines(published: Mapping[str, Any] | None) -> list[str]:
 
 def warning_lines(results: Mapping[str, Any]) -> list[str]:
     """What is doubtful in the results, for a report."""
-    return [line for text in results.get("warnings", ()) for line in (f"**Warning:** {text}", "")]
+    doubtful = map(markdown_text, results.get("warnings", ()))
+    return [line for text in doubtful for line in (f"**Warning:** {text}", "")]
 
 
 def metric_label(name: str, results: Mapping[str, Any]) -> str:

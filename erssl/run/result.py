@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from erssl.escaping import markdown_code
 
 _FIGURES = (".png", ".pdf", ".svg")
 _REPORT = "report.md"
+_FIGURE_LINK = re.compile(r"^!\[[^\]]*\]\(", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,5 +48,7 @@ class Result:
         """Show the report in a notebook, with its figures where the notebook finds them."""
         report = self.path / _REPORT
         if not report.is_file():
-            return f"`{self!r}`"
-        return report.read_text(encoding="utf-8").replace("](", f"]({self.path.as_posix()}/")
+            return markdown_code(repr(self))
+        folder = quote(self.path.as_posix())
+        text = report.read_text(encoding="utf-8")
+        return _FIGURE_LINK.sub(lambda link: f"{link[0]}{folder}/", text)

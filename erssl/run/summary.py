@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import html
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from erssl.errors import DataError
+from erssl.escaping import csv_table, html_text, markdown_row, markdown_text
 from erssl.paths import user_path
 from erssl.run.directory import RESULTS
 
@@ -88,20 +86,20 @@ class Summary:
 
     def markdown(self) -> str:
         """The table in Markdown, with what is published for the same protocols."""
-        lines = [f"| {' | '.join(self.header())} |", "|" + "---|" * len(self.header())]
-        rows = ([cell.replace("|", "\\|") for cell in row] for row in self.rows())
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-        return "\n".join([*lines, "", _NOTE, "", *(f"- {line}" for line in self.published()), ""])
+        lines = [markdown_row(self.header()), "|" + "---|" * len(self.header())]
+        lines += map(markdown_row, self.rows())
+        published = (f"- {markdown_text(line)}" for line in self.published())
+        return "\n".join([*lines, "", _NOTE, "", *published, ""])
 
     def html(self, image: str | None = None) -> str:
         """The table as a page of its own."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.header())
+        head = "".join(f"<th>{html_text(name)}</th>" for name in self.header())
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
+            "<tr>" + "".join(f"<td>{html_text(cell)}</td>" for cell in row) + "</tr>\n"
             for row in self.rows()
         )
-        drawn = f'<p><img src="{html.escape(image)}" alt="accuracies"></p>\n' if image else ""
-        notes = "".join(f"<li>{html.escape(line)}</li>\n" for line in self.published())
+        drawn = f'<p><img src="{html_text(image)}" alt="accuracies"></p>\n' if image else ""
+        notes = "".join(f"<li>{html_text(line)}</li>\n" for line in self.published())
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>erssl report'
             f"</title>\n<style>{_STYLE}</style></head>\n<body><h1>Results</h1>\n"
@@ -113,11 +111,7 @@ class Summary:
         """Every metric of every line of the table, unrounded."""
         entries = self.entries
         names = list(dict.fromkeys(name for entry in entries for name in entry))
-        out = io.StringIO()
-        writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(entries)
-        return out.getvalue()
+        return csv_table([names, *([entry.get(name) for name in names] for entry in entries)])
 
     def published(self) -> list[str]:
         """What is published for the same protocols, each once."""

@@ -36,6 +36,17 @@ def overrides_of(arguments: Mapping[str, Any]) -> list[str]:
     return overrides
 
 
+def is_setting(argument: str) -> bool:
+    """Whether an argument is ``key=value`` rather than a path, which may hold the sign too.
+
+    Example:
+        >>> is_setting("output=x"), is_setting("runs/lr=0.1"), is_setting("runs")
+        (True, False, False)
+    """
+    return bool(_KEY.match(argument)) and not os.path.lexists(argument)
+
+
+_KEY = re.compile(r"[A-Za-z_][\w.]*=", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
 _MEANING = {"null", "true", "false", "nan", "inf"}  # in hydra's grammar
 

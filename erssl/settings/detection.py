@@ -9,9 +9,11 @@ from typing import Literal
 
 import torch
 
+from erssl.downstream.detection.job import Evaluator
 from erssl.downstream.detection.recipes import RECIPES, Recipe
 from erssl.errors import ConfigError
 from erssl.limits import check_count, check_processes
+from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, nearest, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
 
@@ -25,6 +27,8 @@ MAY_CHANGE = (
     "eval_period",
     "checkpoint_period",
     "eval_only",
+    "evaluator",
+    "plots",
     "checkpoint",
     "data_root",
     *_PATHS,  # whose content has a digest
@@ -50,6 +54,7 @@ class DetectSettings(BackboneSettings):
     max_size: int | None
     test_size: int | None
     rois_per_image: int
+    evaluator: Evaluator
     eval_period: int
     checkpoint_period: int
     num_workers: int | None
@@ -58,6 +63,7 @@ class DetectSettings(BackboneSettings):
     verify: bool
     resume: bool
     eval_only: bool
+    plots: Plots
 
     def __post_init__(self) -> None:
         """Refuse values that detect nothing."""
@@ -103,6 +109,11 @@ class DetectSettings(BackboneSettings):
             raise ConfigError(
                 f"recipe={self.recipe} is for backend=detectron2, since torchvision has no C4 "
                 f"detector; choose {' or '.join(fpn)}, or install Detectron2."
+            )
+        if self.backend == "detectron2" and self.evaluator != "pycocotools":
+            raise ConfigError(
+                f"evaluator={self.evaluator} is for backend=torchvision; Detectron2 evaluates by "
+                "pycocotools, so leave evaluator out."
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(

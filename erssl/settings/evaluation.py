@@ -15,6 +15,7 @@ from pytorch_lightning import Trainer
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
 from erssl.limits import check_count
+from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, nearest, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
@@ -100,7 +101,12 @@ class EvaluationSettings(BackboneSettings):
 
     run_dir: str | None
     preset: str
-    plots: bool
+    plots: bool | Plots
+
+    @property
+    def plots_format(self) -> Plots | None:
+        """Format of the figures beside PNG; ``None`` where none are asked for."""
+        return self.plots if isinstance(self.plots, str) else "png" if self.plots else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from erssl.errors import ConfigError
 from erssl.paths import user_path
+from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, schema_from
 from erssl.settings.embed import with_folder
 
@@ -22,6 +23,7 @@ class PredictSettings:
     split: Literal["train", "val", "all"] | None
     top: int | None
     sheet: int
+    plots: Plots
     feature_batch_size: int
     overwrite: bool
 

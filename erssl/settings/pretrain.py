@@ -19,6 +19,7 @@ from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
+from erssl.run.plots import Plots
 from erssl.settings.compose import (
     FREE,
     GROUPS,
@@ -68,6 +69,8 @@ class EvaluationOptions:
         every_n_epochs: Epochs between points of the kNN curve; 0 for none.
         linear: Fit logistic regression to the final features.
         untrained: Measure the same backbone before training too.
+        probes: Further labelled images by name, each with a kNN curve of its own: a folder, or a
+            data set and its folder, ``cifar10:data``.
     """
 
     knn_k: int = 200
@@ -75,6 +78,7 @@ class EvaluationOptions:
     every_n_epochs: int = 2
     linear: bool = True
     untrained: bool = True
+    probes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values that no protocol takes."""
@@ -127,12 +131,15 @@ class PretrainSettings:
     keep_checkpoints: int = 2
     on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
     save_nonfinite_batch: bool = False
+    logger: str | list[str] | None = None
+    logger_options: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     arch: str | None = None
     layout: str | None = None
     prefix: str | None = None
     weights: str | None = None
     freeze_epochs: int = 0
+    plots: Plots = "png"
 
     def __post_init__(self) -> None:
         """Refuse values that make no run."""
@@ -269,6 +276,11 @@ def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, Pretra
         overrides = [f"data={own.name}", *named, *overrides]
     composed, _ = read_settings(overrides)
     data = own
+    if "data.channels" in said and composed.data.channels != own.channels:
+        raise ConfigError(
+            f"data.channels={composed.data.channels} but the backbone takes images of "
+            f"{own.channels}; leave data.channels out."
+        )
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
@@ -296,6 +308,7 @@ def stored_config(file: Path) -> dict[str, Any]:
         stored: Any = read_settings_file(file)
         keys = {f.name: f.default for f in fields(PretrainSettings)}
         optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
+        optional["logger_options"] = {}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
             stored["data"] = earlier_options(stored["data"])
@@ -327,11 +340,12 @@ def stored_data(config: Mapping[str, Any]) -> DataOptions:
 
 
 def _settings(config: Mapping[str, Any]) -> PretrainSettings:
+    data = stored_data(config["data"])
     return PretrainSettings(
         **{
             **config,
-            "data": stored_data(config["data"]),
-            "backbone": BackboneOptions(**config["backbone"]),
+            "data": data,
+            "backbone": _backbone(config["backbone"], data),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
             "lens": LensOptions(**config["lens"]),
@@ -339,8 +353,19 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     )
 
 
+def _backbone(said: Mapping[str, Any], data: DataOptions) -> BackboneOptions:
+    backbone = BackboneOptions(**{"in_channels": data.channels, **said})
+    if backbone.in_channels != data.channels:
+        raise ConfigError(
+            f"backbone.in_channels={backbone.in_channels} differs from data.channels="
+            f"{data.channels}; leave it out, since it follows from the images."
+        )
+    return backbone
+
+
 MAY_CHANGE = (
     "run_dir",
+    "plots",
     "resume",
     "overwrite",
     "data.num_workers",
@@ -353,6 +378,7 @@ MAY_CHANGE = (
     "lens.every_n_steps",
     "checkpoint_every_n_steps",
     "keep_checkpoints",
+    "logger",
     "on_nonfinite",
     "save_nonfinite_batch",
 )
@@ -408,4 +434,6 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
         "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
+        "logger_options": FREE,
+        "evaluation": schema_from(EvaluationOptions) | {"probes": FREE},
     }

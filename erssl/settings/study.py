@@ -8,6 +8,7 @@ from pathlib import Path
 
 from erssl.errors import ConfigError
 from erssl.paths import user_path
+from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, schema_from
 
 
@@ -20,6 +21,7 @@ class StudySettings:
     store: str
     output: str | None
     seeds: list[int] | None
+    plots: Plots
     jobs: int | None
     only: int | None
     dry_run: bool

@@ -69,8 +69,11 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
             )
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the suite to go on with>.")
-        if self.plots:
-            raise ConfigError("erssl transfer draws transfer.png anyway; leave plots out.")
+        if self.plots is True:
+            raise ConfigError(
+                "erssl transfer draws transfer.png anyway; leave plots out, or set it to pdf or "
+                "svg for that format too."
+            )
         check_count("steps", self.steps)
         for key in ("jobs", "num_workers"):
             check_processes(key, getattr(self, key) or 0)

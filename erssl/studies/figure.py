@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erssl.run.plots import PALETTE, save_figure
+from erssl.run.plots import Plots, plain, run_style, save_figure, shortened
 from erssl.studies.page import Outcome, label_of, value_of
 from erssl.studies.plan import Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_STYLES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "x", "P")
+_LEGEND, _LABEL = 4, 60  # names in a line below the panels at most, characters of a name
 
 
-def plot_study(grid: Grid, outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) -> bool:
+def plot_study(
+    grid: Grid,
+    outcomes: Sequence[Outcome],
+    metrics: Sequence[str],
+    path: Path,
+    plots: Plots = "png",
+) -> bool:
     """Draw what the runs came to.
 
     One panel a metric. With one axis the options are on the horizontal axis; with several, the
@@ -33,16 +39,24 @@ def plot_study(grid: Grid, outcomes: Sequence[Outcome], metrics: Sequence[str], 
         return False
     lines = list(dict.fromkeys(each.labels[:-1] for each in outcomes if each.metrics))
     wide = max(3.4, 0.42 * len(grid.axes[-1].options))
-    figure = Figure(figsize=(wide * len(drawn), 3.4), dpi=110, layout="constrained")
+    width = wide * len(drawn)
+    longest = max((len(_label(line)) for line in lines), default=0)
+    columns = max(1, min(_LEGEND, int(width / (0.6 + 0.078 * longest))))
+    height = 3.4 + 0.18 * (-(-len(lines) // columns) - 1)
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     for index, metric in enumerate(drawn):
         axes = figure.add_subplot(1, len(drawn), index + 1)
         _panel(axes, grid, outcomes, metric, lines)
         axes.set_title(label_of(metric), fontsize=10)
     if len(lines) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
-    save_figure(figure, path)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+    save_figure(figure, path, plots)
     return True
+
+
+def _label(line: tuple[str, ...]) -> str:
+    return plain(shortened(", ".join(line), _LABEL))
 
 
 def _panel(
@@ -61,26 +75,24 @@ def _panel(
                 value = value_of(metric, each.metrics[metric])
                 values.setdefault(each.labels[-1], []).append(value)
         means = {label: statistics.fmean(v) for label, v in values.items()}
-        color = PALETTE[number % len(PALETTE)]
+        style = run_style(number)
         axes.plot(
             [places[label] for label in means],
             list(means.values()),
-            _STYLES[number // len(PALETTE) % len(_STYLES)],
-            marker=_MARKERS[number % len(_MARKERS)],
+            **style,
             markersize=4,
-            color=color,
             linewidth=1.3,
-            label=", ".join(line) or None,
+            label=_label(line) or None,
         )
         for label, seeds in values.items():  # every seed, so that the spread is seen
-            axes.scatter([places[label]] * len(seeds), seeds, s=8, color=color, alpha=0.5)
+            axes.scatter([places[label]] * len(seeds), seeds, s=8, color=style["color"], alpha=0.5)
     turned = max(map(len, places)) > 6
     axes.set_xticks(
         list(places.values()),
-        list(places),
+        [plain(shortened(label, _LABEL)) for label in places],
         fontsize=8,
         rotation=45 if turned else 0,
         ha="right" if turned else "center",
     )
-    axes.set_xlabel(last.name, fontsize=9)
+    axes.set_xlabel(plain(last.name), fontsize=9)
     axes.grid(alpha=0.25)

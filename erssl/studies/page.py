@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from erssl.escaping import markdown_row, markdown_text
 from erssl.studies.plan import Grid, Published, Scale, Study
 
 _LABELS = {
@@ -60,27 +61,31 @@ def page(
         Markdown.
     """
     done = [each for each in outcomes if each.metrics]
-    lines = [f"# {study.name}, scale {scale.name}", "", study.question, ""]
-    lines += [f"Source: {study.source}.", ""] if study.source else []
-    lines += [f"Scale: {scale.about}", ""]
+    named = f"{markdown_text(study.name)}, scale {markdown_text(scale.name)}"
+    lines = [f"# {named}", "", markdown_text(study.question), ""]
+    lines += [f"Source: {markdown_text(study.source)}.", ""] if study.source else []
+    lines += [f"Scale: {markdown_text(scale.about)}", ""]
     lines += [_state(grid, outcomes, scale), ""]
     if figure and done:
-        lines += [f"![{study.name}]({figure})", ""]
+        lines += [f"![{markdown_text(study.name)}]({figure})", ""]
     for number, metric in enumerate(study.metrics):
         if number == 0 or any(metric in each.metrics for each in done):
-            lines += [f"## {label_of(metric)}", "", metric_table(grid, outcomes, metric), ""]
+            table_of_metric = metric_table(grid, outcomes, metric)
+            lines += [f"## {markdown_text(label_of(metric))}", "", table_of_metric, ""]
     if any("untrained_knn_top1" in each.metrics for each in done):
         values = [each.metrics.get("untrained_knn_top1", math.nan) for each in done]
         lines += [f"Before training: kNN {100 * statistics.fmean(values):.1f} %.", ""]
     for table in study.published:
-        lines += [f"## Published: {table.title}", "", published_table(table), ""]
-        lines += [f"Source: {table.source}. Measured at another scale than the tables above.", ""]
+        lines += [f"## Published: {markdown_text(table.title)}", "", published_table(table), ""]
+        source = markdown_text(table.source)
+        lines += [f"Source: {source}. Measured at another scale than the tables above.", ""]
         lines += [*agreement(table, grid, outcomes), ""]
-    lines += [f"- {note}" for note in study.notes]
+    lines += [f"- {markdown_text(note)}" for note in study.notes]
     failures = [each for each in outcomes if each.failure]
     if failures:
         lines += ["", "## Runs that failed", ""]
-        lines += [f"- {', '.join(f.labels)}, seed {f.seed}: {f.failure}" for f in failures]
+        reasons = (f"{', '.join(f.labels)}, seed {f.seed}: {f.failure}" for f in failures)
+        lines += [f"- {markdown_text(reason)}" for reason in reasons]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -105,28 +110,28 @@ def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
         cells.setdefault(each.labels, []).append(each)
     *down, last = grid.axes
     if not down:
-        lines = [f"| {last.name} | {label_of(metric)} |", "|---|---|"]
+        lines = [markdown_row((last.name, label_of(metric))), "|---|---|"]
         texts = _row([cells.get((label,), []) for label in last.options], metric)
         return "\n".join(
             [
                 *lines,
-                *(f"| {row} | {text} |" for row, text in zip(last.options, texts, strict=True)),
+                *map(_line, ([label] for label in last.options), ([text] for text in texts)),
             ]
         )
     heads = [*(axis.name for axis in down), *(f"{last.name} {label}" for label in last.options)]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = [markdown_row(heads), "|" + "---|" * len(heads)]
     for row in itertools.product(*(axis.options for axis in down)):
         texts = _row([cells.get((*row, label), []) for label in last.options], metric)
-        lines.append(f"| {' | '.join([*row, *texts])} |")
+        lines.append(_line(row, texts))
     return "\n".join(lines)
 
 
 def published_table(table: Published) -> str:
     """Markdown table of a paper's numbers."""
-    lines = [f"| | {' | '.join(table.columns)} |", "|" + "---|" * (1 + len(table.columns))]
+    lines = [markdown_row(["", *table.columns]), "|" + "---|" * (1 + len(table.columns))]
     for label, values in table.rows.items():
         texts = [NOT_RUN if value is None else f"{value:g}" for value in values]
-        lines.append(f"| {label} | {' | '.join(texts)} |")
+        lines.append(_line([label], texts))
     return "\n".join(lines)
 
 
@@ -154,8 +159,9 @@ def agreement(table: Published, grid: Grid, outcomes: Sequence[Outcome]) -> list
         best = max(pairs, key=lambda pair: pair[1])[0]
         ours_best = max(pairs, key=lambda pair: pair[2])[0]
         sentences.append(
-            f"- {column}: order of {len(pairs)} rows against the published one, Kendall's tau "
-            f"{tau:+.2f}; best published {best}, here {ours_best}."
+            f"- {markdown_text(column)}: order of {len(pairs)} rows against the published "
+            f"one, Kendall's tau {tau:+.2f}; best published {markdown_text(best)}, here "
+            f"{markdown_text(ours_best)}."
         )
     return sentences
 
@@ -173,6 +179,11 @@ def record(study: Study, scale: Scale, grid: Grid, outcomes: Sequence[Outcome]) 
     }
 
 
+def _line(names: Sequence[str], texts: Sequence[str]) -> str:
+    """A line of a table: names of options, escaped, and texts of ours."""
+    return f"| {' | '.join([*map(markdown_text, names), *texts])} |"
+
+
 def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
     """The cells of a row as text, the best accuracy bold where there are several."""
     texts = [_cell(outcomes, metric) for outcomes in cells]
@@ -182,8 +193,9 @@ def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
         if (values := [o.metrics[metric] for o in outcomes if metric in o.metrics])
     }
     if metric.endswith(_PERCENT) and len(means) > 1:
-        best = max(means, key=lambda place: means[place])
-        texts[best] = f"**{texts[best]}**"
+        best = max(means.values())
+        for place in (place for place, mean in means.items() if mean == best):
+            texts[place] = f"**{texts[place]}**"
     return texts
 
 

@@ -5,6 +5,7 @@ import json
 from html.parser import HTMLParser
 
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from erssl.cli.main import main
@@ -66,9 +67,8 @@ class Cells(HTMLParser):
 
 
 def markdown_rows(text):
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    rows = [line.replace("\\|", "\0").strip("|").split("|") for line in lines if "---" not in line]
-    return [[cell.strip().replace("\0", "|") for cell in row] for row in rows]
+    """The rows of the tables of a Markdown file as a reader of it shows them."""
+    return Cells(MarkdownIt("commonmark").enable("table").render(text)).rows
 
 
 def test_markdown_and_html_hold_the_same_table(reported):
@@ -180,7 +180,7 @@ def test_wrong_overrides_are_one_sentence(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for overrides, sentence in (
         ([], "needs run directories"),
-        ([folder, "outptu=x"], "takes folders and output="),
+        ([folder, "outptu=x"], "takes folders and output= or plots="),
         ([str(tmp_path / "empty")], "There is no results.json in"),
         ([str(tmp_path / "nowhere")], "There is no results.json in"),
         ([folder, f"output={tmp_path / 'file'}"], "is a file; name a folder"),

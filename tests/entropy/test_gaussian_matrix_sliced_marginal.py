@@ -12,10 +12,12 @@ from scipy.stats import differential_entropy, multivariate_normal, norm
 
 from erssl.entropy import (
     coding_rate,
+    coding_series,
     effective_rank,
     gaussian_entropy,
     marginal_entropy,
     matrix_renyi2_entropy,
+    nuclear_norm,
     random_directions,
     sliced_epps_pulley,
     sliced_wasserstein,
@@ -41,6 +43,8 @@ FUNCTIONS = {
     "Epps-Pulley": lambda z: sliced_epps_pulley(z, slices(z.shape[1])),
     "Wasserstein": lambda z: sliced_wasserstein(z, slices(z.shape[1])),
     "marginal": marginal_entropy,
+    "coding series": lambda z: coding_series(z, z.roll(1, 0), 30.0),
+    "nuclear norm": nuclear_norm,
 }
 
 
@@ -102,7 +106,7 @@ def test_matrix_entropies_at_their_ends():
     for function in (von_neumann_entropy, matrix_renyi2_entropy):
         assert function(point).item() == pytest.approx(0, abs=1e-5)
         assert function(torch.eye(6)).item() == pytest.approx(math.log(6))
-        assert function(torch.zeros(3, 2)).isfinite() or function is matrix_renyi2_entropy
+        assert function(torch.zeros(3, 2)).item() == 0
     assert math.isnan(von_neumann_entropy(point * math.nan).item())
     # the squared singular values' shares; RankMe takes those of the singular values themselves
     assert von_neumann_entropy(rows(20, 8)).exp() < effective_rank(rows(20, 8))
@@ -200,3 +204,56 @@ def test_wrong_arguments_are_named():
             function(z[0])
     with pytest.raises(ValueError, match="N >= 2"):
         marginal_entropy(z[:1])
+
+
+@pytest.mark.parametrize(("n", "d"), [(9, 4), (4, 9)])
+def test_nuclear_norm_and_its_gradient_are_those_of_the_svd(n, d):
+    z = rows(n, d).requires_grad_()
+    torch.testing.assert_close(nuclear_norm(z), torch.linalg.svdvals(z).sum())
+    nuclear_norm(z).backward()
+    left, _, right = torch.linalg.svd(z.detach(), full_matrices=False)
+    torch.testing.assert_close(z.grad, left @ right, rtol=1e-9, atol=1e-9)
+    point = torch.zeros(3, 2).requires_grad_()
+    nuclear_norm(point).backward()
+    assert torch.equal(point.grad, torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize(("n", "d"), [(9, 4), (4, 9)])
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+def test_a_coding_series_is_that_of_the_logarithm(n, d, order):
+    z0, z1 = rows(n, d), rows(n, d, 1)
+    c = (d / (n * 40.0) * z0.T @ z1).numpy()
+    powers = [np.linalg.matrix_power(c, k) for k in range(1, order + 1)]
+    expected = sum((-1) ** k / (k + 1) * np.trace(power) for k, power in enumerate(powers))
+    assert coding_series(z0, z1, 40.0, order).item() == pytest.approx(expected)
+    if order == 5:
+        assert expected == pytest.approx(np.log(np.linalg.det(np.eye(d) + c)), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("function", [sliced_epps_pulley, sliced_wasserstein])
+def test_slices_in_tiles_equal_the_plain_sums_also_in_second_derivatives(function, dtype):
+    x = rows(70, 3, dtype=dtype).requires_grad_()
+    directions = random_directions(3, 300, torch.Generator().manual_seed(3)).to(dtype)
+    value = function(x, directions)
+    (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
+    (again,) = torch.autograd.grad(value, x, create_graph=True)  # by autograd's operations
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(gradient, again, rtol=tolerance, atol=tolerance)
+    (second,) = torch.autograd.grad(again.square().sum(), x)
+    assert second.isfinite().all() and second.abs().max() > 0
+    with torch.no_grad():
+        assert torch.equal(function(x, directions), value)
+
+
+@pytest.mark.parametrize("function", [gaussian_entropy, coding_rate])
+def test_log_determinants_have_second_derivatives(function):
+    z = rows(6, 3).requires_grad_()
+    assert torch.autograd.gradgradcheck(function, z)
+    assert torch.autograd.gradgradcheck(coding_rate, rows(3, 6).requires_grad_())
+
+
+@pytest.mark.parametrize("position", [-0.1, 1.0, math.nan])
+def test_a_plotting_position_at_infinity_is_refused(position):
+    with pytest.raises(ValueError, match="plotting position"):
+        sliced_wasserstein(rows(4, 3), slices(3), position)

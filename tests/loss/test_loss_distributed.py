@@ -13,7 +13,24 @@ from torch.distributions import Normal
 from torch.nn.parallel import DistributedDataParallel
 
 from erssl.entropy import _triangle, stein_score
-from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
+from erssl.loss import (
+    CorInfoMaxLoss,
+    DiscreteERLoss,
+    E2MCLoss,
+    EMPSSLLoss,
+    EntRecLoss,
+    ERLoss,
+    FroSSLLoss,
+    LeJEPALoss,
+    MatrixSSLLoss,
+    MECLoss,
+    MMCRLoss,
+    MVEBLoss,
+    MVIBLoss,
+    SimDINOLoss,
+    TiCoLoss,
+    VISRegLoss,
+)
 from erssl.loss._score import own_scores, shares_of
 
 from ..gloo import prepared
@@ -71,7 +88,21 @@ LOSSES = {
     "mvib": lambda gather: MVIBLoss(multiplier=0.3, gather_distributed=gather),
     "mvib mine": lambda gather: _mine(gather),
     "mvib mige": lambda gather: MVIBLoss(0.3, gather_distributed=gather, estimator="mige"),
+    "er koleo": lambda gather: ERLoss(6.0, "koleo", gather_distributed=gather),
+    "corinfomax": lambda gather: CorInfoMaxLoss(OUT_DIM, 5.0, gather_distributed=gather),
+    "e2mc": lambda gather: E2MCLoss(gather_distributed=gather),
+    "emp_ssl": lambda gather: EMPSSLLoss(gather_distributed=gather),
+    "frossl": lambda gather: FroSSLLoss(gather_distributed=gather),
+    "lejepa": lambda gather: LeJEPALoss(0.5, num_slices=6, gather_distributed=gather),
+    "matrixssl": lambda gather: MatrixSSLLoss(gather_distributed=gather),
+    "mec": lambda gather: MECLoss(gather_distributed=gather),
+    "mmcr": lambda gather: MMCRLoss(gather_distributed=gather),
+    "simdino": lambda gather: SimDINOLoss(gather_distributed=gather),
+    "tico": lambda gather: TiCoLoss(OUT_DIM, gather_distributed=gather),
+    # of three slices, two for one rank of two, and none for one of four
+    "visreg": lambda gather: VISRegLoss(num_slices=3, gather_distributed=gather),
 }
+OF_ONE_LIST = (FroSSLLoss, EMPSSLLoss)  # their views have no targets
 
 
 def _mine(gather):
@@ -105,6 +136,8 @@ class Branches(nn.Module):
         online = [self.online(x).to(self.dtype) for x in images]
         if views == "pair":
             return self.criterion(online[0], online[1])
+        if isinstance(self.criterion, OF_ONE_LIST):
+            return self.criterion(online)
         return self.criterion(online, [self.target(x).to(self.dtype) for x in images[:2]])
 
 
@@ -122,6 +155,7 @@ def _train(rank, world, name, views, dtype=torch.float64, gather=True):
     history = {"loss": [], "terms": [], "gradient": []}
     for step in range(STEPS):
         module.zero_grad()
+        torch.manual_seed(100 * rank + step)  # slices are the first rank's
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Normal, "rsample", prepared(noise[step][:, share]))
             loss = step_module(images[step][:, share], views)

@@ -107,6 +107,7 @@ EXPERIMENTS = {
     ),
     "mveb_imagenet_2view": (800, 4096, {}),
     "mveb_imagenet_multicrop": (800, 4096, {}),
+    "mveb_vits_imagenet": (300, 4096, {}),
     "self_classifier_imagenet": (100, 4096, {}),
     "simclr_er_imagenet": (400, 4096, {"leave_one_out": False, "gather_distributed": False}),
     "simclr_imagenet": (1000, 4096, {}),
@@ -194,6 +195,8 @@ def test_an_experiment_is_its_papers_run(name):
     assert changed == other
     if name == "mveb_batchsize_ablation":  # MVEB, section 6.5
         assert optimizer_of(settings.optimizer) == ("sgd", 0.05, 1e-4, 0.9, 0, 1e-3)
+    elif name == "mveb_vits_imagenet":  # MoCo v3's code, CONFIG.md
+        assert optimizer_of(settings.optimizer) == ("adamw", 1.5e-4, 0.1, 0.9, 40, 0)
     else:
         check_recipe(method, settings)
     if name == "mveb_imagenet_multicrop":
@@ -203,7 +206,10 @@ def test_an_experiment_is_its_papers_run(name):
     else:
         assert settings.data.views == plain.data.views
     assert settings.trainer["precision"] == "16-mixed"
-    assert settings.backbone == plain.backbone
+    if name == "mveb_vits_imagenet":
+        assert settings.backbone == BackboneOptions("vit_small_patch16_224", "timm")
+    else:
+        assert settings.backbone == plain.backbone
 
 
 @pytest.mark.parametrize("name", available_methods())

@@ -1,11 +1,17 @@
 """Images of evaluations, by what matplotlib was asked to draw."""
 
+import itertools
+
+import matplotlib.colors
 import matplotlib.figure
 import pytest
 import torch
 from matplotlib.patches import Rectangle
 
-from erssl.run.plots import plot_confusion, plot_recall, plot_results
+from erssl.downstream.transfer.results import Row, plot_transfer, published_rows
+from erssl.run.lens_figure import plot_lens
+from erssl.run.plots import plot_confusion, plot_recall, run_style
+from erssl.run.results_figure import bar_names, plot_results
 
 
 @pytest.fixture
@@ -73,3 +79,108 @@ def test_results_have_a_panel_for_each_protocol_and_data_set(drawn, tmp_path):
 def test_nothing_is_drawn_of_results_without_accuracies(tmp_path):
     assert not plot_results([{"method": "m", "protocol": "lens"}], tmp_path / "report.png")
     assert not (tmp_path / "report.png").exists()
+
+
+def entries(count, protocol="knn", dataset="cifar10"):
+    return [
+        {
+            "method": ("mveb", "simclr_er")[i % 2],
+            "protocol": protocol,
+            "dataset": dataset,
+            "top1": (i + 1) / (count + 1),
+            "folder": f"/home/me/runs/sweep{i // 5}/knn-cifar10-20261129-0002{i:02d}",
+        }
+        for i in range(count)
+    ]
+
+
+def assert_inside(figure):
+    """All that a figure draws lies in it."""
+    width, height = figure.get_size_inches()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0) > -0.01
+    assert box.x1 < width + 0.01
+    assert box.y1 < height + 0.01
+
+
+@pytest.mark.parametrize("count", [1, 3, 12, 30])
+def test_no_text_of_many_results_is_cut_off(drawn, tmp_path, count):
+    long = "a folder of images with a name that goes on and on until nobody reads it any more"
+    runs = [*entries(count), *entries(count, "linear", long), *entries(2, "semi")]
+    assert plot_results(runs, tmp_path / "report.png")
+    assert_inside(drawn[0])
+    assert [len(bars(axes)) for axes in drawn[0].axes] == [count, count, 2]
+
+
+def test_bars_are_named_by_what_tells_them_apart():
+    runs = entries(3)
+    assert bar_names(runs[:2]) == ["mveb", "simclr_er"]
+    assert bar_names(runs) == [
+        "mveb, knn-cifar10-20261129-000200",
+        "simclr_er",
+        "mveb, knn-cifar10-20261129-000202",
+    ]
+    same = [{"method": "m", "folder": f"/r/{x}/knn", "setting": "k=20"} for x in "aab"]
+    same[1]["setting"] = "k=200"
+    assert bar_names(same) == ["m, a/knn, k=20", "m, a/knn, k=200", "m, b/knn"]
+
+
+def test_the_untrained_network_is_drawn_apart(drawn, tmp_path):
+    runs = entries(2)
+    runs[1]["method"] = "mveb before training"
+    plot_results(runs, tmp_path / "report.png")
+    assert [bool(p.get_hatch()) for p in drawn[0].axes[0].patches] == [False, True]
+
+
+def luminance(colour):
+    red, green, blue = matplotlib.colors.to_rgb(colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_styles_of_many_runs_differ_also_in_grey():
+    styles = [run_style(i) for i in range(42)]
+    assert len({(s["color"], s["linestyle"]) for s in styles}) == 42
+    for near, far in itertools.combinations(styles[:11], 2):
+        assert near["marker"] != far["marker"]
+    assert all(luminance(s["color"]) < 0.75 for s in styles)  # seen on white
+
+
+@pytest.mark.parametrize("count", [3, 12, 30])
+def test_lenses_of_many_runs_have_a_legend_that_names_each(drawn, tmp_path, count):
+    reading = {"step": 0.0, "alignment": 0.5}
+    runs = {
+        f"runs/mveb-with-a-long-name-{i}": [reading, {**reading, "step": 1.0}] for i in range(count)
+    }
+    plot_lens(runs, tmp_path / "lens.png")
+    [legend] = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == list(runs)
+    assert_inside(drawn[0])
+
+
+@pytest.mark.parametrize("parts", [(), ("dtd",), ("dtd", "pets")])
+def test_published_rows_are_not_drawn_beside_a_part_of_a_data_set(drawn, tmp_path, parts):
+    names = ["dtd", "pets"]
+    ours = Row("a checkpoint with a long name.pth", {"dtd": 50, "pets": 60}, {}, False, parts)
+    rows = [ours, *published_rows("linear")]
+    plot_transfer(rows, names, tmp_path / "transfer.png")
+    assert_inside(drawn[0])
+    [legend] = drawn[0].legends
+    shown = 1 if len(parts) == 2 else len(rows)
+    assert len(legend.get_texts()) == shown
+    points = [x for c in drawn[0].axes[0].containers for x in c.lines[0].get_xdata()]
+    columns = [round(x) for x in points]
+    assert columns.count(0) == (1 if "dtd" in parts else len(rows))
+    assert columns.count(1) == (1 if "pets" in parts else len(rows))
+    assert ("* a part" in drawn[0].axes[0].get_xlabel()) == bool(parts)
+
+
+@pytest.mark.parametrize("plots", ["pdf", "svg"])
+def test_a_vector_figure_stands_beside_and_does_not_change(tmp_path, plots):
+    written = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        plot_results(entries(2), folder / "report.png", plots)
+        assert {f.name for f in folder.iterdir()} == {"report.png", f"report.{plots}"}
+        written.append((folder / f"report.{plots}").read_bytes())
+    assert written[0] == written[1]
+    assert written[0].startswith(b"%PDF" if plots == "pdf" else b"<?xml")

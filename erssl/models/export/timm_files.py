@@ -10,7 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from erssl.errors import DataError
+from erssl.escaping import markdown_code, markdown_text
+from erssl.files import write_text
 from erssl.models.backbones import BackboneOptions
+from erssl.models.channels import RGB
 from erssl.models.reports import listed
 from erssl.models.timm_options import timm_arguments
 
@@ -25,10 +28,10 @@ library_name: timm
 ---
 # {name}
 
-A backbone without classifier, exported by erssl: images (N, 3, H, W) become features
+A backbone without classifier, exported by erssl: images (N, {channels}, H, W) become features
 (N, {width}).
 
-- Architecture: timm's `{name}`{arguments}
+- Architecture: timm's {code}{arguments}
 - Images: {images}{assumed}
 
 ```python
@@ -53,7 +56,7 @@ def read_timm(options: BackboneOptions, path: Path) -> nn.Module:
         pretrained=False,
         num_classes=0,
         checkpoint_path=str(path),
-        **timm_arguments(options.options),
+        **timm_arguments(options.options, options.in_channels),
     )
     return model.eval()
 
@@ -82,7 +85,7 @@ def write_folder(
     import timm
     from timm.models import save_for_hf
 
-    arguments = timm_arguments(options.options)
+    arguments = timm_arguments(options.options, options.in_channels)
     model: Any = timm.create_model(options.name, pretrained=False, num_classes=0, **arguments)
     model.load_state_dict(dict(state))
     model.pretrained_cfg = timm_config(model.pretrained_cfg, preprocessing)
@@ -90,15 +93,19 @@ def write_folder(
     model.state_dict = lambda: dict(state)
     save_for_hf(model, str(folder), model_args=arguments, safe_serialization=True)
     _without_classes(folder / FOLDER_FILES[0])
-    images = listed(preprocessing)
+    images = markdown_text(listed(preprocessing))
     card = _CARD.format(
-        name=options.name,
+        name=markdown_text(options.name),
+        code=markdown_code(options.name),
         width=feature_dim,
-        arguments="".join(f", `{key}={value!r}`" for key, value in arguments.items()),
+        channels=options.in_channels,
+        arguments="".join(f", {markdown_code(f'{k}={v!r}')}" for k, v in arguments.items()),
         images=images or "not said by the checkpoint; config.json has what timm assumes",
-        assumed="".join(f"\n- Assumed by erssl, not said by the checkpoint: {a}" for a in assumed),
+        assumed="".join(
+            f"\n- Assumed by erssl, not said by the checkpoint: {markdown_text(a)}" for a in assumed
+        ),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / FOLDER_FILES[2], card)
 
 
 def _without_classes(file: Path) -> None:
@@ -128,7 +135,7 @@ def timm_config(published: Mapping[str, Any], preprocessing: Mapping[str, Any]) 
     config["num_classes"] = 0
     config |= {key: tuple(preprocessing[key]) for key in ("mean", "std") if preprocessing.get(key)}
     if size := preprocessing.get("image_size"):
-        config["input_size"] = (3, size, size)
+        config["input_size"] = (preprocessing.get("channels", RGB), size, size)
         config["crop_pct"] = 224 / 256 if size >= 96 else 1.0
         config["interpolation"] = preprocessing.get("interpolation") or "bilinear"
     if preprocessing.get("crop_pct"):

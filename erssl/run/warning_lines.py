@@ -1,0 +1,50 @@
+"""Warnings on the command line: one sentence each, without the line of code that gave it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from erssl.errors import ErsslWarning, printable
+
+_OF_CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
+
+
+@contextmanager
+def clean_warnings() -> Iterator[None]:
+    """Show warnings as sentences; what only tells authors of libraries of their code is left out.
+
+    With Python's own option ``-W`` or ``PYTHONWARNINGS`` they are shown as Python does.
+    """
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.showwarning = _show
+        yield
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, _OF_CODE):
+        return
+    text = " ".join(str(message).split())
+    about = "" if issubclass(category, ErsslWarning) else f" of {_library(filename)}"
+    print(f"Warning{about}: {printable(text)}", file=file or sys.stderr)
+
+
+def _library(filename: str) -> str:
+    """The package that a file of code belongs to."""
+    parts = Path(filename).parts
+    for folder in ("site-packages", "dist-packages"):
+        if folder in parts[:-1]:
+            return parts[parts.index(folder) + 1].removesuffix(".py")
+    return Path(filename).stem
