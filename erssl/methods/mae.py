@@ -80,6 +80,8 @@ class MAE(MaskedImageMethod):
         family="masked images",
         target="pixels",
         min_views=1,
+        entropy="(no pair of views)",
+        reconstruction="pixels of masked patches",
     )
 
     def __init__(

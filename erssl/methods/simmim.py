@@ -53,6 +53,8 @@ class SimMIM(MaskedImageMethod):
         family="masked images",
         target="pixels",
         min_views=1,
+        entropy="(no pair of views)",
+        reconstruction="pixels of masked patches",
     )
 
     def __init__(

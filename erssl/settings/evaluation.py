@@ -18,7 +18,8 @@ from erssl.limits import check_count
 from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, nearest, schema_from
 from erssl.settings.fitting import Preset, read_preset
-from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
+from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.pretrain import flat
 from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import read_settings_file
 
