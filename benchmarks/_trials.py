@@ -22,6 +22,8 @@ from sklearn.datasets import load_digits
 
 import erssl.protocols.pretrain  # noqa: F401 - imported once, for every process that is forked
 from erssl.cli.main import main as erssl_main
+from erssl.recipes import read_recipe
+from erssl.settings.arguments import overrides_of
 
 COMMON = (
     "backbone=timm",
@@ -45,8 +47,6 @@ COMMON = (
     "evaluation.linear=false",
 )
 HEAD = ("method.projection_hidden_dim=32", "method.projection_dim=16")
-CLUSTERS = (*HEAD, "method.num_prototypes=12")
-KMEANS = (*CLUSTERS, "method.num_clusterings=2", "method.memory_bank_size=256")
 VIT = (
     "backbone.name=vit_tiny_patch16_224",
     "backbone.options.img_size=16",
@@ -58,14 +58,9 @@ VIT = (
     "optimizer.base_lr=0.001",
     "optimizer.warmup_epochs=0",
 )
-DECODER = ("method.decoder_dim=32", "method.decoder_depth=1", "method.decoder_heads=2")
-OPTIONS = {
-    **{name: CLUSTERS for name in ("dino", "dino_er", "swav", "swav_er")},
-    **{name: KMEANS for name in ("deepclusterv2", "deepcluster_er")},
-    **{name: (*HEAD, "method.memory_bank_size=64") for name in ("mocov2", "infomin")},
-    "self_classifier": (*HEAD, "method.classes_per_head=[8,12]"),
-    "mae": (*VIT, *DECODER, "data.views.recipe=mae"),
-    "simmim": (*VIT, "method.mask_size=4", "data.views.recipe=simmim"),
+MORE = {  # of a vision transformer with 16 patches
+    "mae": (*VIT, "data.views.recipe=mae"),
+    "simmim": (*VIT, "data.views.recipe=simmim", "method.mask_size=4"),
 }
 LAST = "checkpoints/last.ckpt"
 
@@ -141,7 +136,8 @@ class Study:
 
     def overrides(self, method: str, *more: str) -> tuple[str, ...]:
         """Of a short run of a method."""
-        return (f"method={method}", *COMMON, *OPTIONS.get(method, HEAD), *more)
+        small = overrides_of({"method": read_recipe(method).small_options})
+        return (f"method={method}", *COMMON, *small, *MORE.get(method, ()), *more)
 
     def child(
         self, overrides: tuple[str, ...], run_dir: Path, *more: str, **keywords: Any

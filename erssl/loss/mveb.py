@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy._precision import row_products
+from erssl.entropy.precision import outside_autocast, row_products
 from erssl.entropy.score import Geometry, ShrinkTo, entropy_from_score, stein_score
-from erssl.loss._distributed import check_gather, mean_over_ranks
 from erssl.loss._score import own_scores
-from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
+from erssl.loss.distributed import check_gather, mean_over_ranks
+from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
 
 class MVEBLoss(nn.Module):
@@ -118,7 +118,7 @@ class MVEBLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         online, target = check_views(online, target)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             views, target = normalize_views(online, target)
             targets = meet_targets(target, len(views))
             if self.normalize_local_target:

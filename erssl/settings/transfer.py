@@ -26,6 +26,7 @@ _READ_BY = {  # what one mode reads and the other does not
 class TransferSettings(EvaluationSettings, FeatureSettings):
     """``configs/transfer.yaml``."""
 
+    preset: str
     mode: Literal["linear", "finetune"]
     datasets: list[str] | str
     data_root: str | None
