@@ -13,7 +13,6 @@ from torch import nn
 
 from erssl.errors import ConfigError, DataError
 from erssl.limits import check_memory
-from erssl.loss._state import states_of
 from erssl.methods import MultiViewMethod, get_method
 from erssl.models import build_backbone, check_input_size
 from erssl.settings.pretrain import PretrainSettings, flat
@@ -134,7 +133,8 @@ def _check_memory(what: str, make: Callable[[], nn.Module]) -> None:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             module = make()
         tensors = [*module.parameters(), *module.buffers()]
-        tensors += [value for state in states_of(module) for _, value in state.named_state()]
+        if isinstance(module, MultiViewMethod):
+            tensors += module.kept_tensors()
         need: float = _COPIES * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     except RuntimeError as error:  # some need values, which there are none of on "meta"
         if "overflow" not in str(error):
