@@ -66,10 +66,14 @@ LAST = "checkpoints/last.ckpt"
 
 
 class Child:
-    """``erssl pretrain`` in a forked process of its own group."""
+    """A command of ``erssl`` in a forked process of its own group."""
 
     def __init__(
-        self, overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None
+        self,
+        overrides: list[str],
+        log: Path,
+        prepare: Callable[[], None] = lambda: None,
+        command: str = "pretrain",
     ) -> None:
         """Start it; ``prepare`` is called in it before."""
         self.log = log
@@ -83,7 +87,7 @@ class Child:
                 os.dup2(out, 1)
                 os.dup2(out, 2)
                 prepare()
-                status = erssl_main(["pretrain", *overrides])
+                status = erssl_main([command, *overrides])
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -140,6 +144,10 @@ class Study:
     ) -> Child:
         """Start it in a run directory."""
         return Child([*overrides, f"run_dir={run_dir}", *more], self.new("log"), **keywords)
+
+    def command(self, name: str, arguments: list[str]) -> Child:
+        """Start another command."""
+        return Child(arguments, self.new("log"), command=name)
 
     def new(self, kind: str) -> Path:
         """A path that no trial has used."""
@@ -243,6 +251,25 @@ def remount(place: Path, options: str) -> None:
 
 
 PROMISES = {
+    "resumed with trainer.reload_dataloaders_every_n_epochs=1": (
+        "loaders made anew in each epoch: resumed, ends the same"
+    ),
+    "resumed with trainer.precision=64-true": "a run of float64: resumed, ends the same",
+    "EFBIG": "a file may not grow (EFBIG): one sentence naming it; ends the same",
+    "EDQUOT": "the quota is used up (EDQUOT): one sentence naming the file; ends the same",
+    "a rank of three killed": (
+        "`kill -9` of one of three ranks of torchrun: the others end with a sentence; ends the same"
+    ),
+    **{
+        f"{name} killed": f"`kill -9` of `{name}` at any moment: called again, ends the same"
+        for name in (
+            *("knn", "linear", "semi", "finetune", "transfer", "detect"),
+            *("embed", "lens", "export"),
+        )
+    },
+    "a damaged file": (
+        "a file beside a whole checkpoint is damaged: each command does without, or one sentence"
+    ),
     "resumed between epochs": "each of the methods, from an epoch's end: ends the same",
     "resumed inside an epoch": "each of the methods, from the middle of an epoch: ends the same",
     "kill -9 at a random moment": "`kill -9` at any moment: resumes, ends the same",

@@ -145,9 +145,26 @@ def test_help_does_not_wait_for_torch(command):
     assert f"erssl {command or 'COMMAND'}" in answer.stdout
 
 
+def test_garbage_is_collected_again_once_a_command_runs():
+    code = "import gc, sys; from erssl.cli.main import main; status = main(['knn', 'k=x']); "
+    code += "sys.exit(status - 2 or 'torch' not in sys.modules or not gc.isenabled() "
+    code += "or gc.get_freeze_count() < 100_000)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
 def test_imports_run_one_way():
     """Entropy <- loss <- methods <- protocols <- cli; evaluation and downstream know no methods."""
-    ground = {"announced", "errors", "escaping", "files", "layers", "paths", "recipes", "yaml_text"}
+    ground = {
+        "announced",
+        "errors",
+        "escaping",
+        "files",
+        "layers",
+        "limits",
+        "paths",
+        "recipes",
+        "yaml_text",
+    }
     measured = {"evaluation", "entropy", "models", "data"}
     below = {
         "entropy": set(),

@@ -92,7 +92,8 @@ class MVEBLoss(nn.Module):
                 "None for all rows."
             )
         check_gather(gather_distributed)
-        stein_score(torch.ones(1, 2), bandwidth, eta, geometry, None, shrink_to)  # refuses bad ones
+        with torch.device("cpu"):  # also where a module is built on "meta"; refuses bad ones
+            stein_score(torch.ones(1, 2), bandwidth, eta, geometry, None, shrink_to)
         self.beta = beta
         self.eta: float | Literal["auto"] = eta
         self.geometry: Geometry = geometry

@@ -349,6 +349,10 @@ class MultiViewMethod(LightningModule):
         """Look for states anew: a criterion may have been exchanged."""
         self._states = None
 
+    def kept_tensors(self) -> list[Tensor]:
+        """What losses keep: queues, centres and moments, which are no buffers."""
+        return [value for state in states_of(self) for _, value in state.named_state()]
+
     def _step_states(self) -> list[StepState]:
         if self._states is None:
             self._states = states_of(self)

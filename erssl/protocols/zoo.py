@@ -13,6 +13,7 @@ from erssl.evaluation.published import published, published_value
 from erssl.models.zoo import ZooRow, own_zoo, zoo_file, zoo_row, zoo_rows
 from erssl.protocols.model_card import add_to_zoo
 from erssl.run.console import say
+from erssl.settings.arguments import is_setting
 from erssl.settings.compose import nearest
 from erssl.settings.keys import command_keys
 
@@ -55,8 +56,8 @@ def _get(names: Sequence[str]) -> None:
 
 
 def _add(arguments: Sequence[str], console: Console) -> None:
-    folders = [each for each in arguments if "=" not in each]
-    given = dict(each.partition("=")[::2] for each in arguments if "=" in each)
+    folders = [each for each in arguments if not is_setting(each)]
+    given = dict(each.partition("=")[::2] for each in arguments if is_setting(each))
     for key in given:
         if key not in _ADD:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, _ADD)}")

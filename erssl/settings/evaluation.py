@@ -14,11 +14,13 @@ from pytorch_lightning import Trainer
 
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.limits import check_count
 from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, nearest, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.keys import OWN_TRAINER_KEYS
 from erssl.settings.pretrain import flat
+from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import read_settings_file
 
 PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
@@ -180,6 +182,8 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
         """Refuse values that train nothing."""
         ClassifierOptions.__post_init__(self)
         EvaluationSettings.__post_init__(self)
+        check_trainer(self.trainer)
+        check_count("epochs", self.epochs)
         if not 1 <= self.seeds <= 2**32 - self.seed:
             raise ConfigError(
                 f"seeds must be at least 1 and seed + seeds at most 2**32 but seeds={self.seeds}."
@@ -349,7 +353,9 @@ def check_same_settings(
         if not isinstance(stored, dict):
             raise TypeError("it holds no settings")
     except (ValueError, OSError, TypeError) as error:
-        raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
+        raise RunError(
+            f"{file} cannot be read; put a copy of it back, or name another run_dir."
+        ) from error
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
     before = {_key_of_today(key): value for key, value in flat(stored).items()}
     now = flat(given)
