@@ -70,5 +70,5 @@ def test_names_are_printed_as_they_are():
     from rich.console import Console
 
     console = Console(width=20, file=io.StringIO(), record=True)
-    say(console, "runs[lr0.1]/a[/b]/:cat: \udce9\nnext line", style="yellow")
-    assert console.export_text() == "runs[lr0.1]/a[/b]/:cat: \\udce9\nnext line\n"
+    say(console, "runs[lr0.1]/a[/b]/:cat: \udce9 of a long name\nnot a line", style="yellow")
+    assert console.export_text() == "runs[lr0.1]/a[/b]/:cat: \\udce9 of a long name not a line\n"

@@ -1,3 +1,0 @@
-"""Former name of :mod:`erssl.entropy.precision`."""
-
-from erssl.entropy.precision import *  # noqa: F403
