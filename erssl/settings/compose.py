@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -293,7 +294,10 @@ def check_values(config: Mapping[str, Any], schema: Schema, where: str = "") -> 
             check_values(value, expected, f"{key}.")
         elif not _fits(value, expected):
             shown = "null" if value is None else value
-            raise ConfigError(f"{key}={shown} does not fit; it must be {_describe(expected)}.")
+            bounds = " that is finite" if value in (math.inf, -math.inf) or value != value else ""
+            raise ConfigError(
+                f"{key}={shown} does not fit; it must be {_describe(expected)}{bounds}."
+            )
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -313,7 +317,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return isinstance(value, list) and all(_fits(v, args[0]) for v in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) < math.inf
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is None or hint is type(None):
