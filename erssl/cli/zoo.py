@@ -13,7 +13,7 @@ from erssl.evaluation.published import published, published_value
 from erssl.models.zoo import ZooRow, own_zoo, zoo_file, zoo_row, zoo_rows
 from erssl.protocols.model_card import add_to_zoo
 from erssl.run.console import Terminal, say
-from erssl.settings.compose import nearest
+from erssl.settings.hints import nearest
 
 _WIDTH = 100
 _ADD = ("name", "url", "overwrite")

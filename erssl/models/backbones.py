@@ -88,6 +88,15 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
     return _with_options(build_torchvision(options.name), options)
 
 
+def _remedy(error: Exception, size: int) -> str:
+    if "channels" in str(error):
+        return "images have three channels, so leave backbone.options.in_chans out"
+    return (
+        f"a timm transformer may need backbone.options.img_size={size} or, with local views, "
+        "backbone.options.dynamic_img_size=true; other networks a larger data.image_size"
+    )
+
+
 def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
     """Send one image of each size through the backbone, to fail before any work is done.
 
@@ -114,8 +123,7 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
             f"The backbone cannot take RGB views of {size} x {size} pixels "
-            f"({one_line(error)}); a timm transformer may need backbone.options.img_size={size} "
-            "or, with local views, backbone.options.dynamic_img_size=true."
+            f"({one_line(error)}); {_remedy(error, size)}."
         ) from error
     finally:
         backbone.train(training)

@@ -15,8 +15,9 @@ from pytorch_lightning import Trainer
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
 from erssl.run.plots import Plots
-from erssl.settings.compose import Schema, compose_config, nearest, schema_from
+from erssl.settings.compose import Schema, compose_config, leaves, schema_from
 from erssl.settings.fitting import Preset, read_preset
+from erssl.settings.hints import OF_DATA, unknown_setting
 from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
 from erssl.yaml_text import read_settings_file
 
@@ -226,9 +227,9 @@ def read_protocol(
         groups["trainer"] = "trainer"
     for override in own:
         key = override.partition("=")[0].partition(".")[0]
-        known = {*_schema(settings_class), "data"}
-        if key not in known:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, known)}")
+        schema = _schema(settings_class)
+        if key not in schema:
+            raise ConfigError(unknown_setting(override, {*leaves(schema), *OF_DATA}))
         setting = override.partition("=")[0].removeprefix("trainer.")
         if key == "trainer" and setting in _LIMITS:
             raise ConfigError(
