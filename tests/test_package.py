@@ -227,6 +227,16 @@ def test_every_method_has_a_config_a_row_in_the_docs_and_is_named_in_the_readme(
     assert all(f"`{recipe}`" in page for recipe in recipes)
 
 
+def test_the_docs_say_of_a_method_what_the_command_says():
+    page = (ROOT / "docs/methods.md").read_text()
+    rows = [row for row in page.splitlines() if row.startswith("| `")]
+    cells = {row.split("|")[1].strip(" `"): row for row in reversed(rows)}  # the first table's
+    for name in available_methods():
+        info = METHODS[name]["model"].info
+        row = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", cells[name]).replace("`", "")
+        assert f"| {info.entropy} | {info.reconstruction} |" in row, name
+
+
 def test_ci_runs_the_readmes_test_command():
     script = (ROOT / ".ci" / "run").read_text()
     extract = re.search(r"test_command=\$\((.*)\)\n", script).group(1)

@@ -1,21 +1,27 @@
-"""COCO's average precision of boxes and masks, by pycocotools.
+"""COCO's average precision of boxes and masks, by pycocotools or faster-coco-eval.
 
-``pycocotools`` is imported late and may be absent.
+Both are imported late and may be absent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from erssl.downstream.detection.coco import CocoData, CocoImage
-from erssl.downstream.detection.job import Detected
+from erssl.downstream.detection.job import Detected, Evaluator
 from erssl.downstream.detection.predictions import check_predictions
 
 GROUND_TRUTH = "ground_truth"  # under which Detectron2's catalogue has what was read
 Kind: TypeAlias = Literal["bbox", "segm"]
+# module and name of the data set's class, and of the evaluation's
+_CLASSES: Mapping[Evaluator, tuple[tuple[str, str], tuple[str, str]]] = {
+    "pycocotools": (("pycocotools.coco", "COCO"), ("pycocotools.cocoeval", "COCOeval")),
+    "faster-coco-eval": (("faster_coco_eval", "COCO"), ("faster_coco_eval", "COCOeval_faster")),
+}
 _PREFIX: Mapping[Kind, str] = {"bbox": "box", "segm": "mask"}
 _STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six that COCOeval gives
 
@@ -26,7 +32,10 @@ def metric_names(kind: Kind) -> tuple[str, ...]:
 
 
 def coco_metrics(
-    predictions: Sequence[Mapping[str, Any]], data: CocoData, kinds: Sequence[Kind]
+    predictions: Sequence[Mapping[str, Any]],
+    data: CocoData,
+    kinds: Sequence[Kind],
+    evaluator: Evaluator = "pycocotools",
 ) -> dict[str, float]:
     """Average precision of predictions.
 
@@ -36,6 +45,8 @@ def coco_metrics(
             where masks are evaluated.
         data: What is in the images.
         kinds: ``"bbox"`` for boxes, ``"segm"`` for masks.
+        evaluator: ``"pycocotools"``, COCO's own and the reference; ``"faster-coco-eval"``, the same
+            comparison in C++ (equal values in the tests, several times as fast).
 
     Returns:
         AP (mean over IoU of 0.5 to 0.95), AP50, AP75, and AP of small (below 32² pixels), medium
@@ -45,13 +56,13 @@ def coco_metrics(
     Raises:
         DataError: If predictions are not finite or do not fit the data.
     """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+    dataset_class, evaluation_class = (
+        getattr(importlib.import_module(module), name) for module, name in _CLASSES[evaluator]
+    )
     check_predictions(predictions, data, masks="segm" in kinds)
     metrics: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):  # of every step, and the table
-        truth = COCO()
+        truth = dataset_class()
         truth.dataset = ground_truth(data)
         truth.createIndex()
         for kind in kinds:
@@ -60,7 +71,7 @@ def coco_metrics(
                 metrics |= dict.fromkeys(names[:3], 0.0)
                 continue
             detections = truth.loadRes([_evaluated_by(p, kind) for p in predictions])
-            evaluate = COCOeval(truth, detections, kind)
+            evaluate = evaluation_class(truth, detections, kind)
             evaluate.evaluate()
             evaluate.accumulate()
             evaluate.summarize()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.recipes import Recipe, Schedule
 from erssl.downstream.detection.voc import VocData
 from erssl.run.signals import SignalWatch
+
+Evaluator: TypeAlias = Literal["pycocotools", "faster-coco-eval"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class DetectionJob:
         test_size: Short side of test images, in pixels.
         rois_per_image: Proposals of each image that the heads are trained on; Detectron2's
             ROI_HEADS.BATCH_SIZE_PER_IMAGE.
+        evaluator: What compares predictions with annotations; Detectron2 has pycocotools alone.
         eval_period: Iterations from one evaluation to the next; 0 for the end alone.
         checkpoint_period: Iterations from one checkpoint to the next.
         say: Prints a line for the reader.
@@ -64,6 +67,7 @@ class DetectionJob:
     max_size: int
     test_size: int
     rois_per_image: int = 512
+    evaluator: Evaluator = "pycocotools"
     eval_period: int
     checkpoint_period: int
     say: Callable[[str], None]

@@ -257,7 +257,7 @@ def _metrics(job: DetectionJob, detections: list[Detected]) -> dict[str, float]:
     data = job.val
     assert isinstance(data, CocoData)  # the settings give this backend no recipe of VOC's
     kinds: Sequence[Kind] = ("bbox", "segm") if job.recipe.head == "mask" else ("bbox",)
-    return coco_metrics(coco_results(detections, data), data, kinds)
+    return coco_metrics(coco_results(detections, data), data, kinds, job.evaluator)
 
 
 def _losses(job: DetectionJob) -> dict[str, Any]:

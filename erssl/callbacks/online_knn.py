@@ -13,6 +13,8 @@ from erssl.evaluation import extract_features, knn_accuracy
 class OnlineKNN(Callback):
     """Log ``val_knn_top1`` before training and after every ``every_n_epochs`` epochs.
 
+    Of images that are not those of the run it is ``val_knn_top1_<name>``.
+
     Every rank computes it on the whole data set, so that the value does not depend on their
     number.
 
@@ -31,6 +33,7 @@ class OnlineKNN(Callback):
         every_n_epochs: int = 1,
         k: int = 200,
         temperature: float = 0.1,
+        name: str = "",
     ) -> None:
         """Look at two loaders of (images, labels) without augmentation.
 
@@ -38,10 +41,14 @@ class OnlineKNN(Callback):
             train_loader: Images that vote.
             val_loader: Images that are classified.
             num_classes: Number of classes.
-            every_n_epochs: Epochs between two readings.
+            every_n_epochs: Epochs between two readings; 0 for none.
             k: Neighbours.
             temperature: Of the votes.
+            name: Of the images, where they are not those of the run; a part of the metric's name.
         """
+        self.name = name
+        if name:
+            self.logged = f"{OnlineKNN.logged}_{name}"
         self.train_loader = train_loader
         self.val_loader = val_loader
         self.num_classes = num_classes
@@ -51,14 +58,14 @@ class OnlineKNN(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the untrained backbone, unless the run is resumed."""
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 and self.every_n_epochs:
             accuracy = self.measure(pl_module)
             for logger in trainer.loggers:
                 logger.log_metrics({self.logged: accuracy}, step=0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the backbone as it is now."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             pl_module.log(self.logged, self.measure(pl_module), rank_zero_only=True)
 
     def measure(self, module: LightningModule) -> float:

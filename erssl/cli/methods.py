@@ -36,10 +36,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _show(name: str) -> None:
-    """The method's recipe: every option and what it trains by, each with its source."""
+    """The terms of the method's bound, and its recipe, each value with its source."""
+    from erssl.methods import get_method
     from erssl.settings.compose import recipe_of
 
-    print(recipe_of(name).text)
+    recipe, info = recipe_of(name), get_method(name).info
+    if info.entropy:
+        print(f"# Keeps the entropy up by: {info.entropy}")
+        print(f"# Reconstructs by: {info.reconstruction}")
+    print(recipe.text)
 
 
 def _defaults(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,7 +60,7 @@ class ImagesInMemory(Dataset[tuple[Image.Image, int]]):
     """Images held as one array."""
 
     def __init__(self, pixels: npt.NDArray[np.uint8], targets: npt.NDArray[np.int64]) -> None:
-        """Take pixels (N, H, W, 3) of 8 bit and class numbers (N,)."""
+        """Take pixels (N, H, W, 3), or (N, H, W) of grey, of 8 bit and class numbers (N,)."""
         self.pixels = pixels
         self.targets = targets
 
@@ -71,6 +71,19 @@ class ImagesInMemory(Dataset[tuple[Image.Image, int]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """One image and its class number."""
         return Image.fromarray(self.pixels[index]), int(self.targets[index])
+
+
+def greyed(found: Datasets) -> Datasets:
+    """Pillow's luma of RGB images that are held in memory."""
+    val = None if found.val is None else _luma(found.val)
+    return replace(found, train=_luma(found.train), val=val)
+
+
+def _luma(images: Any) -> ImagesInMemory:
+    pixels = np.asarray(images.pixels if hasattr(images, "pixels") else images.data)
+    red, green, blue = (pixels[..., c].astype(np.uint32) for c in range(3))
+    luma = (red * 19595 + green * 38470 + blue * 7471 + 2**15) >> 16
+    return ImagesInMemory(luma.astype(np.uint8), np.asarray(images.targets, dtype=np.int64))
 
 
 class TransformedDataset(Dataset[tuple[Any, Any]]):

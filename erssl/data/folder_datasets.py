@@ -36,22 +36,23 @@ def load_folders(
     Raises:
         DataError: If a folder cannot be used, or the two do not fit together.
     """
-    train = scan_folder("data.train_dir", train_dir)
-    val = scan_folder("data.val_dir", val_dir) if val_dir is not None else None
+    channels = options.channels
+    train = scan_folder("data.train_dir", train_dir, channels)
+    val = scan_folder("data.val_dir", val_dir, channels) if val_dir is not None else None
     if val is not None:
         check_same_classes(train, val)
     skipped: list[tuple[str, str]] = []
     if options.verify:
-        train, faults = drop_unreadable(train, options.on_error, options.workers)
+        train, faults = drop_unreadable(train, options.on_error, options.workers, channels)
         skipped += faults
         if val is not None:
-            val, faults = drop_unreadable(val, options.on_error, options.workers)
+            val, faults = drop_unreadable(val, options.on_error, options.workers, channels)
             skipped += faults
     if val_fraction is not None:
         train, val = hold_out(train, val_fraction)
     return Datasets(
-        train=ImageFiles(train.samples, options.exif),
-        val=ImageFiles(val.samples, options.exif) if val is not None else None,
+        train=ImageFiles(train.samples, options.exif, channels),
+        val=ImageFiles(val.samples, options.exif, channels) if val is not None else None,
         num_classes=len(train.class_names),
         class_names=train.class_names,
         labelled=train.labelled,

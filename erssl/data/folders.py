@@ -8,11 +8,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
 from torch.utils.data import Dataset
 
+from erssl.data.bands import ARRAY, GREY, RGB, load_bands
 from erssl.data.formats import image_extensions
 from erssl.data.images import find_unreadable, load_image
 from erssl.errors import DataError, ErsslWarning, printable
@@ -21,31 +23,46 @@ from erssl.paths import user_path
 _NAMED = 5
 
 
-class ImageFiles(Dataset[tuple[Image.Image, int]]):
+def read_image(path: str | Path, channels: int = RGB, upright: bool = False) -> Any:
+    """Read an image file: one of Pillow's, of grey or RGB, or a tensor (C, H, W).
+
+    Raises:
+        DataError: If it cannot be read, or has other channels.
+    """
+    if channels in (GREY, RGB):
+        return load_image(path, upright=upright, grey=channels == GREY)
+    return load_bands(path, channels, upright=upright)
+
+
+class ImageFiles(Dataset[tuple[Any, int]]):
     """Image files and their class numbers, read when asked for.
 
     Attributes:
         samples: ``(path, class number)`` of each image.
         upright: Whether images are turned as their EXIF orientation says.
+        channels: Of the images: 1 for grey, 3 for RGB; others are tensors (C, H, W).
     """
 
-    def __init__(self, samples: Sequence[tuple[str, int]], upright: bool = False) -> None:
-        """Take ``(path, class number)`` of each image, and whether to turn them upright."""
+    def __init__(
+        self, samples: Sequence[tuple[str, int]], upright: bool = False, channels: int = RGB
+    ) -> None:
+        """Take ``(path, class number)`` of each image, and how they are read."""
         self.samples = list(samples)
         self.upright = upright
+        self.channels = channels
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         """Read one image.
 
         Raises:
             DataError: If the file cannot be read.
         """
         path, target = self.samples[index]
-        return load_image(path, upright=self.upright), target
+        return read_image(path, self.channels, self.upright), target
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,7 @@ class Folder:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def scan_folder(key: str, path: str | Path) -> Folder:
+def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
     """Find the images of a folder: one sub-folder a class, else unlabelled images.
 
     Hidden files and folders are passed over, at any depth, and so are files that have no image's
@@ -78,6 +95,7 @@ def scan_folder(key: str, path: str | Path) -> Folder:
     Args:
         key: The option that named the folder, for messages.
         path: The folder.
+        channels: Of the images; arrays (``.npy``) are images where Pillow has none of so many.
 
     Returns:
         The images, sorted by class and path.
@@ -97,20 +115,19 @@ def scan_folder(key: str, path: str | Path) -> Folder:
         raise DataError(f"{key}={path} cannot be read ({error.strerror}); {_EXPECTED}.") from error
     class_names = [e for e in every if not _is_hidden(e) and (folder / e).is_dir()]
     left_out: Counter[str] = Counter()
+    extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
     among = set(every) - set(class_names)
-    loose = [str(folder / e) for e in _images_among(sorted(among), left_out)]
+    loose = [str(folder / e) for e in _images_among(sorted(among), left_out, extensions)]
     if not class_names and loose:
         samples = tuple((path, 0) for path in loose)
         return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out)
     samples = tuple(
         (path, number)
         for number, name in enumerate(class_names)
-        for path in _images_below(str(folder / name), left_out)
+        for path in _images_below(str(folder / name), left_out, extensions)
     )
     if not samples:
-        raise DataError(
-            f"{key}={path} holds no images ({', '.join(image_extensions())}); {_EXPECTED}."
-        )
+        raise DataError(f"{key}={path} holds no images ({', '.join(extensions)}); {_EXPECTED}.")
     used = {target for _, target in samples}
     if empty := [name for i, name in enumerate(class_names) if i not in used]:
         raise DataError(
@@ -193,7 +210,7 @@ def _rank(path: str, below: Path) -> bytes:
 
 
 def drop_unreadable(
-    folder: Folder, on_error: str, workers: int
+    folder: Folder, on_error: str, workers: int, channels: int = RGB
 ) -> tuple[Folder, list[tuple[str, str]]]:
     """Decode every image and leave out, or refuse, those that fail.
 
@@ -201,6 +218,7 @@ def drop_unreadable(
         folder: The images.
         on_error: ``"raise"`` or ``"skip"``.
         workers: Threads to decode with.
+        channels: Of the images.
 
     Returns:
         The folder with readable images only, and ``(path, reason)`` of the others.
@@ -209,7 +227,8 @@ def drop_unreadable(
         DataError: If there are unreadable images and ``on_error`` is ``"raise"``, or if no
             image is readable.
     """
-    faults = find_unreadable([path for path, _ in folder.samples], workers)
+    read = None if channels in (GREY, RGB) else partial(read_image, channels=channels)
+    faults = find_unreadable([path for path, _ in folder.samples], workers, read)
     if not faults:
         return folder, []
     listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)
@@ -245,21 +264,23 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _images_among(names: Iterable[str], left_out: Counter[str]) -> list[str]:
+def _images_among(
+    names: Iterable[str], left_out: Counter[str], extensions: Sequence[str]
+) -> list[str]:
     """Those of the names that an image's file has; the others are counted in ``left_out``."""
     kept = []
     for name in names:
         extension = os.path.splitext(name)[1].lower()
         if _is_hidden(name):
             left_out["hidden"] += 1
-        elif extension in image_extensions():
+        elif extension in extensions:
             kept.append(name)
         else:
             left_out[f"extension {extension}" if extension else "no extension"] += 1
     return kept
 
 
-def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
+def _images_below(folder: str, left_out: Counter[str], extensions: Sequence[str]) -> list[str]:
     """Images of a class in torchvision's order; links to folders are followed, but never twice.
 
     A link to the folder that it lies in would else be followed for ever.
@@ -277,5 +298,5 @@ def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
     return [
         os.path.join(place, file)
         for place, files in sorted(places)
-        for file in _images_among(sorted(files), left_out)
+        for file in _images_among(sorted(files), left_out, extensions)
     ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from erssl.data.bands import GREY, RGB, as_bands
 from erssl.data.datasets import Datasets
 from erssl.data.images import to_rgb
 from erssl.errors import DataError
@@ -23,13 +26,16 @@ GivenData: TypeAlias = "Datasets | Dataset[Any] | tuple[Dataset[Any], Dataset[An
 _GIVEN: ContextVar[Datasets | None] = ContextVar("given_data", default=None)
 
 
-class GivenImages(Dataset[tuple[Image.Image, int]]):
+class GivenImages(Dataset[tuple[Any, int]]):
     """A user's data set, whose items become ``(RGB image, class number)``.
 
     Attributes:
         targets: Class numbers (N,); zeros without labels.
         labelled: Whether the items have class numbers.
+        channels: Of the images that are given: 1 for grey, 3 for RGB; others are tensors (C, H, W).
     """
+
+    channels = RGB
 
     def __init__(self, dataset: Any) -> None:
         """Take a map-style data set.
@@ -37,7 +43,8 @@ class GivenImages(Dataset[tuple[Image.Image, int]]):
         Args:
             dataset: Its items are images, pairs of an image and a class number (what follows is
                 left out), or mappings with ``"image"`` and ``"label"``. An image is one of
-                Pillow's, or an array or tensor of 8-bit levels, (H, W), (H, W, 3) or (3, H, W).
+                Pillow's, or an array or tensor of 8-bit levels, (H, W), (H, W, 3) or (3, H, W); of
+                other channels any numbers (H, W, C) or (C, H, W).
 
         Raises:
             DataError: If it is empty, or its items are something else.
@@ -53,7 +60,8 @@ class GivenImages(Dataset[tuple[Image.Image, int]]):
         if count == 0:
             raise DataError(f"data={type(dataset).__name__} is empty; give images.")
         image, label = _parts(dataset[0])
-        _as_image(image)
+        if not isinstance(image, Image.Image | np.ndarray | torch.Tensor):
+            raise _no_image(image)
         self.labelled = label is not None
         self.targets = self._labels(count) if self.labelled else np.zeros(count, np.int64)
 
@@ -61,9 +69,21 @@ class GivenImages(Dataset[tuple[Image.Image, int]]):
         """Number of images."""
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         """One image and its class number."""
-        return _as_image(_parts(self.dataset[index])[0]), int(self.targets[index])
+        image = _as_image(_parts(self.dataset[index])[0], self.channels)
+        return image, int(self.targets[index])
+
+    def of_channels(self, channels: int) -> GivenImages:
+        """The same images with so many channels.
+
+        Raises:
+            DataError: If the first one has others.
+        """
+        images = copy.copy(self)
+        images.channels = channels
+        images[0]  # to fail before any work is done
+        return images
 
     def _labels(self, count: int) -> npt.NDArray[np.int64]:
         """Class numbers, from an attribute where there is one, else from the items."""
@@ -97,11 +117,14 @@ def given_data(data: GivenData | None) -> Iterator[None]:
         _GIVEN.reset(token)
 
 
-def datasets_given() -> Datasets:
+def datasets_given(channels: int = RGB) -> Datasets:
     """The images that ``data=object`` stands for.
 
+    Args:
+        channels: Of the images.
+
     Raises:
-        DataError: If none were given.
+        DataError: If none were given, or they have other channels.
     """
     datasets = _GIVEN.get()
     if datasets is None:
@@ -109,7 +132,12 @@ def datasets_given() -> Datasets:
             "data=object is a data set that a Python program gave; give it again, as in "
             "erssl.knn(checkpoint, data=<the data set>), or name other images."
         )
-    return datasets
+    train, val = datasets.train, datasets.val
+    return replace(
+        datasets,
+        train=train.of_channels(channels) if isinstance(train, GivenImages) else train,
+        val=val.of_channels(channels) if isinstance(val, GivenImages) else val,
+    )
 
 
 def datasets_of(data: GivenData) -> Datasets:
@@ -157,7 +185,17 @@ def _parts(item: Any) -> tuple[Any, Any]:
     return item, None
 
 
-def _as_image(image: Any) -> Image.Image:
+def _as_image(image: Any, channels: int) -> Any:
+    if channels not in (GREY, RGB):
+        try:
+            return as_bands(image, channels)
+        except ValueError as error:
+            raise DataError(f"An image of data cannot be used ({error}).") from error
+    rgb = _as_rgb(image)
+    return rgb.convert("L") if channels == GREY else rgb
+
+
+def _as_rgb(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     levels = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
@@ -168,9 +206,13 @@ def _as_image(image: Any) -> Image.Image:
             levels = levels[..., 0]
         if levels.ndim == 2 or (levels.ndim == 3 and levels.shape[-1] == 3):
             return Image.fromarray(np.ascontiguousarray(levels)).convert("RGB")
+    raise _no_image(image)
+
+
+def _no_image(image: Any) -> DataError:
     kind = getattr(image, "dtype", type(image).__name__)
     shape = f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
-    raise DataError(
+    return DataError(
         f"data gives {kind}{shape} where an image is expected; give images before any transform: "
         "Pillow's, or 8-bit arrays or tensors (H, W, 3) or (3, H, W)."
     )

@@ -5,24 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from erssl.data.formats import image_formats
 from erssl.data.orientation import turned_upright
-from erssl.errors import DataError, ErsslWarning
+from erssl.errors import ConfigError, DataError, ErsslWarning
 
 _BLOCK = 8192
 _DEPTHS = (8, 12, 16)  # bits that are told apart
 _NO_FILE = "a pipe or device"
 
 
-def load_image(path: str | Path, *, upright: bool = False) -> Image.Image:
-    """Read the image at ``path`` as 8-bit RGB.
+def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -> Image.Image:
+    """Read the image at ``path`` as 8-bit RGB, or as 8-bit grey.
 
     Grey, palette, CMYK and transparent images become RGB as in torchvision's own loader (alpha
     is dropped); grey of 16 or 32 bits is scaled to 0..255 from 0..65535, or from 0..4095 or 0..255
@@ -32,16 +34,18 @@ def load_image(path: str | Path, *, upright: bool = False) -> Image.Image:
     Args:
         path: A file of one of :func:`erssl.data.formats.image_formats`.
         upright: Whether to turn it as its EXIF orientation says, which changes its size.
+        grey: Whether to give one channel: Pillow's luma of colours.
 
     Returns:
-        A PIL image of mode "RGB" and the file's own size (W, H).
+        A PIL image of mode "RGB", or "L", and the file's own size (W, H).
 
     Raises:
         DataError: If the file is absent, empty, truncated, no image, or of a kind without a
             defined range of values (floating point).
     """
     with reading(path) as image:
-        return to_rgb(turned_upright(image) if upright else image)
+        rgb = to_rgb(turned_upright(image) if upright else image)
+        return rgb.convert("L") if grey else rgb
 
 
 @contextlib.contextmanager
@@ -62,11 +66,15 @@ def reading(path: str | Path) -> Iterator[Image.Image]:
             yield image
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise DataError(
-            f"the image {path} cannot be read ({_reason(path, error)}); repair or remove it."
+            f"the image {path} cannot be read ({reason_of(path, error)}); repair or remove it."
         ) from error
 
 
-def find_unreadable(paths: Sequence[str | Path], workers: int = 1) -> list[tuple[str, str]]:
+def find_unreadable(
+    paths: Sequence[str | Path],
+    workers: int = 1,
+    read: Callable[[str | Path], Any] | None = None,
+) -> list[tuple[str, str]]:
     """Decode every file and tell which ones fail.
 
     JPEG files are decoded at an eighth of their size: the whole stream is still read, at a
@@ -75,6 +83,7 @@ def find_unreadable(paths: Sequence[str | Path], workers: int = 1) -> list[tuple
     Args:
         paths: The files.
         workers: Threads to decode with; Pillow's decoders run side by side.
+        read: Reads a file of images that Pillow cannot hold, in place of its decoders.
 
     Returns:
         ``(path, reason)`` of each unreadable file, in the order of ``paths``.
@@ -84,7 +93,8 @@ def find_unreadable(paths: Sequence[str | Path], workers: int = 1) -> list[tuple
         # In blocks, since a pool makes one object for each pending file.
         for start in range(0, len(paths), _BLOCK):
             block = paths[start : start + _BLOCK]
-            for path, reason in zip(block, pool.map(_fault, block), strict=True):
+            faults = pool.map(partial(_fault, read), block)
+            for path, reason in zip(block, faults, strict=True):
                 if reason is not None:
                     unreadable.append((str(path), reason))
     return unreadable
@@ -138,20 +148,32 @@ def _full_range(largest: float) -> int:
     return int(2**bits - 1)
 
 
-def _fault(path: str | Path) -> str | None:
+def _fault(read: Callable[[str | Path], Any] | None, path: str | Path) -> str | None:
     try:
+        if read is not None:
+            read(path)
+            return None
         with _opened(path) as image:
             if image.format in ("JPEG", "MPO"):
                 image.draft(None, (1, 1))
                 image.load()
             else:
                 to_rgb(image)
+    except ConfigError:
+        raise
     except Exception as error:  # decoders raise nearly anything on damaged files
-        return _reason(path, error)
+        cause = error.__cause__ if isinstance(error, DataError) else None
+        return reason_of(path, cause if isinstance(cause, Exception) else error)
     return None
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def reason_of(path: str | Path, error: Exception) -> str:
+    """Why a file cannot be read, in a few words.
+
+    Args:
+        path: The file.
+        error: What its reader raised.
+    """
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):

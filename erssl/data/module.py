@@ -79,7 +79,7 @@ class SSLDataModule(LightningDataModule):
     they share the same batch), nor from the global generators, nor from where a run was resumed.
 
     Attributes:
-        options: The data set.
+        options: The data set, with the statistics of its channels.
         batch_size: Images a step on each device.
         seed: Of the order and the augmentations.
         datasets: The raw images and what is known about them.
@@ -102,17 +102,20 @@ class SSLDataModule(LightningDataModule):
         super().__init__()
         check_whole("batch_size", batch_size, 1, "a number of images")
         check_whole("seed", seed, 0, "a seed")
-        self.options = options
         self.batch_size = batch_size
         self.seed = seed
         # Before the images, since a wrong recipe is quicker to find than a broken file.
+        unknown = (1.0,) * options.channels
+        views = build_views(options.views, options.image_size, unknown, unknown)
+        make_pipeline(options.pipeline, views)
+        self.datasets = options.load()
+        self.options = options = options.measured(self.datasets.train)
         size, mean, std = options.image_size, options.mean, options.std
         self.train_transform = build_views(options.views, size, mean, std)
         self.pipeline = make_pipeline(options.pipeline, self.train_transform, options.workers)
         self.eval_transform = build_eval_transform(
             size, mean, std, options.interpolation, options.crop_pct
         )
-        self.datasets = options.load()
         self._place = (0, 0)
         self.validate()
         self._drawn = self.pipeline.images(self.datasets.train, seed)
@@ -151,7 +154,7 @@ class SSLDataModule(LightningDataModule):
             size: Number N of images; ``None`` for 256, or all where there are fewer.
 
         Returns:
-            Two tensors (N, 3, image_size, image_size).
+            Two tensors (N, C, image_size, image_size).
 
         Raises:
             ConfigError: If there are fewer images.
@@ -172,7 +175,7 @@ class SSLDataModule(LightningDataModule):
 
         Returns:
             A loader of ``[views, targets]``: a list of tensors, and (B,).
-            :meth:`on_after_batch_transfer` makes n_views views (B, 3, H, W) of that list.
+            :meth:`on_after_batch_transfer` makes n_views views (B, C, H, W) of that list.
 
         Raises:
             DataError: If a batch on every device is more than there is.
@@ -196,7 +199,7 @@ class SSLDataModule(LightningDataModule):
             dataloader_idx: Number of the loader, which does not matter.
 
         Returns:
-            The same with normalised views (B, 3, H, W); what has no list of views as it was.
+            The same with normalised views (B, C, H, W); what has no list of views as it was.
         """
         if not (isinstance(batch, list | tuple) and batch and isinstance(batch[0], list)):
             return batch  # images to evaluate on
@@ -220,7 +223,7 @@ class SSLDataModule(LightningDataModule):
             split: ``"train"`` or ``"val"``.
 
         Returns:
-            A loader of ``[images, targets]``: (B, 3, image_size, image_size) and (B,).
+            A loader of ``[images, targets]``: (B, C, image_size, image_size) and (B,).
 
         Raises:
             DataError: If there is no such split.

@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 
+from erssl.data.bands import GREY, RGB
 from erssl.data.checks import as_numbers, check_choice, check_switch, check_whole
 from erssl.data.datasets import Datasets
+from erssl.data.statistics import channel_statistics
 from erssl.data.views import ViewOptions
 from erssl.errors import ConfigError
 
@@ -47,8 +49,11 @@ class DataOptions:
     Attributes:
         name: The name of the data set; that of its class.
         image_size: Side of the global views and of evaluation images, pixels.
-        mean: Channel means of pixels in 0..1.
-        std: Channel deviations of pixels in 0..1.
+        channels: Of the images that a backbone sees: 3 for RGB, 1 for grey, others for images of
+            as many channels, which are read as :func:`erssl.data.bands.load_bands` says.
+        mean: Channel means of pixels in 0..1; of other channels than 3 they are measured on at most
+            a thousand training images where they are not said.
+        std: Channel deviations of pixels in 0..1, in the same way.
         interpolation: With which evaluation images are resized; not the augmentation's.
         crop_pct: Share of an evaluation image's shorter side that is cut out of its centre, as timm
             names it; ``None`` takes 224/256 from 96 pixels up and all of smaller images.
@@ -75,11 +80,14 @@ class DataOptions:
     """Whether the images are a user's own, so that nobody chose a batch for their number."""
     needs_val: ClassVar[str] = "name other images"
     """What to do where validation images are missing and asked for, in the imperative."""
+    channel_choices: ClassVar[tuple[int, ...]] = (RGB,)
+    """The channels that its images can be given in; none for any."""
     next_step: ClassVar[str] = ""
     """What is printed after a pretraining on it, such as a command to go on with."""
 
     name: str = ""
     image_size: int = 224
+    channels: int = RGB
     mean: tuple[float, ...] = tuple(IMAGENET_NORMALIZE["mean"])
     std: tuple[float, ...] = tuple(IMAGENET_NORMALIZE["std"])
     interpolation: Interpolation = "bilinear"
@@ -106,16 +114,50 @@ class DataOptions:
                 f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "
                 "and up to 1."
             )
-        for key in ("mean", "std"):
-            channels = as_numbers(
-                f"data.{key}", getattr(self, key), 3, "one value each for red, green and blue"
-            )
-            object.__setattr__(self, key, channels)
-        if min(self.std) <= 0:
+        self._check_channels()
+        if min(self.std, default=1) <= 0:
             raise ConfigError(
                 f"data.std={list(self.std)} holds a value that is not positive; give the "
-                "deviations of the three channels."
+                "deviations of the channels."
             )
+
+    def _check_channels(self) -> None:
+        """Check that there is a mean and a deviation for each channel, or none yet."""
+        check_whole("data.channels", self.channels, 1, "a number of channels")
+        count, meaning = self.channels, "one value each for red, green and blue"
+        if self.channel_choices and count not in self.channel_choices:
+            raise ConfigError(
+                f"data.channels={count} cannot be had with data.name={self.name}, which has images "
+                f"of {' or '.join(map(str, self.channel_choices))}; leave data.channels out."
+            )
+        if count != RGB:
+            meaning = f"one value for each of data.channels={count}"
+        for key in ("mean", "std"):
+            given = getattr(self, key)
+            usual = given == type(self).__dataclass_fields__[key].default  # of RGB images
+            unsaid = count != RGB and (usual or given in ((), []))
+            values = () if unsaid else as_numbers(f"data.{key}", given, count, meaning)
+            object.__setattr__(self, key, values)
+        if bool(self.mean) != bool(self.std):
+            raise ConfigError(
+                f"data.mean={list(self.mean)} and data.std={list(self.std)}: give both, or neither."
+            )
+        if count not in (GREY, RGB) and self.interpolation == "lanczos":
+            raise ConfigError(
+                f"data.interpolation=lanczos is for RGB and grey images and data.channels is "
+                f"{count}; choose bilinear, bicubic or nearest."
+            )
+
+    def measured(self, images: Any) -> DataOptions:
+        """The options with the statistics of the channels, measured where nobody has said them.
+
+        Args:
+            images: The training images.
+        """
+        if self.mean:
+            return self
+        mean, std = channel_statistics(images)
+        return replace(self, mean=mean, std=std)
 
     def load(self) -> Datasets:
         """Load the images, and check them.
@@ -147,6 +189,8 @@ class DataOptions:
             "std": list(self.std),
             "interpolation": self.interpolation,
         }
+        if self.channels != RGB:
+            said["channels"] = self.channels
         return said if self.crop_pct is None else said | {"crop_pct": self.crop_pct}
 
     @property
@@ -168,6 +212,8 @@ class FileOptions(DataOptions):
             where a published protocol reads them with torchvision, whose loader leaves images as
             they are stored.
     """
+
+    channel_choices = ()
 
     on_error: Literal["raise", "skip"] = "raise"
     verify: bool = True

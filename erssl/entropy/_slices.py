@@ -62,30 +62,34 @@ def epps_pulley(
     directions: Tensor,
     needs_gradient: bool,
     *,
-    times: Tensor,
-    weights: Tensor,
+    spacing: float,
+    count: int,
     total: Callable[[Tensor], Tensor] | None = None,
     world: int = 1,
 ) -> Measured:
-    """Mean over slices of N Σ_k w_k |φ̂(t_k) - exp(-t_k²/2)|², and its gradient.
+    """Mean over slices of N ∫ |φ̂(t) - exp(-t²/2)|² exp(-t²/2) dt, and its gradient.
 
-    The frequencies are multiples of the first, so that two cosines and sines a number give all
+    By the trapezoid rule on multiples of one frequency (at 0 both functions are 1), doubled.
+    Frequencies are multiples of the first, so that two cosines and sines a number give all
     others by a recurrence.
 
     Args:
         x: This rank's rows (N, d).
         directions: Unit columns (d, S).
         needs_gradient: Whether the gradient is asked for.
-        times: Frequencies t, 2t, … (K,), K of at least 2, float64 on the host.
-        weights: Of each (K,), float64 on the host.
+        spacing: The first frequency t_1; the others are its multiples.
+        count: Number K of frequencies, at least 2.
         total: Sums a tensor over ranks, where others hold rows of the same batch.
         world: Number of ranks, each with N rows.
     """
-    n, slices, count = len(x), directions.shape[1], len(times)
-    signs = torch.tensor([(-1.0) ** (k // 2) for k in range(count)], dtype=torch.float64)
-    target, weight, derivative, sign = (
-        v.to(x) for v in ((-0.5 * times**2).exp(), weights, weights * times, signs)
-    )
+    n, slices = len(x), directions.shape[1]
+    # made where the rows are: a copy from the host would wait for the device
+    steps = torch.arange(1, count + 1, device=x.device, dtype=x.dtype)
+    times = steps * spacing
+    target = (-0.5 * times.square()).exp()
+    weight = torch.where(steps < count, 2 * spacing, spacing) * target
+    derivative = weight * times
+    sign = 1 - 2 * (((steps - 1) / 2).floor() % 2)
     tile = max(1, (_CACHED if x.device.type == "cpu" else _HELD) // (2 * count * n))
     waves = x.new_empty(min(tile, _BLOCK), 2, count, n)
     statistic = x.new_zeros(())
@@ -95,7 +99,7 @@ def epps_pulley(
         slopes = torch.empty_like(projections) if needs_gradient else None
         for start in range(0, len(projections), tile):
             rows = slice(start, start + tile)
-            own = _waves(projections[rows] * float(times[0]), waves)
+            own = _waves(projections[rows] * spacing, waves)
             sums = own.sum(dim=-1)
             means = (sums if total is None else total(sums)) * sign / (n * world)
             real, imaginary = means[:, 0] - target, means[:, 1]
@@ -182,9 +186,10 @@ def _blocks(directions: Tensor) -> Iterator[Tensor]:
 
 def normal_quantiles(n: int, like: Tensor, position: float) -> Tensor:
     """Quantiles of N(0, 1) at the plotting positions (i - a) / (N + 1 - 2a), a = ``position``."""
-    levels = (torch.arange(1, n + 1, dtype=torch.float64, device="cpu") - position) / (
-        n + 1 - 2 * position
-    )
+    on_mps = like.device.type == "mps"  # which has neither float64 nor this function
+    device = torch.device("cpu") if on_mps else like.device
+    ranks = torch.arange(1, n + 1, dtype=torch.float64, device=device)
+    levels = (ranks - position) / (n + 1 - 2 * position)
     quantiles: Tensor = torch.special.ndtri(levels).to(like)
     return quantiles
 

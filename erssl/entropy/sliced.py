@@ -76,12 +76,9 @@ def sliced_epps_pulley(
     """
     _check_shapes(x, directions)
     directions = directions.to(x)
-    times = torch.arange(1, _KNOTS, dtype=torch.float64, device="cpu") * _SPACING
-    weights = 2 * _SPACING * (-0.5 * times**2).exp()  # at t = 0 both functions are 1
-    weights[-1] *= 0.5
     if is_followed():
         return _plain_epps_pulley(x, directions)
-    measure = partial(epps_pulley, times=times, weights=weights, total=total, world=world)
+    measure = partial(epps_pulley, spacing=_SPACING, count=_KNOTS - 1, total=total, world=world)
     value: Tensor = SliceSum.apply(x, directions, measure, _plain_epps_pulley)
     return value
 

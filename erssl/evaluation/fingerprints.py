@@ -81,6 +81,8 @@ def data_digest(images: Any) -> str:
             digest.update(line)
         if getattr(images, "upright", False):
             digest.update(b"upright")
+        if (channels := getattr(images, "channels", 3)) != 3:
+            digest.update(f"{channels} channels".encode())
     elif isinstance(pixels, np.ndarray | Tensor) and hasattr(images, "targets"):
         values = torch.as_tensor(pixels)
         digest.update(repr((str(values.dtype), tuple(values.shape))).encode())
@@ -97,11 +99,17 @@ def data_digest(images: Any) -> str:
 def _digest_of_given(images: GivenImages) -> str:
     """Digest of a user's data set: by what it is made of where that tells, else by every image."""
     digest = hashlib.sha256(images.targets.tobytes())
+    if images.channels != 3:
+        digest.update(f"{images.channels} channels".encode())
     try:
         digest.update(data_digest(images.dataset).encode())
     except ConfigError:
         for index in range(len(images)):
             image, _ = images[index]
+            if isinstance(image, Tensor):
+                digest.update(repr(tuple(image.shape)).encode())
+                digest.update(tensor_bytes(image))
+                continue
             digest.update(repr(image.size).encode())
             digest.update(image.tobytes())
     return digest.hexdigest()

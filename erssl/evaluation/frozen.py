@@ -128,7 +128,8 @@ def _same(backbone: nn.Module, quick: nn.Module) -> bool:
     parameter: Any = next(backbone.parameters())
     size = getattr(backbone, "preprocessing", {}).get("image_size", 64)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, size, size, generator=generator).to(parameter)
+    channels = getattr(backbone, "preprocessing", {}).get("channels", 3)
+    images = torch.randn(2, channels, size, size, generator=generator).to(parameter)
     tf32 = torch.backends.cudnn.allow_tf32  # on by default, and rounds to 1e-3 of the features
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -25,6 +25,8 @@ class BarlowTwins(MultiViewMethod):
         paper="Zbontar et al. 2021, arXiv 2103.03230",
         family="redundancy reduction",
         target="shared",
+        entropy="decorrelation",
+        reconstruction="correlation of 1",
     )
 
     def __init__(

@@ -44,6 +44,9 @@ class MethodInfo:
         target: The branch that views are compared with.
         multi_crop: Whether it takes local views beside the two global ones.
         min_views: How many views it needs.
+        entropy: Which term keeps the entropy of the embeddings up: the estimator, and whether it
+            is a bound or a surrogate.
+        reconstruction: Which term holds views together.
     """
 
     paper: str
@@ -51,6 +54,8 @@ class MethodInfo:
     target: str
     multi_crop: bool = False
     min_views: int = 2
+    entropy: str = ""
+    reconstruction: str = ""
 
     @property
     def views(self) -> str:
@@ -199,13 +204,18 @@ class MultiViewMethod(LightningModule):
 
     def online_branch(self, views: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Features of view 0 and embeddings of every view, one pass per image size."""
+        features, embeddings = self.online_features(views)
+        return features[0], embeddings
+
+    def online_features(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Features and embeddings of every view, one pass per image size."""
         features: list[Tensor] = []
         embeddings: list[Tensor] = []
         for group in _group_by_size(views):
             group_features = self(torch.cat(group))
             features += group_features.chunk(len(group))
             embeddings += self.projection_head(group_features).chunk(len(group))
-        return features[0], embeddings
+        return features, embeddings
 
     @property
     def has_target(self) -> bool:

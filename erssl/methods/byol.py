@@ -35,7 +35,11 @@ class BYOL(MultiViewMethod):
     """The online branch predicts what a slowly moving average of itself makes of the other view."""
 
     info = MethodInfo(
-        paper="Grill et al. 2020, arXiv 2006.07733", family="distillation", target="momentum"
+        paper="Grill et al. 2020, arXiv 2006.07733",
+        family="distillation",
+        target="momentum",
+        entropy="a predictor and a slow target",
+        reconstruction="alignment",
     )
 
     def __init__(

@@ -28,6 +28,8 @@ class BYOLER(BYOL):
         paper="Rodríguez-Gálvez et al. 2023, arXiv 2307.10907",
         family="entropy-reconstruction",
         target="momentum",
+        entropy="kernel density",
+        reconstruction="vMF density around a prediction",
     )
 
     def __init__(
@@ -36,7 +38,8 @@ class BYOLER(BYOL):
         num_classes: int,
         *,
         kappa: float = OPTIONS["kappa"],
-        estimator: Estimator = OPTIONS["estimator"],
+        estimator: Estimator | Literal["koleo"] = OPTIONS["estimator"],
+        entropy_weight: float = OPTIONS["entropy_weight"],
         leave_one_out: bool = OPTIONS["leave_one_out"],
         entropy_of: Literal["projection", "prediction"] = OPTIONS["entropy_of"],
         memory_bank_size: int | Sequence[int] = OPTIONS["memory_bank_size"],
@@ -49,7 +52,8 @@ class BYOLER(BYOL):
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             kappa: Concentration of kernel and reconstruction; 10.
-            estimator: ``"joe"`` or ``"plugin"``.
+            estimator: ``"joe"`` or ``"plugin"``, or ``"koleo"`` of nearest neighbours.
+            entropy_weight: Weight of the entropy; 1.
             leave_one_out: Leave each sample out of its own density estimate.
             entropy_of: Which online embedding stands for the target's in the entropy. The paper
                 does not say; the projection is the target's own online counterpart.
@@ -66,7 +70,12 @@ class BYOLER(BYOL):
         check_queue(memory_bank_size, network["projection_dim"])
         self.entropy_of = entropy_of
         self.criterion = ERLoss(
-            kappa, estimator, leave_one_out, gather_distributed, memory_bank_size
+            kappa,
+            estimator,
+            leave_one_out,
+            gather_distributed,
+            memory_bank_size,
+            entropy_weight,
         )
 
     def _loss(

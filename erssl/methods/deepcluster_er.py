@@ -30,6 +30,8 @@ class DeepClusterER(DeepClusterV2):
         family="entropy-reconstruction",
         target="k-means clusters",
         multi_crop=True,
+        entropy="entropy of the mean soft-max",
+        reconstruction="cross-entropy with k-means clusters",
     )
 
     def __init__(

@@ -50,6 +50,8 @@ class DeepClusterV2(MultiViewMethod):
         family="clustering",
         target="k-means clusters",
         multi_crop=True,
+        entropy="k-means anew every epoch",
+        reconstruction="cross-entropy with k-means clusters",
     )
 
     prototypes: Tensor

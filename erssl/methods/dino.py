@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from erssl.entropy import log_neighbour_distance
 from erssl.entropy._precision import at_least_float32
+from erssl.errors import ConfigError
 from erssl.loss._center import SteadyDINOLoss
+from erssl.loss._views import normalize_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
@@ -26,6 +29,7 @@ class DINOOptions(TargetOptions, total=False):
     center_momentum: float
     head_norm: bool
     freeze_prototypes_epochs: int
+    koleo_weight: float
     projection_hidden_dim: int
     projection_dim: int
 
@@ -39,6 +43,8 @@ class DINO(MultiViewMethod):
         family="distillation",
         target="momentum",
         multi_crop=True,
+        entropy="centring and a slow target",
+        reconstruction="cross-entropy",
     )
 
     def __init__(
@@ -53,6 +59,7 @@ class DINO(MultiViewMethod):
         center_momentum: float = OPTIONS["center_momentum"],
         head_norm: bool = OPTIONS["head_norm"],
         freeze_prototypes_epochs: int = OPTIONS["freeze_prototypes_epochs"],
+        koleo_weight: float = OPTIONS["koleo_weight"],
         projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
         projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
@@ -69,6 +76,9 @@ class DINO(MultiViewMethod):
             center_momentum: Of the moving mean; 0.9.
             head_norm: Batch normalisation in the projector's hidden layers (``use_bn_in_head``).
             freeze_prototypes_epochs: Epochs at the beginning in which the last layer rests; 1.
+            koleo_weight: Weight of DINOv2's KoLeo term, which parts the features of each global
+                view's images from their nearest neighbours on the same device; 0.1 there, 0 for
+                none.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding, the bottleneck before the outputs.
             **training: See :class:`MultiViewMethod`.
@@ -86,6 +96,9 @@ class DINO(MultiViewMethod):
         self.temperature = temperature
         self.target_temperature = target_temperature
         self.freeze_prototypes_epochs = freeze_prototypes_epochs
+        if not koleo_weight >= 0:
+            raise ConfigError(f"method.koleo_weight must be at least 0 but is {koleo_weight}.")
+        self.koleo_weight = koleo_weight
         self.criterion: nn.Module = SteadyDINOLoss(
             num_prototypes,
             teacher_temp=target_temperature,
@@ -103,14 +116,17 @@ class DINO(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Every online view against the targets of the other global views."""
         target = self.target_branch(views[:2])
-        features, online = self.online_branch(views)
+        features, online = self.online_features(views)
         with torch.autocast(target[0].device.type, enabled=False):
             outputs = self.prototypes(at_least_float32(torch.cat(online))).chunk(len(online))
             target_outputs = self.get_submodule("target_prototypes")(
                 at_least_float32(torch.cat(target))
             ).chunk(2)
             loss = self._loss(list(outputs), list(target_outputs))
-        return StepOutput(loss, features, online[0], target[1])
+            if self.koleo_weight:
+                distances = [log_neighbour_distance(normalize_rows(x)) for x in features[:2]]
+                loss = loss - self.koleo_weight * sum(d.mean() for d in distances)
+        return StepOutput(loss, features[0], online[0], target[1])
 
     def on_after_backward(self) -> None:
         """Let the last layer rest in the first epochs (DINO, appendix: it helps early training)."""

@@ -24,6 +24,8 @@ class DINOER(DINO):
         family="entropy-reconstruction",
         target="momentum",
         multi_crop=True,
+        entropy="entropy of the mean soft-max",
+        reconstruction="cross-entropy",
     )
 
     def __init__(

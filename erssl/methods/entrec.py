@@ -31,6 +31,8 @@ class EntRec(MultiViewMethod):
         paper="ICLR 2023 submission, OpenReview UHpva3PuKLN",
         family="entropy-reconstruction",
         target="shared",
+        entropy="kernel density, or entropy of the mean soft-max",
+        reconstruction="vMF density, or cross-entropy",
     )
 
     def __init__(

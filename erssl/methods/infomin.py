@@ -22,7 +22,11 @@ class InfoMin(MoCoV2):
     """
 
     info = MethodInfo(
-        paper="Tian et al. 2020, arXiv 2005.10243", family="contrastive", target="momentum"
+        paper="Tian et al. 2020, arXiv 2005.10243",
+        family="contrastive",
+        target="momentum",
+        entropy="as mocov2",
+        reconstruction="as mocov2, harder views",
     )
 
     def __init__(

@@ -80,6 +80,8 @@ class MAE(MaskedImageMethod):
         family="masked images",
         target="pixels",
         min_views=1,
+        entropy="(no pair of views)",
+        reconstruction="pixels of masked patches",
     )
 
     def __init__(
@@ -125,7 +127,7 @@ class MAE(MaskedImageMethod):
         self.criterion = nn.MSELoss()
         self.decoder = PixelDecoder(
             self.feature_dim,
-            3 * self.patch_size**2,
+            self.channels * self.patch_size**2,
             decoder_dim,
             decoder_depth,
             decoder_heads,

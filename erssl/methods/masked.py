@@ -52,6 +52,7 @@ class MaskedImageMethod(MultiViewMethod):
         vit.fc_norm.requires_grad_(False)  # after the tokens, where no gradient comes from
         self.projection_head = nn.Identity()
         self.patch_size = int(vit.patch_embed.patch_size[0])
+        self.channels = int(vit.patch_embed.proj.in_channels)
         self.num_prefix_tokens = int(vit.num_prefix_tokens)
 
     def set_encoder(self, mask_token: nn.Parameter | None = None, **initialization: str) -> None:
@@ -71,7 +72,7 @@ class MaskedImageMethod(MultiViewMethod):
         return self._encoder[0]
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of images (N, 3, H, W) and tokens (N, T, feature_dim) of what was seen of them."""
+        """Loss of images (N, C, H, W) and tokens (N, T, feature_dim) of what was seen of them."""
         raise NotImplementedError
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:

@@ -88,7 +88,11 @@ class MoCoV2(MultiViewMethod):
     """A view finds its key by the momentum branch among the keys of many earlier batches."""
 
     info = MethodInfo(
-        paper="Chen et al. 2020, arXiv 2003.04297", family="contrastive", target="momentum"
+        paper="Chen et al. 2020, arXiv 2003.04297",
+        family="contrastive",
+        target="momentum",
+        entropy="a queue of negatives",
+        reconstruction="temperature",
     )
 
     def __init__(

@@ -20,7 +20,11 @@ class MoCoV3(MultiViewMethod):
     """BYOL's network with InfoNCE: the prediction finds its key in the batch, both ways."""
 
     info = MethodInfo(
-        paper="Chen et al. 2021, arXiv 2104.02057", family="contrastive", target="momentum"
+        paper="Chen et al. 2021, arXiv 2104.02057",
+        family="contrastive",
+        target="momentum",
+        entropy="negatives of the other view",
+        reconstruction="temperature, predictor",
     )
 
     def __init__(

@@ -42,6 +42,8 @@ class MVEB(MultiViewMethod):
         family="entropy bottleneck",
         target="momentum or shared",
         multi_crop=True,
+        entropy="its gradient, from a Stein estimate of the score",
+        reconstruction="alignment",
     )
 
     def __init__(

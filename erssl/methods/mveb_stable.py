@@ -29,6 +29,8 @@ class MVEBStable(MVEB):
         family="entropy bottleneck",
         target="momentum or shared",
         multi_crop=True,
+        entropy="as mveb, by a score of the right size at any number of rows",
+        reconstruction="alignment",
     )
 
     def __init__(

@@ -23,6 +23,8 @@ class MVIB(MultiViewMethod):
         paper="Federici et al. 2020, arXiv 2002.07017",
         family="information bottleneck",
         target="shared",
+        entropy="InfoNCE, MINE or MIGE",
+        reconstruction="the same, less what one view alone knows",
     )
 
     def __init__(

@@ -108,6 +108,8 @@ class SelfClassifier(MultiViewMethod):
         family="clustering",
         target="shared",
         multi_crop=True,
+        entropy="a uniform prior over classes",
+        reconstruction="cross-entropy",
     )
 
     def __init__(

@@ -30,6 +30,8 @@ class SimCLR(MultiViewMethod):
         paper="Chen et al. 2020, arXiv 2002.05709",
         family="contrastive",
         target="shared",
+        entropy="negatives of both views",
+        reconstruction="temperature",
     )
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 from typing_extensions import Unpack
@@ -23,6 +24,20 @@ from erssl.recipes import read_recipe
 OPTIONS = read_recipe("simclr_er").options
 
 
+class SimCLREROptions(TrainingOptions, total=False):
+    """Keyword options of the bound and of SimCLR's network."""
+
+    kappa: float
+    estimator: Estimator | Literal["koleo"]
+    entropy_weight: float
+    leave_one_out: bool
+    memory_bank_size: int | Sequence[int]
+    gather_distributed: bool
+    output_norm: bool
+    projection_hidden_dim: int
+    projection_dim: int
+
+
 @register_method("simclr_er")
 class SimCLRER(MultiViewMethod):
     """Two views of one branch; their entropy takes the place of negatives."""
@@ -31,6 +46,8 @@ class SimCLRER(MultiViewMethod):
         paper="Rodríguez-Gálvez et al. 2023, arXiv 2307.10907",
         family="entropy-reconstruction",
         target="shared",
+        entropy="kernel density",
+        reconstruction="vMF density",
     )
 
     def __init__(
@@ -39,7 +56,8 @@ class SimCLRER(MultiViewMethod):
         num_classes: int,
         *,
         kappa: float = OPTIONS["kappa"],
-        estimator: Estimator = OPTIONS["estimator"],
+        estimator: Estimator | Literal["koleo"] = OPTIONS["estimator"],
+        entropy_weight: float = OPTIONS["entropy_weight"],
         leave_one_out: bool = OPTIONS["leave_one_out"],
         memory_bank_size: int | Sequence[int] = OPTIONS["memory_bank_size"],
         gather_distributed: bool = OPTIONS["gather_distributed"],
@@ -54,7 +72,8 @@ class SimCLRER(MultiViewMethod):
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             kappa: Concentration of kernel and reconstruction; 10.
-            estimator: ``"joe"`` or ``"plugin"``.
+            estimator: ``"joe"`` or ``"plugin"``, or ``"koleo"`` of nearest neighbours.
+            entropy_weight: Weight of the entropy; 1. At 0 it collapses.
             leave_one_out: Leave each sample out of its own density estimate.
             memory_bank_size: Size (n, d) of a queue for the entropy.
             gather_distributed: Take the entropy over the batch of all devices.
@@ -73,7 +92,12 @@ class SimCLRER(MultiViewMethod):
             output_norm=shiftless_norm(projection_dim) if output_norm else None,
         )
         self.criterion = ERLoss(
-            kappa, estimator, leave_one_out, gather_distributed, memory_bank_size
+            kappa,
+            estimator,
+            leave_one_out,
+            gather_distributed,
+            memory_bank_size,
+            entropy_weight,
         )
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:

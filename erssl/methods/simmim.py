@@ -53,6 +53,8 @@ class SimMIM(MaskedImageMethod):
         family="masked images",
         target="pixels",
         min_views=1,
+        entropy="(no pair of views)",
+        reconstruction="pixels of masked patches",
     )
 
     def __init__(
@@ -90,7 +92,7 @@ class SimMIM(MaskedImageMethod):
         self.criterion = nn.L1Loss()
         if not self.backbone.dynamic_img_size:
             self._squares(self.backbone.patch_embed.img_size[0])
-        self.decoder = PixelHead(self.feature_dim, 3 * self.patch_size**2)
+        self.decoder = PixelHead(self.feature_dim, self.channels * self.patch_size**2)
         self.set_encoder(
             self.decoder.mask_token, weight_initialization="skip", pos_embed_initialization="skip"
         )

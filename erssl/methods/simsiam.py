@@ -21,7 +21,11 @@ class SimSiam(MultiViewMethod):
     """BYOL without a momentum branch: the target is the online branch, without gradient."""
 
     info = MethodInfo(
-        paper="Chen & He 2021, arXiv 2011.10566", family="distillation", target="stop-gradient"
+        paper="Chen & He 2021, arXiv 2011.10566",
+        family="distillation",
+        target="stop-gradient",
+        entropy="a predictor and a stop-gradient",
+        reconstruction="alignment",
     )
     constant_lr = ("prediction_head",)
 

@@ -33,6 +33,8 @@ class SwAV(MultiViewMethod):
         family="clustering",
         target="stop-gradient",
         multi_crop=True,
+        entropy="Sinkhorn-Knopp",
+        reconstruction="cross-entropy with balanced codes",
     )
 
     criterion: SwaVLoss

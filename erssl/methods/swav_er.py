@@ -31,6 +31,8 @@ class SwAVER(MultiViewMethod):
         family="entropy-reconstruction",
         target="shared",
         multi_crop=True,
+        entropy="entropy of the mean code",
+        reconstruction="cross-entropy with soft codes",
     )
 
     def __init__(

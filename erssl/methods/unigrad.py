@@ -93,7 +93,11 @@ class UniGrad(MultiViewMethod):
     """Towards the other view's target, away from where targets lie."""
 
     info = MethodInfo(
-        paper="Tao et al. 2022, arXiv 2112.05141", family="redundancy reduction", target="momentum"
+        paper="Tao et al. 2022, arXiv 2112.05141",
+        family="redundancy reduction",
+        target="momentum",
+        entropy="a moving second moment",
+        reconstruction="alignment",
     )
 
     def __init__(

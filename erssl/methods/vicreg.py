@@ -25,6 +25,8 @@ class VICReg(MultiViewMethod):
         paper="Bardes et al. 2022, arXiv 2105.04906",
         family="redundancy reduction",
         target="shared",
+        entropy="variance and covariance",
+        reconstruction="mean squared error",
     )
 
     def __init__(

@@ -1,5 +1,6 @@
 """Backbones and heads, and the files that they come from and go to."""
 
+from erssl.models.adapting import with_channels
 from erssl.models.backbones import BackboneOptions, build_backbone, check_input_size
 from erssl.models.heads import Prototypes, mlp_head, shiftless_norm
 from erssl.models.loading import LoadReport, load_backbone
@@ -17,4 +18,5 @@ __all__ = [
     "named_architecture",
     "save_backbone",
     "shiftless_norm",
+    "with_channels",
 ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from erssl.models.backbones import BackboneOptions
+from erssl.models.channels import channels_of
 
 # (blocks of each stage, whether they are bottlenecks); torchvision, Table 1 of the ResNet paper.
 _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
@@ -44,6 +46,13 @@ def infer_architecture(
     Returns:
         What to build, or ``None`` where the shapes do not tell.
     """
+    options = _inferred(state, stem_padding, heads)
+    return None if options is None else replace(options, in_channels=channels_of(state))
+
+
+def _inferred(
+    state: Mapping[str, Tensor], stem_padding: int, heads: int | None
+) -> BackboneOptions | None:
     if "layer1.0.conv1.weight" in state and "conv1.weight" in state:
         return _resnet(state, stem_padding)
     if "0.running_mean" in state and "1.weight" in state:
@@ -195,9 +204,9 @@ def _layers(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _shape(state: Mapping[str, Tensor], heads: int | None) -> tuple[int, int, int, int] | None:
-    """Width, depth, patch and attention heads of a transformer of colour images."""
+    """Width, depth, patch and attention heads of a transformer."""
     stem = state["patch_embed.proj.weight"]
-    if stem.ndim != 4 or stem.shape[1] != 3 or stem.shape[2] != stem.shape[3]:
+    if stem.ndim != 4 or stem.shape[2] != stem.shape[3]:
         return None
     width, patch = stem.shape[0], stem.shape[2]
     norm = state.get("blocks.0.attn.q_norm.weight")

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from erssl.errors import ConfigError
+from erssl.models.channels import RGB, widened_stem
 from erssl.models.given import backbone_given
-from erssl.models.timm_options import NORM_EPS, check_timm_options
+from erssl.models.timm_options import NORM_EPS, check_timm_options, timm_arguments
 from erssl.models.torchvision_nets import build_torchvision, torchvision_names
 from erssl.models.weights_files import one_line
 
@@ -38,6 +39,7 @@ class BackboneOptions:
         options: Keyword arguments for ``timm.create_model``, such as ``img_size``, those of
             :data:`erssl.models.timm_options.ALLOWED`; of lightly's ResNets ``width`` and
             ``num_ftrs``.
+        in_channels: Channels of its images; a run takes them from ``data.channels``.
     """
 
     name: str = "resnet50"
@@ -45,6 +47,7 @@ class BackboneOptions:
     cifar_stem: bool = False
     stem_padding: int = 1
     options: dict[str, Any] = field(default_factory=dict)
+    in_channels: int = RGB
 
     @property
     def is_resnet(self) -> bool:
@@ -72,11 +75,16 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
     if options.library == "timm":
         return _with_options(_timm(options), options)
     if options.library == "lightly":
+        if options.in_channels != RGB:
+            raise ConfigError(
+                f"{options.name} is lightly's own network, which takes {RGB} channels and not "
+                f"{options.in_channels}; choose another backbone, or leave data.channels out."
+            )
         return _with_options(_lightly(options), options)
     if options.options:
         raise ConfigError("backbone.options is for backbone=timm only; remove it.")
     if options.name in RESNETS:
-        return _with_options(_resnet(options), options)
+        return _with_options(widened_stem(_resnet(options), options.in_channels), options)
     if options.name not in torchvision_names():
         raise ConfigError(
             f"backbone.name={options.name} is unknown; choose one of {', '.join(RESNETS)}, "
@@ -85,24 +93,26 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
         )
     if options.cifar_stem:
         raise ConfigError("backbone.cifar_stem is for torchvision's ResNets; remove it.")
-    return _with_options(build_torchvision(options.name), options)
+    network = widened_stem(build_torchvision(options.name), options.in_channels)
+    return _with_options(network, options)
 
 
-def _remedy(error: Exception, size: int) -> str:
+def _remedy(error: Exception, size: int, channels: int) -> str:
     if "channels" in str(error):
-        return "images have three channels, so leave backbone.options.in_chans out"
+        return f"its images have {channels} channels, so leave backbone.options.in_chans out"
     return (
         f"a timm transformer may need backbone.options.img_size={size} or, with local views, "
         "backbone.options.dynamic_img_size=true; other networks a larger data.image_size"
     )
 
 
-def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
+def check_input_size(backbone: nn.Module, image_sizes: Iterable[int], channels: int = RGB) -> None:
     """Send one image of each size through the backbone, to fail before any work is done.
 
     Args:
         backbone: The backbone; its state does not change.
         image_sizes: Sides of the square views, in pixels.
+        channels: Of the views.
 
     Raises:
         ConfigError: If the backbone cannot take such an image.
@@ -112,7 +122,7 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
     try:
         for size in image_sizes:
             with torch.no_grad():
-                shape = tuple(backbone(torch.zeros(1, 3, size, size)).flatten(1).shape)
+                shape = tuple(backbone(torch.zeros(1, channels, size, size)).flatten(1).shape)
             if shape != (1, backbone.feature_dim):
                 raise ConfigError(
                     f"The backbone gives features {shape} for an image of {size} x {size} "
@@ -121,9 +131,10 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int]) -> None:
     except ConfigError:
         raise
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        kind = "RGB views" if channels == RGB else f"views of {channels} channels"
         raise ConfigError(
-            f"The backbone cannot take RGB views of {size} x {size} pixels "
-            f"({one_line(error)}); {_remedy(error, size)}."
+            f"The backbone cannot take {kind} of {size} x {size} pixels "
+            f"({one_line(error)}); {_remedy(error, size, channels)}."
         ) from error
     finally:
         backbone.train(training)
@@ -163,8 +174,8 @@ def _timm(options: BackboneOptions) -> nn.Module:
             + (f"the nearest names are {', '.join(close)}." if close else "see timm.list_models().")
         )
     check_timm_options(options.options)
-    own = dict(options.options)
-    eps = own.pop(NORM_EPS, None)
+    eps = options.options.get(NORM_EPS)
+    own = timm_arguments(options.options, options.in_channels)
     try:
         backbone: nn.Module = timm.create_model(options.name, num_classes=0, **own)
         width = getattr(backbone, "head_hidden_size", None) or backbone.num_features

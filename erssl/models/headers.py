@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
+from erssl.models.channels import RGB
 from erssl.models.weights_files import one_line
 
 HEADER = "erssl"  # where a checkpoint of ours says what its backbone is
@@ -20,6 +21,7 @@ SOURCES = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_ov
 NOT_OF_THE_NETWORK = (*SOURCES, "pretrained_strict", "cache_dir", "num_classes", "in_chans")
 _DEPTHS = ("depth", "depths", "layers")
 _LARGEST = 100_000  # pixels; channels
+_MOST_CHANNELS = 4096  # of an image; hyperspectral cameras have some hundreds
 
 
 def own_header(
@@ -66,6 +68,7 @@ def _options(said: dict[str, Any], weights: int) -> BackboneOptions:
     libraries = get_args(get_type_hints(BackboneOptions)["library"])
     fits = isinstance(made.name, str) and made.library in libraries
     fits = fits and isinstance(made.cifar_stem, bool)
+    fits = fits and _whole(made.in_channels, 1, _MOST_CHANNELS)
     if not (fits and _whole(made.stem_padding, 0, 16)):
         raise ValueError("its architecture is none")
     for number in _numbers(own):
@@ -90,13 +93,16 @@ def checked_preprocessing(said: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: Naming the first that they cannot.
     """
+    channels = said.get("channels", RGB)
     for key, value in said.items():
         if key == "image_size":
             fits = _whole(value, 1, _LARGEST)
         elif key == "crop_pct":
             fits = isinstance(value, (int, float)) and 0 < value <= 1
+        elif key == "channels":
+            fits = _whole(value, 1, _MOST_CHANNELS)
         elif key in ("mean", "std"):
-            fits = isinstance(value, (list, tuple)) and len(value) == 3
+            fits = isinstance(value, (list, tuple)) and len(value) == channels
             fits = fits and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
             fits = fits and (key == "mean" or min(value) > 0)
         else:

@@ -15,6 +15,7 @@ from erssl.errors import ConfigError, DataError, ErsslError
 from erssl.models.architectures import assumed_of_transformer, infer_architecture
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.branches import offer, other_sets
+from erssl.models.channels import RGB, channels_of, of_channels
 from erssl.models.given import given_backbone
 from erssl.models.layouts import BackboneWeights, find_backbone
 from erssl.models.magnitudes import require_finite_features
@@ -115,6 +116,8 @@ def load_backbone(
         preprocessing = {**usual, **source.prepared}
         if usual and not source.prepared:
             assumed = (*assumed, f"preprocessing {listed(usual)} ({whose})")
+    if options.in_channels != RGB:
+        preprocessing = of_channels(preprocessing, options.in_channels)
     taken, others = other_sets(source.content, extracted)
     report = dataclasses.replace(
         report, place=extracted.place, taken=taken, others=others, assumed=assumed
@@ -253,17 +256,19 @@ def _classifier(options: BackboneOptions) -> set[str]:
     """Names that timm's network has with a classifier and without one has not."""
     import timm
 
+    arguments = timm_arguments(options.options, options.in_channels)
     try:
         with torch.device("meta"):
-            whole = timm.create_model(options.name, **timm_arguments(options.options)).state_dict()
+            whole = timm.create_model(options.name, **arguments).state_dict()
     except Exception:  # not every network of timm can be built without values
-        whole = timm.create_model(options.name, **timm_arguments(options.options)).state_dict()
+        whole = timm.create_model(options.name, **arguments).state_dict()
     return set(whole) - set(_planned(options))
 
 
 def _with_layout_details(options: BackboneOptions, extracted: BackboneWeights) -> BackboneOptions:
     """Padding of a small stem, and heads and size of a transformer, which no name says."""
     rule, state = extracted.layout, extracted.state
+    options = dataclasses.replace(options, in_channels=channels_of(state))
     if options.cifar_stem:
         return dataclasses.replace(options, stem_padding=rule.stem_padding)
     own: dict[str, Any] = {}

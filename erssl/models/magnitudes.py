@@ -57,7 +57,7 @@ def _input_shape(
     """Channels, height and width of an image: as asked for, or what timm says of the network."""
     timm = getattr(backbone, "default_cfg", None)
     usual = timm.get("input_size") if isinstance(timm, Mapping) else None
-    channels, size, _ = usual or (3, preprocessing.get("image_size", 224), None)
+    _, size, _ = usual or (None, preprocessing.get("image_size", 224), None)
     size = options.options.get("img_size", size)
     height, width = (size, size) if isinstance(size, int) else size
-    return options.options.get("in_chans", channels), height, width
+    return options.in_channels, height, width

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from erssl.errors import ConfigError
+from erssl.models.channels import RGB
 
 
 class PatchTokens(nn.Module):
@@ -22,12 +23,13 @@ class PatchTokens(nn.Module):
         shape: Number of tokens T and width D, of images of ``image_size``.
     """
 
-    def __init__(self, backbone: nn.Module, image_size: int) -> None:
+    def __init__(self, backbone: nn.Module, image_size: int, channels: int = RGB) -> None:
         """Take a transformer of timm's or torchvision's, and send one image through it.
 
         Args:
             backbone: In eval mode, on the CPU.
             image_size: Side of the images, pixels.
+            channels: Of the images.
 
         Raises:
             ConfigError: If it has no patch tokens.
@@ -38,7 +40,7 @@ class PatchTokens(nn.Module):
             hasattr(backbone, "forward_features") and hasattr(backbone, "num_prefix_tokens")
         )
         with torch.no_grad():
-            patches = self(torch.zeros(1, 3, image_size, image_size)) if tokens else None
+            patches = self(torch.zeros(1, channels, image_size, image_size)) if tokens else None
         if patches is None or patches.dim() != 3:
             raise ConfigError(
                 f"on=patches needs a vision transformer of timm's or torchvision's, and "
@@ -47,7 +49,7 @@ class PatchTokens(nn.Module):
         self.shape = (int(patches.shape[1]), int(patches.shape[2]))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Patch tokens (N, T, D) of images (N, 3, H, W)."""
+        """Patch tokens (N, T, D) of images (N, C, H, W)."""
         vit: Any = self.backbone
         if isinstance(vit, VisionTransformer):
             patches: Tensor = vit._process_input(images)

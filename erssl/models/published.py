@@ -52,7 +52,10 @@ def load_published(path: str | Path, arch: str | BackboneOptions | None = None) 
         raise DataError(f"timm publishes no weights for {options.name}; choose another name.")
     try:
         pretrained = timm.create_model(
-            options.name, pretrained=True, num_classes=0, **timm_arguments(options.options)
+            options.name,
+            pretrained=True,
+            num_classes=0,
+            **timm_arguments(options.options, options.in_channels),
         )
     except Exception as error:  # the network, the hub and the disk raise nearly anything
         raise DataError(

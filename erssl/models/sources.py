@@ -10,6 +10,7 @@ from typing import Any
 
 from erssl.errors import DataError
 from erssl.models.backbones import BackboneOptions
+from erssl.models.channels import RGB
 from erssl.models.headers import NOT_OF_THE_NETWORK, own_header
 from erssl.models.preprocessing import from_timm_config
 from erssl.models.timm_options import square_size
@@ -117,7 +118,10 @@ def _read_folder(folder: Path, file: Path | None = None) -> Source:
 def _timms(source: Source, config: Mapping[str, Any]) -> Source:
     arguments = dict(config.get("model_args") or {})
     options = {k: v for k, v in arguments.items() if k not in NOT_OF_THE_NETWORK}
-    architecture = BackboneOptions(str(config["architecture"]), "timm", options=options)
+    channels = int(arguments.get("in_chans") or RGB)
+    architecture = BackboneOptions(
+        str(config["architecture"]), "timm", options=options, in_channels=channels
+    )
     said = from_timm_config(dict(config.get("pretrained_cfg") or config))
     if (size := square_size(options)) is not None:
         said["image_size"] = options["img_size"] = size

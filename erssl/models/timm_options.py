@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from erssl.errors import ConfigError
+from erssl.models.channels import RGB
 
 #: Own option: epsilon of every layer normalisation, which timm takes as a Python function only.
 NORM_EPS = "layer_norm_eps"
@@ -19,7 +20,7 @@ NORM_EPS = "layer_norm_eps"
 ALLOWED = frozenset(
     {
         # images and patches
-        "img_size", "patch_size", "in_chans", "window_size", "window_ratio", "stride",
+        "img_size", "patch_size", "window_size", "window_ratio", "stride",
         "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "always_partition",
         "output_stride", "ref_feat_shape", "pretrained_window_sizes", "patch_norm",
         # width and depth
@@ -68,6 +69,10 @@ def check_timm_options(options: Mapping[str, Any]) -> None:
         ConfigError: Naming the first that may not be passed.
     """
     for name, value in options.items():
+        if name == "in_chans":
+            raise ConfigError(
+                f"backbone.options.in_chans={value} follows from the images; set data.channels."
+            )
         if name not in ALLOWED:
             raise ConfigError(
                 f"backbone.options.{name} is not handed on to timm, since it does not describe the "
@@ -80,16 +85,18 @@ def check_timm_options(options: Mapping[str, Any]) -> None:
             )
 
 
-def timm_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+def timm_arguments(options: Mapping[str, Any], in_channels: int = RGB) -> dict[str, Any]:
     """Keyword arguments with which ``timm.create_model`` builds the network.
 
     Args:
         options: Of a :class:`erssl.models.BackboneOptions`.
+        in_channels: Its channels.
 
     Returns:
         The backbone's own options, but for the epsilon of its normalisations.
     """
-    return {key: value for key, value in options.items() if key != NORM_EPS}
+    own = {key: value for key, value in options.items() if key != NORM_EPS}
+    return own if in_channels == RGB else own | {"in_chans": in_channels}
 
 
 def square_size(options: Mapping[str, Any]) -> int | None:

@@ -37,7 +37,7 @@ def build_method(
     sizes = [settings.data.image_size]
     if views.n_local_views:
         sizes.append(views.local_image_size)
-    check_input_size(backbone, sizes)
+    check_input_size(backbone, sizes, settings.data.channels)
     if settings.optimizer.layer_decay != 1 and not hasattr(backbone, "blocks"):
         raise ConfigError(
             f"optimizer.layer_decay={settings.optimizer.layer_decay} is for vision transformers, "

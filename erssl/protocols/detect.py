@@ -28,9 +28,10 @@ from erssl.files import write_json
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.evaluation import print_results
+from erssl.protocols.loggers import make_loggers
 from erssl.protocols.record import folder_for, leave_results, open_folder
-from erssl.protocols.subject import Read, read_backbone, slug
-from erssl.protocols.trainer import make_loggers, quiet
+from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
+from erssl.protocols.trainer import quiet
 from erssl.run.console import say
 from erssl.run.directory import (
     ENVIRONMENT,
@@ -66,8 +67,9 @@ def detect(settings: DetectSettings, console: Console) -> Result:
         ErsslError: If it cannot be done.
     """
     began = time.perf_counter()
-    backend = find_backend(settings.backend)
+    backend = find_backend(settings.backend, settings.evaluator)
     read = read_backbone(settings, console)
+    require_rgb(read.backbone, "detect")
     require_resnet(read.backbone, read.name)
     schedule = scaled(
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate
@@ -100,7 +102,9 @@ def detect(settings: DetectSettings, console: Console) -> Result:
         return Result.of(folder, _finish(settings, job, read, outcome, config, began, console))
 
 
-def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
+def find_backend(
+    name: str, evaluator: str = "pycocotools"
+) -> Callable[[DetectionJob], DetectionOutcome]:
     """The function that trains and evaluates.
 
     Raises:
@@ -115,6 +119,11 @@ def find_backend(name: str) -> Callable[[DetectionJob], DetectionOutcome]:
         raise ConfigError(
             "erssl detect needs pycocotools, which is not installed; run pip install "
             "'erssl[detection]'."
+        )
+    if evaluator == "faster-coco-eval" and find_spec("faster_coco_eval") is None:
+        raise ConfigError(
+            "evaluator=faster-coco-eval is not installed; run pip install 'erssl[fast-detection]', "
+            "or leave evaluator out."
         )
     module = importlib.import_module(f"erssl.downstream.detection.{name}_backend")
     run_backend: Callable[[DetectionJob], DetectionOutcome] = module.run
@@ -176,6 +185,7 @@ def _job(
         min_sizes=min_sizes,
         max_size=max_size,
         test_size=test_size,
+        evaluator=settings.evaluator,
         rois_per_image=settings.rois_per_image,
         eval_period=settings.eval_period,
         checkpoint_period=settings.checkpoint_period,

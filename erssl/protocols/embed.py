@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -67,9 +68,10 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     check_output(path, settings.overwrite)
     check_new((settings.page,), settings.overwrite)
     subject = read_subject(settings, about_data, console)
-    check_input_size(subject.backbone, [subject.data.image_size])
+    check_input_size(subject.backbone, [subject.data.image_size], subject.data.channels)
     network, shape = _network(settings, subject)
     datasets = subject.data.load()
+    subject = dataclasses.replace(subject, data=subject.data.measured(datasets.train))
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split)
     rows = image_rows(splits, datasets)
@@ -101,14 +103,17 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
 def _network(settings: EmbedSettings, subject: Subject) -> tuple[nn.Module, tuple[int, ...]]:
     """What gives the features, and their shape for one image."""
     if settings.on == "patches":
-        tokens = PatchTokens(subject.backbone, subject.data.image_size)
+        tokens = PatchTokens(subject.backbone, subject.data.image_size, subject.data.channels)
         return tokens, tokens.shape
     if settings.on == "embedding":
-        return _with_head(str(settings.checkpoint), subject.data.image_size)
+        data = subject.data
+        return _with_head(str(settings.checkpoint), data.image_size, data.channels)
     return subject.backbone, (int(subject.backbone.feature_dim),)  # type: ignore[arg-type]
 
 
-def _with_head(checkpoint: str, image_size: int) -> tuple[nn.Module, tuple[int, ...]]:
+def _with_head(
+    checkpoint: str, image_size: int, channels: int
+) -> tuple[nn.Module, tuple[int, ...]]:
     """The online branch of a run: backbone and projection head, and the width of embeddings."""
     run_dir = run_of(checkpoint)
     if run_dir is None:
@@ -131,7 +136,7 @@ def _with_head(checkpoint: str, image_size: int) -> tuple[nn.Module, tuple[int, 
         )
     branch = nn.Sequential(method.backbone, nn.Flatten(), method.projection_head).eval()
     with torch.no_grad():
-        width = branch(torch.zeros(2, 3, image_size, image_size)).shape[1]
+        width = branch(torch.zeros(2, channels, image_size, image_size)).shape[1]
     return branch, (int(width),)
 
 

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,6 +102,8 @@ class Evaluation:
         self.path = folder_for(settings.run_dir, protocol, subject.slug, subject.data.name)
         self.datasets: Datasets = subject.data.load()
         require_labels(subject.data, self.datasets)
+        data = subject.data.measured(self.datasets.train)
+        self.subject = replace(subject, data=data)
         self.facts: dict[str, Any] = {}
         self._fitted: dict[str, Any] = {}
 

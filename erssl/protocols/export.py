@@ -11,6 +11,7 @@ from rich.console import Console
 
 from erssl.errors import ConfigError
 from erssl.models import load_backbone
+from erssl.models.channels import RGB
 from erssl.models.export import Export, export_backbone
 from erssl.models.export.formats import FORMATS
 from erssl.models.headers import checked_preprocessing
@@ -45,7 +46,8 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         weights=own.get("weights"),
     )
     report: Any = backbone.report
-    said = _preprocessing(own)
+    architecture: Any = backbone.architecture
+    said = _preprocessing(own, architecture.in_channels)
     if said:
         known: Any = backbone.preprocessing
         backbone.preprocessing = known | said
@@ -81,11 +83,15 @@ def _print(export: Export, console: Console) -> None:
         say(console, line)
 
 
-def _preprocessing(own: dict[str, str]) -> dict[str, Any]:
+def _preprocessing(own: dict[str, str], channels: int) -> dict[str, Any]:
     """What the command says of the images, in place of what the checkpoint says."""
     said = {key: own[key] for key in PREPROCESSING_KEYS if key in own}
     try:
-        return checked_preprocessing({key: yaml.safe_load(value) for key, value in said.items()})
+        values = {key: yaml.safe_load(value) for key, value in said.items()}
+        if not values:
+            return {}
+        of_images = {} if channels == RGB else {"channels": channels}
+        return checked_preprocessing(of_images | values)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         given = ", ".join(f"{key}={value}" for key, value in said.items())
         raise ConfigError(

@@ -118,8 +118,8 @@ def _card(row: ZooRow, backbone: Any, results: Mapping[str, Any], config: str) -
         "backbone.preprocessing  # how to prepare images",
         "```",
         "",
-        f"Images (N, 3, H, W) give features (N, {backbone.feature_dim}); the names in the file "
-        f"are those of {library}.",
+        f"Images (N, {backbone.architecture.in_channels}, H, W) give features "
+        f"(N, {backbone.feature_dim}); the names in the file are those of {library}.",
         "",
         "## Measured",
         "",

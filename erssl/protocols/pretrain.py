@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
@@ -43,7 +44,9 @@ from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
 from erssl.protocols.folder_defaults import fitted_batch, may_fit
 from erssl.protocols.header import header_lines
+from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.pretrain_results import finish, show_finished
+from erssl.protocols.probes import probe_callbacks
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed
@@ -69,6 +72,7 @@ from erssl.run.lens_figure import plot_lens
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
+from erssl.settings.loggers import check_loggers
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 from erssl.yaml_text import read_settings_file
 
@@ -109,6 +113,7 @@ def pretrain(
         ErsslError: If the run cannot be done; of what can be known before training, nothing has
             been written then.
     """
+    check_loggers(settings.logger, settings.logger_options)
     path = _run_directory(settings)
     signals = SignalWatch(path)
     with signals.installed(), naming_run(path):
@@ -133,6 +138,12 @@ def _pretrain(
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     data = SSLDataModule(settings.data, each, settings.seed)
+    if data.options != settings.data:  # the statistics of its channels are measured
+        settings = dataclasses.replace(settings, data=data.options)
+        measured = {key: getattr(data.options, key) for key in ("mean", "std")}
+        config = {**config, "data": {**config["data"], **measured}}
+        told_by = f"measured on at most 1,000 of the {len(data.datasets.train):,} training images"
+        sources = {**sources, **{f"data.{key}": told_by for key in measured}}
     if fits:
         images = len(data.datasets.train)
         fitted = fitted_batch(settings.batch_size, images, probe.world_size)
@@ -173,7 +184,13 @@ def _pretrain(
             header = header_lines(settings, data, method, probe, path)
             write_text(path / HEADER, "\n".join(header) + "\n")
             say_lines(console, "\n".join(header))
-        metrics = _train(settings, data, method, callbacks, path, probe, resumed_from, signals)
+        step = None if resumed_from is None else resumed_from.step
+        loggers = make_loggers(path, step, settings.logger, settings.logger_options)
+        with reporting(loggers, config) as report:
+            metrics = _train(
+                settings, data, method, callbacks, path, probe, resumed_from, signals, loggers
+            )
+            report(metrics)
         if not first:
             return {}
         seconds = time.perf_counter() - began
@@ -192,6 +209,7 @@ def _train(
     probe: Trainer,
     resumed_from: Resumed | None,
     signals: SignalWatch,
+    loggers: Sequence[Logger],
 ) -> dict[str, float]:
     """Measure, train, measure again; only the first process measures."""
     device = probe.strategy.root_device
@@ -207,7 +225,9 @@ def _train(
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
     keep = settings.keep_checkpoints
-    trainer = make_trainer(settings.trainer, path, settings.epochs, callbacks, resumed_from, keep)
+    trainer = make_trainer(
+        settings.trainer, path, settings.epochs, callbacks, resumed_from, keep, loggers
+    )
     try:
         train(trainer, method, data, resumed_from)
         signals.training_ends()
@@ -228,8 +248,10 @@ def _train(
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     if data.datasets.labelled:
         logged.append("val_online_cls_top1")
+    probes = [each for each in callbacks if isinstance(each, OnlineKNN) and each.name]
     return {
         **_accuracy(method.backbone, data, evaluation, device),
+        **{f"knn_top1_{probe.name}": probe.measure(method.to(device)) for probe in probes},
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},
     }
@@ -309,6 +331,7 @@ def _callbacks(
                 evaluation.knn_temperature,
             )
         )
+    callbacks += probe_callbacks(evaluation, data, settings.seed)
     lens = settings.lens
     if lens.probe_size != 0:
         # a loss that compares no embeddings leaves them in a cone of few dimensions, and may

@@ -38,7 +38,7 @@ def start_of(settings: PretrainSettings, resumed: bool) -> nn.Module | None:
     if not settings.checkpoint:
         return None
     try:
-        start = read_start(settings)
+        start = read_start(settings, settings.data.channels)
     except DataError:
         if resumed:
             return None

@@ -17,6 +17,7 @@ from torch import nn
 from erssl.data import DataOptions
 from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone, load_backbone, named_architecture
+from erssl.models.channels import RGB
 from erssl.paths import user_path
 from erssl.run.console import say
 from erssl.run.directory import CONFIG
@@ -117,7 +118,11 @@ def read_subject(
     if checkpoint == PIXELS:
         return Subject(pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
     read = read_backbone(settings, console)
-    data = _with_preprocessing(data, read.preprocessing, about_data)
+    architecture: Any = getattr(read.backbone, "architecture", None)
+    channels = data.channels  # of a user's own module, which does not say them
+    if isinstance(architecture, BackboneOptions) and architecture.library != "object":
+        channels = architecture.in_channels
+    data = _with_preprocessing(data, read.preprocessing, about_data, channels)
     return Subject(read.backbone, read.name, read.description, data, console.quiet)
 
 
@@ -169,12 +174,16 @@ def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptio
 
 
 def _with_preprocessing(
-    data: DataOptions, preprocessing: Any, about_data: Sequence[str]
+    data: DataOptions, preprocessing: Any, about_data: Sequence[str], channels: int
 ) -> DataOptions:
     said = {override.partition("=")[0] for override in about_data}
-    return dataclasses.replace(
-        data, **{k: v for k, v in preprocessing.items() if f"data.{k}" not in said}
-    )
+    own = {"channels": channels, **preprocessing}
+    if data.channels != channels and "data.channels" in said:
+        raise ConfigError(
+            f"data.channels={data.channels} but the backbone takes images of {channels} "
+            f"{'channel' if channels == 1 else 'channels'}; leave data.channels out."
+        )
+    return dataclasses.replace(data, **{k: v for k, v in own.items() if f"data.{k}" not in said})
 
 
 def _architecture(
@@ -198,8 +207,23 @@ def _architecture(
 def pixels(data: DataOptions) -> nn.Module:
     """What gives the pixels of an image as its features."""
     flatten = nn.Flatten()
-    flatten.feature_dim = 3 * data.image_size**2  # type: ignore[assignment]
+    flatten.feature_dim = data.channels * data.image_size**2  # type: ignore[assignment]
     return flatten
+
+
+def require_rgb(backbone: nn.Module, command: str) -> None:
+    """Refuse a backbone of other images than those of a protocol whose images are RGB.
+
+    Raises:
+        DataError: If it takes other channels than three.
+    """
+    channels = getattr(getattr(backbone, "architecture", None), "in_channels", RGB)
+    if channels != RGB:
+        raise DataError(
+            f"erssl {command} reads images as RGB and the backbone takes {channels} "
+            f"{'channel' if channels == 1 else 'channels'}; evaluate it on images of its own by "
+            "erssl knn or erssl linear."
+        )
 
 
 def require_backbone(subject: Subject, command: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 
-from erssl.callbacks import RankOrderedGradients, ResumableCSVLogger
+from erssl.callbacks import RankOrderedGradients
 from erssl.errors import ConfigError
+from erssl.protocols.loggers import make_loggers
 from erssl.run.checkpoint_files import Resumed, WholeCheckpointIO, newest_whole
 from erssl.run.directory import LAST_CHECKPOINT
 from erssl.run.launch import started_processes
@@ -72,17 +72,6 @@ def resumed(path: Path) -> Resumed | None:
     return newest_whole(path / LAST_CHECKPOINT)
 
 
-def make_loggers(path: Path, resume_step: int | None) -> list[Logger]:
-    """``metrics.csv``, and TensorBoard's files where its package is installed."""
-    loggers: list[Logger] = [ResumableCSVLogger(path, resume_step)]
-    # Without the extra erssl[tensorboard], metrics.csv has the same numbers.
-    with contextlib.suppress(ModuleNotFoundError):
-        loggers.append(
-            TensorBoardLogger(path, "", "", default_hp_metric=False, purge_step=resume_step)
-        )
-    return loggers
-
-
 def make_trainer(
     options: Mapping[str, Any],
     path: Path,
@@ -90,6 +79,7 @@ def make_trainer(
     callbacks: Sequence[Callback],
     resumed_from: Resumed | None,
     keep: int = 1,
+    loggers: Sequence[Logger] | None = None,
     **more: Any,
 ) -> Trainer:
     """The trainer of a run in a directory.
@@ -101,12 +91,14 @@ def make_trainer(
         callbacks: What is called.
         resumed_from: The checkpoint that it goes on from.
         keep: Checkpoints that stay.
+        loggers: What it reports to; ``None`` for those of :func:`make_loggers`.
         **more: Further arguments of Lightning's.
     """
+    step = None if resumed_from is None else resumed_from.step
     return Trainer(
         **options,
         max_epochs=epochs,
-        logger=make_loggers(path, None if resumed_from is None else resumed_from.step),
+        logger=make_loggers(path, step) if loggers is None else list(loggers),
         callbacks=[*callbacks, RankOrderedGradients()],
         plugins=[WholeCheckpointIO(keep, resumed_from)],
         enable_model_summary=False,

@@ -33,7 +33,7 @@ from erssl.paths import erssl_home, user_path
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.evaluation import best_device
 from erssl.protocols.record import folder_for, leave_results, open_folder
-from erssl.protocols.subject import Read, read_backbone, slug
+from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
 from erssl.run.console import say, say_lines
@@ -70,6 +70,7 @@ def transfer(settings: TransferSettings, console: Console, shares: Shares | None
     if settings.checkpoint == PIXELS:
         raise ConfigError("checkpoint=pixels has no weights to transfer; name a backbone.")
     read = read_backbone(settings, console)
+    require_rgb(read.backbone, "transfer")
     config = {**asdict(settings), "weights": weights_digest(read.backbone)}
     path = folder_for(settings.run_dir, "transfer", settings.mode, slug(read.name))
     # Shares of a suite that others compute leave the table and what they do not compute alone.

@@ -150,7 +150,7 @@ class RunDirectory:
         written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md")
         for name in (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES):
             (self.path / name).unlink(missing_ok=True)
-        for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml"):
+        for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json"):
             (self.path / name).unlink(missing_ok=True)
         for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt"):
             for file in self.path.glob(pattern):

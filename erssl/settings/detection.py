@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from erssl.downstream.detection.job import Evaluator
 from erssl.downstream.detection.recipes import RECIPES, Recipe
 from erssl.errors import ConfigError
 from erssl.run.plots import Plots
@@ -26,6 +27,7 @@ MAY_CHANGE = (
     "eval_period",
     "checkpoint_period",
     "eval_only",
+    "evaluator",
     "plots",
     "checkpoint",
     "data_root",
@@ -52,6 +54,7 @@ class DetectSettings(BackboneSettings):
     max_size: int | None
     test_size: int | None
     rois_per_image: int
+    evaluator: Evaluator
     eval_period: int
     checkpoint_period: int
     num_workers: int | None
@@ -106,6 +109,11 @@ class DetectSettings(BackboneSettings):
             raise ConfigError(
                 f"recipe={self.recipe} is for backend=detectron2, since torchvision has no C4 "
                 f"detector; choose {' or '.join(fpn)}, or install Detectron2."
+            )
+        if self.backend == "detectron2" and self.evaluator != "pycocotools":
+            raise ConfigError(
+                f"evaluator={self.evaluator} is for backend=torchvision; Detectron2 evaluates by "
+                "pycocotools, so leave evaluator out."
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(

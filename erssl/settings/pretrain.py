@@ -67,6 +67,8 @@ class EvaluationOptions:
         every_n_epochs: Epochs between points of the kNN curve; 0 for none.
         linear: Fit logistic regression to the final features.
         untrained: Measure the same backbone before training too.
+        probes: Further labelled images by name, each with a kNN curve of its own: a folder, or a
+            data set and its folder, ``cifar10:data``.
     """
 
     knn_k: int = 200
@@ -74,6 +76,7 @@ class EvaluationOptions:
     every_n_epochs: int = 2
     linear: bool = True
     untrained: bool = True
+    probes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values that no protocol takes."""
@@ -126,6 +129,8 @@ class PretrainSettings:
     keep_checkpoints: int = 2
     on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
     save_nonfinite_batch: bool = False
+    logger: str | list[str] | None = None
+    logger_options: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     arch: str | None = None
     layout: str | None = None
@@ -267,6 +272,11 @@ def read_on(own: DataOptions, overrides: list[str]) -> tuple[DataOptions, Pretra
         overrides = [f"data={own.name}", *named, *overrides]
     composed, _ = read_settings(overrides)
     data = own
+    if "data.channels" in said and composed.data.channels != own.channels:
+        raise ConfigError(
+            f"data.channels={composed.data.channels} but the backbone takes images of "
+            f"{own.channels}; leave data.channels out."
+        )
     if composed.data.name != own.name:  # other images, with the preprocessing and views of the run
         kept = {k: getattr(own, k) for k in (*own.preprocessing, "views")}
         data = dataclasses.replace(composed.data, **kept)
@@ -294,6 +304,7 @@ def stored_config(file: Path) -> dict[str, Any]:
         stored: Any = read_settings_file(file)
         keys = {f.name: f.default for f in fields(PretrainSettings)}
         optional = {k: v for k, v in keys.items() if v is not dataclasses.MISSING}
+        optional["logger_options"] = {}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
             stored["data"] = earlier_options(stored["data"])
@@ -325,16 +336,27 @@ def stored_data(config: Mapping[str, Any]) -> DataOptions:
 
 
 def _settings(config: Mapping[str, Any]) -> PretrainSettings:
+    data = stored_data(config["data"])
     return PretrainSettings(
         **{
             **config,
-            "data": stored_data(config["data"]),
-            "backbone": BackboneOptions(**config["backbone"]),
+            "data": data,
+            "backbone": _backbone(config["backbone"], data),
             "optimizer": OptimizerOptions(**config["optimizer"]),
             "evaluation": EvaluationOptions(**config["evaluation"]),
             "lens": LensOptions(**config["lens"]),
         }
     )
+
+
+def _backbone(said: Mapping[str, Any], data: DataOptions) -> BackboneOptions:
+    backbone = BackboneOptions(**{"in_channels": data.channels, **said})
+    if backbone.in_channels != data.channels:
+        raise ConfigError(
+            f"backbone.in_channels={backbone.in_channels} differs from data.channels="
+            f"{data.channels}; leave it out, since it follows from the images."
+        )
+    return backbone
 
 
 MAY_CHANGE = (
@@ -352,6 +374,7 @@ MAY_CHANGE = (
     "lens.every_n_steps",
     "checkpoint_every_n_steps",
     "keep_checkpoints",
+    "logger",
     "on_nonfinite",
     "save_nonfinite_batch",
 )
@@ -407,4 +430,6 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
         "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
         "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
+        "logger_options": FREE,
+        "evaluation": schema_from(EvaluationOptions) | {"probes": FREE},
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from erssl.errors import ConfigError
-from erssl.models import load_backbone
+from erssl.models import load_backbone, with_channels
 
 if TYPE_CHECKING:
     from erssl.settings.pretrain import PretrainSettings
@@ -58,8 +58,12 @@ def with_start(
             f"checkpoint={settings.checkpoint} brings a backbone of its own; leave backbone out, "
             "or say what the file is with arch=."
         )
-    start: Any = read_start(settings)
+    channels = settings.data.channels if "data.channels" in said else None
+    start: Any = read_start(settings, channels)
     kept = {k: v for k, v in start.preprocessing.items() if f"data.{k}" not in said}
+    kept = {"channels": start.architecture.in_channels} | kept
+    if "data.channels" in said:  # the weights are adapted to them
+        kept.pop("channels")
     data = dataclasses.replace(settings.data, **kept)
     own = [field.name for field in dataclasses.fields(start.architecture)]
     keys = [f"data.{key}" for key in kept] + [f"backbone.{key}" for key in own]
@@ -68,16 +72,21 @@ def with_start(
     return dataclasses.replace(settings, data=data, backbone=start.architecture), sources
 
 
-def read_start(settings: PretrainSettings) -> nn.Module:
+def read_start(settings: PretrainSettings, channels: int | None) -> nn.Module:
     """The backbone that a run starts from.
+
+    Args:
+        settings: The run.
+        channels: That its images are said to have; ``None`` for those of the weights.
 
     Raises:
         DataError: If it cannot be read.
     """
-    return load_backbone(
+    backbone = load_backbone(
         str(settings.checkpoint),
         settings.arch,
         layout=settings.layout,
         prefix=settings.prefix,
         weights=settings.weights,
     )
+    return backbone if channels is None else with_channels(backbone, channels)

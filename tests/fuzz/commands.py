@@ -44,7 +44,7 @@ def run_command(arguments: Sequence[str]) -> str | None:
         with ExitStack() as stack:
             for place in _WORK:
                 stack.enter_context(patch(place, _begin))
-            stack.enter_context(patch("erssl.protocols.detect.find_backend", lambda _: _begin))
+            stack.enter_context(patch("erssl.protocols.detect.find_backend", lambda *_: _begin))
             # by git, which is a process
             stack.enter_context(patch("erssl.run.directory._git_commit", lambda: None))
             stack.enter_context(redirect_stdout(out))

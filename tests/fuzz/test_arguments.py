@@ -86,7 +86,7 @@ def _keys(command: str) -> list[str]:
         keys = _flat(_schema_of(command))
         keys += ["data", "data.root", "data.image_size", "preset", "trainer.devices"]
     elif command in ("pretrain", "lens"):
-        keys = _flat(_schema({"method": {"name": "mveb"}}))
+        keys = _flat(_schema({"method": {"name": "mveb"}, "data": {"name": "digits"}}))
         keys += ["method", "data", "backbone", "optimizer", "trainer", "experiment"]
         keys += _OWN.get(command, [])
     else:

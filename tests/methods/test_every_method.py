@@ -22,6 +22,12 @@ QUEUE = {
     "memory_bank_size": 64,
 }  # full after the first batch: a filling one adds to the loss
 RESTLESS = {**CLUSTERS, "freeze_prototypes_epochs": 0}
+WIDTHS = {
+    "resnet18": 512,
+    "resnet50": 2048,
+    "vit_small_patch16_224": 384,
+    "vit_base_patch16_224": 768,
+}
 OPTIONS = {
     "dino": {**RESTLESS, "head_norm": True},  # as the data set digits has it
     "dino_er": RESTLESS,
@@ -31,6 +37,8 @@ OPTIONS = {
     "deepcluster_er": KMEANS,
     "mocov2": QUEUE,
     "infomin": QUEUE,
+    "tico": {**SMALL, "beta": 0.5},  # a covariance that starts at 0 adds as it fills
+    "nnclr": {**QUEUE, "prediction_hidden_dim": 32},
     "self_classifier": {**SMALL, "classes_per_head": [8, 12]},
     "mae": {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2},
     "simmim": {"mask_size": 8},
@@ -106,9 +114,10 @@ def test_multi_crop(name):
 def test_class_contract_of_lightlys_benchmark(name):
     method = METHODS[name]["model"](batch_size_per_device=16, num_classes=10)
     assert isinstance(method, MultiViewMethod)
-    width = 768 if name in MASKED else 2048
+    network = method.default_backbone
+    width = WIDTHS[network.name]
     assert method.online_classifier.classification_head.in_features == width
-    side = 224 if name in MASKED else 64
+    side = 224 if network.library == "timm" else 64
     assert method.eval()(torch.randn(2, 3, side, side)).shape == (2, width)
     views = METHODS[name]["transform"](Image.new("RGB", (300, 260), (10, 120, 200)))
     assert [v.shape for v in views[:2]] == [(3, 224, 224)] * (1 if name in MASKED else 2)

@@ -42,6 +42,20 @@ SCENARIOS = {
     "swav_er": {"num_prototypes": 5, "temperature": 0.3, "target_temperature": 0.2},
     "unigrad": {},
     "vicreg": {},
+    "corinfomax": {"alpha": 5.0},
+    "dhel": {"memory_bank_size": [12, 8]},
+    "e2mc": {},
+    "emp_ssl": {},
+    "frossl": {},
+    "hydes": {},
+    "lejepa": {"num_slices": 6},
+    "matrixssl": {"prediction_hidden_dim": 16},
+    "mec": {"prediction_hidden_dim": 16},
+    "mmcr": {},
+    "nnclr": {"prediction_hidden_dim": 16, "memory_bank_size": 13},
+    "simdino": {},
+    "tico": {},
+    "visreg": {"num_slices": 3},
 }
 # Nothing of an image's loss depends on another image, so that there is nothing to gather.
 SEPARATE = {"byol", "dino", "simsiam", "deepclusterv2"}
@@ -79,6 +93,7 @@ def _train(rank, world, name):
     for step in range(STEPS):
         method.zero_grad()
         method.forward = step_loss
+        torch.manual_seed(100 * rank + step)  # slices are the first rank's
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Normal, "rsample", prepared(noise[step][:, share]))
             loss = ddp([view[share] for view in images[step]])

@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 import erssl
+from erssl.data.folders import ImageFiles
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.evaluation import similar
 from erssl.evaluation.similar import map_of, near_duplicates, nearest_others
@@ -216,21 +217,13 @@ def test_processes_share_the_work(tmp_path, monkeypatch):
         paint(tmp_path / "photos" / f"{number}.png", number)
     whole = erssl.embed(CNN, tmp_path / "photos", tmp_path / "whole", **SMALL)
     seen = []
-    original = engine.load_datasets
+    read = ImageFiles.__getitem__
 
-    def counted(options):
-        datasets = original(options)
-        read = type(datasets.train).__getitem__
+    def counted(self, index):
+        seen.append(index)
+        return read(self, index)
 
-        class Counted(type(datasets.train)):
-            def __getitem__(self, index):
-                seen.append(index)
-                return read(self, index)
-
-        datasets.train.__class__ = Counted
-        return datasets
-
-    monkeypatch.setattr(engine, "load_datasets", counted)
+    monkeypatch.setattr(ImageFiles, "__getitem__", counted)
     shares = []
     for number in range(2):
         seen.clear()

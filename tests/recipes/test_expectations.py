@@ -12,7 +12,8 @@ from erssl.settings.pretrain import read_settings
 
 from ..methods.test_methods import TinyBackbone
 
-R50, VIT = ("torchvision", "resnet50"), ("timm", "vit_base_patch16_224")
+R50, R18 = ("torchvision", "resnet50"), ("torchvision", "resnet18")
+VIT, VIT_S = ("timm", "vit_base_patch16_224"), ("timm", "vit_small_patch16_224")
 # name: optimiser, rate per 256 images, weight decay, momentum, warm-up, end of the cosine / peak
 SIMCLR = ("lars", 0.3, 1e-6, 0.9, 10, 0.0)  # SimCLR section 2.2, appendix B.6
 MVEB = ("lars", 0.4, 1e-6, 0.9, 10, 1e-3)  # MVEB section 6.1
@@ -45,6 +46,20 @@ OPTIMIZERS = {
     "swav_er": SWAV,
     "unigrad": ("sgd", 0.05, 1e-4, 0.9, 5, 1e-3),
     "vicreg": ("lars", 0.2, 1e-6, 0.9, 10, 1e-3),  # main_vicreg.py
+    "corinfomax": ("sgd", 0.2 * 256 / 1536, 1e-4, 0.9, 10, 1e-6 / 0.2),  # README, ImageNet-1K
+    "dhel": SIMCLR,
+    "e2mc": ("lars", 0.02, 1e-6, 0.9, 1, 1e-3),  # ours
+    "emp_ssl": ("lars", 0.3 * 256 / 100, 1e-4, 0.9, 0, 0.0),  # main.py
+    "frossl": ("lars", 0.3, 1e-4, 0.9, 10, 0.0),  # scripts/pretrain/imagenet
+    "hydes": SIMCLR,
+    "lejepa": ("adamw", 5e-4 / 2, 0.05, 0.9, 1, 1e-3),  # lightly's benchmark, batch 512
+    "matrixssl": ("sgd", 0.5, 1e-5, 0.9, 10, 0.0),  # main_pretrain.py
+    "mec": ("sgd", 0.5, 1e-5, 0.9, 10, 0.0),  # main_pretrain.py
+    "mmcr": ("lars", 0.6, 1e-6, 0.9, 10, 1e-3),  # pretrain_imagenet.py
+    "nnclr": SIMCLR,  # not confirmed
+    "simdino": ("adamw", 5e-4, 0.04, 0.9, 10, 1e-6 / 1e-3),  # main_dino.py, batch 512
+    "tico": ("lars", 0.2, 1.5e-6, 0.9, 10, 0.0),  # lightly's benchmark
+    "visreg": ("adamw", 9e-4 / 2, 0.05, 0.9, 1, 1e-3),  # lightly's benchmark, batch 512
 }
 # recipe, local views, scale of global and of local crops (None: the recipe's own)
 SWAV_CROPS = ("swav", 6, (0.14, 1.0), (0.05, 0.14))  # --nmb_crops 2 6 ... of its scripts
@@ -53,7 +68,14 @@ MOCO_CROPS = ("mocov2", 0, (0.2, 1.0), None)
 BYOL_CROPS = ("byol", 0, (0.08, 1.0), None)
 SIMCLR_CROPS = ("simclr", 0, None, None)
 MVEB_CROPS = ("dino", 0, None, None)
+JEPA_CROPS = ("dino", 6, (0.3, 1.0), (0.05, 0.3))
 VIEWS = {
+    **dict.fromkeys(("dhel", "hydes"), SIMCLR_CROPS),
+    **dict.fromkeys(("corinfomax", "e2mc", "mmcr", "nnclr", "tico"), BYOL_CROPS),
+    **dict.fromkeys(("lejepa", "visreg"), JEPA_CROPS),
+    **dict.fromkeys(("frossl", "matrixssl", "mec"), ("byol", 0, (0.2, 1.0), None)),
+    "emp_ssl": ("dino", 18, (0.25, 0.25), (0.25, 0.25)),
+    "simdino": ("dino", 10, (0.4, 1.0), (0.05, 0.4)),
     **dict.fromkeys(("simclr", "simclr_er", "entrec", "cmc"), SIMCLR_CROPS),
     **dict.fromkeys(("byol", "byol_er", "barlowtwins", "vicreg"), BYOL_CROPS),
     **dict.fromkeys(("mocov2", "simsiam", "unigrad"), MOCO_CROPS),
@@ -72,19 +94,36 @@ EMA = {
     **dict.fromkeys(("mveb", "mveb_stable"), (0.996, 1.0)),
     **dict.fromkeys(("mocov2", "infomin"), (0.999, 0.999)),
     "mocov3": (0.99, 1.0),
+    **dict.fromkeys(("matrixssl", "mec", "simdino"), (0.996, 1.0)),
+    "mmcr": (0.99, 0.99),
+    "tico": (0.99, 1.0),
 }
+BACKBONES = {
+    **dict.fromkeys(("mae", "simmim", "simdino"), VIT),
+    **dict.fromkeys(("lejepa", "visreg"), VIT_S),
+    **dict.fromkeys(("emp_ssl", "frossl"), R18),
+}
+TRUST = {"frossl": 0.02, "emp_ssl": 0.005}
 # what else the optimiser of the authors' code does
 NO_EXCLUSION = {"mocov2", "infomin", "simsiam", "unigrad", "self_classifier"} | {
     "swav",
     "swav_er",
     "deepclusterv2",
     "deepcluster_er",
+    "corinfomax",
+    "lejepa",
+    "matrixssl",
+    "mec",
+    "visreg",
 }
 WARMUP_START = {
     **dict.fromkeys(
         ("swav", "swav_er", "deepclusterv2", "deepcluster_er", "self_classifier"), 0.3 / 4.8
     ),
     "unigrad": 1e-3,
+    "corinfomax": 3e-3 / 0.2,
+    "lejepa": 0.01,
+    "visreg": 0.01,
 }
 # epochs, batch size, and whatever an experiment has that its method has not
 EXPERIMENTS = {
@@ -107,6 +146,7 @@ EXPERIMENTS = {
     ),
     "mveb_imagenet_2view": (800, 4096, {}),
     "mveb_imagenet_multicrop": (800, 4096, {}),
+    "mveb_vits_imagenet": (300, 4096, {}),
     "self_classifier_imagenet": (100, 4096, {}),
     "simclr_er_imagenet": (400, 4096, {"leave_one_out": False, "gather_distributed": False}),
     "simclr_imagenet": (1000, 4096, {}),
@@ -115,6 +155,18 @@ EXPERIMENTS = {
     "swav_imagenet": (800, 4096, {}),
     "unigrad_imagenet": (100, 1024, {}),
     "vicreg_imagenet": (1000, 2048, {}),
+    "corinfomax_imagenet": (100, 1536, {"gather_distributed": False}),
+    "e2mc_imagenet": (10, 2048, {}),
+    "emp_ssl_imagenet": (2, 100, {}),
+    "frossl_imagenet": (100, 256, {"gather_distributed": False}),
+    "lejepa_imagenet": (100, 512, {}),
+    "matrixssl_imagenet": (100, 1024, {}),
+    "mec_imagenet": (100, 1024, {}),
+    "mmcr_imagenet": (100, 2048, {}),
+    "nnclr_imagenet": (1000, 4096, {}),
+    "simdino_imagenet": (100, 512, {"distortion": 0.05, "gather_distributed": False}),
+    "tico_imagenet": (100, 256, {}),
+    "visreg_imagenet": (100, 512, {}),
 }
 # method options that come from the papers or their code
 OPTIONS = {
@@ -137,6 +189,18 @@ OPTIONS = {
     "mae": {"mask_ratio": 0.75, "norm_pixels": True},
     "simmim": {"mask_ratio": 0.6, "mask_size": 32},
     "unigrad": {"lambda_param": 100.0, "rho": 0.99},
+    "corinfomax": {"alpha": 2000.0, "forgetting": 0.1, "ridge": 1e-8, "projection_dim": 512},
+    "dhel": {"kappa": 1 / 0.3, "entropy_weight": 2.0, "leave_one_out": True},
+    "emp_ssl": {"distortion": 0.2, "invariance_weight": 200.0, "projection_dim": 1024},
+    "frossl": {"invariance_weight": 2.0, "projection_dim": 1024},
+    "lejepa": {"lambda_param": 0.05, "num_slices": 1024, "projection_dim": 64},
+    "matrixssl": {"uniformity_weight": 1.0, "gamma": 1.0, "order": 4},
+    "mec": {"distortion_per_dim": 64 / 2048, "order": 4, "projection_dim": 2048},
+    "mmcr": {"projection_hidden_dim": 8192, "projection_dim": 512},
+    "nnclr": {"temperature": 0.1, "memory_bank_size": 98304, "prediction_hidden_dim": 4096},
+    "simdino": {"distortion": 0.5, "gamma": None, "smooth": True, "projection_dim": 256},
+    "tico": {"beta": 0.9, "rho": 8.0, "projection_dim": 256},
+    "visreg": {"lambda_param": 0.9, "num_slices": 2048, "projection_dim": 256},
 }
 
 
@@ -160,10 +224,10 @@ def check_recipe(name, settings):
     assert optimizer.warmup_start_ratio == pytest.approx(WARMUP_START.get(name, 0.0))
     assert optimizer.bias_base_lr == (0.0048 if name == "barlowtwins" else None)
     assert optimizer.beta2 == (0.95 if name == "mae" else 0.999)
-    assert optimizer.trust_coefficient == 0.001
-    backbone = VIT if name in ("mae", "simmim") else R50
+    assert optimizer.trust_coefficient == TRUST.get(name, 0.001)
+    backbone = BACKBONES.get(name, R50)
     assert (settings.backbone.library, settings.backbone.name) == backbone
-    clip = {"dino": 3.0, "simmim": 5.0}.get(name)
+    clip = {"dino": 3.0, "simdino": 3.0, "simmim": 5.0}.get(name)
     assert settings.trainer["gradient_clip_val"] == clip
     start_and_end = (settings.method.get("momentum_start"), settings.method.get("momentum_end"))
     assert start_and_end == EMA.get(name, (None, None))
@@ -194,6 +258,8 @@ def test_an_experiment_is_its_papers_run(name):
     assert changed == other
     if name == "mveb_batchsize_ablation":  # MVEB, section 6.5
         assert optimizer_of(settings.optimizer) == ("sgd", 0.05, 1e-4, 0.9, 0, 1e-3)
+    elif name == "mveb_vits_imagenet":  # MoCo v3's code, CONFIG.md
+        assert optimizer_of(settings.optimizer) == ("adamw", 1.5e-4, 0.1, 0.9, 40, 0)
     else:
         check_recipe(method, settings)
     if name == "mveb_imagenet_multicrop":
@@ -203,7 +269,10 @@ def test_an_experiment_is_its_papers_run(name):
     else:
         assert settings.data.views == plain.data.views
     assert settings.trainer["precision"] == "16-mixed"
-    assert settings.backbone == plain.backbone
+    if name == "mveb_vits_imagenet":
+        assert settings.backbone == BackboneOptions("vit_small_patch16_224", "timm")
+    else:
+        assert settings.backbone == plain.backbone
 
 
 @pytest.mark.parametrize("name", available_methods())

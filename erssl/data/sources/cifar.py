@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from torchvision import datasets as tv
 
+from erssl.data.bands import GREY, RGB
 from erssl.data.checks import check_switch
-from erssl.data.datasets import Datasets
+from erssl.data.datasets import Datasets, greyed
 from erssl.data.options import DataOptions, Published
 from erssl.data.registry import register_dataset
 from erssl.data.views import ViewOptions
@@ -27,6 +28,7 @@ class Cifar10(DataOptions):
     """
 
     published = Published(10, 50_000, 10_000)
+    channel_choices = (GREY, RGB)
     reader: ClassVar[Any] = tv.CIFAR10
 
     image_size: int = 32
@@ -58,7 +60,8 @@ class Cifar10(DataOptions):
                 else f"is not complete in data.root={self.root}"
             )
             raise DataError(f"data.name={self.name} {what}; {remedy}.") from error
-        return Datasets(train, val, len(train.classes), tuple(train.classes))
+        datasets = Datasets(train, val, len(train.classes), tuple(train.classes))
+        return greyed(datasets) if self.channels == GREY else datasets
 
 
 @register_dataset("cifar100")

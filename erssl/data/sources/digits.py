@@ -6,7 +6,8 @@ from dataclasses import field
 
 import numpy as np
 
-from erssl.data.datasets import Datasets, ImagesInMemory
+from erssl.data.bands import GREY, RGB
+from erssl.data.datasets import Datasets, ImagesInMemory, greyed
 from erssl.data.options import DataOptions
 from erssl.data.registry import register_dataset
 from erssl.data.views import ViewOptions
@@ -16,6 +17,7 @@ from erssl.data.views import ViewOptions
 class Digits(DataOptions):
     """1,797 scans of 8 × 8 pixels; mean and deviation are of the 1,437 training scans."""
 
+    channel_choices = (GREY, RGB)
     next_step = "Real images: erssl pretrain data=cifar10 data.download=true"
 
     image_size: int = 32
@@ -36,9 +38,10 @@ class Digits(DataOptions):
         train, val = train_test_split(
             np.arange(len(targets)), test_size=0.2, stratify=targets, random_state=0
         )
-        return Datasets(
+        datasets = Datasets(
             train=ImagesInMemory(pixels[train], targets[train]),
             val=ImagesInMemory(pixels[val], targets[val]),
             num_classes=10,
             class_names=tuple(str(digit) for digit in range(10)),
         )
+        return greyed(datasets) if self.channels == GREY else datasets

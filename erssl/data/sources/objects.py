@@ -12,8 +12,9 @@ from erssl.data.registry import register_dataset
 class ObjectData(DataOptions):
     """A data set of a user's program, whose images are resized to ``image_size``."""
 
+    channel_choices = ()
     needs_val = "give data=(<training images>, <validation images>)"
 
     def load(self) -> Datasets:
         """Give what was given."""
-        return datasets_given()
+        return datasets_given(self.channels)

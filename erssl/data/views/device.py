@@ -34,14 +34,14 @@ def make_views(
     """Make one view of each image.
 
     Args:
-        images: Images (N, H, W, 3) of 8 bit.
-        spec: The view.
+        images: Images (N, H, W, 3) of 8 bit; grey ones have three channels alike.
+        spec: The view; as many channels as it has means are given.
         draws: What was drawn for the N images, on their device.
         most_bytes: Bytes that intermediate results may take, about; ``None`` for 8 MiB on a CPU
             and 2 GiB elsewhere.
 
     Returns:
-        Normalised views (N, 3, size, size) of float32, on the images' device.
+        Normalised views (N, C, size, size) of float32, on the images' device.
     """
     if most_bytes is None:
         most_bytes = _BYTES_ON_CPU if images.device.type == "cpu" else _BYTES_ELSEWHERE
@@ -73,11 +73,11 @@ def _views(images: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
         x = blur(x, draws.sigma, spec.blur_sigmas[1])
     if spec.solarize_prob:
         x = torch.where(_each(draws.solarize) & (x >= 128), 255 - x, x)
-    return normalize(x, spec)
+    return normalize(x[:, : len(spec.mean)], spec)  # of grey images the channels are alike
 
 
 def normalize(levels: Tensor, spec: ViewSpec) -> Tensor:
-    """Make levels 0..255 (N, 3, H, W) of any type a view's normalised float32."""
+    """Make levels 0..255 (N, C, H, W) of any type a view's normalised float32."""
     # A channel at a time: a tensor of three numbers, brought to the device, has the host wait.
     out = torch.empty(levels.shape, dtype=torch.float32, device=levels.device)
     for c, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):

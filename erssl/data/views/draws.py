@@ -9,7 +9,7 @@ seed, epoch and image through a hash, which has no state and is the same on ever
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,11 @@ def read_view(transform: Any) -> ViewSpec:
         if any(order.index(key) <= last for key in read):
             raise _needs_lightly_pipeline(f"{type(step).__name__} in another place than is usual")
         settings |= read
-    return ViewSpec(**settings)
+    spec = ViewSpec(**settings)
+    if len(spec.mean) != 1:
+        return spec
+    light = (*spec.jitter[:2], *((n, n) for n in _NEUTRAL[2:]))
+    return replace(spec, jitter=light, grey_prob=0.0)  # nothing else is to be seen in grey
 
 
 def _read_step(step: Any) -> dict[str, Any]:

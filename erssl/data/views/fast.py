@@ -57,7 +57,7 @@ class FastImages(Dataset[tuple[list[Tensor], int]]):
         return len(self.images)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int]:
-        """The views (size, size, 3) of one image, and its class number."""
+        """The views (size, size, C) of one image, and its class number."""
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[tuple[list[Tensor], int]]:
@@ -79,8 +79,15 @@ class FastImages(Dataset[tuple[list[Tensor], int]]):
         self, sized: Sequence[tuple[KnownSize, int]], places: Sequence[tuple[int, int]]
     ) -> list[tuple[list[Tensor], int]]:
         drawn = draw_views(self.specs, [image for image, _ in sized], places, self.seed)
+        channels = len(self.specs[0].mean)  # of grey images the first of three alike
         return [
-            ([torch.from_numpy(view) for view in make_views(image, self.specs, rows)], target)
+            (
+                [
+                    torch.from_numpy(view[..., :channels])
+                    for view in make_views(image, self.specs, rows)
+                ],
+                target,
+            )
             for (image, target), rows in zip(sized, drawn, strict=True)
         ]
 

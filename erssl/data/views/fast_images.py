@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -57,10 +57,15 @@ def known_size(images: ImageDataset, index: int) -> tuple[KnownSize, int]:
     """
     if isinstance(images, ImageFiles):
         path, target = images.samples[index]
-        return _of_file(path, images.upright), target
+        known = _of_file(path, images.upright)
+        if images.channels == 1:
+            coloured = known.decode
+            known = replace(known, decode=lambda reduced: _greyed(coloured(reduced)))
+        return known, target
     image, target = images[index]
     width, height = image.size
-    return KnownSize(height, width, lambda _: _pixels(image), 3 * height * width), target
+    rgb = image.convert("RGB")  # grey: three channels alike
+    return KnownSize(height, width, lambda _: _pixels(rgb), 3 * height * width), target
 
 
 def reduction(crops: Iterable[tuple[int, int, int]]) -> int:
@@ -111,6 +116,12 @@ def _decoded(data: bytes, reduced: int) -> Pixels | None:
     except cv2.error:  # what OpenCV refuses, Pillow reads or explains
         return None
     return pixels  # type: ignore[return-value]
+
+
+def _greyed(pixels: Pixels) -> Pixels:
+    """Three channels of Pillow's luma."""
+    luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(luma, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
 
 def _pixels(image: Image.Image) -> Pixels:

@@ -25,7 +25,8 @@ class HeldImages(Dataset[Any]):
     """Images in memory, of which a batch only says which ones and from what views are drawn.
 
     Attributes:
-        pixels: The images (N, H, W, 3) of 8 bit, on the device that makes their views.
+        pixels: The images (N, H, W, 3) of 8 bit, or (N, H, W) of grey ones, on the device that
+            makes their views.
         targets: Their class numbers (N,).
         seed: Of what is drawn.
     """
@@ -70,12 +71,12 @@ def views_of_rows(pixels: Tensor, rows: Tensor, specs: Sequence[ViewSpec]) -> li
     """Make the views of a batch on the device of its images.
 
     Args:
-        pixels: All images (N, H, W, 3) of 8 bit.
+        pixels: All images (N, H, W, 3) of 8 bit, or (N, H, W) of grey ones.
         rows: Number of each image of the batch and what its views are drawn from (B, 2).
         specs: The views.
 
     Returns:
-        Normalised views (B, 3, size, size), one tensor for each of ``specs``.
+        Normalised views (B, C, size, size), one tensor for each of ``specs``.
     """
     indices, stream = rows.unbind(dim=1)
     every = numbers_of(stream, 0, len(specs))
@@ -86,6 +87,8 @@ def views_of_rows(pixels: Tensor, rows: Tensor, specs: Sequence[ViewSpec]) -> li
         sides = [torch.full_like(uniform[:, 0], side) for side in pixels.shape[1:3]]
         draws = draw_view(spec, sides[0], sides[1], uniform)
         images = pixels.index_select(0, indices.repeat(len(numbers)))
+        if images.ndim == 3:  # grey: one channel is held, and three alike are seen
+            images = images[..., None].expand(-1, -1, -1, 3)
         made |= zip(numbers, make_views(images, spec, draws).split(len(rows)), strict=True)
     return [made[number] for number in range(len(specs))]
 
@@ -100,14 +103,17 @@ def _held(images: Any, workers: int) -> tuple[Tensor, Tensor]:
 
 def _read(images: ImageFiles, workers: int) -> tuple[Tensor, Tensor]:
     """Read files, when the first one says that there is room for all."""
-    width, height = images[0][0].size
-    if (size := 3 * width * height * len(images)) > MOST_BYTES:
+    first = images[0][0]
+    width, height = first.size
+    depth = len(first.getbands())
+    if (size := depth * width * height * len(images)) > MOST_BYTES:
         raise ConfigError(
             f"data.pipeline=device would hold {len(images)} images of {width} x {height} "
             f"pixels, {size / 2**30:.1f} GiB, and does so up to {MOST_BYTES / 2**30:.0f} GiB; set "
             "another data.pipeline, or give smaller images."
         )
-    pixels = np.empty((len(images), height, width, 3), dtype=np.uint8)
+    shape = (len(images), height, width) if depth == 1 else (len(images), height, width, depth)
+    pixels = np.empty(shape, dtype=np.uint8)
 
     def read(index: int) -> None:
         image, _ = images[index]

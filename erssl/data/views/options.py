@@ -9,7 +9,10 @@ from typing import Any
 from lightly.transforms.multi_view_transform import MultiViewTransform
 
 from erssl.announced import load_announced
+from erssl.data.bands import GREY, RGB
 from erssl.data.checks import as_numbers, check_choice, check_whole
+from erssl.data.views.bands import BandView
+from erssl.data.views.draws import ViewSpec, read_view
 from erssl.errors import ConfigError
 
 Scale = tuple[float, float]
@@ -26,7 +29,8 @@ class Crops:
         local_image_size: Side of the local views in pixels.
         local_scale: Smallest and largest area of a local view; (0, 0) of a recipe without any.
         normalize: Channel means to subtract and deviations to divide by, under ``"mean"`` and
-            ``"std"``, three numbers each for pixels in 0..1.
+            ``"std"``, a number for each channel (three, or one of grey images, on which steps for
+            colours do nothing) for pixels in 0..1.
     """
 
     image_size: int
@@ -190,20 +194,29 @@ def build_views(
 ) -> MultiViewTransform:
     """Make the transform from an image to its views.
 
+    Of images of other channels than one or three, what is made for colours is left out
+    (:mod:`erssl.data.views.bands`).
+
     Args:
         options: The recipe and its sizes.
         image_size: Side of the global views in pixels.
-        mean: Channel means to subtract, three values for pixels in 0..1.
+        mean: Channel means to subtract, one value a channel for pixels in 0..1.
         std: Channel deviations to divide by.
 
     Returns:
-        A transform from a PIL image to a list of ``options.n_views`` tensors: the global ones of
-        (3, image_size, image_size), then the local ones of (3, local_image_size,
-        local_image_size).
+        A transform from a PIL image, or a tensor of other channels than one or three, to a list of
+        ``options.n_views`` tensors: the global ones of (C, image_size, image_size), then the local
+        ones of (C, local_image_size, local_image_size).
 
     Raises:
-        ConfigError: If the local views are larger than the global ones.
+        ConfigError: If the local views are larger than the global ones, or the recipe cannot be had
+            for so many channels.
     """
+    if len(mean) not in (GREY, RGB):
+        rgb = build_views(options, image_size, (0.0,) * RGB, (1.0,) * RGB)
+        return MultiViewTransform(
+            [BandView(_spec(options.recipe, view, len(mean)), mean, std) for view in rgb.transforms]
+        )
     if options.n_local_views > 0 and options.local_image_size > image_size:
         raise ConfigError(
             f"data.views.local_image_size={options.local_image_size} is larger than "
@@ -221,6 +234,17 @@ def build_views(
         {"mean": list(mean), "std": list(std)},
     )
     return MultiViewTransform(list(row.views(crops)))
+
+
+def _spec(recipe: str, view: View, channels: int) -> ViewSpec:
+    """What a view of RGB images does, to be done to channels that are none."""
+    try:
+        return read_view(view)
+    except ConfigError as error:
+        raise ConfigError(
+            f"data.views.recipe={recipe} has steps for 8-bit RGB or grey, and data.channels is "
+            f"{channels}; choose another data.views.recipe."
+        ) from error
 
 
 def _those(fits: Callable[[ViewRecipe], bool]) -> str:

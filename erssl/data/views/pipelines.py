@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, default_collate
 
 from erssl.data.datasets import ImageDataset, TransformedDataset
 from erssl.data.draws import DrawnImages, seed_worker
+from erssl.data.views.bands import BandView
 from erssl.data.views.device import normalize
 from erssl.data.views.draws import read_view
 from erssl.data.views.held import HeldImages, as_it_is, views_of_rows
@@ -59,6 +60,11 @@ def make_pipeline(name: str, transform: MultiViewTransform, workers: int = 1) ->
     Raises:
         ConfigError: If it needs a package that is not installed, or cannot make such views.
     """
+    if name != "lightly" and isinstance(transform.transforms[0], BandView):
+        raise ConfigError(
+            f"data.pipeline={name} makes views of 8-bit RGB or grey, and data.channels is "
+            f"{len(transform.transforms[0].mean)}; set data.pipeline=lightly."
+        )
     if name == "fast":
         return FastViews(transform)
     if name == "device":

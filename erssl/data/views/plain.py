@@ -7,6 +7,9 @@ from typing import Any
 
 from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
 
+from erssl.data.bands import GREY, RGB
+from erssl.data.views.bands import BandView, ResizedBands
+from erssl.data.views.draws import ViewSpec
 from erssl.data.views.options import Scale
 
 
@@ -24,17 +27,20 @@ def build_eval_transform(
 
     Args:
         image_size: Side of the result in pixels.
-        mean: Channel means to subtract, three values for pixels in 0..1.
+        mean: Channel means to subtract, one value a channel for pixels in 0..1.
         std: Channel deviations to divide by.
         interpolation: ``bilinear``, ``bicubic``, ``nearest`` or ``lanczos``.
         crop_pct: The centre's share of the shorter side, in place of that rule (timm's key).
 
     Returns:
-        A transform from a PIL image to a tensor (3, image_size, image_size).
+        A transform from a PIL image, or a tensor of other channels than one or three, to a tensor
+        (C, image_size, image_size).
     """
     resized = round(image_size * 256 / 224) if image_size >= 96 else image_size
     if crop_pct is not None:
         resized = int(image_size / crop_pct)  # as timm rounds
+    if len(mean) not in (GREY, RGB):
+        return ResizedBands(resized, image_size, mean, std, interpolation)
     return T.Compose(
         [
             T.Resize(resized, T.InterpolationMode(interpolation)),
@@ -56,14 +62,19 @@ def build_crop_transform(
 
     Args:
         image_size: Side of the result in pixels.
-        mean: Channel means to subtract, three values for pixels in 0..1.
+        mean: Channel means to subtract, one value a channel for pixels in 0..1.
         std: Channel deviations to divide by.
         scale: Area of the crop as a share of the image's.
         flip: Whether to flip at all.
 
     Returns:
-        A transform from a PIL image to a tensor (3, image_size, image_size).
+        A transform from a PIL image, or a tensor of other channels than one or three, to a tensor
+        (C, image_size, image_size).
     """
+    if len(mean) not in (GREY, RGB):
+        ratio = (3 / 4, 4 / 3)  # torchvision's
+        flip_prob = 0.5 if flip else 0.0
+        return BandView(ViewSpec(image_size, scale, ratio, "bilinear", flip_prob), mean, std)
     return T.Compose(
         [
             T.RandomResizedCrop(image_size, scale=scale),

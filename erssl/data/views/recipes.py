@@ -17,6 +17,7 @@ from lightly.transforms.simclr_transform import SimCLRViewTransform
 from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
 from timm.data.auto_augment import rand_augment_transform
 
+from erssl.data.bands import GREY
 from erssl.data.views.options import Crops, View, register_views
 
 
@@ -46,13 +47,15 @@ def infomin(crops: Crops) -> list[View]:
     SimCLR's jitter, blur 0.5, timm's RandAugment (2 operations of magnitude 10 ± 0.5, each with
     probability 0.5), grey 0.2.
     """
+    grey = len(crops.normalize["mean"]) == GREY
+    filling = 117 if grey else (124, 116, 104)  # ImageNet's mean, and its luma
     view = T.Compose(
         [
             T.RandomResizedCrop(crops.image_size, scale=crops.global_scale),
             T.RandomHorizontalFlip(),
             T.RandomApply([T.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
             GaussianBlur(sigmas=(0.1, 2.0), prob=0.5),
-            rand_augment_transform("rand-m10-n2-mstd0.5", {"img_mean": (124, 116, 104)}),
+            rand_augment_transform("rand-m10-n2-mstd0.5", {"img_mean": filling}),
             T.RandomGrayscale(p=0.2),
             T.ToTensor(),
             T.Normalize(**crops.normalize),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from erssl.errors import DataError
 from erssl.models.backbones import RESNETS, BackboneOptions, build_backbone, check_input_size
+from erssl.models.channels import RGB
 from erssl.models.export import detectron, onnx_files, timm_files
 from erssl.models.loading import load_backbone
 from erssl.models.reports import listed
@@ -39,7 +40,7 @@ class Source:
     assumed: tuple[str, ...] = ()
 
     def images(self, number: int = 4) -> Tensor:
-        """A fixed batch (N, 3, H, W) of the size that the backbone was trained on.
+        """A fixed batch (N, C, H, W) of the size that the backbone was trained on.
 
         Raises:
             ConfigError: If the backbone cannot take such images.
@@ -48,9 +49,10 @@ class Source:
         if size is None:
             own = getattr(self.backbone, "pretrained_cfg", {})
             size = own.get("input_size", (3, 224, 224))[-1]
-        check_input_size(self.backbone, [size])
+        channels = self.options.in_channels
+        check_input_size(self.backbone, [size], channels)
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(number, 3, size, size, generator=generator)
+        return torch.randn(number, channels, size, size, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,17 @@ def _refusal_of_names(options: BackboneOptions, format: str) -> str:
             f"format={format} has torchvision's ResNets only, under names that are its own; choose "
             "format=torchvision, safetensors or onnx."
         )
+    if options.in_channels != RGB:
+        if format == "detectron2":
+            return (
+                f"format=detectron2 is for images of {RGB} channels and {options.name} takes "
+                f"{options.in_channels}; choose format=torchvision, safetensors or onnx."
+            )
+        if format == "torchvision" and options.name not in RESNETS:
+            return (
+                f"{options.name} of {options.in_channels} channels is no network of torchvision's; "
+                "choose format=safetensors or onnx."
+            )
     if options.cifar_stem and format in ("timm", "huggingface", "detectron2"):
         return (
             f"{options.name} has a 3x3 stem for small images (cifar_stem), which format={format} "
@@ -165,9 +178,12 @@ def _read_torchvision(source: Source, path: Path) -> nn.Module:
         backbone.load_state_dict(torch.load(path, weights_only=True))
         return backbone.eval()
     model: nn.Module = getattr(torchvision.models, source.options.name)()
+    channels = source.options.in_channels
     if source.options.cifar_stem:
-        model.conv1 = nn.Conv2d(3, 64, 3, 1, source.options.stem_padding, bias=False)
+        model.conv1 = nn.Conv2d(channels, 64, 3, 1, source.options.stem_padding, bias=False)
         model.maxpool = nn.Identity()
+    elif channels != RGB:
+        model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
     left = model.load_state_dict(torch.load(path, weights_only=True), strict=False)
     if set(left.missing_keys) != {"fc.weight", "fc.bias"} or left.unexpected_keys:
         raise DataError(f"other weights than the classifier's are left over: {left}")
@@ -176,14 +192,19 @@ def _read_torchvision(source: Source, path: Path) -> nn.Module:
 
 
 def _use_torchvision(source: Source, path: Path) -> str:
-    stem = (
-        f"model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, {source.options.stem_padding}, bias=False)\n"
-        "model.maxpool = torch.nn.Identity()\n"
-    )
+    options, stem = source.options, ""
+    first = f"model.conv1 = torch.nn.Conv2d({options.in_channels}, 64"
+    if options.cifar_stem:
+        stem = (
+            f"{first}, 3, 1, {options.stem_padding}, bias=False)\n"
+            "model.maxpool = torch.nn.Identity()\n"
+        )
+    elif options.in_channels != RGB:
+        stem = f"{first}, 7, 2, 3, bias=False)\n"
     return (
         "import torch, torchvision\n"
         f"model = torchvision.models.{source.options.name}()\n"
-        f"{stem if source.options.cifar_stem else ''}"
+        f"{stem}"
         f"model.load_state_dict(torch.load({str(path)!r}, weights_only=True), strict=False)"
     )
 
@@ -198,7 +219,7 @@ def _write_timm(source: Source, path: Path) -> None:
 
 
 def _use_timm(source: Source, path: Path) -> str:
-    arguments = timm_arguments(source.options.options)
+    arguments = timm_arguments(source.options.options, source.options.in_channels)
     own = "".join(f", {key}={value!r}" for key, value in arguments.items())
     return (
         "import timm\n"

@@ -13,6 +13,7 @@ from erssl.errors import DataError
 from erssl.escaping import markdown_code, markdown_text
 from erssl.files import write_text
 from erssl.models.backbones import BackboneOptions
+from erssl.models.channels import RGB
 from erssl.models.reports import listed
 from erssl.models.timm_options import timm_arguments
 
@@ -27,7 +28,7 @@ library_name: timm
 ---
 # {name}
 
-A backbone without classifier, exported by erssl: images (N, 3, H, W) become features
+A backbone without classifier, exported by erssl: images (N, {channels}, H, W) become features
 (N, {width}).
 
 - Architecture: timm's {code}{arguments}
@@ -55,7 +56,7 @@ def read_timm(options: BackboneOptions, path: Path) -> nn.Module:
         pretrained=False,
         num_classes=0,
         checkpoint_path=str(path),
-        **timm_arguments(options.options),
+        **timm_arguments(options.options, options.in_channels),
     )
     return model.eval()
 
@@ -84,7 +85,7 @@ def write_folder(
     import timm
     from timm.models import save_for_hf
 
-    arguments = timm_arguments(options.options)
+    arguments = timm_arguments(options.options, options.in_channels)
     model: Any = timm.create_model(options.name, pretrained=False, num_classes=0, **arguments)
     model.load_state_dict(dict(state))
     model.pretrained_cfg = timm_config(model.pretrained_cfg, preprocessing)
@@ -97,6 +98,7 @@ def write_folder(
         name=markdown_text(options.name),
         code=markdown_code(options.name),
         width=feature_dim,
+        channels=options.in_channels,
         arguments="".join(f", {markdown_code(f'{k}={v!r}')}" for k, v in arguments.items()),
         images=images or "not said by the checkpoint; config.json has what timm assumes",
         assumed="".join(
@@ -133,7 +135,7 @@ def timm_config(published: Mapping[str, Any], preprocessing: Mapping[str, Any]) 
     config["num_classes"] = 0
     config |= {key: tuple(preprocessing[key]) for key in ("mean", "std") if preprocessing.get(key)}
     if size := preprocessing.get("image_size"):
-        config["input_size"] = (3, size, size)
+        config["input_size"] = (preprocessing.get("channels", RGB), size, size)
         config["crop_pct"] = 224 / 256 if size >= 96 else 1.0
         config["interpolation"] = preprocessing.get("interpolation") or "bilinear"
     if preprocessing.get("crop_pct"):

@@ -20,7 +20,7 @@ from erssl.models.named import named_architecture
 from erssl.models.weights_files import one_line
 
 SCHEMES = ("https", "http", "file")
-_PREPROCESSING = ("image_size", "mean", "std", "interpolation", "crop_pct")
+_PREPROCESSING = ("image_size", "mean", "std", "interpolation", "crop_pct", "channels")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEXADECIMAL = re.compile(r"[0-9a-f]{6,64}")
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from erssl.downstream.detection.coco import CocoData, CocoImage, CocoInstance, CocoSource
@@ -37,7 +38,13 @@ def detections(*pairs, label=0):
 
 
 def evaluate(data, detections, kinds=("bbox", "segm")):
-    return coco_metrics(coco_results(detections, data), data, kinds)
+    """The metrics by pycocotools, which those of faster-coco-eval have to equal."""
+    results = coco_results(detections, data)
+    metrics = coco_metrics(results, data, kinds)
+    assert coco_metrics(results, data, kinds, "faster-coco-eval") == pytest.approx(
+        metrics, abs=1e-12
+    )
+    return metrics
 
 
 def test_all_found_is_one():
@@ -106,3 +113,40 @@ def test_nothing_found_is_zero_and_nothing_is_printed(capsys):
     assert metrics == dict.fromkeys((*metric_names("bbox")[:3], *metric_names("segm")[:3]), 0)
     evaluate(truth(BOX), detections((BOX, 0.5)))
     assert capsys.readouterr().out == ""
+
+
+def test_both_evaluators_agree_on_many_random_detections():
+    """Several images, sizes and classes, crowds, tied scores, more than 100 detections of one."""
+    from pycocotools import mask as codes
+
+    generator = np.random.default_rng(0)
+
+    def box():
+        x, y = generator.uniform(0, 150, 2)
+        w, h = generator.uniform(2, 120, 2)
+        return float(x), float(y), float(min(w, 199 - x)), float(min(h, 199 - y))
+
+    images, found = [], []
+    for index, count in enumerate((0, 3, 8, 15)):
+        boxes = [box() for _ in range(count)]
+        instances = tuple(
+            CocoInstance(100 * index + i, b, i % 2, polygon(b), b[2] * b[3], i % 5 == 4)
+            for i, b in enumerate(boxes)
+        )
+        images.append(CocoImage(index, Path(f"{index}.jpg"), 200, 200, instances))
+        near = [
+            tuple(np.clip(np.array(b) + generator.normal(0, 3, 4), 1, 198).tolist())
+            for b in boxes
+            for _ in range(8)
+        ]
+        corners = [(x, y, min(x + w, 199.5), min(y + h, 199.5)) for x, y, w, h in near]
+        masks = []
+        for x0, y0, x1, y1 in corners:
+            code = codes.frPyObjects(polygon((x0, y0, x1 - x0, y1 - y0)), 200, 200)[0]
+            masks.append({"size": code["size"], "counts": code["counts"].decode()})
+        scores = generator.integers(1, 20, len(corners)) / 20
+        labels = generator.integers(0, 2, len(corners)).tolist()
+        found.append(Detected(index, corners, labels, scores.tolist(), masks))
+    data = CocoData(CocoSource(Path(), Path()), "val", tuple(images), (3, 9), ("square", "bar"))
+    metrics = evaluate(data, found)
+    assert 0.05 < metrics["mask_AP"] < 0.95

@@ -71,7 +71,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_settings_stop_before_any_work(overrides, what, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "find_backend", lambda name: pytest.fail)
+    monkeypatch.setattr(command, "find_backend", lambda *_: pytest.fail)
     more, sentence = BAD[what]
     assert sentence in refused([*overrides, *more], capsys)
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -96,7 +96,7 @@ def test_data_is_named_in_one_way_or_the_other(overrides, capsys):
 
 
 def test_bad_annotations_stop_before_training(overrides, change, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "find_backend", lambda name: pytest.fail)
+    monkeypatch.setattr(command, "find_backend", lambda *_: pytest.fail)
     change("train", lambda content: content["images"][0].update(file_name="no.png"))
     assert "1 images that" in refused(overrides, capsys)
     change("train", lambda content: content["images"][0].update(file_name="001.png"))

@@ -21,7 +21,7 @@ from erssl.downstream.detection.torchvision_model import (
 )
 from erssl.errors import DataError, RunError
 from erssl.models import BackboneOptions, build_backbone
-from erssl.protocols.trainer import make_loggers
+from erssl.protocols.loggers import make_loggers
 
 STATISTICS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
 
