@@ -114,7 +114,7 @@ def compare(data: str | None = None, *, quiet: bool = False, **overrides: Any) -
     for key, value in {**said, **overrides}.items():
         if isinstance(value, list | tuple):
             values = [each.partition("=")[2] for v in value for each in overrides_of({key: v})]
-            arguments.append(f"{key}={','.join(values)}")
+            arguments.append(f"{key}=choice({','.join(values)})")
         else:
             arguments += overrides_of({key: value})
     with _own_process():

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import erssl
-from erssl.errors import ErsslError, Stopped, printable, was_interrupted
+from erssl.errors import ErsslError, Stopped, own_sentence, printable, was_interrupted
 
 COMMANDS = {
     "pretrain": "train a backbone without labels and say how good it is",
@@ -77,8 +77,6 @@ def _status(arguments: list[str]) -> int:
     try:
         return _run(arguments[0], arguments[1:])
     except ErsslError as error:
-        from erssl.run.faults import own_sentence
-
         _say(own_sentence(error))
         return 2
     except Stopped as stopped:
@@ -129,6 +127,10 @@ def _run(command: str, arguments: list[str]) -> int:
 
         print(help_text(command), end="")
         return 0
+    if "torch" not in sys.modules:  # else the settings themselves are read as quickly
+        from erssl.settings.names import check_names
+
+        check_names(command, arguments)
     if command in _LISTS:
         status: int = importlib.import_module(f"erssl.cli.{command}").run(arguments)
         return status

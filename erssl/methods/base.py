@@ -390,7 +390,7 @@ class MultiViewMethod(LightningModule):
         and the learning rate, are taken where loggers take a row and at an epoch's end.
         """
         self.log("train_loss", step.loss, batch_size=batch_size)
-        for name, value in getattr(self.criterion, "terms", {}).items():
+        for name, value in getattr(getattr(self, "criterion", None), "terms", {}).items():
             self.log(f"loss_{name}", value, batch_size=batch_size)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if every and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch):

@@ -72,22 +72,21 @@ from erssl.run.lens_figure import plot_lens
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
+from erssl.settings.arguments import MULTIRUN
 from erssl.settings.loggers import check_loggers
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
 from erssl.yaml_text import read_settings_file
-
-_MULTIRUN = ("--multirun", "-m")
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    if set(overrides) & set(_MULTIRUN):
+    if set(overrides) & set(MULTIRUN):
         from erssl.protocols import compare
 
         return compare.run(
-            [override for override in overrides if override not in _MULTIRUN], console
+            [override for override in overrides if override not in MULTIRUN], console
         )
     settings, config, sources = read_sources(restarted(overrides))
     return pretrain(settings, config, console, sources)

@@ -18,7 +18,8 @@ from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, leaves, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.hints import OF_DATA, unknown_setting
-from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
+from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.pretrain import flat
 from erssl.yaml_text import read_settings_file
 
 PIXELS = "pixels"  # checkpoint=pixels: no backbone at all

@@ -1,4 +1,4 @@
-"""Keys of the commands that no YAML file lists, each with what it takes."""
+"""Keys of the commands that no YAML file lists, each with what it takes; and those of none."""
 
 LENS_KEYS = {
     "checkpoint": "a run directory, a checkpoint of any layout, or zoo:<name>",
@@ -25,3 +25,18 @@ EXPORT_KEYS = {
     "pickle": "true for detectron2's classic .pkl of arrays (false)",
     "overwrite": "true to replace what is there (false)",
 }
+# What the commands themselves give to the Trainer.
+OWN_TRAINER_KEYS = (
+    "max_epochs",
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "enable_progress_bar",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "plugins",
+    "profiler",
+    "model_registry",
+    "sync_batchnorm",
+    "num_sanity_val_steps",
+)

@@ -28,24 +28,10 @@ from erssl.settings.compose import (
     recipe_of,
     schema_from,
 )
+from erssl.settings.keys import OWN_TRAINER_KEYS
 from erssl.settings.start import check_start, with_start
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
-# What the commands themselves give to the Trainer.
-OWN_TRAINER_KEYS = (
-    "max_epochs",
-    "logger",
-    "callbacks",
-    "default_root_dir",
-    "enable_progress_bar",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "plugins",
-    "profiler",
-    "model_registry",
-    "sync_batchnorm",
-    "num_sanity_val_steps",
-)
 # What the command itself gives to a method's constructor.
 _OWN_METHOD_KEYS = (
     "batch_size_per_device",

@@ -81,7 +81,7 @@ def test_a_killed_evaluation_goes_on_and_leaves_finished_seeds_alone(
 def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
     command, workers, tiny_run, tmp_path, monkeypatch
 ):
-    overrides = [command, *QUICK, "epochs=4", "batch_size=512", f"checkpoint={tiny_run}"]
+    overrides = [command, *QUICK, "epochs=3", "batch_size=512", f"checkpoint={tiny_run}"]
     overrides.append(f"data.num_workers={workers}")
     names = ["head.safetensors"]
     if command == "finetune":
@@ -95,7 +95,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
     monkeypatch.setattr(ClassifierTraining, "forward", with_dropout)
     assert evaluate(tmp_path / "whole", *overrides) == 0
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 3, RuntimeError("killed"))
+        interrupt_at(patch, 2, RuntimeError("killed"))
         with pytest.raises(RuntimeError, match="killed"):
             evaluate(tmp_path / "run", *overrides)
     assert evaluate(tmp_path / "run", *overrides, "resume=true") == 0

@@ -63,7 +63,8 @@ def fit(method, n_local_views=0, batch_size=128, batches=1.0):
     recipe = "simmim" if isinstance(method, METHODS["simmim"]["model"]) else "digits"
     recipe = "mae" if isinstance(method, METHODS["mae"]["model"]) else recipe
     views = ViewOptions(recipe, n_local_views=n_local_views, local_image_size=16)
-    data = SSLDataModule(default_options("digits", num_workers=0, views=views), batch_size, seed=0)
+    images = default_options("digits", num_workers=0, views=views, pipeline="device")
+    data = SSLDataModule(images, batch_size, seed=0)
     trainer = Trainer(
         max_epochs=2,
         limit_train_batches=batches,
