@@ -206,7 +206,7 @@ def test_an_experiment_brings_its_method_and_a_run_its_own(run, monkeypatch, tmp
     def noted(command, arguments, quiet):
         given.append(arguments)
 
-    monkeypatch.setattr("erssl.commands._execute", noted)
+    monkeypatch.setattr("erssl.calls.execute", noted)
     erssl.pretrain(experiment="byol_imagenet")
     erssl.pretrain(run_dir=run.path, resume=True)
     assert given == [["experiment=byol_imagenet"], [f"run_dir={run.path}", "resume=true"]]

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from erssl.data import ViewOptions
 from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
-from erssl.loss._state import StepState, at_least_float32, hold_state, states_of
+from erssl.loss.state import StepState, at_least_float32, hold_state, states_of
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse, counting_steps
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
@@ -348,6 +348,10 @@ class MultiViewMethod(LightningModule):
     def on_fit_start(self) -> None:
         """Look for states anew: a criterion may have been exchanged."""
         self._states = None
+
+    def kept_tensors(self) -> list[Tensor]:
+        """What losses keep: queues, centres and moments, which are no buffers."""
+        return [value for state in states_of(self) for _, value in state.named_state()]
 
     def _step_states(self) -> list[StepState]:
         if self._states is None:

@@ -10,6 +10,7 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 
 from erssl.errors import ConfigError
 from erssl.models.backbones import RESNETS, BackboneOptions
+from erssl.models.channels import RGB
 from erssl.models.layouts import Layout
 from erssl.models.timm_options import square_size
 from erssl.models.torchvision_nets import torchvision_preprocessing
@@ -25,7 +26,7 @@ def set_preprocessing(backbone: Any, preprocessing: dict[str, Any]) -> None:
     Args:
         backbone: Of features.
         preprocessing: ``image_size``, ``mean``, ``std``, ``interpolation`` and ``crop_pct``, as far
-            as they are known.
+            as they are known, and ``channels`` where they are not three.
     """
     backbone.preprocessing = preprocessing
     if "transform" not in backbone._modules:  # of a module that somebody has made
@@ -40,16 +41,17 @@ def evaluation_transform(preprocessing: dict[str, Any], **changes: Any) -> Calla
         **changes: Any of its keys, in place of what it says or does not say.
 
     Returns:
-        A function from a PIL image of any mode to a tensor (3, image_size, image_size), as
+        A function from a PIL image of any mode, or of other channels than one and three from an
+        array or tensor of them, to a tensor (C, image_size, image_size), as
         :func:`erssl.data.build_eval_transform` makes it.
 
     Raises:
         ConfigError: If a key is unknown, or size, means or deviations are.
     """
     from erssl.data import build_eval_transform
-    from erssl.data.images import to_rgb
 
     said = preprocessing | changes
+    channels = said.pop("channels", RGB)
     if unknown := sorted(said.keys() - set(KEYS)):
         raise ConfigError(f"transform() takes {', '.join(KEYS)} but was given {unknown[0]}.")
     if missing := [key for key in ("image_size", "mean", "std") if key not in said]:
@@ -57,12 +59,18 @@ def evaluation_transform(preprocessing: dict[str, Any], **changes: Any) -> Calla
             f"The weights do not say {' or '.join(missing)} of their images; give it, as in "
             "transform(image_size=32, mean=[0.5, 0.5, 0.5], std=[0.2, 0.2, 0.2])."
         )
-    plain = build_eval_transform(**said)
-    return partial(_transformed, to_rgb, plain)
+    if len(said["mean"]) != channels or len(said["std"]) != channels:
+        raise ConfigError(
+            f"transform() needs a mean and a std for each of the {channels} channels but has "
+            f"{len(said['mean'])} and {len(said['std'])}."
+        )
+    return partial(_transformed, channels, build_eval_transform(**said))
 
 
-def _transformed(to_rgb: Callable[[Any], Any], plain: Callable[[Any], Any], image: Any) -> Any:
-    return plain(to_rgb(image))
+def _transformed(channels: int, plain: Callable[[Any], Any], image: Any) -> Any:
+    from erssl.data.given import as_image
+
+    return plain(as_image(image, channels))
 
 
 def usual_preprocessing(

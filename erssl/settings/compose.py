@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -296,8 +297,9 @@ def check_values(config: Mapping[str, Any], schema: Schema, where: str = "") -> 
             check_values(value, expected, f"{key}.")
         elif not _fits(value, expected):
             shown = "null" if value is None else value
+            bounds = " that is finite" if value in (math.inf, -math.inf) or value != value else ""
             raise ConfigError(
-                f"{key}={shown} does not fit; it must be {_describe(expected)}."
+                f"{key}={shown} does not fit; it must be {_describe(expected)}{bounds}."
                 f"{not_fitting(key, value)}"
             )
 
@@ -319,7 +321,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return isinstance(value, list) and all(_fits(v, args[0]) for v in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) < math.inf
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is None or hint is type(None):

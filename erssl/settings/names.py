@@ -33,7 +33,7 @@ from erssl.settings.compose import (
     own_options,
     split_override,
 )
-from erssl.settings.keys import EXPORT_KEYS, LENS_KEYS, OWN_TRAINER_KEYS
+from erssl.settings.keys import LENS_KEYS, OWN_TRAINER_KEYS, command_keys
 
 Pairs = list[tuple[str, str]]
 
@@ -115,10 +115,8 @@ def _schema(command: str, choices: Pairs) -> Schema:
     """The keys of a command; what each takes is not known here."""
     if command == "pretrain":
         return _pretraining(choices)
-    if command == "export":
-        return dict.fromkeys(EXPORT_KEYS, Any)
-    if command in ("report", "methods"):
-        return {"output": Any, "plots": Any}
+    if command in ("export", "report", "methods"):
+        return dict.fromkeys(command_keys(command), Any)
     pretraining = _pretraining([])
     if command == "lens":
         shared = {key: pretraining[key] for key in ("data", "lens", "seed")}
