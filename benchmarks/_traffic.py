@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from erssl.methods import get_method
+from erssl.recipes import read_recipe
 
 Bytes = Counter[str]
 PAPER = {"world": 32, "rows": 128}  # MVEB: a batch of 4096 on 32 devices
@@ -115,22 +116,11 @@ FORMULAS: dict[str, Callable[[Step], Bytes]] = {
     "byol": lambda s: Counter(),
     "simsiam": lambda s: Counter(),
 }
-SMALL: dict[str, dict[str, Any]] = {
-    "deepcluster_er": {"num_clusterings": 2, "num_prototypes": 60, "memory_bank_size": 120},
-    "deepclusterv2": {"num_prototypes": 60, "memory_bank_size": 120},
-    "dino": {"num_prototypes": 6},
-    "dino_er": {"num_prototypes": 6},
-    "self_classifier": {"classes_per_head": [4, 6]},
-    "swav": {"num_prototypes": 6},
-    "swav_er": {"num_prototypes": 6},
-    "mocov2": {"memory_bank_size": 64},
-    "infomin": {"memory_bank_size": 64},
-}
 
 
 def small_options(name: str) -> dict[str, Any]:
     """What makes a method small enough to count with."""
-    return {"projection_dim": 8, **SMALL.get(name, {})}
+    return read_recipe(name).small_options
 
 
 class Backbone(nn.Module):
@@ -155,7 +145,6 @@ def measured_step(name: str, views: int) -> Bytes:
         4,
         2,
         backbone=Backbone(),
-        projection_hidden_dim=8,
         **small_options(name),
     )
     counted: Bytes = Counter()

@@ -22,6 +22,8 @@ from sklearn.datasets import load_digits
 
 import erssl.protocols.pretrain  # noqa: F401 - imported once, for every process that is forked
 from erssl.cli.main import main as erssl_main
+from erssl.recipes import read_recipe
+from erssl.settings.arguments import overrides_of
 
 COMMON = (
     "backbone=timm",
@@ -45,8 +47,6 @@ COMMON = (
     "evaluation.linear=false",
 )
 HEAD = ("method.projection_hidden_dim=32", "method.projection_dim=16")
-CLUSTERS = (*HEAD, "method.num_prototypes=12")
-KMEANS = (*CLUSTERS, "method.num_clusterings=2", "method.memory_bank_size=256")
 VIT = (
     "backbone.name=vit_tiny_patch16_224",
     "backbone.options.img_size=16",
@@ -58,23 +58,22 @@ VIT = (
     "optimizer.base_lr=0.001",
     "optimizer.warmup_epochs=0",
 )
-DECODER = ("method.decoder_dim=32", "method.decoder_depth=1", "method.decoder_heads=2")
-OPTIONS = {
-    **{name: CLUSTERS for name in ("dino", "dino_er", "swav", "swav_er")},
-    **{name: KMEANS for name in ("deepclusterv2", "deepcluster_er")},
-    **{name: (*HEAD, "method.memory_bank_size=64") for name in ("mocov2", "infomin")},
-    "self_classifier": (*HEAD, "method.classes_per_head=[8,12]"),
-    "mae": (*VIT, *DECODER, "data.views.recipe=mae"),
-    "simmim": (*VIT, "method.mask_size=4", "data.views.recipe=simmim"),
+MORE = {  # of a vision transformer with 16 patches
+    "mae": (*VIT, "data.views.recipe=mae"),
+    "simmim": (*VIT, "data.views.recipe=simmim", "method.mask_size=4"),
 }
 LAST = "checkpoints/last.ckpt"
 
 
 class Child:
-    """``erssl pretrain`` in a forked process of its own group."""
+    """A command of ``erssl`` in a forked process of its own group."""
 
     def __init__(
-        self, overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None
+        self,
+        overrides: list[str],
+        log: Path,
+        prepare: Callable[[], None] = lambda: None,
+        command: str = "pretrain",
     ) -> None:
         """Start it; ``prepare`` is called in it before."""
         self.log = log
@@ -88,7 +87,7 @@ class Child:
                 os.dup2(out, 1)
                 os.dup2(out, 2)
                 prepare()
-                status = erssl_main(["pretrain", *overrides])
+                status = erssl_main([command, *overrides])
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -137,13 +136,18 @@ class Study:
 
     def overrides(self, method: str, *more: str) -> tuple[str, ...]:
         """Of a short run of a method."""
-        return (f"method={method}", *COMMON, *OPTIONS.get(method, HEAD), *more)
+        small = overrides_of({"method": read_recipe(method).small_options})
+        return (f"method={method}", *COMMON, *small, *MORE.get(method, ()), *more)
 
     def child(
         self, overrides: tuple[str, ...], run_dir: Path, *more: str, **keywords: Any
     ) -> Child:
         """Start it in a run directory."""
         return Child([*overrides, f"run_dir={run_dir}", *more], self.new("log"), **keywords)
+
+    def command(self, name: str, arguments: list[str]) -> Child:
+        """Start another command."""
+        return Child(arguments, self.new("log"), command=name)
 
     def new(self, kind: str) -> Path:
         """A path that no trial has used."""
@@ -247,6 +251,25 @@ def remount(place: Path, options: str) -> None:
 
 
 PROMISES = {
+    "resumed with trainer.reload_dataloaders_every_n_epochs=1": (
+        "loaders made anew in each epoch: resumed, ends the same"
+    ),
+    "resumed with trainer.precision=64-true": "a run of float64: resumed, ends the same",
+    "EFBIG": "a file may not grow (EFBIG): one sentence naming it; ends the same",
+    "EDQUOT": "the quota is used up (EDQUOT): one sentence naming the file; ends the same",
+    "a rank of three killed": (
+        "`kill -9` of one of three ranks of torchrun: the others end with a sentence; ends the same"
+    ),
+    **{
+        f"{name} killed": f"`kill -9` of `{name}` at any moment: called again, ends the same"
+        for name in (
+            *("knn", "linear", "semi", "finetune", "transfer", "detect"),
+            *("embed", "lens", "export"),
+        )
+    },
+    "a damaged file": (
+        "a file beside a whole checkpoint is damaged: each command does without, or one sentence"
+    ),
     "resumed between epochs": "each of the methods, from an epoch's end: ends the same",
     "resumed inside an epoch": "each of the methods, from the middle of an epoch: ends the same",
     "kill -9 at a random moment": "`kill -9` at any moment: resumes, ends the same",

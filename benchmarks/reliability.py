@@ -32,6 +32,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from benchmarks._further_trials import (
+    study_commands,
+    study_damage,
+    study_ranks,
+    study_settings,
+    study_sizes,
+)
 from benchmarks._runs import RESULTS
 from benchmarks._trials import (
     COMMON,
@@ -320,7 +327,16 @@ def study_two(study: Study, quick: bool) -> None:
         stop_two(study, method)
 
 
-PARTS = {"one": study_all, "loader": study_loaders, "two": study_two}
+PARTS = {
+    "one": study_all,
+    "loader": study_loaders,
+    "two": study_two,
+    "settings": study_settings,
+    "sizes": study_sizes,
+    "ranks": study_ranks,
+    "commands": study_commands,
+    "damage": study_damage,
+}
 
 
 def main() -> None:

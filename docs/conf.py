@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import erssl
@@ -15,7 +16,6 @@ version = release = erssl.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
 ]
@@ -32,10 +32,12 @@ autodoc_member_order = "bysource"
 autoclass_content = "both"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
+_DOCS = Path(__file__).parent
+_PAGES = {"../CONTRIBUTING.md": "contributing.md", "../README.md": "index.md"}
+_OUTSIDE = re.compile(r"\[([^]]*)\]\((\.\./[^)#]+)\)")
 _GROUP = re.compile(r"^## (.+)$|^- \[[^]]*\]\(([^)#:]+)\)", re.MULTILINE)
 
 
@@ -53,11 +55,20 @@ def toctrees(page: str) -> str:
     )
 
 
-def _add_toctrees(_app: Any, name: str, source: list[str]) -> None:
+def _inside(match: re.Match[str]) -> str:
+    """Lead a link out of docs/ to its page of the site; name a folder, which the site has not."""
+    text, target = match.groups()
+    if (_DOCS / target).is_dir():
+        return text
+    return f"[{text}]({_PAGES.get(target, target)})"
+
+
+def _read(_app: Any, name: str, source: list[str]) -> None:
+    source[0] = _OUTSIDE.sub(_inside, source[0])
     if name == "index":
         source[0] += toctrees(source[0])
 
 
 def setup(app: Any) -> None:
-    """Let ``index.md``, which code hosts show as it is, say what the navigation holds."""
-    app.connect("source-read", _add_toctrees)
+    """Let pages be written for code hosts, ``index.md`` with what the navigation holds."""
+    app.connect("source-read", _read)

@@ -70,4 +70,9 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("erssl.commands"), name)
     if name in _SUBPACKAGES:
         return importlib.import_module(f"erssl.{name}")
+    if not name.startswith("_"):  # an evaluation that nothing lists
+        from erssl.settings.commands import evaluations
+
+        if name in evaluations():
+            return getattr(importlib.import_module("erssl.commands"), name)
     raise AttributeError(f"module 'erssl' has no attribute {name!r}")

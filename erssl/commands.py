@@ -9,16 +9,15 @@ names it takes a data set, a backbone and a method as objects. Errors are those 
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
-from erssl.errors import ConfigError
+from erssl.calls import execute, own_process, run_command
 from erssl.settings.arguments import overrides_of
+from erssl.settings.commands import commands, evaluations
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +46,14 @@ __all__ = [
 Place: TypeAlias = "str | PathLike[str]"
 Data: TypeAlias = "str | GivenData | None"
 Backbone: TypeAlias = "str | nn.Module | None"
+P = ParamSpec("P")
+
+
+def __getattr__(name: str) -> Any:
+    """Give the function of an evaluation that has none of its own here."""
+    if name in evaluations():
+        return evaluation_of(name, knn)
+    raise AttributeError(f"module 'erssl.commands' has no attribute {name!r}")
 
 
 def pretrain(
@@ -85,7 +92,7 @@ def pretrain(
         >>> result.metrics["knn_top1"]  # doctest: +SKIP
         0.91
     """
-    return _run(
+    return run_command(
         "pretrain", {"method": method, "data": data}, backbone, feature_dim, quiet, overrides
     )
 
@@ -114,11 +121,11 @@ def compare(data: str | None = None, *, quiet: bool = False, **overrides: Any) -
     for key, value in {**said, **overrides}.items():
         if isinstance(value, list | tuple):
             values = [each.partition("=")[2] for v in value for each in overrides_of({key: v})]
-            arguments.append(f"{key}={','.join(values)}")
+            arguments.append(f"{key}=choice({','.join(values)})")
         else:
             arguments += overrides_of({key: value})
-    with _own_process():
-        return _execute("compare", arguments, quiet)
+    with own_process():
+        return execute("compare", arguments, quiet)
 
 
 def knn(
@@ -149,52 +156,46 @@ def knn(
     return _evaluate("knn", checkpoint, data, backbone, feature_dim, quiet, overrides)
 
 
-def linear(
+def _evaluate(
+    command: str,
     checkpoint: Place,
-    data: Data = None,
-    *,
-    backbone: Backbone = None,
-    feature_dim: int | None = None,
-    quiet: bool = False,
-    **overrides: Any,
+    data: Data,
+    backbone: Backbone,
+    feature_dim: int | None,
+    quiet: bool,
+    overrides: Mapping[str, Any],
 ) -> Result:
-    """Evaluate a backbone by a linear classifier on frozen features: ``erssl linear``.
+    said = {"checkpoint": checkpoint, "data": data}
+    return run_command(command, said, backbone, feature_dim, quiet, overrides)
 
-    Arguments, result and errors are those of :func:`knn`.
+
+def evaluation_of(command: str, like: Callable[P, Result]) -> Callable[P, Result]:
+    """Make the function of an evaluation whose arguments are those of another one.
+
+    Args:
+        command: Its name.
+        like: The other one, such as :func:`knn`.
     """
-    return _evaluate("linear", checkpoint, data, backbone, feature_dim, quiet, overrides)
+    signature = inspect.signature(like)
 
+    def evaluate(*args: P.args, **kwargs: P.kwargs) -> Result:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return _evaluate(command, **bound.arguments)
 
-def semi(
-    checkpoint: Place,
-    data: Data = None,
-    *,
-    backbone: Backbone = None,
-    feature_dim: int | None = None,
-    quiet: bool = False,
-    **overrides: Any,
-) -> Result:
-    """Evaluate a backbone by training on a part of the labels: ``erssl semi``.
+    does = commands()[command]
+    evaluate.__name__ = evaluate.__qualname__ = command
+    evaluate.__signature__ = signature  # type: ignore[attr-defined]
+    evaluate.__doc__ = f"""{does[0].upper()}{does[1:]}: ``erssl {command}``.
 
-    Arguments, result and errors are those of :func:`knn`.
+    Arguments, result and errors are those of :func:`{like.__name__}`.
     """
-    return _evaluate("semi", checkpoint, data, backbone, feature_dim, quiet, overrides)
+    return evaluate
 
 
-def finetune(
-    checkpoint: Place,
-    data: Data = None,
-    *,
-    backbone: Backbone = None,
-    feature_dim: int | None = None,
-    quiet: bool = False,
-    **overrides: Any,
-) -> Result:
-    """Evaluate a backbone by training on all labels: ``erssl finetune``.
-
-    Arguments, result and errors are those of :func:`knn`.
-    """
-    return _evaluate("finetune", checkpoint, data, backbone, feature_dim, quiet, overrides)
+linear = evaluation_of("linear", knn)
+semi = evaluation_of("semi", knn)
+finetune = evaluation_of("finetune", knn)
 
 
 def transfer(
@@ -215,7 +216,7 @@ def transfer(
         ErsslError: If it cannot be done.
     """
     said = {"checkpoint": checkpoint, "data_root": data_root}
-    return _run("transfer", said, None, None, quiet, overrides)
+    return run_command("transfer", said, None, None, quiet, overrides)
 
 
 def detect(
@@ -236,7 +237,7 @@ def detect(
         ErsslError: If it cannot be done.
     """
     said = {"checkpoint": checkpoint, "data_root": data_root}
-    return _run("detect", said, None, None, quiet, overrides)
+    return run_command("detect", said, None, None, quiet, overrides)
 
 
 def lens(
@@ -268,11 +269,11 @@ def lens(
         ErsslError: If it cannot be done.
     """
     if not isinstance(checkpoint, str | PathLike):
-        with _own_process():
+        with own_process():
             folders = [str(Path(place)) for place in checkpoint]
-            return _execute("lens", [*folders, *overrides_of(overrides)], quiet)
+            return execute("lens", [*folders, *overrides_of(overrides)], quiet)
     said = {"checkpoint": checkpoint, "data": data} | ({"method": method} if method else {})
-    return _run("lens", said, backbone, feature_dim, quiet, overrides)
+    return run_command("lens", said, backbone, feature_dim, quiet, overrides)
 
 
 def embed(
@@ -307,7 +308,7 @@ def embed(
     """
     images = str(Path(data)) if isinstance(data, PathLike) else data
     said = {"checkpoint": checkpoint, "data": images, "output": output}
-    return _run("embed", said, backbone, feature_dim, quiet, overrides)
+    return run_command("embed", said, backbone, feature_dim, quiet, overrides)
 
 
 def predict(
@@ -342,7 +343,7 @@ def predict(
     """
     images = str(Path(data)) if isinstance(data, PathLike) else data
     said = {"checkpoint": checkpoint, "data": images, "output": output}
-    return _run("predict", said, backbone, feature_dim, quiet, overrides)
+    return run_command("predict", said, backbone, feature_dim, quiet, overrides)
 
 
 def export(
@@ -365,7 +366,7 @@ def export(
         ErsslError: If it cannot be done.
     """
     said = {"checkpoint": checkpoint, "format": format, "output": output}
-    return _run("export", said, None, None, quiet, overrides)
+    return run_command("export", said, None, None, quiet, overrides)
 
 
 def study(study: Place, scale: str = "tiny", *, quiet: bool = False, **overrides: Any) -> Result:
@@ -385,7 +386,7 @@ def study(study: Place, scale: str = "tiny", *, quiet: bool = False, **overrides
         ErsslError: If study, scale or a run of it cannot be; nothing has been trained then.
     """
     said = {"study": study, "scale": scale}
-    return _run("study", said, None, None, quiet, overrides)
+    return run_command("study", said, None, None, quiet, overrides)
 
 
 def report(
@@ -405,95 +406,6 @@ def report(
     Raises:
         ErsslError: If there are no results, or one cannot be read.
     """
-    with _own_process():
+    with own_process():
         folders = [str(Path(place)) for place in places]
-        return _execute("report", [*folders, f"output={Path(output)}", f"plots={plots}"], quiet)
-
-
-def _evaluate(
-    command: str,
-    checkpoint: Place,
-    data: Data,
-    backbone: Backbone,
-    feature_dim: int | None,
-    quiet: bool,
-    overrides: Mapping[str, Any],
-) -> Result:
-    said = {"checkpoint": checkpoint, "data": data}
-    return _run(command, said, backbone, feature_dim, quiet, overrides)
-
-
-def _run(
-    command: str,
-    said: Mapping[str, Any],
-    backbone: Backbone,
-    feature_dim: int | None,
-    quiet: bool,
-    overrides: Mapping[str, Any],
-) -> Result:
-    """Run a command on overrides, with objects where names would stand."""
-    with _own_process(), ExitStack() as objects:
-        named = {key: value for key, value in said.items() if value is not None}
-        if "data" in named and not isinstance(named["data"], str):
-            from erssl.data.given import given_data
-
-            objects.enter_context(given_data(named["data"]))
-            named["data"] = "object"
-        if inspect.isclass(named.get("method")):
-            from erssl.methods.registry import given_method
-
-            name = objects.enter_context(given_method(named.pop("method")))
-            named |= {"method": name} if command == "pretrain" else {}
-        if backbone is not None and not isinstance(backbone, str):
-            from erssl.models.given import given_backbone
-
-            objects.enter_context(given_backbone(backbone, feature_dim))
-            named |= {"backbone": "object"} if command == "pretrain" else {}
-        elif feature_dim is not None:
-            raise ConfigError("feature_dim is that of a module; give it as backbone=, or leave it.")
-        elif backbone is not None:
-            named["backbone"] = backbone
-        return _execute(command, overrides_of(named | dict(overrides)), quiet)
-
-
-def _execute(command: str, arguments: list[str], quiet: bool) -> Result:
-    from erssl.run.console import Terminal
-    from erssl.run.directory import command_of_python
-
-    engine = importlib.import_module(f"erssl.protocols.{command}")
-    with command_of_python([command, *arguments]):
-        result: Result = engine.run(arguments, Terminal(quiet=quiet))
-    return result
-
-
-@contextmanager
-def _own_process() -> Iterator[None]:
-    """Give back what a command changes for its whole process: a caller has a program of its own."""
-    import logging
-    import os
-    import warnings
-
-    import torch
-    from pytorch_lightning.utilities.seed import isolate_rng
-
-    from erssl.run.directory import RUN_DIR_VARIABLE
-
-    lightning = logging.getLogger("pytorch_lightning")
-    level, threads, kind = lightning.level, torch.get_num_threads(), torch.get_default_dtype()
-    variables = dict(os.environ)
-    strict = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    with isolate_rng(), warnings.catch_warnings():
-        try:
-            yield
-        finally:
-            lightning.setLevel(level)
-            torch.set_num_threads(threads)
-            torch.set_default_dtype(kind)
-            for name in os.environ.keys() - variables.keys():
-                del os.environ[name]
-            os.environ.update(variables)
-            os.environ.pop(RUN_DIR_VARIABLE, None)  # of the first command of a script alone
-            torch.use_deterministic_algorithms(strict, warn_only=warns)
-            torch.backends.cudnn.benchmark = benchmark
+        return execute("report", [*folders, f"output={Path(output)}", f"plots={plots}"], quiet)

@@ -64,3 +64,14 @@ class Stopped(BaseException):
 def was_interrupted(end: BaseException) -> bool:
     """Whether it is Ctrl-C, or the SystemExit that Lightning makes of it."""
     return isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
+
+
+def own_sentence(error: ErsslError) -> str:
+    """The sentence of an error of ours, also where a loader process met it.
+
+    Such a process puts its traceback before.
+    """
+    sentence = str(error)
+    if sentence.startswith("Caught "):
+        return sentence.strip().splitlines()[-1].partition("Error: ")[2]
+    return sentence

@@ -28,6 +28,8 @@ FAULTS_OF_PLACES = frozenset(
         errno.EPERM,
         errno.EROFS,
         errno.EIO,
+        errno.EISDIR,
+        errno.ENOTDIR,
     }
 )
 

@@ -58,6 +58,7 @@ class ConfigFile:
         in_place_of: See :class:`Layer`.
         methods: See :class:`Layer`.
         earlier: Of a method: values that runs had before there was the option.
+        small: Of a method: options that make it quick to try, beside smaller heads.
     """
 
     defaults: tuple[Any, ...]
@@ -65,6 +66,7 @@ class ConfigFile:
     in_place_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     methods: Mapping[str, Values] = field(default_factory=dict)
     earlier: Values = field(default_factory=dict)
+    small: Values = field(default_factory=dict)
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -124,7 +126,7 @@ def parse_config_file(text: str, group: str = "") -> ConfigFile:
     """
     values: Any = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
     defaults = list(values.pop("defaults", []))
-    apart = [values.pop(key, {}) for key in ("in_place_of", "methods", "earlier")]
+    apart = [values.pop(key, {}) for key in ("in_place_of", "methods", "earlier", "small")]
     if _SELF not in defaults:
         defaults.append(_SELF)
     if group and not text.startswith(_GLOBAL):

@@ -27,6 +27,7 @@ from erssl.layers import (
 )
 from erssl.yaml_text import commented_yaml, comments_of
 
+_SMALL_HEADS = {"projection_hidden_dim": 32, "projection_dim": 16}
 NODES = ("method", "optimizer", "backbone", "data", "trainer")
 T = TypeVar("T")
 
@@ -61,6 +62,15 @@ class Recipe:
         chosen: Any = {k: v for k, v in self.options.items() if k in names}
         result: T = chosen
         return result
+
+    @property
+    def small_options(self) -> dict[str, Any]:
+        """Options by which it is quick to try: small heads, and what ``small`` in its file says.
+
+        Tests and benchmarks train every method with them.
+        """
+        heads = {key: size for key, size in _SMALL_HEADS.items() if key in self.options}
+        return {**heads, **self.file.small}
 
     @property
     def views(self) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 import erssl
 from erssl.cli.main import main
+from erssl.data import build_eval_transform
 from erssl.errors import ConfigError, DataError
 from erssl.methods import METHODS
 from erssl.methods.simclr import SimCLR
@@ -126,6 +127,8 @@ def test_objects_in_place_of_names(tmp_path, capsys):
     network.feature_dim = 8
     read = erssl.load_backbone(result.path, arch=network)
     assert not torch.equal(read.layers[0].weight, network.layers[0].weight)
+    plain = build_eval_transform(**read.preprocessing)
+    assert torch.equal(read.transform()(data[0][0][0]), plain(data[0][0][0].convert("RGB")))
     again = {"data": data, "backbone": network, "quiet": True}
     knn = erssl.knn(result.path, run_dir=tmp_path / "knn", k=5, **again)
     features = [read(_prepared(part, read.preprocessing)).detach() for part in data]
@@ -147,7 +150,6 @@ def test_objects_in_place_of_names(tmp_path, capsys):
 
 
 def _prepared(data, preprocessing):
-    from erssl.data import build_eval_transform
 
     names = ("image_size", "mean", "std", "interpolation")
     transform = build_eval_transform(*(preprocessing[name] for name in names))
@@ -204,7 +206,7 @@ def test_an_experiment_brings_its_method_and_a_run_its_own(run, monkeypatch, tmp
     def noted(command, arguments, quiet):
         given.append(arguments)
 
-    monkeypatch.setattr("erssl.commands._execute", noted)
+    monkeypatch.setattr("erssl.calls.execute", noted)
     erssl.pretrain(experiment="byol_imagenet")
     erssl.pretrain(run_dir=run.path, resume=True)
     assert given == [["experiment=byol_imagenet"], [f"run_dir={run.path}", "resume=true"]]

@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from erssl.loss._state import hold_state, states_of
+from erssl.loss.state import hold_state, states_of
 
 _PROBE = "online_classifier"
 

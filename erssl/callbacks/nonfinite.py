@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from erssl.callbacks.blame import first_in_backward, first_in_forward, terms_of
 from erssl.errors import ErsslWarning, RunError
 from erssl.files import write_bytes
-from erssl.loss._state import states_of
+from erssl.loss.state import states_of
 
 OnNonFinite = Literal["stop", "skip", "backoff"]
 _IN_A_ROW = 10  # steps that are left out until the run ends after all

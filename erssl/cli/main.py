@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import erssl
-from erssl.errors import ErsslError, Stopped, printable, was_interrupted
+from erssl.cli.help_texts import help_text
+from erssl.errors import ErsslError, Stopped, own_sentence, printable, was_interrupted
+from erssl.settings.commands import commands
 
-COMMANDS = {
-    "pretrain": "train a backbone without labels and say how good it is",
-    "knn": "evaluate a backbone by its nearest neighbours",
-    "linear": "evaluate it by a linear classifier on frozen features",
-    "semi": "evaluate it by training on a part of the labels",
-    "finetune": "evaluate it by training on all labels",
-    "transfer": "evaluate it on eleven other data sets, linear or fine-tuned",
-    "detect": "evaluate it by detection on COCO, with Detectron2 or torchvision",
-    "lens": "read entropy and reconstruction of a checkpoint, or draw those of several runs",
-    "embed": "write the features of any images to an array, a table or Parquet",
-    "predict": "write the classes of any images, by a classifier that was trained",
-    "export": "write a backbone as torchvision, timm, Hugging Face or Detectron2 reads it",
-    "study": "re-make a paper's table or answer a question by a grid of runs",
-    "report": "put any number of results into one table",
-    "methods": "list the methods with their paper, family, views and target branch",
-    "zoo": "list published checkpoints, fetch them by name, add your own",
-}
-_LISTS = ("methods", "zoo")  # which print what there is, and come to no result
+COMMANDS = commands()
 _HELP = """erssl {version}: information-theoretic self-supervised learning beside lightly
 
 Usage: erssl COMMAND [key=value ...]
@@ -49,10 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Loader processes and torch's threads share the cores: threads that spin while they wait make
     # a run much slower there. Read when torch is loaded, hence before anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from erssl.run.streams import spelling_out
+
+    with spelling_out():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
-        print(_HELP.format(version=erssl.__version__, commands=commands), end="")
+        listed = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+        print(_HELP.format(version=erssl.__version__, commands=listed), end="")
         return 0
     if arguments[0] == "--version":
         print(f"erssl {erssl.__version__}")
@@ -77,8 +70,6 @@ def _status(arguments: list[str]) -> int:
     try:
         return _run(arguments[0], arguments[1:])
     except ErsslError as error:
-        from erssl.run.faults import own_sentence
-
         _say(own_sentence(error))
         return 2
     except Stopped as stopped:
@@ -125,17 +116,34 @@ def _run(command: str, arguments: list[str]) -> int:
             f"There is no command {command!r}{hint}; choose from: {', '.join(COMMANDS)}."
         )
     if {"-h", "--help"} & set(arguments):
-        from erssl.cli.help_texts import help_text
-
         print(help_text(command), end="")
         return 0
-    if command in _LISTS:
-        status: int = importlib.import_module(f"erssl.cli.{command}").run(arguments)
-        return status
+    started = "torch" in sys.modules
+    if not started:  # else the settings themselves are read as quickly
+        from erssl.settings.names import check_names
+
+        check_names(command, arguments)
     from erssl.run.console import Terminal
 
-    importlib.import_module(f"erssl.protocols.{command}").run(arguments, Terminal())
+    with nullcontext() if started else _all_that_is_made_stays():
+        engine = importlib.import_module(f"erssl.protocols.{command}")
+    engine.run(arguments, Terminal())
     return 0
+
+
+@contextmanager
+def _all_that_is_made_stays() -> Iterator[None]:
+    """Collect no garbage while torch and what is built on it are imported.
+
+    Each collection goes through all objects of the libraries, which stay; it takes more than a
+    fourth of the imports. Frozen, they cost later collections nothing either.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 if __name__ == "__main__":

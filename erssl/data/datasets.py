@@ -45,6 +45,8 @@ class Datasets:
         labelled: Whether class numbers mean anything; without labels no accuracy is possible.
         skipped: ``(path, reason)`` of each file that could not be read and was left out.
         left_out: Number of files of each split's folder that were left out, by reason.
+        labelled_train: Labelled images that stand for the training ones wherever accuracy is
+            measured, where those of ``train`` have no labels; ``None`` for ``train`` itself.
     """
 
     train: ImageDataset
@@ -54,6 +56,13 @@ class Datasets:
     labelled: bool = True
     skipped: list[tuple[str, str]] = field(default_factory=list)
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    labelled_train: ImageDataset | None = None
+
+    def evaluated(self) -> Datasets:
+        """What accuracy is measured with: the labelled images in place of unlabelled ones."""
+        if self.labelled_train is None:
+            return self
+        return replace(self, train=self.labelled_train, labelled_train=None)
 
 
 class ImagesInMemory(Dataset[tuple[Image.Image, int]]):
@@ -71,6 +80,15 @@ class ImagesInMemory(Dataset[tuple[Image.Image, int]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """One image and its class number."""
         return Image.fromarray(self.pixels[index]), int(self.targets[index])
+
+
+def labels_of(images: ImageDataset) -> npt.NDArray[np.int64]:
+    """Class numbers (N,) of all images, without reading one."""
+    targets: Any = getattr(images, "targets", None)
+    if targets is None:
+        samples: Any = getattr(images, "samples")  # noqa: B009 - the protocol does not name it
+        targets = [target for _, target in samples]
+    return np.asarray(targets, dtype=np.int64)
 
 
 def greyed(found: Datasets) -> Datasets:

@@ -104,15 +104,7 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
         DataError: If the folder does not exist, is a file, cannot be read, or holds no images
             in it or in one of its class folders.
     """
-    folder = user_path(path)
-    if not folder.exists():
-        raise DataError(f"{key}={path} does not exist; {_EXPECTED}.")
-    if not folder.is_dir():
-        raise DataError(f"{key}={path} is a file, not a folder; {_EXPECTED}.")
-    try:
-        every = sorted(os.listdir(folder))
-    except OSError as error:
-        raise DataError(f"{key}={path} cannot be read ({error.strerror}); {_EXPECTED}.") from error
+    folder, every = _listed(key, path)
     class_names = [e for e in every if not _is_hidden(e) and (folder / e).is_dir()]
     left_out: Counter[str] = Counter()
     extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
@@ -144,6 +136,39 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
         left_out["beside the class folders"] = len(loose)
     names = tuple(map(printable, class_names))
     return Folder(key, folder, samples, names, labelled=True, left_out=left_out)
+
+
+def scan_unlabelled(key: str, path: str | Path, channels: int = RGB) -> Folder:
+    """Find all images of a folder at any depth; its sub-folders are no classes.
+
+    Args:
+        key: As of :func:`scan_folder`.
+        path: As of :func:`scan_folder`.
+        channels: As of :func:`scan_folder`.
+
+    Raises:
+        DataError: If the folder cannot be used, or holds no images.
+    """
+    folder, _ = _listed(key, path)
+    left_out: Counter[str] = Counter()
+    extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
+    samples = tuple((file, 0) for file in _images_below(str(folder), left_out, extensions))
+    if not samples:
+        raise DataError(f"{key}={path} holds no images ({', '.join(extensions)}); name another.")
+    return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out)
+
+
+def _listed(key: str, path: str | Path) -> tuple[Path, list[str]]:
+    """A folder and what is in it."""
+    folder = user_path(path)
+    if not folder.exists():
+        raise DataError(f"{key}={path} does not exist; {_EXPECTED}.")
+    if not folder.is_dir():
+        raise DataError(f"{key}={path} is a file, not a folder; {_EXPECTED}.")
+    try:
+        return folder, sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"{key}={path} cannot be read ({error.strerror}); {_EXPECTED}.") from error
 
 
 def check_same_classes(train: Folder, val: Folder) -> None:

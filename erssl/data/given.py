@@ -71,7 +71,7 @@ class GivenImages(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """One image and its class number."""
-        image = _as_image(_parts(self.dataset[index])[0], self.channels)
+        image = as_image(_parts(self.dataset[index])[0], self.channels)
         return image, int(self.targets[index])
 
     def of_channels(self, channels: int) -> GivenImages:
@@ -185,7 +185,16 @@ def _parts(item: Any) -> tuple[Any, Any]:
     return item, None
 
 
-def _as_image(image: Any, channels: int) -> Any:
+def as_image(image: Any, channels: int) -> Any:
+    """Make what a user has an image of so many channels.
+
+    Args:
+        image: One of Pillow's, an array or a tensor, as of `GivenImages`.
+        channels: 1 for grey, 3 for RGB; of others the image is a tensor (C, H, W).
+
+    Raises:
+        DataError: If it is no image, or has other channels.
+    """
     if channels not in (GREY, RGB):
         try:
             return as_bands(image, channels)

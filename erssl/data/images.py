@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,31 @@ def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -
     with reading(path) as image:
         rgb = to_rgb(turned_upright(image) if upright else image)
         return rgb.convert("L") if grey else rgb
+
+
+def decode_image(data: bytes, name: str, *, grey: bool = False) -> Image.Image:
+    """Read an image from the bytes of its file, turned upright as its EXIF orientation says.
+
+    Args:
+        data: The bytes.
+        name: What the image is called in messages.
+        grey: As of :func:`load_image`.
+
+    Returns:
+        As :func:`load_image`.
+
+    Raises:
+        DataError: If they are no image that is read, or damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
+            rgb = to_rgb(turned_upright(image))
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        reason = "empty file" if not data else reason_of(name, error)
+        raise DataError(
+            f"the image {name} cannot be read ({reason}); repair or remove it."
+        ) from error
+    return rgb.convert("L") if grey else rgb
 
 
 @contextlib.contextmanager

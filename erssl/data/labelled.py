@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
 from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset
+from erssl.data.datasets import labels_of as labels_of
 from erssl.data.draws import DrawnImages as DrawnImages
 from erssl.data.draws import EpochSampler, place_in, place_to_begin
 from erssl.data.folders import named
@@ -127,15 +128,6 @@ def require_labels(options: DataOptions, datasets: Datasets) -> ImageDataset:
             "two, each in a sub-folder of its own."
         )
     return datasets.val
-
-
-def labels_of(images: ImageDataset) -> Indices:
-    """Class numbers (N,) of all images, without reading one."""
-    targets: Any = getattr(images, "targets", None)
-    if targets is None:
-        samples: Any = getattr(images, "samples")  # noqa: B009 - the protocol does not name it
-        targets = [target for _, target in samples]
-    return np.asarray(targets, dtype=np.int64)
 
 
 def stratified_subset(labels: Indices, fraction: float, seed: int = 0) -> Indices:

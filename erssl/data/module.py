@@ -139,6 +139,11 @@ class SSLDataModule(LightningDataModule):
             )
 
     @property
+    def training_classes(self) -> int:
+        """Number of classes that the training images themselves have; 1 without labels."""
+        return 1 if self.datasets.labelled_train is not None else self.datasets.num_classes
+
+    @property
     def measurable(self) -> bool:
         """Whether accuracy can be measured: labelled validation images of several classes."""
         datasets = self.datasets
@@ -228,7 +233,7 @@ class SSLDataModule(LightningDataModule):
         Raises:
             DataError: If there is no such split.
         """
-        images = self.datasets.train if split == "train" else self.datasets.val
+        images = getattr(self.datasets.evaluated(), split)
         if images is None:
             raise DataError(
                 f"data.name={self.options.name} has no validation images here; "
@@ -238,7 +243,9 @@ class SSLDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Give the validation loader, or an empty list where there is no validation split."""
-        return self.eval_dataloader("val") if self.datasets.val is not None else []
+        # Training images without labels teach the online probe nothing that could be evaluated.
+        there = self.datasets.val is not None and self.datasets.labelled_train is None
+        return self.eval_dataloader("val") if there else []
 
     def _loader(self, dataset: Dataset[Any], **keywords: Any) -> DataLoader[Any]:
         keywords = {"num_workers": self.options.workers} | keywords

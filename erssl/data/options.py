@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -14,6 +13,7 @@ from erssl.data.datasets import Datasets
 from erssl.data.statistics import channel_statistics
 from erssl.data.views import ViewOptions
 from erssl.errors import ConfigError
+from erssl.limits import check_processes, cpus
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 
@@ -109,6 +109,7 @@ class DataOptions:
         check_whole("data.image_size", self.image_size, 1, "a size in pixels")
         if self.num_workers is not None:
             check_whole("data.num_workers", self.num_workers, 0, "a number of loader processes")
+            check_processes("data.num_workers", self.num_workers)
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ConfigError(
                 f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "
@@ -234,11 +235,7 @@ class FileOptions(DataOptions):
 
 def loader_processes(num_workers: int | None) -> int:
     """The number of loader processes that ``num_workers`` comes to; see `DataOptions`."""
-    return min(8, _cpus() - 1) if num_workers is None else num_workers
-
-
-def _cpus() -> int:
-    # A container or a batch system often grants fewer CPUs than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if num_workers is None:
+        return min(8, cpus() - 1)
+    check_processes("num_workers", num_workers)
+    return num_workers

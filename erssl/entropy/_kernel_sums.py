@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 
 _ROWS = 256  # of a tile on the CPU, where more leave more of the triangle's blocks half idle
 _PAIRS = 2**26  # of a tile elsewhere (256 MiB), and from which on other pairs come in tiles

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 
 Plain = Callable[[Tensor, Tensor], Tensor]
 Measured = tuple[Tensor, Tensor | None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 
 
 @full_precision

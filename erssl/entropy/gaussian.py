@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._opaque import is_followed
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 
 
 @full_precision

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 
 
 @full_precision

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._kernel_sums import log_kernel_sums
-from erssl.entropy._precision import full_precision
 from erssl.entropy.held_out import held_out_entropy
+from erssl.entropy.precision import full_precision
 from erssl.entropy.vmf import log_normalizer_value
 
 Estimator = Literal["joe", "plugin"]

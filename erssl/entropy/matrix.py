@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 
 _SMALLEST = 1e-6  # singular value that has a gradient, of the largest
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from erssl.entropy._precision import full_precision
 from erssl.entropy.cap import cap_log_area
+from erssl.entropy.precision import full_precision
 
 _ROWS = 256  # that are compared with all others at a time
 _CLOSE = 1e-8  # distance that exact copies count as, DINOv2's

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from erssl.entropy import _opaque, _triangle
-from erssl.entropy._precision import full_precision
 from erssl.entropy._triangle import Cholesky
+from erssl.entropy.precision import full_precision
 from erssl.entropy.ridge import auto_ridge, vmf_scale
 
 Geometry = Literal["euclidean", "sphere"]

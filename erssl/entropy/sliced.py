@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from erssl.entropy._opaque import is_followed
-from erssl.entropy._precision import full_precision
 from erssl.entropy._slices import (
     SliceSum,
     check_position,
@@ -24,6 +23,7 @@ from erssl.entropy._slices import (
     normal_quantiles,
     wasserstein,
 )
+from erssl.entropy.precision import full_precision
 
 _KNOTS = 17  # of the integral over t in [0, 3] (LeJEPA, arXiv 2511.08544)
 _SPACING = 3 / (_KNOTS - 1)

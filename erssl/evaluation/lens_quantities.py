@@ -25,7 +25,7 @@ from erssl.entropy import (
     spread,
     uniformity,
 )
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32
 from erssl.entropy.vmf import log_normalizer_value
 
 _OUTPUTS = 2**22  # held at a time

@@ -4,7 +4,6 @@ Every loss is called as ``loss(z0, z1)`` with two tensors, in place of lightly's
 or as ``loss(online, target)`` with lists where a target branch or local views exist.
 """
 
-from erssl.loss._state import StepState, accumulate_state
 from erssl.loss.corinfomax import CorInfoMaxLoss
 from erssl.loss.discrete_er import DiscreteERLoss
 from erssl.loss.e2mc import E2MCLoss
@@ -18,6 +17,7 @@ from erssl.loss.mmcr import MMCRLoss
 from erssl.loss.mveb import MVEBLoss
 from erssl.loss.mvib import MVIBLoss
 from erssl.loss.simdino import SimDINOLoss
+from erssl.loss.state import StepState, accumulate_state
 from erssl.loss.tico import TiCoLoss
 from erssl.loss.visreg import VISRegLoss
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy import entropy_from_score
-from erssl.entropy._precision import at_least_float32
-from erssl.loss._distributed import mean_over_ranks
+from erssl.entropy.precision import at_least_float32
 from erssl.loss._score import own_scores
-from erssl.loss._state import StepState
-from erssl.loss._views import normalize_rows
+from erssl.loss.distributed import mean_over_ranks
+from erssl.loss.state import StepState
+from erssl.loss.views import normalize_rows
 
 _RATE = 0.01  # of the moving average; the paper's method section names none
 

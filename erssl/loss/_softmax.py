@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erssl.entropy._precision import full_precision, mapped_first, row_products
+from erssl.entropy.precision import full_precision, mapped_first, row_products
 
 _CACHED = 2**18  # numbers that stay in a CPU's cache while several passes are made over them
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.gaussian import log_det
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
-from erssl.loss._state import StepState
-from erssl.loss._views import Views, check_views, meet_targets, normalize_views
+from erssl.entropy.precision import outside_autocast
+from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.state import StepState
+from erssl.loss.views import Views, check_views, meet_targets, normalize_views
 
 
 class CorInfoMaxLoss(StepState):
@@ -104,7 +105,7 @@ class CorInfoMaxLoss(StepState):
             raise ValueError(
                 f"The moments are of dimension {dim} but the loss was given {online[0].shape[1]}."
             )
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             views, targets = normalize_views(online, target)
             errors = [
                 (z - t).square().mean()

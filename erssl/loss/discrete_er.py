@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy._precision import at_least_float32
 from erssl.entropy.discrete import discrete_entropy
-from erssl.loss._center import MovingCenter
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss._softmax import softmax_terms
-from erssl.loss._views import Views, check_views, meet_targets
+from erssl.loss.center import MovingCenter
+from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.views import Views, check_views, meet_targets
 
 
 class DiscreteERLoss(nn.Module):
@@ -123,7 +123,7 @@ class DiscreteERLoss(nn.Module):
             )
         logits = [at_least_float32(z) for z in online]
         target_logits = [at_least_float32(t) for t in target]
-        with torch.autocast(logits[0].device.type, enabled=False):
+        with outside_autocast(logits[0]):
             targets = meet_targets([self._target_probs(t) for t in target_logits], len(logits))
             if self.center is not None and torch.is_grad_enabled():
                 self.center.update(torch.cat(target_logits).detach())

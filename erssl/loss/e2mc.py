@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.marginal import marginal_entropy
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
-from erssl.loss._views import Views, float_views, meet_targets
+from erssl.entropy.precision import outside_autocast
+from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.views import Views, float_views, meet_targets
 
 _FLOOR = 1e-7  # spacing of equal values, which have no density
 
@@ -88,7 +89,7 @@ class E2MCLoss(nn.Module):
             ValueError: If the views do not fit together or N is 1.
         """
         views, targets = float_views(online, target)
-        with torch.autocast(views[0].device.type, enabled=False):
+        with outside_autocast(views[0]):
             met = meet_targets(targets, len(views))
             errors = [(z - t).square().mean() for z, t in zip(views, met, strict=True)]
             error = mean_over_ranks(torch.stack(errors), self.gather_distributed)

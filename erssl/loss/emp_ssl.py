@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy._precision import row_products
 from erssl.entropy.gaussian import coding_rate
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
-from erssl.loss._views import Views, normalize_rows, shared_views
+from erssl.entropy.precision import outside_autocast, row_products
+from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.views import Views, normalize_rows, shared_views
 
 
 class EMPSSLLoss(nn.Module):
@@ -86,7 +86,7 @@ class EMPSSLLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         every = shared_views(views, other)
-        with torch.autocast(every[0].device.type, enabled=False):
+        with outside_autocast(every[0]):
             z = torch.stack([normalize_rows(view) for view in every])
             center = normalize_rows(z.mean(dim=0))
             cosines = row_products(z, center.expand_as(z)).mean(dim=1)

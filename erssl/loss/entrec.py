@@ -7,9 +7,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from erssl.loss._views import Views
 from erssl.loss.discrete_er import DiscreteERLoss
 from erssl.loss.er import ERLoss
+from erssl.loss.views import Views
 
 
 class EntRecLoss(nn.Module):

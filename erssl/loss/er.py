@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy._precision import row_products
 from erssl.entropy.kde import Estimator, entropy_from_log_density, log_kernel_means
 from erssl.entropy.neighbours import log_neighbour_distance
+from erssl.entropy.precision import outside_autocast, row_products
 from erssl.entropy.vmf import log_normalizer_value
-from erssl.loss._distributed import (
+from erssl.loss.distributed import (
     check_gather,
     gather_rows,
     mean_over_ranks,
     rank_offset,
     rank_rows,
 )
-from erssl.loss._memory import PersistentMemoryBank
-from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
+from erssl.loss.memory import PersistentMemoryBank
+from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
 
 class ERLoss(nn.Module):
@@ -120,7 +120,7 @@ class ERLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         online, target = check_views(online, target)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             views, target = normalize_views(online, target)
             targets = meet_targets(target, len(views))
             self.memory_bank.check(views[0])

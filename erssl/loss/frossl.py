@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.matrix import matrix_renyi2_entropy
-from erssl.loss._distributed import check_gather, gather_rows
-from erssl.loss._views import Views, normalize_rows, shared_views
+from erssl.entropy.precision import outside_autocast
+from erssl.loss.distributed import check_gather, gather_rows
+from erssl.loss.views import Views, normalize_rows, shared_views
 
 
 class FroSSLLoss(nn.Module):
@@ -82,7 +83,7 @@ class FroSSLLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         every = shared_views(views, other)
-        with torch.autocast(every[0].device.type, enabled=False):
+        with outside_autocast(every[0]):
             rows = [gather_rows(z, self.gather_distributed) for z in every]
             columns = torch.stack([normalize_rows(z.T).T for z in rows])
             entropy = torch.stack([matrix_renyi2_entropy(z) for z in columns]).sum()

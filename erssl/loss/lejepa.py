@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
+from erssl.entropy.precision import outside_autocast
 from erssl.entropy.sliced import random_directions, sliced_epps_pulley
-from erssl.loss._distributed import (
+from erssl.loss.distributed import (
     check_gather,
     mean_over_ranks,
     own_part,
@@ -15,7 +16,7 @@ from erssl.loss._distributed import (
     shared_draw,
     sum_over_ranks,
 )
-from erssl.loss._views import Views, float_views
+from erssl.loss.views import Views, float_views
 
 
 class LeJEPALoss(nn.Module):
@@ -83,7 +84,7 @@ class LeJEPALoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         views, targets = float_views(online, target)
-        with torch.autocast(views[0].device.type, enabled=False):
+        with outside_autocast(views[0]):
             slices = draw_slices(views[0], self.num_slices, self.gather_distributed)
             statistic = torch.stack([self._statistic(z, slices) for z in views]).mean()
             error = mean_over_ranks(center_errors(views, targets), self.gather_distributed)

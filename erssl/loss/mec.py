@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.gaussian import coding_series
-from erssl.loss._distributed import check_gather, gather_rows
-from erssl.loss._views import Views, check_views, meet_targets, normalize_views
+from erssl.entropy.precision import outside_autocast
+from erssl.loss.distributed import check_gather, gather_rows
+from erssl.loss.views import Views, check_views, meet_targets, normalize_views
 
 
 class MECLoss(nn.Module):
@@ -79,7 +80,7 @@ class MECLoss(nn.Module):
         """
         online, target = check_views(online, target)
         per_dim = self.distortion_per_dim * self.inflation
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             pairs = gathered_pairs(online, target, self.gather_distributed)
             if target is online:  # tr (Z₀ᵀZ₁)^k is that of its transpose
                 pairs = pairs[:1]
@@ -166,7 +167,7 @@ class MatrixSSLLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         online, target = check_views(online, target)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             pairs = gathered_pairs(online, target, self.gather_distributed)
             pairs = [(z - z.mean(dim=0), t - t.mean(dim=0)) for z, t in pairs]
             dim = float(pairs[0][0].shape[1])  # the distortion at which a series has C itself

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.matrix import nuclear_norm
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
-from erssl.loss._views import Views, check_views, normalize_views
+from erssl.entropy.precision import outside_autocast
+from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.views import Views, check_views, normalize_views
 
 
 class MMCRLoss(nn.Module):
@@ -64,7 +65,7 @@ class MMCRLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         online, target = check_views(online, target)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             views, targets = normalize_views(online, target)
             means = torch.stack(views).mean(dim=0)
             if targets is not views:

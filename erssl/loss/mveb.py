@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy._precision import row_products
+from erssl.entropy.precision import outside_autocast, row_products
 from erssl.entropy.score import Geometry, ShrinkTo, entropy_from_score, stein_score
-from erssl.loss._distributed import check_gather, mean_over_ranks
 from erssl.loss._score import own_scores
-from erssl.loss._views import Views, check_views, meet_targets, normalize_rows, normalize_views
+from erssl.loss.distributed import check_gather, mean_over_ranks
+from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
 
 
 class MVEBLoss(nn.Module):
@@ -92,7 +92,8 @@ class MVEBLoss(nn.Module):
                 "None for all rows."
             )
         check_gather(gather_distributed)
-        stein_score(torch.ones(1, 2), bandwidth, eta, geometry, None, shrink_to)  # refuses bad ones
+        with torch.device("cpu"):  # also where a module is built on "meta"; refuses bad ones
+            stein_score(torch.ones(1, 2), bandwidth, eta, geometry, None, shrink_to)
         self.beta = beta
         self.eta: float | Literal["auto"] = eta
         self.geometry: Geometry = geometry
@@ -117,7 +118,7 @@ class MVEBLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         online, target = check_views(online, target)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             views, target = normalize_views(online, target)
             targets = meet_targets(target, len(views))
             if self.normalize_local_target:

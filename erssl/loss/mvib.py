@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy._precision import at_least_float32
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss._information import MINE, mige
+from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 
 Estimator = Literal["infonce", "mine", "mige"]
 
@@ -107,7 +106,7 @@ class MVIBLoss(nn.Module):
                 "Both views must have one shape (N, 2d), means then raw scales, but have "
                 f"{tuple(z0.shape)} and {tuple(z1.shape)}."
             )
-        with torch.autocast(z0.device.type, enabled=False):
+        with outside_autocast(z0):
             p0, p1 = _posterior(z0), _posterior(z1)
             divergence = mean_over_ranks(_divergence(p0, p1), self.gather_distributed)
             information = self._information(p0.rsample(), p1.rsample())

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy._precision import row_products
 from erssl.entropy.gaussian import coding_rate
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks
-from erssl.loss._views import Views, check_views, normalize_views
+from erssl.entropy.precision import outside_autocast, row_products
+from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.views import Views, check_views, normalize_views
 
 
 class SimDINOLoss(nn.Module):
@@ -82,7 +82,7 @@ class SimDINOLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         online, target = check_views(online, target)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             views, targets = normalize_views(online, target)
             pairs = [
                 row_products(z, t).mean()

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy._precision import row_products
-from erssl.loss._distributed import check_gather, mean_over_ranks, sum_over_ranks
-from erssl.loss._state import StepState
-from erssl.loss._views import Views, check_views, meet_targets, normalize_views
+from erssl.entropy.precision import outside_autocast, row_products
+from erssl.loss.distributed import check_gather, mean_over_ranks, sum_over_ranks
+from erssl.loss.state import StepState
+from erssl.loss.views import Views, check_views, meet_targets, normalize_views
 
 
 class TiCoLoss(StepState):
@@ -93,7 +93,7 @@ class TiCoLoss(StepState):
             raise ValueError(
                 f"The covariance is of dimension {dim} but the loss was given {online[0].shape[1]}."
             )
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             views, targets = normalize_views(online, target)
             pairs = zip(views, meet_targets(targets, len(views)), strict=True)
             cosines = torch.stack([row_products(z, t).mean() for z, t in pairs])

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
+from erssl.entropy.precision import outside_autocast
 from erssl.entropy.sliced import sliced_wasserstein
-from erssl.loss._distributed import check_gather, gather_rows, mean_over_ranks, rank_columns
-from erssl.loss._views import Views, float_views
+from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks, rank_columns
 from erssl.loss.lejepa import center_errors, check_slices, draw_slices
+from erssl.loss.views import Views, float_views
 
 _EPS = 1e-4  # added to deviations before they divide (lightly)
 
@@ -86,7 +87,7 @@ class VISRegLoss(nn.Module):
             ValueError: If the views do not fit together.
         """
         views, targets = float_views(online, target)
-        with torch.autocast(views[0].device.type, enabled=False):
+        with outside_autocast(views[0]):
             slices = draw_slices(views[0], self.num_slices, self.gather_distributed)
             of_views = [self._regularisation(z, slices) for z in views]
             scale, shape, center = (

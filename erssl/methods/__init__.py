@@ -1,5 +1,8 @@
 """Methods: one short file each, a small base, and the registry."""
 
+import importlib
+import pkgutil
+
 from erssl.methods.barlowtwins import BarlowTwins
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput
 from erssl.methods.byol import BYOL
@@ -92,3 +95,6 @@ __all__ = [
     "get_method",
     "register_method",
 ]
+
+for _file in pkgutil.iter_modules(__path__):  # a method is known by its file, named above or not
+    importlib.import_module(f"{__name__}.{_file.name}")

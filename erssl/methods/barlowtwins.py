@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from lightly.loss import BarlowTwinsLoss
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
-from erssl.loss._distributed import check_gather, gather_rows
+from erssl.entropy.precision import at_least_float32, outside_autocast
+from erssl.loss.distributed import check_gather, gather_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
@@ -64,6 +63,6 @@ class BarlowTwins(MultiViewMethod):
         """Two views of one branch."""
         features, (z0, z1) = self.online_branch(views)
         a, b = (gather_rows(at_least_float32(z), self.gather_distributed) for z in (z0, z1))
-        with torch.autocast(z0.device.type, enabled=False):
+        with outside_autocast(z0):
             loss = self.criterion(a, b)
         return StepOutput(loss, features, z0, z1)

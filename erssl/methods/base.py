@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from erssl.data import ViewOptions
 from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
-from erssl.loss._state import StepState, at_least_float32, hold_state, states_of
+from erssl.loss.state import StepState, at_least_float32, hold_state, states_of
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse, counting_steps
 from erssl.methods.target import make_target, update_target
 from erssl.models import BackboneOptions, build_backbone
@@ -349,6 +349,10 @@ class MultiViewMethod(LightningModule):
         """Look for states anew: a criterion may have been exchanged."""
         self._states = None
 
+    def kept_tensors(self) -> list[Tensor]:
+        """What losses keep: queues, centres and moments, which are no buffers."""
+        return [value for state in states_of(self) for _, value in state.named_state()]
+
     def _step_states(self) -> list[StepState]:
         if self._states is None:
             self._states = states_of(self)
@@ -390,7 +394,7 @@ class MultiViewMethod(LightningModule):
         and the learning rate, are taken where loggers take a row and at an epoch's end.
         """
         self.log("train_loss", step.loss, batch_size=batch_size)
-        for name, value in getattr(self.criterion, "terms", {}).items():
+        for name, value in getattr(getattr(self, "criterion", None), "terms", {}).items():
             self.log(f"loss_{name}", value, batch_size=batch_size)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if every and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch):

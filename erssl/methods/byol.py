@@ -7,7 +7,7 @@ from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.methods.base import (
     MethodInfo,
     MultiViewMethod,
@@ -87,7 +87,7 @@ class BYOL(MultiViewMethod):
     def _loss(
         self, online: list[Tensor], predictions: list[Tensor], target: list[Tensor]
     ) -> Tensor:
-        with torch.autocast(target[0].device.type, enabled=False):
+        with outside_autocast(target[0]):
             p0, p1 = (at_least_float32(p) for p in predictions)
             t0, t1 = (at_least_float32(t) for t in target)
             mean = 0.5 * (self.criterion(p0, t1) + self.criterion(p1, t0))

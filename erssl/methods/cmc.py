@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, gather_rows, rank_offset
+from erssl.loss.distributed import check_gather, gather_rows, rank_offset
 from erssl.methods.base import (
     MethodInfo,
     MultiViewMethod,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch import distributed as torch_dist
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.errors import ConfigError
-from erssl.loss._distributed import rank_rows
-from erssl.loss._memory import PersistentMemoryBank
+from erssl.loss.distributed import rank_rows
+from erssl.loss.memory import PersistentMemoryBank
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
@@ -115,7 +115,7 @@ class DeepClusterV2(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Predictions of every view against the clusters of the other global views."""
         features, online = self.online_branch(views)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             z = [F.normalize(at_least_float32(v), dim=-1) for v in online]
             self._keep(z[0].detach())
             losses = [self._loss(z, prototypes) for prototypes in self.prototypes.to(z[0])]

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.entropy import log_neighbour_distance
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.errors import ConfigError
-from erssl.loss._center import SteadyDINOLoss
-from erssl.loss._views import normalize_rows
+from erssl.loss.center import SteadyDINOLoss
+from erssl.loss.views import normalize_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
@@ -117,7 +117,7 @@ class DINO(MultiViewMethod):
         """Every online view against the targets of the other global views."""
         target = self.target_branch(views[:2])
         features, online = self.online_features(views)
-        with torch.autocast(target[0].device.type, enabled=False):
+        with outside_autocast(target[0]):
             outputs = self.prototypes(at_least_float32(torch.cat(online))).chunk(len(online))
             target_outputs = self.get_submodule("target_prototypes")(
                 at_least_float32(torch.cat(target))

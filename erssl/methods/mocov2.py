@@ -11,10 +11,10 @@ from lightly.utils import dist
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, rank_rows
-from erssl.loss._memory import PersistentMemoryBank
+from erssl.loss.distributed import check_gather, rank_rows
+from erssl.loss.memory import PersistentMemoryBank
 from erssl.methods.base import (
     MethodInfo,
     MultiViewMethod,

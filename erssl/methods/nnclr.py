@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
-from erssl.loss._distributed import rank_rows
-from erssl.loss._memory import PersistentMemoryBank
+from erssl.entropy.precision import at_least_float32
+from erssl.loss.distributed import rank_rows
+from erssl.loss.memory import PersistentMemoryBank
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.cmc import InfoNCELoss
 from erssl.methods.registry import register_method

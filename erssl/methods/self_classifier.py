@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32, full_precision
+from erssl.entropy.precision import at_least_float32, full_precision, outside_autocast
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, gather_rows
+from erssl.loss.distributed import check_gather, gather_rows
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
@@ -163,7 +163,7 @@ class SelfClassifier(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """The mean over classifiers, each of which sees every view."""
         features, online = self.online_branch(views)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             z = at_least_float32(torch.cat(online))
             losses = [self.criterion(c(z).chunk(len(views))) for c in self.classifiers]
         return StepOutput(torch.stack(losses).mean(), features, online[0], online[1])

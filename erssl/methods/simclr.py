@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from lightly.loss import NTXentLoss
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.methods.base import (
     MethodInfo,
     MultiViewMethod,
@@ -76,7 +75,7 @@ class SimCLR(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Two views of one branch."""
         features, (z0, z1) = self.online_branch(views)
-        with torch.autocast(z0.device.type, enabled=False):  # as our own losses do inside
+        with outside_autocast(z0):  # as our own losses do inside
             mean = self.criterion(at_least_float32(z0), at_least_float32(z1))
             loss = self.loss_scale * mean
         return StepOutput(loss, features, z0, z1)

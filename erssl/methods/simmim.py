@@ -9,7 +9,7 @@ from lightly.models import utils
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32
 from erssl.errors import ConfigError
 from erssl.methods.base import MethodInfo, TrainingOptions
 from erssl.methods.masked import MaskedImageMethod

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
@@ -67,7 +66,7 @@ class SimSiam(MultiViewMethod):
         features, (z0, z1) = self.online_branch(views)
         p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
         t0, t1 = at_least_float32(z0.detach()), at_least_float32(z1.detach())
-        with torch.autocast(z0.device.type, enabled=False):
+        with outside_autocast(z0):
             loss = 0.5 * (
                 self.criterion(at_least_float32(p0), t1) + self.criterion(at_least_float32(p1), t0)
             )

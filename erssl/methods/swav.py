@@ -8,10 +8,10 @@ from lightly.utils import dist
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, rank_rows
-from erssl.loss._memory import PersistentMemoryBank
+from erssl.loss.distributed import check_gather, rank_rows
+from erssl.loss.memory import PersistentMemoryBank
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
@@ -104,7 +104,7 @@ class SwAV(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Every view predicts the assignments of the other global views."""
         features, online = self.online_branch(views)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             z = at_least_float32(torch.cat(online))
             outputs = list(self.prototypes(z).chunk(len(views)))
             companions = self._companions(outputs[:2])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import at_least_float32
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss import DiscreteERLoss
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
 from erssl.methods.registry import register_method
@@ -85,7 +85,7 @@ class SwAVER(MultiViewMethod):
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Predictions of every view against the codes of the other global views."""
         features, online = self.online_branch(views)
-        with torch.autocast(online[0].device.type, enabled=False):
+        with outside_autocast(online[0]):
             scores = list(self.prototypes(at_least_float32(torch.cat(online))).chunk(len(online)))
             loss = self.criterion(scores, scores[:2])
         return StepOutput(loss, features, online[0], online[1])

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.entropy._precision import full_precision
+from erssl.entropy.precision import full_precision
 from erssl.errors import ConfigError
-from erssl.loss._distributed import check_gather, gather_rows
-from erssl.loss._state import StepState
+from erssl.loss.distributed import check_gather, gather_rows
+from erssl.loss.state import StepState
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head

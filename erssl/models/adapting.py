@@ -10,6 +10,7 @@ from torch import nn
 from erssl.errors import ConfigError
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.channels import RGB, adapted_weights, of_channels
+from erssl.models.preprocessing import set_preprocessing
 
 
 def with_channels(backbone: nn.Module, channels: int) -> nn.Module:
@@ -40,7 +41,7 @@ def with_channels(backbone: nn.Module, channels: int) -> nn.Module:
     state = adapted_weights(backbone.state_dict(), made.state_dict(), channels, options.name)
     made.load_state_dict(state)
     own: Any = backbone
-    made.preprocessing = of_channels(own.preprocessing, channels)  # type: ignore[assignment]
+    set_preprocessing(made, of_channels(own.preprocessing, channels))
     change = f"first convolution adapted from {RGB} to {channels} channels, as timm does"
     report = dataclasses.replace(own.report, assumed=(*own.report.assumed, change))
     made.report = report

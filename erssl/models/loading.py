@@ -20,7 +20,7 @@ from erssl.models.given import given_backbone
 from erssl.models.layouts import BackboneWeights, find_backbone
 from erssl.models.magnitudes import require_finite_features
 from erssl.models.named import possible_architectures
-from erssl.models.preprocessing import usual_preprocessing
+from erssl.models.preprocessing import set_preprocessing, usual_preprocessing
 from erssl.models.published import is_timm_address, load_published
 from erssl.models.reports import LoadReport, listed
 from erssl.models.sources import WEIGHTS_FILE, Source, open_source, transformer_options
@@ -68,8 +68,9 @@ def load_backbone(
     Returns:
         The backbone in eval mode, giving features (N, feature_dim), with the attributes
         ``feature_dim``, ``architecture`` (:class:`BackboneOptions`), ``preprocessing`` (``mean``,
-        ``std``, ``image_size``, ``interpolation``, ``crop_pct``, as far as they are known) and
-        ``report`` (:class:`LoadReport`).
+        ``std``, ``image_size``, ``interpolation``, ``crop_pct``, as far as they are known),
+        ``transform()`` (the evaluation transform of a PIL image by it, whose keys may be given
+        otherwise, as ``transform(image_size=96)``) and ``report`` (:class:`LoadReport`).
 
     Raises:
         DataError: If there is no such file, it cannot be read safely, no layout fits, weights are
@@ -122,7 +123,7 @@ def load_backbone(
         report, place=extracted.place, taken=taken, others=others, assumed=assumed
     )
     backbone.report = report  # type: ignore[assignment]
-    backbone.preprocessing = preprocessing  # type: ignore[assignment]
+    set_preprocessing(backbone, preprocessing)
     backbone.eval()
     require_finite_features(source.file, backbone, options, preprocessing)
     return backbone

@@ -11,7 +11,7 @@ from torch import nn
 from erssl.errors import ConfigError, DataError
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.named import possible_architectures
-from erssl.models.preprocessing import from_timm_config
+from erssl.models.preprocessing import from_timm_config, set_preprocessing
 from erssl.models.reports import LoadReport
 from erssl.models.timm_options import square_size, timm_arguments
 from erssl.models.weights_files import check_finite, one_line
@@ -70,7 +70,7 @@ def load_published(path: str | Path, arch: str | BackboneOptions | None = None) 
     said = from_timm_config(published)
     if (size := square_size(options.options)) is not None:
         said["image_size"] = size
-    backbone.preprocessing = said  # type: ignore[assignment]
+    set_preprocessing(backbone, said)
     report = LoadReport(f"published by timm as {options.name}", len(state), (), (), 0)
     backbone.report = report  # type: ignore[assignment]
     return backbone.eval()

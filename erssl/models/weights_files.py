@@ -6,6 +6,7 @@ import argparse
 import collections
 import pathlib
 import pickle
+import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -175,9 +176,10 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise DataError(_refusal(path, error)) from error
     except Exception as error:  # torch's reader raises nearly anything on damaged files
-        cut = _begins(path, _ZIP) or "unexpected EOF" in str(error)
-        what = "is truncated" if cut else "is no checkpoint that torch can read"
-        raise DataError(f"{path} {what} ({one_line(error)[:200]}).") from error
+        if _begins(path, _ZIP) or "unexpected EOF" in str(error):
+            raise DataError(f"{path} is truncated; copy or download it again.") from error
+        reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".")
+        raise DataError(f"{path} is no checkpoint that torch can read ({reason}).") from error
     if isinstance(content, Tensor) or not isinstance(content, Mapping):
         raise DataError(
             f"{path} holds a {type(content).__name__} and no state dict; save model.state_dict()."

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from erssl.errors import ConfigError, DataError
+from erssl.limits import check_memory
 from erssl.methods import MultiViewMethod, get_method
 from erssl.models import build_backbone, check_input_size
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain import PretrainSettings, flat
+
+_LARGE = 2**14  # numbers above it may make what no memory holds
+_COPIES = 3  # weights, gradients, momentum
 
 
 def build_method(
@@ -33,7 +41,16 @@ def build_method(
     options = dict(settings.method)
     name = options.pop("name")
     views = settings.data.views
-    backbone = build_backbone(settings.backbone) if backbone is None else backbone
+    method_class = get_method(name)
+    large = any(isinstance(v, int) and v > _LARGE for v in _numbers(settings))
+
+    def backbone_of_settings() -> nn.Module:
+        return build_backbone(settings.backbone)
+
+    if backbone is None:
+        if large:
+            _check_memory("backbone", backbone_of_settings)
+        backbone = backbone_of_settings()
     sizes = [settings.data.image_size]
     if views.n_local_views:
         sizes.append(views.local_image_size)
@@ -43,7 +60,6 @@ def build_method(
             f"optimizer.layer_decay={settings.optimizer.layer_decay} is for vision transformers, "
             f"which have blocks, and {settings.backbone.name} has none; leave it at 1."
         )
-    method_class = get_method(name)
     if views.n_local_views and not method_class.info.multi_crop:
         raise ConfigError(
             f"data.views.n_local_views={views.n_local_views} but method={name} takes "
@@ -54,18 +70,77 @@ def build_method(
             f"data.views.recipe={views.recipe} gives {views.n_views} view of an image but "
             f"method={name} compares {method_class.info.min_views}; choose another recipe."
         )
-    try:
+    for key, value in options.items():
+        if "temperature" in key and isinstance(value, float | int) and not value > 0:
+            raise ConfigError(f"method.{key} must be above 0 but is {value}.")
+    built_on = backbone
+
+    def make() -> MultiViewMethod:
         return method_class(
             batch_size,
             num_classes,
-            backbone=backbone,
+            backbone=built_on,
             optimizer=settings.optimizer,
             channels_last=settings.channels_last,
             compile=settings.compile,
             **options,
         )
+
+    try:
+        if large:
+            _check_memory(f"method={name}", make)
+        return make()
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"method={name} cannot be built: {error}") from error
+
+
+def check_images(settings: PretrainSettings, batch_size: int) -> None:
+    """See that the images of a step fit in memory.
+
+    Args:
+        settings: The run.
+        batch_size: Images a step on each device.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    views, side = settings.data.views, settings.data.image_size
+    pixels = views.n_views * side**2 + views.n_local_views * views.local_image_size**2
+    need = batch_size * 3 * 4 * pixels
+    check_memory(
+        f"data.image_size={side} with {batch_size} images on a device",
+        need,
+        "set data.image_size, batch_size or data.views.n_local_views to less",
+    )
+
+
+def _numbers(settings: PretrainSettings) -> Iterator[Any]:
+    """Values of the keys that say how large method and backbone are."""
+    groups = {"method": settings.method, "backbone": dataclasses.asdict(settings.backbone)}
+    for value in flat(groups).values():
+        yield from value if isinstance(value, list) else [value]
+
+
+def _check_memory(what: str, make: Callable[[], nn.Module]) -> None:
+    """See that what is made fits in memory with its gradients and moments, before it is made.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            module = make()
+        tensors = [*module.parameters(), *module.buffers()]
+        if isinstance(module, MultiViewMethod):
+            tensors += module.kept_tensors()
+        need: float = _COPIES * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    except RuntimeError as error:  # some need values, which there are none of on "meta"
+        if "overflow" not in str(error):
+            return
+        need = math.inf
+    check_memory(what, need, f"choose smaller numbers for {what.partition('=')[0]}.*")
 
 
 def trained_method(file: Path, settings: PretrainSettings) -> MultiViewMethod:

@@ -159,8 +159,8 @@ def read_seed(folder: Path) -> tuple[dict[str, float], Tensor]:
         return metrics, load_file(folder / _PREDICTED)["predicted"]
     except Exception as error:  # damaged by hand or by a disk, in any way
         raise RunError(
-            f"{folder} is not what a training leaves; delete it, or start again with "
-            "overwrite=true."
+            f"{folder} is not what a training leaves; delete that folder alone, and resume=true "
+            "trains its seed again."
         ) from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Transformer
 from hydra.errors import HydraException
 from rich.console import Console
 
@@ -30,12 +31,13 @@ from erssl.run.directory import (
     environment,
     read_lens,
 )
-from erssl.run.launch import launch, launcher_overrides
+from erssl.run.launch import launch
 from erssl.run.lens_figure import plot_lens
 from erssl.run.plots import Plots
 from erssl.run.report import metric_label
 from erssl.run.result import Result
 from erssl.run.summary import read_results
+from erssl.settings.arguments import launcher_overrides
 from erssl.settings.compose import group_options
 from erssl.settings.pretrain import PretrainSettings, read_settings
 
@@ -244,7 +246,7 @@ def table_text(report: Mapping[str, Any]) -> str:
 def _values(override: str) -> tuple[str, list[str]]:
     """An override's key, and the values between its commas."""
     key, _, value = override.partition("=")
-    if key in _PATHS or "," not in value:
+    if "," not in value or (key in _PATHS and not value.startswith("choice(")):
         return key, [value]
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -252,6 +254,9 @@ def _values(override: str) -> tuple[str, list[str]]:
         return key, [value]  # whatever reads it will say what is wrong
     if not parsed.is_sweep_override():
         return key, [value]
+    if key in _PATHS:  # read as they stand, so without quotes
+        values = parsed.sweep_iterator(transformer=Transformer.identity)
+        return key, [getattr(v, "text", str(v)) for v in values]
     return key, [str(v) for v in parsed.sweep_string_iterator()]
 
 

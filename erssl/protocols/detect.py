@@ -24,24 +24,19 @@ from erssl.downstream.detection.voc import VocData
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
-from erssl.files import write_json
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detect_data import data_digests, read_data
-from erssl.protocols.evaluation import print_results
+from erssl.protocols.ending import end_evaluation
 from erssl.protocols.loggers import make_loggers
-from erssl.protocols.record import folder_for, leave_results, open_folder
+from erssl.protocols.record import folder_for, prepare_folder
 from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import quiet
 from erssl.run.console import say
 from erssl.run.directory import (
-    ENVIRONMENT,
     PREDICTIONS,
-    RESULTS,
     RUN_DIR_VARIABLE,
-    environment,
 )
 from erssl.run.lock import locked
-from erssl.run.report import write_evaluation_report
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
 from erssl.settings.detection import MAY_CHANGE, DetectSettings, read_detect
@@ -87,7 +82,13 @@ def detect(settings: DetectSettings, console: Console) -> Result:
     # the other processes of torch's launcher come when it has begun
     with locked(folder) if first else nullcontext():
         if first:
-            _open(settings, folder, config)
+            prepare_folder(
+                folder,
+                config,
+                goes_on=settings.resume or settings.eval_only,
+                overwrite=settings.overwrite,
+                may_change=MAY_CHANGE,
+            )
             for line in (schedule.sentence, *train.notes, *val.notes):
                 tell(line)
         os.environ[RUN_DIR_VARIABLE] = str(folder)
@@ -99,7 +100,7 @@ def detect(settings: DetectSettings, console: Console) -> Result:
             os.environ.pop(RUN_DIR_VARIABLE, None)
         if not first:
             return Result(folder)
-        return Result.of(folder, _finish(settings, job, read, outcome, config, began, console))
+        return _finish(settings, job, read, outcome, config, began, console)
 
 
 def find_backend(
@@ -144,16 +145,6 @@ def require_resnet(backbone: nn.Module, name: str) -> None:
             f"checkpoint={name} is {what}{stem}, and the detectors are built on a torchvision "
             "ResNet with its 7x7 stem; name such a checkpoint, such as that of a resnet50."
         )
-
-
-def _open(settings: DetectSettings, folder: Path, config: dict[str, Any]) -> None:
-    """Make the folder ready, or go on in it."""
-    goes_on = settings.resume or settings.eval_only
-    run_dir = open_folder(
-        folder, config, goes_on=goes_on, overwrite=settings.overwrite, may_change=MAY_CHANGE
-    )
-    if not goes_on:
-        run_dir.write_config(config)
 
 
 def _job(
@@ -207,33 +198,32 @@ def _finish(
     config: dict[str, Any],
     began: float,
     console: Console,
-) -> dict[str, Any]:
+) -> Result:
     """Write results, images and report, and print them beside what is published."""
     from erssl.downstream.detection.images import draw_predictions
 
     notes = [job.schedule.sentence, *job.train.notes, *job.val.notes, *outcome.notes]
     counts = {"train": job.train.counts, "val": job.val.counts}
     about = " ".join(["Average precision after the last iteration, in [0, 1].", *notes])
-    surroundings = environment(job.device)
     draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS, plots=settings.plots)
-    write_json(job.folder / ENVIRONMENT, surroundings)
-    results = leave_results(
-        job.folder / RESULTS,
-        report=lambda results: write_evaluation_report(results, job.folder, [PREDICTIONS], about),
+    for note in outcome.notes:
+        job.say(note)
+    return end_evaluation(
+        job.folder,
+        job.device,
+        began,
+        console,
+        description=read.description,
+        figures=[PREDICTIONS],
+        note=about,
         protocol=f"{settings.chosen.data}_detection",
         dataset=job.train.name,
         method=read.name,
         metrics=outcome.metrics,
         seed=settings.seed,
         config={**config, "counts": counts, **outcome.facts, "notes": notes},
-        environment=surroundings,
-        wall_seconds=time.perf_counter() - began,
         published=_published(settings, read, job),
     )
-    for note in outcome.notes:
-        job.say(note)
-    print_results(results, read.description, job.folder, console)
-    return results
 
 
 def _published(settings: DetectSettings, read: Read, job: DetectionJob) -> Any:

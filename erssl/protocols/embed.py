@@ -36,6 +36,7 @@ from erssl.run.feature_files import (
     write_features,
 )
 from erssl.run.launch import started_share
+from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.settings.embed import EmbedSettings, read_embed
 from erssl.settings.pretrain import run_settings
@@ -70,31 +71,34 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     subject = read_subject(settings, about_data, console)
     check_input_size(subject.backbone, [subject.data.image_size], subject.data.channels)
     network, shape = _network(settings, subject)
-    datasets = subject.data.load()
+    datasets = subject.data.load().evaluated()
     subject = dataclasses.replace(subject, data=subject.data.measured(datasets.train))
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split)
     rows = image_rows(splits, datasets)
     queries = check_queries(settings.queries, rows) if settings.page else []
     parts = open_parts(path)
-    work = [
-        (name, images, network, shape, settings, subject, parts, console) for name, images in splits
-    ]
-    if (share := settings.share or started_share()) is not None:
-        for each in work:
-            _features(*each, share=share)
-        mine = f"{share[0]}/{share[1]}"
-        say(console, f"Process {mine} is done; once all are, the command alone writes {path}.")
-        return Result(parts)
-    taken = [_features(*each) for each in work]
-    features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
-    for file in (path, table_of(path), settings.page):
-        if file is not None:
-            remove_remains(file)
-    page = settings.page
-    more = {} if page is None else write_similar(page, settings, features, rows, splits, queries)
-    write_features(path, features.unflatten(1, shape).numpy(), rows)
-    shutil.rmtree(parts, ignore_errors=True)
+    share = settings.share or started_share()
+    own = parts if share is None else parts / f"process-{share[0]}-of-{share[1]}"
+    with locked(own, "output"):
+        taken = [
+            _features(name, images, network, shape, settings, subject, parts, console, share)
+            for name, images in splits
+        ]
+        if share is not None:
+            mine = f"{share[0]}/{share[1]}"
+            say(console, f"Process {mine} is done; once all are, the command alone writes {path}.")
+            return Result(parts)
+        features = torch.cat([each.features for each in taken]).to(_DTYPES[settings.features_dtype])
+        page = settings.page
+        for file in (path, table_of(path), page):
+            if file is not None:
+                remove_remains(file)
+        more: dict[str, Any] = {}
+        if page is not None:
+            more = write_similar(page, settings, features, rows, splits, queries)
+        write_features(path, features.unflatten(1, shape).numpy(), rows)
+        shutil.rmtree(parts, ignore_errors=True)
     _say_where(settings, features, shape, time.perf_counter() - began, more, console)
     results = {"shape": (len(features), *shape), "files": rows.files, "skipped": datasets.skipped}
     return Result(path, results={**results, **more})

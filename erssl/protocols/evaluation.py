@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from erssl.data import Datasets, build_eval_transform, require_labels
@@ -30,23 +29,19 @@ from erssl.evaluation.plausibility import (
     sample,
 )
 from erssl.evaluation.published import published
-from erssl.files import write_json
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
-from erssl.protocols.record import folder_for, leave_results, open_folder
+from erssl.protocols.ending import end_evaluation
+from erssl.protocols.record import folder_for, prepare_folder
 from erssl.protocols.subject import Subject
 from erssl.run.class_tables import write_classes
 from erssl.run.console import Terminal, say
 from erssl.run.directory import (
     CONFIG,
-    ENVIRONMENT,
     LAST_CHECKPOINT,
-    RESULTS,
-    environment,
 )
 from erssl.run.lock import locked
 from erssl.run.plots import Plots
-from erssl.run.report import metric_label, published_lines, write_evaluation_report
 from erssl.run.result import Result
 from erssl.settings.evaluation import (
     EvaluationSettings,
@@ -57,7 +52,6 @@ from erssl.settings.evaluation import (
 from erssl.settings.fitting import departures, fit
 
 Training = TypeVar("Training", bound=TrainingSettings)
-_PUBLISHED = 3  # groups of published numbers that are printed; the report has all
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class Evaluation:
         self.settings = settings
         self.subject = subject
         self.path = folder_for(settings.run_dir, protocol, subject.slug, subject.data.name)
-        self.datasets: Datasets = subject.data.load()
+        self.datasets: Datasets = subject.data.load().evaluated()
         require_labels(subject.data, self.datasets)
         data = subject.data.measured(self.datasets.train)
         self.subject = replace(subject, data=data)
@@ -115,7 +109,7 @@ class Evaluation:
             images: Number of training images that are used.
             devices: That share a batch.
         """
-        settings, sentence = fit(self.protocol, settings, images, devices)
+        settings, sentence = fit(settings, images, devices)
         self.settings = settings
         self._fitted = {"features_k": min(K, images)} | ({"fitted": sentence} if sentence else {})
         return settings
@@ -137,28 +131,22 @@ class Evaluation:
         if not first:
             yield
             return
-        with locked(self.path):
-            self._open(console, facts)
-            yield
-
-    def _open(self, console: Console, facts: Mapping[str, Any]) -> None:
         settings = self.settings
         trains = isinstance(settings, TrainingSettings)
-        resume = isinstance(settings, TrainingSettings) and settings.resume
-        if sentence := self._fitted.get("fitted"):
-            say(console, sentence)
-        digests = {"digests": self._digests()} if trains else {}
-        self.facts = {**facts, **self._fitted, **digests}
-        config = self._config()
-        resumable = CONFIG if trains else LAST_CHECKPOINT
-        run_dir = open_folder(
-            self.path,
-            config,
-            goes_on=resume,
-            overwrite=settings.overwrite,
-            resume_from=resumable,
-        )
-        run_dir.write_config(config)
+        with locked(self.path):  # before anything is said of what may have to wait
+            if sentence := self._fitted.get("fitted"):
+                say(console, sentence)
+            digests = {"digests": self._digests()} if trains else {}
+            self.facts = {**facts, **self._fitted, **digests}
+            prepare_folder(
+                self.path,
+                self._config(),
+                goes_on=isinstance(settings, TrainingSettings) and settings.resume,
+                overwrite=settings.overwrite,
+                resume_from=CONFIG if trains else LAST_CHECKPOINT,
+                rewrite=True,
+            )
+            yield
 
     def _config(self) -> dict[str, Any]:
         return {**resolved(self.settings, asdict(self.subject.data)), **self.facts}
@@ -246,32 +234,29 @@ class Evaluation:
             The folder and the content of its ``results.json``.
         """
         data = self.subject.data
-        surroundings = environment(device)
         metrics = summarize(evaluated.metrics)
         warnings = []
         if compared is not None:
             labels = val_labels(self.datasets)
             warnings = doubts(metrics["top1"], labels, self.datasets.num_classes, compared)
             metrics["features_knn_top1"] = compared.accuracy
-        write_json(self.path / ENVIRONMENT, surroundings)
         plots = self.settings.plots_format
-        images = self._draw(evaluated.predicted, plots) if plots else []
-        results = leave_results(
-            self.path / RESULTS,
-            report=lambda results: write_evaluation_report(results, self.path, images),
+        return end_evaluation(
+            self.path,
+            device,
+            self.began,
+            console,
+            description=self.subject.description,
+            figures=self._draw(evaluated.predicted, plots) if plots else [],
             protocol=self.protocol,
             dataset=data.name,
             method=self.subject.name,
             metrics=metrics,
             seed=self.settings.seed,
             config=self._config(),
-            environment=surroundings,
-            wall_seconds=time.perf_counter() - self.began,
             published=self._published(setting),
             warnings=warnings,
         )
-        print_results(results, self.subject.description, self.path, console)
-        return Result.of(self.path, results)
 
     def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Published numbers of the same protocol, data set and backbone, where there are some."""
@@ -315,32 +300,6 @@ def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
         summary[f"{name}_std"] = statistics.stdev(values)
         summary |= {f"{name}_seed{i}": value for i, value in enumerate(values)}
     return summary
-
-
-def print_results(
-    results: Mapping[str, Any], description: str, path: Path, console: Console
-) -> None:
-    """What came out, and what is published for the same protocol."""
-    metrics = results["metrics"]
-    say(console, f"{results['method']}: {description}")
-    table = Table("metric", results["protocol"], box=None, pad_edge=False)
-    for name, value in metrics.items():
-        if name.endswith("_std") or "_seed" in name:
-            continue
-        form = ".0f" if name.endswith("epoch") else ".2%"
-        shown = f"{value:{form}}"
-        if f"{name}_std" in metrics:
-            shown += f" ± {metrics[f'{name}_std']:{form}}"
-        table.add_row(metric_label(name, results), shown)
-    console.print(table)
-    for sentence in results.get("warnings", ()):
-        say(console, f"Warning: {sentence}", style="yellow")
-    lines = published_lines(results["published"])
-    for line in lines[:_PUBLISHED]:
-        say(console, line)
-    if len(lines) > _PUBLISHED:
-        console.print(f"{len(lines) - _PUBLISHED} more published settings are in the report.")
-    say(console, f"\nResults: {path} ({results['wall_seconds']:.0f} s)")
 
 
 def best_device() -> torch.device:

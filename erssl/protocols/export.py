@@ -16,6 +16,7 @@ from erssl.models.export import Export, export_backbone
 from erssl.models.export.formats import FORMATS
 from erssl.models.headers import checked_preprocessing
 from erssl.models.preprocessing import KEYS as PREPROCESSING_KEYS
+from erssl.models.preprocessing import set_preprocessing
 from erssl.models.reports import listed
 from erssl.paths import user_path
 from erssl.run.console import say
@@ -50,7 +51,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     said = _preprocessing(own, architecture.in_channels)
     if said:
         known: Any = backbone.preprocessing
-        backbone.preprocessing = known | said
+        set_preprocessing(backbone, known | said)
         kept = tuple(a for a in report.assumed if not a.startswith("preprocessing "))
         backbone.report = report = dataclasses.replace(report, assumed=kept)
     lines = [f"{own['checkpoint']}: {report}"]

@@ -41,3 +41,23 @@ def fitted_batch(batch_size: int, images: int, devices: int) -> int:
     while images < _STEPS_AN_EPOCH * each * devices and each // 2 * devices >= _LEAST_BATCH:
         each //= 2
     return max(2, min(each * devices, images // devices * devices))
+
+
+def fitted_warmup(settings: PretrainSettings, sources: Mapping[str, str]) -> int | None:
+    """Give a shorter warm-up where a default one takes up more than a tenth of the training.
+
+    Published warm-ups are ten of some hundred epochs of ImageNet; of a short run on a user's own
+    images they would be most of it.
+
+    Args:
+        settings: The run.
+        sources: Where its values come from, by dotted key.
+
+    Returns:
+        Epochs; ``None`` where the warm-up stays as it is.
+    """
+    said = sources.get("optimizer.warmup_epochs", "override") == "override"
+    tenth = round(settings.epochs / 10)
+    if said or settings.resume or not settings.data.user_sized:
+        return None
+    return tenth if settings.optimizer.warmup_epochs > tenth else None

@@ -58,6 +58,8 @@ def header_lines(
 def image_lines(datasets: Datasets) -> list[str]:
     """Say which images there are, and what was left out by reason: one line for each fact."""
     lines = [f"Training images: {len(datasets.train):,}{_sizes(datasets.train)}"]
+    if (known := datasets.labelled_train) is not None:
+        lines.append(f"Labelled images to evaluate with: {len(known):,}{_sizes(known)}")
     if datasets.val is not None:
         lines.append(f"Validation images: {len(datasets.val):,}{_sizes(datasets.val)}")
     classes = f"{datasets.num_classes:,}" if datasets.labelled else "none (images without labels)"

@@ -35,6 +35,14 @@ _PARAMETERS = 100  # that MLflow takes at once
 _LONGEST = 6000  # characters of a parameter that MLflow takes
 
 
+class _TensorBoard(TensorBoardLogger):
+    """Leaves out ``hparams.yaml``, which would be empty: ``config.yaml`` has all settings."""
+
+    def save(self) -> None:
+        """Write what was logged."""
+        super(TensorBoardLogger, self).save()
+
+
 def make_loggers(
     path: Path,
     resume_step: int | None,
@@ -60,7 +68,7 @@ def make_loggers(
             loggers.append(ResumableCSVLogger(path, resume_step))
         elif name == TENSORBOARD:
             loggers.append(
-                TensorBoardLogger(path, "", "", default_hp_metric=False, purge_step=resume_step)
+                _TensorBoard(path, "", "", default_hp_metric=False, purge_step=resume_step)
             )
         else:
             own = dict((options or {}).get(option_key(name), {}))

@@ -89,7 +89,7 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
             f"{classifier.data.image_size}; leave it out."
         )
     check_input_size(classifier.backbone, [data.image_size])
-    datasets = data.load()
+    datasets = data.load().evaluated()
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split or ("val" if datasets.val else "train"))
     make_folder_of(settings.path)

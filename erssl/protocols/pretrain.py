@@ -41,8 +41,8 @@ from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.plausibility import Neighbours, doubts
 from erssl.files import write_json, write_text
 from erssl.methods import MultiViewMethod
-from erssl.protocols.build import build_method
-from erssl.protocols.folder_defaults import fitted_batch, may_fit
+from erssl.protocols.build import build_method, check_images
+from erssl.protocols.folder_defaults import fitted_batch, fitted_warmup, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.pretrain_results import finish, show_finished
@@ -72,22 +72,22 @@ from erssl.run.lens_figure import plot_lens
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
+from erssl.settings.arguments import MULTIRUN
 from erssl.settings.loggers import check_loggers
 from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
+from erssl.settings.trainer import check_batches
 from erssl.yaml_text import read_settings_file
-
-_MULTIRUN = ("--multirun", "-m")
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Read the settings, train, print what came out."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    if set(overrides) & set(_MULTIRUN):
+    if set(overrides) & set(MULTIRUN):
         from erssl.protocols import compare
 
         return compare.run(
-            [override for override in overrides if override not in _MULTIRUN], console
+            [override for override in overrides if override not in MULTIRUN], console
         )
     settings, config, sources = read_sources(restarted(overrides))
     return pretrain(settings, config, console, sources)
@@ -137,6 +137,7 @@ def _pretrain(
     resumed_from = resumed(path) if settings.resume else None
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
+    check_images(settings, each)
     data = SSLDataModule(settings.data, each, settings.seed)
     if data.options != settings.data:  # the statistics of its channels are measured
         settings = dataclasses.replace(settings, data=data.options)
@@ -152,9 +153,16 @@ def _pretrain(
             config = {**config, "batch_size": fitted}
             sources = {**sources, "batch_size": f"fits the {images} training images"}
         data.batch_size = fitted // probe.world_size
+    shorter = fitted_warmup(settings, sources)
+    if shorter is not None:
+        optimizer = dataclasses.replace(settings.optimizer, warmup_epochs=shorter)
+        settings = dataclasses.replace(settings, optimizer=optimizer)
+        config = {**config, "optimizer": {**config["optimizer"], "warmup_epochs": shorter}}
+        sources = {**sources, "optimizer.warmup_epochs": "a tenth of epochs, on a folder"}
     data.validate(probe.world_size)
+    check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     start = start_of(settings, resumed_from is not None)
-    method = build_method(settings, data.datasets.num_classes, data.batch_size, start)
+    method = build_method(settings, data.training_classes, data.batch_size, start)
     heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
     settings = _with_neighbours(settings, data, console if first else None)
@@ -246,7 +254,7 @@ def _train(
     if not probe.is_global_zero:
         return {}
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
-    if data.datasets.labelled:
+    if data.datasets.labelled and data.datasets.labelled_train is None:
         logged.append("val_online_cls_top1")
     probes = [each for each in callbacks if isinstance(each, OnlineKNN) and each.name]
     return {
@@ -279,7 +287,7 @@ def _with_neighbours(
     settings: PretrainSettings, data: SSLDataModule, console: Console | None
 ) -> PretrainSettings:
     """The settings with no more neighbours of kNN than there are images, which is said once."""
-    asked, images = settings.evaluation.knn_k, len(data.datasets.train)
+    asked, images = settings.evaluation.knn_k, len(data.datasets.evaluated().train)
     if asked <= images or not data.measurable:
         return settings
     if console is not None:

@@ -70,8 +70,8 @@ def show_finished(path: Path, console: Console) -> dict[str, Any]:
         _print_summary(results, path, console)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(
-            f"{path / RESULTS} is not what a run writes; start again with overwrite=true, or name "
-            "another run_dir."
+            f"{path / RESULTS} is not what a run writes; delete that file alone, and "
+            "resume=true measures the run again."
         ) from error
     return results
 

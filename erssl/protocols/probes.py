@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from erssl.callbacks import OnlineKNN
 from erssl.data import DataOptions, TransformedDataset, default_options, require_labels
+from erssl.data.bands import RGB
 from erssl.data.module import SSLDataModule, make_loader
 from erssl.data.registry import available_datasets
 from erssl.errors import ConfigError
@@ -29,7 +30,7 @@ def probe_callbacks(
     callbacks = []
     for name, place in evaluation.probes.items():
         options = probe_options(name, str(place), data.options)
-        datasets = options.load()
+        datasets = options.load().evaluated()
         val = require_labels(options, datasets)
 
         def loader(images: object) -> object:
@@ -62,7 +63,9 @@ def probe_options(name: str, place: str, own: DataOptions) -> DataOptions:
         raise ConfigError(
             f"evaluation.probes.{name} is no name of a metric; take letters, digits, - and _."
         )
-    workers = {"num_workers": own.num_workers}
+    workers: dict[str, int | None] = {"num_workers": own.num_workers}
+    if own.channels != RGB:
+        workers["channels"] = own.channels
     dataset, _, root = place.partition(":")
     if dataset in available_datasets() and dataset not in ("imagefolder", "object"):
         return default_options(dataset, **({"root": root} if root else {}), **workers)

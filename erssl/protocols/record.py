@@ -70,6 +70,39 @@ def open_folder(
     return run_dir
 
 
+def prepare_folder(
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    goes_on: bool,
+    overwrite: bool,
+    rewrite: bool = False,
+    resume_from: str = CONFIG,
+    may_change: Sequence[str] = (),
+) -> None:
+    """Make the folder of an evaluation ready, with its settings in it; see :func:`open_folder`.
+
+    Args:
+        path: The folder, which its caller has locked.
+        config: What was asked for, fully resolved.
+        goes_on: Whether the evaluation that is in it goes on.
+        overwrite: Whether to delete the evaluation that is in it.
+        rewrite: Whether the settings are written anew where it goes on.
+        resume_from: The file without which there is nothing to go on with.
+        may_change: Keys of the command that say where and how it runs, not what it computes.
+    """
+    run_dir = open_folder(
+        path,
+        config,
+        goes_on=goes_on,
+        overwrite=overwrite,
+        resume_from=resume_from,
+        may_change=may_change,
+    )
+    if rewrite or not goes_on:
+        run_dir.write_config(config)
+
+
 def leave_results(
     file: Path, *, report: Callable[[dict[str, Any]], None] | None = None, **about: Any
 ) -> dict[str, Any]:

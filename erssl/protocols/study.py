@@ -17,10 +17,11 @@ from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.children import Children
 from erssl.run.console import say, say_lines
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, environment
-from erssl.run.launch import count_jobs, launch, launcher_overrides
+from erssl.run.launch import count_jobs, launch
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.summary import read_results
+from erssl.settings.arguments import launcher_overrides
 from erssl.settings.pretrain import PretrainSettings, read_settings
 from erssl.settings.study import StudySettings, read_study_settings
 from erssl.studies.figure import plot_study

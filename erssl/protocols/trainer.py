@@ -12,9 +12,11 @@ import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from erssl.callbacks import RankOrderedGradients
 from erssl.errors import ConfigError
+from erssl.limits import check_processes
 from erssl.protocols.loggers import make_loggers
 from erssl.run.checkpoint_files import Resumed, WholeCheckpointIO, newest_whole
 from erssl.run.directory import LAST_CHECKPOINT
@@ -49,6 +51,13 @@ def probe_trainer(trainer: Mapping[str, Any], batch_size: int) -> Trainer:
         raise ConfigError(
             f"Lightning's Trainer refuses these trainer settings ({reason}); change trainer.*."
         ) from error
+    if isinstance(probe.strategy.launcher, _MultiProcessingLauncher):  # as in a notebook
+        raise ConfigError(
+            "trainer.devices has several devices, whose processes a notebook cannot start; set "
+            "trainer.devices=1 there, or run erssl from a terminal."
+        )
+    if probe.strategy.root_device.type == "cpu":
+        check_processes("trainer.devices", probe.num_devices)
     started = started_processes()
     if started > 1 and probe.world_size != started:  # each would take itself for the only one
         raise ConfigError(

@@ -13,8 +13,9 @@ from erssl.downstream.transfer.finetune import point_file
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.run.directory import RESULTS
-from erssl.run.launch import MULTIRUN, count_jobs, launch, launcher_overrides
+from erssl.run.launch import count_jobs, launch
 from erssl.run.summary import read_results
+from erssl.settings.arguments import MULTIRUN, launcher_overrides
 from erssl.settings.transfer import TransferSettings, read_transfer
 
 _SHARE = ("datasets", "seed", "seeds", "points", "table", "jobs", "verify")  # said of each anew

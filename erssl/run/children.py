@@ -11,10 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import erssl
 from erssl.errors import Stopped
 
 PARENT_VARIABLE = "ERSSL_PARENT"  # the process that a command shall not outlive
+# by its file, since python -m would look for modules in the working folder first
+_CHILD = str(Path(erssl.__file__).with_name("cli") / "child.py")
 _LOOK = 0.5  # seconds from one look at the parent to the next
 
 
@@ -47,7 +51,7 @@ class Children:
             return 128 + self._ending
         environment = {**(os.environ if variables is None else variables)}
         environment[PARENT_VARIABLE] = str(os.getpid())
-        command = [sys.executable, "-m", "erssl.cli.main", *arguments]
+        command = [sys.executable, _CHILD, *arguments]
         pipe = subprocess.PIPE if heard else None
         process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=pipe)
         self._running.add(process)

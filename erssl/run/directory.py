@@ -145,16 +145,21 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Delete what erssl writes, and nothing else."""
+        written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md")
+        names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
+        names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json")
+        files = [self.path / name for name in names]
+        for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt"):
+            files += self.path.glob(pattern)
+        if folders := [file for file in files if file.is_dir()]:
+            raise RunError(
+                f"{folders[0]} is a folder where runs write a file, so it is not deleted; move it "
+                "away, or name another run_dir."
+            )
         for folder in (CHECKPOINTS, "detectron2"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md")
-        for name in (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES):
-            (self.path / name).unlink(missing_ok=True)
-        for name in (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json"):
-            (self.path / name).unlink(missing_ok=True)
-        for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt"):
-            for file in self.path.glob(pattern):
-                file.unlink()
+        for file in files:
+            file.unlink(missing_ok=True)
         for seed in self.path.glob("seed[0-9]*"):
             if seed.name.removeprefix("seed").isdigit():
                 shutil.rmtree(seed, ignore_errors=True)

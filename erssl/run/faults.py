@@ -9,21 +9,10 @@ from pathlib import Path
 
 from torch.distributed import DistError
 
-from erssl.errors import DataError, ErsslError, RunError
+from erssl.errors import DataError, ErsslError, RunError, own_sentence
 from erssl.files import FAULTS_OF_PLACES
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT
-
-
-def own_sentence(error: ErsslError) -> str:
-    """The sentence of an error of ours, also where a loader process met it.
-
-    Such a process puts its traceback before.
-    """
-    sentence = str(error)
-    if sentence.startswith("Caught "):
-        return sentence.strip().splitlines()[-1].partition("Error: ")[2]
-    return sentence
 
 
 @contextmanager

@@ -19,14 +19,8 @@ from erssl.paths import user_path
 from erssl.run.children import Children
 from erssl.run.directory import RUN_DIR_VARIABLE
 
-MULTIRUN = ("--multirun", "-m")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-
-
-def launcher_overrides(arguments: Sequence[str]) -> list[str]:
-    """The overrides that are for a launcher of hydra, such as ``hydra/launcher=joblib``."""
-    return [each for each in arguments if each.startswith(("hydra/launcher=", "hydra.launcher."))]
 
 
 def count_jobs(jobs: int | None) -> int:

@@ -32,19 +32,20 @@ _SETTLE = 0.2  # seconds for others that take the same stale lock over
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, key: str = "run_dir") -> Iterator[None]:
     """Keep other processes out of a run directory.
 
     Args:
         folder: The directory; made where it does not exist, and removed again where nothing else
             was written to it. One that cannot be written to is left as it is: whatever writes
             there says so.
+        key: The key by which the command line names it.
 
     Raises:
         RunError: If another process that is alive works in it.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    own = _Lock(folder)
+    own = _Lock(folder, key)
     try:
         if folder.exists() and not folder.is_dir():
             held = False
@@ -73,8 +74,8 @@ def locked(folder: Path) -> Iterator[None]:
 class _Lock:
     """A lock of this process on a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
         self.file = folder / NAME
         self.token = uuid.uuid4().hex
         pid = os.getpid()
@@ -200,14 +201,14 @@ class _Lock:
 
     def _waiting(self, content: str, seconds: float) -> str:
         return (
-            f"run_dir={self.folder} was in use by {_named(content)} a moment ago; waiting for a "
+            f"{self.key}={self.folder} was in use by {_named(content)} a moment ago; waiting for a "
             f"sign of life, at most {max(seconds, 0):.0f} s."
         )
 
     def _refusal(self, content: str) -> str:
         return (
-            f"run_dir={self.folder} is in use by {_named(content)}; wait for its end, name another "
-            f"run_dir, or delete {self.file} where that process is no more."
+            f"{self.key}={self.folder} is in use by {_named(content)}; wait for its end, name "
+            f"another {self.key}, or delete {self.file} where that process is no more."
         )
 
 

@@ -1,13 +1,20 @@
-"""Arguments of a Python call as overrides of the command line, ``key=value``."""
+"""Arguments of the command line: flags, overrides (``key=value``), those of a Python call."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from erssl.errors import ConfigError
+
+MULTIRUN = ("--multirun", "-m")
+
+
+def launcher_overrides(arguments: Sequence[str]) -> list[str]:
+    """The overrides that are for a launcher of hydra, such as ``hydra/launcher=joblib``."""
+    return [each for each in arguments if each.startswith(("hydra/launcher=", "hydra.launcher."))]
 
 
 def overrides_of(arguments: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -84,9 +85,9 @@ def compose_sources(
     Raises:
         ConfigError: If an override is not ``key=value``, or a key or value is unknown.
     """
-    pairs = [_split(override) for override in overrides]
-    chosen = {groups[key]: _option(key, v, groups[key]) for key, v in pairs if key in groups}
-    layers = _layers(config_name, chosen)
+    pairs = [split_override(override) for override in overrides]
+    chosen = {groups[key]: option_of(key, v, groups[key]) for key, v in pairs if key in groups}
+    layers = config_layers(config_name, chosen)
     schema = schema_of(_resolved(merge_layers(layers)[0]))
     said: Values = {}
     for key, value in pairs:
@@ -95,7 +96,7 @@ def compose_sources(
         content: Any = value  # of a key that has a group's name but is none here
         if key not in GROUPS or key not in schema:
             _check_name(key, value, pairs)
-            content = _value(key, value, _takes_text(_hint(key, schema)))
+            content = _value(key, value, _takes_text(hint_of(key, schema)))
         said = merge_layers([Layer("", said), Layer("", nested(key, content), renewed=())])[0]
     layers.append(Layer("override", said, renewed=("data.views",)))
     values, sources = merge_layers(layers)
@@ -117,8 +118,13 @@ def recipe_of(name: str) -> Recipe:
     return read_recipe(name)
 
 
-def _layers(config_name: str, chosen: Mapping[str, str | None]) -> list[Layer]:
-    """The layers below the overrides of single keys."""
+def config_layers(config_name: str, chosen: Mapping[str, str | None]) -> list[Layer]:
+    """The layers below the overrides of single keys.
+
+    Args:
+        config_name: As for :func:`compose_sources`.
+        chosen: Options of groups that are taken in place of those in the files.
+    """
     choices = dict(chosen)
     inner = [f"experiment/{choices['experiment']}"] if choices.get("experiment") else []
     while inner:  # an experiment chooses what the command line does not
@@ -159,10 +165,15 @@ def _resolved(values: Values) -> dict[str, Any]:
         raise ConfigError(f"The settings cannot be read ({reason}); see --help.") from error
 
 
+def own_options(group: str) -> set[str]:
+    """Names of a config group that have a file among ours."""
+    folder = files("erssl.configs").joinpath(*group.split("/"))
+    return {f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
 def group_options(group: str) -> list[str]:
     """Names that may be chosen for a config group, such as the methods for ``method``."""
-    folder = files("erssl.configs").joinpath(*group.split("/"))
-    names = {f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")}
+    names = own_options(group)
     # each of our own has a file; to ask a registry takes seconds, for torch has to be there
     if group in _REGISTRIES:
         module, available = _REGISTRIES[group]
@@ -200,7 +211,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return (f"did you mean {close[0]}? " if close else "") + f"Choose from: {', '.join(names)}."
 
 
-def _split(override: str) -> tuple[str, str]:
+def split_override(override: str) -> tuple[str, str]:
+    """Key and value of an override.
+
+    Raises:
+        ConfigError: If it is not ``key=value``.
+    """
     key, sign, value = override.partition("=")
     if not sign or not key or key.startswith(("+", "~", "-")):
         raise ConfigError(
@@ -210,8 +226,12 @@ def _split(override: str) -> tuple[str, str]:
     return key, value
 
 
-def _option(key: str, value: str, group: str) -> str | None:
-    """The option that an override chooses of a group."""
+def option_of(key: str, value: str, group: str) -> str | None:
+    """The option that an override chooses of a group; ``None`` for no experiment.
+
+    Raises:
+        ConfigError: If there is no such option, or several are named.
+    """
     options = group_options(group)
     if value in options:
         return value
@@ -236,8 +256,12 @@ def _takes_text(hint: Any) -> bool:
     return hint is str or (str in get_args(hint) and set(get_args(hint)) <= {str, type(None)})
 
 
-def _hint(key: str, schema: Schema) -> Any:
-    """What the key takes; refuses a key that nothing reads."""
+def hint_of(key: str, schema: Schema) -> Any:
+    """What a key takes.
+
+    Raises:
+        ConfigError: If nothing reads it.
+    """
     node: Any = schema
     path: list[str] = []
     for part in key.split("."):
@@ -270,7 +294,10 @@ def check_values(config: Mapping[str, Any], schema: Schema, where: str = "") -> 
             check_values(value, expected, f"{key}.")
         elif not _fits(value, expected):
             shown = "null" if value is None else value
-            raise ConfigError(f"{key}={shown} does not fit; it must be {_describe(expected)}.")
+            bounds = " that is finite" if value in (math.inf, -math.inf) or value != value else ""
+            raise ConfigError(
+                f"{key}={shown} does not fit; it must be {_describe(expected)}{bounds}."
+            )
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -290,7 +317,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return isinstance(value, list) and all(_fits(v, args[0]) for v in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) < math.inf
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is None or hint is type(None):

@@ -12,6 +12,7 @@ import torch
 from erssl.downstream.detection.job import Evaluator
 from erssl.downstream.detection.recipes import RECIPES, Recipe
 from erssl.errors import ConfigError
+from erssl.limits import check_count, check_processes
 from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, nearest, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
@@ -148,6 +149,8 @@ class DetectSettings(BackboneSettings):
             value = getattr(self, key)
             if value is not None and value < smallest:
                 raise ConfigError(f"{key} must be at least {smallest} but is {value}.")
+        check_count("iterations", self.iterations or 0)
+        check_processes("num_workers", self.num_workers or 0)
         if self.batch_size % self.devices:
             raise ConfigError(
                 f"batch_size={self.batch_size} cannot be shared by {self.devices} devices; choose "

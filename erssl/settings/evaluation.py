@@ -7,17 +7,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.limits import check_count
 from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, nearest, schema_from
 from erssl.settings.fitting import Preset, read_preset
-from erssl.settings.pretrain import OWN_TRAINER_KEYS, flat
+from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.pretrain import flat
+from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import read_settings_file
 
 PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
@@ -98,13 +101,31 @@ class EvaluationSettings(BackboneSettings):
     """What every evaluation reads: ``configs/evaluate.yaml``."""
 
     run_dir: str | None
-    preset: str
     plots: bool | Plots
 
     @property
     def plots_format(self) -> Plots | None:
         """Format of the figures beside PNG; ``None`` where none are asked for."""
         return self.plots if isinstance(self.plots, str) else "png" if self.plots else None
+
+    @classmethod
+    def schema(cls) -> Schema:
+        """Keys that the command takes, and what each takes."""
+        return schema_from(cls)
+
+    @classmethod
+    def complete(cls, config: dict[str, Any], protocol: str, own: Sequence[str]) -> dict[str, Any]:
+        """Give the fields of the settings from the composed keys.
+
+        Args:
+            config: Values of the keys, with those that nobody has overridden.
+            protocol: Name of the command.
+            own: The overrides, those about data left out.
+
+        Raises:
+            ConfigError: If an override does nothing beside the others.
+        """
+        return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +143,7 @@ class FeatureSettings:
 class KnnSettings(EvaluationSettings, FeatureSettings):
     """``configs/knn.yaml``."""
 
+    preset: str
     k: int
     temperature: float
 
@@ -140,8 +162,17 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
     """What evaluations read that train: ``configs/training.yaml`` and the preset.
 
     ``chosen`` is no key: it says which values are the preset's.
+
+    Attributes:
+        auto_presets: Presets that ``preset=auto`` chooses among: the one of few images, and where
+            there is another that of many.
+        frozen: Whether the backbone stays as it is.
     """
 
+    auto_presets: ClassVar[tuple[str, ...]] = ()
+    frozen: ClassVar[bool] = False
+
+    preset: str
     seeds: int
     resume: bool
     trainer: dict[str, Any]
@@ -151,6 +182,8 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
         """Refuse values that train nothing."""
         ClassifierOptions.__post_init__(self)
         EvaluationSettings.__post_init__(self)
+        check_trainer(self.trainer)
+        check_count("epochs", self.epochs)
         if not 1 <= self.seeds <= 2**32 - self.seed:
             raise ConfigError(
                 f"seeds must be at least 1 and seed + seeds at most 2**32 but seeds={self.seeds}."
@@ -158,23 +191,67 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the evaluation to continue>.")
 
+    @classmethod
+    def schema(cls) -> Schema:
+        """Keys that the command takes: those of the trainer too, but for what it does itself."""
+        schema = schema_from(cls)
+        schema["trainer"] = schema_from(Trainer, without=(*_OWN_TRAINER_KEYS, *_LIMITS))
+        del schema["chosen"]
+        if cls.frozen:
+            del schema["backbone_lr"]
+        return schema
+
+    @classmethod
+    def complete(cls, config: dict[str, Any], protocol: str, own: Sequence[str]) -> dict[str, Any]:
+        """Add what the preset says."""
+        said = frozenset(override.partition("=")[0] for override in own)
+        chosen = read_preset(protocol, config["preset"], said, cls.auto_presets)
+        return {**config, "crop_scale": tuple(config["crop_scale"]), "chosen": chosen}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSettings(TrainingSettings, FeatureSettings):
     """``configs/linear.yaml``."""
 
+    auto_presets = ("lightly", "mveb")
+    frozen = True
+
     mode: Literal["augmented", "cached"]
+
+    @classmethod
+    def complete(cls, config: dict[str, Any], protocol: str, own: Sequence[str]) -> dict[str, Any]:
+        """Refuse what features that are taken once leave unread."""
+        if config["mode"] == "cached":
+            _refuse_unread(own)
+        return super().complete(config, protocol, own)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemiSettings(TrainingSettings):
     """``configs/semi.yaml``."""
 
+    auto_presets = ("vicreg", "mveb")
+
     fraction: str
     subset_seed: int
     one_percent: tuple[float, float]
     ten_percent: tuple[float, float]
     said_rates: tuple[float | None, float | None]
+
+    @classmethod
+    def schema(cls) -> Schema:
+        """Keys that the command takes; the rates may be left to the preset."""
+        schema = super().schema()
+        schema["head_lr"] = float | None
+        del schema["said_rates"]
+        return schema
+
+    @classmethod
+    def complete(cls, config: dict[str, Any], protocol: str, own: Sequence[str]) -> dict[str, Any]:
+        """Keep the rates that were said until the share of the labels is known."""
+        rates = {"said_rates": (config["backbone_lr"], config["head_lr"])}
+        unknown = {"backbone_lr": 0.0, "head_lr": 0.0}
+        return super().complete({**config, **rates, **unknown}, protocol, own)
 
     @property
     def share(self) -> float | None:
@@ -200,6 +277,13 @@ class SemiSettings(TrainingSettings):
 class FinetuneSettings(TrainingSettings):
     """``configs/finetune.yaml``."""
 
+    auto_presets = ("lightly",)
+
+    @classmethod
+    def schema(cls) -> Schema:
+        """Keys that the command takes; the backbone has a rate."""
+        return {**super().schema(), "backbone_lr": float}
+
 
 S = TypeVar("S", bound=EvaluationSettings)
 
@@ -221,12 +305,12 @@ def read_protocol(
         override for override in overrides if override.partition("=")[0].partition(".")[0] == "data"
     ]
     own = [override for override in overrides if override not in about_data]
-    groups = {"preset": f"preset/{protocol}"}
-    if issubclass(settings_class, TrainingSettings):
-        groups["trainer"] = "trainer"
+    schema = settings_class.schema()
+    folders = {"preset": f"preset/{protocol}", "trainer": "trainer"}
+    groups = {key: folder for key, folder in folders.items() if key in schema}
+    known = {*schema, "data"}
     for override in own:
         key = override.partition("=")[0].partition(".")[0]
-        known = {*_schema(settings_class), "data"}
         if key not in known:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, known)}")
         setting = override.partition("=")[0].removeprefix("trainer.")
@@ -235,18 +319,8 @@ def read_protocol(
                 f"trainer.{setting} would leave out a part of the training, and an evaluation is "
                 "all of its epochs; set epochs, or stop it and go on with resume=true."
             )
-    config = compose_config(protocol, own, lambda _: _schema(settings_class), groups)
-    if config.get("mode") == "cached":
-        _refuse_unread(own)
-    if settings_class is SemiSettings:
-        config["said_rates"] = (config["backbone_lr"], config["head_lr"])
-        config["backbone_lr"] = config["head_lr"] = 0.0  # until the share of the labels is known
-    if issubclass(settings_class, TrainingSettings):
-        said = frozenset(override.partition("=")[0] for override in own)
-        config["chosen"] = read_preset(protocol, config["preset"], said)
-    if "crop_scale" in config:
-        config["crop_scale"] = tuple(config["crop_scale"])
-    return settings_class(**config), about_data
+    config = compose_config(protocol, own, lambda _: schema, groups)
+    return settings_class(**settings_class.complete(config, protocol, own)), about_data
 
 
 def _refuse_unread(overrides: Sequence[str]) -> None:
@@ -258,21 +332,6 @@ def _refuse_unread(overrides: Sequence[str]) -> None:
                 f"{override.partition('=')[0]} does nothing with mode=cached, which trains on the "
                 "features of whole images; leave it out, or set mode=augmented."
             )
-
-
-def _schema(settings_class: type[EvaluationSettings]) -> Schema:
-    schema = schema_from(settings_class)
-    if issubclass(settings_class, TrainingSettings):
-        schema["trainer"] = schema_from(Trainer, without=(*_OWN_TRAINER_KEYS, *_LIMITS))
-        schema.pop("chosen")
-    if not issubclass(settings_class, (SemiSettings, FinetuneSettings)):
-        schema.pop("backbone_lr", None)  # frozen
-    if settings_class is FinetuneSettings:
-        schema["backbone_lr"] = float
-    if settings_class is SemiSettings:
-        schema["head_lr"] = float | None
-        schema.pop("said_rates")
-    return schema
 
 
 def check_same_settings(
@@ -294,7 +353,9 @@ def check_same_settings(
         if not isinstance(stored, dict):
             raise TypeError("it holds no settings")
     except (ValueError, OSError, TypeError) as error:
-        raise RunError(f"{file} cannot be read; start again with overwrite=true.") from error
+        raise RunError(
+            f"{file} cannot be read; put a copy of it back, or name another run_dir."
+        ) from error
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
     before = {_key_of_today(key): value for key, value in flat(stored).items()}
     now = flat(given)

@@ -25,8 +25,6 @@ _LARS_IMAGES = 1000 * 4096
 # those of VICReg to 86 % (300 steps each; kNN of the frozen features 85 %).
 _STEPS_AN_EPOCH, _LEAST_BATCH, _LEAST_STEPS = 4, 16, 300
 _SEMI_IMAGES = 12_800
-# Those that auto chooses among: the one of few images, and where there is another that of many.
-_FITTED = {"linear": ("lightly", "mveb"), "semi": ("vicreg", "mveb"), "finetune": ("lightly",)}
 _VIEWS = {"crop_scale": [0.08, 1.0], "flip": True}  # of every preset's code: configs/training.yaml
 _SAME_UPDATES = {"accumulate_grad_batches": 1, "gradient_clip_val": None}
 
@@ -49,26 +47,26 @@ class Preset:
 S = TypeVar("S", bound="TrainingSettings")
 
 
-def read_preset(protocol: str, name: str, said: frozenset[str]) -> Preset:
+def read_preset(protocol: str, name: str, said: frozenset[str], among: tuple[str, ...]) -> Preset:
     """Read what a preset says, or what those say among which ``auto`` chooses.
 
     Args:
-        protocol: ``"linear"``, ``"semi"`` or ``"finetune"``.
+        protocol: Name of the command, a folder of ``configs/preset``.
         name: Of the preset.
         said: Keys that were overridden.
+        among: Presets that ``auto`` chooses among.
     """
     folder = files("erssl.configs") / "preset" / protocol
-    names = _FITTED[protocol] if name == AUTO else (name,)
+    names = among if name == AUTO else (name,)
     texts = {n: (folder / f"{n}.yaml").read_text(encoding="utf-8") for n in names}
     values = {n: {**_VIEWS, **yaml.safe_load(text)} for n, text in texts.items()}
     return Preset(values, said, name == AUTO)
 
 
-def fit(protocol: str, settings: S, images: int, devices: int = 1) -> tuple[S, str | None]:
+def fit(settings: S, images: int, devices: int = 1) -> tuple[S, str | None]:
     """Fit the settings to the number of training images, where ``preset=auto`` asks for it.
 
     Args:
-        protocol: ``"linear"``, ``"semi"`` or ``"finetune"``.
         settings: As they were read.
         images: Number of training images that are used.
         devices: Devices that share a batch.
@@ -79,7 +77,7 @@ def fit(protocol: str, settings: S, images: int, devices: int = 1) -> tuple[S, s
     """
     if not settings.chosen.auto:
         return settings, None
-    if protocol == "linear":
+    if settings.frozen:
         return _fit_linear(settings, images)
     return _fit_batch(settings, images, devices)
 
@@ -103,7 +101,7 @@ def departures(settings: TrainingSettings) -> list[str]:
 
 def _fit_linear(settings: S, images: int) -> tuple[S, str]:
     """MVEB's LARS where it has the steps that it needs, else lightly's SGD."""
-    few, many = _FITTED["linear"]
+    few, many = settings.auto_presets
     large = _with_preset(settings, many)
     steps = large.epochs * -(-images // large.batch_size)
     its = f"MVEB's protocol ({_told(large)}) makes {steps:,} steps on {images:,} training images"

@@ -14,6 +14,7 @@ from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
+from erssl.limits import check_count
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
@@ -28,24 +29,11 @@ from erssl.settings.compose import (
     recipe_of,
     schema_from,
 )
+from erssl.settings.keys import OWN_TRAINER_KEYS
 from erssl.settings.start import check_start, with_start
+from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
-# What the commands themselves give to the Trainer.
-OWN_TRAINER_KEYS = (
-    "max_epochs",
-    "logger",
-    "callbacks",
-    "default_root_dir",
-    "enable_progress_bar",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "plugins",
-    "profiler",
-    "model_registry",
-    "sync_batchnorm",
-    "num_sanity_val_steps",
-)
 # What the command itself gives to a method's constructor.
 _OWN_METHOD_KEYS = (
     "batch_size_per_device",
@@ -150,6 +138,7 @@ class PretrainSettings:
         for key, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
+        check_count("epochs", self.epochs)
         if self.seed >= 2**32:
             raise ConfigError(f"seed must be below 2**32 but is {self.seed}.")
         if self.optimizer.warmup_epochs >= self.epochs:
@@ -159,6 +148,7 @@ class PretrainSettings:
             )
         if self.resume and self.run_dir is None:
             raise ConfigError("resume=true needs run_dir=<the run to continue>.")
+        check_trainer(self.trainer)
         check_start(self)
 
 
@@ -318,8 +308,8 @@ def stored_config(file: Path) -> dict[str, Any]:
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise RunError(
-            f"{file} cannot be read ({reason}); start again with overwrite=true, or name another "
-            "run_dir."
+            f"{file} cannot be read ({reason}); put a copy of it back, or name another run_dir; "
+            f"a checkpoint in {file.parent} may be read by its own name."
         ) from error
     return stored
 

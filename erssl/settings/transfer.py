@@ -10,6 +10,7 @@ from typing import Literal
 from erssl.downstream.transfer.datasets import TRANSFER_DATASETS
 from erssl.downstream.transfer.finetune import FinetuneOptions
 from erssl.errors import ConfigError
+from erssl.limits import check_count, check_processes
 from erssl.settings.compose import compose_config, nearest, schema_from
 from erssl.settings.evaluation import EvaluationSettings, FeatureSettings
 
@@ -25,6 +26,7 @@ _READ_BY = {  # what one mode reads and the other does not
 class TransferSettings(EvaluationSettings, FeatureSettings):
     """``configs/transfer.yaml``."""
 
+    preset: str
     mode: Literal["linear", "finetune"]
     datasets: list[str] | str
     data_root: str | None
@@ -73,6 +75,9 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
                 "erssl transfer draws transfer.png anyway; leave plots out, or set it to pdf or "
                 "svg for that format too."
             )
+        check_count("steps", self.steps)
+        for key in ("jobs", "num_workers"):
+            check_processes(key, getattr(self, key) or 0)
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"jobs={self.jobs} must be at least 1.")
         last = len(self.grid.grid) - 1

@@ -11,6 +11,8 @@ from erssl.errors import ConfigError
 from erssl.protocols import compare
 from erssl.protocols.compare import plan, summarize, table_text
 from erssl.run.directory import make_results
+from erssl.settings.arguments import overrides_of
+from erssl.settings.pretrain import read_settings
 
 from .test_pretrain import TINY
 
@@ -42,6 +44,15 @@ def test_other_keys_are_swept_and_commas_in_brackets_and_paths_are_not():
     runs, _ = plan(["method.beta=0.01,0.03", "data.mean=[0.1,0.2,0.3]", "run_dir=a,b"])
     assert [r.choices for r in runs] == [{"method.beta": "0.01"}, {"method.beta": "0.03"}]
     assert runs[0].path.as_posix() == "a,b/beta0.01"
+
+
+def test_folders_are_swept_where_a_choice_is_said():
+    folders = ["/x/a", "/x/b, c"]
+    (said,) = overrides_of({"data.root": folders})
+    choice = f"data.root=choice({said.partition('=')[2].strip('[]')})"
+    runs, _ = plan(["data=cifar10", choice, "run_dir=out"])
+    assert [r.choices for r in runs] == [{"data.root": folder} for folder in folders]
+    assert [read_settings(r.overrides)[0].data.root for r in runs] == folders
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_killed_evaluation_goes_on_and_leaves_finished_seeds_alone(
 def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
     command, workers, tiny_run, tmp_path, monkeypatch
 ):
-    overrides = [command, *QUICK, "epochs=4", "batch_size=512", f"checkpoint={tiny_run}"]
+    overrides = [command, *QUICK, "epochs=3", "batch_size=512", f"checkpoint={tiny_run}"]
     overrides.append(f"data.num_workers={workers}")
     names = ["head.safetensors"]
     if command == "finetune":
@@ -95,7 +95,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
     monkeypatch.setattr(ClassifierTraining, "forward", with_dropout)
     assert evaluate(tmp_path / "whole", *overrides) == 0
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 3, RuntimeError("killed"))
+        interrupt_at(patch, 2, RuntimeError("killed"))
         with pytest.raises(RuntimeError, match="killed"):
             evaluate(tmp_path / "run", *overrides)
     assert evaluate(tmp_path / "run", *overrides, "resume=true") == 0
@@ -280,7 +280,7 @@ def test_settings_that_no_evaluation_wrote_are_not_resumed(
     (run_dir / "config.yaml").write_bytes(content)
     overrides = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
     assert evaluate(run_dir, *overrides) == 2
-    assert "config.yaml cannot be read; start again with overwrite=true" in capsys.readouterr().err
+    assert "config.yaml cannot be read; put a copy of it back" in capsys.readouterr().err
     assert (run_dir / "config.yaml").read_bytes() == content
 
 
@@ -290,7 +290,9 @@ def test_a_damaged_seed_is_one_sentence(evaluated, tiny_run, tmp_path, capsys):
     (run_dir / "seed2" / "predicted.safetensors").write_bytes(b"cut")
     overrides = (*COMMANDS["cached"], f"checkpoint={tiny_run}", "resume=true")
     assert evaluate(run_dir, *overrides) == 2
-    assert "seed2 is not what a training leaves; delete it" in capsys.readouterr().err
+    assert (
+        "seed2 is not what a training leaves; delete that folder alone" in capsys.readouterr().err
+    )
 
 
 def test_an_existing_evaluation_is_kept_and_no_way_is_named_that_there_is_not(

@@ -166,7 +166,7 @@ def test_wrong_files_are_one_sentence(trained, tmp_path, capsys):
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     assert main(["lens", f"checkpoint={tmp_path / 'cut.ckpt'}", "data=digits"]) == 2
     error = capsys.readouterr().err
-    assert "cut.ckpt is truncated (" in error
+    assert "cut.ckpt is truncated; copy or download it again." in error
     assert error.endswith(").\n")  # a sentence, not a part of one
     torch.save({"state_dict": {"encoder.weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
     with pytest.raises(DataError, match="holds no backbone of resnet18 in any known"):

@@ -16,7 +16,7 @@ def read(command, *overrides):
 
 
 def fitted(command, images, *overrides, devices=1):
-    return fit(command, read(command, *overrides), images, devices)
+    return fit(read(command, *overrides), images, devices)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_overrides_stay_whatever_is_chosen():
 
 def test_a_preset_that_is_named_is_taken_as_it_is():
     settings = read("linear", "preset=mveb")
-    assert fit("linear", settings, 400) == (settings, None)
+    assert fit(settings, 400) == (settings, None)
 
 
 @pytest.mark.parametrize("command", ["semi", "finetune"])

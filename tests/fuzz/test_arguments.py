@@ -12,6 +12,7 @@ from erssl.cli.main import COMMANDS
 from erssl.settings.detection import DetectSettings
 from erssl.settings.embed import EmbedSettings
 from erssl.settings.evaluation import FinetuneSettings, KnnSettings, LinearSettings, SemiSettings
+from erssl.settings.keys import command_keys
 from erssl.settings.pretrain import _schema
 from erssl.settings.transfer import TransferSettings
 
@@ -25,13 +26,6 @@ _SETTINGS = {
     **{"finetune": FinetuneSettings, "transfer": TransferSettings, "detect": DetectSettings},
     "embed": EmbedSettings,
 }
-_OWN = {
-    "export": ["checkpoint", "arch", "layout", "allow_partial", "format", "pickle", "overwrite"],
-    "lens": ["checkpoint", "on", "output", "arch", "head_prefix", "head_activation", "file"],
-    "zoo": ["name", "url", "overwrite"],
-    "report": ["output"],
-    "methods": ["name"],
-}  # fmt: skip
 # With these a command gets as far as it can.
 _SOUND = {
     "pretrain": ["method=simclr", "data=digits", "backbone=resnet10_small", "run_dir=out"],
@@ -86,11 +80,11 @@ def _keys(command: str) -> list[str]:
         keys = _flat(_schema_of(command))
         keys += ["data", "data.root", "data.image_size", "preset", "trainer.devices"]
     elif command in ("pretrain", "lens"):
-        keys = _flat(_schema({"method": {"name": "mveb"}}))
+        keys = _flat(_schema({"method": {"name": "mveb"}, "data": {"name": "imagefolder"}}))
         keys += ["method", "data", "backbone", "optimizer", "trainer", "experiment"]
-        keys += _OWN.get(command, [])
     else:
-        keys = _OWN[command]
+        keys = ["name"]
+    keys += command_keys(command)
     return [
         *keys,
         "sed",
@@ -124,7 +118,7 @@ def _command_lines(command: str) -> st.SearchStrategy[tuple[str, list[str]]]:
         pair, pair, pair, pair, flag, names.filter(lambda name: "\0" not in name and name)
     )
     arguments = st.lists(argument, max_size=4)
-    sound = _SOUND[command]
+    sound = _SOUND.get(command, ["checkpoint=run"])
     return st.tuples(st.sampled_from([True, True, True, False]), arguments).map(
         lambda p: (command, [*sound, *p[1]] if p[0] else p[1])
     )

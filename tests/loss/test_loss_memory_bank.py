@@ -9,7 +9,7 @@ import torch
 from lightly.loss import NTXentLoss
 
 from erssl.loss import EntRecLoss, ERLoss
-from erssl.loss._memory import PersistentMemoryBank
+from erssl.loss.memory import PersistentMemoryBank
 
 from .loss_reference import check_loss, er_loss, unit, views
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss, accumulate_state
-from erssl.loss._center import SteadyDINOLoss
-from erssl.loss._state import hold_state, states_of
+from erssl.loss.center import SteadyDINOLoss
+from erssl.loss.state import hold_state, states_of
 from erssl.methods.mocov2 import QueueContrastLoss
 from erssl.methods.unigrad import UniGradLoss
 

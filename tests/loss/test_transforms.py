@@ -8,10 +8,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacrev, vmap
 
 from erssl.entropy._kernel_sums import log_kernel_sums
-from erssl.entropy._precision import row_products
+from erssl.entropy.precision import row_products
 from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
 from erssl.loss._softmax import softmax_terms
-from erssl.loss._views import normalize_rows
+from erssl.loss.views import normalize_rows
 
 N, DIM = 6, 4
 TWICE = {

@@ -10,45 +10,24 @@ from pytorch_lightning import Trainer, seed_everything
 from erssl.data import SSLDataModule, ViewOptions, default_options
 from erssl.methods import METHODS, MultiViewMethod, OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions, build_backbone
+from erssl.recipes import read_recipe
 
 MASKED = ("mae", "simmim")
 MULTI_CROP = [name for name in available_methods() if get_method(name).info.multi_crop]
 ADAM = OptimizerOptions("adamw", base_lr=8e-3, weight_decay=1e-6, warmup_epochs=0)
-SMALL = {"projection_hidden_dim": 32, "projection_dim": 16}
-CLUSTERS = {**SMALL, "num_prototypes": 12}
-KMEANS = {**CLUSTERS, "num_clusterings": 2, "memory_bank_size": 256}
-QUEUE = {
-    **SMALL,
-    "memory_bank_size": 64,
-}  # full after the first batch: a filling one adds to the loss
-RESTLESS = {**CLUSTERS, "freeze_prototypes_epochs": 0}
 WIDTHS = {
     "resnet18": 512,
     "resnet50": 2048,
     "vit_small_patch16_224": 384,
     "vit_base_patch16_224": 768,
 }
-OPTIONS = {
-    "dino": {**RESTLESS, "head_norm": True},  # as the data set digits has it
-    "dino_er": RESTLESS,
-    "swav": RESTLESS,
-    "swav_er": CLUSTERS,
-    "deepclusterv2": KMEANS,
-    "deepcluster_er": KMEANS,
-    "mocov2": QUEUE,
-    "infomin": QUEUE,
-    "tico": {**SMALL, "beta": 0.5},  # a covariance that starts at 0 adds as it fills
-    "nnclr": {**QUEUE, "prediction_hidden_dim": 32},
-    "self_classifier": {**SMALL, "classes_per_head": [8, 12]},
-    "mae": {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2},
-    "simmim": {"mask_size": 8},
-}
 
 
 def build(name, **options):
-    return get_method(name)(
-        64, 10, backbone=backbone_of(name), **OPTIONS.get(name, SMALL), **options
-    )
+    small = read_recipe(name).small_options
+    if name == "dino":
+        small |= {"head_norm": True}  # as the data set digits has it
+    return get_method(name)(64, 10, backbone=backbone_of(name), **small, **options)
 
 
 def backbone_of(name):
@@ -63,7 +42,8 @@ def fit(method, n_local_views=0, batch_size=128, batches=1.0):
     recipe = "simmim" if isinstance(method, METHODS["simmim"]["model"]) else "digits"
     recipe = "mae" if isinstance(method, METHODS["mae"]["model"]) else recipe
     views = ViewOptions(recipe, n_local_views=n_local_views, local_image_size=16)
-    data = SSLDataModule(default_options("digits", num_workers=0, views=views), batch_size, seed=0)
+    images = default_options("digits", num_workers=0, views=views, pipeline="device")
+    data = SSLDataModule(images, batch_size, seed=0)
     trainer = Trainer(
         max_epochs=2,
         limit_train_batches=batches,

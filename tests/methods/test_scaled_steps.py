@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from erssl.methods import OptimizerOptions, get_method
 
-from .test_methods import SMALL, TinyBackbone
-from .test_methods_distributed import SCENARIOS
+from .test_methods import TinyBackbone
+from .test_methods_distributed import scenario
 
 SGD = OptimizerOptions("sgd", base_lr=0.5, warmup_epochs=0)
 
@@ -17,9 +17,7 @@ SGD = OptimizerOptions("sgd", base_lr=0.5, warmup_epochs=0)
 def followed(name, steps, scale):
     """What follows the online branch, before and after so many steps."""
     seed_everything(0)
-    method = get_method(name)(
-        8, 2, backbone=TinyBackbone(), optimizer=SGD, **SMALL | SCENARIOS[name]
-    )
+    method = get_method(name)(8, 2, backbone=TinyBackbone(), optimizer=SGD, **scenario(name))
 
     def state():
         content = method.state_dict().items()

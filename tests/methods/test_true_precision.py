@@ -5,13 +5,13 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
-from erssl.loss._state import states_of
+from erssl.loss.state import states_of
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.methods.target import make_target, update_target
 
 from .test_every_method import build
 from .test_methods import SMALL, TinyBackbone
-from .test_methods_distributed import MASKED, SCENARIOS
+from .test_methods_distributed import MASKED, scenario
 
 SGD = OptimizerOptions("sgd", base_lr=0.5, warmup_epochs=0)
 FEW = ("byol", "dino", "mocov2", "mveb", "unigrad")
@@ -29,7 +29,7 @@ def train(name, precision):
     if name in MASKED:
         method, side = build(name, optimizer=SGD), 32
     else:
-        options = {**SMALL, **SCENARIOS[name], "optimizer": SGD}
+        options = {**scenario(name), "optimizer": SGD}
         method, side = get_method(name)(8, 2, backbone=TinyBackbone(), **options), 8
     trainer = Trainer(
         max_epochs=1,

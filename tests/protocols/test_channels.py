@@ -68,6 +68,8 @@ def test_a_run_on_five_channels_is_read_back_evaluated_embedded_and_exported(tmp
     images = torch.randn(2, 5, 32, 32)
     assert backbone.preprocessing["channels"] == 5
     assert backbone(images).shape == (2, backbone.feature_dim)
+    ready = backbone.transform()(np.load(bands / "class0" / "0.npy"))
+    assert ready.shape == (5, 32, 32) and backbone(ready[None]).isfinite().all()
     result = knn.run([f"checkpoint={run}", "plots=false", f"run_dir={tmp_path / 'knn'}"], QUIET)
     trained = json.loads((run / "results.json").read_text())["metrics"]["knn_top1"]
     assert result.metrics["top1"] == pytest.approx(trained)

@@ -18,6 +18,7 @@ from erssl.cli.main import main
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.models.patch_tokens import PatchTokens
 from erssl.protocols import embed as engine
+from erssl.run.lock import locked
 
 from ..cli.test_pretrain import TINY, UNMEASURED
 
@@ -186,6 +187,15 @@ def test_both_splits_are_written_one_after_the_other(photos, tmp_path):
     assert splits == ["train"] * 10 + ["val"] * 10
     with pytest.raises(DataError, match="no validation images"):
         erssl.embed(CNN, photos, tmp_path / "x", split="val", **SMALL)
+
+
+def test_two_to_one_output_do_not_share_parts(photos, tmp_path):
+    output = tmp_path / "f.npy"
+    with locked(tmp_path / "f.npy.parts", "output"):
+        with pytest.raises(RunError, match=r"output=.*f.npy.parts is in use by process"):
+            erssl.embed(CNN, photos, output, **SMALL)
+        assert not output.exists()
+    assert erssl.embed(CNN, photos, output, **SMALL).path == output
 
 
 def test_a_killed_command_goes_on(photos, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import pytest
 from erssl.methods import METHODS, available_methods, get_method
 from erssl.models import BackboneOptions, build_backbone
 from erssl.recipes import read_recipe
-from erssl.settings.compose import group_options
 from erssl.settings.pretrain import read_settings
 
 from ..methods.test_methods import TinyBackbone
@@ -233,7 +232,7 @@ def check_recipe(name, settings):
     assert start_and_end == EMA.get(name, (None, None))
 
 
-@pytest.mark.parametrize("name", available_methods())
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_method_on_imagenet_trains_as_its_paper_says(name):
     settings, _ = read_settings([f"method={name}", "data=imagenet", "data.root=/x"])
     check_recipe(name, settings)
@@ -244,7 +243,7 @@ def test_a_method_on_imagenet_trains_as_its_paper_says(name):
     assert {k: settings.method[k] for k in OPTIONS.get(name, {})} == OPTIONS.get(name, {})
 
 
-@pytest.mark.parametrize("name", group_options("experiment"))
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_its_papers_run(name):
     settings, _ = read_settings([f"experiment={name}", "data.root=/x"])
     info = get_method(settings.method["name"]).info

@@ -125,7 +125,7 @@ def test_every_value_of_a_recipe_says_where_it_comes_from(group):
     plain = ("name:", "library: timm", "options: {}", "gather_distributed: true")
     for option in group_options(group):
         text = (files("erssl.configs") / group / f"{option}.yaml").read_text()
-        body = text.partition("\nearlier:")[0]
+        body = re.split(r"\n(?:earlier|small):", text)[0]
         values = [line for line in body.splitlines() if re.match(r"\s*\w+: \S", line)]
         bare = [v for v in values if "#" not in v and not v.strip().startswith(plain)]
         assert bare == [], option
@@ -281,9 +281,9 @@ def test_what_is_no_recipe_is_refused(text, sentence):
 def test_recipes_are_read_without_torch():
     code = (
         "import sys; from erssl.recipes import read_recipe; "
-        "from erssl.settings.compose import _layers; from erssl.layers import merge_layers; "
+        "from erssl.settings.compose import config_layers; from erssl.layers import merge_layers; "
         "read_recipe('deepcluster_er'); "
-        "merge_layers(_layers('pretrain', {'experiment': 'mveb_imagenet_multicrop'})); "
+        "merge_layers(config_layers('pretrain', {'experiment': 'mveb_imagenet_multicrop'})); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

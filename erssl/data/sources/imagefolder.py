@@ -20,6 +20,9 @@ class ImageFolder(FileOptions):
         val_dir: Validation images; without them there is no accuracy.
         val_fraction: Share of each class of ``train_dir`` that is held out of training as the
             validation images, in place of ``val_dir``; the same images whatever the seed.
+        labelled_dir: Labelled images that kNN, linear evaluation and every other command take for
+            the training images, with classes as ``val_dir``; those of ``train_dir`` are then read
+            at any depth and without labels, for pretraining alone. ``val_fraction`` is of these.
     """
 
     user_sized = True
@@ -28,6 +31,7 @@ class ImageFolder(FileOptions):
     train_dir: str | None = None
     val_dir: str | None = None
     val_fraction: float | None = None
+    labelled_dir: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -58,4 +62,6 @@ class ImageFolder(FileOptions):
                 "data.name=imagefolder has no data.train_dir; name the folder of training "
                 "images, one sub-folder a class, or images alone to train without labels."
             )
-        return load_folders(self, self.train_dir, self.val_dir, self.val_fraction)
+        return load_folders(
+            self, self.train_dir, self.val_dir, self.val_fraction, self.labelled_dir
+        )

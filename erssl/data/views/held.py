@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from erssl.data.datasets import ImageDataset
-from erssl.data.folders import ImageFiles
+from erssl.data.datasets import ImageDataset, labels_of
 from erssl.data.views.device import make_views
 from erssl.data.views.draws import ViewSpec, draw_view, numbers_of, streams
 from erssl.errors import ConfigError
@@ -101,7 +100,7 @@ def _held(images: Any, workers: int) -> tuple[Tensor, Tensor]:
     return _read(images, workers)
 
 
-def _read(images: ImageFiles, workers: int) -> tuple[Tensor, Tensor]:
+def _read(images: Any, workers: int) -> tuple[Tensor, Tensor]:
     """Read files, when the first one says that there is room for all."""
     first = images[0][0]
     width, height = first.size
@@ -119,8 +118,8 @@ def _read(images: ImageFiles, workers: int) -> tuple[Tensor, Tensor]:
         image, _ = images[index]
         if image.size != (width, height):
             raise ConfigError(
-                f"data.pipeline=device needs images of one size, but {images.samples[0][0]} "
-                f"has {width} x {height} pixels and {images.samples[index][0]} {image.width} "
+                f"data.pipeline=device needs images of one size, but {_name(images, 0)} "
+                f"has {width} x {height} pixels and {_name(images, index)} {image.width} "
                 f"x {image.height}; resize them, or set another data.pipeline."
             )
         pixels[index] = np.asarray(image)
@@ -128,4 +127,9 @@ def _read(images: ImageFiles, workers: int) -> tuple[Tensor, Tensor]:
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(images), _BLOCK):  # a pool makes an object for each that waits
             list(pool.map(read, range(start, min(start + _BLOCK, len(images)))))
-    return torch.from_numpy(pixels), torch.tensor([target for _, target in images.samples])
+    return torch.from_numpy(pixels), torch.from_numpy(labels_of(images))
+
+
+def _name(images: Any, index: int) -> str:
+    samples = getattr(images, "samples", None)
+    return f"image {index}" if samples is None else str(samples[index][0])

@@ -184,7 +184,7 @@ def test_results_images_report_and_settings_that_may_not_change(overrides, tmp_p
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_at_its_last_checkpoint(overrides, tmp_path, capsys):
     folder = tmp_path / "run"
-    long = [*overrides, "iterations=60", "checkpoint_period=3"]
+    long = [*overrides, "iterations=24", "checkpoint_period=3"]
     line = [sys.executable, "-m", "erssl.cli.main", "detect", *long]
     with subprocess.Popen(line, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         until = time.monotonic() + 300
@@ -193,13 +193,13 @@ def test_a_run_that_is_killed_goes_on_at_its_last_checkpoint(overrides, tmp_path
         time.sleep(1)  # into an iteration, or into the writing of the next checkpoint
         process.send_signal(signal.SIGKILL)
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert last % 3 == 0 and last < 60
-    short = [*overrides, "iterations=60", f"checkpoint_period={60 - last}", "resume=true"]
+    assert last % 3 == 0 and last < 24
+    short = [*overrides, "iterations=24", f"checkpoint_period={24 - last}", "resume=true"]
     assert main(["detect", *short]) == 0
     curves = read_metrics(folder / "metrics.csv")
-    assert [step for step, _ in curves["train_loss"]][-(60 - last) :] == list(range(last, 60))
+    assert [step for step, _ in curves["train_loss"]][-(24 - last) :] == list(range(last, 24))
     rates = dict(curves["lr"])
-    assert rates[last] == pytest.approx(0.0025) and rates[59] == pytest.approx(2.5e-5)
+    assert rates[last] == pytest.approx(0.0025) and rates[23] == pytest.approx(2.5e-5)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erssl.entropy._precision import at_least_float32, full_precision, row_products
+from erssl.entropy.precision import at_least_float32, full_precision, row_products
 
 Views = Tensor | Sequence[Tensor]
 

@@ -12,11 +12,13 @@ from erssl.errors import ConfigError, printable
 from erssl.evaluation.published import published, published_value
 from erssl.models.zoo import ZooRow, own_zoo, zoo_file, zoo_row, zoo_rows
 from erssl.protocols.model_card import add_to_zoo
-from erssl.run.console import Terminal, say
+from erssl.run.console import say
+from erssl.settings.arguments import is_setting
 from erssl.settings.compose import nearest
+from erssl.settings.keys import command_keys
 
 _WIDTH = 100
-_ADD = ("name", "url", "overwrite")
+_ADD = command_keys("zoo")  # of erssl zoo add
 _TABLES_OF = "resnet50"  # the backbone of the tables that are per method
 _TABLES = {
     "transfer_linear": "average of eleven data sets, linear",
@@ -25,11 +27,12 @@ _TABLES = {
 }
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], console: Console) -> None:
     """List, show, fetch or add checkpoints."""
-    console = Terminal(width=_WIDTH)
+    console.width = _WIDTH
     if arguments and arguments[0] == "add":
-        return _add(arguments[1:], console)
+        _add(arguments[1:], console)
+        return
     for argument in arguments:
         if "=" in argument or argument.startswith("-"):
             raise ConfigError(
@@ -37,25 +40,24 @@ def run(arguments: Sequence[str]) -> int:
                 "erssl zoo --help."
             )
     if arguments and arguments[0] == "get":
-        return _get(arguments[1:])
+        _get(arguments[1:])
+        return
     if not arguments:
         _list(console)
     for row in [zoo_row(name) for name in arguments]:
         _show(row)
-    return 0
 
 
-def _get(names: Sequence[str]) -> int:
+def _get(names: Sequence[str]) -> None:
     if not names:
         raise ConfigError("erssl zoo get needs the name of a checkpoint; erssl zoo lists them.")
     for row in [zoo_row(name) for name in names]:
         print(printable(str(zoo_file(row.name)[0])))
-    return 0
 
 
-def _add(arguments: Sequence[str], console: Console) -> int:
-    folders = [each for each in arguments if "=" not in each]
-    given = dict(each.partition("=")[::2] for each in arguments if "=" in each)
+def _add(arguments: Sequence[str], console: Console) -> None:
+    folders = [each for each in arguments if not is_setting(each)]
+    given = dict(each.partition("=")[::2] for each in arguments if is_setting(each))
     for key in given:
         if key not in _ADD:
             raise ConfigError(f"The key {key} is unknown; {nearest(key, _ADD)}")
@@ -72,7 +74,6 @@ def _add(arguments: Sequence[str], console: Console) -> int:
         f'Next: erssl zoo {row.name}; erssl.load_backbone("zoo:{row.name}")',
     ):
         say(console, line)
-    return 0
 
 
 def _list(console: Console) -> None:

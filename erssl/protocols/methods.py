@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Console
+from rich.table import Table
+
 from erssl.errors import ConfigError
+from erssl.methods import available_methods, get_method
+from erssl.run.console import say
+from erssl.settings.compose import recipe_of
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], console: Console) -> None:
     """Print all methods, or the settings of those that are named."""
     if any("=" in argument or argument.startswith("-") for argument in arguments):
         raise ConfigError(
@@ -17,29 +23,20 @@ def run(arguments: Sequence[str]) -> int:
     if arguments:
         for name in arguments:
             _show(name)
-        return 0
-    from rich.table import Table
-
-    from erssl.methods import available_methods, get_method
-    from erssl.run.console import Terminal, say
-
+        return
     table = Table("method", "family", "views", "target branch", "paper", box=None, pad_edge=False)
     for name in available_methods():
         info = get_method(name).info
         table.add_row(name, info.family, info.views, info.target, info.paper)
-    console = Terminal(width=140)
+    console.width = 140
     console.print(table)
     console.print("\nDefaults (erssl methods <name> shows the source of each):")
     for name in available_methods():
         say(console, f"  {name} {_defaults(name)}")
-    return 0
 
 
 def _show(name: str) -> None:
     """The terms of the method's bound, and its recipe, each value with its source."""
-    from erssl.methods import get_method
-    from erssl.settings.compose import recipe_of
-
     recipe, info = recipe_of(name), get_method(name).info
     if info.entropy:
         print(f"# Keeps the entropy up by: {info.entropy}")
@@ -49,6 +46,4 @@ def _show(name: str) -> None:
 
 def _defaults(name: str) -> str:
     """The method's own options, as its recipe has them."""
-    from erssl.settings.compose import recipe_of
-
     return " ".join(f"{key}={value}" for key, value in recipe_of(name).options.items())
