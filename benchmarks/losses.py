@@ -18,17 +18,37 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
+from lightly.loss import BarlowTwinsLoss, DINOLoss, KoLeoLoss, NTXentLoss, VICRegLoss
+from lightly.loss import FroSSLLoss as LightlyFroSSL
+from lightly.loss import LeJEPALoss as LightlyLeJEPA
+from lightly.loss import VISRegLoss as LightlyVISReg
 from torch import Tensor
 
 from benchmarks._timing import by_turns, copy_rate, device, result_file, seconds
 from erssl.files import write_json
-from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss
+from erssl.loss import (
+    CorInfoMaxLoss,
+    DiscreteERLoss,
+    E2MCLoss,
+    EMPSSLLoss,
+    EntRecLoss,
+    ERLoss,
+    FroSSLLoss,
+    LeJEPALoss,
+    MatrixSSLLoss,
+    MECLoss,
+    MMCRLoss,
+    MVEBLoss,
+    SimDINOLoss,
+    TiCoLoss,
+    VISRegLoss,
+)
 from erssl.run.directory import environment
 
 DIM, SIZES, ROUNDS = 2048, (256, 512, 1024, 2048, 4096, 8192), 5
 OUTPUTS, PROTOTYPE_SIZES = 65_536, (64, 256)
 SCORE_ROWS = 128  # of method=mveb
+LEJEPA_SLICES, VISREG_SLICES = 1024, 4096  # lightly's defaults
 VIEWS, VIEW_SIZES = 8, (64, 256, 1024)
 
 # Multiply-adds count as two. N²d is a product of rows with rows: NT-Xent has four and eight more in
@@ -46,11 +66,36 @@ OPERATIONS: dict[str, Callable[[int, int], float]] = {
     "DiscreteERLoss": lambda n, d: 0.0,
     "BarlowTwinsLoss (lightly)": lambda n, d: 6.0 * n * d * d,
     "VICRegLoss (lightly)": lambda n, d: 12.0 * n * d * d,
+    # projections on S slices and their gradient, of two views
+    "LeJEPALoss": lambda n, d: 8.0 * n * d * LEJEPA_SLICES,
+    "LeJEPALoss (lightly)": lambda n, d: 8.0 * n * d * LEJEPA_SLICES,
+    "VISRegLoss": lambda n, d: 8.0 * n * d * VISREG_SLICES,
+    "VISRegLoss (lightly)": lambda n, d: 8.0 * n * d * VISREG_SLICES,
+    # a Gram matrix on the smaller side, a factor, and a solve for the gradient, of two views
+    "SimDINOLoss": lambda n, d: _log_dets(n, d),
+    "EMPSSLLoss": lambda n, d: _log_dets(n, d),
+    "CorInfoMaxLoss": lambda n, d: 2 * (4.0 * n * d * d + d**3),
+    # products of two views, and of their product with itself
+    "MECLoss": lambda n, d: 6.0 * n * d * min(n, d) + 6.0 * min(n, d) ** 3,
+    "MatrixSSLLoss": lambda n, d: 2 * (24.0 * n * d * min(n, d) + 18.0 * min(n, d) ** 3),
+    "FroSSLLoss": lambda n, d: 2 * 6.0 * n * d * min(n, d),
+    "FroSSLLoss (lightly)": lambda n, d: 2 * 6.0 * n * d * min(n, d),
+    "MMCRLoss": lambda n, d: 4.0 * n * d * min(n, d) + 9.0 * min(n, d) ** 3,
+    "TiCoLoss": lambda n, d: 2 * 6.0 * n * d * d,
+    "E2MCLoss": lambda n, d: 2 * 6.0 * n * d * d,
+    "ERLoss, KoLeo": lambda n, d: 4.0 * n * n * d,
+    "KoLeoLoss (lightly)": lambda n, d: 4.0 * n * n * d,
 }
+
+
+def _log_dets(n: int, d: int) -> float:
+    small = min(n, d)
+    return 2 * (2.0 * n * d * small + small**3 / 3 + 4.0 * n * d * small)
 
 
 def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """The contenders, by the names of `OPERATIONS`."""
+    frossl, koleo = LightlyFroSSL(), KoLeoLoss()
     return {
         "NTXentLoss (lightly)": NTXentLoss(),
         "MVEBLoss": MVEBLoss(),
@@ -61,7 +106,28 @@ def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
         "DiscreteERLoss": DiscreteERLoss(),
         "BarlowTwinsLoss (lightly)": BarlowTwinsLoss(),
         "VICRegLoss (lightly)": VICRegLoss(),
+        "LeJEPALoss": LeJEPALoss(num_slices=LEJEPA_SLICES),
+        "LeJEPALoss (lightly)": _stacked(LightlyLeJEPA(sigreg_num_vectors=LEJEPA_SLICES)),
+        "VISRegLoss": VISRegLoss(num_slices=VISREG_SLICES),
+        "VISRegLoss (lightly)": _stacked(LightlyVISReg(num_slices=VISREG_SLICES)),
+        "SimDINOLoss": SimDINOLoss(),
+        "EMPSSLLoss": EMPSSLLoss(),
+        "CorInfoMaxLoss": CorInfoMaxLoss(DIM).to(device()),
+        "MECLoss": MECLoss(),
+        "MatrixSSLLoss": MatrixSSLLoss(),
+        "FroSSLLoss": FroSSLLoss(),
+        "FroSSLLoss (lightly)": lambda z0, z1: frossl([z0, z1]),
+        "MMCRLoss": MMCRLoss(),
+        "TiCoLoss": TiCoLoss(DIM).to(device()),
+        "E2MCLoss": E2MCLoss(),
+        "ERLoss, KoLeo": ERLoss(estimator="koleo"),
+        "KoLeoLoss (lightly)": lambda z0, z1: koleo(z0) + koleo(z1),
     }
+
+
+def _stacked(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """lightly's losses of global and local views, of one each (they take no pair)."""
+    return lambda z0, z1: loss(global_proj=z0[None], local_proj=z1[None])
 
 
 def main(largest: int) -> None:

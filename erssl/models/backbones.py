@@ -97,6 +97,15 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
     return _with_options(network, options)
 
 
+def _remedy(error: Exception, size: int, channels: int) -> str:
+    if "channels" in str(error):
+        return f"its images have {channels} channels, so leave backbone.options.in_chans out"
+    return (
+        f"a timm transformer may need backbone.options.img_size={size} or, with local views, "
+        "backbone.options.dynamic_img_size=true; other networks a larger data.image_size"
+    )
+
+
 def check_input_size(backbone: nn.Module, image_sizes: Iterable[int], channels: int = RGB) -> None:
     """Send one image of each size through the backbone, to fail before any work is done.
 
@@ -125,8 +134,7 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int], channels: 
         kind = "RGB views" if channels == RGB else f"views of {channels} channels"
         raise ConfigError(
             f"The backbone cannot take {kind} of {size} x {size} pixels "
-            f"({one_line(error)}); a timm transformer may need backbone.options.img_size={size} "
-            "or, with local views, backbone.options.dynamic_img_size=true."
+            f"({one_line(error)}); {_remedy(error, size, channels)}."
         ) from error
     finally:
         backbone.train(training)

@@ -106,7 +106,8 @@ def load_backbone(
         source, possible, layout or source.layout, isinstance(arch, str), prefix, weights
     )
     backbone = build_backbone(options)
-    report = _compare(source.file, backbone.state_dict(), extracted, options, allow_partial)
+    given = arch if isinstance(arch, str) else None
+    report = _compare(source.file, backbone.state_dict(), extracted, options, allow_partial, given)
     left_out = set(report.unexpected)
     matched = {name: tensor for name, tensor in extracted.state.items() if name not in left_out}
     backbone.load_state_dict(matched, strict=False)
@@ -139,7 +140,7 @@ def _understand(
 ) -> tuple[BackboneWeights, BackboneOptions, tuple[str, ...]]:
     """The backbone in a file, its architecture, and what of that is assumed."""
     try:
-        extracted, options = _first_that_fits(source, possible, layout, prefix, weights)
+        extracted, options = _first_that_fits(source, possible, layout, prefix, weights, named)
         rule = extracted.layout
         assumed: tuple[str, ...] = ()
         if options is None:
@@ -182,6 +183,7 @@ def _first_that_fits(
     layout: str | None,
     prefix: str | None,
     weights: str | None,
+    named: bool,
 ) -> tuple[BackboneWeights, BackboneOptions | None]:
     """The backbone, by the first architecture whose first weight is there, or best: all of them."""
     first: tuple[BackboneWeights, BackboneOptions | None] | None = None
@@ -204,6 +206,8 @@ def _first_that_fits(
     of = of if prefix is None else f"names that begin with {prefix}"
     what = "" if options is None else f" of {options.name}"
     hint = offer(source.content, None if options is None else _planned(options))
+    if named and not hint:
+        hint = "give another arch=, or what its names begin with by prefix="
     hint = hint or (
         "name its architecture with arch=<torchvision or timm name>, or save backbone.state_dict() "
         "alone"
@@ -305,6 +309,7 @@ def _compare(
     extracted: BackboneWeights,
     options: BackboneOptions,
     allow_partial: bool,
+    arch: str | None,
 ) -> LoadReport:
     """What of a file fits a network, by names and shapes; refuses what does not."""
     state = extracted.state
@@ -319,10 +324,14 @@ def _compare(
     wrong = report.missing + report.unexpected
     if wrong and not (allow_partial and matched):
         first = _named(wrong[0], expected, state)
+        other = (
+            "name what it is with arch=<torchvision or timm name>"
+            if arch is None
+            else f"it is another network than arch={arch}, so give its own or leave arch out"
+        )
         raise DataError(
-            f"{file} does not fit {options.name}: {report.counts}, such as {first}; name "
-            "what it is with arch=<torchvision or timm name>, or take what matches with "
-            "allow_partial=true."
+            f"{file} does not fit {options.name}: {report.counts}, such as {first}; {other}, or "
+            "take what matches with allow_partial=true."
         )
     return report
 

@@ -92,6 +92,12 @@ def build_method(
         return make()
     except ConfigError:
         raise
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        raise ConfigError(
+            f"method={name} needs more memory than there is; choose smaller numbers for method.*."
+        ) from error
     except ValueError as error:
         raise ConfigError(f"method={name} cannot be built: {error}") from error
 

@@ -21,7 +21,7 @@ from erssl.models.reports import listed
 from erssl.paths import user_path
 from erssl.run.console import say
 from erssl.run.result import Result
-from erssl.settings.compose import nearest
+from erssl.settings.hints import nearest, unknown_setting
 from erssl.settings.keys import EXPORT_KEYS
 
 
@@ -31,7 +31,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or key not in EXPORT_KEYS:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, EXPORT_KEYS)}")
+            raise ConfigError(unknown_setting(override, EXPORT_KEYS))
         own[key] = value
     for key in ("checkpoint", "format", "output"):
         if not own.get(key):

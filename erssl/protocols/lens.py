@@ -22,12 +22,13 @@ from erssl.models.foreign import load_branch
 from erssl.paths import user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.record import leave_results
+from erssl.protocols.subject import require_checkpoint
 from erssl.run.console import say
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, LENS, environment, read_lens
 from erssl.run.lens_figure import plot_lens
 from erssl.run.result import Result
 from erssl.settings.arguments import is_setting
-from erssl.settings.compose import nearest
+from erssl.settings.hints import OF_DATA, unknown_setting
 from erssl.settings.keys import LENS_KEYS
 from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings
 
@@ -60,7 +61,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     for override in rest:
         key = override.partition("=")[0]
         if key.partition(".")[0] not in _SHARED:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, [*LENS_KEYS, *_SHARED])}")
+            raise ConfigError(unknown_setting(override, {*LENS_KEYS, *_SHARED, *OF_DATA}))
     if "checkpoint" not in own:
         raise ConfigError("erssl lens needs checkpoint=<what to read>, or run directories.")
     if own.get("on", "embedding") not in ("embedding", "features"):
@@ -87,6 +88,8 @@ def draw(folders: Sequence[str], output: Path, console: Console) -> Result:
     runs = {}
     for folder in folders:
         file = user_path(folder) / LENS
+        if not user_path(folder).exists():
+            raise DataError(f"There is no folder {folder}; name run directories of erssl pretrain.")
         if not file.is_file():
             raise DataError(
                 f"There is no {LENS} in {folder}; name run directories of erssl pretrain, whose "
@@ -119,6 +122,7 @@ def measure(own: dict[str, str], overrides: list[str], console: Console) -> Resu
     trained_here = path.is_dir() and (path / CONFIG).is_file()
     settings = run_settings(path, overrides) if trained_here else read_settings(overrides)[0]
     if not trained_here and not any(override.startswith("data=") for override in overrides):
+        require_checkpoint(own["checkpoint"])
         raise ConfigError(f"checkpoint={path} needs data=<what to read it on>.")
     said = {override.partition("=")[0] for override in overrides}
     module, embed, settings = _module(path, own, settings, trained_here, said)

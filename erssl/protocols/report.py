@@ -18,18 +18,19 @@ from erssl.run.result import Result
 from erssl.run.results_figure import plot_results
 from erssl.run.summary import collect
 from erssl.settings.arguments import is_setting
-from erssl.settings.compose import nearest
+from erssl.settings.hints import nearest, unknown_setting
 
 _WIDTH = 140  # columns of the table
+_KEYS = ("output", "plots")
 
 
 def run(arguments: Sequence[str], console: Console) -> Result:
     """Collect results, print and write their table."""
     own = dict(argument.partition("=")[::2] for argument in arguments if is_setting(argument))
-    if set(own) - {"output", "plots"}:
-        raise ConfigError(
-            f"erssl report takes folders and output= or plots= but was given {arguments}."
-        )
+    for argument in arguments:
+        dashed = argument.startswith("-") and not user_path(argument).exists()
+        if dashed or (is_setting(argument) and argument.partition("=")[0] not in _KEYS):
+            raise ConfigError(unknown_setting(argument, _KEYS))
     places = [argument for argument in arguments if not is_setting(argument)]
     if not places:
         raise DataError("erssl report needs run directories, or a folder that holds some.")

@@ -150,10 +150,25 @@ def run_of(checkpoint: str) -> Path | None:
     return None
 
 
+def require_checkpoint(checkpoint: str) -> None:
+    """Make sure that a checkpoint that is named by its path is there, before more is asked for.
+
+    Raises:
+        DataError: If it is not.
+    """
+    named = checkpoint == PIXELS or ":" in checkpoint.partition("/")[0]
+    if not named and not user_path(checkpoint).exists():
+        raise DataError(
+            f"There is no checkpoint at {checkpoint}; name a path, zoo:<name> or timm:<name> for "
+            "published weights, or random:<architecture> for an untrained network."
+        )
+
+
 def _data(checkpoint: str, run: Path | None, about_data: list[str]) -> DataOptions:
     if run is not None:
         return run_settings(run, about_data).data
     if not any(override.startswith("data=") for override in about_data):
+        require_checkpoint(checkpoint)
         raise ConfigError(f"checkpoint={checkpoint} needs data=<what to evaluate it on>.")
     return read_settings(about_data)[0].data
 

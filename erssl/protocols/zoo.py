@@ -14,7 +14,7 @@ from erssl.models.zoo import ZooRow, own_zoo, zoo_file, zoo_row, zoo_rows
 from erssl.protocols.model_card import add_to_zoo
 from erssl.run.console import say
 from erssl.settings.arguments import is_setting
-from erssl.settings.compose import nearest
+from erssl.settings.hints import nearest
 from erssl.settings.keys import command_keys
 
 _WIDTH = 100

@@ -131,6 +131,10 @@ def collect(places: Iterable[str | Path]) -> Summary:
     for place in places:
         path = user_path(place)
         results = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.rglob(RESULTS))
+        if not path.exists():
+            raise DataError(
+                f"There is no file or folder {place}; name run directories, or a folder of them."
+            )
         if not results:
             raise DataError(
                 f"There is no {RESULTS} in {place}; name run directories, or a folder of them."

@@ -8,7 +8,6 @@ wrong kind, is refused by name. hydra's grammar reads the values of overrides.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import math
@@ -37,6 +36,7 @@ from erssl.layers import (
     read_config_file,
 )
 from erssl.recipes import REGISTERED, Recipe, find_recipe, read_recipe
+from erssl.settings.hints import nearest, not_a_setting, not_fitting, unknown_key, unknown_option
 
 Schema = dict[str, Any]
 """Valid keys of a node and what each takes: a type annotation, or a schema for a nested node."""
@@ -85,7 +85,7 @@ def compose_sources(
     Raises:
         ConfigError: If an override is not ``key=value``, or a key or value is unknown.
     """
-    pairs = [split_override(override) for override in overrides]
+    pairs = [split_override(override, config_name) for override in overrides]
     chosen = {groups[key]: option_of(key, v, groups[key]) for key, v in pairs if key in groups}
     layers = config_layers(config_name, chosen)
     schema = schema_of(_resolved(merge_layers(layers)[0]))
@@ -96,7 +96,7 @@ def compose_sources(
         content: Any = value  # of a key that has a group's name but is none here
         if key not in GROUPS or key not in schema:
             _check_name(key, value, pairs)
-            content = _value(key, value, _takes_text(hint_of(key, schema)))
+            content = _value(key, value, _takes_text(hint_of(key, schema, value)))
         said = merge_layers([Layer("", said), Layer("", nested(key, content), renewed=())])[0]
     layers.append(Layer("override", said, renewed=("data.views",)))
     values, sources = merge_layers(layers)
@@ -203,15 +203,20 @@ def schema_from(reader: Callable[..., Any], without: Iterable[str] = ()) -> Sche
     return schema
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """The hint of an error sentence: what was probably meant, and what there is."""
-    names = sorted(choices)
-    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    close.sort(key=lambda choice: sorted(choice) != sorted(name))  # letters that changed places
-    return (f"did you mean {close[0]}? " if close else "") + f"Choose from: {', '.join(names)}."
+def leaves(schema: Mapping[str, Any], where: str = "") -> list[str]:
+    """All keys of a schema, dotted, groups among them."""
+    keys = []
+    for name, node in schema.items():
+        keys.append(f"{where}{name}")
+        if isinstance(node, dict):
+            keys += leaves(node, f"{where}{name}.")
+    return keys
 
 
-def split_override(override: str) -> tuple[str, str]:
+_FOLDER_KEYS = {"transfer": "data_root", "detect": "data_root", "embed": "data", "predict": "data"}
+
+
+def split_override(override: str, config_name: str = "pretrain") -> tuple[str, str]:
     """Key and value of an override.
 
     Raises:
@@ -219,10 +224,8 @@ def split_override(override: str) -> tuple[str, str]:
     """
     key, sign, value = override.partition("=")
     if not sign or not key or key.startswith(("+", "~", "-")):
-        raise ConfigError(
-            f"{override!r} is not understood; give settings as key=value, for example "
-            "method=mveb or optimizer.base_lr=0.3."
-        )
+        folder = _FOLDER_KEYS.get(config_name, "data=imagefolder data.train_dir")
+        raise ConfigError(not_a_setting(override, folder))
     return key, value
 
 
@@ -239,7 +242,7 @@ def option_of(key: str, value: str, group: str) -> str | None:
         return None
     if "," in value and set(value.split(",")) <= set(options) and group == key:
         raise ConfigError(f"{key}={value} names several; add --multirun to run them all.")
-    raise ConfigError(f"{key}={value} is unknown; {nearest(value, options)}")
+    raise ConfigError(unknown_option(key, value, options))
 
 
 def _check_name(key: str, value: str, pairs: list[tuple[str, str]]) -> None:
@@ -256,7 +259,7 @@ def _takes_text(hint: Any) -> bool:
     return hint is str or (str in get_args(hint) and set(get_args(hint)) <= {str, type(None)})
 
 
-def hint_of(key: str, schema: Schema) -> Any:
+def hint_of(key: str, schema: Schema, given: str = "") -> Any:
     """What a key takes.
 
     Raises:
@@ -271,7 +274,7 @@ def hint_of(key: str, schema: Schema) -> Any:
             where = ".".join(path)
             names = node if isinstance(node, dict) else {}
             valid = [f"{where}.{name}" if where else name for name in names] or [where]
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, valid)}")
+            raise ConfigError(unknown_key(key, valid, leaves(schema), given))
         node = node[part]
         path.append(part)
     return node
@@ -297,6 +300,7 @@ def check_values(config: Mapping[str, Any], schema: Schema, where: str = "") -> 
             bounds = " that is finite" if value in (math.inf, -math.inf) or value != value else ""
             raise ConfigError(
                 f"{key}={shown} does not fit; it must be {_describe(expected)}{bounds}."
+                f"{not_fitting(key, value)}"
             )
 
 

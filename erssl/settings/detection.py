@@ -14,8 +14,9 @@ from erssl.downstream.detection.recipes import RECIPES, Recipe
 from erssl.errors import ConfigError
 from erssl.limits import check_count, check_processes
 from erssl.run.plots import Plots
-from erssl.settings.compose import compose_config, nearest, schema_from
+from erssl.settings.compose import compose_config, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
+from erssl.settings.hints import nearest
 
 _PATHS = ("train_images", "train_annotations", "val_images", "val_annotations")
 # Of a training that is resumed: where and how it runs, not what it computes.

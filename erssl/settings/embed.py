@@ -12,8 +12,9 @@ from typing import Literal
 from erssl.errors import ConfigError
 from erssl.evaluation.similar import MapKind, check_map
 from erssl.paths import user_path
-from erssl.settings.compose import Schema, compose_config, group_options, nearest, schema_from
+from erssl.settings.compose import Schema, compose_config, group_options, leaves, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
+from erssl.settings.hints import OF_DATA, unknown_setting
 
 _SHARE = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 SUFFIXES = (".npy", ".safetensors", ".parquet")
@@ -129,7 +130,7 @@ def with_folder(overrides: Sequence[str], schema: Schema) -> tuple[list[str], li
         key, _, value = override.partition("=")
         first = key.partition(".")[0]
         if first != "data" and first not in schema:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, {*schema, 'data'})}")
+            raise ConfigError(unknown_setting(override, {*leaves(schema), *OF_DATA}, "data"))
         if key == "data" and value not in group_options("data") and os.path.isdir(user_path(value)):
             # of a run on folders, its validation images are none of these
             about_data.insert(0, "data.val_dir=null")

@@ -16,8 +16,9 @@ from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
 from erssl.limits import check_count
 from erssl.run.plots import Plots
-from erssl.settings.compose import Schema, compose_config, nearest, schema_from
+from erssl.settings.compose import Schema, compose_config, leaves, schema_from
 from erssl.settings.fitting import Preset, read_preset
+from erssl.settings.hints import OF_DATA, unknown_setting
 from erssl.settings.keys import OWN_TRAINER_KEYS
 from erssl.settings.pretrain import flat
 from erssl.settings.trainer import check_trainer
@@ -312,7 +313,7 @@ def read_protocol(
     for override in own:
         key = override.partition("=")[0].partition(".")[0]
         if key not in known:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, known)}")
+            raise ConfigError(unknown_setting(override, {*leaves(schema), *OF_DATA}))
         setting = override.partition("=")[0].removeprefix("trainer.")
         if key == "trainer" and setting in _LIMITS:
             raise ConfigError(

@@ -11,7 +11,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from erssl.errors import ConfigError
-from erssl.settings.compose import nearest
+from erssl.settings.hints import nearest
 
 CSV, TENSORBOARD, WANDB, MLFLOW = "csv", "tensorboard", "wandb", "mlflow"
 # Of each: the packages without which it does not work.

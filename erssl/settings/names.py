@@ -22,7 +22,7 @@ from erssl.announced import ENTRY_POINT_GROUPS, announces
 from erssl.errors import ConfigError
 from erssl.layers import merge_layers
 from erssl.paths import user_path
-from erssl.settings.arguments import MULTIRUN, launcher_overrides
+from erssl.settings.arguments import MULTIRUN, is_setting, launcher_overrides
 from erssl.settings.compose import (
     FREE,
     PRETRAIN_GROUPS,
@@ -59,11 +59,11 @@ def check_names(command: str, arguments: Sequence[str]) -> None:
     flags = {*MULTIRUN, *launcher_overrides(arguments)}
     overrides = [argument for argument in arguments if argument not in flags]
     if command in _WITH_PLACES:
-        overrides = [override for override in overrides if "=" in override]
+        overrides = [override for override in overrides if is_setting(override)]
     if command == "methods":
         overrides = [f"method={name}" for name in overrides if "=" not in name]
     several = command == "pretrain" and not set(arguments).isdisjoint(MULTIRUN)
-    pairs = [split_override(override) for override in overrides]
+    pairs = [split_override(override, command) for override in overrides]
     groups = _groups(command)
     choices = [(key, value) for key, value in pairs if key in groups]
     if several:
@@ -73,12 +73,12 @@ def check_names(command: str, arguments: Sequence[str]) -> None:
         if not folder:
             _check_option(key, value, groups[key])
     schema = _schema(command, choices)
-    for key, _ in pairs:
+    for key, value in pairs:
         method, _, option = key.partition(".")
         if several and option and method in own_options("method"):  # of that one's runs alone
-            _check_key(f"method.{option}", _pretraining([("method", method)]))
+            _check_key(f"method.{option}", value, _pretraining([("method", method)]))
         elif key not in groups:
-            _check_key(key, schema)
+            _check_key(key, value, schema)
 
 
 def _check_option(key: str, value: str, group: str) -> None:
@@ -86,9 +86,9 @@ def _check_option(key: str, value: str, group: str) -> None:
         option_of(key, value, group)
 
 
-def _check_key(key: str, schema: Schema) -> None:
+def _check_key(key: str, value: str, schema: Schema) -> None:
     try:
-        hint_of(key, schema)
+        hint_of(key, schema, value)
     except ConfigError:
         if not _others_announced():
             raise

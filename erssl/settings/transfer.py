@@ -11,8 +11,9 @@ from erssl.downstream.transfer.datasets import TRANSFER_DATASETS
 from erssl.downstream.transfer.finetune import FinetuneOptions
 from erssl.errors import ConfigError
 from erssl.limits import check_count, check_processes
-from erssl.settings.compose import compose_config, nearest, schema_from
+from erssl.settings.compose import compose_config, schema_from
 from erssl.settings.evaluation import EvaluationSettings, FeatureSettings
+from erssl.settings.hints import nearest, unknown_setting
 
 _LISTS = ("learning_rates", "weight_decays")
 _FINETUNE = ("steps", "batch_size", "learning_rates", "weight_decays", "momentum")
@@ -119,7 +120,7 @@ def read_transfer(overrides: Sequence[str]) -> TransferSettings:
     for override in overrides:
         key = override.partition("=")[0]
         if key.partition(".")[0] not in schema:
-            raise ConfigError(f"The key {key} is unknown; {nearest(key, schema)}")
+            raise ConfigError(unknown_setting(override, list(schema), "data_root"))
     config = compose_config(
         "transfer", list(overrides), lambda _: schema, {"preset": "preset/transfer"}
     )

@@ -195,7 +195,7 @@ def read_study(name: str) -> Study:
     elif name in available_studies():
         file = _folder() / f"{name}.yaml"
     else:
-        from erssl.settings.compose import nearest
+        from erssl.settings.hints import nearest
 
         raise ConfigError(
             f"There is no study {name!r}; {nearest(name, available_studies())} Or give the path "

@@ -176,9 +176,13 @@ def test_a_fine_tuned_backbone_is_written_with_its_batch_normalisation_moved(
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])
 
 
-def test_a_frozen_backbone_is_written_once_for_all_seeds(evaluated):
-    folder = evaluated / "augmented"  # erssl predict reads it from there
-    assert list(folder.rglob("backbone.safetensors")) == [folder / "backbone.safetensors"]
+@pytest.mark.parametrize("name", ["augmented", "cached"])
+def test_a_frozen_backbone_is_kept_once_as_it_was(evaluated, tiny_run, name):
+    [kept] = (evaluated / name).rglob("backbone.safetensors")
+    assert kept.parent == evaluated / name  # for all seeds, of which cached has three
+    before, after = load_file(tiny_run / "backbone.safetensors"), load_file(kept)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_a_fine_tuned_backbone_is_evaluated_again_with_its_head_or_by_neighbours(

@@ -73,7 +73,7 @@ def test_a_timm_backbone_by_its_file(tmp_path, capsys):
         (["checkpoint=a", "format=timm"], "needs output=<...>"),
         (["checkpoint=a", "format=tim", "output=b"], "did you mean timm?"),
         (["chekpoint=a"], "did you mean checkpoint?"),
-        (["runs/mine"], "The key runs/mine is unknown"),
+        (["runs/mine"], "'runs/mine' is not understood; there is no such file"),
         (
             ["checkpoint=/nowhere", "format=timm", "output=b.pth"],
             "There is no checkpoint at /nowhere",

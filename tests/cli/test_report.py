@@ -180,9 +180,9 @@ def test_wrong_overrides_are_one_sentence(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for overrides, sentence in (
         ([], "needs run directories"),
-        ([folder, "outptu=x"], "takes folders and output= or plots="),
+        ([folder, "outptu=x"], "did you mean output?"),
         ([str(tmp_path / "empty")], "There is no results.json in"),
-        ([str(tmp_path / "nowhere")], "There is no results.json in"),
+        ([str(tmp_path / "nowhere")], "There is no file or folder"),
         ([folder, f"output={tmp_path / 'file'}"], "is a file; name a folder"),
         ([folder, f"output={folder}"], "has a report.md of its own"),
     ):

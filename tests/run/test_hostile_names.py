@@ -303,7 +303,7 @@ def test_the_terminal_obeys_no_name(name, capsys):
     assert not RAW.search(out + err)
     assert out.count(f"Read {printable(name)}.\n") >= 2
     assert err.count("\n") == 1
-    assert err.startswith("erssl: There is no results.json in")
+    assert err.startswith("erssl: There is no file or folder")
 
 
 def test_the_terminal_obeys_no_warning(tmp_path, capsys):
