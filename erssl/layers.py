@@ -22,6 +22,7 @@ Values = dict[str, Any]
 # Nodes of one kind of thing, and the key that says which. A layer that names another one begins
 # the node anew: nothing of the learning rate of LARS stays where SGD is chosen.
 KINDS = {"method": "name", "optimizer": "name", "backbone": "name", "data.views": "recipe"}
+_PARTS = ("/optimizer", "/backbone")  # which lie over the recipe of the method
 _GLOBAL = "# @package _global_"
 _SELF = "_self_"
 
@@ -159,8 +160,10 @@ def layers_of(
             layers += layers_of(f"{folder}/{entry}".strip("/"), choices, source, others)
         else:
             for group, option in entry.items():
-                if group.startswith("/"):  # a part of the file that names it
-                    layers.append(option_layer(group.removeprefix("/"), option, source))
+                if (
+                    group.startswith("/") or group.removeprefix("override ") in _PARTS
+                ):  # of the file that names it
+                    layers.append(option_layer(group.rpartition("/")[2], option, source))
                 elif not group.startswith("override "):
                     chosen = choices.get(group, option)
                     above = f"{group} {chosen}"

@@ -15,7 +15,14 @@ from omegaconf import OmegaConf
 
 from erssl.cli.main import main
 from erssl.errors import ConfigError
-from erssl.layers import Layer, merge_layers
+from erssl.layers import (
+    Layer,
+    forget_config_file,
+    merge_layers,
+    parse_config_file,
+    read_config_file,
+    register_config_file,
+)
 from erssl.methods import (
     METHODS,
     OptimizerOptions,
@@ -26,7 +33,7 @@ from erssl.methods import (
 )
 from erssl.recipes import REGISTERED, read_recipe, recipe_from_text
 from erssl.run.directory import RunDirectory
-from erssl.settings.compose import group_options
+from erssl.settings.compose import config_layers, group_options
 from erssl.settings.pretrain import flat, read_settings, read_sources, run_settings
 from erssl.yaml_text import commented_yaml, comments_of
 
@@ -296,3 +303,25 @@ def test_what_the_command_prints_of_a_method_is_what_it_trains_by(name):
     assert shown == recipe.values
     method = get_method(name)
     assert OptimizerOptions(**shown["optimizer"]) == method.default_optimizer
+
+
+def test_an_experiment_chooses_optimiser_and_backbone_over_its_methods_recipe():
+    """MVEB's recipe has LARS and a ResNet-50; what an experiment chooses lies over both."""
+    text = """# @package _global_
+defaults:
+  - override /method: mveb
+  - override /optimizer: adamw
+  - override /backbone: resnet18
+
+optimizer:
+  base_lr: 0.002
+"""
+    register_config_file("experiment", "chosen", parse_config_file(text, "experiment"))
+    try:
+        values, _ = merge_layers(config_layers("pretrain", {"experiment": "chosen"}))
+    finally:
+        forget_config_file("experiment", "chosen")
+    own = read_config_file("optimizer/adamw").values["optimizer"]
+    assert values["optimizer"] == {**own, "base_lr": 0.002}
+    assert values["backbone"]["name"] == "resnet18"
+    assert values["method"]["name"] == "mveb"
