@@ -89,7 +89,7 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
     if settings.batch_norm and settings.batch_size * height * width < 2:
         raise ConfigError(
             f"batch_size={settings.batch_size} of images of {size} x {size} pixels gives one "
-            "patch, of which batch_norm has no variance; raise one of them, or set batch_norm=false."
+            "patch, of which batch_norm has no variance; raise one, or set batch_norm=false."
         )
     train, val = _data(settings)
     workers = loader_processes(settings.num_workers)

@@ -36,7 +36,7 @@ def mask_of(root, name):
 
 
 def segment(root, **said):
-    return erssl.segment("random:resnet10_small", root, **{**SMALL, **said})
+    return erssl.segment("random:resnet10t", root, **{**SMALL, **said})
 
 
 def test_the_command_leaves_results_and_goes_on_with_more_seeds(root, tmp_path):
@@ -87,6 +87,38 @@ def test_masks_that_do_not_fit_are_refused_before_training(root, tmp_path):
         segment(root, image_size=32, batch_size=1)
     with pytest.raises(ConfigError, match="class_names is for masks=voc"):
         segment(root, masks="coco")
+
+
+def test_objects_of_coco_are_drawn_into_masks(tmp_path):
+    write_coco(tmp_path / "coco")
+    said = {**SMALL, "masks": "coco", "iterations": 1, "class_names": None}
+    result = segment(tmp_path / "coco", run_dir=tmp_path / "run", **said)
+    matrix = json.loads((tmp_path / "run" / "seed0" / "seed.json").read_text())["confusion"]
+    # a crowd of 40 x 4 pixels is left out but for 10 x 2 of a zebra, which lies partly in it
+    assert np.sum(matrix, axis=1).tolist() == [40 * 30 - 160 - 80, 0, 100]
+    assert result.results["dataset"] == "coco"
+    table = (tmp_path / "run" / "iou.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in table[1:]] == ["background", "ape", "zebra"]
+
+
+def write_coco(root):
+    """One image of 40 x 30 in each split: an ape listed, a crowd of apes and a zebra in it."""
+    crowd = {"size": [30, 40], "counts": [0, *([4, 26] * 40)]}
+    zebra = [[5.0, 2.0, 15.0, 2.0, 15.0, 12.0, 5.0, 12.0]]
+    facts = [
+        {"category_id": 3, "bbox": [0, 0, 40, 4], "segmentation": crowd, "iscrowd": 1},
+        {"category_id": 7, "bbox": [5, 2, 10, 10], "segmentation": zebra, "iscrowd": 0},
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 40, "height": 30}],
+        "annotations": [{"id": i, "image_id": 1, "area": 100, **f} for i, f in enumerate(facts, 1)],
+        "categories": [{"id": 7, "name": "zebra"}, {"id": 3, "name": "ape"}],
+    }
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+        (root / f"{split}2017").mkdir()
+        Image.new("RGB", (40, 30), "gray").save(root / f"{split}2017" / "1.jpg")
 
 
 def test_a_map_is_what_is_pooled():

@@ -212,8 +212,8 @@ def test_crowds_are_ignored_and_the_smaller_object_is_on_top():
     assert (draw_objects(image) == expected).all()
 
 
-def test_the_files_are_those_of_the_test(data):
-    mask = data[0].mask(0)
-    pixels = np.array(Image.open(data[0].images[0].path))
-    for number, colour in enumerate(COLOURS):
-        assert np.abs(pixels[mask == number].mean(0) - colour).max() < 25
+def test_the_mask_of_an_image_is_the_one_of_its_name(data):
+    for number, image in enumerate(data[0].images):
+        mask, pixels = data[0].mask(number), np.array(Image.open(image.path))
+        for present in set(mask.ravel().tolist()) - {IGNORED}:
+            assert np.abs(pixels[mask == present].mean(0) - COLOURS[present]).max() < 25
