@@ -99,10 +99,10 @@ def test_nothing_that_a_pretraining_reads_is_refused(method):
 @pytest.mark.parametrize(
     ("command", "schema"),
     {
-        "knn": evaluation._schema(evaluation.KnnSettings),
-        "linear": evaluation._schema(evaluation.LinearSettings),
-        "semi": evaluation._schema(evaluation.SemiSettings),
-        "finetune": evaluation._schema(evaluation.FinetuneSettings),
+        "knn": evaluation.KnnSettings.schema(),
+        "linear": evaluation.LinearSettings.schema(),
+        "semi": evaluation.SemiSettings.schema(),
+        "finetune": evaluation.FinetuneSettings.schema(),
         "embed": schema_from(embed.EmbedSettings),
         "predict": schema_from(predict.PredictSettings),
         "transfer": schema_from(transfer.TransferSettings),

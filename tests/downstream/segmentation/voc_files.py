@@ -31,6 +31,7 @@ def write_voc(root, train=6, val=4):
             image.save(folder / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
             mask[-1, -3:] = 255
             palette = Image.fromarray(mask, "P")
-            palette.putpalette([v for colour in COLOURS for v in colour])
+            # all 256 colours, or Pillow writes two bits a pixel, and 255 becomes 3
+            palette.putpalette(np.resize(COLOURS, (256, 3)).ravel().tolist())
             palette.save(folder / "SegmentationClass" / f"{name}.png")
     return root
