@@ -146,7 +146,7 @@ def train_head(
             features = maps(images.to(device))
         loss = pixel_loss(head(features), masks.to(device))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         since += float(loss.detach())
         done = iteration + 1

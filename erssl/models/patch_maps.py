@@ -68,11 +68,12 @@ class PatchMap(nn.Module):
             return patches.transpose(1, 2).unflatten(2, (side, side))
         net: Any = self.backbone
         if isinstance(net, ResNet):
-            features: Tensor = net.maxpool(net.relu(net.bn1(net.conv1(images))))
-            return net.layer4(net.layer3(net.layer2(net.layer1(features))))  # type: ignore[no-any-return]
+            stem = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+            stages: Tensor = net.layer4(net.layer3(net.layer2(net.layer1(stem))))
+            return stages
         if not hasattr(net, "forward_features"):
             raise self._no_map()
-        features = net.forward_features(images)
+        features: Tensor = net.forward_features(images)
         rows_first = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         return features.permute(0, 3, 1, 2) if rows_first and features.dim() == 4 else features
 

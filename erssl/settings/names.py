@@ -151,7 +151,7 @@ def _pretraining(choices: Pairs) -> Schema:
         "data": _fields("data", "DataOptions") | {"views": _fields("data", "ViewOptions")},
         "backbone": _fields("models", "BackboneOptions") | {"options": FREE},
         "optimizer": _fields("methods", "OptimizerOptions"),
-        "evaluation": _fields("settings", "EvaluationOptions"),
+        "evaluation": _fields("settings", "EvaluationOptions") | {"probes": FREE},
         "lens": _fields("settings", "LensOptions"),
         "trainer": _trainer(),
     }
