@@ -65,7 +65,7 @@ class PatchMap(nn.Module):
             side = math.isqrt(patches.shape[1])
             if side * side != patches.shape[1]:
                 raise self._no_map()
-            return patches.transpose(1, 2).unflatten(2, (side, side))
+            return patches.transpose(1, 2).reshape(len(patches), -1, side, side)
         net: Any = self.backbone
         if isinstance(net, ResNet):
             stem = net.maxpool(net.relu(net.bn1(net.conv1(images))))
