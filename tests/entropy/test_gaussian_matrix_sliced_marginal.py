@@ -279,7 +279,7 @@ def test_epps_pulley_of_rows_on_two_ranks_has_no_more_than_it_can_have():
     with pytest.raises(RuntimeError, match="has a first derivative only"):
         torch.func.grad(shared)(z)
     torch._dynamo.reset()
-    with pytest.raises(RuntimeError, match="leave this loss out of torch.compile"):
+    with pytest.raises(RuntimeError, match="leave this loss out of"):
         torch.compile(shared, backend="eager")(z)
 
 

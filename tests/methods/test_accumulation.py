@@ -60,7 +60,8 @@ def kept(name, parts):
 def test_accumulated_batches_move_state_as_one_batch_does(name):
     before, whole, _ = kept(name, 1)
     start, parts, method = kept(name, PARTS)
-    assert bool(states_of(method)) is (name in KEEPING)
+    keeping = [state for state in states_of(method) if getattr(state, "enabled", True)]
+    assert bool(keeping) is (name in KEEPING)  # a queue of no rows keeps nothing
     torch.testing.assert_close(start, before, rtol=0, atol=0, equal_nan=True)
     moved = {key for key, value in whole.items() if not torch.equal(value, before[key])}
     moved -= {key for key, value in method.named_parameters() if value.requires_grad}
