@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(count: int, thing: str) -> str:
+    """Give a number of things in words, such as ``1 epoch`` and ``2 epochs``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 class ErsslError(Exception):
     """Base of every error that erssl raises about its input."""
 
