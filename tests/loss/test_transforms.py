@@ -8,8 +8,25 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacrev, vmap
 
 from erssl.entropy._kernel_sums import log_kernel_sums
-from erssl.entropy.precision import row_products
-from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
+from erssl.entropy.precision import product, row_products
+from erssl.loss import (
+    CorInfoMaxLoss,
+    DiscreteERLoss,
+    E2MCLoss,
+    EMPSSLLoss,
+    EntRecLoss,
+    ERLoss,
+    FroSSLLoss,
+    LeJEPALoss,
+    MatrixSSLLoss,
+    MECLoss,
+    MMCRLoss,
+    MVEBLoss,
+    MVIBLoss,
+    SimDINOLoss,
+    TiCoLoss,
+    VISRegLoss,
+)
 from erssl.loss._softmax import softmax_terms
 from erssl.loss.views import normalize_rows
 
@@ -31,6 +48,25 @@ ALL = {
     "mvib": MVIBLoss,
     "mvib mige": lambda: MVIBLoss(estimator="mige"),
     "mvib mine": lambda: mine(),
+}
+
+SMOOTH = {
+    "e2mc": E2MCLoss,
+    "koleo": lambda: ERLoss(estimator="koleo"),
+    "lejepa": lambda: LeJEPALoss(num_slices=3),
+    "matrixssl": MatrixSSLLoss,
+    "mec": MECLoss,
+    "mmcr": MMCRLoss,
+    "simdino": SimDINOLoss,
+}
+TRANSFORMED = {
+    **ALL,
+    **SMOOTH,
+    "corinfomax": lambda: CorInfoMaxLoss(DIM),
+    "emp_ssl": EMPSSLLoss,
+    "frossl": FroSSLLoss,
+    "tico": lambda: TiCoLoss(DIM),
+    "visreg": lambda: VISRegLoss(num_slices=3),
 }
 
 
@@ -61,6 +97,7 @@ def again(function):
         normalize_rows,
         lambda z: row_products(z, rows(N, seed=1)),
         lambda z: row_products(z, z),
+        lambda z: product(z, z.T),
         lambda z: log_kernel_sums(z, z, 3.0),
         lambda z: log_kernel_sums(z, z, 3.0, 0),
         lambda z: softmax_terms(z, None, 0.5)[0],
@@ -73,11 +110,14 @@ def test_operations_with_a_gradient_of_their_own_have_a_second_one(function):
     assert gradgradcheck(function, (leaf(0),))
 
 
-@pytest.mark.parametrize("name", TWICE)
+@pytest.mark.parametrize("name", TWICE | SMOOTH)
 def test_second_derivatives_are_those_of_finite_differences(name):
-    assert gradgradcheck(lambda a, b: TWICE[name]()(a, b), (leaf(0), leaf(1)))
+    def loss(*views):
+        return again(lambda: TRANSFORMED[name]()(*views))
+
+    assert gradgradcheck(loss, (leaf(0), leaf(1)))
     local = rows(N, seed=2)
-    assert gradgradcheck(lambda a, t: TWICE[name]()([a, a * a, local], [t, a]), (leaf(0), leaf(1)))
+    assert gradgradcheck(lambda a, t: loss([a, a * a, local], [t, a]), (leaf(0), leaf(1)))
 
 
 @pytest.mark.parametrize("name", ["mveb", "mvib mige"])
@@ -88,9 +128,9 @@ def test_a_second_derivative_of_an_estimated_score_is_refused(name):
         gradient.square().sum().backward()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", TRANSFORMED)
 def test_torch_func_gives_autograds_gradient_and_maps_over_batches(name):
-    loss = ALL[name]()
+    loss = TRANSFORMED[name]()
     a, b = rows(3, N), rows(3, N, seed=1)
     state = {key: value.clone() for key, value in loss.state_dict().items()}
 
