@@ -14,7 +14,7 @@ from erssl.data.folders import named
 from erssl.data.images import decode_image, load_image
 from erssl.data.options import DataOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, printable
+from erssl.errors import ConfigError, DataError, installing, printable
 from erssl.paths import user_path
 
 
@@ -74,7 +74,7 @@ class HuggingFace(DataOptions):
             import datasets
         except ImportError as error:
             raise ConfigError(
-                'data=hf needs datasets, which is not installed; run pip install "erssl[hf]".'
+                f"data=hf needs datasets, which is not installed; {installing('hf')}."
             ) from error
         local = user_path(str(self.path))
         try:

@@ -16,7 +16,7 @@ from erssl.data.datasets import Datasets
 from erssl.data.folders import Folder, ImageFiles, drop_unreadable, named
 from erssl.data.options import DataOptions, FileOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, ErsslWarning, printable
+from erssl.errors import ConfigError, DataError, ErsslWarning, installing, printable
 from erssl.paths import user_path
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -235,7 +235,7 @@ def _of_parquet(path: Path, path_column: str) -> list[dict[str, str]]:
         from pyarrow import parquet
     except ImportError as error:
         raise ConfigError(
-            f'{path} needs pyarrow, which is not installed; run pip install "erssl[parquet]".'
+            f"{path} needs pyarrow, which is not installed; {installing('parquet')}."
         ) from error
     table = parquet.read_table(path)
     columns = table.to_pydict()
