@@ -59,7 +59,7 @@ class Table(FileOptions):
     def load(self) -> Datasets:
         """Read the table, and look for its files."""
         if self.file is None:
-            raise DataError("data.name=table has no data.file; name a .csv or .parquet file.")
+            raise DataError("data=table has no data.file; name a .csv or .parquet file.")
         rows = {"train": self._rows("data.file", self.file)}
         if self.val_file is not None:
             rows["val"] = self._rows("data.val_file", self.val_file)
