@@ -139,7 +139,7 @@ def test_without_its_checkpoint_it_is_one_sentence(run_dir, capsys):
 
 
 def test_missing_settings_are_named(run_dir):
-    for text, sentence in (("a: 1", "batch_size is missing"), ("", "batch_size is missing")):
+    for text, sentence in (("a: 1", "backbone is missing"), ("method: 1", "backbone is missing")):
         (run_dir / "config.yaml").write_text(text)
         with pytest.raises(RunError, match=sentence):
             stored_config(run_dir / "config.yaml")
