@@ -193,21 +193,25 @@ def _pretrain(
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
-            if longer and (path / RESULTS).is_file():
-                (path / RESULTS).replace(path / f"results-{before}epochs.json")
-            run_dir.write_config(config, sources)
-            if start is not None:
-                sentence = told(settings, start, heads)
-                say(console, sentence)
-            write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
-            if settings.resume and resumed_from is None:
-                console.print("There is no checkpoint yet, so the run begins at its first step.")
-            header = header_lines(settings, data, method, probe, path)
-            write_text(path / HEADER, "\n".join(header) + "\n")
-            say_lines(console, "\n".join(header))
         step = None if resumed_from is None else resumed_from.step
+        # before anything is written: a run whose logger does not start is none that began
         loggers = make_loggers(path, step, settings.logger, settings.logger_options)
         with reporting(loggers, config) as report:
+            if first:
+                if longer and (path / RESULTS).is_file():
+                    (path / RESULTS).replace(path / f"results-{before}epochs.json")
+                run_dir.write_config(config, sources)
+                if start is not None:
+                    sentence = told(settings, start, heads)
+                    say(console, sentence)
+                write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
+                if settings.resume and resumed_from is None:
+                    console.print(
+                        "There is no checkpoint yet, so the run begins at its first step."
+                    )
+                header = header_lines(settings, data, method, probe, path)
+                write_text(path / HEADER, "\n".join(header) + "\n")
+                say_lines(console, "\n".join(header))
             metrics = _train(
                 settings, data, method, callbacks, path, probe, resumed_from, signals, loggers
             )

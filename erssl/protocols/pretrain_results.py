@@ -22,7 +22,7 @@ from erssl.run.checkpoint_files import Resumed
 from erssl.run.console import say
 from erssl.run.directory import ENVIRONMENT, LAST_CHECKPOINT, RESULTS, RunDirectory
 from erssl.run.report import metric_label, write_report
-from erssl.run.summary import read_results
+from erssl.run.summary import probe_metrics, read_results
 from erssl.settings.pretrain import PretrainSettings
 
 
@@ -117,6 +117,7 @@ def show_finished(path: Path, console: Console) -> dict[str, Any]:
 
 def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> None:
     metrics = results["metrics"]
+    probes = probe_metrics(results)
     if "knn_top1" in metrics:
         knn = metric_label("knn_top1", results).replace("knn_top1", "kNN top-1")
         table = Table("backbone", knn, "linear top-1", box=None, pad_edge=False)
@@ -127,8 +128,14 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
         console.print(table)
         for sentence in results.get("warnings", ()):
             say(console, f"Warning: {sentence}", style="yellow")
-    else:
+    elif not probes:
         console.print("There are no labelled validation images, so no accuracy was measured.")
+    if probes:
+        knn = metric_label("knn_top1", results).replace("knn_top1", "kNN top-1")
+        table = Table("further images", knn, box=None, pad_edge=False)
+        for metric, name in probes.items():
+            table.add_row(name, f"{metrics[metric]:.1%}")
+        console.print(table)
     say(console, f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)")
     use = f'use the backbone with erssl.load_backbone("{path}")'
     say(console, f"Next: see {path}/report.md; {use}.")

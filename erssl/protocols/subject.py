@@ -38,14 +38,12 @@ class Subject:
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
-        description: One sentence on what was read.
         data: The images, with the preprocessing that came with the weights.
         quiet: Whether nothing is printed meanwhile.
     """
 
     backbone: nn.Module
     name: str
-    description: str
     data: DataOptions
     quiet: bool = False
 
@@ -62,13 +60,11 @@ class Read:
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
-        description: One sentence on what was read.
         preprocessing: What came with the weights; empty where nothing is known.
     """
 
     backbone: nn.Module
     name: str
-    description: str
     preprocessing: Mapping[str, Any]
 
 
@@ -85,7 +81,8 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
             torch.manual_seed(settings.seed)
             backbone = build_backbone(architecture).eval()
         description = f"random weights of {architecture.name}, seed {settings.seed}"
-        return Read(backbone, f"untrained {architecture.name}", description, preprocessing)
+        _say(f"{checkpoint}: {description}", console)
+        return Read(backbone, f"untrained {architecture.name}", preprocessing)
     backbone = load_backbone(
         checkpoint,
         settings.arch,
@@ -100,7 +97,7 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
         name = f"{run_settings(run, []).method['name']}"
     preprocessing_found: Any = backbone.preprocessing
     _say(f"{checkpoint}: {backbone.report}", console)
-    return Read(backbone, name, str(backbone.report), preprocessing_found)
+    return Read(backbone, name, preprocessing_found)
 
 
 def read_subject(
@@ -118,14 +115,14 @@ def read_subject(
     run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
     if checkpoint == PIXELS:
-        return Subject(pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
+        return Subject(pixels(data), "raw pixels", data, console.quiet)
     read = read_backbone(settings, console)
     architecture: Any = getattr(read.backbone, "architecture", None)
     channels = data.channels  # of a user's own module, which does not say them
     if isinstance(architecture, BackboneOptions) and architecture.library != "object":
         channels = architecture.in_channels
     data = _with_preprocessing(data, read.preprocessing, about_data, channels)
-    return Subject(read.backbone, read.name, read.description, data, console.quiet)
+    return Subject(read.backbone, read.name, data, console.quiet)
 
 
 def _say(sentence: str, console: Console) -> None:

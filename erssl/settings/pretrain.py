@@ -15,6 +15,7 @@ from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
+from erssl.layers import Layer, merge_layers
 from erssl.limits import check_count
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
@@ -31,6 +32,7 @@ from erssl.settings.compose import (
     schema_from,
 )
 from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.loggers import logger_names, option_key
 from erssl.settings.start import check_start, with_start
 from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
@@ -202,13 +204,26 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         before = flat(stored) if key == "experiment" else with_defaults
         _check_same(key, flat(resolved), before, named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
-    for key in said & set(MAY_CHANGE):
+    _take_loggers(stored, resolved, said)
+    for key in filter(may_change, said):
         node, _, name = key.rpartition(".")
-        if node:
+        if node and node in stored:
             stored[node][name] = resolved[node][name]
         stored_sources[key] = "override"
     settings = _settings(stored)
     return settings, dataclasses.asdict(settings), stored_sources
+
+
+def _take_loggers(stored: dict[str, Any], given: Mapping[str, Any], said: set[str]) -> None:
+    """Take the loggers that a resumed run is given, without the options of those it had before."""
+    options = merge_layers(
+        [Layer("", stored["logger_options"]), Layer("", given["logger_options"], renewed=())]
+    )[0]
+    if "logger" in said:
+        stored["logger"] = given["logger"]
+        kept = {option_key(name) for name in logger_names(given["logger"])}
+        options = {k: v for k, v in options.items() if k in kept or k in given["logger_options"]}
+    stored["logger_options"] = options
 
 
 def _fit_warmup(config: dict[str, Any], sources: dict[str, str]) -> None:
@@ -382,6 +397,11 @@ MAY_CHANGE = (
 )
 
 
+def may_change(key: str) -> bool:
+    """Whether a key says where and how a run is done, not what it computes."""
+    return key in MAY_CHANGE or f"{key}.".startswith("logger_options.")
+
+
 def _check_same(
     key: str, given: Mapping[str, Any], stored: Mapping[str, Any], named_only: bool = False
 ) -> None:
@@ -393,7 +413,7 @@ def _check_same(
         stored: What the run has.
         named_only: Compare an experiment by its method, data set and length alone.
     """
-    if key in MAY_CHANGE:
+    if may_change(key):
         return
     if key == "experiment":
         named = ["method.name", "data.name", "epochs", "batch_size", "data.views.n_local_views"]
@@ -404,7 +424,7 @@ def _check_same(
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
         changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if name not in MAY_CHANGE and changed:
+        if changed and not may_change(name):
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "

@@ -13,7 +13,7 @@ from erssl.data.datasets import Datasets
 from erssl.data.images import decode_image, load_image
 from erssl.data.options import DataOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError
+from erssl.errors import ConfigError, DataError, installing
 from erssl.paths import user_path
 
 
@@ -45,7 +45,7 @@ class HuggingFace(DataOptions):
     def load(self) -> Datasets:
         """Load both splits."""
         if self.path is None:
-            raise DataError("data.name=hf has no data.path; give a name on the hub or a folder.")
+            raise DataError("data=hf has no data.path; give a name on the hub or a folder.")
         splits = self._splits()
         if self.train_split not in splits:
             raise DataError(
@@ -71,7 +71,7 @@ class HuggingFace(DataOptions):
             import datasets
         except ImportError as error:
             raise ConfigError(
-                'data=hf needs datasets, which is not installed; run pip install "erssl[hf]".'
+                f"data=hf needs datasets, which is not installed; {installing('hf')}."
             ) from error
         local = user_path(str(self.path))
         try:
