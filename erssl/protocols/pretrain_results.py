@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError, safe_open
 
 from erssl.data import DATASETS
 from erssl.errors import RunError
@@ -16,8 +18,9 @@ from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.record import leave_results
+from erssl.run.checkpoint_files import Resumed
 from erssl.run.console import say
-from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory
+from erssl.run.directory import ENVIRONMENT, LAST_CHECKPOINT, RESULTS, RunDirectory
 from erssl.run.report import metric_label, write_report
 from erssl.run.summary import probe_metrics, read_results
 from erssl.settings.pretrain import PretrainSettings
@@ -56,6 +59,42 @@ def finish(
     )
     _print_summary(results, run_dir.path, console)
     return results
+
+
+def mend_weights(
+    settings: PretrainSettings,
+    method: MultiViewMethod,
+    path: Path,
+    last: Resumed | None,
+    console: Console,
+) -> None:
+    """Export the backbone of a finished run again where its file is missing or damaged.
+
+    Args:
+        settings: The run.
+        method: As it is built before training; gets the weights of the checkpoint.
+        path: The run directory.
+        last: Its newest readable checkpoint.
+        console: Where it is said.
+
+    Raises:
+        RunError: If the checkpoint of the last step is not there any more.
+    """
+    file = path / WEIGHTS_FILE
+    try:
+        with safe_open(file, "pt") as weights:
+            weights.keys()
+        return
+    except (OSError, SafetensorError):
+        if file.is_dir() or last is None or last.path != path / LAST_CHECKPOINT:
+            raise RunError(
+                f"{file} cannot be read and {path / LAST_CHECKPOINT}, from which it could be "
+                "written again, is not whole; put a copy of either back."
+            ) from None
+    state = torch.load(last.path, map_location="cpu", weights_only=True)["state_dict"]
+    method.load_state_dict(state, assign=True)
+    save_backbone(method.backbone, file, settings.backbone, settings.data.preprocessing)
+    say(console, f"{file} was missing or damaged; it is written again from {LAST_CHECKPOINT}.")
 
 
 def show_finished(path: Path, console: Console) -> dict[str, Any]:

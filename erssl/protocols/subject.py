@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from erssl.settings.pretrain import read_settings, run_settings
 from erssl.yaml_text import read_settings_file
 
 _RANDOM = "random:"
+_DRAWS = threading.Lock()  # the random numbers are those of all threads
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -75,7 +77,7 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
     checkpoint = str(settings.checkpoint)
     if checkpoint.startswith(_RANDOM):
         architecture, preprocessing = _architecture(checkpoint.removeprefix(_RANDOM), settings)
-        with isolate_rng(include_cuda=False):
+        with _DRAWS, isolate_rng(include_cuda=False):
             torch.manual_seed(settings.seed)
             backbone = build_backbone(architecture).eval()
         description = f"random weights of {architecture.name}, seed {settings.seed}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -178,10 +179,14 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         RunError: If the ``config.yaml`` of a run to resume cannot be read.
     """
     config, sources = compose_sources("pretrain", overrides, _schema)
+    said = {override.partition("=")[0] for override in overrides}
+    file = user_path(config["run_dir"] or "") / CONFIG
+    if config["resume"] and config["run_dir"] and file.is_file():
+        # what overrides that repeat the run's are checked beside
+        beside = {"checkpoint", "epochs"} - said - ({"epochs"} if "experiment" in said else set())
+        config |= {key: value for key, value in stored_config(file).items() if key in beside}
     _fit_warmup(config, sources)
     settings = _settings(config)
-    said = {override.partition("=")[0] for override in overrides}
-    file = user_path(settings.run_dir or "") / CONFIG
     if not settings.resume or not file.is_file():
         if settings.checkpoint:
             settings, started = with_start(settings, said)
@@ -192,10 +197,12 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
     stored, stored_sources = stored_config(file), comments_of(read_yaml_text(file))
     if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
         stored["epochs"], stored_sources["epochs"] = resolved["epochs"], "override"
+    with_defaults = _unsaid(resolved) | flat(dataclasses.asdict(_settings(stored)))
     for key in said:
         # A build before this one wrote no sources, and its recipes were others.
         named_only = key == "experiment" and not stored_sources
-        _check_same(key, flat(resolved), flat(stored), named_only)
+        before = flat(stored) if key == "experiment" else with_defaults
+        _check_same(key, flat(resolved), before, named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
     _take_loggers(stored, resolved, said)
     for key in filter(may_change, said):
@@ -312,9 +319,14 @@ def stored_config(file: Path) -> dict[str, Any]:
         optional["logger_options"] = {}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
-            stored["data"] = earlier_options(stored["data"])
+            if missing := sorted(set(keys) - set(stored)):
+                raise ConfigError(f"{missing[0]} is missing")
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
+        for group in ("method", "data", "backbone"):
+            if not isinstance(stored[group], dict) or "name" not in stored[group]:
+                raise ConfigError(f"{group}.name is missing")
+        stored["data"] = earlier_options(stored["data"])
         name = stored["method"]["name"]
         known = name in available_methods()
         if known:
@@ -418,6 +430,20 @@ def _check_same(
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
                 "run_dir."
             )
+
+
+def _unsaid(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run does where its config lacks a key of the trainer or of the method.
+
+    Args:
+        given: Resolved settings, of which the keys are taken.
+    """
+    values = dict.fromkeys(flat(given))
+    for group, made in (("trainer", Trainer), ("method", get_method(given["method"]["name"]))):
+        for name, parameter in inspect.signature(made).parameters.items():
+            if parameter.default is not parameter.empty:
+                values |= flat({group: {name: parameter.default}})
+    return values
 
 
 def flat(node: Any, where: str = "") -> dict[str, Any]:
