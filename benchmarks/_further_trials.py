@@ -36,6 +36,7 @@ _DETECT = (
 #: Arguments of each command; {run}: a run to evaluate, {out}: where it writes.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "knn": ("checkpoint={run}", "k=20", "data.num_workers=0", "cache_dir={out}/cache"),
+    "kmeans": ("checkpoint={run}", "data.num_workers=0", "cache_dir={out}/cache"),
     "linear": ("checkpoint={run}", *_TRAINED, "mode=augmented"),
     "semi": ("checkpoint={run}", *_TRAINED, "fraction=0.2", "backbone_lr=0.01"),
     "finetune": ("checkpoint={run}", *_TRAINED, "backbone_lr=0.01"),
@@ -93,7 +94,8 @@ def study_sizes(study: Study, quick: bool) -> None:
             told = os.strerror(getattr(errno, name))
             right = status == 2 and told in sentence and not child.traceback_shown()
             fault = "" if right or finished else f"status {status}, {sentence}"
-            study.count(name, fault or ("" if finished else study.finish(overrides, run_dir)))
+            fault = fault or ("" if finished else study.finish(overrides, run_dir))
+            study.count(name, fault, refused=int(not finished))
 
 
 def _with(refuse: Callable[[int], None], limit: int) -> Callable[[], None]:
@@ -188,21 +190,27 @@ def study_commands(study: Study, quick: bool) -> None:
             moment = child.began + study.random.uniform(0.05, 1) * seconds
             while time.perf_counter() < moment and not child.ended():
                 time.sleep(0.0005)
-            if not hasattr(child, "status"):
+            killed = not hasattr(child, "status")
+            if killed:
                 os.kill(child.pid, signal.SIGKILL)
                 os.waitpid(child.pid, 0)
-            begun = command in _RESUMED and (out / "config.yaml").is_file()
-            begun |= command == "transfer" and any(out.iterdir())
-            more = ("resume=true",) if begun else ()
-            if not begun and any(out.glob("*.json")):
-                more = ("overwrite=true",)  # it had ended
-            if command in _NO_RUN_DIR and any(out.iterdir()):
-                more = ("overwrite=true",) if command != "lens" else ()
-            child = _command(study, command, (*arguments, *more), names)
+            child = _command(study, command, (*arguments, *_on_again(command, out)), names)
             again = child.wait(300)
             fault = f"the command alone: {status}" if status else ""
             fault = fault or (f"called again: {again}, {child.sentence()}" if again else "")
-            study.count(f"{command} killed", fault or _unlike_folders(whole, out))
+            fault = fault or _unlike_folders(whole, out)
+            study.count(f"{command} killed", fault, kills=int(killed))
+
+
+def _on_again(command: str, out: Path) -> tuple[str, ...]:
+    """The argument with which a command that was killed is called again."""
+    begun = (out / "config.yaml").is_file()
+    if command == "transfer":
+        begun = any(out.iterdir())
+    elif command in _NO_RUN_DIR:
+        begun = command != "lens" and any(out.iterdir())
+    again = "resume=true" if command in _RESUMED else "overwrite=true"
+    return (again,) if begun else ()
 
 
 def _command(study: Study, command: str, arguments: Any, names: dict[str, Path]) -> Any:

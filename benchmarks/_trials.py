@@ -263,7 +263,7 @@ PROMISES = {
     **{
         f"{name} killed": f"`kill -9` of `{name}` at any moment: called again, ends the same"
         for name in (
-            *("knn", "linear", "semi", "finetune", "transfer", "detect"),
+            *("knn", "kmeans", "linear", "semi", "finetune", "transfer", "detect"),
             *("embed", "lens", "export"),
         )
     },

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         predict,
         pretrain,
         report,
+        segment,
         semi,
         transfer,
     )
@@ -55,6 +56,7 @@ __all__ = [
     "predict",
     "pretrain",
     "report",
+    "segment",
     "semi",
     "study",
     "transfer",

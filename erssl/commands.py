@@ -38,6 +38,7 @@ __all__ = [
     "predict",
     "pretrain",
     "report",
+    "segment",
     "semi",
     "study",
     "transfer",
@@ -238,6 +239,27 @@ def detect(
     """
     said = {"checkpoint": checkpoint, "data_root": data_root}
     return run_command("detect", said, None, None, quiet, overrides)
+
+
+def segment(
+    checkpoint: Place, data_root: Place, *, quiet: bool = False, **overrides: Any
+) -> Result:
+    """Evaluate a backbone by linear segmentation on VOC or COCO masks: ``erssl segment``.
+
+    Args:
+        checkpoint: As :func:`knn` takes it.
+        data_root: The folder of VOC, or with ``masks="coco"`` of COCO.
+        quiet: Print nothing.
+        **overrides: Any key of the command, such as ``iterations=5000``.
+
+    Returns:
+        The folder, and ``miou`` and accuracies of pixels in [0, 1].
+
+    Raises:
+        ErsslError: If it cannot be done.
+    """
+    said = {"checkpoint": checkpoint, "data_root": data_root}
+    return run_command("segment", said, None, None, quiet, overrides)
 
 
 def lens(

@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     )
 
 
+def installing(extra: str) -> str:
+    """How to install what an extra of erssl brings; erssl is on no package index."""
+    return f"install the extra {extra}, as by pip install '.[{extra}]' in a clone of erssl"
+
+
 class ErsslError(Exception):
     """Base of every error that erssl raises about its input."""
 

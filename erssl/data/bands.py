@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from erssl.data.images import reading, reason_of
 from erssl.data.orientation import turned_upright
-from erssl.errors import ConfigError, DataError
+from erssl.errors import ConfigError, DataError, installing
 
 GREY, RGB = 1, 3  # channels that Pillow holds
 ARRAY, TIFF = (".npy",), (".tif", ".tiff")
@@ -99,13 +100,28 @@ def as_bands(values: Any, channels: int, axis: int | None = None) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(scaled))
 
 
+def as_shown(image: Any) -> Image.Image:
+    """Make an RGB image to look at.
+
+    Args:
+        image: One of Pillow's, or values (C, H, W). Of the latter the first three channels are
+            shown, of two the first, each from its least value to its greatest.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    values = image[:3] if len(image) > 2 else image[:1].expand(3, -1, -1)
+    least, most = values.amin(dim=(1, 2), keepdim=True), values.amax(dim=(1, 2), keepdim=True)
+    levels = (values - least) / (most - least).clamp_min(torch.finfo(values.dtype).tiny) * 255
+    return Image.fromarray(levels.round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
 def _of_tiff(path: str | Path, channels: int) -> Tensor:
     try:
         import tifffile
     except ImportError as error:
         raise ConfigError(
-            f"data.channels={channels} with TIFF files needs tifffile, which is not installed; run "
-            'pip install "erssl[tiff]".'
+            f"data.channels={channels} with TIFF files needs tifffile, which is not installed; "
+            f"{installing('tiff')}."
         ) from error
     with tifffile.TiffFile(path) as file:
         series = file.series[0]

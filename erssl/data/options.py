@@ -60,7 +60,7 @@ class DataOptions:
         views: The augmentation.
         pipeline: What makes the views: ``"lightly"``, the reference, or ``"fast"``, which makes
             several times as many of the same distribution on a core (other draws for a seed) and
-            needs ``pip install "erssl[fast]"``, or ``"device"``, which holds images of one size
+            needs the extra ``fast``, or ``"device"``, which holds images of one size
             in the memory of the device that trains and makes their views there, level by level as
             lightly's operations do (other draws for a seed; images of up to 4 GiB). Neither has
             the recipe ``"infomin"``.

@@ -39,11 +39,11 @@ def shard_files(shards: str) -> list[Path]:
         scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", name)
         if scheme and not name.startswith("https://"):
             raise DataError(
-                f"data.shards has {name}, an address of the kind {scheme[1]}:, which is not read; "
-                "give paths of tars, or https addresses."
+                f"data.shards has {name!r}, an address of the kind {scheme[1]}:, which is not "
+                "read; give paths of tars, or https addresses."
             )
         if not scheme and not user_path(name).is_file():
-            raise DataError(f"data.shards has {name}, which is no file; give paths of tars.")
+            raise DataError(f"data.shards has {name!r}, which is no file; give paths of tars.")
     return [_fetched(n) if n.startswith("https://") else user_path(n) for n in names]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
@@ -50,29 +51,37 @@ def data_digest(images: Any) -> str:
     """Digest of a data set's images and class numbers, in their order.
 
     Of image files the path, size, time of change and class number of each count, not the bytes;
-    of images in memory the pixels.
+    of images in memory the pixels. A data set of another kind says itself when its images change,
+    by a text ``fingerprint``; of one that does not, every image is read.
 
     Args:
         images: A data set with ``samples`` (``ImageFiles``, torchvision's ``ImageFolder``; the
             class number may be a sequence of marks, where images show several classes),
             with ``pixels`` or ``data`` and ``targets`` (``ImagesInMemory``, torchvision's
-            CIFAR), with ``fingerprint`` and ``targets`` (images in tars and of Hugging Face), or a
-            ``Subset`` of one.
+            CIFAR), with ``fingerprint`` and ``targets`` (images in tars and of Hugging Face), a
+            ``Subset`` of one, or any of pairs of an image, of Pillow's or a tensor, and a target.
 
     Returns:
         SHA-256 in hexadecimal.
 
     Raises:
-        ConfigError: If the data set is of another kind.
+        ConfigError: If items are no such pairs.
         DataError: If an image file is gone.
     """
-    digest = hashlib.sha256()
-    if isinstance(images, Subset):
-        digest.update(data_digest(images.dataset).encode())
-        digest.update(np.asarray(images.indices, dtype=np.int64).tobytes())
-        return digest.hexdigest()
     if isinstance(images, GivenImages):
         return _digest_of_given(images)
+    return _quick_digest(images) or _digest_of_items(images)
+
+
+def _quick_digest(images: Any) -> str | None:
+    """Digest of what tells when the images change; ``None`` where only the images do."""
+    digest = hashlib.sha256()
+    if isinstance(images, Subset):
+        if (whole := _quick_digest(images.dataset)) is None:
+            return None
+        digest.update(whole.encode())
+        digest.update(np.asarray(images.indices, dtype=np.int64).tobytes())
+        return digest.hexdigest()
     kind = type(images)
     if isinstance(told := getattr(images, "fingerprint", None), str):  # it says itself when
         digest.update(repr((f"{kind.__module__}.{kind.__qualname__}", told)).encode())
@@ -94,10 +103,7 @@ def data_digest(images: Any) -> str:
         digest.update(tensor_bytes(values))
         digest.update(np.asarray(images.targets, dtype=np.int64).tobytes())
     else:
-        raise ConfigError(
-            f"Features of a {kind.__qualname__} cannot be cached, since nothing tells when its "
-            "images change; give a data_key that does, or cache_dir=None."
-        )
+        return None
     return digest.hexdigest()
 
 
@@ -106,18 +112,40 @@ def _digest_of_given(images: GivenImages) -> str:
     digest = hashlib.sha256(images.targets.tobytes())
     if images.channels != 3:
         digest.update(f"{images.channels} channels".encode())
-    try:
-        digest.update(data_digest(images.dataset).encode())
-    except ConfigError:
-        for index in range(len(images)):
-            image, _ = images[index]
-            if isinstance(image, Tensor):
-                digest.update(repr(tuple(image.shape)).encode())
-                digest.update(tensor_bytes(image))
-                continue
-            digest.update(repr(image.size).encode())
-            digest.update(image.tobytes())
+    if quick := _quick_digest(images.dataset):
+        digest.update(quick.encode())
+        return digest.hexdigest()
+    for index in range(len(images)):
+        _add_image(digest, images[index][0])
     return digest.hexdigest()
+
+
+def _digest_of_items(images: Any) -> str:
+    digest = hashlib.sha256()
+    for index in range(len(images)):
+        item = images[index]
+        if not (
+            isinstance(item, tuple | list)
+            and len(item) == 2
+            and isinstance(item[0], Image.Image | Tensor)
+        ):
+            raise ConfigError(
+                f"Features of a {type(images).__qualname__} cannot be kept, since it has items "
+                "other than pairs of an image and a target; set cache=false (in Python: give "
+                "cache_dir=None, or a data_key that changes when the images do)."
+            )
+        digest.update(np.asarray(item[1], dtype=np.int64).tobytes())
+        _add_image(digest, item[0])
+    return digest.hexdigest()
+
+
+def _add_image(digest: hashlib._Hash, image: Image.Image | Tensor) -> None:
+    if isinstance(image, Tensor):
+        digest.update(repr(tuple(image.shape)).encode())
+        digest.update(tensor_bytes(image))
+    else:
+        digest.update(repr(image.size).encode())
+        digest.update(image.tobytes())
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

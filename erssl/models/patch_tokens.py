@@ -12,6 +12,13 @@ from erssl.errors import ConfigError
 from erssl.models.channels import RGB
 
 
+def has_patch_tokens(backbone: nn.Module) -> bool:
+    """Whether it is a vision transformer of timm's or torchvision's."""
+    return isinstance(backbone, VisionTransformer) or (
+        hasattr(backbone, "forward_features") and hasattr(backbone, "num_prefix_tokens")
+    )
+
+
 class PatchTokens(nn.Module):
     """A vision transformer that gives its patch tokens (N, T, D), row by row of the image.
 
@@ -36,9 +43,7 @@ class PatchTokens(nn.Module):
         """
         super().__init__()
         self.backbone = backbone
-        tokens = isinstance(backbone, VisionTransformer) or (
-            hasattr(backbone, "forward_features") and hasattr(backbone, "num_prefix_tokens")
-        )
+        tokens = has_patch_tokens(backbone)
         with torch.no_grad():
             patches = self(torch.zeros(1, channels, image_size, image_size)) if tokens else None
         if patches is None or patches.dim() != 3:

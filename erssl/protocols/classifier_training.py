@@ -33,7 +33,8 @@ from erssl.run.head_files import HEAD, save_head
 from erssl.run.signals import SignalWatch
 from erssl.settings.evaluation import TrainingSettings
 
-_SEED, _PREDICTED = "seed.json", "predicted.safetensors"
+SEED = "seed.json"  # which marks a training as finished
+_PREDICTED = "predicted.safetensors"
 
 
 def train_seeds(
@@ -127,7 +128,7 @@ def seed_folder(path: Path, seed: int) -> Path:
 
 def is_finished(folder: Path) -> bool:
     """Whether the training of this folder came to its end."""
-    return (folder / _SEED).is_file()
+    return (folder / SEED).is_file()
 
 
 def keep_seed(
@@ -144,7 +145,7 @@ def keep_seed(
     with replacing(folder / _PREDICTED) as partial:
         save_file({"predicted": scores.argmax(dim=1)}, partial)
     save_head(folder / HEAD, head, classes)
-    write_json(folder / _SEED, {"metrics": metrics, "history": history})
+    write_json(folder / SEED, {"metrics": metrics, "history": history})
 
 
 def read_seed(folder: Path) -> tuple[dict[str, float], Tensor]:
@@ -154,7 +155,7 @@ def read_seed(folder: Path) -> tuple[dict[str, float], Tensor]:
         RunError: If they cannot be read.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / _SEED).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((folder / SEED).read_text(encoding="utf-8"))
         metrics: dict[str, float] = content["metrics"]
         return metrics, load_file(folder / _PREDICTED)["predicted"]
     except Exception as error:  # damaged by hand or by a disk, in any way

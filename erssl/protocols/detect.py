@@ -21,7 +21,7 @@ from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.job import DetectionJob, DetectionOutcome
 from erssl.downstream.detection.recipes import DETECTRON2_GUIDE, Recipe, Schedule, scaled
 from erssl.downstream.detection.voc import VocData
-from erssl.errors import ConfigError, DataError
+from erssl.errors import ConfigError, DataError, installing
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
 from erssl.protocols.classifier_training import naming_folder
@@ -118,13 +118,12 @@ def find_backend(
         )
     if find_spec("pycocotools") is None:
         raise ConfigError(
-            "erssl detect needs pycocotools, which is not installed; run pip install "
-            "'erssl[detection]'."
+            f"erssl detect needs pycocotools, which is not installed; {installing('detection')}."
         )
     if evaluator == "faster-coco-eval" and find_spec("faster_coco_eval") is None:
         raise ConfigError(
-            "evaluator=faster-coco-eval is not installed; run pip install 'erssl[fast-detection]', "
-            "or leave evaluator out."
+            f"evaluator=faster-coco-eval is not installed; {installing('fast-detection')}, or "
+            "leave evaluator out."
         )
     module = importlib.import_module(f"erssl.downstream.detection.{name}_backend")
     run_backend: Callable[[DetectionJob], DetectionOutcome] = module.run

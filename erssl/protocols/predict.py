@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from erssl.data import DataOptions, Datasets, build_eval_transform
+from erssl.data.bands import as_shown
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation import cached_features, classification_metrics
 from erssl.files import remove_remains
@@ -88,7 +89,7 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
             f"data.image_size={data.image_size} but the classifier is of the pixels of images of "
             f"{classifier.data.image_size}; leave it out."
         )
-    check_input_size(classifier.backbone, [data.image_size])
+    check_input_size(classifier.backbone, [data.image_size], data.channels)
     datasets = data.load().evaluated()
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split or ("val" if datasets.val else "train"))
@@ -258,7 +259,7 @@ def _sections(
         images, index = places[number]
         true = truth[number]
         return Tile(
-            images[index][0],
+            as_shown(images[index][0]),
             classes[int(best[number])],
             float(certainty[number]),
             "" if true is None else classes[true],

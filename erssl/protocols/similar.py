@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
+from erssl.data.bands import as_shown
 from erssl.errors import DataError
 from erssl.evaluation.similar import (
     MapKind,
@@ -93,9 +95,9 @@ def write_similar(
     )
     places = [(images, i) for _, images in splits for i in range(len(images))]
 
-    def image(number: int) -> Any:
+    def image(number: int) -> Image.Image:
         images, index = places[number]
-        return images[index][0]
+        return as_shown(images[index][0])
 
     write_page(path, f"Features of {settings.checkpoint}", rows, similar, image)
     return {"page": str(path), "near_duplicates": len(pairs), "leaks": len(leaks)}

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from erssl.errors import ConfigError, RunError
+from erssl.errors import ConfigError, RunError, installing
 from erssl.files import replacing, write_rows
 
 COLUMNS = ("file", "label", "class", "split")
@@ -164,5 +164,5 @@ def _pyarrow() -> tuple[Any, Any]:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise ConfigError(
-            'output=<.parquet> needs pyarrow: pip install "erssl[parquet]"; or write .npy.'
+            f"output=<.parquet> needs pyarrow; {installing('parquet')}, or write .npy."
         ) from error

@@ -198,7 +198,7 @@ class _Page:
 
     def _thumbnail(self, number: int) -> str:
         if number not in self._thumbnails:
-            small = self._image(number).convert("RGB")
+            small = self._image(number).copy()
             small.thumbnail((_THUMBNAIL, _THUMBNAIL))
             content = io.BytesIO()
             small.save(content, "JPEG", quality=_QUALITY)

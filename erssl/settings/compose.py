@@ -213,7 +213,10 @@ def leaves(schema: Mapping[str, Any], where: str = "") -> list[str]:
     return keys
 
 
-_FOLDER_KEYS = {"transfer": "data_root", "detect": "data_root", "embed": "data", "predict": "data"}
+_FOLDER_KEYS = {
+    **dict.fromkeys(("transfer", "detect", "segment"), "data_root"),
+    **dict.fromkeys(("embed", "predict"), "data"),
+}
 
 
 def split_override(override: str, config_name: str = "pretrain") -> tuple[str, str]:

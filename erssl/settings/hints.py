@@ -97,6 +97,11 @@ def unknown_key(key: str, level: Iterable[str], keys: Collection[str], value: st
         'The key lr is unknown; did you mean optimizer.base_lr? Choose from: epochs.'
     """
     listed = sorted(set(level))
+    if (key, value) == ("on", "patches"):
+        return (
+            "The key on is unknown; a linear layer on patch features is trained by erssl segment, "
+            "on masks, and patch features are written by erssl embed on=patches."
+        )
     if meant := meant_key(key, keys, value):
         return f"The key {key} is unknown; did you mean {meant}? Choose from: {', '.join(listed)}."
     return f"The key {key} is unknown; {nearest(key, listed)}"

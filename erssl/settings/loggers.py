@@ -10,7 +10,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, installing
 from erssl.settings.hints import nearest
 
 CSV, TENSORBOARD, WANDB, MLFLOW = "csv", "tensorboard", "wandb", "mlflow"
@@ -43,7 +43,7 @@ def logger_names(asked: str | list[str] | None) -> tuple[str, ...]:
             )
         elif missing := [each for each in _NEEDS[name] if not importlib.util.find_spec(each)]:
             raise ConfigError(
-                f'logger={name} needs {missing[0]}: pip install "erssl[{name}]"; or leave it out.'
+                f"logger={name} needs {missing[0]}; {installing(name)}, or leave it out."
             )
     return tuple(dict.fromkeys((CSV, *names)))
 

@@ -39,7 +39,8 @@ Pairs = list[tuple[str, str]]
 
 _PACKAGE = Path(__file__).parent.parent
 _CONFIGS = files("erssl.configs")
-_OWN_IMAGES = ("transfer", "detect")  # commands that name their images in another way than by data=
+# Commands that name their images in another way than by data=.
+_OWN_IMAGES = ("transfer", "detect", "segment")
 _WITH_PLACES = ("lens", "report", "study")  # commands that take more than overrides
 _WITH_FOLDERS = ("embed", "predict")  # commands whose data= may be a folder
 
@@ -150,7 +151,7 @@ def _pretraining(choices: Pairs) -> Schema:
         "data": _fields("data", "DataOptions") | {"views": _fields("data", "ViewOptions")},
         "backbone": _fields("models", "BackboneOptions") | {"options": FREE},
         "optimizer": _fields("methods", "OptimizerOptions"),
-        "evaluation": _fields("settings", "EvaluationOptions"),
+        "evaluation": _fields("settings", "EvaluationOptions") | {"probes": FREE},
         "lens": _fields("settings", "LensOptions"),
         "trainer": _trainer(),
     }

@@ -92,6 +92,8 @@ MESSAGES = [
     ("linear weights.pth", "write checkpoint=weights.pth."),
     ("transfer checkpoint=run photos", "write data_root=photos."),
     ("detect checkpoint=run photos", "write data_root=photos."),
+    ("segment checkpoint=run photos", "write data_root=photos."),
+    ("linear checkpoint=run on=patches", "is trained by erssl segment"),
     ("embed checkpoint=run photos", "write data=photos."),
     ("export run", "write checkpoint=run."),
     ("report run --output x", "settings have no dashes: write output=<value>."),

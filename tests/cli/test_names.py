@@ -12,6 +12,7 @@ from erssl.settings import embed, evaluation, names, predict, pretrain, transfer
 from erssl.settings.compose import FREE, group_options, schema_from
 from erssl.settings.detection import DetectSettings
 from erssl.settings.names import check_names
+from erssl.settings.segmentation import SegmentSettings
 from erssl.settings.study import StudySettings
 
 MISSPELT = {
@@ -98,20 +99,21 @@ def test_nothing_that_a_pretraining_reads_is_refused(method):
 @pytest.mark.parametrize(
     ("command", "schema"),
     {
-        "knn": evaluation._schema(evaluation.KnnSettings),
-        "linear": evaluation._schema(evaluation.LinearSettings),
-        "semi": evaluation._schema(evaluation.SemiSettings),
-        "finetune": evaluation._schema(evaluation.FinetuneSettings),
+        "knn": evaluation.KnnSettings.schema(),
+        "linear": evaluation.LinearSettings.schema(),
+        "semi": evaluation.SemiSettings.schema(),
+        "finetune": evaluation.FinetuneSettings.schema(),
         "embed": schema_from(embed.EmbedSettings),
         "predict": schema_from(predict.PredictSettings),
         "transfer": schema_from(transfer.TransferSettings),
         "detect": schema_from(DetectSettings),
+        "segment": schema_from(SegmentSettings),
         "study": schema_from(StudySettings),
     }.items(),
 )
 def test_nothing_that_another_command_reads_is_refused(command, schema):
     keys = [key for key in flat(schema) if key != "preset=1"]
-    if command not in ("transfer", "detect"):
+    if command not in ("transfer", "detect", "segment"):
         keys += ["data=imagefolder", "data.train_dir=x", "data.views.recipe=dino"]
     check_names(command, keys)
 

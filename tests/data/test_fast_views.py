@@ -241,5 +241,5 @@ def test_without_opencv_the_extra_is_named(monkeypatch, opencv: ModuleType | Non
     for name in ("fast", "fast_images"):
         monkeypatch.delitem(sys.modules, f"erssl.data.views.{name}")
         monkeypatch.delattr(sys.modules["erssl.data.views"], name)
-    with pytest.raises(ConfigError, match=r"pip install 'erssl\[fast\]', or set data\.pipeline="):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[fast\]' .*, or set data\.pipeline="):
         make_pipeline("fast", _transform())

@@ -214,12 +214,15 @@ def test_a_part_of_the_images_is_other_data(images):
     assert data_digest(Subset(images, [1, 0])) == data_digest(parts[2])
 
 
-def test_unknown_data_sets_need_a_key(backbone, images, tmp_path):
+def test_other_data_sets_are_known_by_every_image_or_by_a_key(backbone, images, tmp_path):
     plain = [(Image.fromarray(p), 0) for p in images.pixels]
-    with pytest.raises(ConfigError, match=r"Features of a list cannot be cached.*data_key"):
-        features(backbone, plain, tmp_path)
+    assert features(backbone, plain, tmp_path)[1] == N
+    assert features(backbone, list(plain), tmp_path)[1] == 0
+    others = [(image, 1) for image, _ in plain], plain[::-1], plain[1:], Subset(plain, [1, 0])
+    assert len({data_digest(each) for each in (plain, *others)}) == 5
     assert features(backbone, plain, tmp_path, data_key="a list")[1] == N
-    assert features(backbone, plain, None)[1] == N
+    with pytest.raises(ConfigError, match=r"Features of a list cannot be kept.*set cache=false"):
+        data_digest([{"image": image} for image, _ in plain])
 
 
 def test_after_a_kill_the_missing_shards_are_computed(backbone, images, tmp_path):

@@ -14,9 +14,10 @@ from rich.console import Console
 from timm.models import adapt_input_conv
 
 import erssl
+from erssl.data.bands import as_shown
 from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone, save_backbone, with_channels
-from erssl.protocols import embed, export, knn, pretrain
+from erssl.protocols import embed, export, knn, linear, predict, pretrain
 from erssl.protocols.subject import require_rgb
 from erssl.yaml_text import read_settings_file
 
@@ -201,3 +202,35 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises((ConfigError, DataError), match=said):
         pretrain.run(["method=mveb", "data=digits", *words, f"run_dir={run}"], QUIET)
     assert not run.exists()
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_classifier_of_other_channels_predicts_and_shows(tmp_path, bands, channels):
+    if channels == 1:
+        for file in bands.rglob("*.npy"):
+            level = (np.load(file)[..., 0] % 256).astype(np.uint8)
+            Image.fromarray(level).save(file.with_suffix(".png"))
+            file.unlink()
+    weights = tmp_path / "weights.safetensors"
+    weights_of(weights, dataclasses.replace(TINY, in_channels=channels), channels)
+    trained, table = tmp_path / "linear", tmp_path / "predictions.csv"
+    words = [
+        f"checkpoint={weights}",
+        *of(bands, channels),
+        "mode=cached",
+        "epochs=1",
+        "plots=false",
+    ]
+    result = linear.run([*words, "data.num_workers=0", f"run_dir={trained}"], QUIET)
+    predicted = predict.run([f"checkpoint={trained}", f"output={table}"], QUIET)
+    assert predicted.metrics["top1"] == pytest.approx(result.metrics["top1"])
+    assert Image.open(table.with_suffix(".png")).size[0] > 100
+    words = [f"checkpoint={weights}", *of(bands, channels), "neighbors=2", "map=pca"]
+    embed.run([*words, f"output={tmp_path / 'all.npy'}"], QUIET)
+    assert "data:image/jpeg" in (tmp_path / "all.html").read_text()
+
+
+def test_many_channels_are_shown_by_the_first_three_stretched():
+    values = torch.stack([torch.tensor([[0.0, 2.0, 4.0]]) * 10**c - 7 for c in range(5)])
+    assert np.asarray(as_shown(values)).tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+    assert np.asarray(as_shown(torch.ones(2, 1, 1))).tolist() == [[[0] * 3]]

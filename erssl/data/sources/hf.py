@@ -13,7 +13,7 @@ from erssl.data.datasets import Datasets
 from erssl.data.images import decode_image, load_image
 from erssl.data.options import DataOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError
+from erssl.errors import ConfigError, DataError, installing
 from erssl.paths import user_path
 
 
@@ -71,7 +71,7 @@ class HuggingFace(DataOptions):
             import datasets
         except ImportError as error:
             raise ConfigError(
-                'data=hf needs datasets, which is not installed; run pip install "erssl[hf]".'
+                f"data=hf needs datasets, which is not installed; {installing('hf')}."
             ) from error
         local = user_path(str(self.path))
         try:

@@ -14,7 +14,7 @@ from erssl.data.datasets import Datasets
 from erssl.data.folders import Folder, ImageFiles, drop_unreadable, named
 from erssl.data.options import FileOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, printable
+from erssl.errors import ConfigError, DataError, installing, printable
 from erssl.paths import user_path
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -186,7 +186,7 @@ def _of_parquet(path: Path) -> list[dict[str, str]]:
         from pyarrow import parquet
     except ImportError as error:
         raise ConfigError(
-            f'{path} needs pyarrow, which is not installed; run pip install "erssl[parquet]".'
+            f"{path} needs pyarrow, which is not installed; {installing('parquet')}."
         ) from error
     columns = parquet.read_table(path).to_pydict()
     plain = {

@@ -22,7 +22,7 @@ from erssl.data.views.bands import BandView
 from erssl.data.views.device import normalize
 from erssl.data.views.draws import read_view
 from erssl.data.views.held import HeldImages, as_it_is, views_of_rows
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, installing
 
 _PROBE_STREAM = 2**20  # a stream of random numbers that no training process or epoch draws from
 
@@ -119,7 +119,7 @@ class FastViews:
         except (ImportError, AttributeError) as error:  # the latter: before OpenCV 4.11
             raise ConfigError(
                 f"data.pipeline=fast needs OpenCV 4.11 or newer, which cannot be imported "
-                f"({error}); run pip install 'erssl[fast]', or set data.pipeline=lightly."
+                f"({error}); {installing('fast')}, or set data.pipeline=lightly."
             ) from error
         self._make = fast_views.FastImages
 

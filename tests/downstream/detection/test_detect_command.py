@@ -124,7 +124,7 @@ def test_checkpoint_of_another_architecture(overrides, tmp_path, capsys):
     ("package", "sentence"),
     [
         ("detectron2", "tutorials/install.html says, or use backend=torchvision"),
-        ("pycocotools", "erssl[detection]"),
+        ("pycocotools", "the extra detection"),
     ],
 )
 def test_packages_that_are_not_there(overrides, package, sentence, capsys, monkeypatch):

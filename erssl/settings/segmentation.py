@@ -1,0 +1,106 @@
+"""The settings of ``erssl segment``: what may be said, and what is refused before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from erssl.errors import ConfigError
+from erssl.limits import check_count, check_processes
+from erssl.settings.compose import compose_config
+from erssl.settings.evaluation import PIXELS, EvaluationSettings
+
+# Of a training that is resumed: where and how it runs, not what it computes.
+MAY_CHANGE = (
+    "checkpoint",  # whose weights have a digest, as have the masks
+    "data_root",
+    "num_workers",
+    "verify",
+    "checkpoint_period",
+)
+_MOST_CLASSES = 255  # of a mask of bytes, where 255 is no class
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSettings(EvaluationSettings):
+    """``configs/segment.yaml``."""
+
+    data_root: str | None
+    masks: Literal["voc", "coco"]
+    year: int
+    train_list: str
+    val_list: str
+    class_names: list[str] | None
+    image_size: int | None
+    batch_norm: bool
+    batch_size: int
+    iterations: int
+    learning_rate: float
+    weight_decay: float
+    warmup_fraction: float
+    flip: bool
+    checkpoint_period: int
+    seeds: int
+    num_workers: int | None
+    verify: bool
+    resume: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values that segment nothing."""
+        super().__post_init__()
+        if self.checkpoint == PIXELS:
+            raise ConfigError("checkpoint=pixels has no patch features; name a backbone.")
+        if self.data_root is None:
+            raise ConfigError(
+                "erssl segment needs data_root=<the folder of VOCdevkit, or with masks=coco that "
+                "of annotations, train2017 and val2017>."
+            )
+        if self.resume and self.run_dir is None:
+            raise ConfigError("resume=true needs run_dir=<the evaluation to continue>.")
+        self._check_classes()
+        self._check_numbers()
+
+    def _check_classes(self) -> None:
+        names = self.class_names
+        if names is None:
+            return
+        if self.masks == "coco":
+            raise ConfigError("class_names is for masks=voc; COCO's file names its categories.")
+        if not 2 <= len(names) <= _MOST_CLASSES or len(set(names)) != len(names):
+            raise ConfigError(
+                f"class_names must be 2 to {_MOST_CLASSES} different names, the background first, "
+                f"but has {len(names)}, {len(set(names))} of them different."
+            )
+
+    def _check_numbers(self) -> None:
+        least = {"batch_size": 1, "iterations": 1, "checkpoint_period": 1, "seeds": 1}
+        least |= {"image_size": 1, "num_workers": 0, "year": 1}
+        for key, smallest in least.items():
+            value = getattr(self, key)
+            if value is not None and value < smallest:
+                raise ConfigError(f"{key} must be at least {smallest} but is {value}.")
+        check_count("iterations", self.iterations)
+        check_processes("num_workers", self.num_workers or 0)
+        if self.seed + self.seeds > 2**32:
+            raise ConfigError(f"seed + seeds must be at most 2**32 but seeds={self.seeds}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(
+                f"learning_rate must be a number above 0 but is {self.learning_rate:g}."
+            )
+        if not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup_fraction <= 1:
+            raise ConfigError(
+                "weight_decay must be a number of at least 0 and warmup_fraction lie in [0, 1] but "
+                f"they are {self.weight_decay:g} and {self.warmup_fraction:g}."
+            )
+
+
+def read_segment(overrides: Sequence[str]) -> SegmentSettings:
+    """Read the settings from the overrides of the command line.
+
+    Raises:
+        ConfigError: If a key or value is unknown, or makes no evaluation.
+    """
+    schema = SegmentSettings.schema()
+    return SegmentSettings(**compose_config("segment", list(overrides), lambda _: schema, {}))
