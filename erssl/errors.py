@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(count: int, thing: str) -> str:
+    """Give a number of things in words, such as ``1 epoch`` and ``2 epochs``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def installing(extra: str) -> str:
     """How to install what an extra of erssl brings; erssl is on no package index."""
     return f"install the extra {extra}, as by pip install '.[{extra}]' in a clone of erssl"

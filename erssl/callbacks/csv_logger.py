@@ -10,11 +10,12 @@ from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
+from erssl.errors import ErsslWarning
 from erssl.escaping import csv_table
 from erssl.files import write_rows
-from erssl.run.directory import METRICS
+from erssl.run.directory import DAMAGED_METRICS, METRICS
 
 
 class ResumableCSVLogger(CSVLogger):
@@ -58,10 +59,15 @@ class _MetricsFile:
         self.columns: list[str] = []
         kept: list[dict[str, str]] = []
         if before is not None and path.is_file():
-            with path.open(newline="", encoding="utf-8") as rows:
-                # A row that the end of the earlier process cut off has no step.
-                complete = (row for row in csv.DictReader(rows) if (row["step"] or "").isdigit())
-                kept = [row for row in complete if int(row["step"]) < before]
+            try:
+                kept = _rows_before(path, before)
+            except (ValueError, KeyError, csv.Error):
+                path.replace(path.with_name(DAMAGED_METRICS))
+                rank_zero_warn(
+                    f"{path} is no table as a run writes it, so it is now {DAMAGED_METRICS}; the "
+                    "curves begin anew where the run goes on.",
+                    category=ErsslWarning,
+                )
         if kept:
             self.columns = list(kept[0])
             self._rewrite(kept)
@@ -102,3 +108,16 @@ class _MetricsFile:
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         table = ([row.get(name) for name in self.columns] for row in rows)
         write_rows(self.path, [self.columns, *table])
+
+
+def _rows_before(path: Path, step: int) -> list[dict[str, str]]:
+    """The rows of a file that belong to steps before this one.
+
+    Raises:
+        ValueError: If it is no text.
+        KeyError: If it has no column of steps.
+    """
+    with path.open(newline="", encoding="utf-8") as rows:
+        # A row that the end of the earlier process cut off has no step.
+        complete = (row for row in csv.DictReader(rows) if (row["step"] or "").isdigit())
+        return [row for row in complete if int(row["step"]) < step]

@@ -119,12 +119,10 @@ def require_labels(options: DataOptions, datasets: Datasets) -> ImageDataset:
         DataError: If there are no labels, no validation images, or a single class.
     """
     if datasets.val is None:
-        raise DataError(
-            f"data.name={options.name} has no validation images here; {options.needs_val}."
-        )
+        raise DataError(f"data={options.name} has no validation images here; {options.needs_val}.")
     if not datasets.labelled or datasets.num_classes < 2:
         raise DataError(
-            f"data.name={options.name} has {datasets.num_classes} class; accuracy needs at least "
+            f"data={options.name} has {datasets.num_classes} class; accuracy needs at least "
             "two, each in a sub-folder of its own."
         )
     return datasets.val

@@ -236,8 +236,7 @@ class SSLDataModule(LightningDataModule):
         images = getattr(self.datasets.evaluated(), split)
         if images is None:
             raise DataError(
-                f"data.name={self.options.name} has no validation images here; "
-                f"{self.options.needs_val}."
+                f"data={self.options.name} has no validation images here; {self.options.needs_val}."
             )
         return self._loader(TransformedDataset(images, self.eval_transform))
 

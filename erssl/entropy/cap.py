@@ -10,6 +10,7 @@ with :math:`I_x` the regularised incomplete beta function, here from its continu
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,7 @@ def cap_log_area(dim: int, angle: Tensor) -> Tensor:
 
     Returns:
         Float64 tensor of the shape of ``angle`` (on the CPU where a device has no float64),
-        differentiable once; -inf at angle 0, and
-        :func:`sphere_log_area` at π.
+        differentiable any number of times; -inf at angle 0, and :func:`sphere_log_area` at π.
 
     Raises:
         ValueError: If ``dim`` is below 2.
@@ -44,12 +44,30 @@ def cap_log_area(dim: int, angle: Tensor) -> Tensor:
     """
     log_area = sphere_log_area(dim)  # which checks dim
     angle = (angle.cpu() if angle.device.type == "mps" else angle).double()
-    with torch.no_grad():
-        log_share = _log_share(dim, angle)
-        slope = _slope(dim, angle, log_share)
-    if angle.requires_grad:
-        log_share = log_share + slope * (angle - angle.detach())
+    log_share: Tensor = _LogShare.apply(angle, dim)
     return log_share + log_area
+
+
+class _LogShare(torch.autograd.Function):
+    """Whose gradient is in closed form, of the function itself, for derivatives of every order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(angle: Tensor, dim: int) -> Tensor:
+        return _log_share(dim, angle)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        angle, ctx.dim = inputs
+        ctx.save_for_backward(angle, output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        angle, log_share = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            log_share = _LogShare.apply(angle, ctx.dim)
+        return gradient * _slope(ctx.dim, angle, log_share), None
 
 
 def _log_share(dim: int, angle: Tensor) -> Tensor:
@@ -71,9 +89,12 @@ def _log_share(dim: int, angle: Tensor) -> Tensor:
 
 def _slope(dim: int, angle: Tensor, log_share: Tensor) -> Tensor:
     """Derivative of the log share in the angle; 0 where there is none, at angle 0."""
-    log_slope = torch.special.xlogy(dim - 2, angle.sin().clamp_min(0)) - _log_beta(0.5 * (dim - 1))
-    slope = (log_slope - log_share).exp()
-    return torch.where(angle > 0, slope, torch.zeros_like(slope))
+    positive = angle > 0
+    angle, log_share = (torch.where(positive, x, 1.0) for x in (angle, log_share))
+    log_slope = -_log_beta(0.5 * (dim - 1)) - log_share
+    if dim > 2:
+        log_slope = log_slope + (dim - 2) * angle.sin().clamp_min(0).log()
+    return torch.where(positive, log_slope.exp(), 0.0)
 
 
 def _log_beta(a: float) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._opaque import is_followed
-from erssl.entropy.precision import full_precision
+from erssl.entropy.precision import full_precision, product
 
 
 @full_precision
@@ -52,8 +52,9 @@ def gaussian_entropy(z: Tensor, noise: float = 0.0) -> Tensor:
             constant + 0.5 * dim * math.log(noise)
         )
     if n <= dim:  # N centred rows span N - 1 dimensions at most
-        return z.new_tensor(-math.inf)
-    return 0.5 * log_det(centred.T @ centred / n) + constant
+        total = z.sum()  # of the rows, with a gradient of 0
+        return total.masked_fill(torch.ones_like(total, dtype=torch.bool), -math.inf)
+    return 0.5 * log_det(product(centred.T, centred) / n) + constant
 
 
 @full_precision
@@ -129,11 +130,11 @@ def coding_series(z0: Tensor, z1: Tensor, distortion: float, order: int = 4) -> 
     n, dim = z0.shape
     scale = dim / (n * distortion)
     # tr(AB)^k = tr(BA)^k: on the smaller side
-    product = scale * (z0 @ z1.T if n < dim else z0.T @ z1)
-    powers = [product]  # up to half the order: the trace of a product needs no product
+    first = scale * (product(z0, z1.T) if n < dim else product(z0.T, z1))
+    powers = [first]  # up to half the order: the trace of a product needs no product
     while 2 * len(powers) < order:
-        powers.append(powers[-1] @ product)
-    series = product.diagonal().sum()
+        powers.append(product(powers[-1], first))
+    series = first.diagonal().sum()
     for k in range(2, order + 1):
         a, b = powers[(k + 1) // 2 - 1], powers[k // 2 - 1]
         series = series + (-1) ** (k + 1) / k * (a * b.T).sum()

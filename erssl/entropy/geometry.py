@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from erssl.entropy.precision import full_precision
+from erssl.entropy.precision import full_precision, product
 
 
 @full_precision
@@ -79,7 +79,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
     if z.ndim != 2 or len(z) < 2:
         raise ValueError(f"Uniformity needs embeddings (N, d), N >= 2; got {tuple(z.shape)}.")
     n = len(z)
-    exponents = 2 * t * (z @ z.T - 1)
+    exponents = 2 * t * (product(z, z.T) - 1)
     exponents.fill_diagonal_(-torch.inf)
     return exponents.flatten().logsumexp(dim=0) - math.log(n * (n - 1))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from erssl.entropy.precision import full_precision
@@ -49,7 +48,5 @@ def marginal_entropy(z: Tensor, m: int | None = None, floor: float = 0.0) -> Ten
         raise ValueError(f"The spacing m must be from 1 to N - 1 = {n - 1} but is {m}.")
     ordered = z.sort(dim=0).values
     spacings = ordered[m:] - ordered[:-m]
-    counts = torch.tensor([n + 1, m], dtype=torch.float64).digamma()
-    return spacings.clamp_min(floor).log().mean(dim=0).sum() + z.shape[1] * float(
-        counts[0] - counts[1]
-    )
+    digammas = math.fsum(1 / j for j in range(m, n + 1))  # ψ(N + 1) - ψ(m)
+    return spacings.clamp_min(floor).log().mean(dim=0).sum() + z.shape[1] * digammas

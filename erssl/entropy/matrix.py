@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from erssl.entropy.precision import full_precision
+from erssl.entropy._opaque import is_followed
+from erssl.entropy.precision import full_precision, product
 
 _SMALLEST = 1e-6  # singular value that has a gradient, of the largest
 
@@ -79,7 +79,7 @@ def nuclear_norm(z: Tensor) -> Tensor:
 
     By the eigenvalues of the smaller Gram matrix, in float64 but on Apple's GPUs: an SVD of the
     rows takes several times as long. Singular values below a millionth of the largest have no
-    gradient.
+    gradient. Derivatives of the gradient are those of an SVD: NaN where singular values coincide.
 
     Args:
         z: Rows (N, d).
@@ -95,12 +95,24 @@ def nuclear_norm(z: Tensor) -> Tensor:
         3.0
     """
     _check_matrix(z)
+    if is_followed():
+        return _plain_nuclear_norm(z)
     norm: Tensor = _NuclearNorm.apply(z)
     return norm
 
 
+def _plain_nuclear_norm(z: Tensor) -> Tensor:
+    """The norm by an SVD, whose derivatives of every order autograd knows."""
+    x = z if z.device.type == "mps" else z.double()
+    finite = x.isfinite().all()
+    singular = torch.linalg.svdvals(torch.where(finite, x, 0.0))
+    kept = singular > _SMALLEST * singular[0]
+    norm = torch.where(kept, singular, singular.detach()).sum()
+    return torch.where(finite, norm, math.nan).to(z)
+
+
 class _NuclearNorm(torch.autograd.Function):
-    """Whose gradient is Z (ZᵀZ)^(-1/2), without derivatives of eigenvectors."""
+    """Whose gradient is Z (ZᵀZ)^(-1/2), or one that can be differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
@@ -113,13 +125,15 @@ class _NuclearNorm(torch.autograd.Function):
         inverse = torch.where(kept, 1 / singular, 0.0)
         root = (vectors * inverse) @ vectors.T
         gradient = root @ x if len(x) < x.shape[1] else x @ root
-        ctx.save_for_backward(gradient.to(z))
+        ctx.save_for_backward(z, gradient.to(z))
         return torch.where(finite, singular.sum(), math.nan).to(z)
 
     @staticmethod
-    @once_differentiable
+    @full_precision
     def backward(ctx: Any, of_norm: Tensor) -> Tensor:
-        (gradient,) = ctx.saved_tensors
+        z, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            (gradient,) = torch.autograd.grad(_plain_nuclear_norm(z), z, create_graph=True)
         result: Tensor = of_norm * gradient
         return result
 
@@ -127,7 +141,7 @@ class _NuclearNorm(torch.autograd.Function):
 def _unit_trace(z: Tensor) -> Tensor:
     """The smaller of ZZᵀ and ZᵀZ, divided by its trace."""
     _check_matrix(z)
-    gram = z @ z.T if len(z) < z.shape[1] else z.T @ z
+    gram = product(z, z.T) if len(z) < z.shape[1] else product(z.T, z)
     return gram / gram.diagonal().sum().clamp_min(torch.finfo(z.dtype).tiny)
 
 

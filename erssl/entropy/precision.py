@@ -60,6 +60,40 @@ def mapped_first(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product (N, M) of two matrices, whose gradient is of their own precision too.
+
+    Autograd's own gradient of a product is two products, which a backward pass under autocast
+    would round.
+    """
+    if torch.compiler.is_compiling():  # the backward pass is traced outside autocast then
+        return a @ b
+    result: Tensor = _Product.apply(a, b)
+    return result
+
+
+class _Product(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        of_a, of_b = ctx.needs_input_grad
+        with outside_autocast(gradient):
+            return (
+                product(gradient, b.mT) if of_a else None,
+                product(a.mT, gradient) if of_b else None,
+            )
+
+
 def row_products(a: Tensor, b: Tensor) -> Tensor:
     """Inner product (…) of each row of ``a`` (…, d) with that of ``b``, without their product."""
     dtype = torch.promote_types(a.dtype, b.dtype)

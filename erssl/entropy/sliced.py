@@ -64,7 +64,7 @@ def sliced_epps_pulley(
         x: Embeddings (N, d).
         directions: Unit columns (d, S); see :func:`random_directions`.
         total: Where ranks share a batch: the sum of a tensor over them, without gradient. All must
-            have N rows and the same directions.
+            have N rows and the same directions. There is a first derivative only then.
         world: How many ranks.
 
     Returns:
@@ -73,14 +73,27 @@ def sliced_epps_pulley(
 
     Raises:
         ValueError: If shapes do not fit.
+        RuntimeError: If ranks share a batch and ``torch.func`` or a compiler follows, or where the
+            gradient is to be differentiated again.
     """
     _check_shapes(x, directions)
     directions = directions.to(x)
+    plain = _plain_epps_pulley if total is None else _refuse_shared_batch
     if is_followed():
-        return _plain_epps_pulley(x, directions)
+        return plain(x, directions)
     measure = partial(epps_pulley, spacing=_SPACING, count=_KNOTS - 1, total=total, world=world)
-    value: Tensor = SliceSum.apply(x, directions, measure, _plain_epps_pulley)
+    value: Tensor = SliceSum.apply(x, directions, measure, plain)
     return value
+
+
+def _refuse_shared_batch(x: Tensor, directions: Tensor) -> Tensor:
+    """Say what cannot be had of rows whose other ranks are known by sums alone."""
+    raise RuntimeError(
+        "The Epps-Pulley statistic of a batch that ranks share (gather_distributed) has a first "
+        "derivative only, and none by torch.func or in a compiled graph, for rows of other ranks "
+        "are not held. Set gather_distributed=False, or leave this loss out of torch.compile and "
+        "create_graph."
+    )
 
 
 def _plain_epps_pulley(x: Tensor, directions: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from functools import reduce
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 _CLOSE = 1e-4  # of the largest feature; folding rounds to about 3e-7 of it
+_TRACES = threading.Lock()  # tracing, and the switch of TF32, are the whole process's
 _PART = 32  # images that a CPU computes at a time: larger activations are new memory at each layer
 
 
@@ -68,7 +70,31 @@ def freeze(backbone: nn.Module, precision: Precision = "float32") -> Frozen:
 
 
 class _Tracer(fx.Tracer):
-    """Sees convolutions and normalisations whole, of whatever library they are."""
+    """Sees convolutions and normalisations whole, of whatever library they are.
+
+    While torch.fx traces, it stands in the way of every module's calls, in all threads; those of
+    other threads are let through.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (nn.Conv2d, *_NORMS)) or super().is_leaf_module(
@@ -80,7 +106,8 @@ def _fold(backbone: nn.Module) -> tuple[nn.Module, int]:
     """A copy with its batch normalisations folded, and their number; as it came where none can."""
     net = copy.deepcopy(backbone)
     try:
-        graph = _Tracer().trace(net)
+        with _TRACES:
+            graph = _Tracer().trace(net)
     except Exception:  # whatever control flow of a network has to say against being traced
         return backbone, 0
     parts = dict(net.named_modules())
@@ -130,12 +157,13 @@ def _same(backbone: nn.Module, quick: nn.Module) -> bool:
     generator = torch.Generator().manual_seed(0)
     channels = getattr(backbone, "preprocessing", {}).get("channels", 3)
     images = torch.randn(2, channels, size, size, generator=generator).to(parameter)
-    tf32 = torch.backends.cudnn.allow_tf32  # on by default, and rounds to 1e-3 of the features
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        before, after = backbone(images), quick(images)
-    except Exception:  # of a size that it does not take: it is not known to be the same
-        return False
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+    with _TRACES:
+        tf32 = torch.backends.cudnn.allow_tf32  # on by default, and rounds to 1e-3 of the features
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            before, after = backbone(images), quick(images)
+        except Exception:  # of a size that it does not take: it is not known to be the same
+            return False
+        finally:
+            torch.backends.cudnn.allow_tf32 = tf32
     return bool((before - after).abs().max() <= _CLOSE * before.abs().max())

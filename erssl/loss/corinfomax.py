@@ -7,7 +7,7 @@ from torch import Tensor
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.gaussian import log_det
-from erssl.entropy.precision import outside_autocast
+from erssl.entropy.precision import outside_autocast, product
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.state import StepState
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
@@ -114,7 +114,7 @@ class CorInfoMaxLoss(StepState):
             error = mean_over_ranks(torch.stack(errors), self.gather_distributed)
             rows = torch.stack([gather_rows(z, self.gather_distributed) for z in views[:2]])
             rows = rows if rows.device.type == "mps" else rows.double()
-            sums, squares = rows.sum(dim=1), rows.mT @ rows
+            sums, squares = rows.sum(dim=1), product(rows.mT, rows)
             _, covariance = self._moved(sums, squares, rows.new_full((), rows.shape[1]))
             shifted = covariance + self.ridge * torch.eye(dim, dtype=rows.dtype, device=rows.device)
             entropy = torch.stack([log_det(matrix) for matrix in shifted]).sum().to(error) / dim

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.marginal import marginal_entropy
-from erssl.entropy.precision import outside_autocast
+from erssl.entropy.precision import outside_autocast, product
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, float_views, meet_targets
 
@@ -110,5 +110,5 @@ class E2MCLoss(nn.Module):
 def _squared_covariances(y: Tensor) -> Tensor:
     """Sum of the squared covariances of different dimensions of rows (N, d)."""
     centred = y - y.mean(dim=0)
-    covariance = centred.T @ centred / max(1, len(y) - 1)
+    covariance = product(centred.T, centred) / max(1, len(y) - 1)
     return covariance.square().sum() - covariance.diagonal().square().sum()

@@ -20,8 +20,8 @@ class FroSSLLoss(nn.Module):
 
     with the columns of every view normalised over the batch, as in [0]'s code for any number of
     views. The entropy is that of the spectrum, 0 to log min(N, d): a surrogate. Because columns
-    are of unit norm the error is at most of the order of w V d / N: with N far above d views
-    hardly need to agree (opposite views cost w V d / N more than equal ones).
+    are of unit norm the error is at most of the order of w V² d / N: with N far above V² d views
+    hardly need to agree (opposite views cost w V² d / N more than equal ones).
 
     lightly 1.6's ``FroSSLLoss`` is the same function; it reads the trace on the host in every
     call, takes no gathered batch, and is NaN where all rows are 0.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.gaussian import coding_series
-from erssl.entropy.precision import outside_autocast
+from erssl.entropy.precision import outside_autocast, product
 from erssl.loss.distributed import check_gather, gather_rows
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
 
@@ -207,11 +207,11 @@ def cross_entropy_series(z: Tensor, t: Tensor, order: int) -> Tensor:
     """
     n, dim = z.shape
     if n < dim:  # tr ZᵀZ (TᵀT)^k = tr (ZTᵀ) (TTᵀ)^(k-1) (TZᵀ): on the smaller side
-        left = z @ t.T / n
-        inner, outer = t @ t.T / n, left.T @ left
+        left = product(z, t.T) / n
+        inner, outer = product(t, t.T) / n, product(left.T, left)
     else:
-        inner = t.T @ t / n
-        outer = (z.T @ z / n) @ inner
+        inner = product(t.T, t) / n
+        outer = product(product(z.T, z) / n, inner)
     power = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
     series = z.new_zeros(())
     for k in range(1, order + 1):
@@ -219,5 +219,5 @@ def cross_entropy_series(z: Tensor, t: Tensor, order: int) -> Tensor:
         traces = (inner * power.T).sum() + (outer * power.T).sum()
         series = series + (-1) ** (k + 1) / k * traces
         if k < order:
-            power = power @ inner
+            power = product(power, inner)
     return series

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._opaque import is_transformed
-from erssl.entropy.precision import outside_autocast, row_products
+from erssl.entropy.precision import outside_autocast, product, row_products
 from erssl.loss.distributed import check_gather, mean_over_ranks, sum_over_ranks
 from erssl.loss.state import StepState
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
@@ -104,7 +104,8 @@ class TiCoLoss(StepState):
                 squares, count = sum_over_ranks(squares), sum_over_ranks(count)
             moved = self._moved(squares, count)
             spread = [
-                row_products(z, z @ c.to(z)).mean() for z, c in zip(views, moved, strict=True)
+                row_products(z, product(z, c.to(z))).mean()
+                for z, c in zip(views, moved, strict=True)
             ]
             contrast = mean_over_ranks(torch.stack(spread), self.gather_distributed)
         if torch.is_grad_enabled():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.entropy.precision import at_least_float32
+from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss.distributed import rank_rows
 from erssl.loss.memory import PersistentMemoryBank
 from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
@@ -91,4 +91,8 @@ class NNCLR(MultiViewMethod):
     def _neighbours(self, z: Tensor) -> Tensor:
         z = F.normalize(at_least_float32(z), dim=1)
         rows = self.memory_bank.rows()
-        return z if rows is None else rows.to(z)[(z @ rows.to(z).T).argmax(dim=1)]
+        if rows is None:
+            return z
+        rows = rows.to(z)
+        with outside_autocast(z):  # rounded cosines mistake the neighbour
+            return rows[(z @ rows.T).argmax(dim=1)]

@@ -42,6 +42,7 @@ from erssl.settings.compose import group_options
 from erssl.settings.pretrain import PretrainSettings, read_settings
 
 _PATHS = ("run_dir", "data.root", "data.train_dir", "data.val_dir")  # may hold commas
+_OF_A_RUN = (CONFIG, RESULTS, LAST_CHECKPOINT)
 _METRICS = {"knn_top1": "kNN top-1", "linear_top1": "linear top-1"}
 
 
@@ -76,7 +77,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     launcher = launcher_overrides(overrides)
     runs, settings = plan([override for override in overrides if override not in launcher])
     folder = runs[0].path.parent
-    taken = [r.path for r in runs if (r.path / CONFIG).exists()]
+    taken = [r.path for r in runs if any((r.path / name).exists() for name in _OF_A_RUN)]
     if taken and not (settings.resume or settings.overwrite):
         raise RunError(
             f"{taken[0]} already holds a run; continue with resume=true, delete it with "
@@ -114,7 +115,8 @@ def run(overrides: Sequence[str], console: Console) -> Result:
 
 
 def _overrides_of(item: Run, settings: PretrainSettings) -> list[str]:
-    resumable = settings.resume and has_checkpoint(item.path / LAST_CHECKPOINT)
+    begun = has_checkpoint(item.path / LAST_CHECKPOINT) or (item.path / RESULTS).exists()
+    resumable = settings.resume and begun
     state = [f"resume={resumable}".lower(), f"overwrite={not resumable}".lower()]
     return [*item.overrides, f"run_dir={item.path}", *state]
 

@@ -212,7 +212,6 @@ def _finish(
         job.device,
         began,
         console,
-        description=read.description,
         figures=[PREDICTIONS],
         note=about,
         protocol=f"{settings.chosen.data}_detection",

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from erssl.data import build_eval_transform
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, counted
 from erssl.evaluation import Features, cached_features
 from erssl.files import remove_remains
 from erssl.models import check_input_size
@@ -200,9 +200,8 @@ def _say_where(
     sizes = " x ".join(map(str, (len(features), *shape)))
     say(console, f"Features {sizes} of {len(features)} images: {where} ({seconds:.0f} s)")
     if more:
-        said = (
-            f"{more['near_duplicates']:,} near-duplicates (cosine {settings.duplicates:g} and up)"
-        )
+        said = f"{counted(more['near_duplicates'], 'near-duplicate')} "
+        said += f"(cosine {settings.duplicates:g} and up)"
         if more["leaks"]:
             said += f", {more['leaks']:,} of them between train and val"
         say(console, f"{said}; neighbours and map: {more['page']}")

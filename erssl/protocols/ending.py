@@ -27,7 +27,6 @@ def end_evaluation(
     began: float,
     console: Console,
     *,
-    description: str,
     figures: Sequence[str],
     note: str = "",
     **about: Any,
@@ -39,7 +38,6 @@ def end_evaluation(
         device: Where it was computed.
         began: When, by ``time.perf_counter()``.
         console: Where it is printed.
-        description: One sentence on the backbone.
         figures: Names of the figures that the report shows, which are in the folder.
         note: What the report says of the metrics, where they are no accuracies.
         **about: Arguments of :func:`erssl.run.directory.make_results`.
@@ -57,16 +55,14 @@ def end_evaluation(
         wall_seconds=time.perf_counter() - began,
         **about,
     )
-    print_results(results, description, folder, console)
+    print_results(results, folder, console)
     return Result.of(folder, results)
 
 
-def print_results(
-    results: Mapping[str, Any], description: str, path: Path, console: Console
-) -> None:
+def print_results(results: Mapping[str, Any], path: Path, console: Console) -> None:
     """What came out, and what is published for the same protocol."""
     metrics = results["metrics"]
-    say(console, f"{results['method']}: {description}")
+    say(console, f"{results['method']} on {results['dataset']}")
     table = Table("metric", results["protocol"], box=None, pad_edge=False)
     for name, value in metrics.items():
         if name.endswith("_std") or "_seed" in name:

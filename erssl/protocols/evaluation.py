@@ -246,7 +246,6 @@ class Evaluation:
             device,
             self.began,
             console,
-            description=self.subject.description,
             figures=self._draw(evaluated.predicted, plots) if plots else [],
             protocol=self.protocol,
             dataset=data.name,

@@ -16,7 +16,7 @@ from erssl.data import Datasets, SSLDataModule
 from erssl.data.folders import ImageFiles
 from erssl.data.images import reading
 from erssl.data.orientation import upright_size
-from erssl.errors import DataError, printable
+from erssl.errors import DataError, counted, printable
 from erssl.settings.pretrain import PretrainSettings
 
 _SAMPLE = 200  # files whose headers are read; a millisecond each at most
@@ -124,6 +124,6 @@ def _steps(settings: PretrainSettings, images: int) -> str:
     accumulated = settings.trainer.get("accumulate_grad_batches") or 1
     left = images - batches * settings.batch_size
     return (
-        f"{math.ceil(batches / accumulated):,} an epoch, {settings.epochs:,} epochs in all; "
-        f"batches of {settings.batch_size:,}, {left:,} images left out of each epoch"
+        f"{math.ceil(batches / accumulated):,} an epoch, {counted(settings.epochs, 'epoch')} in "
+        f"all; batches of {settings.batch_size:,}, {counted(left, 'image')} left out of each epoch"
     )

@@ -147,9 +147,13 @@ def _tracker(name: str, path: Path, options: dict[str, Any], ids: dict[str, Any]
         return logger
     except Exception as error:  # of options, accounts, servers: each package has its own
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        offline = (
+            "; where there is no server or account, set WANDB_MODE=offline or "
+            "logger_options.wandb.offline=true"
+        )
         raise ConfigError(
-            f"logger={name} does not start ({reason}); change logger_options.{option_key(name)}, "
-            "or leave it out."
+            f"logger={name} does not start ({reason}){offline if name == WANDB else ''}; change "
+            f"logger_options.{option_key(name)}, or leave it out."
         ) from error
 
 

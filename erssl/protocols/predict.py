@@ -136,6 +136,12 @@ def read_classifier(checkpoint: str) -> Classifier:
     if not trained:
         raise ConfigError(f"checkpoint={checkpoint} holds no classifier; name {_WHAT}.")
     if not _is_seed(path):
+        seed = config.get("seed")
+        if not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise RunError(
+                f"{folder / CONFIG} has no seed in [0, 2**32); put a copy of the file back, or "
+                "name the folder of a seed."
+            )
         path = folder / f"seed{config['seed']}"
     if not is_finished(path):
         raise RunError(

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -45,11 +44,11 @@ from erssl.protocols.build import build_method, check_images
 from erssl.protocols.folder_defaults import fitted_batch, fitted_warmup, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.loggers import make_loggers, reporting
-from erssl.protocols.pretrain_results import finish, show_finished
+from erssl.protocols.pretrain_results import finish, mend_weights, show_finished
 from erssl.protocols.probes import probe_callbacks
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
-from erssl.run.checkpoint_files import Resumed
+from erssl.run.checkpoint_files import Resumed, has_checkpoint
 from erssl.run.console import Terminal, say, say_lines
 from erssl.run.directory import (
     CONFIG,
@@ -74,9 +73,8 @@ from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
 from erssl.settings.arguments import MULTIRUN
 from erssl.settings.loggers import check_loggers
-from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources
+from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources, stored_config
 from erssl.settings.trainer import check_batches
-from erssl.yaml_text import read_settings_file
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
@@ -134,6 +132,13 @@ def _pretrain(
     console: Console,
 ) -> dict[str, Any]:
     began = time.perf_counter()
+    if settings.resume and not (path / CONFIG).is_file():
+        begun = (path / RESULTS).exists() or has_checkpoint(path / LAST_CHECKPOINT)
+        way = "put a copy of it back" if begun else "name the run_dir of a run that was started"
+        raise RunError(
+            f"resume=true but the file {path / CONFIG} does not exist; {way}, or leave resume out "
+            "and name a new run_dir."
+        )
     resumed_from = resumed(path) if settings.resume else None
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
@@ -166,12 +171,20 @@ def _pretrain(
     heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
     settings = _with_neighbours(settings, data, console if first else None)
-    before = _epochs_before(path) if settings.resume else settings.epochs
+    before = int(stored_config(path / CONFIG)["epochs"]) if settings.resume else settings.epochs
     os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
         longer = before < settings.epochs
         if settings.resume and (path / RESULTS).is_file() and not longer:  # seen by all alike
-            return show_finished(path, console) if first else {}
+            if not first:
+                return {}
+            mend_weights(settings, method, path, resumed_from, console)
+            return show_finished(path, console)
+        if longer and (path / RESULTS).is_file() and resumed_from is None:
+            raise RunError(
+                f"{path} is finished and has no checkpoint, so it cannot be made longer; put its "
+                f"{LAST_CHECKPOINT} back, or name a new run_dir."
+            )
         callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
         callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
         if resumed_from is not None:
@@ -180,21 +193,25 @@ def _pretrain(
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
             run_dir = RunDirectory(path, settings.resume, settings.overwrite, need_bytes, CONFIG)
-            if longer and (path / RESULTS).is_file():
-                (path / RESULTS).replace(path / f"results-{before}epochs.json")
-            run_dir.write_config(config, sources)
-            if start is not None:
-                sentence = told(settings, start, heads)
-                say(console, sentence)
-            write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
-            if settings.resume and resumed_from is None:
-                console.print("There is no checkpoint yet, so the run begins at its first step.")
-            header = header_lines(settings, data, method, probe, path)
-            write_text(path / HEADER, "\n".join(header) + "\n")
-            say_lines(console, "\n".join(header))
         step = None if resumed_from is None else resumed_from.step
+        # before anything is written: a run whose logger does not start is none that began
         loggers = make_loggers(path, step, settings.logger, settings.logger_options)
         with reporting(loggers, config) as report:
+            if first:
+                if longer and (path / RESULTS).is_file():
+                    (path / RESULTS).replace(path / f"results-{before}epochs.json")
+                run_dir.write_config(config, sources)
+                if start is not None:
+                    sentence = told(settings, start, heads)
+                    say(console, sentence)
+                write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
+                if settings.resume and resumed_from is None:
+                    console.print(
+                        "There is no checkpoint yet, so the run begins at its first step."
+                    )
+                header = header_lines(settings, data, method, probe, path)
+                write_text(path / HEADER, "\n".join(header) + "\n")
+                say_lines(console, "\n".join(header))
             metrics = _train(
                 settings, data, method, callbacks, path, probe, resumed_from, signals, loggers
             )
@@ -294,14 +311,6 @@ def _with_neighbours(
         say(console, cut_sentence(asked, images))
     evaluation = dataclasses.replace(settings.evaluation, knn_k=images)
     return dataclasses.replace(settings, evaluation=evaluation)
-
-
-def _epochs_before(path: Path) -> int:
-    """How long a run was to be when it was last started."""
-    try:
-        return int(read_settings_file(path / CONFIG)["epochs"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: said elsewhere
-        return sys.maxsize
 
 
 def _silent(sentence: str) -> None:

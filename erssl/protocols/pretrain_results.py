@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError, safe_open
 
 from erssl.data import DATASETS
 from erssl.errors import RunError
@@ -16,10 +18,11 @@ from erssl.methods import MultiViewMethod
 from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.record import leave_results
+from erssl.run.checkpoint_files import Resumed
 from erssl.run.console import say
-from erssl.run.directory import ENVIRONMENT, RESULTS, RunDirectory
+from erssl.run.directory import ENVIRONMENT, LAST_CHECKPOINT, RESULTS, RunDirectory
 from erssl.run.report import metric_label, write_report
-from erssl.run.summary import read_results
+from erssl.run.summary import probe_metrics, read_results
 from erssl.settings.pretrain import PretrainSettings
 
 
@@ -58,6 +61,42 @@ def finish(
     return results
 
 
+def mend_weights(
+    settings: PretrainSettings,
+    method: MultiViewMethod,
+    path: Path,
+    last: Resumed | None,
+    console: Console,
+) -> None:
+    """Export the backbone of a finished run again where its file is missing or damaged.
+
+    Args:
+        settings: The run.
+        method: As it is built before training; gets the weights of the checkpoint.
+        path: The run directory.
+        last: Its newest readable checkpoint.
+        console: Where it is said.
+
+    Raises:
+        RunError: If the checkpoint of the last step is not there any more.
+    """
+    file = path / WEIGHTS_FILE
+    try:
+        with safe_open(file, "pt") as weights:
+            weights.keys()
+        return
+    except (OSError, SafetensorError):
+        if file.is_dir() or last is None or last.path != path / LAST_CHECKPOINT:
+            raise RunError(
+                f"{file} cannot be read and {path / LAST_CHECKPOINT}, from which it could be "
+                "written again, is not whole; put a copy of either back."
+            ) from None
+    state = torch.load(last.path, map_location="cpu", weights_only=True)["state_dict"]
+    method.load_state_dict(state, assign=True)
+    save_backbone(method.backbone, file, settings.backbone, settings.data.preprocessing)
+    say(console, f"{file} was missing or damaged; it is written again from {LAST_CHECKPOINT}.")
+
+
 def show_finished(path: Path, console: Console) -> dict[str, Any]:
     """Print and give the results of a run that came to its end.
 
@@ -78,6 +117,7 @@ def show_finished(path: Path, console: Console) -> dict[str, Any]:
 
 def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> None:
     metrics = results["metrics"]
+    probes = probe_metrics(results)
     if "knn_top1" in metrics:
         knn = metric_label("knn_top1", results).replace("knn_top1", "kNN top-1")
         table = Table("backbone", knn, "linear top-1", box=None, pad_edge=False)
@@ -88,8 +128,14 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
         console.print(table)
         for sentence in results.get("warnings", ()):
             say(console, f"Warning: {sentence}", style="yellow")
-    else:
+    elif not probes:
         console.print("There are no labelled validation images, so no accuracy was measured.")
+    if probes:
+        knn = metric_label("knn_top1", results).replace("knn_top1", "kNN top-1")
+        table = Table("further images", knn, box=None, pad_edge=False)
+        for metric, name in probes.items():
+            table.add_row(name, f"{metrics[metric]:.1%}")
+        console.print(table)
     say(console, f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)")
     use = f'use the backbone with erssl.load_backbone("{path}")'
     say(console, f"Next: see {path}/report.md; {use}.")

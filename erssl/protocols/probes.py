@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from erssl.callbacks import OnlineKNN
-from erssl.data import DataOptions, TransformedDataset, default_options, require_labels
+from erssl.data import (
+    DataOptions,
+    Datasets,
+    ImageDataset,
+    TransformedDataset,
+    default_options,
+    require_labels,
+)
 from erssl.data.bands import RGB
 from erssl.data.module import SSLDataModule, make_loader
 from erssl.data.registry import available_datasets
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, ErsslError, own_sentence
 from erssl.paths import user_path
 from erssl.settings.pretrain import EvaluationOptions
 
@@ -30,8 +37,7 @@ def probe_callbacks(
     callbacks = []
     for name, place in evaluation.probes.items():
         options = probe_options(name, str(place), data.options)
-        datasets = options.load().evaluated()
-        val = require_labels(options, datasets)
+        datasets, val = _probe_images(name, str(place), options)
 
         def loader(images: object) -> object:
             ready = TransformedDataset(images, data.eval_transform)  # type: ignore[arg-type]
@@ -49,6 +55,26 @@ def probe_callbacks(
             )
         )
     return callbacks
+
+
+def _probe_images(name: str, place: str, options: DataOptions) -> tuple[Datasets, ImageDataset]:
+    """The images of a probe, and those of them to measure on.
+
+    Raises:
+        ConfigError: If the place holds none, named by the probe's key and not by those of the run.
+    """
+    try:
+        datasets = options.load().evaluated()
+        return datasets, require_labels(options, datasets)
+    except ErsslError as error:
+        reason = own_sentence(error).partition("; ")[0].rstrip(".")
+        for key, shown in ((f"data={options.name}", options.name), ("data.root=", "")):
+            reason = reason.replace(key, shown)
+        reason = reason.replace("data.root", "folder")
+        raise ConfigError(
+            f"evaluation.probes.{name}={place} cannot be measured on ({reason}); give a data set "
+            "with its folder, as cifar10:/data, or a folder of labelled images."
+        ) from error
 
 
 def probe_options(name: str, place: str, own: DataOptions) -> DataOptions:

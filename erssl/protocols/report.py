@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
@@ -16,7 +18,7 @@ from erssl.run.directory import RESULTS
 from erssl.run.plots import Plots
 from erssl.run.result import Result
 from erssl.run.results_figure import plot_results
-from erssl.run.summary import collect
+from erssl.run.summary import Summary, collect
 from erssl.settings.arguments import is_setting
 from erssl.settings.hints import nearest, unknown_setting
 
@@ -43,13 +45,15 @@ def run(arguments: Sequence[str], console: Console) -> Result:
     if (folder / RESULTS).is_file():
         raise ConfigError(f"output={folder} holds a run, which has a report.md of its own.")
     summary = collect(places)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = plot_results(summary.entries, folder / "report.png", plots)
-    image = "report.png" if drawn else None
-    markdown = summary.markdown() + (f"\n![accuracies]({image})\n" if image else "")
-    write_text(folder / "report.md", markdown)
-    write_text(folder / "report.html", summary.html(image))
-    write_text(folder / "report.csv", summary.csv())
+    try:
+        _write(summary, folder, plots)
+    except OSError:
+        if new:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+        raise
     console.width = max(_WIDTH, console.width)
     table = Table(*summary.header()[:-1], box=None, pad_edge=False)
     for row in summary.rows():  # the folder is in the files
@@ -57,3 +61,12 @@ def run(arguments: Sequence[str], console: Console) -> Result:
     console.print(table)
     say(console, f"\nWritten: {folder}")
     return Result(folder, results={"rows": summary.rows()})
+
+
+def _write(summary: Summary, folder: Path, plots: Plots) -> None:
+    drawn = plot_results(summary.entries, folder / "report.png", plots)
+    image = "report.png" if drawn else None
+    markdown = summary.markdown() + (f"\n![accuracies]({image})\n" if image else "")
+    write_text(folder / "report.md", markdown)
+    write_text(folder / "report.html", summary.html(image))
+    write_text(folder / "report.csv", summary.csv())

@@ -215,7 +215,6 @@ def _finish(
         task.device,
         began,
         task.console,
-        description=read.description,
         figures=write_classes(matrices[0], names, task.folder, plots) if plots else [],
         note=(
             "Of the last iteration, in [0, 1]: miou is the mean over classes, background "

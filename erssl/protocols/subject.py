@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from erssl.settings.pretrain import read_settings, run_settings
 from erssl.yaml_text import read_settings_file
 
 _RANDOM = "random:"
+_DRAWS = threading.Lock()  # the random numbers are those of all threads
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -36,14 +38,12 @@ class Subject:
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
-        description: One sentence on what was read.
         data: The images, with the preprocessing that came with the weights.
         quiet: Whether nothing is printed meanwhile.
     """
 
     backbone: nn.Module
     name: str
-    description: str
     data: DataOptions
     quiet: bool = False
 
@@ -60,13 +60,11 @@ class Read:
     Attributes:
         backbone: In eval mode, with ``feature_dim``.
         name: What tables call it.
-        description: One sentence on what was read.
         preprocessing: What came with the weights; empty where nothing is known.
     """
 
     backbone: nn.Module
     name: str
-    description: str
     preprocessing: Mapping[str, Any]
 
 
@@ -79,11 +77,12 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
     checkpoint = str(settings.checkpoint)
     if checkpoint.startswith(_RANDOM):
         architecture, preprocessing = _architecture(checkpoint.removeprefix(_RANDOM), settings)
-        with isolate_rng(include_cuda=False):
+        with _DRAWS, isolate_rng(include_cuda=False):
             torch.manual_seed(settings.seed)
             backbone = build_backbone(architecture).eval()
         description = f"random weights of {architecture.name}, seed {settings.seed}"
-        return Read(backbone, f"untrained {architecture.name}", description, preprocessing)
+        _say(f"{checkpoint}: {description}", console)
+        return Read(backbone, f"untrained {architecture.name}", preprocessing)
     backbone = load_backbone(
         checkpoint,
         settings.arch,
@@ -98,7 +97,7 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
         name = f"{run_settings(run, []).method['name']}"
     preprocessing_found: Any = backbone.preprocessing
     _say(f"{checkpoint}: {backbone.report}", console)
-    return Read(backbone, name, str(backbone.report), preprocessing_found)
+    return Read(backbone, name, preprocessing_found)
 
 
 def read_subject(
@@ -116,14 +115,14 @@ def read_subject(
     run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
     if checkpoint == PIXELS:
-        return Subject(pixels(data), "raw pixels", "the pixels themselves", data, console.quiet)
+        return Subject(pixels(data), "raw pixels", data, console.quiet)
     read = read_backbone(settings, console)
     architecture: Any = getattr(read.backbone, "architecture", None)
     channels = data.channels  # of a user's own module, which does not say them
     if isinstance(architecture, BackboneOptions) and architecture.library != "object":
         channels = architecture.in_channels
     data = _with_preprocessing(data, read.preprocessing, about_data, channels)
-    return Subject(read.backbone, read.name, read.description, data, console.quiet)
+    return Subject(read.backbone, read.name, data, console.quiet)
 
 
 def _say(sentence: str, console: Console) -> None:

@@ -29,6 +29,7 @@ CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 METRICS = "metrics.csv"
+DAMAGED_METRICS = "metrics-damaged.csv"
 LENS = "lens.csv"
 LENS_FIGURE = "lens.png"
 PREDICTIONS = "predictions.png"
@@ -106,6 +107,11 @@ class RunDirectory:
                 f"run_dir={path} already holds {state}; {way}delete it with overwrite=true, or "
                 "name another run_dir."
             )
+        if folders := [file for file in self._written() if file.is_dir()]:
+            raise RunError(
+                f"{folders[0]} is a folder where runs write a file, so nothing is written or "
+                "deleted; move it away, or name another run_dir."
+            )
         self._check_writable(need_bytes)
         if overwrite:
             self._clear()
@@ -144,19 +150,19 @@ class RunDirectory:
                 f"{need_bytes / 2**20:.0f} MiB; make room, or name another run_dir."
             )
 
-    def _clear(self) -> None:
-        """Delete what erssl writes, and nothing else."""
-        written = (CONFIG, RESULTS, METRICS, "backbone.safetensors", "report.md")
+    def _written(self) -> list[Path]:
+        """The files that erssl writes."""
+        written = (CONFIG, RESULTS, METRICS, DAMAGED_METRICS, "backbone.safetensors", "report.md")
         names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
         names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json", *_OF_STORES)
         files = [self.path / name for name in names]
         for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt", "results-*epochs.json"):
             files += self.path.glob(pattern)
-        if folders := [file for file in files if file.is_dir()]:
-            raise RunError(
-                f"{folders[0]} is a folder where runs write a file, so it is not deleted; move it "
-                "away, or name another run_dir."
-            )
+        return files
+
+    def _clear(self) -> None:
+        """Delete what erssl writes, and nothing else."""
+        files = self._written()
         for folder in (CHECKPOINTS, "detectron2"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for file in files:

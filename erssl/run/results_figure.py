@@ -14,7 +14,7 @@ _NAME, _LETTER = 44, 0.066  # characters of a bar's name, inches of each
 _BAR = 0.24  # inches a bar
 _AXES, _TITLE = 2.9, 36  # inches of a panel beside its names, characters of a line above it
 _COLUMNS, _WIDEST = 3, 15.0  # panels in a row, inches of a row
-_UNTRAINED = " before training"
+_BEFORE, _AT_END = " before training", " at the end of pretraining"
 
 Entry = Mapping[str, Any]
 
@@ -107,7 +107,12 @@ def _panels(entries: Sequence[Entry]) -> list[_Panel]:
     grouped: dict[str, list[Entry]] = {}
     for entry in entries:
         if "top1" in entry:
-            grouped.setdefault(f"{entry['protocol']}, {entry['dataset']}", []).append(entry)
+            # before and after are compared, so they are drawn side by side
+            protocol = str(entry["protocol"])
+            if protocol.endswith(_BEFORE):
+                protocol = protocol.removesuffix(_BEFORE) + _AT_END
+                entry = {**entry, "method": f"{entry['method']}{_BEFORE}"}
+            grouped.setdefault(f"{protocol}, {entry['dataset']}", []).append(entry)
     return [
         _Panel(title, [shortened(name, _NAME) for name in bar_names(bars)], bars)
         for title, bars in grouped.items()
@@ -123,7 +128,7 @@ def _draw(axes: Any, panel: _Panel, longest: int) -> None:
     places = range(len(panel.entries))
     values = [entry["top1"] for entry in panel.entries]
     errors = [entry.get("top1_std", 0.0) for entry in panel.entries]
-    before = [str(entry["method"]).endswith(_UNTRAINED) for entry in panel.entries]
+    before = [str(entry["method"]).endswith(_BEFORE) for entry in panel.entries]
     bars = axes.barh(places, values, color=BLUE, height=0.72)
     for bar, untrained in zip(bars, before, strict=True):
         if untrained:

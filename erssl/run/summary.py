@@ -18,10 +18,10 @@ _COLUMNS = ("method", "protocol", "setting", "dataset", "seed")
 _METRICS = ("top1", "top5", "mean_per_class", "best_on_val_top1")  # the others: in the CSV file
 # What erssl pretrain measures at its end, by the beginning of the metric's name.
 _AT_THE_END = {
-    "knn_": ("{}", "kNN after training"),
-    "linear_": ("{}", "logistic regression after training"),
-    "untrained_knn_": ("{} before training", "kNN after training"),
-    "untrained_linear_": ("{} before training", "logistic regression after training"),
+    "knn_": "kNN at the end of pretraining",
+    "linear_": "logistic regression at the end of pretraining",
+    "untrained_knn_": "kNN before training",
+    "untrained_linear_": "logistic regression before training",
 }
 _TOLD = {  # by other columns, or of no account for the result
     "checkpoint",
@@ -145,6 +145,17 @@ def collect(places: Iterable[str | Path]) -> Summary:
     )
 
 
+def probe_metrics(result: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics of further sets of images, and what each set is called.
+
+    Args:
+        result: The content of the ``results.json`` of a pretraining.
+    """
+    probes = result["config"].get("evaluation", {}).get("probes")
+    names = probes if isinstance(probes, dict) else {}
+    return {f"knn_top1_{n}": f"{n}" for n in names if f"knn_top1_{n}" in result["metrics"]}
+
+
 def read_results(file: Path) -> dict[str, Any]:
     """The content of a ``results.json``, whose values can be written and drawn.
 
@@ -186,15 +197,22 @@ def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     common |= {"wall_seconds": result.get("wall_seconds", "")}
     if result["protocol"] == "pretrain":
         rows = []
-        for prefix, (name, protocol) in _AT_THE_END.items():
-            own = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
-            method = name.format(result["method"])
-            k = config.get("evaluation", {}).get("knn_k")
+        probes = probe_metrics(result)
+        k = config.get("evaluation", {}).get("knn_k")
+        for prefix, protocol in _AT_THE_END.items():
+            own = {
+                key.removeprefix(prefix): value
+                for key, value in metrics.items()
+                if key.startswith(prefix) and key not in probes
+            }
             said = f"k={k}" if "knn" in prefix and k is not None else ""
+            line = {"method": result["method"], "protocol": protocol, "setting": said} | common
             if own:
-                rows.append(
-                    {"method": method, "protocol": protocol, "setting": said} | common | own
-                )
+                rows.append(line | own)
+            if prefix == "knn_":  # on further sets of images
+                rows += [
+                    line | {"dataset": name, "top1": metrics[key]} for key, name in probes.items()
+                ]
         return rows
     settings = [f"{k}={config[k]}" for k in _SETTING if config.get(k) is not None]
     command = str(result["environment"].get("command", "")).split()[2:]

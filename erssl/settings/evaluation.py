@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 
+from erssl.data.registry import available_datasets, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
 from erssl.limits import check_count
@@ -351,7 +352,7 @@ def check_same_settings(
     """
     try:
         stored: Any = read_settings_file(file)
-        if not isinstance(stored, dict):
+        if not isinstance(stored, dict) or "checkpoint" not in stored:
             raise TypeError("it holds no settings")
     except (ValueError, OSError, TypeError) as error:
         raise RunError(
@@ -360,7 +361,8 @@ def check_same_settings(
     given = OmegaConf.to_container(OmegaConf.create(dict(config)))
     before = {_key_of_today(key): value for key, value in flat(stored).items()}
     now = flat(given)
-    for key, former in _FORMER.items():  # of an evaluation that was begun before there was the key
+    # of an evaluation that was begun before there was the key
+    for key, former in {**_data_defaults(now), **_FORMER}.items():
         if key in now:
             before.setdefault(key, former)
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
@@ -383,6 +385,20 @@ def check_same_settings(
 
 
 _FORMER = {"data.exif": False, "features_precision": "float32"}
+
+
+def _data_defaults(now: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options of a data set were before there was a key for them: their defaults.
+
+    Args:
+        now: The settings of today, by dotted key.
+    """
+    name = now.get("data.name")
+    if name not in available_datasets():
+        return {}
+    options = dataclasses.fields(get_dataset(str(name)))
+    known = {f.name: f.default for f in options if f.default is not dataclasses.MISSING}
+    return flat({"data": known})
 
 
 def _key_of_today(key: str) -> str:

@@ -149,7 +149,7 @@ def _pretraining(choices: Pairs) -> Schema:
     return schema | {
         "method": method,
         "data": _fields("data", "DataOptions") | {"views": _fields("data", "ViewOptions")},
-        "backbone": _fields("models", "BackboneOptions") | {"options": FREE},
+        "backbone": _fields("models", "BackboneOptions"),
         "optimizer": _fields("methods", "OptimizerOptions"),
         "evaluation": _fields("settings", "EvaluationOptions") | {"probes": FREE},
         "lens": _fields("settings", "LensOptions"),
@@ -171,7 +171,8 @@ def _fields(folder: str, name: str) -> Schema:
     for each in names & classes.keys():
         for statement in classes[each].body:
             if isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement):
-                fields[ast.unparse(statement.target)] = Any
+                named = ast.unparse(statement.annotation).startswith("dict[")  # others check them
+                fields[ast.unparse(statement.target)] = FREE if named else Any
     return fields
 
 

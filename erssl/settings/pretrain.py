@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
+from erssl.layers import Layer, merge_layers
 from erssl.limits import check_count
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
@@ -30,6 +32,7 @@ from erssl.settings.compose import (
     schema_from,
 )
 from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.loggers import logger_names, option_key
 from erssl.settings.start import check_start, with_start
 from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
@@ -176,10 +179,14 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         RunError: If the ``config.yaml`` of a run to resume cannot be read.
     """
     config, sources = compose_sources("pretrain", overrides, _schema)
+    said = {override.partition("=")[0] for override in overrides}
+    file = user_path(config["run_dir"] or "") / CONFIG
+    if config["resume"] and config["run_dir"] and file.is_file():
+        # what overrides that repeat the run's are checked beside
+        beside = {"checkpoint", "epochs"} - said - ({"epochs"} if "experiment" in said else set())
+        config |= {key: value for key, value in stored_config(file).items() if key in beside}
     _fit_warmup(config, sources)
     settings = _settings(config)
-    said = {override.partition("=")[0] for override in overrides}
-    file = user_path(settings.run_dir or "") / CONFIG
     if not settings.resume or not file.is_file():
         if settings.checkpoint:
             settings, started = with_start(settings, said)
@@ -190,18 +197,33 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
     stored, stored_sources = stored_config(file), comments_of(read_yaml_text(file))
     if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
         stored["epochs"], stored_sources["epochs"] = resolved["epochs"], "override"
+    with_defaults = _unsaid(resolved) | flat(dataclasses.asdict(_settings(stored)))
     for key in said:
         # A build before this one wrote no sources, and its recipes were others.
         named_only = key == "experiment" and not stored_sources
-        _check_same(key, flat(resolved), flat(stored), named_only)
+        before = flat(stored) if key == "experiment" else with_defaults
+        _check_same(key, flat(resolved), before, named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
-    for key in said & set(MAY_CHANGE):
+    _take_loggers(stored, resolved, said)
+    for key in filter(may_change, said):
         node, _, name = key.rpartition(".")
-        if node:
+        if node and node in stored:
             stored[node][name] = resolved[node][name]
         stored_sources[key] = "override"
     settings = _settings(stored)
     return settings, dataclasses.asdict(settings), stored_sources
+
+
+def _take_loggers(stored: dict[str, Any], given: Mapping[str, Any], said: set[str]) -> None:
+    """Take the loggers that a resumed run is given, without the options of those it had before."""
+    options = merge_layers(
+        [Layer("", stored["logger_options"]), Layer("", given["logger_options"], renewed=())]
+    )[0]
+    if "logger" in said:
+        stored["logger"] = given["logger"]
+        kept = {option_key(name) for name in logger_names(given["logger"])}
+        options = {k: v for k, v in options.items() if k in kept or k in given["logger_options"]}
+    stored["logger_options"] = options
 
 
 def _fit_warmup(config: dict[str, Any], sources: dict[str, str]) -> None:
@@ -297,9 +319,14 @@ def stored_config(file: Path) -> dict[str, Any]:
         optional["logger_options"] = {}
         if isinstance(stored, dict):  # keys that came in after the run was started
             stored = optional | stored
-            stored["data"] = earlier_options(stored["data"])
+            if missing := sorted(set(keys) - set(stored)):
+                raise ConfigError(f"{missing[0]} is missing")
         if not isinstance(stored, dict) or set(stored) != set(keys):
             raise ConfigError("it is not what a run writes")
+        for group in ("method", "data", "backbone"):
+            if not isinstance(stored[group], dict) or "name" not in stored[group]:
+                raise ConfigError(f"{group}.name is missing")
+        stored["data"] = earlier_options(stored["data"])
         name = stored["method"]["name"]
         known = name in available_methods()
         if known:
@@ -385,6 +412,11 @@ MAY_CHANGE = (
 )
 
 
+def may_change(key: str) -> bool:
+    """Whether a key says where and how a run is done, not what it computes."""
+    return key in MAY_CHANGE or f"{key}.".startswith("logger_options.")
+
+
 def _check_same(
     key: str, given: Mapping[str, Any], stored: Mapping[str, Any], named_only: bool = False
 ) -> None:
@@ -396,7 +428,7 @@ def _check_same(
         stored: What the run has.
         named_only: Compare an experiment by its method, data set and length alone.
     """
-    if key in MAY_CHANGE:
+    if may_change(key):
         return
     if key == "experiment":
         named = ["method.name", "data.name", "epochs", "batch_size", "data.views.n_local_views"]
@@ -407,12 +439,26 @@ def _check_same(
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
         changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if name not in MAY_CHANGE and changed:
+        if changed and not may_change(name):
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
                 "run_dir."
             )
+
+
+def _unsaid(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run does where its config lacks a key of the trainer or of the method.
+
+    Args:
+        given: Resolved settings, of which the keys are taken.
+    """
+    values = dict.fromkeys(flat(given))
+    for group, made in (("trainer", Trainer), ("method", get_method(given["method"]["name"]))):
+        for name, parameter in inspect.signature(made).parameters.items():
+            if parameter.default is not parameter.empty:
+                values |= flat({group: {name: parameter.default}})
+    return values
 
 
 def flat(node: Any, where: str = "") -> dict[str, Any]:

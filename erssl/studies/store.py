@@ -21,7 +21,7 @@ from erssl.errors import ConfigError, RunError
 from erssl.files import write_json
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG, RESULTS
-from erssl.settings.pretrain import MAY_CHANGE, flat, resolved_config
+from erssl.settings.pretrain import flat, may_change, resolved_config
 
 IMAGES = "images.json"  # what the run was trained on, where it was trained for a store
 FAILURE = "failure.json"  # why it ended without results
@@ -90,7 +90,7 @@ def key_of(config: Mapping[str, Any], images: str | None = None) -> str:
     counted = {
         key: _plain(value)
         for key, value in flat(config).items()
-        if key not in (*MAY_CHANGE, *_NOT_COUNTED) and not (_is_place(key) or _is_empty(value))
+        if not (may_change(key) or key in _NOT_COUNTED or _is_place(key) or _is_empty(value))
     }
     counted["images"] = images or images_digest(config["data"])
     text = json.dumps(counted, sort_keys=True, default=str)

@@ -260,7 +260,14 @@ def test_an_evaluation_of_the_first_release_is_resumed(evaluated, tiny_run, tmp_
     shutil.copytree(evaluated / "cached", run_dir)
     file = run_dir / "config.yaml"
     lines = file.read_text().replace("_images:", "_pictures:").splitlines(keepends=True)
-    later = ("exif:", "features_precision:", "features_k:", "crop_pct:", "val_fraction:")
+    later = (
+        "channels:",
+        "exif:",
+        "features_precision:",
+        "features_k:",
+        "crop_pct:",
+        "val_fraction:",
+    )
     lines = [line for line in lines if not line.strip().startswith(later)]
     file.write_text("".join(lines))
     assert "training_pictures: " in file.read_text() and "exif" not in file.read_text()

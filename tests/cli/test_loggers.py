@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+import yaml
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -77,7 +78,7 @@ def test_ones_own_logger_beside_the_file(tmp_path):
     assert Listening.told[0] == ("made", "hi", None)
     (parameters,) = [told[1] for told in Listening.told if told[0] == "parameters"]
     assert parameters["optimizer.base_lr"] == 0.5
-    assert parameters["data.root"] == "null"
+    assert parameters["checkpoint"] == "null"
     assert parameters["lens.kappas"] == "[10, 3, 30]"
     assert all(isinstance(value, str | int | float) for value in parameters.values())
     logged = [(told[1], told[2]) for told in Listening.told if told[0] == "metrics"]
@@ -93,15 +94,24 @@ def test_ones_own_logger_beside_the_file(tmp_path):
     # longer, and the same run to the logger
     assert pretrain("resume=true", "epochs=3", "run_dir=one") == 0
     assert ("made", "hi", "run0") in Listening.told
+    # other options, then other loggers: neither changes what is computed
+    words = ("logger_options.Listening.greeting=hello", "epochs=4")
+    assert pretrain("resume=true", *words, "run_dir=one") == 0
+    assert ("made", "hello", "run0") in Listening.told
+    Listening.told = []
+    assert pretrain("resume=true", "logger=csv", "epochs=5", "run_dir=one") == 0
+    assert Listening.told == []
+    config = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())
+    assert (config["logger"], config["logger_options"]) == ("csv", {})
 
 
-def test_tensorboard_has_the_settings(tmp_path):
+def test_tensorboard_has_the_metrics(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert pretrain("logger=tensorboard", "run_dir=one") == 0
     read = events.EventAccumulator(str(tmp_path / "one"))
     read.Reload()
     assert "train_loss" in read.Tags()["scalars"]
-    assert "base_lr" in (tmp_path / "one" / "hparams.yaml").read_text()
+    assert not (tmp_path / "one" / "hparams.yaml").exists()  # config.yaml has them
 
 
 def test_wandb_offline_goes_on_under_its_id(tmp_path):
@@ -115,7 +125,7 @@ def test_wandb_offline_goes_on_under_its_id(tmp_path):
     logged = [records(folder / f"run-{name}.wandb") for folder in folders]
     config, metrics = logged[0]
     assert json.loads(config["optimizer.base_lr"]) == 0.5
-    assert json.loads(config["data.root"]) == "null"
+    assert json.loads(config["checkpoint"]) == "null"
     loss = [float(row["train_loss"]) for row in metrics if "train_loss" in row]
     with (tmp_path / "one" / "metrics.csv").open() as file:
         rows = [r["train_loss"] for r in csv.DictReader(file) if r["train_loss"]]
@@ -175,7 +185,7 @@ def test_mlflow_goes_on_under_its_id_in_one_store(tmp_path):
     assert run.info.run_name == "one"
     assert run.info.status == "FINISHED"
     assert run.data.params["optimizer.base_lr"] == "0.5"
-    assert run.data.params["data.root"] == "null"
+    assert run.data.params["checkpoint"] == "null"
     assert run.data.params["epochs"] == "2"
     results = results_of(tmp_path / "runs" / "one")["metrics"]
     assert run.data.metrics["result/knn_top1"] == pytest.approx(results["knn_top1"])
@@ -215,7 +225,20 @@ def test_what_cannot_be_is_one_sentence(words, sentence, tmp_path, capsys):
     extra = ["logger_options.wandb.offline=true"] if "log_model" in words[-1] else []
     assert pretrain(*words, *extra, "run_dir=one") == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "one" / "results.json").exists()
+    assert not (tmp_path / "one" / "config.yaml").exists()
+
+
+def test_a_logger_that_does_not_start_leaves_no_run(tmp_path, capsys):
+    assert pretrain(f"logger={__name__}.Refusing", "run_dir=one") == 2
+    assert not (tmp_path / "one").exists()
+    assert pretrain("logger=csv", "run_dir=one") == 0  # the folder is free
+
+
+def test_wandb_that_does_not_start_names_the_way_without_a_server(tmp_path):
+    pytest.importorskip("wandb")
+    wrong = {"wandb": {"offline": True, "log_model": True}}
+    with pytest.raises(ConfigError, match="WANDB_MODE=offline or logger_options"):
+        make_loggers(tmp_path, None, "wandb", wrong)
 
 
 def test_a_package_that_is_missing_names_its_extra(monkeypatch):

@@ -1,8 +1,10 @@
 """Names of overrides: those that nothing reads are refused before torch is there."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +127,26 @@ def test_places_folders_and_flags_are_none_of_its_business(tmp_path):
     check_names("transfer", ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "jobs=2"])
     check_names("zoo", ["get", "anything"])
     check_names("pretrain", ["backbone=timm", "backbone.options={depth: 1}", "lens={kappas: [1]}"])
+
+
+def test_the_line_of_the_docs_about_probes_is_read():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition("## Several sets of images while training")
+    command = rest.partition("```bash")[2].partition("```")[0]
+    erssl, name, *overrides = shlex.split(command.replace("\\\n", " "))
+    assert (erssl, name) == ("erssl", "pretrain")
+    check_names(name, overrides)
+    settings, _ = pretrain.read_settings(overrides)
+    assert settings.evaluation.probes == {"flowers": "/data/flowers", "cifar": "cifar10:/data"}
+
+
+@pytest.mark.parametrize("command", ["pretrain", "study mveb_beta"])
+def test_names_below_free_groups_are_the_users_own(command):
+    name, *places = command.split()
+    check_names(
+        name, [*places, "evaluation.probes.any_name=x", "logger_options.wandb.offline=true"]
+    )
+    check_names(name, [*places, "backbone.options.depth=1", "evaluation.probes={a: b}"])
 
 
 def test_what_another_package_may_have_brought_is_left_to_it(monkeypatch):

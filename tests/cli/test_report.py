@@ -104,10 +104,10 @@ def test_a_pretraining_has_a_line_for_each_of_its_readings(reported):
     head, *rows = markdown_rows((reported / "report.md").read_text())
     lines = [dict(zip(head, row, strict=True)) for row in rows[2:]]
     assert [(x["method"], x["protocol"], x["setting"], x["top1"]) for x in lines] == [
-        ("entrec", "kNN after training", "k=20", "62.50"),
-        ("entrec", "logistic regression after training", "", "87.50"),
-        ("entrec before training", "kNN after training", "k=20", "12.50"),
-        ("entrec before training", "logistic regression after training", "", "37.50"),
+        ("entrec", "kNN at the end of pretraining", "k=20", "62.50"),
+        ("entrec", "logistic regression at the end of pretraining", "", "87.50"),
+        ("entrec", "kNN before training", "k=20", "12.50"),
+        ("entrec", "logistic regression before training", "", "37.50"),
     ]
 
 

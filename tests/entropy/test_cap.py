@@ -61,6 +61,14 @@ def test_the_gradient_equals_finite_differences():
     angles = torch.tensor([0.2, 1.0, 1.55, 1.6, 2.9], dtype=torch.float64, requires_grad=True)
     for dim in (2, 3, 50):
         assert torch.autograd.gradcheck(lambda a, d=dim: cap_log_area(d, a), angles)
+        assert torch.autograd.gradgradcheck(lambda a, d=dim: cap_log_area(d, a), angles)
+
+
+def test_the_third_derivative_is_that_of_the_closed_form():
+    angle = torch.tensor(0.8, dtype=torch.float64)
+    third = torch.func.grad(torch.func.grad(torch.func.grad(lambda a: cap_log_area(3, a))))(angle)
+    half = 0.5 * float(angle)  # log(1 - cos a) has the slope cot(a / 2)
+    assert float(third) == pytest.approx(0.5 * math.cos(half) / math.sin(half) ** 3)
 
 
 def test_a_dimension_below_two_is_refused():

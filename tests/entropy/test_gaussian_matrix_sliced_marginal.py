@@ -15,6 +15,7 @@ from erssl.entropy import (
     coding_series,
     effective_rank,
     gaussian_entropy,
+    knn_entropy,
     marginal_entropy,
     matrix_renyi2_entropy,
     nuclear_norm,
@@ -251,6 +252,35 @@ def test_log_determinants_have_second_derivatives(function):
     z = rows(6, 3).requires_grad_()
     assert torch.autograd.gradgradcheck(function, z)
     assert torch.autograd.gradgradcheck(coding_rate, rows(3, 6).requires_grad_())
+
+
+@pytest.mark.parametrize(("n", "d"), [(7, 4), (4, 7)])
+@pytest.mark.parametrize("function", [nuclear_norm, knn_entropy])
+def test_second_derivatives_equal_finite_differences(function, n, d):
+    z = rows(n, d, seed=2).requires_grad_()
+    assert torch.autograd.gradgradcheck(function, (z,))
+    hessian = torch.func.jacrev(torch.func.jacrev(nuclear_norm))(z.detach())
+    torch.testing.assert_close(hessian, torch.autograd.functional.hessian(nuclear_norm, z))
+    assert hessian.abs().max() > 0.1
+
+
+def test_epps_pulley_of_rows_on_two_ranks_has_no_more_than_it_can_have():
+    z, directions = rows(6, 3).requires_grad_(), slices(3)
+
+    def shared(z):  # another rank holds the same rows
+        return sliced_epps_pulley(z, directions, lambda sums: 2 * sums, 2)
+
+    expected = sliced_epps_pulley(torch.cat([z, z]), directions)
+    torch.testing.assert_close(shared(z), expected)
+    (gradient,) = torch.autograd.grad(expected, z)
+    torch.testing.assert_close(2 * torch.autograd.grad(shared(z), z)[0], gradient)
+    with pytest.raises(RuntimeError, match="has a first derivative only"):
+        torch.autograd.grad(shared(z), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="has a first derivative only"):
+        torch.func.grad(shared)(z)
+    torch._dynamo.reset()
+    with pytest.raises(RuntimeError, match="leave this loss out of"):
+        torch.compile(shared, backend="eager")(z)
 
 
 @pytest.mark.parametrize("position", [-0.1, 1.0, math.nan])

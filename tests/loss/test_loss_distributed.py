@@ -218,6 +218,31 @@ def test_without_gathering_each_rank_sees_its_own_rows_only(ranks):
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
+def _differentiate_twice(rank, world, name):
+    """The gradient of a step, and the same with a graph, or why there is none."""
+    z = torch.randn(2, TOTAL, OUT_DIM, generator=torch.Generator().manual_seed(rank)).double()
+    gradients = []
+    for create_graph in (False, True):
+        torch.manual_seed(0)
+        leaf = z[0].clone().requires_grad_()
+        loss = LOSSES[name](True)(leaf, z[1])
+        try:
+            (gradient,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
+        except RuntimeError as error:
+            return str(error)
+        gradients.append(gradient.detach())
+    return gradients
+
+
+@pytest.mark.parametrize("name", ["lejepa", "visreg", "mmcr"])
+def test_a_gradient_with_a_graph_forgets_no_rank(gloo, name):
+    for result in gloo.run(2, _differentiate_twice, name):
+        if name == "lejepa":
+            assert "has a first derivative only" in result
+        else:
+            torch.testing.assert_close(result[1], result[0])
+
+
 @pytest.mark.parametrize(("world", "name"), [(2, "mveb rows 4"), (4, "mveb rows 2")])
 def test_one_process_with_a_devices_rows_a_score_is_the_mean_of_devices_by_themselves(
     ranks, world, name

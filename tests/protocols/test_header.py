@@ -33,10 +33,10 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "steps"),
     [
-        ([], "3 an epoch, 7 epochs in all; batches of 3, 1 images left out of each epoch"),
+        ([], "3 an epoch, 7 epochs in all; batches of 3, 1 image left out of each epoch"),
         (
             ["trainer.accumulate_grad_batches=2"],
-            "2 an epoch, 7 epochs in all; batches of 3, 1 images left out of each epoch",
+            "2 an epoch, 7 epochs in all; batches of 3, 1 image left out of each epoch",
         ),
         (
             ["trainer.limit_train_batches=2"],

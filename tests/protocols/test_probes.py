@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 import erssl
 from erssl.cli.main import main
 from erssl.errors import ConfigError, DataError
+from erssl.run.summary import collect
 
 from ..cli.test_pretrain import TINY, digit_folder, results_of
 
@@ -46,6 +47,32 @@ def test_each_probe_has_a_curve_and_a_value_at_the_end(tmp_path):
     words |= {"cache": False, "run_dir": tmp_path / "knn", "quiet": True}
     again = erssl.knn(run, "imagefolder", **words)
     assert again.metrics["top1"] == pytest.approx(metrics["knn_top1_split"], abs=1e-9)
+
+
+def test_a_probe_that_cannot_be_read_is_named_before_there_is_a_run(tmp_path, capsys):
+    wrong = f"evaluation.probes.other=cifar10:{tmp_path / 'none'}"
+    assert main(["pretrain", *RUN, wrong, f"run_dir={tmp_path / 'run'}"]) == 2
+    sentence = " ".join(capsys.readouterr().err.split())
+    assert wrong in sentence
+    assert "data.root" not in sentence and "resume" not in sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_probes_are_shown_where_the_training_images_have_no_labels(tmp_path, capsys):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number, scan in enumerate(load_digits().images[:16]):
+        Image.fromarray((scan * 15).astype("uint8")).save(folder / f"{number}.png")
+    run = tmp_path / "run"
+    own = ["data=imagefolder", f"data.train_dir={folder}", "data.image_size=8", "batch_size=8"]
+    assert main(["pretrain", *RUN, *own, "evaluation.probes.own=digits", f"run_dir={run}"]) == 0
+    value = f"{results_of(run)['metrics']['knn_top1_own']:.1%}"
+    said = capsys.readouterr().out
+    assert "no accuracy was measured" not in said
+    assert any("own" in line and value in line for line in said.splitlines())
+    (line,) = collect([run]).entries
+    assert (line["dataset"], line["protocol"]) == ("own", "kNN at the end of pretraining")
+    assert f"{line['top1']:.1%}" == value
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class Cifar10(DataOptions):
         """Read both splits."""
         remedy = "name its folder with data.root, and set data.download=true to fetch it there"
         if self.root is None:
-            raise DataError(f"data.name={self.name} has no data.root; {remedy}.")
+            raise DataError(f"data={self.name} has no data.root; {remedy}.")
         root = user_path(self.root)
         try:
             train, val = (
@@ -60,7 +60,7 @@ class Cifar10(DataOptions):
                 if self.download
                 else f"is not complete in data.root={self.root}"
             )
-            raise DataError(f"data.name={self.name} {what}; {remedy}.") from error
+            raise DataError(f"data={self.name} {what}; {remedy}.") from error
         datasets = Datasets(train, val, len(train.classes), tuple(train.classes))
         return greyed(datasets) if self.channels == GREY else datasets
 

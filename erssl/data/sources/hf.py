@@ -45,7 +45,7 @@ class HuggingFace(DataOptions):
     def load(self) -> Datasets:
         """Load both splits."""
         if self.path is None:
-            raise DataError("data.name=hf has no data.path; give a name on the hub or a folder.")
+            raise DataError("data=hf has no data.path; give a name on the hub or a folder.")
         splits = self._splits()
         if self.train_split not in splits:
             raise DataError(

@@ -59,7 +59,7 @@ class ImageFolder(FileOptions):
         """Read the folders."""
         if self.train_dir is None:
             raise DataError(
-                "data.name=imagefolder has no data.train_dir; name the folder of training "
+                "data=imagefolder has no data.train_dir; name the folder of training "
                 "images, one sub-folder a class, or images alone to train without labels."
             )
         return load_folders(

@@ -37,7 +37,7 @@ class ImageNet(FileOptions):
         """Read the folders."""
         if self.root is None and (self.train_dir is None or self.val_dir is None):
             raise DataError(
-                "data.name=imagenet has no data.root; name the folder that holds train and val, "
+                "data=imagenet has no data.root; name the folder that holds train and val, "
                 "each with one sub-folder a class."
             )
         root = Path(self.root or "")

@@ -51,7 +51,7 @@ class Table(FileOptions):
     def load(self) -> Datasets:
         """Read the table, and look for its files."""
         if self.file is None:
-            raise DataError("data.name=table has no data.file; name a .csv or .parquet file.")
+            raise DataError("data=table has no data.file; name a .csv or .parquet file.")
         rows = {"train": _rows("data.file", self.file)}
         if self.val_file is not None:
             rows["val"] = _rows("data.val_file", self.val_file)

@@ -27,7 +27,9 @@ class WebDataset(DataOptions):
 
     channel_choices = (GREY, RGB)
     user_sized = True
-    needs_val = "name a data set with labels"
+    needs_val = (
+        "give images with labels: data=imagefolder data.train_dir=<folder> data.val_dir=<folder>"
+    )
 
     shards: str | None = None
 
@@ -35,7 +37,7 @@ class WebDataset(DataOptions):
         """Find the images of all shards."""
         if self.shards is None:
             raise DataError(
-                "data.name=wds has no data.shards; name tars, as in "
+                "data=wds has no data.shards; name tars, as in "
                 "data.shards='photos/train-{000..127}.tar'."
             )
         images: Any = TarImages(shard_files(self.shards), grey=self.channels == GREY)
