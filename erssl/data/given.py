@@ -23,6 +23,8 @@ from erssl.errors import DataError
 GivenData: TypeAlias = "Datasets | Dataset[Any] | tuple[Dataset[Any], Dataset[Any]]"
 """Training images, or training and validation images, or both as erssl itself holds them."""
 
+_COMPARED = 16  # items, for each of which an image is read
+
 _GIVEN: ContextVar[Datasets | None] = ContextVar("given_data", default=None)
 
 
@@ -85,11 +87,30 @@ class GivenImages(Dataset[tuple[Any, int]]):
         images[0]  # to fail before any work is done
         return images
 
+    def _items_agree(self, listed: Any) -> bool:
+        """Whether the class numbers of items are those that an attribute lists.
+
+        The items have others where the data set transforms its targets. Beside torchvision's
+        ``target_transform``, which tells, one item of each of the first classes is compared.
+        """
+        if _transforms_targets(self.dataset):
+            return False
+        try:
+            numbers = np.asarray(listed)
+        except ValueError:
+            return False
+        _, first = np.unique(numbers, return_index=True)
+        return numbers.ndim == 1 and all(
+            np.array_equal(_parts(self.dataset[int(i)])[1], listed[int(i)])
+            for i in first[:_COMPARED]
+        )
+
     def _labels(self, count: int) -> npt.NDArray[np.int64]:
-        """Class numbers, from an attribute where there is one, else from the items."""
+        """Class numbers, from an attribute that the items agree with, else from the items."""
         for name in ("targets", "labels"):
             listed = getattr(self.dataset, name, None)
-            if listed is not None and not callable(listed) and len(listed) == count:
+            one_each = listed is not None and not callable(listed) and len(listed) == count
+            if one_each and self._items_agree(listed):
                 break
         else:
             listed = [_parts(self.dataset[i])[1] for i in range(count)]
@@ -162,6 +183,15 @@ def datasets_of(data: GivenData) -> Datasets:
     classes = int(max(labels.max() for labels in known)) + 1 if labelled else 1
     names = _class_names(parts[0], classes)
     return Datasets(train, val, classes, names, labelled)
+
+
+def _transforms_targets(dataset: Any) -> bool:
+    """Whether a data set of torchvision's kind changes the targets that it lists."""
+    both = getattr(dataset, "transforms", None)  # of image and target at once
+    return (
+        getattr(dataset, "target_transform", None) is not None
+        or getattr(both, "target_transform", both) is not None
+    )
 
 
 def _class_names(dataset: Any, classes: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import re
 import tarfile
@@ -20,9 +21,10 @@ from erssl.data.images import decode_image
 from erssl.errors import DataError
 from erssl.paths import erssl_home, user_path
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}|\{([^{}]*,[^{}]*)\}")
 _BLOCK = 2**20
 _SECONDS = 60
+_MOST_SHARDS = 1_000_000  # a hundred times those of LAION-400M; more is a slip of the pen
 
 
 def shard_files(shards: str) -> list[Path]:
@@ -48,7 +50,31 @@ def shard_files(shards: str) -> list[Path]:
 
 
 def expanded(pattern: str) -> list[str]:
-    """The names that a pattern with ``{000..127}`` or ``{a,b}`` stands for, in order."""
+    """The names that a pattern with ``{000..127}`` or ``{a,b}`` stands for, in order.
+
+    Raises:
+        DataError: If they are too many to be meant.
+    """
+    if (count := _count(pattern)) > _MOST_SHARDS:
+        raise DataError(
+            f"data.shards has {pattern}, which stands for {count:,} files; give a pattern of at "
+            f"most {_MOST_SHARDS:,}."
+        )
+    return _expanded(pattern)
+
+
+def _count(pattern: str) -> int:
+    """Number of names that a pattern stands for."""
+    count = 1
+    while match := _RANGE.search(pattern):
+        first, last, listed = match.groups()
+        inner = len(listed.split(",")) if listed else max(0, int(last) - int(first) + 1)
+        count *= inner
+        pattern = f"{pattern[: match.start()]}-{pattern[match.end() :]}"
+    return count
+
+
+def _expanded(pattern: str) -> list[str]:
     match = _RANGE.search(pattern)
     if match is None:
         return [pattern]
@@ -58,7 +84,7 @@ def expanded(pattern: str) -> list[str]:
     else:
         inner = listed.split(",")
     before, after = pattern[: match.start()], pattern[match.end() :]
-    return [name for each in inner for name in expanded(f"{before}{each}{after}")]
+    return [name for each in inner for name in _expanded(f"{before}{each}{after}")]
 
 
 class TarImages(Dataset[tuple[Image.Image, int]]):
@@ -172,7 +198,7 @@ def _fetched(address: str) -> Path:
                     written += file.write(block)
             if length is not None and written != int(length):
                 raise ValueError(f"{written} of {length} bytes came")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise DataError(
             f"data.shards has {address}, which cannot be fetched ({error}); check the network, or "
             "give files that were downloaded elsewhere."

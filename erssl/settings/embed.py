@@ -132,8 +132,8 @@ def with_folder(overrides: Sequence[str], schema: Schema) -> tuple[list[str], li
         if first != "data" and first not in schema:
             raise ConfigError(unknown_setting(override, {*leaves(schema), *OF_DATA}, "data"))
         if key == "data" and value not in group_options("data") and os.path.isdir(user_path(value)):
-            # of a run on folders, its validation images are none of these
-            about_data.insert(0, "data.val_dir=null")
+            # of a run on folders, its validation and labelled images are none of these
+            about_data[:0] = ["data.val_dir=null", "data.labelled_dir=null"]
             about_data += ["data=imagefolder", f"data.train_dir={value}"]
         else:
             (about_data if first == "data" else own).append(override)

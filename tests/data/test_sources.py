@@ -1,6 +1,8 @@
 """Tables, tars and data sets of Hugging Face: what is read, in which order, and what is refused."""
 
+import http.client
 import io
+import itertools
 import json
 import pickle
 import tarfile
@@ -10,13 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from torchvision.datasets import ImageFolder
 
 from erssl.data import SSLDataModule, ViewOptions, default_options
+from erssl.data.given import datasets_of
 from erssl.data.images import load_image
-from erssl.data.tars import expanded
-from erssl.errors import DataError
+from erssl.data.sources.hf import HubImages
+from erssl.data.sources.table import _in_order
+from erssl.data.tars import expanded, shard_files
+from erssl.errors import DataError, ErsslWarning
 from erssl.evaluation.fingerprints import data_digest
 from erssl.protocols import knn, pretrain
+from erssl.settings.embed import read_embed
+from erssl.settings.pretrain import read_on
 
 from .data_images import noise
 
@@ -96,6 +104,11 @@ def test_a_table_without_labels_and_one_in_two_files(tmp_path, photos):
         ("path,label,split\nphotos/0.png,a,train\nphotos/2.png,b,val\n", "1 labels that no"),
         ("path,label\nphotos/0.png\n", "row 2 has not as many fields"),
         ("path,label\n", "has no rows"),
+        ("path,label,label\nphotos/0.png,a,b\n", "several columns of the name 'label'"),
+        (
+            "path,label\nphotos/0.png,a\nphotos/2.png,b\nphotos/../photos/0.png,b\n",
+            "in row 2 with the label 'a' and in row 4 with 'b'",
+        ),
         ("", "has no rows"),
     ],
 )
@@ -112,7 +125,7 @@ def test_missing_files_of_a_table_are_counted_and_listed(tmp_path, photos):
     assert len(datasets.train) == 1
     assert datasets.left_out["train"] == {"missing": 1, "unreadable": 1}
     assert [Path(path).name for path, _ in datasets.skipped] == ["gone.png", "2.png"]
-    for file, said in (("none.csv", "does not exist"), ("photos", "does not exist")):
+    for file, said in (("none.csv", "does not exist"), ("photos", "is a folder")):
         with pytest.raises(DataError, match=said):
             default_options("table", file=str(tmp_path / file)).load()
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
@@ -268,3 +281,124 @@ def test_what_hugging_face_cannot_give_is_said_in_a_sentence(tmp_path, monkeypat
         default_options("hf", path=str(tmp_path / "data")).load()
     with pytest.raises(DataError, match="has no split dev but train"):
         default_options("hf", path=str(tmp_path / "data"), train_split="dev").load()
+
+
+def test_an_address_is_no_table():
+    with pytest.raises(DataError, match="is an address, which is not read"):
+        default_options("table", file="https://host/t.csv").load()
+
+
+def test_an_image_that_is_listed_twice_with_one_label_is_said(tmp_path, photos):
+    rows = "".join(f"{path_of(i)},a\n" for i in (0, 1, 0))
+    (tmp_path / "t.csv").write_text(f"path,label\n{rows}")
+    with pytest.warns(ErsslWarning, match="1 images more than once"):
+        assert len(default_options("table", file=str(tmp_path / "t.csv")).load().train) == 3
+
+
+def test_paths_of_numbers_are_refused_with_their_type(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"path": [0, 1]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="column path is of the type int64, not text"):
+        default_options("table", file=str(tmp_path / "t.parquet")).load()
+
+
+def test_labels_that_are_no_finite_numbers_stand_behind_the_numbers_in_one_order():
+    labels = ["nan", "3", "1", "inf", "2", "10", "a"]
+    for order in itertools.permutations(labels, len(labels)):
+        assert sorted(order, key=_in_order) == ["1", "2", "3", "10", "a", "inf", "nan"]
+
+
+def test_another_table_or_folder_does_not_keep_what_belonged_to_the_one_before(tmp_path):
+    table = default_options("table", file="a.csv", val_file="b.csv")
+    assert table.changed(file="c.csv").val_file is None
+    assert table.changed(file="a.csv", verify=False).val_file == "b.csv"
+    assert table.changed(file="c.csv", val_file="b.csv").val_file == "b.csv"
+    folder = default_options("imagefolder", train_dir="a", labelled_dir="b")
+    assert folder.changed(train_dir="c").labelled_dir is None
+    assert folder.changed(val_dir="c").labelled_dir == "b"
+    (tmp_path / "c").mkdir()
+    for key in ("train_dir=c", f"train_dir={tmp_path}/c"):
+        assert read_on(folder, [f"data.{key}"])[0].labelled_dir is None
+    _, about_data = read_embed([f"data={tmp_path}/c", "checkpoint=run", "output=f.npy"])
+    run = default_options("imagefolder", train_dir=f"{tmp_path}/c", labelled_dir="b", val_dir="d")
+    data, _ = read_on(run, about_data)
+    assert (data.train_dir, data.labelled_dir, data.val_dir) == (f"{tmp_path}/c", None, None)
+
+
+def test_patterns_of_too_many_shards_are_refused_before_they_are_written_out():
+    for pattern in ("{000..99999999}", "{0..9999}{0..9999}", "{a,b}{0..999999999999}"):
+        with pytest.raises(DataError, match="which stands for"):
+            expanded(pattern)
+
+
+def test_an_answer_that_breaks_off_is_said_in_a_sentence(tmp_path, monkeypatch):
+    def breaks(*_, **__):
+        raise http.client.IncompleteRead(b"")
+
+    monkeypatch.setenv("ERSSL_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", breaks)
+    with pytest.raises(DataError, match="cannot be fetched"):
+        shard_files("https://host/a.tar")
+
+
+def test_images_of_hugging_face_that_are_files_are_turned_upright(tmp_path):
+    hf = pytest.importorskip("datasets")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(seed=0).save(tmp_path / "a.jpg", exif=exif.tobytes())
+    split = hf.Dataset.from_dict({"image": [str(tmp_path / "a.jpg")]})
+    images = HubImages(split.cast_column("image", hf.Image()), "x", grey=False)
+    stored = Image.open(tmp_path / "a.jpg").transpose(Image.Transpose.ROTATE_270)
+    assert images[0][0].tobytes() == stored.tobytes()
+
+
+def test_splits_of_hugging_face_with_classes_in_another_order_are_numbered_alike(tmp_path):
+    hf = pytest.importorskip("datasets")
+    hf.disable_progress_bars()
+
+    def split(names, numbers):
+        features = hf.Features({"label": hf.ClassLabel(names=names), "image": hf.Image()})
+        images = [{"bytes": encoded(i), "path": None} for i in numbers]
+        return hf.Dataset.from_dict({"label": numbers, "image": images}, features=features)
+
+    train, val = split(["a", "b", "c"], [0, 1, 2]), split(["c", "a", "b"], [0, 0, 1, 2])
+    hf.DatasetDict({"train": train, "test": val}).save_to_disk(str(tmp_path / "x"))
+    datasets = default_options("hf", path=str(tmp_path / "x")).load()
+    assert datasets.val.targets.tolist() == [2, 2, 0, 1] and datasets.val[0][1] == 2
+    other = split(["a", "b", "d"], [0])
+    hf.DatasetDict({"train": train, "test": other}).save_to_disk(str(tmp_path / "y"))
+    with pytest.raises(DataError, match=r"different classes \(in one alone: c, d\)"):
+        default_options("hf", path=str(tmp_path / "y")).load()
+
+
+class Given:
+    def __init__(self, listed: list[int], of_items: list[int]) -> None:
+        self.targets, self.of_items = listed, of_items
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+        return noise(seed=i), self.of_items[i]
+
+
+def test_class_numbers_of_a_given_data_set_are_those_of_its_items():
+    for listed, of_items in (([0, 1, 2, 1], [0, 1, 2, 1]), ([0, 1, 2, 1], [0, 1, 0, 1])):
+        assert datasets_of(Given(listed, of_items)).train.targets.tolist() == of_items
+    for name in ("target_transform", "transforms"):
+        seldom = Given([0, 1, 2, 1], [0, 1, 2, 3])
+        setattr(seldom, name, "what changes one item of a class alone")
+        assert datasets_of(seldom).train.targets.tolist() == [0, 1, 2, 3]
+
+
+def test_torchvisions_transforms_of_targets_count(tmp_path):
+    for i in range(4):
+        (tmp_path / f"c{i % 2}").mkdir(exist_ok=True)
+        noise(seed=i).save(tmp_path / f"c{i % 2}" / f"{i}.png")
+    swapped = ImageFolder(str(tmp_path), target_transform=lambda y: 1 - y)
+    assert datasets_of(swapped).train.targets.tolist() == [1, 1, 0, 0]
+    images_alone = ImageFolder(str(tmp_path), transform=lambda image: image.rotate(90))
+    images_alone.samples[1] = ("gone.png", 0)  # is not read for its label
+    assert datasets_of(images_alone).train.targets.tolist() == [0, 0, 1, 1]

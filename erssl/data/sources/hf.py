@@ -10,10 +10,11 @@ from torch.utils.data import Dataset
 
 from erssl.data.bands import GREY, RGB
 from erssl.data.datasets import Datasets
+from erssl.data.folders import named
 from erssl.data.images import decode_image, load_image
 from erssl.data.options import DataOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, installing
+from erssl.errors import ConfigError, DataError, installing, printable
 from erssl.paths import user_path
 
 
@@ -64,6 +65,8 @@ class HuggingFace(DataOptions):
         val = None if val_name is None else HubImages(splits[val_name], self.path, grey)
         labelled = train.labelled and (val is None or val.labelled)
         names = train.class_names if labelled else ("",)
+        if labelled and val is not None:
+            val.renumber(names)
         return Datasets(train, val, len(names), names, labelled)
 
     def _splits(self) -> Any:
@@ -130,6 +133,28 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
         """Number of images."""
         return len(self.targets)
 
+    def renumber(self, names: tuple[str, ...]) -> None:
+        """Number the classes by their places among names, where the split has another order.
+
+        Args:
+            names: Of the classes of the training images.
+
+        Raises:
+            DataError: If the split has classes of other names.
+        """
+        if self.class_names == names:
+            return
+        own, others = set(self.class_names), set(names)
+        if own != others:
+            raise DataError(
+                f"The splits of data.path={self.where} have different classes (in one alone: "
+                f"{named(map(printable, sorted(own ^ others)))}); cast their columns of labels to "
+                "one ClassLabel, or choose other splits."
+            )
+        places = np.array([names.index(name) for name in self.class_names], dtype=np.int64)
+        self.targets = places[self.targets]
+        self.class_names = names
+
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Read one image.
 
@@ -143,4 +168,4 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
             return decode_image(stored["bytes"], name, grey=self.grey), target
         if not stored.get("path"):
             raise DataError(f"data.path={self.where} has no image in row {index}; leave it out.")
-        return load_image(stored["path"], grey=self.grey), target
+        return load_image(stored["path"], upright=True, grey=self.grey), target

@@ -50,9 +50,15 @@ class ImageFolder(FileOptions):
             )
 
     def changed(self, **changes: Any) -> DataOptions:
-        """Let validation images that are named take the place of those that were held out."""
+        """Let images that are named take the place of others.
+
+        Validation images replace those that were held out; training images of another folder
+        replace the labelled images too, which would else be read in their place.
+        """
         if "val_dir" in changes:
             changes = {"val_fraction": None} | changes
+        if changes.get("train_dir", self.train_dir) != self.train_dir:
+            changes = {"labelled_dir": None} | changes
         return super().changed(**changes)
 
     def load(self) -> Datasets:

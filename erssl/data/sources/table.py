@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +14,9 @@ from typing import Any
 
 from erssl.data.datasets import Datasets
 from erssl.data.folders import Folder, ImageFiles, drop_unreadable, named
-from erssl.data.options import FileOptions
+from erssl.data.options import DataOptions, FileOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, installing, printable
+from erssl.errors import ConfigError, DataError, ErsslWarning, installing, printable
 from erssl.paths import user_path
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -48,13 +50,19 @@ class Table(FileOptions):
     label_column: str | None = "label"
     split_column: str | None = "split"
 
+    def changed(self, **changes: Any) -> DataOptions:
+        """Let another table replace the validation images of the one before it too."""
+        if changes.get("file", self.file) != self.file:
+            changes = {"val_file": None} | changes
+        return super().changed(**changes)
+
     def load(self) -> Datasets:
         """Read the table, and look for its files."""
         if self.file is None:
             raise DataError("data=table has no data.file; name a .csv or .parquet file.")
-        rows = {"train": _rows("data.file", self.file)}
+        rows = {"train": self._rows("data.file", self.file)}
         if self.val_file is not None:
-            rows["val"] = _rows("data.val_file", self.val_file)
+            rows["val"] = self._rows("data.val_file", self.val_file)
         elif self.split_column and any(self.split_column in row for row in rows["train"]):
             rows = self._split(rows["train"])
         labels = self._labels(rows)
@@ -76,6 +84,35 @@ class Table(FileOptions):
             skipped=skipped,
             left_out={split: folder.left_out for split, folder in splits.items()},
         )
+
+    def _rows(self, key: str, file: str) -> list[dict[str, str]]:
+        """The rows of a table, where no image has two labels."""
+        rows = _rows(key, file, self.path_column)
+        header = 2 if user_path(file).suffix.lower() == ".csv" else 1
+        label = str(self.label_column) if self.label_column else None
+        first: dict[str, int] = {}
+        repeated = 0
+        for number, row in enumerate(rows if self.path_column in rows[0] else []):
+            image = os.path.normpath(row[self.path_column].strip())
+            earlier = first.setdefault(image, number)
+            if earlier == number:
+                continue
+            repeated += 1
+            labels = [rows[i].get(label, "").strip() if label else "" for i in (earlier, number)]
+            if labels[0] != labels[1]:
+                raise DataError(
+                    f"{key}={file} lists {printable(image)} in row {earlier + header} with the "
+                    f"label {labels[0]!r} and in row {number + header} with {labels[1]!r}; leave "
+                    "one out."
+                )
+        if repeated:
+            warnings.warn(
+                f"{key}={file} lists {repeated} images more than once; each counts as often as it "
+                "is listed.",
+                ErsslWarning,
+                stacklevel=3,
+            )
+        return rows
 
     def _split(self, rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
         splits: dict[str, list[dict[str, str]]] = {"train": [], "val": []}
@@ -147,21 +184,28 @@ class Table(FileOptions):
 
 def _in_order(label: str) -> tuple[int, float, str]:
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
         return 1, 0.0, label
+    # "nan" has no place among numbers, and "inf" is as good a name
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)
 
 
-def _rows(key: str, file: str) -> list[dict[str, str]]:
+def _rows(key: str, file: str, path_column: str) -> list[dict[str, str]]:
     """The rows of a table as texts by column."""
     path = user_path(file)
     if not path.is_file():
-        raise DataError(f"{key}={file} does not exist; name a .csv or .parquet file.")
+        reason = "does not exist"
+        if path.is_dir():
+            reason = "is a folder, not a table"
+        elif "://" in file:
+            reason = "is an address, which is not read; download the table"
+        raise DataError(f"{key}={file} {reason}; name a .csv or .parquet file.")
     reader = {".csv": _of_csv, ".parquet": _of_parquet}.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{key}={file} is neither .csv nor .parquet; name such a file.")
     try:
-        rows = reader(path)
+        rows = reader(path, path_column)
     except ConfigError:
         raise
     except Exception as error:  # readers raise nearly anything on damaged files
@@ -172,23 +216,34 @@ def _rows(key: str, file: str) -> list[dict[str, str]]:
     return rows
 
 
-def _of_csv(path: Path) -> list[dict[str, str]]:
+def _of_csv(path: Path, _: str) -> list[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, strict=True))
+        reader = csv.DictReader(file, strict=True)
+        rows = list(reader)
+        columns = reader.fieldnames or []
+    if len(set(columns)) < len(columns):
+        twice = [name for name, count in Counter(columns).items() if count > 1]
+        raise ValueError(f"it has several columns of the name {named(map(repr, twice))}")
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise ValueError(f"row {number} has not as many fields as there are columns")
     return rows
 
 
-def _of_parquet(path: Path) -> list[dict[str, str]]:
+def _of_parquet(path: Path, path_column: str) -> list[dict[str, str]]:
     try:
         from pyarrow import parquet
     except ImportError as error:
         raise ConfigError(
             f"{path} needs pyarrow, which is not installed; {installing('parquet')}."
         ) from error
-    columns = parquet.read_table(path).to_pydict()
+    table = parquet.read_table(path)
+    columns = table.to_pydict()
+    if path_column in columns:
+        others = (v for v in columns[path_column] if v is not None and not isinstance(v, str))
+        if next(others, None) is not None:
+            kind = table.schema.field(path_column).type
+            raise ValueError(f"its column {path_column} is of the type {kind}, not text")
     plain = {
         name: ["" if value is None else str(value) for value in values]
         for name, values in columns.items()
