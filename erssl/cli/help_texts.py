@@ -36,7 +36,10 @@ def _choices(command: str) -> str:
     groups = {group for entry in _defaults(command) if isinstance(entry, dict) for group in entry}
     if groups & set(GROUPS):
         lines = [f"  {group:<11} {', '.join(group_options(group))}" for group in GROUPS]
-        about = "Choices, which bring keys of their own such as method.beta or trainer.precision:"
+        about = (
+            "Choices, which bring keys of their own such as method.beta or trainer.precision\n"
+            "(of a method: erssl methods <name>; of data sets, optimisers: docs/data.md#keys):"
+        )
         return "\n".join([about, *lines])
     own = (files("erssl.configs") / command).is_dir()
     return f"NAME is one of {', '.join(group_options(command))}." if own else ""

@@ -82,6 +82,8 @@ class DataOptions:
     """What to do where validation images are missing and asked for, in the imperative."""
     channel_choices: ClassVar[tuple[int, ...]] = (RGB,)
     """The channels that its images can be given in; none for any."""
+    same_everywhere: ClassVar[bool] = False
+    """Whether the images are the same wherever they lie: checked when read, or of a package."""
     next_step: ClassVar[str] = ""
     """What is printed after a pretraining on it, such as a command to go on with."""
 

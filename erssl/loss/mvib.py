@@ -54,6 +54,7 @@ class MVIBLoss(nn.Module):
             unknown, or ``"mine"`` lacks ``dim``.
 
     Examples:
+        >>> import torch
         >>> loss_fn = MVIBLoss()
         >>> loss = loss_fn(torch.randn(8, 32), torch.randn(8, 32))  # mean and raw scale, 16 each
         >>> sorted(loss_fn.terms)

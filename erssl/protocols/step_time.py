@@ -33,6 +33,7 @@ def seconds_of_run(settings: PretrainSettings, known: dict[str, float]) -> float
         "backbone": asdict(settings.backbone),
         "batch": settings.batch_size,
         "size": data.image_size,
+        "channels": data.channels,
         "views": asdict(data.views),
         "precision": settings.trainer.get("precision"),
         "channels_last": settings.channels_last,
@@ -62,7 +63,8 @@ def _seconds_of_step(settings: PretrainSettings) -> float:
     sizes = [settings.data.image_size] * views.n_views
     sizes += [views.local_image_size] * views.n_local_views
     method = build_method(settings, _CLASSES, settings.batch_size).to(device).train()
-    images = [torch.randn(settings.batch_size, 3, size, size, device=device) for size in sizes]
+    shape = (settings.batch_size, settings.data.channels)
+    images = [torch.randn(*shape, size, size, device=device) for size in sizes]
     if settings.channels_last:
         images = [each.to(memory_format=torch.channels_last) for each in images]
     half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from erssl.errors import ConfigError, RunError
+from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.files import write_json, write_text
 from erssl.protocols.step_time import seconds_of_run
 from erssl.run.checkpoint_files import has_checkpoint
@@ -18,6 +18,7 @@ from erssl.run.children import Children
 from erssl.run.console import say, say_lines
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, environment
 from erssl.run.launch import count_jobs, launch
+from erssl.run.lock import NAME as LOCK
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.summary import read_results
@@ -172,10 +173,10 @@ def _outcome(run: Planned) -> Outcome:
         return Outcome(labels, seed, {}, run.failure, run.path.name)
     try:
         results = read_results(run.path / RESULTS)
-    except RunError as error:
+    except ErsslError as error:
         return Outcome(labels, seed, {}, str(error), run.path.name)
     metrics = {**results["metrics"], "wall_seconds": results.get("wall_seconds", 0.0)}
-    version = str(results.get("environment", {}).get("erssl", ""))
+    version = str(results.get("environment", {}).get("packages", {}).get("erssl", ""))
     return Outcome(labels, seed, metrics, None, run.path.name, version)
 
 
@@ -194,10 +195,14 @@ def _tell(
     say(
         console,
         f"{len(missing)} of {len(runs)} runs of {study.name} are missing: about "
-        f"{total / jobs / 60:.0f} minutes with {jobs} at once, by a step of each kind measured on "
+        f"{_duration(total / jobs)} with {jobs} at once, by a step of each kind measured on "
         f"this machine ({time.perf_counter() - began:.0f} s), without loading and evaluation.",
     )
     return Result(settings.folder, metrics={"missing": len(missing), "seconds": total / jobs})
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _check_folder(folder: Path, study: Study, scale: Scale) -> None:
@@ -212,7 +217,7 @@ def _check_folder(folder: Path, study: Study, scale: Scale) -> None:
         raise RunError(f"output={folder} is no folder; name another.")
     file = folder / RECORD
     if not file.is_file():
-        if any(entry.name != "launch" for entry in folder.iterdir()):
+        if any(entry.name not in ("launch", LOCK) for entry in folder.iterdir()):
             raise RunError(f"output={folder} holds something else than a study; name another.")
         return
     try:

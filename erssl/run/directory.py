@@ -39,6 +39,7 @@ _LARGEST = 1e100  # of a reading
 RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _EVALUATION_FILES = ("subset.txt", "confusion.csv", "per_class.csv")
+_OF_STORES = ("images.json", "failure.json")  # see erssl.studies.store
 _TABLE_FILES = ("transfer.md", "transfer.csv", "transfer.json")
 _FIGURES = tuple(
     f"{name}.{kind}"
@@ -153,9 +154,9 @@ class RunDirectory:
         """The files that erssl writes."""
         written = (CONFIG, RESULTS, METRICS, DAMAGED_METRICS, "backbone.safetensors", "report.md")
         names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
-        names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json")
+        names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json", *_OF_STORES)
         files = [self.path / name for name in names]
-        for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt"):
+        for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt", "results-*epochs.json"):
             files += self.path.glob(pattern)
         return files
 

@@ -341,6 +341,21 @@ def stored_config(file: Path) -> dict[str, Any]:
     return stored
 
 
+def resolved_config(file: Path) -> dict[str, Any]:
+    """Read the settings of a run as a new run has them, later options at their default.
+
+    Raises:
+        RunError: If the file cannot be read, or is not what a run writes.
+    """
+    stored = stored_config(file)
+    resolved = dataclasses.asdict(_settings(stored))
+    name = stored["method"]["name"]
+    if name in available_methods():
+        recipe = recipe_of(name)
+        resolved["method"] = {**recipe.options, **recipe.file.earlier, **stored["method"]}
+    return resolved
+
+
 def stored_data(config: Mapping[str, Any]) -> DataOptions:
     """The images of a composed or stored config, what it does not name as suits the data set."""
     config = dict(config)

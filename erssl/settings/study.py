@@ -29,10 +29,10 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         """Refuse values that make no study."""
-        for key in ("jobs", "only"):
+        for key, least in (("jobs", 1), ("only", 0)):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"{key} must be at least 1 but is {value}.")
+            if value is not None and value < least:
+                raise ConfigError(f"{key} must be at least {least} but is {value}.")
         if self.seeds is not None and (
             not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)
         ):

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from erssl.escaping import markdown_row, markdown_text
+from erssl.escaping import markdown_code, markdown_row, markdown_text
 from erssl.studies.plan import Grid, Published, Scale, Study
 
 _LABELS = {
     "knn_top1": "kNN top-1 (%)",
     "linear_top1": "linear top-1 (%)",
-    "train_nats_below_uniform": "entropy, nats below uniform",
+    "train_nats_below_uniform": "entropy of the last batches as logged, nats below uniform",
     "train_alignment": "alignment (mean cosine)",
     "train_loss": "loss",
     "wall_seconds": "seconds a run",
@@ -65,6 +65,8 @@ def page(
     lines = [f"# {named}", "", markdown_text(study.question), ""]
     lines += [f"Source: {markdown_text(study.source)}.", ""] if study.source else []
     lines += [f"Scale: {markdown_text(scale.about)}", ""]
+    if grid.changed:
+        lines += [f"But with {', '.join(map(markdown_code, grid.changed))}.", ""]
     lines += [_state(grid, outcomes, scale), ""]
     if figure and done:
         lines += [f"![{markdown_text(study.name)}]({figure})", ""]

@@ -87,23 +87,31 @@ class Scale:
     Attributes:
         name: ``tiny``, ``cifar``, ``imagenet``.
         about: One sentence: images, network, length.
+        changed: What the study sets against that sentence, where it has none of its own.
         overrides: Of all runs.
         seeds: Of each cell.
     """
 
     name: str
     about: str
+    changed: tuple[str, ...]
     overrides: Overrides
     seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs of a study at one scale."""
+    """The runs of a study at one scale.
+
+    Attributes:
+        axes: What varies between them.
+        cells: The runs, those of the first seed first.
+        changed: Overrides of all of them that are not those of the scale's description.
+    """
 
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
-    skipped: frozenset[tuple[str, ...]]
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,12 +142,20 @@ class Study:
                 f"{', '.join(self.scales)}."
             )
         own = self.scales[name]
-        shared = _read(_folder() / "scale" / f"{name}.yaml")
+        file = _folder() / "scale" / f"{name}.yaml"
+        shared = _read(file) if file.is_file() else {}
         _check_keys(shared, _SCALE_KEYS, f"The scale {name}")
+        if not own.get("about") and not shared:
+            raise ConfigError(
+                f"The scale {name} of the study {self.name} is its own and says nothing about its "
+                "runs; add about: <images, network, length>, and overrides."
+            )
         seeds = own.get("seeds", shared.get("seeds", [0]))
-        overrides = {**shared.get("overrides", {}), **self.overrides, **own.get("overrides", {})}
-        about = str(own.get("about", shared["about"]))
-        return Scale(name, about, overrides, tuple(int(seed) for seed in seeds))
+        mine = {**self.overrides, **(own.get("overrides") or {})}
+        changed = () if own.get("about") else tuple(overrides_of(mine))
+        about = str(own.get("about") or shared["about"])
+        overrides = {**shared.get("overrides", {}), **mine}
+        return Scale(name, about, changed, overrides, tuple(int(seed) for seed in seeds))
 
     def grid(self, scale: Scale, further: Sequence[str] = (), seeds: Sequence[int] = ()) -> Grid:
         """Every run at a scale, those of the first seed first.
@@ -170,8 +186,7 @@ class Study:
         ]
         if not cells:
             raise ConfigError(f"The study {self.name} has no run at scale {scale.name}.")
-        skipped = frozenset(labels for labels, _ in _product(axes, {}) if _matches(labels, skip))
-        return Grid(axes, tuple(cells), skipped)
+        return Grid(axes, tuple(cells), (*scale.changed, *further))
 
 
 def _folder() -> Path:
@@ -268,6 +283,11 @@ def _check_keys(said: Mapping[str, Any], known: set[str], about: str) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise ConfigError(
+            f"There is no file {file}; give the path of a study, or one of "
+            f"{', '.join(available_studies())}."
+        )
     try:
         said = read_settings_file(file)
     except (OSError, ValueError) as error:

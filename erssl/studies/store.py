@@ -12,18 +12,22 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from erssl.errors import RunError
+from erssl.data.registry import available_datasets, get_dataset
+from erssl.errors import ConfigError, RunError
 from erssl.files import write_json
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG, RESULTS
-from erssl.settings.pretrain import flat, may_change, stored_config
+from erssl.settings.pretrain import flat, may_change, resolved_config
 
 IMAGES = "images.json"  # what the run was trained on, where it was trained for a store
 FAILURE = "failure.json"  # why it ended without results
-_PLACES = ("data.root", "data.train_dir", "data.val_dir", "data.download", "data.verify")
+_NOT_COUNTED = ("data.download", "data.verify")
+_PLACES = ("root", "file", "path", "folder")  # options that name where images are, and these:
+_ENDINGS = ("_dir", "_file")
 
 
 class RunStore:
@@ -41,8 +45,8 @@ class RunStore:
         self._runs: dict[str, Path] = {}
         for config in sorted(self.folder.glob(f"*/{CONFIG}")):
             try:
-                key = key_of(stored_config(config), self._digest_of(config.parent))
-            except RunError as error:
+                key = key_of(resolved_config(config), self._digest_of(config.parent))
+            except (ConfigError, RunError) as error:
                 self.unread[config.parent] = str(error)
                 continue
             if key not in self._runs or is_finished(config.parent):
@@ -86,7 +90,7 @@ def key_of(config: Mapping[str, Any], images: str | None = None) -> str:
     counted = {
         key: _plain(value)
         for key, value in flat(config).items()
-        if not may_change(key) and key not in _PLACES and not _is_empty(value)
+        if not (may_change(key) or key in _NOT_COUNTED or _is_place(key) or _is_empty(value))
     }
     counted["images"] = images or images_digest(config["data"])
     text = json.dumps(counted, sort_keys=True, default=str)
@@ -94,22 +98,43 @@ def key_of(config: Mapping[str, Any], images: str | None = None) -> str:
 
 
 def images_digest(data: Mapping[str, Any]) -> str:
-    """Digest of a run's image folders: relative paths and sizes; of a data set, its name.
+    """Digest of what a run's images are: relative paths and sizes in folders, the bytes of a table.
+
+    Of a data set that is the same wherever it lies, its name.
 
     Args:
         data: The run's settings of data.
     """
-    folders = [data.get(key) for key in ("train_dir", "val_dir")]
-    if not any(folders):
-        return str(data["name"])
-    digest = hashlib.sha256()
-    for folder in folders:
-        digest.update(b"|")
-        if folder:
-            root = str(user_path(folder))
-            for line in sorted(_lines(root, len(root))):
-                digest.update(line)
+    name = str(data["name"])
+    if name in available_datasets() and get_dataset(name).same_everywhere:
+        return name
+    digest = hashlib.sha256(name.encode())
+    for key in sorted(data):
+        if _is_place(f"data.{key}") and data[key]:
+            digest.update(f"|{key}|".encode())
+            digest.update(_content(str(user_path(data[key]))))
     return digest.hexdigest()
+
+
+def _is_place(key: str) -> bool:
+    group, _, name = key.partition(".")
+    return group == "data" and (name in _PLACES or name.endswith(_ENDINGS))
+
+
+@cache
+def _content(place: str) -> bytes:
+    """Digest of a file's bytes, or of the names and sizes below a folder, read once a process."""
+    digest = hashlib.sha256()
+    if os.path.isfile(place):
+        with open(place, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    elif os.path.isdir(place):
+        for line in sorted(_lines(place, len(place))):
+            digest.update(line)
+    else:  # such as the name of a data set on a hub
+        digest.update(place.encode(errors="surrogateescape"))
+    return digest.digest()
 
 
 def mark_images(run: Path, digest: str) -> None:

@@ -54,7 +54,8 @@ def test_an_alarm_on_runs_that_collapse(name):
 def test_a_loss_that_compares_no_embeddings_may_leave_them_in_a_cone(compares_views):
     settings = SimpleNamespace(
         freeze_epochs=0,
-        evaluation=SimpleNamespace(every_n_epochs=0),
+        seed=0,
+        evaluation=SimpleNamespace(every_n_epochs=0, probes={}),
         lens=SimpleNamespace(probe_size=8, every_n_steps=None, kappas=[10], on_collapse="warn"),
     )
     data = SimpleNamespace(measurable=True, probe_views=lambda n: torch.zeros(2, n, 3, 4, 4))

@@ -55,7 +55,8 @@ def outputs(notebook: Any) -> list[list[tuple[str, str]]]:
 def _parts(output: Any) -> list[tuple[str, str]]:
     if output.output_type == "stream":
         return [(output.name, output.text)]
-    return [(kind, "" if kind == "image/png" else text) for kind, text in output.data.items()]
+    kinds = sorted(output.data)  # in whatever order they came
+    return [(kind, "" if kind == "image/png" else output.data[kind]) for kind in kinds]
 
 
 def _text(content: str) -> str:

@@ -80,7 +80,7 @@ def test_er_names_a_concentration_that_is_not_above_0(kappa):
 
 
 def test_er_names_an_unknown_estimator():
-    with pytest.raises(ValueError, match=r"must be 'joe' or 'plugin' but is 'kde'\."):
+    with pytest.raises(ValueError, match=r"must be 'joe', 'plugin' or 'koleo' but is 'kde'\."):
         ERLoss(estimator="kde")
 
 

@@ -13,6 +13,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from erssl.errors import ConfigError, DataError, RunError
+from erssl.escaping import markdown_text
 from erssl.models import BackboneOptions, load_backbone
 from erssl.models.export import export_backbone, formats
 
@@ -117,7 +118,7 @@ def test_huggingface_folder(source, options, tmp_path):
     assert not {"license", "url", "hf_hub_id", "tag", "origin_url"} & set(stored["pretrained_cfg"])
     card = (report.path / "README.md").read_text()
     assert card.startswith("---\n")
-    assert "mean [0.5, 0.4, 0.3]" in card
+    assert r"mean \[0.5, 0.4, 0.3\]" in card
 
 
 def test_huggingface_folder_is_read_by_transformers_and_as_a_folder(source, tmp_path):
@@ -180,9 +181,10 @@ def test_what_was_assumed_is_in_the_card_and_the_note(tmp_path):
     backbone = load_backbone(tmp_path / "vit.pth", "test_vit")
     report = export_backbone(backbone, "huggingface", tmp_path / "folder")
     said = "preprocessing image_size 160, mean [0.5, 0.5, 0.5]"
+    written = markdown_text(said)
     assert f"Assumed, since the checkpoint does not say it: {said}" in report.note
     assert (
-        f"Assumed by erssl, not said by the checkpoint: {said}"
+        f"Assumed by erssl, not said by the checkpoint: {written}"
         in (report.path / "README.md").read_text()
     )
 

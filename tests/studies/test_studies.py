@@ -14,9 +14,9 @@ from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.run.result import Result
 from erssl.settings.pretrain import read_settings
-from erssl.studies import RunStore, available_studies, read_study
-from erssl.studies.page import Outcome, Published, agreement, metric_table
-from erssl.studies.plan import Axis, Cell, Grid
+from erssl.studies import RunStore, available_studies, read_study, store
+from erssl.studies.page import Outcome, agreement, metric_table, page
+from erssl.studies.plan import Axis, Cell, Grid, Published
 from erssl.studies.store import images_digest, key_of, mark_failure
 
 SMALL: dict[str, Any] = {
@@ -99,7 +99,7 @@ def test_grid_is_the_product_without_what_is_skipped(tmp_path: Path) -> None:
         (("{small}", "jobs=0"), "jobs must be at least 1"),
         ((), "needs the name of a study"),
         (("mveb_beta", "mveb_batch"), "one study at a time"),
-        (("{missing}",), "cannot be read as a study"),
+        (("{missing}",), "There is no file"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_training(
@@ -150,6 +150,7 @@ def test_key_counts_what_a_run_computes_and_nothing_else(tmp_path: Path) -> None
         folders.append({"name": "imagefolder", "train_dir": str(tmp_path / name)})
     assert images_digest(folders[0]) == images_digest(folders[1])
     (tmp_path / "b" / "class" / "image.png").write_bytes(b"1234")
+    store._content.cache_clear()  # folders are read once a process
     assert images_digest(folders[0]) != images_digest(folders[1])
 
 
@@ -173,6 +174,16 @@ def test_runs_are_trained_once_and_found_by_their_settings(
     assert [bool(each["metrics"]) for each in result.results["runs"]] == [True, False]
     moved = next((tmp_path / "store").iterdir()).rename(tmp_path / "store" / "by_hand")
     assert RunStore(tmp_path / "store").finished() == [moved]
+
+    # a run of a build that knew fewer options is the same run
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    for group, key in (
+        ("data", "channels"),
+        ("backbone", "in_channels"),
+        ("method", "gather_distributed"),
+    ):
+        del config[group][key]
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
 
     mark_failure(tmp_path / "store" / "other", "not of this study")
     result = run(small, *places)
@@ -207,6 +218,57 @@ def test_a_run_that_failed_is_said_and_not_tried_again_unasked(tmp_path: Path) -
         assert "Runs that failed" in text
 
 
+def test_a_scale_of_ones_own_says_what_it_is(tmp_path: Path) -> None:
+    """And what a study or its user changes of a shared one stands on the page."""
+    own = {"mine": {**SMALL["scales"]["tiny"], "seeds": [3]}}
+    study = read_study(written(tmp_path, scales=own))
+    assert study.scale("mine").about == "digits"
+    assert {cell.seed for cell in study.grid(study.scale("mine")).cells} == {3}
+    silent = read_study(written(tmp_path, scales={"mine": {"seeds": [3]}}))
+    with pytest.raises(ConfigError, match="says nothing about its runs"):
+        silent.scale("mine")
+    shared = read_study(written(tmp_path, scales={"tiny": {"overrides": {"epochs": 1}}}))
+    grid = shared.grid(shared.scale("tiny"), ["data=digits"])
+    text = page(shared, shared.scale("tiny"), grid, [], None)
+    assert "But with `epochs=1`, `data=digits`." in text
+
+
+def test_images_count_by_their_content(tmp_path: Path) -> None:
+    """Of a table its bytes, of a folder names and sizes, of CIFAR-10 neither."""
+    table, folder = tmp_path / "images.csv", tmp_path / "root"
+    table.write_text("path,label\n")
+    folder.mkdir()
+
+    def digests() -> list[str]:
+        store._content.cache_clear()
+        return [
+            images_digest({"name": "table", "file": str(table)}),
+            images_digest({"name": "imagenet", "root": str(folder)}),
+            images_digest({"name": "cifar10", "root": str(folder)}),
+        ]
+
+    before = digests()
+    table.write_text("path,label\na.png,1\n")
+    (folder / "a.png").write_bytes(b"1")
+    assert [a != b for a, b in zip(before, digests(), strict=True)] == [True, True, False]
+
+
+def test_a_study_that_was_killed_goes_on(tmp_path: Path) -> None:
+    """Its folder holds the lock of a process that is gone; a damaged result is said."""
+    small = written(tmp_path, axes={"method": {"SimCLR": {"method": "simclr"}}}, skip=[])
+    places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".erssl-lock").write_text("{}")
+    planned = command._planned(
+        read_study(small).grid(read_study(small).scale("tiny")).cells[0],
+        RunStore(tmp_path / "store"),
+    )
+    planned.path.mkdir(parents=True)
+    (planned.path / "results.json").write_text("")
+    result = run(small, "only=0", *places)
+    assert "results.json" in result.results["runs"][0]["failure"]
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     """Another study's, another scale's, one with other files, a file."""
     small = written(tmp_path)
@@ -230,7 +292,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
     """Against numbers made by hand."""
     axes = (Axis("method", {"A": {}, "B": {}}), Axis("batch", {"1": {}, "2": {}}))
-    grid = Grid(axes, (Cell(("A", "1"), 0, ()),), frozenset())
+    grid = Grid(axes, (Cell(("A", "1"), 0, ()),))
     outcomes = [
         Outcome(("A", "1"), 0, {"knn_top1": 0.5}),
         Outcome(("A", "1"), 1, {"knn_top1": 0.7}),
@@ -243,7 +305,7 @@ def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
     assert lines[3] == "| B | 25.0 | – |"
     outcomes.append(Outcome(("B", "2"), 0, {"knn_top1": 0.375}))
     assert metric_table(grid, outcomes, "knn_top1").splitlines()[3] == "| B | 25.0 | **37.5** |"
-    three = Grid((*axes, Axis("rows", {"x": {}, "y": {}})), (), frozenset())
+    three = Grid((*axes, Axis("rows", {"x": {}, "y": {}})), ())
     deep = [Outcome(("B", "1", "y"), 0, {"knn_top1": 0.5})]
     table = metric_table(three, deep, "knn_top1").splitlines()
     assert table[0] == "| method | batch | rows x | rows y |"
@@ -252,7 +314,7 @@ def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
 
 def test_agreement_is_kendalls_tau_of_the_rows() -> None:
     """Of three rows with one pair the other way round: (2 - 1) / 3."""
-    grid = Grid((Axis("m", {"A": {}, "B": {}, "C": {}}),), (), frozenset())
+    grid = Grid((Axis("m", {"A": {}, "B": {}, "C": {}}),), ())
     table = Published("", "", ("accuracy",), {"A": (1.0,), "B": (2.0,), "C": (3.0,)})
     values = {"A": 0.1, "B": 0.3, "C": 0.2}
     outcomes = [Outcome((k,), 0, {"knn_top1": v}) for k, v in values.items()]

@@ -29,6 +29,7 @@ class Cifar10(DataOptions):
 
     published = Published(10, 50_000, 10_000)
     channel_choices = (GREY, RGB)
+    same_everywhere = True
     reader: ClassVar[Any] = tv.CIFAR10
 
     image_size: int = 32

@@ -18,6 +18,7 @@ class Digits(DataOptions):
     """1,797 scans of 8 × 8 pixels; mean and deviation are of the 1,437 training scans."""
 
     channel_choices = (GREY, RGB)
+    same_everywhere = True
     next_step = "Real images: erssl pretrain data=cifar10 data.download=true"
 
     image_size: int = 32
