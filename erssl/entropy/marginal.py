@@ -34,6 +34,7 @@ def marginal_entropy(z: Tensor, m: int | None = None, floor: float = 0.0) -> Ten
         ValueError: If there are fewer than two rows or ``m`` is out of range.
 
     Examples:
+        >>> import torch
         >>> z = torch.rand(4096, 3, generator=torch.Generator().manual_seed(0))
         >>> abs(marginal_entropy(z).item()) < 0.1  # each dimension's is 0
         True

@@ -190,12 +190,13 @@ def test_runs_and_evaluations_of_earlier_builds_go_on(tmp_path, name, read):
     again, _ = read_settings(["resume=true", f"run_dir={tmp_path}"])
     assert again.data == data
     # an evaluation keeps its data under the same keys, beside seeds and the like
-    evaluation = {"seeds": 1, "data": stored["data"]}
+    evaluation = {"checkpoint": "run", "seeds": 1, "data": stored["data"]}
     file.write_text(yaml.safe_dump(_plain(evaluation)))
     now = _plain(dataclasses.asdict(data))
-    check_same_settings(file, {"seeds": 1, "data": now})
+    check_same_settings(file, {"checkpoint": "run", "seeds": 1, "data": now})
     with pytest.raises(ConfigError, match=r"data\.image_size=8 differs"):
-        check_same_settings(file, {"seeds": 1, "data": {**now, "image_size": 8}})
+        changed = {**now, "image_size": 8}
+        check_same_settings(file, {"checkpoint": "run", "seeds": 1, "data": changed})
 
 
 def _plain(node):

@@ -27,11 +27,12 @@ def test_no_evaluation_overwrites_a_pretraining(tmp_path, inner):
 
 
 def test_an_evaluation_goes_on_only_as_it_began(tmp_path):
-    open_folder(tmp_path, {"k": 20}, goes_on=False, overwrite=False).write_config({"k": 20})
-    open_folder(tmp_path, {"k": 20}, goes_on=True, overwrite=False)
-    open_folder(tmp_path, {"k": 5}, goes_on=True, overwrite=False, may_change=["k"])
-    with pytest.raises(ConfigError, match="k"):
-        open_folder(tmp_path, {"k": 5}, goes_on=True, overwrite=False)
+    began, other = {"checkpoint": "run", "k": 20}, {"checkpoint": "run", "k": 5}
+    open_folder(tmp_path, began, goes_on=False, overwrite=False).write_config(began)
+    open_folder(tmp_path, began, goes_on=True, overwrite=False)
+    open_folder(tmp_path, other, goes_on=True, overwrite=False, may_change=["k"])
+    with pytest.raises(ConfigError, match="k=5 differs"):
+        open_folder(tmp_path, other, goes_on=True, overwrite=False)
 
 
 def test_results_come_after_the_report_that_reads_them(tmp_path):
