@@ -39,6 +39,7 @@ from erssl.studies.store import (
 )
 
 _ERROR = "erssl: "
+_SIGNALLED = 128  # and above: statuses of what a signal ended
 PAGE, RECORD, FIGURE = "study.md", "study.json", "study.png"
 
 
@@ -123,7 +124,8 @@ def _train(
         heard: list[str] = []
         with Children().ended_together() as children:
             status = children.run(command, heard=heard.append)
-        _mark(each, _sentence(heard) or f"it ended with status {status}.")
+        if 0 <= status < _SIGNALLED:  # what was stopped goes on the next time
+            _mark(each, _sentence(heard) or f"it ended with status {status}.")
 
 
 def _command(run: Planned) -> list[str]:
@@ -135,7 +137,7 @@ def _command(run: Planned) -> list[str]:
 def _mark(run: Planned, sentence: str) -> None:
     if is_finished(run.path):
         mark_images(run.path, run.images)
-    elif "is in use by" not in sentence:  # another process is training it
+    elif not (run.path / LOCK).exists():  # else another process trains it, or was killed
         mark_failure(run.path, sentence)
 
 

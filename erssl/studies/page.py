@@ -67,7 +67,7 @@ def page(
     lines += [f"Scale: {markdown_text(scale.about)}", ""]
     if grid.changed:
         lines += [f"But with {', '.join(map(markdown_code, grid.changed))}.", ""]
-    lines += [_state(grid, outcomes, scale), ""]
+    lines += [_state(grid, outcomes), ""]
     if figure and done:
         lines += [f"![{markdown_text(study.name)}]({figure})", ""]
     for number, metric in enumerate(study.metrics):
@@ -213,7 +213,7 @@ def _cell(outcomes: Sequence[Outcome], metric: str) -> str:
     return f"{text} ({failed} failed)" if failed else text
 
 
-def _state(grid: Grid, outcomes: Sequence[Outcome], scale: Scale) -> str:
+def _state(grid: Grid, outcomes: Sequence[Outcome]) -> str:
     done = sum(bool(each.metrics) for each in outcomes)
     failed = sum(each.failure is not None for each in outcomes)
     seeds = len({cell.seed for cell in grid.cells})

@@ -22,7 +22,7 @@ from erssl.settings.arguments import overrides_of
 from erssl.yaml_text import read_settings_file
 
 _KEYS = {"question", "source", "axes", "scales", "overrides", "metrics", "published", "skip"}
-_KEYS |= {"notes", "over_store"}
+_KEYS |= {"notes"}
 _SCALE_KEYS = {"about", "overrides", "seeds"}
 _OWN_SCALE_KEYS = {"about", "overrides", "seeds", "axes", "skip"}
 METRICS = ("knn_top1", "linear_top1", "train_nats_below_uniform", "train_alignment")
@@ -128,7 +128,6 @@ class Study:
     published: tuple[Published, ...]
     skip: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
-    over_store: bool
 
     def scale(self, name: str) -> Scale:
         """What holds for all runs at a scale, the study's own word last.
@@ -195,7 +194,7 @@ def _folder() -> Path:
 
 def available_studies() -> tuple[str, ...]:
     """Names of the studies that come with erssl."""
-    return tuple(sorted(file.stem for file in (_folder()).glob("*.yaml")))
+    return tuple(sorted(file.stem for file in _folder().glob("*.yaml")))
 
 
 def read_study(name: str) -> Study:
@@ -219,28 +218,35 @@ def read_study(name: str) -> Study:
     said = _read(file)
     about = f"The study {file}" if file == own else f"The study {name}"
     _check_keys(said, _KEYS, about)
-    over_store = bool(said.get("over_store", False))
+    try:
+        return _study(file.stem, said, about)
+    except ConfigError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of another shape
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"{about} is not written as a study is ({reason}).") from error
+
+
+def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
     missing = [key for key in ("question", "scales") if not said.get(key)]
-    everywhere = all((own or {}).get("axes") for own in dict(said.get("scales") or {}).values())
-    if not said.get("axes") and not everywhere and not over_store:
+    scales = {str(k): dict(v or {}) for k, v in dict(said.get("scales") or {}).items()}
+    if not said.get("axes") and not all(own.get("axes") for own in scales.values()):
         missing.append("axes")
     if missing:
         raise ConfigError(f"{about} says nothing of {', '.join(missing)}.")
-    scales = {str(k): dict(v or {}) for k, v in dict(said["scales"]).items()}
     for scale, own_scale in scales.items():
         _check_keys(own_scale, _OWN_SCALE_KEYS, f"{about}, scale {scale},")
     return Study(
-        name=file.stem,
+        name=name,
         question=" ".join(str(said["question"]).split()),
         source=str(said.get("source", "")),
         overrides=dict(said.get("overrides") or {}),
-        axes=_axes(said.get("axes") or {}, file.stem),
+        axes=_axes(said.get("axes") or {}, name),
         scales=scales,
         metrics=tuple(said.get("metrics") or METRICS),
         published=tuple(_published(table) for table in said.get("published") or ()),
         skip=tuple(tuple(map(str, labels)) for labels in said.get("skip") or ()),
         notes=tuple(" ".join(str(note).split()) for note in said.get("notes") or ()),
-        over_store=over_store,
     )
 
 

@@ -52,17 +52,9 @@ class RunStore:
             if key not in self._runs or is_finished(config.parent):
                 self._runs[key] = config.parent
 
-    def find(self, key: str) -> Path | None:
-        """The run of a key, finished or begun."""
-        return self._runs.get(key)
-
     def place(self, key: str, method: str) -> Path:
         """Where the run of a key lies, or shall lie."""
         return self._runs.get(key) or self.folder / f"{method}-{key[:12]}"
-
-    def finished(self) -> list[Path]:
-        """All runs that came to results."""
-        return sorted({path for path in self._runs.values() if is_finished(path)})
 
     def _digest_of(self, run: Path) -> str | None:
         try:

@@ -122,6 +122,10 @@ def test_what_cannot_be_is_refused_before_any_training(
         ({"question": ""}, "says nothing of question"),
         ({"axes": {}}, "says nothing of axes"),
         ({"axes": {"method": [1]}}, "maps no label"),
+        ({"scales": [1]}, "is not written as a study is"),
+        ({"scales": {"tiny": 3}}, "is not written as a study is"),
+        ({"published": [{"title": "no rows"}]}, "is not written as a study is"),
+        ({"skip": 3}, "is not written as a study is"),
     ],
 )
 def test_a_file_that_is_no_study_is_refused(
@@ -173,7 +177,9 @@ def test_runs_are_trained_once_and_found_by_their_settings(
     assert len(started) == 1
     assert [bool(each["metrics"]) for each in result.results["runs"]] == [True, False]
     moved = next((tmp_path / "store").iterdir()).rename(tmp_path / "store" / "by_hand")
-    assert RunStore(tmp_path / "store").finished() == [moved]
+    study = read_study(small)
+    first = study.grid(study.scale("tiny")).cells[0]
+    assert command._planned(first, RunStore(tmp_path / "store")).path == moved
 
     # a run of a build that knew fewer options is the same run
     config = yaml.safe_load((moved / "config.yaml").read_text())
@@ -267,6 +273,29 @@ def test_a_study_that_was_killed_goes_on(tmp_path: Path) -> None:
     (planned.path / "results.json").write_text("")
     result = run(small, "only=0", *places)
     assert "results.json" in result.results["runs"][0]["failure"]
+
+
+def test_a_run_that_was_stopped_or_is_trained_elsewhere_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first by its status, the second by its lock; both go on, or are read, the next time."""
+    axes = {"method": {"SimCLR": {"method": "simclr"}}}
+    small = written(tmp_path, axes=axes, skip=[])
+    places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
+    planned = command._planned(
+        read_study(small).grid(read_study(small).scale("tiny")).cells[0],
+        RunStore(tmp_path / "store"),
+    )
+    for status, lock, failed in ((143, False, False), (-9, False, False), (2, True, False)):
+        planned.path.mkdir(parents=True, exist_ok=True)
+        if lock:
+            (planned.path / ".erssl-lock").write_text("{}")
+        monkeypatch.setattr(command.Children, "run", lambda *_, s=status, **__: s)
+        result = run(small, *places)
+        assert bool(result.results["runs"][0]["failure"]) is failed
+    (planned.path / ".erssl-lock").unlink()
+    result = run(small, *places)
+    assert result.results["runs"][0]["failure"] == "it ended with status 2."
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
