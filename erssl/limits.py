@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from erssl.errors import ConfigError
 
@@ -34,6 +36,22 @@ def check_processes(key: str, count: int) -> None:
             f"{key}={count} would start {count:,} processes and this one may use {cpus()} CPUs; "
             f"set it to at most {most}"
         )
+
+
+def check_least(values: Mapping[str, Any], least: Mapping[str, float]) -> None:
+    """Refuse numbers below the smallest that makes sense.
+
+    Args:
+        values: Settings by key; one that is ``None`` is not said.
+        least: The smallest value of each key that is checked.
+
+    Raises:
+        ConfigError: Naming the first that is too small.
+    """
+    for key, smallest in least.items():
+        value = values[key]
+        if value is not None and value < smallest:
+            raise ConfigError(f"{key} must be at least {smallest} but is {value}.")
 
 
 def check_count(key: str, count: int) -> None:

@@ -137,6 +137,25 @@ def read_voc(root: Path, split: Literal["train", "val"]) -> VocData:
     return data
 
 
+def read_list(file: Path, holds: str) -> list[str]:
+    """Names of images that a list of VOC's ``ImageSets`` holds.
+
+    Args:
+        file: The list.
+        holds: What ``data_root`` has to hold, for the error.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise DataError(
+            f"{file} cannot be read ({reason}); data_root= must hold {holds}."
+        ) from error
+
+
 def read_split(split: VocSplit) -> tuple[list[CocoImage], int]:
     """Read one list of images.
 
@@ -150,14 +169,7 @@ def read_split(split: VocSplit) -> tuple[list[CocoImage], int]:
         DataError: If a file is missing or broken.
     """
     file = split.file
-    try:
-        ids = file.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise DataError(
-            f"{file} cannot be read ({reason}); data_root= must hold VOCdevkit/VOC2007 "
-            "with Annotations, ImageSets/Main and JPEGImages."
-        ) from error
+    ids = read_list(file, "VOCdevkit/VOC2007 with Annotations, ImageSets/Main and JPEGImages")
     files = {i: split.folder / "JPEGImages" / f"{i}.jpg" for i in ids}
     if missing := [path.name for path in files.values() if not os.path.isfile(path)]:
         raise DataError(

@@ -16,7 +16,7 @@ from erssl.downstream.detection.coco import check_same_categories, coco_layout, 
 from erssl.downstream.detection.coco_checks import some
 from erssl.downstream.detection.coco_data import CocoImage
 from erssl.downstream.detection.image_files import check_images
-from erssl.downstream.detection.voc import CLASS_NAMES
+from erssl.downstream.detection.voc import CLASS_NAMES, read_list
 from erssl.downstream.segmentation.masks import (
     IGNORED,
     draw_objects,
@@ -96,14 +96,8 @@ def read_voc_masks(
 
 def _voc_split(folder: Path, name: str, listed: str, names: tuple[str, ...]) -> SegmentationData:
     file = folder / "ImageSets" / "Segmentation" / f"{listed}.txt"
-    try:
-        ids = file.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise DataError(
-            f"{file} cannot be read ({reason}); data_root= must hold VOCdevkit/VOC<year> with "
-            "ImageSets/Segmentation, JPEGImages and SegmentationClass."
-        ) from error
+    parts = "ImageSets/Segmentation, JPEGImages and SegmentationClass"
+    ids = read_list(file, f"VOCdevkit/VOC<year> with {parts}")
     if not ids:
         raise DataError(f"{file} lists no images; name another list.")
     images = [folder / "JPEGImages" / f"{each}.jpg" for each in ids]

@@ -37,6 +37,7 @@ from erssl.layers import (
 )
 from erssl.recipes import REGISTERED, Recipe, find_recipe, read_recipe
 from erssl.settings.hints import nearest, not_a_setting, not_fitting, unknown_key, unknown_option
+from erssl.settings.keys import folder_key
 
 Schema = dict[str, Any]
 """Valid keys of a node and what each takes: a type annotation, or a schema for a nested node."""
@@ -213,12 +214,6 @@ def leaves(schema: Mapping[str, Any], where: str = "") -> list[str]:
     return keys
 
 
-_FOLDER_KEYS = {
-    **dict.fromkeys(("transfer", "detect", "segment"), "data_root"),
-    **dict.fromkeys(("embed", "predict"), "data"),
-}
-
-
 def split_override(override: str, config_name: str = "pretrain") -> tuple[str, str]:
     """Key and value of an override.
 
@@ -227,8 +222,7 @@ def split_override(override: str, config_name: str = "pretrain") -> tuple[str, s
     """
     key, sign, value = override.partition("=")
     if not sign or not key or key.startswith(("+", "~", "-")):
-        folder = _FOLDER_KEYS.get(config_name, "data=imagefolder data.train_dir")
-        raise ConfigError(not_a_setting(override, folder))
+        raise ConfigError(not_a_setting(override, folder_key(config_name)))
     return key, value
 
 

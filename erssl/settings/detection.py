@@ -12,7 +12,7 @@ import torch
 from erssl.downstream.detection.job import Evaluator
 from erssl.downstream.detection.recipes import RECIPES, Recipe
 from erssl.errors import ConfigError
-from erssl.limits import check_count, check_processes
+from erssl.limits import check_count, check_least, check_processes
 from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
@@ -146,10 +146,7 @@ class DetectSettings(BackboneSettings):
     def _check_numbers(self) -> None:
         least = {"batch_size": 1, "devices": 1, "eval_period": 0, "checkpoint_period": 1}
         least |= {"iterations": 1, "num_workers": 0, "rois_per_image": 1}
-        for key, smallest in least.items():
-            value = getattr(self, key)
-            if value is not None and value < smallest:
-                raise ConfigError(f"{key} must be at least {smallest} but is {value}.")
+        check_least(vars(self), least)
         check_count("iterations", self.iterations or 0)
         check_processes("num_workers", self.num_workers or 0)
         if self.batch_size % self.devices:

@@ -16,6 +16,19 @@ def command_keys(command: str) -> dict[str, str]:
     return {key: comments.get(key, "") for key in yaml.safe_load(text) or () if key != "defaults"}
 
 
+def folder_key(command: str) -> str:
+    """The key that a path without a key is most likely meant for."""
+    if has_own_images(command):
+        return "data_root"
+    return "data" if command in WITH_FOLDERS else "data=imagefolder data.train_dir"
+
+
+def has_own_images(command: str) -> bool:
+    """Whether a command names its images by ``data_root`` in place of ``data``."""
+    return "data_root" in command_keys(command)
+
+
+WITH_FOLDERS = ("embed", "predict")  # commands whose data= may be a folder
 LENS_KEYS = command_keys("lens")
 EXPORT_KEYS = command_keys("export")
 # What the commands themselves give to the Trainer.

@@ -33,16 +33,19 @@ from erssl.settings.compose import (
     own_options,
     split_override,
 )
-from erssl.settings.keys import LENS_KEYS, OWN_TRAINER_KEYS, command_keys
+from erssl.settings.keys import (
+    LENS_KEYS,
+    OWN_TRAINER_KEYS,
+    WITH_FOLDERS,
+    command_keys,
+    has_own_images,
+)
 
 Pairs = list[tuple[str, str]]
 
 _PACKAGE = Path(__file__).parent.parent
 _CONFIGS = files("erssl.configs")
-# Commands that name their images in another way than by data=.
-_OWN_IMAGES = ("transfer", "detect", "segment")
 _WITH_PLACES = ("lens", "report", "study")  # commands that take more than overrides
-_WITH_FOLDERS = ("embed", "predict")  # commands whose data= may be a folder
 
 
 def check_names(command: str, arguments: Sequence[str]) -> None:
@@ -70,7 +73,7 @@ def check_names(command: str, arguments: Sequence[str]) -> None:
     if several:
         choices = [(key, each) for key, value in choices for each in value.split(",")]
     for key, value in choices:
-        folder = command in _WITH_FOLDERS and key == "data" and user_path(value).is_dir()
+        folder = command in WITH_FOLDERS and key == "data" and user_path(value).is_dir()
         if not folder:
             _check_option(key, value, groups[key])
     schema = _schema(command, choices)
@@ -106,7 +109,8 @@ def _groups(command: str) -> Mapping[str, str]:
         return PRETRAIN_GROUPS
     if command == "methods":
         return {"method": "method"}
-    groups = {} if command in (*_OWN_IMAGES, "export", "report") else {"data": "data"}
+    none = command in ("export", "report") or has_own_images(command)
+    groups = {} if none else {"data": "data"}
     if (_CONFIGS / "preset" / command).is_dir():
         groups["preset"] = f"preset/{command}"
     return groups
@@ -127,7 +131,7 @@ def _schema(command: str, choices: Pairs) -> Schema:
         return pretraining | {"method": FREE} | own
     if "trainer" in own:
         own["trainer"] = pretraining["trainer"]
-    if command not in _OWN_IMAGES:
+    if not has_own_images(command):
         own["data"] = pretraining["data"]
     return own
 

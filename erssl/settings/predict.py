@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from erssl.errors import ConfigError
+from erssl.limits import check_least
 from erssl.paths import user_path
 from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, schema_from
@@ -34,10 +35,7 @@ class PredictSettings:
                 "erssl predict needs checkpoint=<the folder of a finished erssl linear, semi or "
                 "finetune>."
             )
-        for key, least in (("top", 1), ("sheet", 0), ("feature_batch_size", 1)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise ConfigError(f"{key} must be at least {least} but is {value}.")
+        check_least(vars(self), {"top": 1, "sheet": 0, "feature_batch_size": 1})
         if self.path.suffix != ".csv" or not self.path.stem:
             raise ConfigError(f"output={self.output} must be a file that ends in .csv.")
 

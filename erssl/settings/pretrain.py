@@ -16,7 +16,7 @@ from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
 from erssl.layers import Layer, merge_layers
-from erssl.limits import check_count
+from erssl.limits import check_count, check_least
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
@@ -138,9 +138,7 @@ class PretrainSettings:
                 "keep_checkpoints and checkpoint_every_n_steps must be at least 1 but are "
                 f"{self.keep_checkpoints} and {every}."
             )
-        for key, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key} must be at least {least} but is {getattr(self, key)}.")
+        check_least(vars(self), {"epochs": 1, "batch_size": 2, "seed": 0})
         check_count("epochs", self.epochs)
         if self.seed >= 2**32:
             raise ConfigError(f"seed must be below 2**32 but is {self.seed}.")

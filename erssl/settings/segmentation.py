@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from erssl.errors import ConfigError
-from erssl.limits import check_count, check_processes
+from erssl.limits import check_count, check_least, check_processes
 from erssl.settings.compose import compose_config
 from erssl.settings.evaluation import PIXELS, EvaluationSettings
 
@@ -77,10 +77,7 @@ class SegmentSettings(EvaluationSettings):
     def _check_numbers(self) -> None:
         least = {"batch_size": 1, "iterations": 1, "checkpoint_period": 1, "seeds": 1}
         least |= {"image_size": 1, "num_workers": 0, "year": 1}
-        for key, smallest in least.items():
-            value = getattr(self, key)
-            if value is not None and value < smallest:
-                raise ConfigError(f"{key} must be at least {smallest} but is {value}.")
+        check_least(vars(self), least)
         check_count("iterations", self.iterations)
         check_processes("num_workers", self.num_workers or 0)
         if self.seed + self.seeds > 2**32:
