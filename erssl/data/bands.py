@@ -133,5 +133,5 @@ def _of_tiff(path: str | Path, channels: int) -> Tensor:
     return as_bands(values, channels, named[0] if len(named) == 1 else None)
 
 
-def _other(found: int, asked: int) -> str:
-    return f"it has {found} {'channel' if found == 1 else 'channels'} and data.channels is {asked}"
+def _other(held: int, asked: int) -> str:
+    return f"it has {held} {'channel' if held == 1 else 'channels'} and data.channels is {asked}"

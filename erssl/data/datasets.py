@@ -91,10 +91,10 @@ def labels_of(images: ImageDataset) -> npt.NDArray[np.int64]:
     return np.asarray(targets, dtype=np.int64)
 
 
-def greyed(found: Datasets) -> Datasets:
+def greyed(datasets: Datasets) -> Datasets:
     """Pillow's luma of RGB images that are held in memory."""
-    val = None if found.val is None else _luma(found.val)
-    return replace(found, train=_luma(found.train), val=val)
+    val = None if datasets.val is None else _luma(datasets.val)
+    return replace(datasets, train=_luma(datasets.train), val=val)
 
 
 def _luma(images: Any) -> ImagesInMemory:

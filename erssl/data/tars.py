@@ -145,7 +145,7 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
 
 def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
     """Name, first byte and size of each image in a tar."""
-    found = []
+    images = []
     size = file.stat().st_size
     try:
         with tarfile.open(file, "r:") as tar:
@@ -158,7 +158,7 @@ def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
                 if os.path.basename(member.name).startswith("."):
                     left_out["hidden"] += 1
                 elif extension in image_extensions() and not member.issparse():
-                    found.append((member.name, member.offset_data, member.size))
+                    images.append((member.name, member.offset_data, member.size))
                 else:
                     left_out[f"extension {extension}" if extension else "no extension"] += 1
             end = tar.offset
@@ -175,7 +175,7 @@ def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
                 f"The tar {file} ends early, without the blocks of zeros that end a tar; fetch or "
                 "write it again."
             )
-    return found
+    return images
 
 
 def _fetched(address: str) -> Path:

@@ -76,8 +76,10 @@ def nearest_others(features: Tensor, k: int) -> Neighbours:
 
 def _by_products(unit: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` most similar rows of each row, itself among them."""
-    found = [(rows @ unit.T).topk(count, dim=1) for rows in unit.split(max(1, _CHUNK // len(unit)))]
-    values, indices = zip(*found, strict=True)
+    nearest = [
+        (rows @ unit.T).topk(count, dim=1) for rows in unit.split(max(1, _CHUNK // len(unit)))
+    ]
+    values, indices = zip(*nearest, strict=True)
     return torch.cat(values), torch.cat(indices)
 
 

@@ -54,8 +54,8 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     with evaluation.opened(console):
         device = best_device()
         train, val = evaluation.features(settings, device, console)
-        found = assign_clusters(train, val, clusters, settings.starts, settings.seed)
-        metrics, predicted = clustering_metrics(found, val.labels, clusters, classes)
+        assigned = assign_clusters(train, val, clusters, settings.starts, settings.seed)
+        metrics, predicted = clustering_metrics(assigned, val.labels, clusters, classes)
         return evaluation.finish(Evaluated([metrics], predicted), device, console)
 
 

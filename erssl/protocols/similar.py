@@ -76,14 +76,14 @@ def write_similar(
         What it says: ``page``, the number of ``near_duplicates`` and of ``leaks``.
     """
     assert settings.neighbors is not None
-    found = nearest_others(features, settings.neighbors)
-    pairs = near_duplicates(found, settings.duplicates)
+    nearest = nearest_others(features, settings.neighbors)
+    pairs = near_duplicates(nearest, settings.duplicates)
     leaks = [pair for pair in pairs if rows.splits[pair.first] != rows.splits[pair.second]]
     others = [pair for pair in pairs if rows.splits[pair.first] == rows.splits[pair.second]]
     mapped = _spread(len(rows.files), _MAPPED)
     similar = Similar(
         queries=queries,
-        neighbours=[_of(found, query) for query in queries],
+        neighbours=[_of(nearest, query) for query in queries],
         pairs=_most_similar(leaks, others),
         pair_count=len(pairs),
         least=settings.duplicates,
@@ -110,8 +110,8 @@ _MAPS: dict[MapKind, str] = {
 }
 
 
-def _of(found: Neighbours, query: int) -> list[tuple[int, float]]:
-    pairs = zip(found.numbers[query].tolist(), found.similarity[query].tolist(), strict=True)
+def _of(nearest: Neighbours, query: int) -> list[tuple[int, float]]:
+    pairs = zip(nearest.numbers[query].tolist(), nearest.similarity[query].tolist(), strict=True)
     return [(int(i), float(value)) for i, value in pairs]
 
 

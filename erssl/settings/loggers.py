@@ -56,18 +56,18 @@ def logger_class(path: str) -> type[Logger]:
     """
     module, _, name = path.rpartition(".")
     try:
-        found: Any = getattr(importlib.import_module(module), name)
+        named: Any = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a module of somebody else raises when it is imported
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
             f"logger={path} cannot be imported ({type(error).__name__}: {reason}); give "
             "package.module.Class."
         ) from error
-    if not (inspect.isclass(found) and issubclass(found, Logger)):
+    if not (inspect.isclass(named) and issubclass(named, Logger)):
         raise ConfigError(
             f"logger={path} is no class of pytorch_lightning.loggers.Logger; give one that is."
         )
-    return found
+    return named
 
 
 def check_loggers(asked: str | list[str] | None, options: Mapping[str, Any]) -> None:
