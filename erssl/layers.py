@@ -203,6 +203,13 @@ def nested(key: str, value: Any) -> Values:
     return dict(value)
 
 
+def flat(node: Any, where: str = "") -> dict[str, Any]:
+    """Dotted keys and their values, lists and tuples alike, without empty groups."""
+    if isinstance(node, Mapping):
+        return {k: v for n in node for k, v in flat(node[n], f"{where}.{n}".strip(".")).items()}
+    return {where: list(node) if isinstance(node, (list, tuple)) else node}
+
+
 def leaves(node: Any, where: str = "") -> dict[str, Any]:
     """Dotted keys and their values; an empty group of keys is a value too."""
     if isinstance(node, Mapping) and node:

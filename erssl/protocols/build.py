@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from erssl.errors import ConfigError, DataError
+from erssl.layers import flat
 from erssl.limits import check_memory
 from erssl.methods import MultiViewMethod, get_method
 from erssl.models import build_backbone, check_input_size
-from erssl.settings.pretrain import PretrainSettings, flat
+from erssl.settings.pretrain import PretrainSettings
 
 _LARGE = 2**14  # numbers above it may make what no memory holds
 _COPIES = 3  # weights, gradients, momentum

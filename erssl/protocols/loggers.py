@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from erssl.callbacks import ResumableCSVLogger
 from erssl.errors import ConfigError
 from erssl.files import write_json
+from erssl.layers import flat
 from erssl.settings.loggers import (
     CSV,
     MLFLOW,
@@ -26,7 +27,6 @@ from erssl.settings.loggers import (
     logger_names,
     option_key,
 )
-from erssl.settings.pretrain import flat
 
 IDS = "loggers.json"  # by which a resumed run is the same run to its trackers
 _FILES = (ResumableCSVLogger, TensorBoardLogger)

@@ -15,13 +15,13 @@ from pytorch_lightning import Trainer
 from erssl.data.registry import available_datasets, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.layers import flat
 from erssl.limits import check_count
 from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, leaves, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.hints import OF_DATA, unknown_setting
 from erssl.settings.keys import OWN_TRAINER_KEYS
-from erssl.settings.pretrain import flat
 from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import read_settings_file
 

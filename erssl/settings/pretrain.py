@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.lens_quantities import KAPPAS
-from erssl.layers import Layer, merge_layers
+from erssl.layers import flat
 from erssl.limits import check_count, check_least
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
@@ -24,7 +23,6 @@ from erssl.run.directory import CONFIG
 from erssl.run.plots import Plots
 from erssl.settings.compose import (
     FREE,
-    GROUPS,
     Schema,
     check_values,
     compose_sources,
@@ -32,7 +30,7 @@ from erssl.settings.compose import (
     schema_from,
 )
 from erssl.settings.keys import OWN_TRAINER_KEYS
-from erssl.settings.loggers import logger_names, option_key
+from erssl.settings.resume import check_same, may_change, take_loggers, unsaid
 from erssl.settings.start import check_start, with_start
 from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
@@ -195,14 +193,14 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
     stored, stored_sources = stored_config(file), comments_of(read_yaml_text(file))
     if "epochs" in said and resolved["epochs"] > stored["epochs"]:  # the run is made longer
         stored["epochs"], stored_sources["epochs"] = resolved["epochs"], "override"
-    with_defaults = _unsaid(resolved) | flat(dataclasses.asdict(_settings(stored)))
+    with_defaults = unsaid(resolved) | flat(dataclasses.asdict(_settings(stored)))
     for key in said:
         # A build before this one wrote no sources, and its recipes were others.
         named_only = key == "experiment" and not stored_sources
         before = flat(stored) if key == "experiment" else with_defaults
-        _check_same(key, flat(resolved), before, named_only)
+        check_same(key, flat(resolved), before, named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
-    _take_loggers(stored, resolved, said)
+    take_loggers(stored, resolved, said)
     for key in filter(may_change, said):
         node, _, name = key.rpartition(".")
         if node and node in stored:
@@ -210,18 +208,6 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         stored_sources[key] = "override"
     settings = _settings(stored)
     return settings, dataclasses.asdict(settings), stored_sources
-
-
-def _take_loggers(stored: dict[str, Any], given: Mapping[str, Any], said: set[str]) -> None:
-    """Take the loggers that a resumed run is given, without the options of those it had before."""
-    options = merge_layers(
-        [Layer("", stored["logger_options"]), Layer("", given["logger_options"], renewed=())]
-    )[0]
-    if "logger" in said:
-        stored["logger"] = given["logger"]
-        kept = {option_key(name) for name in logger_names(given["logger"])}
-        options = {k: v for k, v in options.items() if k in kept or k in given["logger_options"]}
-    stored["logger_options"] = options
 
 
 def _fit_warmup(config: dict[str, Any], sources: dict[str, str]) -> None:
@@ -387,83 +373,6 @@ def _backbone(said: Mapping[str, Any], data: DataOptions) -> BackboneOptions:
             f"{data.channels}; leave it out, since it follows from the images."
         )
     return backbone
-
-
-MAY_CHANGE = (
-    "run_dir",
-    "plots",
-    "resume",
-    "overwrite",
-    "data.num_workers",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.log_every_n_steps",
-    "lens.on_collapse",
-    "lens.every_n_steps",
-    "checkpoint_every_n_steps",
-    "keep_checkpoints",
-    "logger",
-    "on_nonfinite",
-    "save_nonfinite_batch",
-)
-
-
-def may_change(key: str) -> bool:
-    """Whether a key says where and how a run is done, not what it computes."""
-    return key in MAY_CHANGE or f"{key}.".startswith("logger_options.")
-
-
-def _check_same(
-    key: str, given: Mapping[str, Any], stored: Mapping[str, Any], named_only: bool = False
-) -> None:
-    """Refuse an override that says something else than the run's own config.
-
-    Args:
-        key: The override's.
-        given: What the overrides come to.
-        stored: What the run has.
-        named_only: Compare an experiment by its method, data set and length alone.
-    """
-    if may_change(key):
-        return
-    if key == "experiment":
-        named = ["method.name", "data.name", "epochs", "batch_size", "data.views.n_local_views"]
-        under = named if named_only else list(given)
-    elif key in GROUPS:
-        under = [f"{key}.name"]
-    else:
-        under = [k for k in given if f"{k}.".startswith(f"{key}.")]
-    for name in under:
-        changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if changed and not may_change(name):
-            raise ConfigError(
-                f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
-                f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
-                "run_dir."
-            )
-
-
-def _unsaid(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run does where its config lacks a key of the trainer or of the method.
-
-    Args:
-        given: Resolved settings, of which the keys are taken.
-    """
-    values = dict.fromkeys(flat(given))
-    for group, made in (("trainer", Trainer), ("method", get_method(given["method"]["name"]))):
-        for name, parameter in inspect.signature(made).parameters.items():
-            if parameter.default is not parameter.empty:
-                values |= flat({group: {name: parameter.default}})
-    return values
-
-
-def flat(node: Any, where: str = "") -> dict[str, Any]:
-    """Dotted keys and their values; lists and tuples alike."""
-    if isinstance(node, Mapping):
-        return {k: v for n in node for k, v in flat(node[n], f"{where}.{n}".strip(".")).items()}
-    return {where: list(node) if isinstance(node, (list, tuple)) else node}
 
 
 def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:

@@ -19,9 +19,11 @@ from typing import Any
 from erssl.data.registry import available_datasets, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.files import write_json
+from erssl.layers import flat
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG, RESULTS
-from erssl.settings.pretrain import flat, may_change, resolved_config
+from erssl.settings.pretrain import resolved_config
+from erssl.settings.resume import may_change
 
 IMAGES = "images.json"  # what the run was trained on, where it was trained for a store
 FAILURE = "failure.json"  # why it ended without results

@@ -17,6 +17,7 @@ from erssl.cli.main import main
 from erssl.errors import ConfigError
 from erssl.layers import (
     Layer,
+    flat,
     forget_config_file,
     merge_layers,
     parse_config_file,
@@ -34,7 +35,7 @@ from erssl.methods import (
 from erssl.recipes import REGISTERED, read_recipe, recipe_from_text
 from erssl.run.directory import RunDirectory
 from erssl.settings.compose import config_layers, group_options
-from erssl.settings.pretrain import flat, read_settings, read_sources, run_settings
+from erssl.settings.pretrain import read_settings, read_sources, run_settings
 from erssl.yaml_text import commented_yaml, comments_of
 
 THEIRS = """# Theirs: of nobody.
