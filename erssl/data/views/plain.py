@@ -55,7 +55,7 @@ def build_eval_transform(
     )
 
 
-class _EvalTransform(T.Compose):  # type: ignore[misc]
+class _EvalTransform(T.Compose):
     """torchvision's transforms in turn, with a short way for images that need no resize and crop.
 
     For a small image the calls of four transforms take six times as long as what they do.
