@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from erssl.errors import ConfigError, DataError, ErsslWarning
 _BLOCK = 8192
 _DEPTHS = (8, 12, 16)  # bits that are told apart
 _NO_FILE = "a pipe or device"
+_CAMERAS = ("JPEG", "MPO")  # whose further images are previews and the like
 
 
 def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -> Image.Image:
@@ -29,8 +31,8 @@ def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -
 
     Grey, palette, CMYK and transparent images become RGB as in torchvision's own loader (alpha
     is dropped); grey of 16 or 32 bits is scaled to 0..255 from 0..65535, or from 0..4095 or 0..255
-    where no value of the image is above, where Pillow alone would cut all values above 255; of an
-    animation the first frame is read.
+    where no value of the image is above, where Pillow alone would cut all values above 255; of
+    several pages or frames the first is read, with a warning.
 
     Args:
         path: A file of one of :func:`erssl.data.formats.image_formats`.
@@ -45,6 +47,7 @@ def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -
             defined range of values (floating point).
     """
     with reading(path) as image:
+        _warn_of_pages(image)
         rgb = to_rgb(turned_upright(image) if upright else image)
         return rgb.convert("L") if grey else rgb
 
@@ -65,6 +68,7 @@ def decode_image(data: bytes, name: str, *, grey: bool = False) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data), formats=image_formats()) as image:
+            _warn_of_pages(image)
             rgb = to_rgb(turned_upright(image))
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = "empty file" if not data else reason_of(name, error)
@@ -103,27 +107,85 @@ def find_unreadable(
 ) -> list[tuple[str, str]]:
     """Decode every file and tell which ones fail.
 
+    Args:
+        paths: As of :func:`decode_all`.
+        workers: As of :func:`decode_all`.
+        read: As of :func:`decode_all`.
+
+    Returns:
+        ``(path, reason)`` of each unreadable file, in the order of ``paths``.
+    """
+    return decode_all(paths, workers, read).unreadable
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding every file of a data set has shown, in the order of the files.
+
+    Attributes:
+        unreadable: ``(path, reason)`` of each file that cannot be read.
+        several: Files of several pages or frames, of which the first is read.
+    """
+
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    several: list[str] = field(default_factory=list)
+
+
+def decode_all(
+    paths: Sequence[str | Path],
+    workers: int = 1,
+    read: Callable[[str | Path], Any] | None = None,
+) -> Decoded:
+    """Decode every file, and tell which ones fail or have several pages.
+
     JPEG files are decoded at an eighth of their size: the whole stream is still read, at a
     fraction of the cost.
 
     Args:
         paths: The files.
         workers: Threads to decode with; Pillow's decoders run side by side.
-        read: Reads a file of images that Pillow cannot hold, in place of its decoders.
-
-    Returns:
-        ``(path, reason)`` of each unreadable file, in the order of ``paths``.
+        read: Reads a file of images that Pillow cannot hold, in place of its decoders; its pages
+            are not counted, for they may be channels.
     """
-    unreadable: list[tuple[str, str]] = []
+    decoded = Decoded()
     with _strict_decoding(), ThreadPoolExecutor(max(1, workers)) as pool:
         # In blocks, since a pool makes one object for each pending file.
         for start in range(0, len(paths), _BLOCK):
             block = paths[start : start + _BLOCK]
-            faults = pool.map(partial(_fault, read), block)
-            for path, reason in zip(block, faults, strict=True):
+            outcomes = pool.map(partial(_decode, read), block)
+            for path, (reason, several) in zip(block, outcomes, strict=True):
                 if reason is not None:
-                    unreadable.append((str(path), reason))
-    return unreadable
+                    decoded.unreadable.append((str(path), reason))
+                elif several:
+                    decoded.several.append(str(path))
+    return decoded
+
+
+def has_several_pages(image: Image.Image) -> bool:
+    """Whether a file holds pages or frames beside the first, such as TIFF, GIF, WebP and PNG do.
+
+    Cameras put previews and depth beside a JPEG's own image; those are no pages.
+
+    Args:
+        image: As Pillow opened it.
+    """
+    return image.format not in _CAMERAS and bool(getattr(image, "is_animated", False))
+
+
+def _warn_of_pages(image: Image.Image) -> None:
+    if has_several_pages(image):
+        warn_of_pages()
+
+
+def warn_of_pages() -> None:
+    """Say once in a process that of several pages or frames one is read."""
+    warnings.warn(
+        "Of images with several pages or frames (TIFF, animated GIF, WebP and PNG) the first "
+        "alone is read; save the others as files of their own, or pages that are channels "
+        "with data.channels=<their number>.",
+        ErsslWarning,
+        stacklevel=4,
+    )
 
 
 def _opened(path: str | Path) -> Image.Image:
@@ -174,13 +236,16 @@ def _full_range(largest: float) -> int:
     return int(2**bits - 1)
 
 
-def _fault(read: Callable[[str | Path], Any] | None, path: str | Path) -> str | None:
+def _decode(read: Callable[[str | Path], Any] | None, path: str | Path) -> tuple[str | None, bool]:
+    """Why a file cannot be read, or ``None``, and whether it has several pages."""
+    several = False
     try:
         if read is not None:
             read(path)
-            return None
+            return None, several
         with _opened(path) as image:
-            if image.format in ("JPEG", "MPO"):
+            several = has_several_pages(image)
+            if image.format in _CAMERAS:
                 image.draft(None, (1, 1))
                 image.load()
             else:
@@ -189,8 +254,8 @@ def _fault(read: Callable[[str | Path], Any] | None, path: str | Path) -> str | 
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
         cause = error.__cause__ if isinstance(error, DataError) else None
-        return reason_of(path, cause if isinstance(cause, Exception) else error)
-    return None
+        return reason_of(path, cause if isinstance(cause, Exception) else error), several
+    return None, several
 
 
 def reason_of(path: str | Path, error: Exception) -> str:

@@ -10,14 +10,16 @@ import tarfile
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from erssl.data.formats import image_extensions
+from erssl.data.formats import HEAD, image_extensions
 from erssl.data.images import decode_image
+from erssl.data.left_out import LeftOut
 from erssl.errors import DataError
 from erssl.paths import erssl_home, user_path
 
@@ -108,18 +110,21 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         """
         self.files = list(files)
         self.grey = grey
-        self.left_out: Counter[str] = Counter()
+        left_out = LeftOut()
         self._members: list[tuple[int, str]] = []
         places: list[tuple[int, int]] = []
         for number, file in enumerate(self.files):
-            for name, start, size in _members(file, self.left_out):
+            for name, start, size in _members(file, left_out):
                 self._members.append((number, name))
                 places.append((start, size))
         if not places:
             raise DataError(
                 f"The tars of data.shards hold no images ({', '.join(image_extensions())}), as "
-                f"{self.files[0] if self.files else 'there are none'}; name others."
+                f"{self.files[0] if self.files else 'there are none'}"
+                f"{f', but {left_out.advice()}' if left_out.unnamed else ''}; name others."
             )
+        left_out.warn("data.shards")
+        self.left_out: Counter[str] = left_out.counts
         self._places = np.asarray(places, dtype=np.int64)
         self.targets = np.zeros(len(places), dtype=np.int64)
         stats = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
@@ -143,7 +148,7 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         return decode_image(data, f"{self.files[number]}/{name}", grey=self.grey), 0
 
 
-def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
+def _members(file: Path, left_out: LeftOut) -> list[tuple[str, int, int]]:
     """Name, first byte and size of each image in a tar."""
     images = []
     size = file.stat().st_size
@@ -156,11 +161,11 @@ def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
                     raise tarfile.ReadError("unexpected end of data")
                 extension = os.path.splitext(member.name)[1].lower()
                 if os.path.basename(member.name).startswith("."):
-                    left_out["hidden"] += 1
+                    left_out.hide()
                 elif extension in image_extensions() and not member.issparse():
                     images.append((member.name, member.offset_data, member.size))
                 else:
-                    left_out[f"extension {extension}" if extension else "no extension"] += 1
+                    left_out.add(member.name, partial(_first_bytes, file, member.offset_data))
             end = tar.offset
     except (tarfile.TarError, EOFError, ValueError, OSError) as error:
         raise DataError(
@@ -176,6 +181,12 @@ def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
                 "write it again."
             )
     return images
+
+
+def _first_bytes(file: Path, start: int) -> bytes:
+    with file.open("rb") as raw:
+        raw.seek(start)
+        return raw.read(HEAD)
 
 
 def _fetched(address: str) -> Path:

@@ -10,11 +10,10 @@ from torch.utils.data import Dataset
 
 from erssl.data.bands import GREY, RGB
 from erssl.data.datasets import Datasets
-from erssl.data.folders import named
 from erssl.data.images import decode_image, load_image
 from erssl.data.options import DataOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, installing, printable
+from erssl.errors import ConfigError, DataError, installing, named, printable
 from erssl.paths import user_path
 
 
