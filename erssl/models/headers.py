@@ -110,8 +110,8 @@ def checked_preprocessing(said: dict[str, Any]) -> dict[str, Any]:
             fits = key == "interpolation" and value in INTERPOLATIONS
         if not fits:
             raise ValueError(f"its preprocessing has {key}={value}")
-    statistics = [said.get(key) or () for key in ("mean", "std")]
-    check_statistics("", *statistics, of_pixels=channels in (GREY, RGB))
+    mean, std = said.get("mean") or (), said.get("std") or ()
+    check_statistics("", mean, std, of_pixels=channels in (GREY, RGB))
     return said
 
 
