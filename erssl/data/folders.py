@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from erssl.data.bands import ARRAY, GREY, RGB, load_bands
 from erssl.data.formats import image_extensions
-from erssl.data.images import decode_all, load_image
+from erssl.data.images import find_unreadable, load_image
 from erssl.data.left_out import LeftOut, first_bytes
 from erssl.errors import DataError, ErsslWarning, named, printable
 from erssl.paths import user_path
@@ -259,9 +259,9 @@ def drop_unreadable(
             image is readable.
     """
     read = None if channels in (GREY, RGB) else partial(read_image, channels=channels)
-    decoded = decode_all([path for path, _ in folder.samples], workers, read)
-    faults = decoded.unreadable
-    folder = replace(folder, several_pages=len(decoded.several))
+    several: list[str] = []
+    faults = find_unreadable([path for path, _ in folder.samples], workers, read, several)
+    folder = replace(folder, several_pages=len(several))
     if not faults:
         return folder, []
     listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)

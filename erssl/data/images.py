@@ -8,10 +8,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -24,6 +23,8 @@ _BLOCK = 8192
 _DEPTHS = (8, 12, 16)  # bits that are told apart
 _NO_FILE = "a pipe or device"
 _CAMERAS = ("JPEG", "MPO")  # whose further images are previews and the like
+
+Item = TypeVar("Item")
 
 
 def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -> Image.Image:
@@ -104,39 +105,9 @@ def find_unreadable(
     paths: Sequence[str | Path],
     workers: int = 1,
     read: Callable[[str | Path], Any] | None = None,
+    several: list[str] | None = None,
 ) -> list[tuple[str, str]]:
     """Decode every file and tell which ones fail.
-
-    Args:
-        paths: As of :func:`decode_all`.
-        workers: As of :func:`decode_all`.
-        read: As of :func:`decode_all`.
-
-    Returns:
-        ``(path, reason)`` of each unreadable file, in the order of ``paths``.
-    """
-    return decode_all(paths, workers, read).unreadable
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What decoding every file of a data set has shown, in the order of the files.
-
-    Attributes:
-        unreadable: ``(path, reason)`` of each file that cannot be read.
-        several: Files of several pages or frames, of which the first is read.
-    """
-
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
-    several: list[str] = field(default_factory=list)
-
-
-def decode_all(
-    paths: Sequence[str | Path],
-    workers: int = 1,
-    read: Callable[[str | Path], Any] | None = None,
-) -> Decoded:
-    """Decode every file, and tell which ones fail or have several pages.
 
     JPEG files are decoded at an eighth of their size: the whole stream is still read, at a
     fraction of the cost.
@@ -144,21 +115,52 @@ def decode_all(
     Args:
         paths: The files.
         workers: Threads to decode with; Pillow's decoders run side by side.
-        read: Reads a file of images that Pillow cannot hold, in place of its decoders; its pages
-            are not counted, for they may be channels.
+        read: Reads a file of images that Pillow cannot hold, in place of its decoders.
+        several: Takes the files of several pages or frames, of which the first is read; not of
+            those that ``read`` reads, whose pages may be channels.
+
+    Returns:
+        ``(path, reason)`` of each unreadable file, in the order of ``paths``.
     """
-    decoded = Decoded()
+    fault = partial(fault_of_file, read=read, several=several)
+    return [(str(path), reason) for path, reason in find_faults(paths, fault, workers)]
+
+
+def find_faults(
+    items: Sequence[Item], fault: Callable[[Item], str | None], workers: int = 1
+) -> list[tuple[Item, str]]:
+    """Look at every item and tell which ones fail.
+
+    Args:
+        items: What stands for the images, such as their files or their numbers.
+        fault: Why an item cannot be read, in a few words; ``None`` where it can.
+        workers: Threads to decode with; Pillow's decoders run side by side.
+
+    Returns:
+        Item and reason of each that fails, in the order of ``items``.
+    """
+    faulty: list[tuple[Item, str]] = []
     with _strict_decoding(), ThreadPoolExecutor(max(1, workers)) as pool:
-        # In blocks, since a pool makes one object for each pending file.
-        for start in range(0, len(paths), _BLOCK):
-            block = paths[start : start + _BLOCK]
-            outcomes = pool.map(partial(_decode, read), block)
-            for path, (reason, several) in zip(block, outcomes, strict=True):
+        # In blocks, since a pool makes one object for each pending item.
+        for start in range(0, len(items), _BLOCK):
+            block = items[start : start + _BLOCK]
+            for item, reason in zip(block, pool.map(fault, block), strict=True):
                 if reason is not None:
-                    decoded.unreadable.append((str(path), reason))
-                elif several:
-                    decoded.several.append(str(path))
-    return decoded
+                    faulty.append((item, reason))
+    return faulty
+
+
+def fault_of_bytes(data: bytes) -> str | None:
+    """Why the bytes of a file are no image that can be read; ``None`` where they are."""
+    if not data:
+        return "empty file"
+    try:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
+            _warn_of_pages(image)
+            _decode(image)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        return reason_of("", error)
+    return None
 
 
 def has_several_pages(image: Image.Image) -> bool:
@@ -186,6 +188,15 @@ def warn_of_pages() -> None:
         ErsslWarning,
         stacklevel=4,
     )
+
+
+def _decode(image: Image.Image) -> None:
+    """Decode an image only to see that it can be done: JPEG at an eighth of its size."""
+    if image.format in _CAMERAS:
+        image.draft(None, (1, 1))
+        image.load()
+    else:
+        to_rgb(image)
 
 
 def _opened(path: str | Path) -> Image.Image:
@@ -236,26 +247,33 @@ def _full_range(largest: float) -> int:
     return int(2**bits - 1)
 
 
-def _decode(read: Callable[[str | Path], Any] | None, path: str | Path) -> tuple[str | None, bool]:
-    """Why a file cannot be read, or ``None``, and whether it has several pages."""
-    several = False
+def fault_of_file(
+    path: str | Path,
+    read: Callable[[str | Path], Any] | None = None,
+    several: list[str] | None = None,
+) -> str | None:
+    """Why a file is no image that can be read, in a few words; ``None`` where it is one.
+
+    Args:
+        path: The file.
+        read: As of :func:`find_unreadable`.
+        several: As of :func:`find_unreadable`.
+    """
     try:
         if read is not None:
             read(path)
-            return None, several
+            return None
         with _opened(path) as image:
-            several = has_several_pages(image)
-            if image.format in _CAMERAS:
-                image.draft(None, (1, 1))
-                image.load()
-            else:
-                to_rgb(image)
+            pages = has_several_pages(image)
+            _decode(image)
     except ConfigError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
         cause = error.__cause__ if isinstance(error, DataError) else None
-        return reason_of(path, cause if isinstance(cause, Exception) else error), several
-    return None, several
+        return reason_of(path, cause if isinstance(cause, Exception) else error)
+    if pages and several is not None:
+        several.append(str(path))
+    return None
 
 
 def reason_of(path: str | Path, error: Exception) -> str:
