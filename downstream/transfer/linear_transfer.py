@@ -13,7 +13,7 @@ from torch import Tensor
 from erssl.downstream.transfer.logistic import Fit, check_labelled, logistic_fits
 from erssl.downstream.transfer.rotation import Rotation
 from erssl.errors import DataError
-from erssl.evaluation.features import Features
+from erssl.evaluation.rows import Features
 
 # Kornblith et al. 2019, appendix A.4: 45 values, evenly spaced in their logarithms.
 LAMBDAS = tuple(torch.logspace(-6, 5, 45, dtype=torch.float64).tolist())

@@ -14,7 +14,9 @@ from pytorch_lightning import Trainer
 
 from erssl.data.registry import available_datasets, get_dataset
 from erssl.errors import ConfigError, RunError
+from erssl.evaluation.cache import StoredType
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.evaluation.storage import Storage
 from erssl.layers import flat
 from erssl.limits import check_count
 from erssl.run.plots import Plots
@@ -49,6 +51,7 @@ _MAY_CHANGE = (
     "plots",
     "cache",
     "cache_dir",
+    "features_storage",
     "feature_batch_size",
     "data.num_workers",
     "trainer.accelerator",
@@ -136,7 +139,8 @@ class FeatureSettings:
 
     feature_batch_size: int
     features_precision: Literal["float32", "bf16"]
-    features_dtype: Literal["float32", "float16"]
+    features_storage: Storage
+    features_dtype: StoredType
     cache: bool
     cache_dir: str | None
 
@@ -365,6 +369,9 @@ def check_same_settings(
     for key, former in {**_data_defaults(now), **_FORMER}.items():
         if key in now:
             before.setdefault(key, former)
+    old = "features_storage" not in before  # always in memory, and in float32 unless told
+    if old and (before.get("features_dtype"), now.get("features_dtype")) == ("float32", "auto"):
+        before["features_dtype"] = "auto"
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     # both follow from the number of images, whose digest says more
