@@ -100,7 +100,7 @@ class MappedShards(_Progress):
         if not ordered:  # a share of no shard
             none = torch.empty(0, dtype=torch.int64)
             return StoredFeatures(StoredRows([torch.empty(0, 0)]), none)
-        rows = StoredRows([features for features, _ in ordered])
+        rows = StoredRows([features for features, _ in ordered], folder=self._cache.folder)
         return StoredFeatures(rows, torch.cat([labels for _, labels in ordered]))
 
 

@@ -119,9 +119,9 @@ class _Bank:
         self._num_classes, self._k = num_classes, k
         self._size = min(max(_BLOCK, 64 * k), len(self._features))
         width = self._features.shape[1]
-        on = {"dtype": torch.float32, "device": self.device}
-        self._rows = torch.empty(self._size * width, **on)
-        self._products = torch.empty(min(_QUERIES, queries) * self._size, **on)
+        held, single = min(_QUERIES, queries) * self._size, torch.float32
+        self._rows = torch.empty(self._size * width, dtype=single, device=self.device)
+        self._products = torch.empty(held, dtype=single, device=self.device)
 
     def votes(self, queries: Tensor, temperature: float) -> Tensor:
         """Votes (B, C) for normalised queries (B, d)."""

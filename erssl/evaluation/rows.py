@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -23,14 +24,18 @@ class StoredRows:
         shape: N and d.
         device: Of the blocks: the CPU.
         ndim: 2.
+        folder: Where the files lie, for others that are needed beside them; ``None`` if unknown.
     """
 
-    def __init__(self, shards: Sequence[Tensor], chosen: Tensor | None = None) -> None:
+    def __init__(
+        self, shards: Sequence[Tensor], chosen: Tensor | None = None, folder: Path | None = None
+    ) -> None:
         """Take the parts.
 
         Args:
             shards: Consecutive rows (n, d) each, float16 or float32, at least one.
             chosen: Numbers (N,) of the rows that these are, in their order; ``None`` for all.
+            folder: Where the files lie.
         """
         self._shards = list(shards)
         self._starts = torch.tensor([0, *map(len, shards)]).cumsum(0)
@@ -39,6 +44,7 @@ class StoredRows:
         self.shape = torch.Size((count, shards[0].shape[1]))
         self.device = torch.device("cpu")
         self.ndim = 2
+        self.folder = folder
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -87,7 +93,8 @@ class StoredRows:
     def select(self, numbers: Tensor) -> StoredRows:
         """Those of the rows (M,), in that order, which are not read for it."""
         own = numbers.long().cpu()
-        return StoredRows(self._shards, own if self._chosen is None else self._chosen[own])
+        chosen = own if self._chosen is None else self._chosen[own]
+        return StoredRows(self._shards, chosen, self.folder)
 
     def to(self, device: torch.device | str) -> Tensor | StoredRows:
         """The rows on another device, whole and in the type that they are stored in."""
@@ -176,14 +183,14 @@ def join_rows(parts: Sequence[StoredRows]) -> StoredRows:
     """Stored rows of several splits one after another, without reading them."""
     shards = [shard for part in parts for shard in part._shards]
     if all(part._chosen is None for part in parts):
-        return StoredRows(shards)
+        return StoredRows(shards, folder=parts[0].folder)
     numbers, before = [], 0
     for part in parts:
         there = int(part._starts[-1])
         chosen = torch.arange(there) if part._chosen is None else part._chosen
         numbers.append(chosen + before)
         before += there
-    return StoredRows(shards, torch.cat(numbers))
+    return StoredRows(shards, torch.cat(numbers), parts[0].folder)
 
 
 def blocks(rows: Rows, size: int = BLOCK) -> Iterable[Tensor]:

@@ -130,10 +130,7 @@ class Evaluation:
         width = getattr(self.subject.backbone, "feature_dim", None)
         storage = storage_for(settings.features_storage, sum(map(len, both)), width)
         dtype = dtype_for(settings.features_dtype, storage)
-        settings = replace(settings, features_storage=storage, features_dtype=dtype)
-        if isinstance(settings, EvaluationSettings):
-            self.settings = settings
-        return settings
+        return replace(settings, features_storage=storage, features_dtype=dtype)
 
     @contextmanager
     def opened(self, console: Console, first: bool = True, **facts: Any) -> Iterator[None]:
@@ -195,7 +192,7 @@ class Evaluation:
         folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
         on_disk = options.features_storage == "disk"
         own = self.path / OWN_FEATURES if on_disk else None
-        stored = {
+        stored: dict[str, Any] = {
             "take": stored_features if on_disk else cached_features,
             "cache_dir": folder if options.cache else own,
             "dtype": options.features_dtype,
