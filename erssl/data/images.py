@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from erssl.data.checked_files import CheckedFiles, block_digest
 from erssl.data.formats import image_formats
 from erssl.data.orientation import turned_upright
 from erssl.errors import ConfigError, DataError, ErsslWarning
@@ -100,6 +101,7 @@ def find_unreadable(
     paths: Sequence[str | Path],
     workers: int = 1,
     read: Callable[[str | Path], Any] | None = None,
+    checked: CheckedFiles | None = None,
 ) -> list[tuple[str, str]]:
     """Decode every file and tell which ones fail.
 
@@ -110,6 +112,8 @@ def find_unreadable(
         paths: The files.
         workers: Threads to decode with; Pillow's decoders run side by side.
         read: Reads a file of images that Pillow cannot hold, in place of its decoders.
+        checked: What is known of blocks of 8,192 files from another time, which are not decoded
+            again; ``None`` to decode all.
 
     Returns:
         ``(path, reason)`` of each unreadable file, in the order of ``paths``.
@@ -119,10 +123,14 @@ def find_unreadable(
         # In blocks, since a pool makes one object for each pending file.
         for start in range(0, len(paths), _BLOCK):
             block = paths[start : start + _BLOCK]
-            faults = pool.map(partial(_fault, read), block)
-            for path, reason in zip(block, faults, strict=True):
-                if reason is not None:
-                    unreadable.append((str(path), reason))
+            name = None if checked is None else block_digest(block)
+            faults = None if checked is None or name is None else checked.known(name)
+            if faults is None:
+                reasons = pool.map(partial(_fault, read), block)
+                faults = [(i, reason) for i, reason in enumerate(reasons) if reason is not None]
+                if checked is not None and name is not None:
+                    checked.keep(name, faults)
+            unreadable += [(str(block[i]), reason) for i, reason in faults]
     return unreadable
 
 

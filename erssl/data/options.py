@@ -209,8 +209,9 @@ class FileOptions(DataOptions):
     Attributes:
         on_error: What an unreadable file does: stop the run before training (``"raise"``), or be
             left out and listed (``"skip"``, which needs ``verify``).
-        verify: Decode every file once before training. Takes long on ImageNet; without it an
-            unreadable file stops the run when its turn comes.
+        verify: Decode every file once before training, or so many, spread evenly over each folder.
+            All take long on ImageNet, once: what was decoded is kept, and a check that was ended
+            goes on. Without it an unreadable file stops the run when its turn comes.
         exif: Turn images upright as their EXIF orientation says. On for a user's own files, off
             where a published protocol reads them with torchvision, whose loader leaves images as
             they are stored.
@@ -219,20 +220,29 @@ class FileOptions(DataOptions):
     channel_choices = ()
 
     on_error: Literal["raise", "skip"] = "raise"
-    verify: bool = True
+    verify: bool | int = True
     exif: bool = True
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
         check_choice("data.on_error", self.on_error, ("raise", "skip"))
-        check_switch("data.verify", self.verify)
-        check_switch("data.exif", self.exif)
-        if self.on_error == "skip" and not self.verify:
+        if not isinstance(self.verify, int) or (self.verify < 1 and self.verify is not False):
             raise ConfigError(
-                "data.on_error=skip needs data.verify=true, which is off; set it, or "
+                f"data.verify={self.verify} is neither true nor false nor a number of files to "
+                "decode; give one of the three."
+            )
+        check_switch("data.exif", self.exif)
+        if self.on_error == "skip" and self.verify is not True:
+            raise ConfigError(
+                f"data.on_error=skip needs data.verify=true and it is {self.verify}; set it, or "
                 "data.on_error=raise."
             )
+
+    @property
+    def sampled(self) -> int | None:
+        """Number of files of each folder that are decoded first; ``None`` for all."""
+        return None if isinstance(self.verify, bool) else self.verify
 
 
 def loader_processes(num_workers: int | None) -> int:
