@@ -52,7 +52,8 @@ class FileList(Sequence[tuple[str, int]]):
         """The path of one file."""
         start = int(self._starts[index])
         name = self._names[start : start + int(self._lengths[index])]
-        return self._folders[self._folder_of[index]] + os.fsdecode(name)
+        folder: str = self._folders[self._folder_of[index]]
+        return folder + os.fsdecode(name)
 
     @overload
     def __getitem__(self, index: int) -> tuple[str, int]: ...

@@ -83,7 +83,8 @@ def add_images_below(
 
 def split_entries(folder: str) -> tuple[list[str], list[str]]:
     """Names of the folders in a folder, links to some among them, and of all else."""
-    inner, others = [], []
+    inner: list[str] = []
+    others: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             (inner if _leads_to_folder(entry) else others).append(entry.name)
