@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import PIL
 
@@ -15,7 +16,17 @@ from erssl.data.formats import image_formats
 from erssl.errors import ErsslWarning
 from erssl.paths import erssl_home
 
-Faults = list[tuple[int, str]]
+
+class Checked(NamedTuple):
+    """What is known of the files of a block.
+
+    Attributes:
+        unreadable: Path and reason of each that cannot be read.
+        several: Those of several pages or frames.
+    """
+
+    unreadable: list[tuple[str, str]]
+    several: list[str]
 
 
 class CheckedFiles:
@@ -36,7 +47,7 @@ class CheckedFiles:
         read_by = (os.path.abspath(folder), channels, PIL.__version__, list(image_formats()))
         name = hashlib.sha256(repr(read_by).encode(errors="surrogatepass")).hexdigest()[:32]
         self._file = erssl_home() / "checked" / f"{name}.jsonl"
-        self._known: dict[str, Faults] = {}
+        self._known: dict[str, Checked] = {}
         self._writable = True
         try:
             lines = self._file.read_text(encoding="utf-8").splitlines()
@@ -45,22 +56,23 @@ class CheckedFiles:
         for line in lines:
             try:
                 block = json.loads(line)
-                self._known[block["files"]] = [(int(i), str(why)) for i, why in block["faults"]]
+                unreadable = [(str(path), str(why)) for path, why in block["unreadable"]]
+                self._known[block["files"]] = Checked(unreadable, list(block["several"]))
             except (ValueError, KeyError, TypeError):
                 continue  # the end of a line that a killed process wrote
 
-    def known(self, block: str) -> Faults | None:
-        """Places and reasons of a block's files that cannot be read; ``None`` if unknown."""
+    def known(self, block: str) -> Checked | None:
+        """What is known of a block; ``None`` for nothing."""
         return self._known.get(block)
 
-    def keep(self, block: str, faults: Faults) -> None:
+    def keep(self, block: str, checked: Checked) -> None:
         """Add a block; where that fails, warn once and keep no more."""
         if not self._writable:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"files": block, "faults": faults}) + "\n")
+                file.write(json.dumps({"files": block, **checked._asdict()}) + "\n")
         except OSError as error:
             self._writable = False
             warnings.warn(

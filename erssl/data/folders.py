@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,11 @@ from erssl.data.file_list import (
 )
 from erssl.data.formats import image_extensions
 from erssl.data.images import find_unreadable, load_image
+from erssl.data.left_out import LeftOut
 from erssl.data.listing import add_images_below, images_among, is_hidden, split_entries
-from erssl.errors import DataError, ErsslWarning, printable
+from erssl.errors import DataError, ErsslWarning, named, printable
 from erssl.paths import user_path
 
-_NAMED = 5
 _MANY = 8192  # images whose check is worth being kept
 
 
@@ -86,6 +86,8 @@ class Folder:
         class_names: Names of the classes in order; one empty name if there are no labels.
         labelled: Whether the folder has class sub-folders.
         left_out: Number of files that are no image of it by reason; a hidden folder counts as one.
+        several_pages: Number of images with several pages or frames, of which the first is read;
+            known once all have been decoded.
     """
 
     key: str
@@ -94,6 +96,7 @@ class Folder:
     class_names: tuple[str, ...]
     labelled: bool
     left_out: Counter[str] = field(default_factory=Counter)
+    several_pages: int = 0
 
 
 def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
@@ -117,26 +120,28 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
     folder = _existing(key, path)
     inner, others = _entries(key, path, folder)
     class_names = [name for name in inner if not is_hidden(name)]
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
     hidden = [name for name in inner if is_hidden(name)]
-    loose = images_among(sorted(others + hidden), left_out, extensions)
+    loose = images_among(str(folder), sorted(others + hidden), left_out, extensions)
     builder = FileListBuilder()
     if not class_names and loose:
+        left_out.warn(f"{key}={path}")
         builder.add(str(folder), loose, 0)
-        return Folder(key, folder, builder.build(), ("",), labelled=False, left_out=left_out)
+        return Folder(key, folder, builder.build(), ("",), labelled=False, left_out=left_out.counts)
     empty = []
     for number, name in enumerate(class_names):
         if not add_images_below(str(folder / name), number, builder, left_out, extensions):
             empty.append(name)
     samples = builder.build()
     if not samples:
-        raise DataError(f"{key}={path} holds no images ({', '.join(extensions)}); {_EXPECTED}.")
+        raise DataError(_no_images(f"{key}={path}", extensions, left_out, _EXPECTED))
     if empty:
         raise DataError(
             f"{key}={path} has {len(empty)} of {len(class_names)} class folders without images "
-            f"({named(empty)}); fill or remove them."
+            f"({named(empty)}){unnamed}; fill or remove them."
         )
+    left_out.warn(f"{key}={path}")
     if loose:
         warnings.warn(
             f"{key}={path} has class folders, so the {len(loose)} images beside them are left "
@@ -144,9 +149,9 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
             ErsslWarning,
             stacklevel=2,
         )
-        left_out["beside the class folders"] = len(loose)
+        left_out.counts["beside the class folders"] = len(loose)
     names = tuple(map(printable, class_names))
-    return Folder(key, folder, samples, names, labelled=True, left_out=left_out)
+    return Folder(key, folder, samples, names, labelled=True, left_out=left_out.counts)
 
 
 def scan_unlabelled(key: str, path: str | Path, channels: int = RGB) -> Folder:
@@ -162,12 +167,13 @@ def scan_unlabelled(key: str, path: str | Path, channels: int = RGB) -> Folder:
     """
     folder = _existing(key, path)
     _entries(key, path, folder)
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
     builder = FileListBuilder()
     if not add_images_below(str(folder), 0, builder, left_out, extensions):
-        raise DataError(f"{key}={path} holds no images ({', '.join(extensions)}); name another.")
-    return Folder(key, folder, builder.build(), ("",), labelled=False, left_out=left_out)
+        raise DataError(_no_images(f"{key}={path}", extensions, left_out, "name another"))
+    left_out.warn(f"{key}={path}")
+    return Folder(key, folder, builder.build(), ("",), labelled=False, left_out=left_out.counts)
 
 
 def _existing(key: str, path: str | Path) -> Path:
@@ -280,7 +286,9 @@ def drop_unreadable(
             folder, paths, sampled, partial(find_unreadable, workers=workers, read=read)
         )
     checked = CheckedFiles(folder.path, channels) if len(paths) > _MANY else None
-    faults = find_unreadable(paths, workers, read, checked)
+    several: list[str] = []
+    faults = find_unreadable(paths, workers, read, several, checked)
+    folder = replace(folder, several_pages=len(several))
     if not faults:
         return folder, []
     listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)
@@ -322,11 +330,9 @@ def _sampled(
     return folder, []
 
 
-def named(names: Iterable[str]) -> str:
-    """List at most five names, and how many there are beyond them."""
-    every = list(names)
-    more = f", and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
-    return ", ".join(every[:_NAMED]) + more
+def _no_images(where: str, extensions: Sequence[str], left_out: LeftOut, advice: str) -> str:
+    but = f" but {left_out.advice()}" if left_out.unnamed else ""
+    return f"{where} holds no images ({', '.join(extensions)}){but}; {advice}."
 
 
 _EXPECTED = "give a folder with one sub-folder of images a class, or one of images alone"

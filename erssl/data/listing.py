@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from erssl.data.file_list import FileListBuilder
+from erssl.data.left_out import LeftOut, first_bytes
 
 
 def is_hidden(name: str) -> bool:
@@ -16,20 +17,20 @@ def is_hidden(name: str) -> bool:
 
 
 def images_among(
-    names: Sequence[str], left_out: Counter[str], extensions: Sequence[str]
+    folder: str, names: Sequence[str], left_out: LeftOut, extensions: Sequence[str]
 ) -> list[str]:
     """Those of the names that an image's file has; the others are counted in ``left_out``."""
     if _all_images(names, extensions):
         return list(names)
     kept = []
     for name in names:
-        extension = os.path.splitext(name)[1].lower()
         if is_hidden(name):
-            left_out["hidden"] += 1
-        elif extension in extensions:
+            left_out.hide()
+        elif os.path.splitext(name)[1].lower() in extensions:
             kept.append(name)
         else:
-            left_out[f"extension {extension}" if extension else "no extension"] += 1
+            path = os.path.join(folder, name)
+            left_out.add(path, partial(first_bytes, path))
     return kept
 
 
@@ -50,7 +51,7 @@ def add_images_below(
     folder: str,
     number: int,
     builder: FileListBuilder,
-    left_out: Counter[str],
+    left_out: LeftOut,
     extensions: Sequence[str],
 ) -> bool:
     """Add the images of a class in torchvision's order; whether there are any.
@@ -70,12 +71,12 @@ def add_images_below(
         try:
             inner, files = split_entries(place)
         except OSError:
-            left_out["folder that cannot be read"] += 1
+            left_out.counts["folder that cannot be read"] += 1
             continue
-        left_out["hidden"] += sum(map(is_hidden, inner))
+        left_out.hide(sum(map(is_hidden, inner)))
         shown = sorted(name for name in inner if not is_hidden(name))
         waiting += [os.path.join(place, name) for name in reversed(shown)]
-        places.append((place, images_among(sorted(files), left_out, extensions)))
+        places.append((place, images_among(place, sorted(files), left_out, extensions)))
     for place, files in sorted(places):
         builder.add(place, files, number)
     return any(files for _, files in places)

@@ -8,7 +8,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 
 from erssl.data.bands import GREY, RGB
-from erssl.data.checks import as_numbers, check_choice, check_switch, check_whole
+from erssl.data.checks import (
+    as_numbers,
+    check_choice,
+    check_statistics,
+    check_switch,
+    check_whole,
+)
 from erssl.data.datasets import Datasets
 from erssl.data.statistics import channel_statistics
 from erssl.data.views import ViewOptions
@@ -118,11 +124,7 @@ class DataOptions:
                 "and up to 1."
             )
         self._check_channels()
-        if min(self.std, default=1) <= 0:
-            raise ConfigError(
-                f"data.std={list(self.std)} holds a value that is not positive; give the "
-                "deviations of the channels."
-            )
+        check_statistics("data.", self.mean, self.std, self.channels in (GREY, RGB))
 
     def _check_channels(self) -> None:
         """Check that there is a mean and a deviation for each channel, or none yet."""
@@ -203,25 +205,19 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileOptions(DataOptions):
-    """The options of data sets whose images are files of their own.
+class CheckedOptions(DataOptions):
+    """The options of data sets whose images are decoded once before training.
 
     Attributes:
-        on_error: What an unreadable file does: stop the run before training (``"raise"``), or be
+        on_error: What an unreadable image does: stop the run before training (``"raise"``), or be
             left out and listed (``"skip"``, which needs ``verify``).
-        verify: Decode every file once before training, or so many, spread evenly over each folder.
-            All take long on ImageNet, once: what was decoded is kept, and a check that was ended
-            goes on. Without it an unreadable file stops the run when its turn comes.
-        exif: Turn images upright as their EXIF orientation says. On for a user's own files, off
-            where a published protocol reads them with torchvision, whose loader leaves images as
-            they are stored.
+        verify: Decode every image once before training, or so many of them, spread evenly. All
+            take long on ImageNet; without it an unreadable image stops the run when its turn comes.
+            Of folders it is kept what was decoded, so that a check that was ended goes on.
     """
-
-    channel_choices = ()
 
     on_error: Literal["raise", "skip"] = "raise"
     verify: bool | int = True
-    exif: bool = True
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -229,10 +225,9 @@ class FileOptions(DataOptions):
         check_choice("data.on_error", self.on_error, ("raise", "skip"))
         if not isinstance(self.verify, int) or (self.verify < 1 and self.verify is not False):
             raise ConfigError(
-                f"data.verify={self.verify} is neither true nor false nor a number of files to "
+                f"data.verify={self.verify} is neither true nor false nor a number of images to "
                 "decode; give one of the three."
             )
-        check_switch("data.exif", self.exif)
         if self.on_error == "skip" and self.verify is not True:
             raise ConfigError(
                 f"data.on_error=skip needs data.verify=true and it is {self.verify}; set it, or "
@@ -241,8 +236,28 @@ class FileOptions(DataOptions):
 
     @property
     def sampled(self) -> int | None:
-        """Number of files of each folder that are decoded first; ``None`` for all."""
+        """Number of images of each split that are decoded first; ``None`` for all."""
         return None if isinstance(self.verify, bool) else self.verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(CheckedOptions):
+    """The options of data sets whose images are files of their own.
+
+    Attributes:
+        exif: Turn images upright as their EXIF orientation says. On for a user's own files, off
+            where a published protocol reads them with torchvision, whose loader leaves images as
+            they are stored.
+    """
+
+    channel_choices = ()
+
+    exif: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_switch("data.exif", self.exif)
 
 
 def loader_processes(num_workers: int | None) -> int:

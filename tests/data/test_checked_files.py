@@ -30,13 +30,13 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    paths, fault = [], images._fault
+    paths, fault = [], images.fault_of_file
 
-    def counted(read, path):
+    def counted(path, **options):
         paths.append(os.path.basename(path))
-        return fault(read, path)
+        return fault(path, **options)
 
-    monkeypatch.setattr(images, "_fault", counted)
+    monkeypatch.setattr(images, "fault_of_file", counted)
     return paths
 
 
@@ -65,15 +65,15 @@ def test_a_second_check_decodes_what_has_changed(folder, decoded):
 def test_a_check_that_was_killed_goes_on(folder, decoded, monkeypatch):
     expected = skip(folder)[1]
     monkeypatch.setenv("ERSSL_HOME", str(folder.parent / "other"))
-    fault = images._fault
+    fault = images.fault_of_file
 
-    def killed(read, path):
+    def killed(path, **options):
         if path.endswith("7.png"):
             raise KeyboardInterrupt
-        return fault(read, path)
+        return fault(path, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(images, "_fault", killed)
+        patched.setattr(images, "fault_of_file", killed)
         with pytest.raises(KeyboardInterrupt):
             skip(folder)
     [record] = (folder.parent / "other/checked").iterdir()
@@ -106,7 +106,7 @@ def test_the_option_takes_a_number(folder, decoded):
     assert len(load_imagefolder(train_dir=str(folder), verify=2, num_workers=0).train) == 10
     assert decoded == ["0.png", "9.png"]
     for wrong in (0, -1, 1.5, "no"):
-        with pytest.raises(ConfigError, match=r"neither true nor false nor a number of files"):
+        with pytest.raises(ConfigError, match=r"neither true nor false nor a number of images"):
             load_imagefolder(train_dir=str(folder), verify=wrong)
     with pytest.raises(ConfigError, match=r"needs data\.verify=true and it is 2"):
         load_imagefolder(train_dir=str(folder), verify=2, on_error="skip")
@@ -124,7 +124,7 @@ def test_what_was_read_otherwise_is_not_known(folder, monkeypatch):
     paths = [path for path, _ in scan_folder("x", folder).samples]
     find_unreadable(paths, checked=CheckedFiles(folder, 3))
     name = block_digest(paths[:BLOCK])
-    assert CheckedFiles(folder, 3).known(name) == []
+    assert CheckedFiles(folder, 3).known(name) == ([], [])
     assert CheckedFiles(folder, 1).known(name) is None
     monkeypatch.setattr("PIL.__version__", "later")
     assert CheckedFiles(folder, 3).known(name) is None

@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from erssl.data.file_list import FileList, FileListBuilder, Paths, chosen, targets_of
 from erssl.data.folders import ImageFiles, scan_folder, scan_unlabelled
+from erssl.data.left_out import LeftOut
 from erssl.data.listing import images_among
 
 NAMES = (["b.JPEG", "ä ö.png", os.fsdecode(b"\xff.png")], [], ["1.jpg"])
@@ -83,13 +84,13 @@ def test_alike_names_are_the_same_as_one_by_one():
         ["a.jpg", "b.jpg.jpg", "c..jpg"],
         [],
     ):
-        kept, left_out = [], Counter()
+        kept, left_out = [], LeftOut()
         for name in names:
-            one = images_among([name, "other.png"], left_out, extensions)  # never all alike
+            one = images_among("/x", [name, "other.png"], left_out, extensions)  # never all alike
             kept += one[:-1]
-        together = Counter()
-        assert images_among(names, together, extensions) == kept
-        assert together == left_out
+        together = LeftOut()
+        assert images_among("/x", names, together, extensions) == kept
+        assert together.counts == left_out.counts
 
 
 def test_nested_folders_and_links_are_in_torchvisions_order(tmp_path):
