@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -137,6 +137,7 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
     if not samples:
         raise DataError(_no_images(f"{key}={path}", extensions, left_out, _EXPECTED))
     if empty:
+        unnamed = f", and {left_out.advice()}" if left_out.unnamed else ""
         raise DataError(
             f"{key}={path} has {len(empty)} of {len(class_names)} class folders without images "
             f"({named(empty)}){unnamed}; fill or remove them."
