@@ -18,10 +18,29 @@ from erssl.models.zoo import rows as zoo_rows
 NAME = "test_vit"
 #: Every argument of timm by which weights, code or a place of its own could be named.
 FORBIDDEN = (
-    *("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
-    *("pretrained_strict", "pretrained_filter_fn", "features_only", "out_indices", "scriptable"),
-    *("exportable", "no_jit", "file", "url", "hf_hub_id", "hf_hub_filename", "custom_load"),
-    *("state_dict", "source", "model_args", "num_classes", "feature_cls", "kwargs_filter"),
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+    "pretrained_strict",
+    "pretrained_filter_fn",
+    "features_only",
+    "out_indices",
+    "scriptable",
+    "exportable",
+    "no_jit",
+    "file",
+    "url",
+    "hf_hub_id",
+    "hf_hub_filename",
+    "custom_load",
+    "state_dict",
+    "source",
+    "model_args",
+    "num_classes",
+    "feature_cls",
+    "kwargs_filter",
 )
 NAMES = ("local-dir:{place}", "hf-hub:evil/net", "hf_hub:evil/net", "timm/evil", "{place}/net.pth")
 
