@@ -52,7 +52,8 @@ class BYOLER(BYOL):
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             kappa: Concentration of kernel and reconstruction; 10.
-            estimator: ``"joe"`` or ``"plugin"``, or ``"koleo"`` of nearest neighbours.
+            estimator: ``"joe"``, ``"plugin"`` or ``"renyi2"`` of a kernel density, or ``"koleo"``
+                of nearest neighbours.
             entropy_weight: Weight of the entropy; 1.
             leave_one_out: Leave each sample out of its own density estimate.
             entropy_of: Which online embedding stands for the target's in the entropy. The paper

@@ -11,6 +11,7 @@ from functools import cache
 import torch
 
 from erssl.data import DataOptions, default_options
+from erssl.data.imbalance import long_tailed
 from erssl.protocols.build import build_method
 from erssl.protocols.evaluation import best_device
 from erssl.settings.pretrain import PretrainSettings
@@ -47,14 +48,14 @@ def seconds_of_run(settings: PretrainSettings, known: dict[str, float]) -> float
 
 def _images(data: DataOptions) -> int:
     """Number of training images, counted once for all ways to read the same ones."""
-    own = {key: getattr(data, key) for key in data.own_options()}
+    own = {key: getattr(data, key) for key in (*data.own_options(), "imbalance")}
     unchecked = {key: value for key, value in _UNCHECKED.items() if key in own}
     return _counted(default_options(data.name, **(own | unchecked)))
 
 
 @cache
 def _counted(data: DataOptions) -> int:
-    return len(data.load().train)
+    return len(long_tailed(data.load(), data.imbalance, seed=0).train)
 
 
 def _seconds_of_step(settings: PretrainSettings) -> float:

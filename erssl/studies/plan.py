@@ -3,7 +3,8 @@
 A file of ``configs/study`` holds ``question``, ``source``, ``axes`` and ``scales``; it may hold
 ``overrides`` of all its runs, ``metrics``, ``published``, ``skip`` and ``notes``. An axis maps the
 label of each of its options to overrides of ``erssl pretrain``; the grid is the product of the
-axes. A scale may replace axes and overrides by its own. What all studies have in common at a scale
+axes. An option that says ``data`` has images of its own, and takes no setting of images from the
+scale or the user. A scale may replace axes and overrides by its own. What all studies have in common at a scale
 (images, network, length) is ``configs/study/scale/SCALE.yaml``, so that they share runs.
 """
 
@@ -27,6 +28,7 @@ _SCALE_KEYS = {"about", "overrides", "seeds"}
 _OWN_SCALE_KEYS = {"about", "overrides", "seeds", "axes", "skip"}
 METRICS = ("knn_top1", "linear_top1", "train_nats_below_uniform", "train_alignment")
 
+DATA = "data"  # which images, and the group of their settings
 Overrides = dict[str, Any]
 
 
@@ -171,16 +173,16 @@ class Study:
         axes = _axes(own["axes"], self.name) if own.get("axes") else self.axes
         skip = {tuple(map(str, labels)) for labels in own.get("skip", self.skip)}
         given = dict(override.partition("=")[::2] for override in further)
-        varied = {key for axis in axes for option in axis.options.values() for key in option}
-        if clash := sorted(set(given) & (varied | {"seed"})):
+        options = [option for axis in axes for option in axis.options.values()]
+        if clash := sorted(set(given) & ({key for o in options for key in _fixed(o)} | {"seed"})):
             raise ConfigError(
                 f"{clash[0]} varies between the runs of the study {self.name}; leave it out, or "
                 "write a study of your own."
             )
         cells = [
-            Cell(labels, seed, tuple(overrides_of({**overrides, "seed": seed, **given})))
+            Cell(labels, seed, tuple(overrides_of({"seed": seed, **overrides})))
             for seed in seeds or scale.seeds
-            for labels, overrides in _product(axes, scale.overrides)
+            for labels, overrides in _product(axes, scale.overrides, given)
             if not _matches(labels, skip)
         ]
         if not cells:
@@ -260,13 +262,30 @@ def _axes(said: Mapping[str, Any], study: str) -> tuple[Axis, ...]:
 
 
 def _product(
-    axes: Sequence[Axis], shared: Overrides
+    axes: Sequence[Axis], shared: Overrides, given: Overrides
 ) -> Iterator[tuple[tuple[str, ...], Overrides]]:
+    """Labels and overrides of every cell; what the user has given is the strongest.
+
+    An option that names images of its own (``data``) takes no images of the scale or the user.
+    """
     for options in itertools.product(*(axis.options.items() for axis in axes)):
-        overrides = dict(shared)
-        for _, own in options:
-            overrides |= own
-        yield tuple(label for label, _ in options), overrides
+        own: Overrides = {}
+        for _, overrides in options:
+            own |= overrides
+        below, above = (
+            {k: v for k, v in each.items() if not (DATA in own and _is_of_images(k))}
+            for each in (shared, given)
+        )
+        yield tuple(label for label, _ in options), {**below, **own, **above}
+
+
+def _is_of_images(key: str) -> bool:
+    return key.partition(".")[0] == DATA
+
+
+def _fixed(option: Overrides) -> Iterator[str]:
+    """The keys of an option that nobody may give for all runs."""
+    return (key for key in option if not (DATA in option and _is_of_images(key)))
 
 
 def _matches(labels: tuple[str, ...], skip: set[tuple[str, ...]]) -> bool:
