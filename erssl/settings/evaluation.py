@@ -18,10 +18,11 @@ from erssl.evaluation.classifier import ClassifierOptions
 from erssl.layers import flat
 from erssl.limits import check_count
 from erssl.run.plots import Plots
-from erssl.settings.compose import Schema, compose_config, leaves, schema_from
+from erssl.settings.compose import FREE, Schema, compose_config, leaves, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.hints import OF_DATA, unknown_setting
 from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.loggers import LoggerSettings, check_loggers
 from erssl.settings.trainer import check_trainer
 from erssl.yaml_text import read_settings_file
 
@@ -58,6 +59,7 @@ _MAY_CHANGE = (
     "trainer.log_every_n_steps",
     "num_workers",
     "download",
+    "logger",
 )
 # Of what is evaluated and on what, which may change under the same name; after the terms for it.
 _DIGESTS = {
@@ -160,7 +162,7 @@ class KnnSettings(EvaluationSettings, FeatureSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(ClassifierOptions, EvaluationSettings):
+class TrainingSettings(ClassifierOptions, EvaluationSettings, LoggerSettings):
     """What evaluations read that train: ``configs/training.yaml`` and the preset.
 
     ``chosen`` is no key: it says which values are the preset's.
@@ -184,6 +186,7 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
         """Refuse values that train nothing."""
         ClassifierOptions.__post_init__(self)
         EvaluationSettings.__post_init__(self)
+        check_loggers(self.logger, self.logger_options)
         check_trainer(self.trainer)
         check_count("epochs", self.epochs)
         if not 1 <= self.seeds <= 2**32 - self.seed:
@@ -197,6 +200,7 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
     def schema(cls) -> Schema:
         """Keys that the command takes: those of the trainer too, but for what it does itself."""
         schema = schema_from(cls)
+        schema["logger_options"] = FREE
         schema["trainer"] = schema_from(Trainer, without=(*_OWN_TRAINER_KEYS, *_LIMITS))
         del schema["chosen"]
         if cls.frozen:
@@ -371,6 +375,8 @@ def check_same_settings(
     # every data set had the options of all once, none of which it reads
     unread = {key for key in before if key.startswith("data.") and key not in now}
     for key in sorted({*before, *now} - {"features_k", "fitted"} - unread):
+        if key.startswith("logger_options"):
+            continue
         if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "
