@@ -391,7 +391,9 @@ def export(
     return run_command("export", said, None, None, quiet, overrides)
 
 
-def study(study: Place, scale: str = "tiny", *, quiet: bool = False, **overrides: Any) -> Result:
+def study(
+    study: Place, scale: str | None = None, *, quiet: bool = False, **overrides: Any
+) -> Result:
     """Train the runs of a study that its store lacks, and write its page: ``erssl study``.
 
     Args:
@@ -412,7 +414,11 @@ def study(study: Place, scale: str = "tiny", *, quiet: bool = False, **overrides
 
 
 def report(
-    *places: Place, output: Place = "report", plots: str = "png", quiet: bool = False
+    *places: Place,
+    output: Place = "report",
+    plots: str = "png",
+    rank: str | None = None,
+    quiet: bool = False,
 ) -> Result:
     """Put any number of results into one table: ``erssl report``.
 
@@ -420,6 +426,7 @@ def report(
         *places: Run directories, or folders that hold some.
         output: The folder of the report.
         plots: ``"pdf"`` or ``"svg"`` for the figure in that format too.
+        rank: Reading without labels to order pretrainings by, such as ``"features_rankme"``.
         quiet: Print nothing.
 
     Returns:
@@ -430,4 +437,6 @@ def report(
     """
     with own_process():
         folders = [str(Path(place)) for place in places]
-        return execute("report", [*folders, f"output={Path(output)}", f"plots={plots}"], quiet)
+        own = [f"output={Path(output)}", f"plots={plots}"]
+        own += [] if rank is None else [f"rank={rank}"]
+        return execute("report", [*folders, *own], quiet)

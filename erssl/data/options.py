@@ -71,9 +71,9 @@ class DataOptions:
             in the memory of the device that trains and makes their views there, level by level as
             lightly's operations do (other draws for a seed; images of up to 4 GiB). Neither has
             the recipe ``"infomin"``.
-        imbalance: Imbalance factor of the images that are pretrained on, of at least 1: some of each
-            class, by :func:`erssl.data.imbalance.long_tailed_counts`, chosen by the run's seed. What
-            accuracy is measured with stays whole. 1 keeps all.
+        imbalance: Imbalance factor of the images that are pretrained on, of at least 1: some of
+            each class, by :func:`erssl.data.imbalance.long_tailed_counts`, chosen by the run's
+            seed. What accuracy is measured with stays whole. 1 keeps all.
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
             may use, at most 8.
@@ -125,8 +125,8 @@ class DataOptions:
             check_processes("data.num_workers", self.num_workers)
         if not 1 <= self.imbalance < math.inf:
             raise ConfigError(
-                f"data.imbalance={self.imbalance} is how often the largest class is as large as the "
-                "smallest; give a number of at least 1, which keeps all images."
+                f"data.imbalance={self.imbalance} is how often the largest class is as large as "
+                "the smallest; give a number of at least 1, which keeps all images."
             )
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ConfigError(

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
+from erssl.evaluation.label_free import spectral_reading
+from erssl.evaluation.lens_quantities import lens_reading
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
 from erssl.paths import user_path
@@ -133,7 +135,8 @@ def measure(own: dict[str, str], overrides: list[str], console: Console) -> Resu
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     probe = data.probe_views(settings.lens.probe_size)
     lens = ERLens(probe, embed, kappas=settings.lens.kappas)
-    reading = lens.read(module.to(device).eval())
+    embeddings, logits = lens.outputs(module.to(device).eval())
+    reading = lens_reading(embeddings, logits, lens.kappas) | spectral_reading(embeddings)
     table = Table("quantity", "value", box=None, pad_edge=False)
     for name, value in reading.items():
         table.add_row(name, "collapsed" if value == -math.inf else f"{value:.4f}")

@@ -128,7 +128,7 @@ def _schema(command: str, choices: Pairs) -> Schema:
         return dict.fromkeys(LENS_KEYS, Any) | shared
     own = _open(merge_layers(config_layers(command, {}))[0])
     if command == "study":
-        return pretraining | {"method": FREE} | own
+        return pretraining | {"method": FREE, "transfer": FREE} | own
     if "trainer" in own:
         own["trainer"] = pretraining["trainer"]
     if not has_own_images(command):

@@ -85,7 +85,7 @@ def test_a_factor_below_1_is_refused(factor):
 
 def test_other_kinds_of_images_give_what_was_chosen():
     class Others(torch.utils.data.Dataset):
-        targets = [0, 0, 1, 1]
+        targets = (0, 0, 1, 1)
 
         def __len__(self):
             return 4
