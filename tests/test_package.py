@@ -177,7 +177,7 @@ def test_imports_run_one_way():
         "methods": {"entropy", "loss", "models", "data"},
         "downstream": {"run"} | measured,
         "settings": {"run", "methods", "downstream"} | measured,
-        "studies": {"run", "settings", "data"},
+        "studies": {"run", "settings", "data", "evaluation"},
         "protocols": {"settings", "run", "studies", "methods", "downstream", "callbacks"}
         | measured,
     }

@@ -55,9 +55,8 @@ def study_store(
         )
         return Result(settings.folder, metrics={"missing": len(unread)})
     with locked(settings.folder):
-        left_out = {folder: "it is read the next time" for folder in unread[settings.only :]}
-        if settings.only is None:
-            left_out = {}
+        later = [] if settings.only is None else unread[settings.only :]
+        left_out = dict.fromkeys(later, "it is read the next time")
         runs = []
         for folder in folders:
             if folder in left_out:
