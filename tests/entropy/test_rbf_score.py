@@ -21,8 +21,8 @@ def brute_force(z, eta, delta=None):
     """Li and Turner's estimate, the gradient of the kernel by its formula, one pair at a time."""
     n = len(z)
     if delta is None:
-        halves = sorted(0.5 * np.sum((z[i] - z[j]) ** 2) for i in range(n) for j in range(n))
-        delta = halves[(n * n - 1) // 2]
+        halves = sorted(0.5 * np.sum((z[i] - z[j]) ** 2) for i in range(n) for j in range(i))
+        delta = halves[(len(halves) - 1) // 2]
     kernel, right = np.empty((n, n)), np.zeros_like(z)
     for i in range(n):
         for j in range(n):
@@ -37,8 +37,8 @@ def test_it_is_the_formula(count, dim, eta):
     z, _ = gaussian(count, dim)
     computed = stein_score(torch.from_numpy(z), eta=eta, kernel="rbf")
     np.testing.assert_allclose(computed.numpy(), brute_force(z, eta), rtol=1e-7, atol=1e-9)
-    single = stein_score(torch.from_numpy(z).float(), 0.7, eta, kernel="rbf")
-    expected = brute_force(z.astype(np.float32).astype(np.float64), eta, 0.7)
+    single = stein_score(torch.from_numpy(z).float(), 0.7 * dim, eta, kernel="rbf")
+    expected = brute_force(z.astype(np.float32).astype(np.float64), eta, 0.7 * dim)
     assert single.dtype == torch.float32
     assert np.linalg.norm(single.numpy() - expected) < 1e-5 * np.linalg.norm(expected)
 
@@ -72,7 +72,7 @@ def test_on_the_sphere_it_is_the_other_kernel_but_for_the_own_rows_part():
     z = torch.nn.functional.normalize(torch.randn(50, 5, dtype=torch.float64), dim=1)
     kernel = ((z @ z.T - 1) / 0.8).exp()
     right = (kernel.sum(1, keepdim=True) * z - kernel @ z) / 0.8
-    expected = -torch.linalg.solve(kernel + 0.01 * torch.eye(50), right)
+    expected = -torch.linalg.solve(kernel + 0.01 * torch.eye(50, dtype=torch.float64), right)
     computed = stein_score(z, 0.8, 0.01, kernel="rbf")
     torch.testing.assert_close(computed, expected, rtol=1e-8, atol=1e-8)
 
