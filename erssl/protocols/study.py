@@ -88,7 +88,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     runs = [_planned(cell, store) for cell in grid.cells]
     if settings.dry_run:
         return _tell(runs, settings, study, console)
-    with locked(settings.folder):
+    with locked(settings.folder, "output"):
         missing = _missing(runs, settings.retry)[: settings.only]
         if missing:
             say(console, f"{len(runs) - len(_missing(runs, True))} of {len(runs)} runs are there.")

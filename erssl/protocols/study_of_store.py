@@ -54,7 +54,7 @@ def study_store(
             console, f"{len(folders)} finished runs in {store}, {len(unread)} of them not read yet."
         )
         return Result(settings.folder, metrics={"missing": len(unread)})
-    with locked(settings.folder):
+    with locked(settings.folder, "output"):
         later = [] if settings.only is None else unread[settings.only :]
         left_out = dict.fromkeys(later, "it is read the next time")
         runs = []

@@ -424,6 +424,6 @@ def test_a_step_is_measured_once_for_runs_that_differ_by_weights(
 def test_two_processes_on_one_study_are_refused(tmp_path: Path) -> None:
     """By the lock of its folder, before any training."""
     small = written(tmp_path)
-    with locked(tmp_path / "out"), pytest.raises(RunError, match="another process"):
+    with locked(tmp_path / "out"), pytest.raises(RunError, match="output=.* is in use by process"):
         run(small, f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     assert not (tmp_path / "store").exists()
