@@ -12,7 +12,7 @@ from erssl.calls import execute, own_process, run_command
 from erssl.commands.types import Backbone, Data, Place
 from erssl.settings.arguments import overrides_of
 from erssl.settings.commands import commands
-from erssl.settings.keys import has_own_images
+from erssl.settings.keys import has_own_images, takes_data
 
 if TYPE_CHECKING:
     from erssl.methods import MultiViewMethod
@@ -117,6 +117,9 @@ def evaluation_of(command: str, like: Callable[P, Result]) -> Callable[P, Result
         like: The other one, such as :func:`knn`.
     """
     signature = inspect.signature(like)
+    if not has_own_images(command):
+        taken = [each for each in signature.parameters.values() if each.name != "data_root"]
+        signature = signature.replace(parameters=taken)
 
     def evaluate(*args: P.args, **kwargs: P.kwargs) -> Result:
         bound = signature.bind(*args, **kwargs)
@@ -138,9 +141,7 @@ def evaluation_of(command: str, like: Callable[P, Result]) -> Callable[P, Result
 
 def evaluation_named(command: str) -> Callable[..., Result]:
     """Make the function of an evaluation that has none here: its arguments follow from its keys."""
-    if has_own_images(command):
-        return evaluation_of(command, transfer)
-    return evaluation_of(command, knn)
+    return evaluation_of(command, knn if takes_data(command) else transfer)
 
 
 linear = evaluation_of("linear", knn)

@@ -17,7 +17,7 @@ from erssl.run.plots import Plots
 from erssl.settings.compose import Schema, compose_config, leaves, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.hints import OF_DATA, unknown_setting
-from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.keys import OWN_TRAINER_KEYS, takes_data
 from erssl.settings.trainer import check_trainer
 
 PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
@@ -262,6 +262,8 @@ def read_protocol(
 ) -> tuple[S, list[str]]:
     """Settings of an evaluation, and the overrides about data, which the run may have a say in.
 
+    There are none of the latter where the command does not take ``data=``.
+
     Args:
         protocol: Name of the command and of its YAML file.
         settings_class: What the settings become.
@@ -270,18 +272,21 @@ def read_protocol(
     Raises:
         ConfigError: If a key or value is unknown.
     """
+    reads_data = takes_data(protocol)
     about_data = [
-        override for override in overrides if override.partition("=")[0].partition(".")[0] == "data"
+        override
+        for override in overrides
+        if reads_data and override.partition("=")[0].partition(".")[0] == "data"
     ]
     own = [override for override in overrides if override not in about_data]
     schema = settings_class.schema()
     folders = {"preset": f"preset/{protocol}", "trainer": "trainer"}
     groups = {key: folder for key, folder in folders.items() if key in schema}
-    known = {*schema, "data"}
+    of_data = OF_DATA if reads_data else ()
     for override in own:
         key = override.partition("=")[0].partition(".")[0]
-        if key not in known:
-            raise ConfigError(unknown_setting(override, {*leaves(schema), *OF_DATA}))
+        if key not in schema:
+            raise ConfigError(unknown_setting(override, {*leaves(schema), *of_data}))
         setting = override.partition("=")[0].removeprefix("trainer.")
         if key == "trainer" and setting in _LIMITS:
             raise ConfigError(
@@ -303,8 +308,13 @@ def _refuse_unread(overrides: Sequence[str]) -> None:
             )
 
 
-def resolved(settings: EvaluationSettings, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as ``config.yaml`` has them."""
+def resolved(settings: EvaluationSettings, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings as ``config.yaml`` has them.
+
+    Args:
+        settings: Of the evaluation.
+        data: Options of its images, where it takes ``data=``.
+    """
     values = dataclasses.asdict(settings)
     values.pop("chosen", None)  # what it stands for is in the other values
-    return {**values, "data": dict(data)}
+    return values if data is None else {**values, "data": dict(data)}
