@@ -250,3 +250,4 @@ def test_functions_stay_callable_after_every_module_is_imported():
         public = [getattr(package, name) for name in getattr(package, "__all__", ())]
         assert not [value for value in public if inspect.ismodule(value)], package.__name__
     assert all(callable(getattr(erssl, name)) for name in erssl.__all__ if name != "__version__")
+    assert set(erssl.__all__) - {"__version__", "load_backbone"} == set(erssl.commands.__all__)
