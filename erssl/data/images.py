@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -22,6 +22,8 @@ from erssl.errors import ConfigError, DataError, ErsslWarning
 _BLOCK = 8192
 _DEPTHS = (8, 12, 16)  # bits that are told apart
 _NO_FILE = "a pipe or device"
+
+Item = TypeVar("Item")
 
 
 def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -> Image.Image:
@@ -114,16 +116,55 @@ def find_unreadable(
     Returns:
         ``(path, reason)`` of each unreadable file, in the order of ``paths``.
     """
-    unreadable: list[tuple[str, str]] = []
+    return [
+        (str(path), reason)
+        for path, reason in find_faults(paths, partial(fault_of_file, read=read), workers)
+    ]
+
+
+def find_faults(
+    items: Sequence[Item], fault: Callable[[Item], str | None], workers: int = 1
+) -> list[tuple[Item, str]]:
+    """Look at every item and tell which ones fail.
+
+    Args:
+        items: What stands for the images, such as their files or their numbers.
+        fault: Why an item cannot be read, in a few words; ``None`` where it can.
+        workers: Threads to decode with; Pillow's decoders run side by side.
+
+    Returns:
+        Item and reason of each that fails, in the order of ``items``.
+    """
+    faulty: list[tuple[Item, str]] = []
     with _strict_decoding(), ThreadPoolExecutor(max(1, workers)) as pool:
-        # In blocks, since a pool makes one object for each pending file.
-        for start in range(0, len(paths), _BLOCK):
-            block = paths[start : start + _BLOCK]
-            faults = pool.map(partial(_fault, read), block)
-            for path, reason in zip(block, faults, strict=True):
+        # In blocks, since a pool makes one object for each pending item.
+        for start in range(0, len(items), _BLOCK):
+            block = items[start : start + _BLOCK]
+            for item, reason in zip(block, pool.map(fault, block), strict=True):
                 if reason is not None:
-                    unreadable.append((str(path), reason))
-    return unreadable
+                    faulty.append((item, reason))
+    return faulty
+
+
+def fault_of_bytes(data: bytes) -> str | None:
+    """Why the bytes of a file are no image that can be read; ``None`` where they are."""
+    if not data:
+        return "empty file"
+    try:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
+            _decode(image)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        return reason_of("", error)
+    return None
+
+
+def _decode(image: Image.Image) -> None:
+    """Decode an image only to see that it can be done: JPEG at an eighth of its size."""
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, (1, 1))
+        image.load()
+    else:
+        to_rgb(image)
 
 
 def _opened(path: str | Path) -> Image.Image:
@@ -174,17 +215,19 @@ def _full_range(largest: float) -> int:
     return int(2**bits - 1)
 
 
-def _fault(read: Callable[[str | Path], Any] | None, path: str | Path) -> str | None:
+def fault_of_file(path: str | Path, read: Callable[[str | Path], Any] | None = None) -> str | None:
+    """Why a file is no image that can be read, in a few words; ``None`` where it is one.
+
+    Args:
+        path: The file.
+        read: As of :func:`find_unreadable`.
+    """
     try:
         if read is not None:
             read(path)
             return None
         with _opened(path) as image:
-            if image.format in ("JPEG", "MPO"):
-                image.draft(None, (1, 1))
-                image.load()
-            else:
-                to_rgb(image)
+            _decode(image)
     except ConfigError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files

@@ -203,14 +203,36 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileOptions(DataOptions):
+class CheckedOptions(DataOptions):
+    """The options of data sets whose images are decoded once before training.
+
+    Attributes:
+        on_error: What an unreadable image does: stop the run before training (``"raise"``), or be
+            left out and listed (``"skip"``, which needs ``verify``).
+        verify: Decode every image once before training. Takes long on ImageNet; without it an
+            unreadable image stops the run when its turn comes.
+    """
+
+    on_error: Literal["raise", "skip"] = "raise"
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_choice("data.on_error", self.on_error, ("raise", "skip"))
+        check_switch("data.verify", self.verify)
+        if self.on_error == "skip" and not self.verify:
+            raise ConfigError(
+                "data.on_error=skip needs data.verify=true, which is off; set it, or "
+                "data.on_error=raise."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(CheckedOptions):
     """The options of data sets whose images are files of their own.
 
     Attributes:
-        on_error: What an unreadable file does: stop the run before training (``"raise"``), or be
-            left out and listed (``"skip"``, which needs ``verify``).
-        verify: Decode every file once before training. Takes long on ImageNet; without it an
-            unreadable file stops the run when its turn comes.
         exif: Turn images upright as their EXIF orientation says. On for a user's own files, off
             where a published protocol reads them with torchvision, whose loader leaves images as
             they are stored.
@@ -218,21 +240,12 @@ class FileOptions(DataOptions):
 
     channel_choices = ()
 
-    on_error: Literal["raise", "skip"] = "raise"
-    verify: bool = True
     exif: bool = True
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        check_choice("data.on_error", self.on_error, ("raise", "skip"))
-        check_switch("data.verify", self.verify)
         check_switch("data.exif", self.exif)
-        if self.on_error == "skip" and not self.verify:
-            raise ConfigError(
-                "data.on_error=skip needs data.verify=true, which is off; set it, or "
-                "data.on_error=raise."
-            )
 
 
 def loader_processes(num_workers: int | None) -> int:

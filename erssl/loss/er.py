@@ -22,18 +22,19 @@ from erssl.loss.distributed import (
 )
 from erssl.loss.memory import PersistentMemoryBank
 from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
+from erssl.loss.weights import check_weights
 
 
 class ERLoss(nn.Module):
     r"""Negative entropy-reconstruction bound on the sphere, with a vMF density for both terms.
 
     .. math:: L = -\frac1V \sum_v \Big[ w \hat H(Z_v)
-              + \frac1N \sum_i \log q(z_v^i \mid t_v^i) \Big],
+              + \frac{r}N \sum_i \log q(z_v^i \mid t_v^i) \Big],
               \quad \log q(z \mid t) = \kappa \, z^\top t + \log C_d(\kappa)
 
-    Entropy and reconstruction weigh the same in [0], w = 1. Rows are normalised inside. With w = 2
-    and κ = 1/τ it is DHEL of both views ([1], equation 8), with other weights HyDeS ([2]) of two
-    views.
+    Entropy and reconstruction weigh the same in [0], w = r = 1. Rows are normalised inside. With
+    w = 2 and κ = 1/τ it is DHEL of both views ([1], equation 8), with other weights HyDeS ([2]) of
+    two views.
 
     - [0] The Role of Entropy and Reconstruction in Multi-View Self-Supervised Learning, 2023,
       https://arxiv.org/abs/2307.10907
@@ -56,7 +57,9 @@ class ERLoss(nn.Module):
         memory_bank_size:
             Size (n, d) of a queue of earlier embeddings that widens the kernel sum; 0 for none.
         entropy_weight:
-            Weight w of the entropy; 1 in [0].
+            Weight w of the entropy; 1 in [0]. 0 leaves the reconstruction alone.
+        reconstruction_weight:
+            Weight r of the reconstruction; 1 in [0]. 0 leaves the entropy alone.
         terms:
             Entropy and reconstruction (nats, in float64 but on Apple's GPUs) and alignment (mean
             cosine) of the last call, detached. With ``"koleo"`` the entropy is called
@@ -82,6 +85,7 @@ class ERLoss(nn.Module):
         gather_distributed: bool = False,
         memory_bank_size: int | Sequence[int] = 0,
         entropy_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
@@ -91,12 +95,12 @@ class ERLoss(nn.Module):
             raise ValueError(
                 f"The estimator must be 'joe', 'plugin' or 'koleo' but is {estimator!r}."
             )
-        if not entropy_weight >= 0:
-            raise ValueError(f"entropy_weight must be at least 0 but is {entropy_weight}.")
+        check_weights(entropy_weight, reconstruction_weight)
         check_gather(gather_distributed)
         self.kappa = kappa
         self.estimator: Estimator | Literal["koleo"] = estimator
         self.entropy_weight = entropy_weight
+        self.reconstruction_weight = reconstruction_weight
         self.leave_one_out = leave_one_out
         self.gather_distributed = gather_distributed
         self.memory_bank = PersistentMemoryBank(memory_bank_size)
@@ -114,7 +118,8 @@ class ERLoss(nn.Module):
                 the online ones': with a predictor, the projections that it predicts from.
 
         Returns:
-            Scalar loss, -(entropy + reconstruction), in nats.
+            Scalar loss, minus the weighted sum of entropy and reconstruction, in nats, up to a
+            constant.
 
         Raises:
             ValueError: If the views do not fit together.
@@ -139,7 +144,10 @@ class ERLoss(nn.Module):
         if not is_transformed():
             self._last = relative_entropy.detach(), alignment.detach(), views[0].shape[1]
         # log C_d(κ) is a part of both terms, of opposite sign, and would round what is left
-        return -(self.entropy_weight * relative_entropy + self.kappa * alignment)
+        reconstruction = self.kappa * alignment
+        return -(
+            self.entropy_weight * relative_entropy + self.reconstruction_weight * reconstruction
+        )
 
     @property
     def terms(self) -> dict[str, Tensor]:

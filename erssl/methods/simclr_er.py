@@ -26,6 +26,7 @@ class SimCLREROptions(TrainingOptions, total=False):
     kappa: float
     estimator: Estimator | Literal["koleo"]
     entropy_weight: float
+    reconstruction_weight: float
     leave_one_out: bool
     memory_bank_size: int | Sequence[int]
     gather_distributed: bool
@@ -54,6 +55,7 @@ class SimCLRER(MultiViewMethod):
         kappa: float = OPTIONS["kappa"],
         estimator: Estimator | Literal["koleo"] = OPTIONS["estimator"],
         entropy_weight: float = OPTIONS["entropy_weight"],
+        reconstruction_weight: float = OPTIONS["reconstruction_weight"],
         leave_one_out: bool = OPTIONS["leave_one_out"],
         memory_bank_size: int | Sequence[int] = OPTIONS["memory_bank_size"],
         gather_distributed: bool = OPTIONS["gather_distributed"],
@@ -70,6 +72,7 @@ class SimCLRER(MultiViewMethod):
             kappa: Concentration of kernel and reconstruction; 10.
             estimator: ``"joe"`` or ``"plugin"``, or ``"koleo"`` of nearest neighbours.
             entropy_weight: Weight of the entropy; 1. At 0 it collapses.
+            reconstruction_weight: Weight of the reconstruction; 1. At 0 views are not aligned.
             leave_one_out: Leave each sample out of its own density estimate.
             memory_bank_size: Size (n, d) of a queue for the entropy.
             gather_distributed: Take the entropy over the batch of all devices.
@@ -94,6 +97,7 @@ class SimCLRER(MultiViewMethod):
             gather_distributed,
             memory_bank_size,
             entropy_weight,
+            reconstruction_weight,
         )
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:

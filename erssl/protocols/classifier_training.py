@@ -196,31 +196,36 @@ def _train(
     resumed_from = resumed(folder) if settings.resume else None
     kept = RunCheckpoint(folder / LAST_CHECKPOINT, signals=signals)
     callbacks = [LiveProgress(Terminal(stderr=True, quiet=evaluation.subject.quiet)), kept]
-    trainer = make_trainer(
-        settings.trainer,
-        folder,
-        settings.epochs,
-        callbacks,
-        resumed_from,
-        use_distributed_sampler=False,
-    )
-    os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
-    try:
-        train(trainer, module, data, resumed_from)
-        signals.training_ends()
-    finally:
-        os.environ.pop(RUN_DIR_VARIABLE, None)
-    if module.validated_step != trainer.global_step:  # trainer.check_val_every_n_epoch, or resumed
-        module.history = [row for row in module.history if row["epoch"] < settings.epochs - 1]
-        trainer.validate(module, datamodule=data, verbose=False)
-        module.history[-1]["epoch"] = settings.epochs - 1.0
-    if trainer.is_global_zero:
-        if not frozen:
-            weights = folder / WEIGHTS_FILE
-            save_backbone(backbone, weights, _architecture(backbone), subject.data.preprocessing)
-        classes = evaluation.datasets.class_names
-        keep_seed(folder, module.history, module.scores, module.head, classes)
-    trainer.strategy.barrier()  # the other processes read what the first has written
+    step = None if resumed_from is None else resumed_from.step
+    with evaluation.reporting(folder, seed, step) as (loggers, report):
+        trainer = make_trainer(
+            settings.trainer,
+            folder,
+            settings.epochs,
+            callbacks,
+            resumed_from,
+            loggers=loggers,
+            use_distributed_sampler=False,
+        )
+        os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
+        try:
+            train(trainer, module, data, resumed_from)
+            signals.training_ends()
+        finally:
+            os.environ.pop(RUN_DIR_VARIABLE, None)
+        if module.validated_step != trainer.global_step:  # check_val_every_n_epoch, or resumed
+            module.history = [row for row in module.history if row["epoch"] < settings.epochs - 1]
+            trainer.validate(module, datamodule=data, verbose=False)
+            module.history[-1]["epoch"] = settings.epochs - 1.0
+        if trainer.is_global_zero:
+            if not frozen:
+                weights = folder / WEIGHTS_FILE
+                about = _architecture(backbone), subject.data.preprocessing
+                save_backbone(backbone, weights, *about)
+            classes = evaluation.datasets.class_names
+            keep_seed(folder, module.history, module.scores, module.head, classes)
+            report(read_seed(folder)[0])
+        trainer.strategy.barrier()  # the other processes read what the first has written
 
 
 def keep_backbone(evaluation: Evaluation) -> None:

@@ -14,10 +14,11 @@ from erssl.errors import ConfigError
 from erssl.evaluation.classifier import ClassifierOptions
 from erssl.limits import check_count
 from erssl.run.plots import Plots
-from erssl.settings.compose import Schema, compose_config, leaves, schema_from
+from erssl.settings.compose import FREE, Schema, compose_config, leaves, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.hints import OF_DATA, unknown_setting
 from erssl.settings.keys import OWN_TRAINER_KEYS, takes_data
+from erssl.settings.loggers import LoggerSettings, check_loggers
 from erssl.settings.trainer import check_trainer
 
 PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
@@ -127,7 +128,7 @@ class KnnSettings(EvaluationSettings, FeatureSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(ClassifierOptions, EvaluationSettings):
+class TrainingSettings(ClassifierOptions, EvaluationSettings, LoggerSettings):
     """What evaluations read that train: ``configs/training.yaml`` and the preset.
 
     ``chosen`` is no key: it says which values are the preset's.
@@ -151,6 +152,7 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
         """Refuse values that train nothing."""
         ClassifierOptions.__post_init__(self)
         EvaluationSettings.__post_init__(self)
+        check_loggers(self.logger, self.logger_options)
         check_trainer(self.trainer)
         check_count("epochs", self.epochs)
         if not 1 <= self.seeds <= 2**32 - self.seed:
@@ -164,6 +166,7 @@ class TrainingSettings(ClassifierOptions, EvaluationSettings):
     def schema(cls) -> Schema:
         """Keys that the command takes: those of the trainer too, but for what it does itself."""
         schema = schema_from(cls)
+        schema["logger_options"] = FREE
         schema["trainer"] = schema_from(Trainer, without=(*_OWN_TRAINER_KEYS, *_LIMITS))
         del schema["chosen"]
         if cls.frozen:

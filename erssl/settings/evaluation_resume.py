@@ -31,6 +31,7 @@ _MAY_CHANGE = (
     "trainer.log_every_n_steps",
     "num_workers",
     "download",
+    "logger",
 )
 # Of what is evaluated and on what, which may change under the same name; after the terms for it.
 _DIGESTS = {
@@ -81,6 +82,8 @@ def check_same_settings(
     # every data set had the options of all once, none of which it reads
     unread = {key for key in before if key.startswith("data.") and key not in now}
     for key in sorted({*before, *now} - {"features_k", "fitted"} - unread):
+        if key.startswith("logger_options"):
+            continue
         if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "

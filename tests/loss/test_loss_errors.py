@@ -20,6 +20,20 @@ def z(count=4, dim=3):
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("make", [ERLoss, DiscreteERLoss])
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ((-1.0, 1.0), "entropy_weight must be at least 0 and finite but is -1.0"),
+        ((1.0, float("inf")), "reconstruction_weight must be at least 0 and finite but is inf"),
+        ((0.0, 0.0), "both 0, which leaves no loss"),
+    ],
+)
+def test_weights_that_make_no_loss_are_refused(make, weights, said):
+    with pytest.raises(ValueError, match=said):
+        make(entropy_weight=weights[0], reconstruction_weight=weights[1])
+
+
 @pairing_losses
 def test_a_tensor_does_not_meet_a_list(name):
     message = r"Pass either two tensors, loss\(z0, z1\), or two lists, loss\(online, target\)\."

@@ -67,6 +67,36 @@ def test_er_loss_equals_brute_force(estimator, leave_one_out, number):
     )
 
 
+WEIGHTS = pytest.mark.parametrize(("w", "r"), [(0.0, 1.0), (1.0, 0.0), (0.25, 2.0), (4.0, 1.0)])
+
+
+def weighted(result, w, r):
+    """The loss of its two terms with weights, and the terms."""
+    _, terms = result
+    return -(w * terms["entropy"] + r * terms["reconstruction"]), terms
+
+
+@WEIGHTS
+def test_er_loss_weighs_its_terms(w, r):
+    # the loss leaves w log C - r log C out, which has no gradient
+    online, target = online_and_target(4)
+    constant = (r - w) * log_normalizer(4, 6.0)
+
+    def expected(o, t):
+        value, terms = weighted(er_loss(o, t, 6.0), w, r)
+        return value + constant, terms
+
+    loss_fn = ERLoss(kappa=6.0, entropy_weight=w, reconstruction_weight=r)
+    check_loss(loss_fn, online, target, expected)
+
+
+@WEIGHTS
+def test_discrete_er_loss_weighs_its_terms(w, r):
+    online, target = online_and_target(4)
+    loss_fn = DiscreteERLoss(entropy_weight=w, reconstruction_weight=r)
+    check_loss(loss_fn, online, target, lambda o, t: weighted(discrete_er_loss(o, t), w, r))
+
+
 def test_er_loss_takes_any_number_of_local_views():
     online, target = views(5, 3, 3), views(2, 3, 3, seed=1)
     check_loss(ERLoss(), online, target, lambda o, t: er_loss(o, t))
