@@ -259,8 +259,10 @@ def test_images_count_by_their_content(tmp_path: Path) -> None:
     assert [a != b for a, b in zip(before, digests(), strict=True)] == [True, True, False]
 
 
-def test_a_study_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its folder holds the lock of a process that is gone; a damaged result is said."""
+    monkeypatch.setattr("erssl.run.lock.SILENT", 0.2)  # two minutes of a machine elsewhere
+    monkeypatch.setattr("erssl.run.lock._LOOK", 0.05)
     small = written(tmp_path, axes={"method": {"SimCLR": {"method": "simclr"}}}, skip=[])
     places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     (tmp_path / "out").mkdir()
