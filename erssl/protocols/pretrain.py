@@ -221,6 +221,10 @@ def _train(
     began_with = settings.checkpoint is None or hasattr(method.backbone, "report")
     if probe.is_global_zero and evaluation.untrained and began_with:
         metrics = accuracy(method.backbone, data, evaluation, device, "untrained_")
+    curves = [each for each in callbacks if isinstance(each, OnlineKNN)]
+    own = next((each for each in curves if not each.name), None)
+    if own is not None:  # which then need not be read twice
+        own.untrained = metrics.get("untrained_knn_top1")
     kept = RunCheckpoint(path / LAST_CHECKPOINT, settings.checkpoint_every_n_steps, signals)
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
@@ -248,9 +252,10 @@ def _train(
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     if data.datasets.labelled and data.datasets.labelled_train is None:
         logged.append("val_online_cls_top1")
-    probes = [each for each in callbacks if isinstance(each, OnlineKNN) and each.name]
+    probes = [each for each in curves if each.name]
+    last = None if own is None else own.last
     return {
-        **accuracy(method.backbone, data, evaluation, device),
+        **accuracy(method.backbone, data, evaluation, device, read=last),
         **{f"knn_top1_{probe.name}": probe.measure(method.to(device)) for probe in probes},
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},

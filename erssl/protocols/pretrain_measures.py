@@ -13,7 +13,7 @@ from torch import nn
 
 from erssl.callbacks import CollapseGuard, ERLens, FrozenBackbone, OnlineKNN
 from erssl.data import SSLDataModule, labels_of
-from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
+from erssl.evaluation import Features, extract_features, knn_accuracy, linear_accuracy
 from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.plausibility import Neighbours, doubts
 from erssl.protocols.probes import probe_callbacks
@@ -86,15 +86,27 @@ def accuracy(
     options: EvaluationOptions,
     device: torch.device,
     prefix: str = "",
+    read: tuple[Features, Features] | None = None,
 ) -> dict[str, float]:
-    """kNN and linear accuracy of frozen features, or nothing where there are no labels."""
+    """kNN and linear accuracy of frozen features, or nothing where there are no labels.
+
+    Args:
+        backbone: What is evaluated.
+        data: The images.
+        options: How they are evaluated.
+        device: Where features are taken.
+        prefix: Of the metrics' names.
+        read: Features of both splits where they have been read already.
+    """
     if not data.measurable:
         return {}
-    backbone = backbone.to(device)
-    train, val = (
-        extract_features(backbone, data.eval_dataloader(split), device)
-        for split in ("train", "val")
-    )
+    if read is None:
+        backbone = backbone.to(device)
+        read = (
+            extract_features(backbone, data.eval_dataloader("train"), device),
+            extract_features(backbone, data.eval_dataloader("val"), device),
+        )
+    train, val = read
     classes = data.datasets.num_classes
     knn = knn_accuracy(train, val, classes, options.knn_k, options.knn_temperature)
     metrics = {f"{prefix}knn_top1": knn}

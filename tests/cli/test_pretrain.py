@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 import erssl
 from erssl.callbacks import OnlineKNN
 from erssl.cli.main import main
+from erssl.evaluation import extract_features
 
 TINY = (
     "backbone=timm",
@@ -365,3 +366,23 @@ def test_commands_help_and_wrong_commands(capsys):
     listed = capsys.readouterr().out
     for name in ("mveb", "entrec", "simclr", "arXiv 2403.19078"):
         assert name in listed
+
+
+def test_no_features_are_read_twice(tmp_path, monkeypatch):
+    """Before training, after each epoch: of both splits once, and the curve ends in the results."""
+    passes = []
+
+    def counted(*arguments):
+        passes.append(arguments)
+        return extract_features(*arguments)
+
+    for module in ("callbacks.online_knn", "protocols.pretrain_measures"):
+        monkeypatch.setattr(f"erssl.{module}.extract_features", counted)
+    overrides = ("method=simclr", "trainer.limit_train_batches=1", "data.image_size=16")
+    assert run(*overrides, run_dir=tmp_path / "run") == 0
+    assert len(passes) == 3 * 2
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        curve = [float(row["val_knn_top1"]) for row in csv.DictReader(file) if row["val_knn_top1"]]
+    metrics = results_of(tmp_path / "run")["metrics"]
+    assert len(curve) == 3
+    assert (curve[0], curve[-1]) == (metrics["untrained_knn_top1"], metrics["knn_top1"])
