@@ -33,6 +33,8 @@ SMALL: dict[str, Any] = {
                 **{"data": "digits", "data.pipeline": "lightly", "data.image_size": 16},
                 **{"data.views.recipe": "digits", "epochs": 1, "trainer.precision": "32-true"},
                 **{"evaluation.knn_k": 20, "lens.probe_size": 0, "batch_size": 256},
+                **{"backbone": "timm", "backbone.name": "test_resnet", "data.num_workers": 0},
+                **{"method.projection_hidden_dim": 32, "method.projection_dim": 16},
             },
         }
     },
