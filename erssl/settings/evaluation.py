@@ -390,7 +390,15 @@ def check_same_settings(
             )
 
 
-_FORMER = {"data.exif": False, "features_precision": "float32"}
+_FORMER = {
+    "data.exif": False,
+    "features_precision": "float32",
+    "inputs": "square",  # of segmentation, and what belongs to other inputs
+    "scale_range": [0.5, 2.0],
+    "stride": None,
+    "scales": [1.0],
+    "evaluate_mirrored": False,
+}
 
 
 def _data_defaults(now: Mapping[str, Any]) -> dict[str, Any]:
