@@ -64,7 +64,7 @@ def test_classes_are_in_torchvisions_order_and_named_by_the_first_folder(tmp_pat
     ours = default_options("imagefolder", train_dir=str(tmp_path / "x")).load()
     assert list(ours.class_names) == theirs.classes == ["1", "10", "2", "a", "b"]
     assert ours.train.samples == [(str(path), n) for path, n in theirs.samples]
-    assert ours.left_out["train"] == {"extension .jsonl": 1}
+    assert +ours.left_out["train"] == {"extension .jsonl": 1}
     (tmp_path / "t.csv").write_text(
         "path,label\n" + "".join(f"x/{n}/0.png,{n}\n" for n in ("10", "2", "1"))
     )
