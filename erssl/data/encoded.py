@@ -12,7 +12,6 @@ import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import Dataset
 
-from erssl.data.folders import named
 from erssl.data.formats import image_formats
 from erssl.data.images import (
     decode_image,
@@ -24,7 +23,7 @@ from erssl.data.images import (
 )
 from erssl.data.options import CheckedOptions
 from erssl.data.orientation import upright_size
-from erssl.errors import DataError, printable
+from erssl.errors import DataError, named, printable
 
 SAMPLE = 10_000  # images of a split that are decoded before training where there are more
 

@@ -8,7 +8,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 
 from erssl.data.bands import GREY, RGB
-from erssl.data.checks import as_numbers, check_choice, check_switch, check_whole
+from erssl.data.checks import (
+    as_numbers,
+    check_choice,
+    check_statistics,
+    check_switch,
+    check_whole,
+)
 from erssl.data.datasets import Datasets
 from erssl.data.statistics import channel_statistics
 from erssl.data.views import ViewOptions
@@ -118,11 +124,7 @@ class DataOptions:
                 "and up to 1."
             )
         self._check_channels()
-        if min(self.std, default=1) <= 0:
-            raise ConfigError(
-                f"data.std={list(self.std)} holds a value that is not positive; give the "
-                "deviations of the channels."
-            )
+        check_statistics("data.", self.mean, self.std, self.channels in (GREY, RGB))
 
     def _check_channels(self) -> None:
         """Check that there is a mean and a deviation for each channel, or none yet."""

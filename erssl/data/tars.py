@@ -9,14 +9,15 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from erssl.data.encoded import EncodedImages
-from erssl.data.folders import named
-from erssl.data.formats import image_extensions
-from erssl.errors import DataError, ErsslWarning, printable
+from erssl.data.formats import HEAD, image_extensions
+from erssl.data.left_out import LeftOut
+from erssl.errors import DataError, ErsslWarning, named, printable
 
 _SAMPLE = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # webdataset's key and extension
 
@@ -46,17 +47,17 @@ class TarImages(EncodedImages):
         """
         self.files = list(files)
         self.grey = grey
-        self.left_out: Counter[str] = Counter()
+        left_out = LeftOut()
         self._members: list[tuple[int, str]] = []
         places: list[tuple[int, int]] = []
-        contents = [_content(file, image_key) for file in self.files]
+        contents = [_content(file, image_key, left_out) for file in self.files]
         for number, content in enumerate(contents):
-            self.left_out += content.left_out
             for name, start, size in content.images:
                 self._members.append((number, name))
                 places.append((start, size))
         if not places:
-            held = ", ".join(f"{reason}: {n}" for reason, n in self.left_out.most_common(5))
+            held = ", ".join(f"{reason}: {n}" for reason, n in left_out.counts.most_common(5))
+            held = left_out.advice() or held
             wanted = image_key or ", ".join(image_extensions())
             raise DataError(
                 f"The tars of data.shards hold no images ({wanted}) but {held or 'nothing'}, as "
@@ -64,6 +65,8 @@ class TarImages(EncodedImages):
                 f"{', or another data.image_key' if image_key else ''}."
             )
         _warn(self.files, contents)
+        left_out.warn("data.shards")
+        self.left_out: Counter[str] = left_out.counts
         self._places = np.asarray(places, dtype=np.int64)
         self.rows = np.arange(len(places))
         self.targets = np.zeros(len(places), dtype=np.int64)
@@ -89,17 +92,15 @@ class _Content:
 
     Attributes:
         images: Name, first byte and size of each image.
-        left_out: Number of the other members, by reason.
         samples: Of each sample, by its key, the extensions of its images.
     """
 
     images: list[tuple[str, int, int]] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=dict)
 
 
-def _content(file: Path, image_key: str | None) -> _Content:
-    """Find the images of a tar."""
+def _content(file: Path, image_key: str | None, left_out: LeftOut) -> _Content:
+    """Find the images of a tar, and count its other members."""
     content = _Content()
     size = file.stat().st_size
     try:
@@ -110,9 +111,9 @@ def _content(file: Path, image_key: str | None) -> _Content:
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
                 if os.path.basename(member.name).startswith("."):
-                    content.left_out["hidden"] += 1
-                else:
-                    _add(content, member, image_key)
+                    left_out.hide()
+                elif not _add(content, member, image_key, left_out):
+                    left_out.add(member.name, partial(_first_bytes, file, member.offset_data))
         check_end(file, tar.offset)
     except (tarfile.TarError, EOFError, ValueError, OSError) as error:
         raise DataError(
@@ -122,20 +123,29 @@ def _content(file: Path, image_key: str | None) -> _Content:
     return content
 
 
-def _add(content: _Content, member: tarfile.TarInfo, image_key: str | None) -> None:
-    """Put a file where it belongs."""
+def _add(
+    content: _Content, member: tarfile.TarInfo, image_key: str | None, left_out: LeftOut
+) -> bool:
+    """Put a file where it belongs; whether it has an image's extension."""
     extension = os.path.splitext(member.name)[1].lower()
     parts = _SAMPLE.fullmatch(member.name)
     own = parts[2].lower() if parts else ""
     of_sample = content.samples.setdefault(parts[1], []) if parts else []
     wanted = image_key is None or own == image_key.lower().lstrip(".")
     if extension not in image_extensions() or member.issparse():
-        content.left_out[f"extension {extension}" if extension else "no extension"] += 1
-    elif not wanted:
-        content.left_out["another data.image_key"] += 1
+        return False
+    if not wanted:
+        left_out.counts["another data.image_key"] += 1
     else:
         of_sample.append(own)
         content.images.append((member.name, member.offset_data, member.size))
+    return True
+
+
+def _first_bytes(file: Path, start: int) -> bytes:
+    with file.open("rb") as raw:
+        raw.seek(start)
+        return raw.read(HEAD)
 
 
 def check_end(file: Path, end: int | None = None) -> None:

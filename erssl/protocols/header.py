@@ -71,6 +71,11 @@ def image_lines(datasets: Datasets) -> list[str]:
         for split, left_out in datasets.left_out.items()
         if left_out.total()
     ]
+    lines += [
+        f"Several pages or frames in {split}: {counted(count, 'image')}, of which the first is read"
+        for split, count in datasets.several_pages.items()
+        if count
+    ]
     return lines
 
 

@@ -7,6 +7,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -38,11 +39,22 @@ def seconds_of_run(settings: PretrainSettings, known: dict[str, float]) -> float
         "precision": settings.trainer.get("precision"),
         "channels_last": settings.channels_last,
     }
-    text = json.dumps(kind, sort_keys=True, default=str)
+    text = json.dumps(_without_fractions(kind), sort_keys=True, default=str)
     if text not in known:
         known[text] = _seconds_of_step(settings)
     steps = max(1, _images(data) // settings.batch_size)
     return known[text] * steps * settings.epochs
+
+
+def _without_fractions(settings: Any) -> Any:
+    """Settings without those that are fractions: weights, rates and temperatures cost no time."""
+    if isinstance(settings, dict):
+        return {
+            key: _without_fractions(value)
+            for key, value in settings.items()
+            if not isinstance(value, float)
+        }
+    return settings
 
 
 def _images(data: DataOptions) -> int:

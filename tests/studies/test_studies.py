@@ -358,3 +358,24 @@ def test_dry_run_estimates_and_trains_nothing(tmp_path: Path) -> None:
     assert result.metrics["missing"] == 2
     assert result.metrics["seconds"] > 0
     assert not (tmp_path / "store").exists()
+
+
+def test_a_step_is_measured_once_for_runs_that_differ_by_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """β and the learning rate cost no time; the batch and whole numbers of a method do."""
+    measured: list[Any] = []
+    monkeypatch.setattr(
+        "erssl.protocols.step_time._seconds_of_step",
+        lambda settings: measured.append(settings) or 1.0,
+    )
+    axes = {
+        "β": {"0": {"method.beta": 0.01}, "1": {"method.beta": 0.1, "optimizer.base_lr": 0.3}},
+        "rows": {"64": {"method.score_rows": 64}, "32": {"method.score_rows": 32}},
+        "batch": SMALL["axes"]["batch"],
+    }
+    small = written(tmp_path, axes=axes, overrides={"method": "mveb"}, skip=[])
+    run(small, "dry_run=true", f"store={tmp_path / 'store'}", f"output={tmp_path / 'o'}")
+    told = {(each.method["score_rows"], each.batch_size) for each in measured}
+    assert len(measured) == 4
+    assert len(told) == 4

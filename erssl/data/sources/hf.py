@@ -11,10 +11,9 @@ import numpy as np
 from erssl.data.bands import GREY, RGB
 from erssl.data.datasets import Datasets
 from erssl.data.encoded import EncodedImages, drop_undecodable
-from erssl.data.folders import named
 from erssl.data.options import CheckedOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, ErsslWarning, installing, printable
+from erssl.errors import ConfigError, DataError, ErsslWarning, installing, named, printable
 from erssl.paths import user_path
 
 
