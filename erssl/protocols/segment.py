@@ -13,13 +13,14 @@ from rich.console import Console
 from torch import Tensor
 
 from erssl.data.options import loader_processes
-from erssl.downstream.segmentation.batches import SquareImages
+from erssl.downstream.segmentation.batches import Inputs, SquareImages
 from erssl.downstream.segmentation.data import (
     VOC_CLASSES,
     SegmentationData,
     read_coco_masks,
     read_voc_masks,
 )
+from erssl.downstream.segmentation.images import draw_maps, drawn_images
 from erssl.downstream.segmentation.linear_head import (
     HeadOptions,
     build_head,
@@ -27,6 +28,7 @@ from erssl.downstream.segmentation.linear_head import (
     train_head,
 )
 from erssl.downstream.segmentation.metrics import class_ious, segmentation_metrics
+from erssl.downstream.segmentation.windows import Windows
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.files import write_json, write_rows
@@ -36,10 +38,11 @@ from erssl.protocols.backbone_evaluation import BackboneEvaluation
 from erssl.protocols.classifier_training import SEED as SEED_FILE
 from erssl.protocols.classifier_training import is_finished, naming_folder, seed_folder
 from erssl.protocols.evaluation import best_device, progress_bar, summarize
-from erssl.protocols.subject import read_backbone, require_rgb
+from erssl.protocols.subject import Read, read_backbone, require_rgb
 from erssl.protocols.trainer import quiet
 from erssl.run.class_tables import write_classes
 from erssl.run.console import say
+from erssl.run.directory import PREDICTIONS
 from erssl.run.result import Result
 from erssl.settings.segmentation import MAY_CHANGE, SegmentSettings, read_segment
 
@@ -53,7 +56,7 @@ class _Task:
 
     settings: SegmentSettings
     maps: PatchMap
-    square: SquareImages
+    inputs: Inputs
     train: SegmentationData
     val: SegmentationData
     folder: Path
@@ -118,14 +121,29 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
             f"{len(train.class_names)} classes; maps of {height} x {width} patches of images of "
             f"{size} x {size} pixels.",
         )
-        square = SquareImages(size, read.preprocessing)
+        inputs = _inputs(settings, size, read)
         folder = evaluation.path
         task = _Task(
-            settings, maps, square, train, val, folder, best_device(), workers, console
+            settings, maps, inputs, train, val, folder, best_device(), workers, console
         )  # fmt: skip
         with naming_folder(folder):
             matrices = [_seed(task, settings.seed + each) for each in range(settings.seeds)]
         return _finish(task, evaluation, matrices)
+
+
+def _inputs(settings: SegmentSettings, size: int, read: Read) -> Inputs:
+    if settings.inputs == "square":
+        return SquareImages(size, read.preprocessing)
+    if settings.stride and settings.stride > size:
+        raise ConfigError(f"stride={settings.stride} leaves pixels between windows of {size}.")
+    return Windows(
+        size,
+        read.preprocessing,
+        settings.stride,
+        settings.scale_range,
+        settings.scales,
+        settings.evaluate_mirrored,
+    )
 
 
 def _data(settings: SegmentSettings) -> list[SegmentationData]:
@@ -154,12 +172,13 @@ def _seed(task: _Task, seed: int) -> Tensor:
         classes = len(task.train.class_names)
         head = build_head(task.maps.shape[0], classes, settings.batch_norm, seed)
         shared: dict[str, Any] = {"device": task.device, "workers": task.workers}
+        seen = dict.fromkeys(drawn_images(len(task.val.images)), torch.empty(0))
         with progress_bar(task.console, f"training with seed {seed}") as update:
             losses = train_head(
                 task.maps,
                 head,
                 task.train,
-                task.square,
+                task.inputs,
                 options,
                 seed=seed,
                 folder=folder,
@@ -172,15 +191,23 @@ def _seed(task: _Task, seed: int) -> Tensor:
                 task.maps,
                 head,
                 task.val,
-                task.square,
+                task.inputs,
                 batch_size=settings.batch_size,
                 progress=update,
+                see=lambda number, predicted: _keep(seen, number, predicted),
                 **shared,
             )
+        if seed == settings.seed:
+            draw_maps(task.val, seen, task.folder / PREDICTIONS, settings.plots_format or "png")
         write_rows(folder / _LOSSES, [("iteration", "loss"), *losses])
         metrics = segmentation_metrics(matrix)
         write_json(folder / SEED_FILE, {"metrics": metrics, "confusion": matrix.tolist()})
     return _read_seed(folder)
+
+
+def _keep(seen: dict[int, Tensor], number: int, predicted: Tensor) -> None:
+    if number in seen:
+        seen[number] = predicted
 
 
 def _read_seed(folder: Path) -> Tensor:
@@ -202,11 +229,12 @@ def _finish(task: _Task, evaluation: BackboneEvaluation, matrices: list[Tensor])
     rows = zip(names, ious, pixels, strict=True)
     write_rows(task.folder / _IOU_TABLE, [("class", "iou", "pixels"), *rows])
     plots = settings.plots_format
+    figures = write_classes(matrices[0], names, task.folder, plots) if plots else []
     return evaluation.finish(
         summarize([segmentation_metrics(matrix) for matrix in matrices]),
         task.device,
         task.console,
-        figures=write_classes(matrices[0], names, task.folder, plots) if plots else [],
+        figures=[*figures, PREDICTIONS],
         note=(
             "Of the last iteration, in [0, 1]: miou is the mean over classes, background "
             "included, of the intersection over union in one confusion matrix of all validation "

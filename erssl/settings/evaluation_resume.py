@@ -44,7 +44,15 @@ _DIGESTS = {
     "subset.sha256": "The images of fraction= are",
 }
 # Keys that came in later, with what evaluations did before.
-_FORMER = {"data.exif": False, "features_precision": "float32"}
+_FORMER = {
+    "data.exif": False,
+    "features_precision": "float32",
+    "inputs": "square",  # of segmentation, and what belongs to other inputs
+    "scale_range": [0.5, 2.0],
+    "stride": None,
+    "scales": [1.0],
+    "evaluate_mirrored": False,
+}
 
 
 def check_same_settings(
