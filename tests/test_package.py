@@ -159,6 +159,7 @@ def test_imports_run_one_way():
         "errors",
         "escaping",
         "files",
+        "former_names",
         "layers",
         "limits",
         "paths",

@@ -11,8 +11,9 @@ from typing_extensions import Unpack
 from erssl.entropy.kde import Estimator
 from erssl.errors import ConfigError
 from erssl.loss import ERLoss
-from erssl.methods.base import MethodInfo, check_queue
 from erssl.methods.byol import BYOL, BYOLOptions
+from erssl.methods.info import MethodInfo
+from erssl.methods.options import check_queue
 from erssl.methods.registry import register_method
 from erssl.recipes import read_recipe
 

@@ -10,7 +10,9 @@ from typing_extensions import Unpack
 from erssl.entropy.score_options import Geometry, Kernel, ShrinkTo
 from erssl.errors import ConfigError
 from erssl.loss import MVEBLoss
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, Target, TargetOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import Target, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe

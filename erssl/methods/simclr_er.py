@@ -11,13 +11,9 @@ from typing_extensions import Unpack
 from erssl.entropy.kde import Estimator
 from erssl.loss import ERLoss
 from erssl.loss.concentration import Rule
-from erssl.methods.base import (
-    MethodInfo,
-    MultiViewMethod,
-    StepOutput,
-    TrainingOptions,
-    check_queue,
-)
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TrainingOptions, check_queue
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head, shiftless_norm
 from erssl.recipes import read_recipe

@@ -32,7 +32,8 @@ from erssl.run.result import Result
 from erssl.settings.arguments import is_setting
 from erssl.settings.hints import OF_DATA, unknown_setting
 from erssl.settings.keys import LENS_KEYS
-from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings
+from erssl.settings.pretrain import read_settings, run_settings
+from erssl.settings.pretrain_options import PretrainSettings
 
 _IMAGES = (".png", ".pdf", ".svg")
 _SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain

@@ -15,7 +15,7 @@ from erssl.data import DataOptions, default_options
 from erssl.data.imbalance import long_tailed
 from erssl.protocols.build import build_method
 from erssl.protocols.evaluation import best_device
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain_options import PretrainSettings
 
 _STEPS = 2  # after one that is not counted
 _CLASSES = 10

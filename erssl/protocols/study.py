@@ -27,7 +27,8 @@ from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.arguments import launcher_overrides
-from erssl.settings.pretrain import PretrainSettings, read_settings
+from erssl.settings.pretrain import read_settings
+from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.study import StudySettings, read_study_settings
 from erssl.studies.figure import plot_study
 from erssl.studies.page import FIGURE, PAGE, RECORD, Outcome, page, record

@@ -35,6 +35,8 @@ SMALL: dict[str, Any] = {
                 **{"data": "digits", "data.pipeline": "lightly", "data.image_size": 16},
                 **{"data.views.recipe": "digits", "epochs": 1, "trainer.precision": "32-true"},
                 **{"evaluation.knn_k": 20, "lens.probe_size": 0, "batch_size": 256},
+                **{"backbone": "timm", "backbone.name": "test_resnet", "data.num_workers": 0},
+                **{"method.projection_hidden_dim": 32, "method.projection_dim": 16},
             },
         }
     },
@@ -300,6 +302,8 @@ def test_images_count_by_their_content(tmp_path: Path) -> None:
 
 def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its folder holds the lock of a process that is gone; a damaged result is said."""
+    monkeypatch.setattr("erssl.run.lock.SILENT", 0.2)  # two minutes of a machine elsewhere
+    monkeypatch.setattr("erssl.run.lock._LOOK", 0.05)
     small = written(tmp_path, axes={"method": {"SimCLR": {"method": "simclr"}}}, skip=[])
     places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     (tmp_path / "out").mkdir()
@@ -424,6 +428,6 @@ def test_a_step_is_measured_once_for_runs_that_differ_by_weights(
 def test_two_processes_on_one_study_are_refused(tmp_path: Path) -> None:
     """By the lock of its folder, before any training."""
     small = written(tmp_path)
-    with locked(tmp_path / "out"), pytest.raises(RunError, match="output=.* is in use by process"):
+    with locked(tmp_path / "out"), pytest.raises(RunError, match=r"output=.* is in use by process"):
         run(small, f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     assert not (tmp_path / "store").exists()
