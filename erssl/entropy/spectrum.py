@@ -68,7 +68,8 @@ def lidar(z: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
     if total <= torch.finfo(total.dtype).tiny:
         return z.new_ones(())
     shares = eigenvalues / total + eps
-    return (-(shares * shares.log()).sum()).exp().to(z.dtype)
+    entropy: Tensor = -(shares * shares.log()).sum()
+    return entropy.exp().to(z.dtype)
 
 
 @full_precision
@@ -119,4 +120,5 @@ def eigenspectrum_decay(z: Tensor, first: int = FIRST, last: int = LAST) -> Tens
     weights = 1 / ranks
     weights /= weights.sum()
     x, y = x - (weights * x).sum(), y - (weights * y).sum()
-    return (-(weights * x * y).sum() / (weights * x * x).sum()).to(z.dtype)
+    slope: Tensor = (weights * x * y).sum() / (weights * x * x).sum()
+    return (-slope).to(z.dtype)
