@@ -264,8 +264,20 @@ PROMISES = {
     **{
         f"{name} killed": f"`kill -9` of `{name}` at any moment: called again, ends the same"
         for name in (
-            *("knn", "kmeans", "linear", "semi", "finetune", "transfer", "detect"),
-            *("embed", "lens", "export", "predict", "segment", "report", "study"),
+            "knn",
+            "kmeans",
+            "linear",
+            "semi",
+            "finetune",
+            "transfer",
+            "detect",
+            "embed",
+            "lens",
+            "export",
+            "predict",
+            "segment",
+            "report",
+            "study",
         )
     },
     "a damaged file": (
