@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -70,6 +71,9 @@ class DataOptions:
             in the memory of the device that trains and makes their views there, level by level as
             lightly's operations do (other draws for a seed; images of up to 4 GiB). Neither has
             the recipe ``"infomin"``.
+        imbalance: Imbalance factor of the images that are pretrained on, of at least 1: some of
+            each class, by :func:`erssl.data.imbalance.long_tailed_counts`, chosen by the run's
+            seed. What accuracy is measured with stays whole. 1 keeps all.
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
             may use, at most 8.
@@ -102,6 +106,7 @@ class DataOptions:
     crop_pct: float | None = None
     views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="dino"))
     pipeline: Pipeline = "lightly"
+    imbalance: float = 1.0
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +123,11 @@ class DataOptions:
         if self.num_workers is not None:
             check_whole("data.num_workers", self.num_workers, 0, "a number of loader processes")
             check_processes("data.num_workers", self.num_workers)
+        if not 1 <= self.imbalance < math.inf:
+            raise ConfigError(
+                f"data.imbalance={self.imbalance} is how often the largest class is as large as "
+                "the smallest; give a number of at least 1, which keeps all images."
+            )
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ConfigError(
                 f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "

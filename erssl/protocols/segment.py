@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,15 @@ from erssl.evaluation.fingerprints import weights_digest
 from erssl.files import write_json, write_rows
 from erssl.models.patch_maps import PatchMap
 from erssl.paths import user_path
+from erssl.protocols.backbone_evaluation import BackboneEvaluation
 from erssl.protocols.classifier_training import SEED as SEED_FILE
 from erssl.protocols.classifier_training import is_finished, naming_folder, seed_folder
-from erssl.protocols.ending import end_evaluation
 from erssl.protocols.evaluation import best_device, progress_bar, summarize
-from erssl.protocols.record import folder_for, prepare_folder
-from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
+from erssl.protocols.subject import Read, read_backbone, require_rgb
 from erssl.protocols.trainer import quiet
 from erssl.run.class_tables import write_classes
 from erssl.run.console import say
 from erssl.run.directory import PREDICTIONS
-from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.settings.segmentation import MAY_CHANGE, SegmentSettings, read_segment
 
@@ -83,7 +80,6 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
     Raises:
         ErsslError: If it cannot be done.
     """
-    began = time.perf_counter()
     read = read_backbone(settings, console)
     require_rgb(read.backbone, "segment")
     size = settings.image_size or int(read.preprocessing.get("image_size") or _IMAGE_SIZE)
@@ -102,26 +98,23 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
         "validation_annotations": val.digest,
     }
     counts = {"train": len(train.images), "val": len(val.images)}
-    config = {
-        **asdict(settings),
-        "image_size": size,
-        "map": [height, width],
-        "images": counts,
-        "digests": digests,
-    }
-    folder = folder_for(settings.run_dir, "segment", slug(read.name), train.name)
-    with locked(folder):
-        if settings.verify:
-            for data in (train, val):
+    evaluation = BackboneEvaluation(
+        "segment",
+        settings,
+        read,
+        train.name,
+        image_size=size,
+        map=[height, width],
+        images=counts,
+        digests=digests,
+    )
+
+    def check() -> None:
+        for data in (train, val):
+            if settings.verify:
                 data.check(workers)
-        prepare_folder(
-            folder,
-            config,
-            goes_on=settings.resume,
-            overwrite=settings.overwrite,
-            rewrite=True,
-            may_change=MAY_CHANGE,
-        )
+
+    with evaluation.opened(goes_on=settings.resume, may_change=MAY_CHANGE, check=check):
         say(
             console,
             f"{counts['train']} training and {counts['val']} validation images of {train.name}, "
@@ -129,12 +122,13 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
             f"{size} x {size} pixels.",
         )
         inputs = _inputs(settings, size, read)
+        folder = evaluation.path
         task = _Task(
             settings, maps, inputs, train, val, folder, best_device(), workers, console
         )  # fmt: skip
         with naming_folder(folder):
             matrices = [_seed(task, settings.seed + each) for each in range(settings.seeds)]
-        return _finish(task, read, matrices, config, began)
+        return _finish(task, evaluation, matrices)
 
 
 def _inputs(settings: SegmentSettings, size: int, read: Read) -> Inputs:
@@ -227,9 +221,7 @@ def _read_seed(folder: Path) -> Tensor:
         ) from error
 
 
-def _finish(
-    task: _Task, read: Read, matrices: list[Tensor], config: dict[str, Any], began: float
-) -> Result:
+def _finish(task: _Task, evaluation: BackboneEvaluation, matrices: list[Tensor]) -> Result:
     """Write results, tables and report."""
     names, settings = task.val.class_names, task.settings
     ious = class_ious(matrices[0]).tolist()
@@ -238,10 +230,9 @@ def _finish(
     write_rows(task.folder / _IOU_TABLE, [("class", "iou", "pixels"), *rows])
     plots = settings.plots_format
     figures = write_classes(matrices[0], names, task.folder, plots) if plots else []
-    return end_evaluation(
-        task.folder,
+    return evaluation.finish(
+        summarize([segmentation_metrics(matrix) for matrix in matrices]),
         task.device,
-        began,
         task.console,
         figures=[*figures, PREDICTIONS],
         note=(
@@ -249,11 +240,4 @@ def _finish(
             "included, of the intersection over union in one confusion matrix of all validation "
             f"pixels that have a class; that of each class of the first seed is in {_IOU_TABLE}."
         ),
-        protocol="segment",
-        dataset=task.val.name,
-        method=read.name,
-        metrics=summarize([segmentation_metrics(matrix) for matrix in matrices]),
-        seed=settings.seed,
-        config=config,
-        published=None,
     )
