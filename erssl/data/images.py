@@ -136,7 +136,8 @@ def find_unreadable(
         name = block_digest(block)
         seen = checked.known(name)
         if seen is None:
-            seen = Checked(find_unreadable(block, workers, read, pages := []), pages)
+            pages: list[str] = []
+            seen = Checked(find_unreadable(block, workers, read, pages), pages)
             checked.keep(name, seen)
         unreadable += seen.unreadable
         several += seen.several
