@@ -19,7 +19,7 @@ from erssl.data.folders import ImageFiles
 from erssl.data.images import reading
 from erssl.data.orientation import upright_size
 from erssl.errors import DataError, counted, printable
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain_options import PretrainSettings
 
 _SAMPLE = 200  # files whose headers are read; a millisecond each at most
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from erssl.data import DataOptions, default_options
+from erssl.data.imbalance import long_tailed
 from erssl.protocols.build import build_method
 from erssl.protocols.evaluation import best_device
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain_options import PretrainSettings
 
 _STEPS = 2  # after one that is not counted
 _CLASSES = 10
@@ -59,14 +60,14 @@ def _without_fractions(settings: Any) -> Any:
 
 def _images(data: DataOptions) -> int:
     """Number of training images, counted once for all ways to read the same ones."""
-    own = {key: getattr(data, key) for key in data.own_options()}
+    own = {key: getattr(data, key) for key in (*data.own_options(), "imbalance")}
     unchecked = {key: value for key, value in _UNCHECKED.items() if key in own}
     return _counted(default_options(data.name, **(own | unchecked)))
 
 
 @cache
 def _counted(data: DataOptions) -> int:
-    return len(data.load().train)
+    return len(long_tailed(data.load(), data.imbalance, seed=0).train)
 
 
 def _seconds_of_step(settings: PretrainSettings) -> float:
