@@ -155,7 +155,7 @@ EXPERIMENTS = {
     "unigrad_imagenet": (100, 1024, {}),
     "vicreg_imagenet": (1000, 2048, {}),
     "corinfomax_imagenet": (100, 1536, {"gather_distributed": False}),
-    "e2mc_imagenet": (10, 2048, {}),
+    "e2mc_imagenet": (10, 512, {}),
     "emp_ssl_imagenet": (2, 100, {}),
     "frossl_imagenet": (100, 256, {"gather_distributed": False}),
     "lejepa_imagenet": (100, 512, {}),
