@@ -32,7 +32,7 @@ from erssl.settings.compose import (
 from erssl.settings.keys import OWN_TRAINER_KEYS
 from erssl.settings.resume import check_same, may_change, take_loggers, unsaid
 from erssl.settings.start import check_start, with_start
-from erssl.settings.trainer import check_trainer
+from erssl.settings.trainer import AUTO, check_trainer
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
 # What the command itself gives to a method's constructor.
@@ -383,11 +383,13 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
     name = str(config["method"]["name"])
     own = schema_from(get_method(name), without=_OWN_METHOD_KEYS) if known else {}
     backbone = schema_from(BackboneOptions) | {"options": FREE}
+    trainer = schema_from(Trainer, without=OWN_TRAINER_KEYS)
+    trainer["precision"] = Literal[AUTO] | trainer["precision"]
     return schema_from(PretrainSettings) | {
         "method": {"name": str, **own} if known else FREE,
         "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
-        "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
+        "trainer": trainer,
         "logger_options": FREE,
         "evaluation": schema_from(EvaluationOptions) | {"probes": FREE},
     }
