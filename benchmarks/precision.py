@@ -22,7 +22,7 @@ from erssl.files import write_json
 from erssl.run.directory import HEADER, environment
 
 SETTING = (*COMMON, "method=mveb", "method.target=shared", "batch_size=256", "epochs=10")
-SETTING += ("data.pipeline=device", "data.num_workers=0")
+SETTING += ("data.pipeline=device", "data.num_workers=0", "evaluation.every_n_epochs=2")
 PRECISIONS, SEEDS = ("32-true", "auto"), (0, 1)
 TRAIN_PER_CLASS, TEST_PER_CLASS = 410, 100
 

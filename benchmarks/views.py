@@ -190,7 +190,7 @@ def operations(photo: Image.Image) -> list[dict[str, Any]]:
 def _pairs(photo: Image.Image, size: int) -> dict[str, Pair]:
     square = photo.resize((size, size))
     whole, pixels = np.array(photo), np.array(square)
-    batch = torch.from_numpy(pixels)[None]
+    batch = fast.planes(pixels, 3)[None]
     pairs: dict[str, Pair] = {}
     for name in ("bilinear", "bicubic"):
         way = Image.Resampling[name.upper()]
@@ -218,7 +218,7 @@ def _pairs(photo: Image.Image, size: int) -> dict[str, Pair]:
         )
     pairs["solarisation"] = lambda: fast.solarize(pixels), lambda: ImageOps.solarize(square, 128)
     pairs["normalisation"] = (
-        lambda: normalize(batch.permute(0, 3, 1, 2), _SPEC),
+        lambda: normalize(batch, _SPEC),
         lambda: TF.normalize(T.ToTensor()(square), **SCALING),
     )
     return pairs

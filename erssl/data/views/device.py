@@ -79,9 +79,10 @@ def _views(images: Tensor, spec: ViewSpec, draws: ViewDraws) -> Tensor:
 def normalize(levels: Tensor, spec: ViewSpec) -> Tensor:
     """Make levels 0..255 (N, C, H, W) of any type a view's normalised float32."""
     # A channel at a time: a tensor of three numbers, brought to the device, has the host wait.
-    out = torch.empty(levels.shape, dtype=torch.float32, device=levels.device)
+    # First to floats in one pass, which is quick; a product of bytes and a number is not.
+    out = levels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     for c, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
-        torch.mul(levels[:, c], 1 / (255 * std), out=out[:, c]).sub_(mean / std)
+        out[:, c].mul_(1 / (255 * std)).sub_(mean / std)
     return out
 
 
