@@ -29,9 +29,17 @@ SETTINGS = ("trainer.reload_dataloaders_every_n_epochs=1", "trainer.precision=64
 _DIGITS = ("data.num_workers=0", "trainer.accelerator=cpu", "epochs=2", "batch_size=64")
 _TRAINED = (*_DIGITS, "lr_per_256=false", "optimizer=sgd", "head_lr=0.05", "plots=false")
 _DETECT = (
-    *("backend=torchvision", "recipe=mask_rcnn_fpn_1x", "batch_size=2", "iterations=4"),
-    *("min_sizes=[64]", "max_size=96", "test_size=64", "rois_per_image=8", "checkpoint_period=2"),
-    *("num_workers=0", "device=cpu"),
+    "backend=torchvision",
+    "recipe=mask_rcnn_fpn_1x",
+    "batch_size=2",
+    "iterations=4",
+    "min_sizes=[64]",
+    "max_size=96",
+    "test_size=64",
+    "rois_per_image=8",
+    "checkpoint_period=2",
+    "num_workers=0",
+    "device=cpu",
 )
 #: Arguments of each command; {run}: a run to evaluate, {out}: where it writes.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -41,8 +49,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "semi": ("checkpoint={run}", *_TRAINED, "fraction=0.2", "backbone_lr=0.01"),
     "finetune": ("checkpoint={run}", *_TRAINED, "backbone_lr=0.01"),
     "transfer": (
-        *("checkpoint={run}", "data_root={transfer}", "datasets=[aircraft]", "partial_ok=true"),
-        *("num_workers=0", "cache_dir={out}/cache"),
+        "checkpoint={run}",
+        "data_root={transfer}",
+        "datasets=[aircraft]",
+        "partial_ok=true",
+        "num_workers=0",
+        "cache_dir={out}/cache",
     ),
     "detect": ("checkpoint=random:resnet18", "data_root={coco}", *_DETECT),
     "embed": ("checkpoint={run}", "data.num_workers=0", "output={out}/features.npy"),

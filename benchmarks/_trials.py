@@ -263,8 +263,16 @@ PROMISES = {
     **{
         f"{name} killed": f"`kill -9` of `{name}` at any moment: called again, ends the same"
         for name in (
-            *("knn", "kmeans", "linear", "semi", "finetune", "transfer", "detect"),
-            *("embed", "lens", "export"),
+            "knn",
+            "kmeans",
+            "linear",
+            "semi",
+            "finetune",
+            "transfer",
+            "detect",
+            "embed",
+            "lens",
+            "export",
         )
     },
     "a damaged file": (

@@ -67,10 +67,11 @@ def execute(command: str, arguments: list[str], quiet: bool) -> Result:
     """Run a command on the arguments of the command line; inside :func:`own_process`."""
     from erssl.run.console import Terminal
     from erssl.run.directory import command_of_python
+    from erssl.run.faults import naming_loaders
     from erssl.run.streams import spelling_out
 
     engine = importlib.import_module(f"erssl.protocols.{command}")
-    with command_of_python([command, *arguments]), spelling_out():
+    with command_of_python([command, *arguments]), spelling_out(), naming_loaders():
         result: Result = engine.run(arguments, Terminal(quiet=quiet))
     return result
 

@@ -3,6 +3,9 @@
 The command line prints the sentence and exits with status 2; anything else is a defect.
 """
 
+from collections.abc import Iterable
+
+_NAMED = 5  # names that a sentence lists
 _BEGIN, _END = 900, 300  # characters of a longer sentence that are shown; what to do is at its end
 
 
@@ -20,6 +23,13 @@ def printable(text: str) -> str:
 def counted(count: int, thing: str) -> str:
     """Give a number of things in words, such as ``1 epoch`` and ``2 epochs``."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def named(names: Iterable[str]) -> str:
+    """List at most five names, and how many there are beyond them."""
+    every = list(names)
+    more = f", and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
+    return ", ".join(every[:_NAMED]) + more
 
 
 def installing(extra: str) -> str:

@@ -12,13 +12,12 @@ import numpy as np
 
 from erssl.data.checks import check_choice, check_switch, check_whole
 from erssl.data.datasets import ImagesInMemory
-from erssl.data.folders import named
 from erssl.data.images import find_unreadable
 from erssl.downstream.transfer.images import FolderContent, Images, take, targets_of
 from erssl.downstream.transfer.splits import SPLITS, Indices, draw_validation
 from erssl.downstream.transfer.suite_metrics import Metric
 from erssl.downstream.transfer.table import TRANSFER_DATASETS, TransferDataset
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 from erssl.paths import user_path
 
 __all__ = [

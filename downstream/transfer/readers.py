@@ -12,11 +12,11 @@ import numpy.typing as npt
 from torchvision import datasets as tv
 
 from erssl.data.datasets import ImagesInMemory
-from erssl.data.folders import ImageFiles, named
+from erssl.data.folders import ImageFiles
 from erssl.data.images import load_image
 from erssl.downstream.transfer.images import FolderContent, MultiLabelFiles, take
 from erssl.downstream.transfer.splits import Indices, draw_per_class, halve_classes
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

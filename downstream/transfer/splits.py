@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from erssl.data.folders import named
-from erssl.errors import DataError, printable
+from erssl.errors import DataError, named, printable
 from erssl.files import write_json, write_text
 
 if TYPE_CHECKING:

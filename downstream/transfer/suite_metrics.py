@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from erssl.data.checks import check_choice
-from erssl.data.folders import named
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 from erssl.evaluation.accuracies import classification_metrics
 
 Metric = Literal["top1", "mean_per_class", "map11"]

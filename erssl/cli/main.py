@@ -127,7 +127,10 @@ def _run(command: str, arguments: list[str]) -> int:
 
     with nullcontext() if started else _all_that_is_made_stays():
         engine = importlib.import_module(f"erssl.protocols.{command}")
-    engine.run(arguments, Terminal())
+    from erssl.run.faults import naming_loaders
+
+    with naming_loaders():
+        engine.run(arguments, Terminal())
     return 0
 
 

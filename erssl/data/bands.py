@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from erssl.data.images import reading, reason_of
+from erssl.data.images import reading, reason_of, warn_of_pages
 from erssl.data.orientation import turned_upright
 from erssl.errors import ConfigError, DataError, installing
 
@@ -126,6 +126,8 @@ def _of_tiff(path: str | Path, channels: int) -> Tensor:
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes, values = series.axes, series.asarray()
+        if len(file.series) > 1:
+            warn_of_pages()
     kept = [i for i, length in enumerate(values.shape) if axes[i] in "YX" or length > 1]
     values = values.reshape([values.shape[i] for i in kept])
     # Samples or channels by name; of pages without a name tifffile cannot know what they are.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from erssl.errors import ConfigError
+
+_LEAST_STD = 1e-3  # of pixels in 0..1; timm's smallest is 1/255, for networks of pixels in 0..255
+_SPAN = (1e-12, 1e12)  # of values in units of their own; beyond it single precision overflows
 
 
 def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
@@ -53,3 +57,40 @@ def as_numbers(key: str, values: object, count: int, meaning: str) -> tuple[floa
         shown = list(values) if isinstance(values, tuple) else values
         raise ConfigError(f"{key}={shown} is not {meaning}; give a list of {count} numbers.")
     return numbers
+
+
+def check_statistics(
+    prefix: str, mean: Sequence[float], std: Sequence[float], of_pixels: bool
+) -> None:
+    """Make sure that images can be normalised by these means and deviations.
+
+    Args:
+        prefix: What the names of the two begin with in messages, such as ``data.``.
+        mean: Of each channel.
+        std: Of each channel.
+        of_pixels: Whether the values are pixels in 0..1, as of RGB and grey images; those of other
+            images have units of their own.
+
+    Raises:
+        ConfigError: If one is not finite, a deviation is not positive, or no image has such ones.
+    """
+    for key, values in (("mean", mean), ("std", std)):
+        shown = f"{prefix}{key}={list(values)}"
+        if not all(math.isfinite(value) for value in values):
+            raise ConfigError(f"{shown} holds a value that is not finite; give finite numbers.")
+        if key == "std" and min(values, default=1) <= 0:
+            raise ConfigError(
+                f"{shown} holds a value that is not positive; give the deviations of the channels."
+            )
+        if of_pixels:
+            least = 0 if key == "mean" else _LEAST_STD
+            if values and not least <= min(values) <= max(values) <= 1:
+                raise ConfigError(
+                    f"{shown} holds a value outside of [{least:g}, 1], and pixels are in 0..1; "
+                    "divide statistics of pixels in 0..255 by 255."
+                )
+        elif any(abs(v) > _SPAN[1] or (key == "std" and v < _SPAN[0]) for v in values):
+            raise ConfigError(
+                f"{shown} holds a value by which single precision overflows; give deviations of "
+                f"{_SPAN[0]:g} to {_SPAN[1]:g} and means of at most {_SPAN[1]:g}."
+            )

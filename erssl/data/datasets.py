@@ -45,6 +45,8 @@ class Datasets:
         labelled: Whether class numbers mean anything; without labels no accuracy is possible.
         skipped: ``(path, reason)`` of each file that could not be read and was left out.
         left_out: Number of files of each split's folder that were left out, by reason.
+        several_pages: Number of images of each split's folder with several pages or frames, of
+            which the first is read; known where every image has been decoded.
         labelled_train: Labelled images that stand for the training ones wherever accuracy is
             measured, where those of ``train`` have no labels; ``None`` for ``train`` itself.
     """
@@ -56,6 +58,7 @@ class Datasets:
     labelled: bool = True
     skipped: list[tuple[str, str]] = field(default_factory=list)
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    several_pages: dict[str, int] = field(default_factory=dict)
     labelled_train: ImageDataset | None = None
 
     def evaluated(self) -> Datasets:

@@ -67,6 +67,7 @@ def load_folders(
         labelled=splits[known].labelled,
         skipped=skipped,
         left_out={split: folder.left_out for split, folder in splits.items()},
+        several_pages={split: folder.several_pages for split, folder in splits.items()},
         labelled_train=files.get("labelled"),
     )
 

@@ -17,10 +17,9 @@ from torch.utils.data import Dataset
 from erssl.data.bands import ARRAY, GREY, RGB, load_bands
 from erssl.data.formats import image_extensions
 from erssl.data.images import find_unreadable, load_image
-from erssl.errors import DataError, ErsslWarning, printable
+from erssl.data.left_out import LeftOut, first_bytes
+from erssl.errors import DataError, ErsslWarning, named, printable
 from erssl.paths import user_path
-
-_NAMED = 5
 
 
 def read_image(path: str | Path, channels: int = RGB, upright: bool = False) -> Any:
@@ -76,6 +75,8 @@ class Folder:
         class_names: Names of the classes in order; one empty name if there are no labels.
         labelled: Whether the folder has class sub-folders.
         left_out: Number of files that are no image of it by reason; a hidden folder counts as one.
+        several_pages: Number of images with several pages or frames, of which the first is read;
+            known once all have been decoded.
     """
 
     key: str
@@ -84,6 +85,7 @@ class Folder:
     class_names: tuple[str, ...]
     labelled: bool
     left_out: Counter[str] = field(default_factory=Counter)
+    several_pages: int = 0
 
 
 def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
@@ -106,26 +108,29 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
     """
     folder, every = _listed(key, path)
     class_names = [e for e in every if not _is_hidden(e) and (folder / e).is_dir()]
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
-    among = set(every) - set(class_names)
-    loose = [str(folder / e) for e in _images_among(sorted(among), left_out, extensions)]
+    among = sorted(set(every) - set(class_names))
+    loose = _images_among(str(folder), among, left_out, extensions)
     if not class_names and loose:
+        left_out.warn(f"{key}={path}")
         samples = tuple((path, 0) for path in loose)
-        return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out)
+        return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out.counts)
     samples = tuple(
         (path, number)
         for number, name in enumerate(class_names)
         for path in _images_below(str(folder / name), left_out, extensions)
     )
     if not samples:
-        raise DataError(f"{key}={path} holds no images ({', '.join(extensions)}); {_EXPECTED}.")
+        raise DataError(_no_images(f"{key}={path}", extensions, left_out, _EXPECTED))
     used = {target for _, target in samples}
     if empty := [name for i, name in enumerate(class_names) if i not in used]:
+        unnamed = f", and {left_out.advice()}" if left_out.unnamed else ""
         raise DataError(
             f"{key}={path} has {len(empty)} of {len(class_names)} class folders without images "
-            f"({named(empty)}); fill or remove them."
+            f"({named(empty)}){unnamed}; fill or remove them."
         )
+    left_out.warn(f"{key}={path}")
     if loose:
         warnings.warn(
             f"{key}={path} has class folders, so the {len(loose)} images beside them are left "
@@ -133,9 +138,9 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
             ErsslWarning,
             stacklevel=2,
         )
-        left_out["beside the class folders"] = len(loose)
+        left_out.counts["beside the class folders"] = len(loose)
     names = tuple(map(printable, class_names))
-    return Folder(key, folder, samples, names, labelled=True, left_out=left_out)
+    return Folder(key, folder, samples, names, labelled=True, left_out=left_out.counts)
 
 
 def scan_unlabelled(key: str, path: str | Path, channels: int = RGB) -> Folder:
@@ -150,12 +155,13 @@ def scan_unlabelled(key: str, path: str | Path, channels: int = RGB) -> Folder:
         DataError: If the folder cannot be used, or holds no images.
     """
     folder, _ = _listed(key, path)
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
     samples = tuple((file, 0) for file in _images_below(str(folder), left_out, extensions))
     if not samples:
-        raise DataError(f"{key}={path} holds no images ({', '.join(extensions)}); name another.")
-    return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out)
+        raise DataError(_no_images(f"{key}={path}", extensions, left_out, "name another"))
+    left_out.warn(f"{key}={path}")
+    return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out.counts)
 
 
 def _listed(key: str, path: str | Path) -> tuple[Path, list[str]]:
@@ -253,7 +259,9 @@ def drop_unreadable(
             image is readable.
     """
     read = None if channels in (GREY, RGB) else partial(read_image, channels=channels)
-    faults = find_unreadable([path for path, _ in folder.samples], workers, read)
+    several: list[str] = []
+    faults = find_unreadable([path for path, _ in folder.samples], workers, read, several)
+    folder = replace(folder, several_pages=len(several))
     if not faults:
         return folder, []
     listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)
@@ -274,11 +282,9 @@ def drop_unreadable(
     return replace(folder, samples=kept, left_out=left_out), faults
 
 
-def named(names: Iterable[str]) -> str:
-    """List at most five names, and how many there are beyond them."""
-    every = list(names)
-    more = f", and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
-    return ", ".join(every[:_NAMED]) + more
+def _no_images(where: str, extensions: Sequence[str], left_out: LeftOut, advice: str) -> str:
+    but = f" but {left_out.advice()}" if left_out.unnamed else ""
+    return f"{where} holds no images ({', '.join(extensions)}){but}; {advice}."
 
 
 _EXPECTED = "give a folder with one sub-folder of images a class, or one of images alone"
@@ -290,22 +296,22 @@ def _is_hidden(name: str) -> bool:
 
 
 def _images_among(
-    names: Iterable[str], left_out: Counter[str], extensions: Sequence[str]
+    folder: str, names: Iterable[str], left_out: LeftOut, extensions: Sequence[str]
 ) -> list[str]:
-    """Those of the names that an image's file has; the others are counted in ``left_out``."""
+    """Files of the names that an image's file has; the others are counted in ``left_out``."""
     kept = []
     for name in names:
-        extension = os.path.splitext(name)[1].lower()
+        path = os.path.join(folder, name)
         if _is_hidden(name):
-            left_out["hidden"] += 1
-        elif extension in extensions:
-            kept.append(name)
+            left_out.hide()
+        elif os.path.splitext(name)[1].lower() in extensions:
+            kept.append(path)
         else:
-            left_out[f"extension {extension}" if extension else "no extension"] += 1
+            left_out.add(path, partial(first_bytes, path))
     return kept
 
 
-def _images_below(folder: str, left_out: Counter[str], extensions: Sequence[str]) -> list[str]:
+def _images_below(folder: str, left_out: LeftOut, extensions: Sequence[str]) -> list[str]:
     """Images of a class in torchvision's order; links to folders are followed, but never twice.
 
     A link to the folder that it lies in would else be followed for ever.
@@ -317,11 +323,11 @@ def _images_below(folder: str, left_out: Counter[str], extensions: Sequence[str]
             inner.clear()
             continue
         seen.add(real)
-        left_out["hidden"] += sum(map(_is_hidden, inner))
+        left_out.hide(sum(map(_is_hidden, inner)))
         inner[:] = sorted(name for name in inner if not _is_hidden(name))
         places.append((place, files))
     return [
-        os.path.join(place, file)
+        path
         for place, files in sorted(places)
-        for file in _images_among(sorted(files), left_out, extensions)
+        for path in _images_among(place, sorted(files), left_out, extensions)
     ]

@@ -28,6 +28,31 @@ _PLUGINS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
+# How files of the formats begin, of which so many bytes are looked at, and how they are named. PPM
+# and BMP begin with letters that a text may begin with.
+HEAD = 16
+_BEGINNINGS: tuple[tuple[bytes, int, str], ...] = (
+    (b"\xff\xd8\xff", 0, ".jpg"),
+    (b"\x89PNG\r\n\x1a\n", 0, ".png"),
+    (b"GIF8", 0, ".gif"),
+    (b"II*\0", 0, ".tif"),
+    (b"MM\0*", 0, ".tif"),
+    (b"WEBP", 8, ".webp"),
+    (b"jP  \r\n\x87\n", 4, ".jp2"),
+    (b"ftypavif", 4, ".avif"),
+    (b"ftyphei", 4, ".heic"),
+)
+
+
+def extension_of(head: bytes) -> str:
+    """The extension that suits a file by its first bytes; empty where they are no image's.
+
+    Args:
+        head: The first :data:`HEAD` bytes of the file.
+    """
+    return next((e for mark, at, e in _BEGINNINGS if head[at:].startswith(mark)), "")
+
+
 @cache
 def image_formats() -> tuple[str, ...]:
     """Formats that are read here, by Pillow's names."""

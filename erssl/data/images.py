@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -22,6 +22,9 @@ from erssl.errors import ConfigError, DataError, ErsslWarning
 _BLOCK = 8192
 _DEPTHS = (8, 12, 16)  # bits that are told apart
 _NO_FILE = "a pipe or device"
+_CAMERAS = ("JPEG", "MPO")  # whose further images are previews and the like
+
+Item = TypeVar("Item")
 
 
 def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -> Image.Image:
@@ -29,8 +32,8 @@ def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -
 
     Grey, palette, CMYK and transparent images become RGB as in torchvision's own loader (alpha
     is dropped); grey of 16 or 32 bits is scaled to 0..255 from 0..65535, or from 0..4095 or 0..255
-    where no value of the image is above, where Pillow alone would cut all values above 255; of an
-    animation the first frame is read.
+    where no value of the image is above, where Pillow alone would cut all values above 255; of
+    several pages or frames the first is read, with a warning.
 
     Args:
         path: A file of one of :func:`erssl.data.formats.image_formats`.
@@ -45,6 +48,7 @@ def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -
             defined range of values (floating point).
     """
     with reading(path) as image:
+        _warn_of_pages(image)
         rgb = to_rgb(turned_upright(image) if upright else image)
         return rgb.convert("L") if grey else rgb
 
@@ -65,6 +69,7 @@ def decode_image(data: bytes, name: str, *, grey: bool = False) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data), formats=image_formats()) as image:
+            _warn_of_pages(image)
             rgb = to_rgb(turned_upright(image))
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = "empty file" if not data else reason_of(name, error)
@@ -100,6 +105,7 @@ def find_unreadable(
     paths: Sequence[str | Path],
     workers: int = 1,
     read: Callable[[str | Path], Any] | None = None,
+    several: list[str] | None = None,
 ) -> list[tuple[str, str]]:
     """Decode every file and tell which ones fail.
 
@@ -110,20 +116,87 @@ def find_unreadable(
         paths: The files.
         workers: Threads to decode with; Pillow's decoders run side by side.
         read: Reads a file of images that Pillow cannot hold, in place of its decoders.
+        several: Takes the files of several pages or frames, of which the first is read; not of
+            those that ``read`` reads, whose pages may be channels.
 
     Returns:
         ``(path, reason)`` of each unreadable file, in the order of ``paths``.
     """
-    unreadable: list[tuple[str, str]] = []
+    fault = partial(fault_of_file, read=read, several=several)
+    return [(str(path), reason) for path, reason in find_faults(paths, fault, workers)]
+
+
+def find_faults(
+    items: Sequence[Item], fault: Callable[[Item], str | None], workers: int = 1
+) -> list[tuple[Item, str]]:
+    """Look at every item and tell which ones fail.
+
+    Args:
+        items: What stands for the images, such as their files or their numbers.
+        fault: Why an item cannot be read, in a few words; ``None`` where it can.
+        workers: Threads to decode with; Pillow's decoders run side by side.
+
+    Returns:
+        Item and reason of each that fails, in the order of ``items``.
+    """
+    faulty: list[tuple[Item, str]] = []
     with _strict_decoding(), ThreadPoolExecutor(max(1, workers)) as pool:
-        # In blocks, since a pool makes one object for each pending file.
-        for start in range(0, len(paths), _BLOCK):
-            block = paths[start : start + _BLOCK]
-            faults = pool.map(partial(_fault, read), block)
-            for path, reason in zip(block, faults, strict=True):
+        # In blocks, since a pool makes one object for each pending item.
+        for start in range(0, len(items), _BLOCK):
+            block = items[start : start + _BLOCK]
+            for item, reason in zip(block, pool.map(fault, block), strict=True):
                 if reason is not None:
-                    unreadable.append((str(path), reason))
-    return unreadable
+                    faulty.append((item, reason))
+    return faulty
+
+
+def fault_of_bytes(data: bytes) -> str | None:
+    """Why the bytes of a file are no image that can be read; ``None`` where they are."""
+    if not data:
+        return "empty file"
+    try:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
+            _warn_of_pages(image)
+            _decode(image)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        return reason_of("", error)
+    return None
+
+
+def has_several_pages(image: Image.Image) -> bool:
+    """Whether a file holds pages or frames beside the first, such as TIFF, GIF, WebP and PNG do.
+
+    Cameras put previews and depth beside a JPEG's own image; those are no pages.
+
+    Args:
+        image: As Pillow opened it.
+    """
+    return image.format not in _CAMERAS and bool(getattr(image, "is_animated", False))
+
+
+def _warn_of_pages(image: Image.Image) -> None:
+    if has_several_pages(image):
+        warn_of_pages()
+
+
+def warn_of_pages() -> None:
+    """Say once in a process that of several pages or frames one is read."""
+    warnings.warn(
+        "Of images with several pages or frames (TIFF, animated GIF, WebP and PNG) the first "
+        "alone is read; save the others as files of their own, or pages that are channels "
+        "with data.channels=<their number>.",
+        ErsslWarning,
+        stacklevel=4,
+    )
+
+
+def _decode(image: Image.Image) -> None:
+    """Decode an image only to see that it can be done: JPEG at an eighth of its size."""
+    if image.format in _CAMERAS:
+        image.draft(None, (1, 1))
+        image.load()
+    else:
+        to_rgb(image)
 
 
 def _opened(path: str | Path) -> Image.Image:
@@ -174,22 +247,32 @@ def _full_range(largest: float) -> int:
     return int(2**bits - 1)
 
 
-def _fault(read: Callable[[str | Path], Any] | None, path: str | Path) -> str | None:
+def fault_of_file(
+    path: str | Path,
+    read: Callable[[str | Path], Any] | None = None,
+    several: list[str] | None = None,
+) -> str | None:
+    """Why a file is no image that can be read, in a few words; ``None`` where it is one.
+
+    Args:
+        path: The file.
+        read: As of :func:`find_unreadable`.
+        several: As of :func:`find_unreadable`.
+    """
     try:
         if read is not None:
             read(path)
             return None
         with _opened(path) as image:
-            if image.format in ("JPEG", "MPO"):
-                image.draft(None, (1, 1))
-                image.load()
-            else:
-                to_rgb(image)
+            pages = has_several_pages(image)
+            _decode(image)
     except ConfigError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
         cause = error.__cause__ if isinstance(error, DataError) else None
         return reason_of(path, cause if isinstance(cause, Exception) else error)
+    if pages and several is not None:
+        several.append(str(path))
     return None
 
 

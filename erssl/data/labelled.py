@@ -18,11 +18,10 @@ from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset
 from erssl.data.datasets import labels_of as labels_of
 from erssl.data.draws import DrawnImages as DrawnImages
 from erssl.data.draws import EpochSampler, place_in, place_to_begin
-from erssl.data.folders import named
 from erssl.data.module import make_loader
 from erssl.data.options import DataOptions
 from erssl.data.views import build_crop_transform, build_eval_transform
-from erssl.errors import ConfigError, DataError
+from erssl.errors import ConfigError, DataError, named
 from erssl.paths import user_path
 
 Indices = npt.NDArray[np.int64]

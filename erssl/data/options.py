@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 
 from erssl.data.bands import GREY, RGB
-from erssl.data.checks import as_numbers, check_choice, check_switch, check_whole
+from erssl.data.checks import (
+    as_numbers,
+    check_choice,
+    check_statistics,
+    check_switch,
+    check_whole,
+)
 from erssl.data.datasets import Datasets
 from erssl.data.statistics import channel_statistics
 from erssl.data.views import ViewOptions
@@ -64,6 +71,9 @@ class DataOptions:
             in the memory of the device that trains and makes their views there, level by level as
             lightly's operations do (other draws for a seed; images of up to 4 GiB). Neither has
             the recipe ``"infomin"``.
+        imbalance: Imbalance factor of the images that are pretrained on, of at least 1: some of
+            each class, by :func:`erssl.data.imbalance.long_tailed_counts`, chosen by the run's
+            seed. What accuracy is measured with stays whole. 1 keeps all.
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
             may use, at most 8.
@@ -96,6 +106,7 @@ class DataOptions:
     crop_pct: float | None = None
     views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="dino"))
     pipeline: Pipeline = "lightly"
+    imbalance: float = 1.0
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -112,17 +123,18 @@ class DataOptions:
         if self.num_workers is not None:
             check_whole("data.num_workers", self.num_workers, 0, "a number of loader processes")
             check_processes("data.num_workers", self.num_workers)
+        if not 1 <= self.imbalance < math.inf:
+            raise ConfigError(
+                f"data.imbalance={self.imbalance} is how often the largest class is as large as "
+                "the smallest; give a number of at least 1, which keeps all images."
+            )
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ConfigError(
                 f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "
                 "and up to 1."
             )
         self._check_channels()
-        if min(self.std, default=1) <= 0:
-            raise ConfigError(
-                f"data.std={list(self.std)} holds a value that is not positive; give the "
-                "deviations of the channels."
-            )
+        check_statistics("data.", self.mean, self.std, self.channels in (GREY, RGB))
 
     def _check_channels(self) -> None:
         """Check that there is a mean and a deviation for each channel, or none yet."""
@@ -203,14 +215,36 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileOptions(DataOptions):
+class CheckedOptions(DataOptions):
+    """The options of data sets whose images are decoded once before training.
+
+    Attributes:
+        on_error: What an unreadable image does: stop the run before training (``"raise"``), or be
+            left out and listed (``"skip"``, which needs ``verify``).
+        verify: Decode every image once before training. Takes long on ImageNet; without it an
+            unreadable image stops the run when its turn comes.
+    """
+
+    on_error: Literal["raise", "skip"] = "raise"
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_choice("data.on_error", self.on_error, ("raise", "skip"))
+        check_switch("data.verify", self.verify)
+        if self.on_error == "skip" and not self.verify:
+            raise ConfigError(
+                "data.on_error=skip needs data.verify=true, which is off; set it, or "
+                "data.on_error=raise."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(CheckedOptions):
     """The options of data sets whose images are files of their own.
 
     Attributes:
-        on_error: What an unreadable file does: stop the run before training (``"raise"``), or be
-            left out and listed (``"skip"``, which needs ``verify``).
-        verify: Decode every file once before training. Takes long on ImageNet; without it an
-            unreadable file stops the run when its turn comes.
         exif: Turn images upright as their EXIF orientation says. On for a user's own files, off
             where a published protocol reads them with torchvision, whose loader leaves images as
             they are stored.
@@ -218,21 +252,12 @@ class FileOptions(DataOptions):
 
     channel_choices = ()
 
-    on_error: Literal["raise", "skip"] = "raise"
-    verify: bool = True
     exif: bool = True
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        check_choice("data.on_error", self.on_error, ("raise", "skip"))
-        check_switch("data.verify", self.verify)
         check_switch("data.exif", self.exif)
-        if self.on_error == "skip" and not self.verify:
-            raise ConfigError(
-                "data.on_error=skip needs data.verify=true, which is off; set it, or "
-                "data.on_error=raise."
-            )
 
 
 def loader_processes(num_workers: int | None) -> int:

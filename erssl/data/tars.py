@@ -2,92 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import os
 import re
 import tarfile
-import urllib.request
+import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from torch.utils.data import Dataset
 
-from erssl.data.formats import image_extensions
-from erssl.data.images import decode_image
-from erssl.errors import DataError
-from erssl.paths import erssl_home, user_path
+from erssl.data.encoded import EncodedImages
+from erssl.data.formats import HEAD, image_extensions
+from erssl.data.left_out import LeftOut
+from erssl.errors import DataError, ErsslWarning, named, printable
 
-_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}|\{([^{}]*,[^{}]*)\}")
-_BLOCK = 2**20
-_SECONDS = 60
-_MOST_SHARDS = 1_000_000  # a hundred times those of LAION-400M; more is a slip of the pen
+_SAMPLE = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # webdataset's key and extension
 
 
-def shard_files(shards: str) -> list[Path]:
-    """Files of shards, those of https addresses fetched.
-
-    Args:
-        shards: Paths or addresses, separated by spaces, with braces.
-
-    Raises:
-        DataError: If one is an address of another kind, does not exist, or cannot be fetched.
-    """
-    names = [name for part in shards.split() for name in expanded(part)]
-    for name in names:  # before anything is fetched
-        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", name)
-        if scheme and not name.startswith("https://"):
-            raise DataError(
-                f"data.shards has {name!r}, an address of the kind {scheme[1]}:, which is not "
-                "read; give paths of tars, or https addresses."
-            )
-        if not scheme and not user_path(name).is_file():
-            raise DataError(f"data.shards has {name!r}, which is no file; give paths of tars.")
-    return [_fetched(n) if n.startswith("https://") else user_path(n) for n in names]
-
-
-def expanded(pattern: str) -> list[str]:
-    """The names that a pattern with ``{000..127}`` or ``{a,b}`` stands for, in order.
-
-    Raises:
-        DataError: If they are too many to be meant.
-    """
-    if (count := _count(pattern)) > _MOST_SHARDS:
-        raise DataError(
-            f"data.shards has {pattern}, which stands for {count:,} files; give a pattern of at "
-            f"most {_MOST_SHARDS:,}."
-        )
-    return _expanded(pattern)
-
-
-def _count(pattern: str) -> int:
-    """Number of names that a pattern stands for."""
-    count = 1
-    while match := _RANGE.search(pattern):
-        first, last, listed = match.groups()
-        inner = len(listed.split(",")) if listed else max(0, int(last) - int(first) + 1)
-        count *= inner
-        pattern = f"{pattern[: match.start()]}-{pattern[match.end() :]}"
-    return count
-
-
-def _expanded(pattern: str) -> list[str]:
-    match = _RANGE.search(pattern)
-    if match is None:
-        return [pattern]
-    first, last, listed = match.groups()
-    if listed is None:
-        inner = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-    else:
-        inner = listed.split(",")
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return [name for each in inner for name in _expanded(f"{before}{each}{after}")]
-
-
-class TarImages(Dataset[tuple[Image.Image, int]]):
+class TarImages(EncodedImages):
     """The images of tars, in the order of files and members.
 
     Attributes:
@@ -96,56 +31,77 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         fingerprint: What tells that the images have changed.
     """
 
-    def __init__(self, files: Sequence[Path], grey: bool = False) -> None:
+    def __init__(
+        self, files: Sequence[Path], grey: bool = False, image_key: str | None = None
+    ) -> None:
         """Find the images; nothing is decoded yet.
 
         Args:
             files: Tars, not compressed as a whole.
             grey: Whether to give one channel.
+            image_key: What the names of images have after their first dot, such as ``seg.png``;
+                ``None`` takes every image.
 
         Raises:
             DataError: If a file is no such tar, ends early, or there are no images.
         """
         self.files = list(files)
         self.grey = grey
-        self.left_out: Counter[str] = Counter()
+        left_out = LeftOut()
         self._members: list[tuple[int, str]] = []
         places: list[tuple[int, int]] = []
-        for number, file in enumerate(self.files):
-            for name, start, size in _members(file, self.left_out):
+        contents = [_content(file, image_key, left_out) for file in self.files]
+        for number, content in enumerate(contents):
+            for name, start, size in content.images:
                 self._members.append((number, name))
                 places.append((start, size))
         if not places:
+            held = ", ".join(f"{reason}: {n}" for reason, n in left_out.counts.most_common(5))
+            held = left_out.advice() or held
+            wanted = image_key or ", ".join(image_extensions())
             raise DataError(
-                f"The tars of data.shards hold no images ({', '.join(image_extensions())}), as "
-                f"{self.files[0] if self.files else 'there are none'}; name others."
+                f"The tars of data.shards hold no images ({wanted}) but {held or 'nothing'}, as "
+                f"{self.files[0] if self.files else 'there are none'}; name others"
+                f"{', or another data.image_key' if image_key else ''}."
             )
+        _warn(self.files, contents)
+        left_out.warn("data.shards")
+        self.left_out: Counter[str] = left_out.counts
         self._places = np.asarray(places, dtype=np.int64)
+        self.rows = np.arange(len(places))
         self.targets = np.zeros(len(places), dtype=np.int64)
         stats = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
-        self.fingerprint = repr((stats, grey))
+        self.fingerprint = repr((stats, grey) if image_key is None else (stats, grey, image_key))
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Read one image.
-
-        Raises:
-            DataError: If it cannot be read.
-        """
-        number, name = self._members[index]
-        start, size = self._places[index].tolist()
-        with self.files[number].open("rb") as file:
+    def stored(self, row: int) -> bytes:
+        """The bytes of an image's file."""
+        start, size = self._places[row].tolist()
+        with self.files[self._members[row][0]].open("rb") as file:
             file.seek(start)
-            data = file.read(size)
-        return decode_image(data, f"{self.files[number]}/{name}", grey=self.grey), 0
+            return file.read(size)
+
+    def name_of(self, row: int) -> str:
+        """Its tar, and its name there."""
+        number, name = self._members[row]
+        return f"{self.files[number]}/{name}"
 
 
-def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
-    """Name, first byte and size of each image in a tar."""
-    images = []
+@dataclass
+class _Content:
+    """What a tar holds.
+
+    Attributes:
+        images: Name, first byte and size of each image.
+        samples: Of each sample, by its key, the extensions of its images.
+    """
+
+    images: list[tuple[str, int, int]] = field(default_factory=list)
+    samples: dict[str, list[str]] = field(default_factory=dict)
+
+
+def _content(file: Path, image_key: str | None, left_out: LeftOut) -> _Content:
+    """Find the images of a tar, and count its other members."""
+    content = _Content()
     size = file.stat().st_size
     try:
         with tarfile.open(file, "r:") as tar:
@@ -154,53 +110,84 @@ def _members(file: Path, left_out: Counter[str]) -> list[tuple[str, int, int]]:
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
-                extension = os.path.splitext(member.name)[1].lower()
                 if os.path.basename(member.name).startswith("."):
-                    left_out["hidden"] += 1
-                elif extension in image_extensions() and not member.issparse():
-                    images.append((member.name, member.offset_data, member.size))
-                else:
-                    left_out[f"extension {extension}" if extension else "no extension"] += 1
-            end = tar.offset
+                    left_out.hide()
+                elif not _add(content, member, image_key, left_out):
+                    left_out.add(member.name, partial(_first_bytes, file, member.offset_data))
+        check_end(file, tar.offset)
     except (tarfile.TarError, EOFError, ValueError, OSError) as error:
         raise DataError(
             f"The tar {file} cannot be read to its end ({error}); it is damaged, compressed or no "
             "tar, so fetch or write it again."
         ) from error
+    return content
+
+
+def _add(
+    content: _Content, member: tarfile.TarInfo, image_key: str | None, left_out: LeftOut
+) -> bool:
+    """Put a file where it belongs; whether it has an image's extension."""
+    extension = os.path.splitext(member.name)[1].lower()
+    parts = _SAMPLE.fullmatch(member.name)
+    own = parts[2].lower() if parts else ""
+    of_sample = content.samples.setdefault(parts[1], []) if parts else []
+    wanted = image_key is None or own == image_key.lower().lstrip(".")
+    if extension not in image_extensions() or member.issparse():
+        return False
+    if not wanted:
+        left_out.counts["another data.image_key"] += 1
+    else:
+        of_sample.append(own)
+        content.images.append((member.name, member.offset_data, member.size))
+    return True
+
+
+def _first_bytes(file: Path, start: int) -> bytes:
+    with file.open("rb") as raw:
+        raw.seek(start)
+        return raw.read(HEAD)
+
+
+def check_end(file: Path, end: int | None = None) -> None:
+    """Make sure that a tar is there to its end.
+
+    tarfile stops in silence where a file is cut between two members or a header is damaged.
+
+    Args:
+        file: The tar.
+        end: The byte where its last member ends; ``None`` looks for it.
+
+    Raises:
+        tarfile.TarError: If it is no tar, or is cut.
+    """
+    if end is None:
+        with tarfile.open(file, "r:") as tar:
+            tar.getmembers()
+            end = tar.offset
     with file.open("rb") as raw:
         raw.seek(end)
-        # tarfile stops in silence where a file is cut between two members or a header is damaged.
         if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise DataError(
-                f"The tar {file} ends early, without the blocks of zeros that end a tar; fetch or "
-                "write it again."
-            )
-    return images
+            raise tarfile.ReadError("it ends early, without the blocks of zeros that end a tar")
 
 
-def _fetched(address: str) -> Path:
-    """The file of an https address, from the cache where it is there."""
-    folder = erssl_home() / "shards"
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", address.rpartition("/")[2])
-    path = folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}"
-    if path.is_file():
-        return path
-    from erssl.files import replacing
+def _warn(files: Sequence[Path], contents: Sequence[_Content]) -> None:
+    """Say what a webdataset should not have: shards and samples without images, or with several."""
+    empty = [str(f) for f, content in zip(files, contents, strict=True) if not content.images]
+    if empty:
+        _say(f"{len(empty)} of the {len(files)} tars of data.shards hold no images", empty)
+    samples = [item for content in contents for item in content.samples.items()]
+    without = [key for key, images in samples if not images]
+    if without:
+        _say(f"{len(without)} of the {len(samples)} samples of data.shards have no image", without)
+    several = [images for _, images in samples if len(images) > 1]
+    if several:
+        kinds = sorted({kind for images in several for kind in images})
+        _say(
+            f"{len(several)} of the {len(samples)} samples of data.shards have several images, all "
+            "of which are trained on; choose by data.image_key=<one of these>",
+            kinds,
+        )
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=_SECONDS) as answer, replacing(path) as part:
-            if not answer.geturl().startswith("https://"):
-                raise ValueError(f"it leads to {answer.geturl()}")
-            length, written = answer.headers.get("Content-Length"), 0
-            with part.open("wb") as file:
-                while block := answer.read(_BLOCK):
-                    written += file.write(block)
-            if length is not None and written != int(length):
-                raise ValueError(f"{written} of {length} bytes came")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise DataError(
-            f"data.shards has {address}, which cannot be fetched ({error}); check the network, or "
-            "give files that were downloaded elsewhere."
-        ) from error
-    return path
+
+def _say(what: str, names: Sequence[str]) -> None:
+    warnings.warn(f"{what} ({named(map(printable, names))}).", ErsslWarning, stacklevel=4)

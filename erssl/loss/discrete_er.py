@@ -14,17 +14,18 @@ from erssl.loss._softmax import softmax_terms
 from erssl.loss.center import MovingCenter
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, check_views, meet_targets
+from erssl.loss.weights import check_weights
 
 
 class DiscreteERLoss(nn.Module):
     r"""Negative entropy-reconstruction bound for K-way soft-max outputs ([0]).
 
-    .. math:: L = -\sum_v w_v \Big[ H(\bar p_v)
-                  + \frac1N \sum_i \sum_k s^i_{v,k} \log p^i_{v,k} \Big]
+    .. math:: L = -\sum_v w_v \Big[ w \, H(\bar p_v)
+                  + \frac{r}N \sum_i \sum_k s^i_{v,k} \log p^i_{v,k} \Big]
 
     with p the soft-max of the online logits, :math:`\bar p` its batch mean (only the online
-    branch carries gradient to it), s the soft-max of the target's logits and w = 1/V for V views
-    unless ``local_view_weight`` says otherwise.
+    branch carries gradient to it), s the soft-max of the target's logits, :math:`w_v = 1/V` for V
+    views unless ``local_view_weight`` says otherwise, and w = r = 1 in [0].
 
     - [0] The Role of Entropy and Reconstruction in Multi-View Self-Supervised Learning, 2023,
       https://arxiv.org/abs/2307.10907
@@ -51,11 +52,16 @@ class DiscreteERLoss(nn.Module):
             Weight of a local view's terms, where a global view's is 1 and the weights sum to 1
             over views. DINO's and SwAV's losses, whose local views meet both targets and whose
             global ones meet one, weigh them by 2.
+        entropy_weight:
+            Weight w of the entropy; 1 in [0]. 0 leaves the reconstruction alone.
+        reconstruction_weight:
+            Weight r of the reconstruction; 1 in [0]. 0 leaves the entropy alone.
         terms:
             Entropy and reconstruction (nats) of the last call, detached.
 
     Raises:
-        ValueError: If a temperature or weight is not above 0, or ``center`` lacks ``output_dim``.
+        ValueError: If a temperature or ``local_view_weight`` is not above 0, a weight of a term is
+            negative or both are 0, or ``center`` lacks ``output_dim``.
 
     Examples:
         >>> loss_fn = DiscreteERLoss()
@@ -74,6 +80,8 @@ class DiscreteERLoss(nn.Module):
         gather_distributed: bool = False,
         entropy_temperature: float | None = None,
         local_view_weight: float = 1.0,
+        entropy_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
@@ -86,6 +94,7 @@ class DiscreteERLoss(nn.Module):
             )
         if not 0 < local_view_weight < math.inf:
             raise ValueError(f"local_view_weight must be above 0 but is {local_view_weight}.")
+        check_weights(entropy_weight, reconstruction_weight)
         if center and output_dim is None:
             raise ValueError("center=True needs output_dim, the number of outputs K.")
         check_gather(gather_distributed)
@@ -93,6 +102,8 @@ class DiscreteERLoss(nn.Module):
         self.target_temperature = target_temperature
         self.entropy_temperature = entropy_temperature
         self.local_view_weight = local_view_weight
+        self.entropy_weight = entropy_weight
+        self.reconstruction_weight = reconstruction_weight
         self.gather_distributed = gather_distributed
         self.center = None
         if center and output_dim is not None:
@@ -107,7 +118,7 @@ class DiscreteERLoss(nn.Module):
             target: Logits (N, K), or the target logits of the two global views.
 
         Returns:
-            Scalar loss, -(entropy + reconstruction), in nats.
+            Scalar loss, minus the weighted sum of entropy and reconstruction, in nats.
 
         Raises:
             ValueError: If the views do not fit together or K is below 2.
@@ -133,7 +144,7 @@ class DiscreteERLoss(nn.Module):
             )
         if not is_transformed():
             self.terms = {"entropy": entropy.detach(), "reconstruction": reconstruction.detach()}
-        return -(entropy + reconstruction)
+        return -(self.entropy_weight * entropy + self.reconstruction_weight * reconstruction)
 
     def _mean(self, views: Tensor) -> Tensor:
         """Mean of a term over views, the two global ones first."""

@@ -8,7 +8,9 @@ from typing_extensions import Unpack
 
 from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss import DiscreteERLoss
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
 from erssl.recipes import read_recipe
@@ -44,6 +46,8 @@ class SwAVER(MultiViewMethod):
         temperature: float = OPTIONS["temperature"],
         target_temperature: float = OPTIONS["target_temperature"],
         local_view_weight: float = OPTIONS["local_view_weight"],
+        entropy_weight: float = OPTIONS["entropy_weight"],
+        reconstruction_weight: float = OPTIONS["reconstruction_weight"],
         gather_distributed: bool = OPTIONS["gather_distributed"],
         projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
         projection_dim: int = OPTIONS["projection_dim"],
@@ -59,6 +63,8 @@ class SwAVER(MultiViewMethod):
             target_temperature: Of the codes; 0.05, SwAV's Sinkhorn epsilon.
             local_view_weight: Weight of a local view, where a global one's is 1. In SwAV's loss a
                 local view meets both codes and a global one that of the other: 2.
+            entropy_weight: Weight of the entropy; 1. At 0 all images fall into one cluster.
+            reconstruction_weight: Weight of the reconstruction; 1. At 0 views are not aligned.
             gather_distributed: Take the entropy over the batch of all devices.
             projection_hidden_dim: Width of the projector's hidden layer.
             projection_dim: Dimension of the embedding.
@@ -75,6 +81,8 @@ class SwAVER(MultiViewMethod):
             gather_distributed=gather_distributed,
             local_view_weight=local_view_weight,
             entropy_temperature=target_temperature,
+            entropy_weight=entropy_weight,
+            reconstruction_weight=reconstruction_weight,
         )
 
     def logits(self, embedding: Tensor) -> Tensor:

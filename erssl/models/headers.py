@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -93,6 +92,9 @@ def checked_preprocessing(said: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: Naming the first that they cannot.
     """
+    from erssl.data.bands import GREY
+    from erssl.data.checks import check_statistics
+
     channels = said.get("channels", RGB)
     for key, value in said.items():
         if key == "image_size":
@@ -103,12 +105,13 @@ def checked_preprocessing(said: dict[str, Any]) -> dict[str, Any]:
             fits = _whole(value, 1, _MOST_CHANNELS)
         elif key in ("mean", "std"):
             fits = isinstance(value, (list, tuple)) and len(value) == channels
-            fits = fits and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
-            fits = fits and (key == "mean" or min(value) > 0)
+            fits = fits and all(isinstance(v, (int, float)) for v in value)
         else:
             fits = key == "interpolation" and value in INTERPOLATIONS
         if not fits:
             raise ValueError(f"its preprocessing has {key}={value}")
+    mean, std = said.get("mean") or (), said.get("std") or ()
+    check_statistics("", mean, std, of_pixels=channels in (GREY, RGB))
     return said
 
 

@@ -13,7 +13,6 @@ from erssl.errors import ConfigError
 from erssl.models import transformers_names as transformers
 from erssl.models.state_dicts import (
     at,
-    is_average,
     named_tensors,
     place_name,
     places,
@@ -59,7 +58,6 @@ class Layout:
         stems: Names, one of which the first weight must have under the prefix.
         marks: Beginnings, of each group of which some name in the state dict must have one.
         stem_padding: Padding of a 3x3 stem.
-        average: Whether the state dict is that of torch's AveragedModel.
         vit_heads: Attention heads of its transformers, where not one for 64 channels.
         interpolation: With which evaluation images are resized.
     """
@@ -72,7 +70,6 @@ class Layout:
     stems: tuple[str, ...] = _STEMS
     marks: tuple[tuple[str, ...], ...] = ()
     stem_padding: int = 1
-    average: bool = False
     vit_heads: int | None = None
     interpolation: str = "bilinear"
 
@@ -82,7 +79,7 @@ class Layout:
         return self.name.startswith(("torchvision", "timm", "prefix="))
 
 
-_AVERAGES = ("timm, weight average", "torchvision, weight average")
+_AVERAGES = ("timm, weight average", "torchvision, DeiT, weight average")
 
 # In this order: the first rule that holds decides. Where a file holds several branches, the rule
 # names the one that its project evaluates.
@@ -118,9 +115,10 @@ LAYOUTS: tuple[Layout, ...] = (
         heads=("decoder_", "mask_token"),
         interpolation="bicubic",
     ),
-    Layout(_AVERAGES[0], ("state_dict_ema",), "", heads=_FLAT),  # what timm evaluates
-    # what torchvision's references evaluate; DeiT writes plain names there and evaluates the other
-    Layout(_AVERAGES[1], ("model_ema",), "", heads=_FLAT, average=True),
+    # The average wherever there is one beside the trained weights, as timm reads such files, and
+    # torchvision's references evaluate; DeiT and ConvNeXt write theirs in the second place too.
+    Layout(_AVERAGES[0], ("state_dict_ema",), "", heads=_FLAT),
+    Layout(_AVERAGES[1], ("model_ema",), "", heads=_FLAT),
     Layout("torchvision, timm, SwAV", (), "", heads=_FLAT),
     Layout("torchvision, timm, SwAV", _MODEL, "", heads=_FLAT),
     Layout("torchvision, timm, SwAV", _STATE, "", heads=_FLAT),
@@ -194,11 +192,8 @@ def find_backbone(
     """
     chosen = None if weights is None else _chosen(content, weights)
     for rule, place in _tried(content, layout, prefix, chosen):
-        node = at(content, place)
-        named = named_tensors(node)
+        named = named_tensors(at(content, place))
         if not all(any(name.startswith(mark) for name in named) for mark in rule.marks):
-            continue
-        if rule.average and not is_average(node):
             continue
         state = _plain_names(under(named, rule.prefix), rule.sequential)
         if any(name in state for name in ([stem] if stem is not None else rule.stems)):

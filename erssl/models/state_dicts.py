@@ -52,11 +52,6 @@ def named_tensors(node: Any) -> dict[str, Tensor]:
     return named
 
 
-def is_average(node: Any) -> bool:
-    """Whether a state dict is that of torch's AveragedModel, which counts what it has averaged."""
-    return isinstance(node, Mapping) and any(isinstance(n, str) and _is_count(n) for n in node)
-
-
 def at(content: Mapping[str, Any], place: Sequence[str]) -> Any:
     """What stands under a sequence of keys; ``None`` where there is nothing."""
     node: Any = content

@@ -29,6 +29,7 @@ from erssl.protocols.evaluation import Evaluated, Evaluation
 from erssl.protocols.trainer import make_trainer, resumed, train
 from erssl.run.console import Terminal
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
+from erssl.run.faults import loader_fault
 from erssl.run.head_files import HEAD, save_head
 from erssl.run.signals import SignalWatch
 from erssl.settings.evaluation import TrainingSettings
@@ -97,6 +98,7 @@ def naming_folder(path: Path) -> Iterator[SignalWatch]:
         Stopped: At a signal, with the sentence that the command line ends with.
         KeyboardInterrupt: Likewise, where the signals are handled by somebody else.
         OSError: With the folder, where nothing else is named.
+        RunError: If loader processes ended it.
     """
     signals = SignalWatch(path, CONFIG)
     try:
@@ -109,13 +111,18 @@ def naming_folder(path: Path) -> Iterator[SignalWatch]:
         raise KeyboardInterrupt(sentence) from end
     except ErsslError:
         raise  # RunError is an OSError too, and says where
-    except OSError as error:
-        if error.filename is None:  # as of any write to a file that is open
-            error.filename = str(path)
+    except Exception as error:
+        if (what := loader_fault(error)) is not None:
+            raise RunError(f"{what}; go on with resume=true run_dir={path}.") from error
+        _name_folder(error, path)
         raise
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" not in str(error):
-            raise
+
+
+def _name_folder(error: Exception, path: Path) -> None:
+    """Say of a full disk where it is."""
+    if isinstance(error, OSError):
+        error.filename = error.filename or str(path)  # of a write to a file that is open
+    elif isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
@@ -196,31 +203,36 @@ def _train(
     resumed_from = resumed(folder) if settings.resume else None
     kept = RunCheckpoint(folder / LAST_CHECKPOINT, signals=signals)
     callbacks = [LiveProgress(Terminal(stderr=True, quiet=evaluation.subject.quiet)), kept]
-    trainer = make_trainer(
-        settings.trainer,
-        folder,
-        settings.epochs,
-        callbacks,
-        resumed_from,
-        use_distributed_sampler=False,
-    )
-    os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
-    try:
-        train(trainer, module, data, resumed_from)
-        signals.training_ends()
-    finally:
-        os.environ.pop(RUN_DIR_VARIABLE, None)
-    if module.validated_step != trainer.global_step:  # trainer.check_val_every_n_epoch, or resumed
-        module.history = [row for row in module.history if row["epoch"] < settings.epochs - 1]
-        trainer.validate(module, datamodule=data, verbose=False)
-        module.history[-1]["epoch"] = settings.epochs - 1.0
-    if trainer.is_global_zero:
-        if not frozen:
-            weights = folder / WEIGHTS_FILE
-            save_backbone(backbone, weights, _architecture(backbone), subject.data.preprocessing)
-        classes = evaluation.datasets.class_names
-        keep_seed(folder, module.history, module.scores, module.head, classes)
-    trainer.strategy.barrier()  # the other processes read what the first has written
+    step = None if resumed_from is None else resumed_from.step
+    with evaluation.reporting(folder, seed, step) as (loggers, report):
+        trainer = make_trainer(
+            settings.trainer,
+            folder,
+            settings.epochs,
+            callbacks,
+            resumed_from,
+            loggers=loggers,
+            use_distributed_sampler=False,
+        )
+        os.environ[RUN_DIR_VARIABLE] = str(evaluation.path)
+        try:
+            train(trainer, module, data, resumed_from)
+            signals.training_ends()
+        finally:
+            os.environ.pop(RUN_DIR_VARIABLE, None)
+        if module.validated_step != trainer.global_step:  # check_val_every_n_epoch, or resumed
+            module.history = [row for row in module.history if row["epoch"] < settings.epochs - 1]
+            trainer.validate(module, datamodule=data, verbose=False)
+            module.history[-1]["epoch"] = settings.epochs - 1.0
+        if trainer.is_global_zero:
+            if not frozen:
+                weights = folder / WEIGHTS_FILE
+                about = _architecture(backbone), subject.data.preprocessing
+                save_backbone(backbone, weights, *about)
+            classes = evaluation.datasets.class_names
+            keep_seed(folder, module.history, module.scores, module.head, classes)
+            report(read_seed(folder)[0])
+        trainer.strategy.barrier()  # the other processes read what the first has written
 
 
 def keep_backbone(evaluation: Evaluation) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from torch import nn
 
@@ -27,8 +27,8 @@ from erssl.evaluation.published import published
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.ending import end_evaluation
-from erssl.protocols.loggers import make_loggers
-from erssl.protocols.record import folder_for, prepare_folder
+from erssl.protocols.loggers import make_loggers, reporting
+from erssl.protocols.record import folder_for, prepare_folder, undone_without_loggers
 from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import quiet
 from erssl.run.console import say
@@ -93,9 +93,15 @@ def detect(settings: DetectSettings, console: Console) -> Result:
                 tell(line)
         os.environ[RUN_DIR_VARIABLE] = str(folder)
         try:
-            with naming_folder(folder) as signals:
-                job = _job(settings, read, schedule, train, val, folder, tell, signals)
+            began_before = settings.resume or settings.eval_only
+            with (
+                undone_without_loggers(folder, began_before),
+                naming_folder(folder) as signals,
+                _Reports(settings, folder, config) as reports,
+            ):
+                job = _job(settings, read, schedule, train, val, folder, tell, signals, reports)
                 outcome = backend(job)
+                reports.tell(outcome.metrics)
         finally:
             os.environ.pop(RUN_DIR_VARIABLE, None)
         if not first:
@@ -155,6 +161,7 @@ def _job(
     folder: Path,
     say: Callable[[str], None],
     signals: SignalWatch,
+    reports: _Reports,
 ) -> DetectionJob:
     min_sizes, max_size, test_size = settings.sizes
     statistics = {k: read.preprocessing.get(k) or default for k, default in _IMAGENET.items()}
@@ -181,8 +188,45 @@ def _job(
         checkpoint_period=settings.checkpoint_period,
         say=say,
         signals=signals,
-        loggers=partial(make_loggers, folder),
+        loggers=reports.open,
     )
+
+
+class _Reports(AbstractContextManager["_Reports"]):
+    """The loggers of a training, made when a backend knows from which iteration it goes on."""
+
+    def __init__(self, settings: DetectSettings, folder: Path, config: Mapping[str, Any]) -> None:
+        self.settings, self.folder, self.config = settings, folder, config
+        self._ends = ExitStack()
+        self._reports: list[Callable[[Mapping[str, float]], None]] = []
+        if settings.backend == "detectron2" and not settings.eval_only:
+            # its writers keep the curves; trackers learn the settings and what came out
+            self.open(0 if settings.resume else None, files=False)
+
+    def open(self, iteration: int | None, files: bool = True) -> list[Logger]:
+        """Make the loggers of a training, and tell them its settings.
+
+        Args:
+            iteration: That it goes on from; ``None`` of a new one.
+            files: Whether ``metrics.csv`` and TensorBoard's files are among them.
+
+        Raises:
+            LoggerError: If one does not start.
+        """
+        asked = self.settings.logger, self.settings.logger_options
+        loggers = make_loggers(self.folder, iteration, *asked, files=files)
+        about = {**self.config, "protocol": "detect"}
+        self._reports.append(self._ends.enter_context(reporting(loggers, about)))
+        return loggers
+
+    def tell(self, metrics: Mapping[str, float]) -> None:
+        """Tell trackers what came out."""
+        for report in self._reports:
+            report(metrics)
+
+    def __exit__(self, *about: Any) -> bool | None:
+        """End the loggers."""
+        return self._ends.__exit__(*about)
 
 
 def _workers(settings: DetectSettings) -> int:

@@ -6,7 +6,8 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from erssl.evaluation import Features, cached_features
 from erssl.files import remove_remains
 from erssl.models import check_input_size
 from erssl.models.patch_tokens import PatchTokens
+from erssl.models.weights_files import SAFETENSORS
 from erssl.paths import user_path
 from erssl.protocols.build import trained_method
 from erssl.protocols.evaluation import best_device, progress_bar
@@ -80,7 +82,7 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     parts = open_parts(path)
     share = settings.share or started_share()
     own = parts if share is None else parts / f"process-{share[0]}-of-{share[1]}"
-    with locked(own, "output"):
+    with locked(own, "output"), _only_parts_that_hold_features(parts, alone=share is None):
         taken = [
             _features(name, images, network, shape, settings, subject, parts, console, share)
             for name, images in splits
@@ -102,6 +104,22 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     _say_where(settings, features, shape, time.perf_counter() - began, more, console)
     results = {"shape": (len(features), *shape), "files": rows.files, "skipped": datasets.skipped}
     return Result(path, results={**results, **more})
+
+
+@contextmanager
+def _only_parts_that_hold_features(parts: Path, alone: bool) -> Iterator[None]:
+    """Keep after an error what the same command can go on from, and leave no folder without any.
+
+    Args:
+        parts: Where they lie.
+        alone: Whether no other process works there.
+    """
+    try:
+        yield
+    except BaseException:
+        if alone and not any(parts.rglob(f"*{SAFETENSORS}")):
+            shutil.rmtree(parts, ignore_errors=True)
+        raise
 
 
 def _network(settings: EmbedSettings, subject: Subject) -> tuple[nn.Module, tuple[int, ...]]:

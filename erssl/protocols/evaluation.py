@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -32,7 +33,8 @@ from erssl.evaluation.published import published
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.ending import end_evaluation
-from erssl.protocols.record import folder_for, prepare_folder
+from erssl.protocols.loggers import make_loggers, reporting
+from erssl.protocols.record import folder_for, prepare_folder, undone_without_loggers
 from erssl.protocols.subject import Subject
 from erssl.run.class_tables import write_classes
 from erssl.run.console import Terminal, say
@@ -133,6 +135,7 @@ class Evaluation:
             return
         settings = self.settings
         trains = isinstance(settings, TrainingSettings)
+        goes_on = isinstance(settings, TrainingSettings) and settings.resume
         with locked(self.path):  # before anything is said of what may have to wait
             if sentence := self._fitted.get("fitted"):
                 say(console, sentence)
@@ -141,12 +144,38 @@ class Evaluation:
             prepare_folder(
                 self.path,
                 self._config(),
-                goes_on=isinstance(settings, TrainingSettings) and settings.resume,
+                goes_on=goes_on,
                 overwrite=settings.overwrite,
                 resume_from=CONFIG if trains else LAST_CHECKPOINT,
                 rewrite=True,
             )
-            yield
+            with undone_without_loggers(self.path, goes_on):
+                yield
+
+    @contextmanager
+    def reporting(
+        self, folder: Path, seed: int, resume_step: int | None = None
+    ) -> Iterator[tuple[list[Logger], Callable[[Mapping[str, float]], None]]]:
+        """Open the loggers of the training with one seed, and end them whatever becomes of it.
+
+        Args:
+            folder: Of the training.
+            seed: Of the training.
+            resume_step: Step of the checkpoint that it goes on from; ``None`` of a new one.
+
+        Yields:
+            The loggers, which know the settings, and what tells trackers how it came out.
+
+        Raises:
+            LoggerError: If one does not start.
+        """
+        settings = self.settings
+        assert isinstance(settings, TrainingSettings)
+        asked = settings.logger, settings.logger_options
+        loggers = make_loggers(folder, resume_step, *asked, run=self.path)
+        about = {**self._config(), "seed": seed, "protocol": self.protocol}
+        with reporting(loggers, about) as report:
+            yield loggers, report
 
     def _config(self) -> dict[str, Any]:
         return {**resolved(self.settings, asdict(self.subject.data)), **self.facts}

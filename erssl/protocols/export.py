@@ -93,6 +93,8 @@ def _preprocessing(own: dict[str, str], channels: int) -> dict[str, Any]:
             return {}
         of_images = {} if channels == RGB else {"channels": channels}
         return checked_preprocessing(of_images | values)
+    except ConfigError:
+        raise
     except (ValueError, TypeError, yaml.YAMLError) as error:
         given = ", ".join(f"{key}={value}" for key, value in said.items())
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from erssl.data import Datasets, SSLDataModule
+from erssl.data.encoded import EncodedImages
 from erssl.data.folders import ImageFiles
 from erssl.data.images import reading
 from erssl.data.orientation import upright_size
 from erssl.errors import DataError, counted, printable
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain_options import PretrainSettings
 
 _SAMPLE = 200  # files whose headers are read; a millisecond each at most
 
@@ -72,6 +74,11 @@ def image_lines(datasets: Datasets) -> list[str]:
         for split, left_out in datasets.left_out.items()
         if left_out.total()
     ]
+    lines += [
+        f"Several pages or frames in {split}: {counted(count, 'image')}, of which the first is read"
+        for split, count in datasets.several_pages.items()
+        if count
+    ]
     return lines
 
 
@@ -87,20 +94,24 @@ def _sizes(images: Any) -> str:
         shape: tuple[int, ...] = getattr(getattr(images, held, None), "shape", ())
         if len(shape) == 4:
             return f" of {shape[2]} x {shape[1]} pixels"
-    if not isinstance(images, ImageFiles):
+    if not isinstance(images, ImageFiles | EncodedImages):
         return ""
     count = min(_SAMPLE, len(images))
     sizes = []
-    for place in np.linspace(0, len(images) - 1, count).round().astype(int):
-        try:
-            with reading(images.samples[place][0]) as image:
-                sizes.append(upright_size(image) if images.upright else image.size)
-        except DataError:  # said when it is decoded
-            continue
+    for place in np.linspace(0, len(images) - 1, count).round().astype(int).tolist():
+        with suppress(DataError):  # said when it is decoded
+            sizes.append(_size(images, place))
     if not sizes:
         return ""
     spans = [_span([size[side] for size in sizes]) for side in (0, 1)]
     return f" of {spans[0]} x {spans[1]} pixels (headers of {len(sizes):,})"
+
+
+def _size(images: ImageFiles | EncodedImages, index: int) -> tuple[int, int]:
+    if isinstance(images, EncodedImages):
+        return images.size_of(index)
+    with reading(images.samples[index][0]) as image:
+        return upright_size(image) if images.upright else image.size
 
 
 def _span(values: list[int]) -> str:

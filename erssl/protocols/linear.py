@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from erssl.evaluation import Features
@@ -66,6 +68,18 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
         return evaluation.finish(evaluated, device, console, compared)
 
 
+def _tell(loggers: Sequence[Logger], row: Mapping[str, float]) -> None:
+    """Log an epoch under the names that a training by Lightning gives."""
+    metrics = {
+        name if name.startswith("train_") else f"val_{name}": value
+        for name, value in row.items()
+        if name != "epoch"
+    }
+    for logger in loggers:
+        logger.log_metrics({"epoch": row["epoch"], **metrics}, step=int(row["epoch"]))
+        logger.save()
+
+
 def _on_features(
     evaluation: Evaluation,
     settings: LinearSettings,
@@ -78,10 +92,15 @@ def _on_features(
         folder = seed_folder(evaluation.path, seed)
         if not (settings.resume and is_finished(folder)):
             classes = evaluation.datasets.num_classes
-            with naming_folder(evaluation.path):
-                result = train_linear(train, val, classes, settings, seed, device)
+            with (
+                naming_folder(evaluation.path),
+                evaluation.reporting(folder, seed) as (loggers, report),
+            ):
+                tell = partial(_tell, loggers)
+                result = train_linear(train, val, classes, settings, seed, device, tell)
                 names = evaluation.datasets.class_names
                 keep_seed(folder, result.history, result.scores, result.head, names)
+                report(read_seed(folder)[0])
         row, own = read_seed(folder)
         metrics.append(row)
         predicted = own if seed == settings.seed else predicted

@@ -9,13 +9,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from erssl.callbacks import ResumableCSVLogger
-from erssl.errors import ConfigError
 from erssl.files import write_json
 from erssl.layers import flat
 from erssl.settings.loggers import (
@@ -23,6 +22,7 @@ from erssl.settings.loggers import (
     MLFLOW,
     TENSORBOARD,
     WANDB,
+    LoggerError,
     logger_class,
     logger_names,
     option_key,
@@ -48,22 +48,29 @@ def make_loggers(
     resume_step: int | None,
     asked: str | list[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    run: Path | None = None,
+    files: bool = True,
 ) -> list[Logger]:
     """Make the loggers of a training, and open those that may fail.
 
     Args:
-        path: The run directory.
+        path: Where files go: the run directory, or that of one of its trainings.
         resume_step: Step of the checkpoint that the training goes on from; ``None`` of a new one.
         asked: What ``logger=`` says; ``None`` for ``metrics.csv``, and TensorBoard's files where
             its package is installed.
         options: Arguments of the trackers, by their names.
+        run: The run directory, by which trackers name what they are told; ``None`` for ``path``.
+        files: Whether ``metrics.csv`` and TensorBoard's files are among them.
 
     Raises:
-        ConfigError: If a tracker refuses its options, or cannot be reached.
+        LoggerError: If a tracker refuses its options, or cannot be reached.
     """
     ids = _read_ids(path) if resume_step is not None else {}
     loggers: list[Logger] = []
+    named = _Named.of(path, run or path)
     for name in logger_names(asked):
+        if name in (CSV, TENSORBOARD) and not files:
+            continue
         if name == CSV:
             loggers.append(ResumableCSVLogger(path, resume_step))
         elif name == TENSORBOARD:
@@ -72,7 +79,7 @@ def make_loggers(
             )
         else:
             own = dict((options or {}).get(option_key(name), {}))
-            loggers.append(_tracker(name, path, own, ids))
+            loggers.append(_tracker(name, named, own, ids))
     if ids:
         _keep_ids(path, ids)
     return loggers
@@ -116,8 +123,8 @@ def reporting(
         yield report
         failed = False
     finally:
-        for tracker in trackers:
-            _close(tracker, failed)
+        for logger in loggers:
+            _close(logger, failed)
 
 
 def _close(logger: Any, failed: bool) -> None:
@@ -129,19 +136,39 @@ def _close(logger: Any, failed: bool) -> None:
     logger.finalize("failed" if failed else "success")
 
 
-def _tracker(name: str, path: Path, options: dict[str, Any], ids: dict[str, Any]) -> Logger:
+class _Named(NamedTuple):
+    """What trackers call a training.
+
+    Attributes:
+        path: Where its files go.
+        name: Of its run directory, and of its own below that.
+        store: The folder of run directories, which all runs there share.
+    """
+
+    path: Path
+    name: str
+    store: Path
+
+    @classmethod
+    def of(cls, path: Path, run: Path) -> _Named:
+        """The names of a training in a run directory."""
+        name = run.name if path == run else f"{run.name}-{path.name}"
+        return cls(path, name, run.parent.absolute())
+
+
+def _tracker(name: str, named: _Named, options: dict[str, Any], ids: dict[str, Any]) -> Logger:
     """A tracker with the id that the run has there; ``ids`` is told a new one."""
     try:
         if name == WANDB:
-            return _wandb(path, options, ids)
+            return _wandb(named, options, ids)
         if name == MLFLOW:
-            return _mlflow(path, options, ids)
+            return _mlflow(named, options, ids)
         kind = logger_class(name)
         takes = inspect.signature(kind.__init__).parameters
         if name in ids and "version" in takes:
             options.setdefault("version", ids[name])
         if "save_dir" in takes:
-            options.setdefault("save_dir", str(path))
+            options.setdefault("save_dir", str(named.path))
         logger = kind(**options)
         ids[name] = logger.version
         return logger
@@ -151,31 +178,31 @@ def _tracker(name: str, path: Path, options: dict[str, Any], ids: dict[str, Any]
             "; where there is no server or account, set WANDB_MODE=offline or "
             "logger_options.wandb.offline=true"
         )
-        raise ConfigError(
+        raise LoggerError(
             f"logger={name} does not start ({reason}){offline if name == WANDB else ''}; change "
             f"logger_options.{option_key(name)}, or leave it out."
         ) from error
 
 
-def _wandb(path: Path, options: dict[str, Any], ids: dict[str, Any]) -> Logger:
+def _wandb(named: _Named, options: dict[str, Any], ids: dict[str, Any]) -> Logger:
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
     theirs = wandb.run is not None  # of the program that calls us, and Lightning joins it
     ids.setdefault(WANDB, options.pop("id", options.pop("version", uuid.uuid4().hex[:8])))
-    own = {"project": os.environ.get("WANDB_PROJECT", _PROJECT), "name": path.name}
-    logger = WandbLogger(save_dir=path, version=ids[WANDB], **{**own, **options})
+    own = {"project": os.environ.get("WANDB_PROJECT", _PROJECT), "name": named.name}
+    logger = WandbLogger(save_dir=named.path, version=ids[WANDB], **{**own, **options})
     _ = logger.experiment  # now, and not at the first metric
     logger.opened_here = not theirs  # type: ignore[attr-defined]
     return logger
 
 
-def _mlflow(path: Path, options: dict[str, Any], ids: dict[str, Any]) -> Logger:
+def _mlflow(named: _Named, options: dict[str, Any], ids: dict[str, Any]) -> Logger:
     from pytorch_lightning.loggers import MLFlowLogger
 
     # One store of all runs, to compare them; MLflow's own files are refused by its newer versions.
-    store = path.parent.absolute()
-    own: dict[str, Any] = {"experiment_name": _PROJECT, "run_name": path.name}
+    store = named.store
+    own: dict[str, Any] = {"experiment_name": _PROJECT, "run_name": named.name}
     own["tracking_uri"] = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}/mlflow.db"
     if own["tracking_uri"].startswith("sqlite:"):
         own["artifact_location"] = (store / "mlartifacts").as_uri()

@@ -15,7 +15,8 @@ from erssl.models import build_backbone
 from erssl.models.half_precision import compare_precisions, faulty_in_half
 from erssl.run.directory import CONFIG
 from erssl.run.launch import started_processes
-from erssl.settings.pretrain import PretrainSettings, stored_config
+from erssl.settings.pretrain import stored_config
+from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.trainer import AUTO
 
 _HALF, _WHOLE = "bf16-mixed", "32-true"

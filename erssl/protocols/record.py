@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from erssl.files import write_json
 from erssl.protocols.subject import run_of
 from erssl.run.directory import CHECKPOINTS, CONFIG, RunDirectory, make_results
 from erssl.run.launch import given_folder
-from erssl.settings.evaluation import check_same_settings
+from erssl.settings.evaluation_resume import check_same_settings
+from erssl.settings.loggers import LoggerError
 
 
 def folder_for(run_dir: str | None, *names: str) -> Path:
@@ -101,6 +103,22 @@ def prepare_folder(
     )
     if rewrite or not goes_on:
         run_dir.write_config(config)
+
+
+@contextmanager
+def undone_without_loggers(folder: Path, goes_on: bool) -> Iterator[None]:
+    """Take back what was written of an evaluation whose first training has no logger.
+
+    Args:
+        folder: Of the evaluation, which its caller has locked.
+        goes_on: Whether it was there before, which then stays.
+    """
+    try:
+        yield
+    except LoggerError:
+        if not goes_on and not any(folder.glob("*/seed.json")):
+            RunDirectory(folder, overwrite=True)
+        raise
 
 
 def leave_results(

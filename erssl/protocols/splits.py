@@ -8,8 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from erssl.data import Datasets, labels_of
-from erssl.data.folders import named
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 from erssl.protocols.header import image_lines
 from erssl.run.console import say
 from erssl.run.feature_files import ImageRows

@@ -7,14 +7,16 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache
+from typing import Any
 
 import torch
 
 from erssl.data import DataOptions, default_options
+from erssl.data.imbalance import long_tailed
 from erssl.protocols.build import build_method
 from erssl.protocols.evaluation import best_device
 from erssl.protocols.precision import quick_half
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.trainer import AUTO
 
 _STEPS = 2  # after one that is not counted
@@ -40,23 +42,34 @@ def seconds_of_run(settings: PretrainSettings, known: dict[str, float]) -> float
         "precision": settings.trainer.get("precision"),
         "channels_last": settings.channels_last,
     }
-    text = json.dumps(kind, sort_keys=True, default=str)
+    text = json.dumps(_without_fractions(kind), sort_keys=True, default=str)
     if text not in known:
         known[text] = _seconds_of_step(settings)
     steps = max(1, _images(data) // settings.batch_size)
     return known[text] * steps * settings.epochs
 
 
+def _without_fractions(settings: Any) -> Any:
+    """Settings without those that are fractions: weights, rates and temperatures cost no time."""
+    if isinstance(settings, dict):
+        return {
+            key: _without_fractions(value)
+            for key, value in settings.items()
+            if not isinstance(value, float)
+        }
+    return settings
+
+
 def _images(data: DataOptions) -> int:
     """Number of training images, counted once for all ways to read the same ones."""
-    own = {key: getattr(data, key) for key in data.own_options()}
+    own = {key: getattr(data, key) for key in (*data.own_options(), "imbalance")}
     unchecked = {key: value for key, value in _UNCHECKED.items() if key in own}
     return _counted(default_options(data.name, **(own | unchecked)))
 
 
 @cache
 def _counted(data: DataOptions) -> int:
-    return len(data.load().train)
+    return len(long_tailed(data.load(), data.imbalance, seed=0).train)
 
 
 def _seconds_of_step(settings: PretrainSettings) -> float:

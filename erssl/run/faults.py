@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,9 @@ from erssl.errors import DataError, ErsslError, RunError, own_sentence
 from erssl.files import FAULTS_OF_PLACES
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT
+
+_LOADERS = "torch.utils.data.dataloader"
+_SHARED_MEMORY = re.compile(r"unable to [^\n]*</torch_[^>\n]*>[^\n]*: ([^:\n]+?) \(\d+\)")
 
 
 @contextmanager
@@ -36,13 +42,48 @@ def naming_run(path: Path) -> Iterator[None]:
     except ErsslError:
         raise
     except Exception as error:
-        if (what := _lost_loader(error)) is not None:
-            raise RunError(
-                f"A loader process {what}, often for want of memory (set data.num_workers to "
-                f"less); {_way_on(path)}."
-            ) from error
+        if (what := loader_fault(error)) is not None:
+            raise RunError(f"{what}; {_way_on(path)}.") from error
         _name_others(error, path)
         raise
+
+
+@contextmanager
+def naming_loaders() -> Iterator[None]:
+    """Say of what ends a command through its loader processes what it was, in one sentence.
+
+    Raises:
+        RunError: If one died, or their shared memory took no more.
+    """
+    try:
+        yield
+    except ErsslError:
+        raise
+    except Exception as error:
+        what = loader_fault(error)
+        if what is None or (isinstance(error, ConnectionError) and not _by_a_loader(error)):
+            raise
+        raise RunError(f"{what}; then call the command again.") from error
+
+
+def loader_fault(error: BaseException) -> str | None:
+    """What loader processes met and what to do about it, if that is behind an error.
+
+    Args:
+        error: What ended the work.
+
+    Returns:
+        A sentence without its end, or ``None`` where it is something else.
+    """
+    if (reason := _full_shared_memory(error)) is not None:
+        return (
+            f"The memory in which loader processes hand over images took no more ({reason}); make "
+            "room in /dev/shm, raise the limits of files (ulimit -f, ulimit -n), take smaller "
+            "batches, or load in one process (num_workers=0)"
+        )
+    if (what := _lost_loader(error)) is not None:
+        return f"A loader process {what}, often for want of memory (set data.num_workers to less)"
+    return None
 
 
 def _name_others(error: Exception, path: Path) -> None:
@@ -73,6 +114,27 @@ def _lost_loader(error: BaseException | None) -> str | None:
         broken = "is gone" if isinstance(error, ConnectionError) else broken
         error = error.__cause__ or error.__context__
     return broken
+
+
+def _by_a_loader(error: BaseException) -> bool:
+    """Whether an error came through torch's loaders, and not from some other connection."""
+    calls = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == _LOADERS for frame, _ in calls)
+
+
+def _full_shared_memory(error: BaseException | None) -> str | None:
+    """Why the system gave no shared memory, if that is behind an error of a loader process.
+
+    torch names the piece of memory and the system's reason in an error of its own.
+    """
+    while error is not None:
+        if isinstance(error, RuntimeError):
+            if told := _SHARED_MEMORY.search(str(error)):
+                return told[1]
+            if "received 0 items of ancdata" in str(error):
+                return os.strerror(errno.EMFILE)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _lost_process(error: RuntimeError) -> bool:

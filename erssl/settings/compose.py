@@ -294,7 +294,9 @@ def check_values(config: Mapping[str, Any], schema: Schema, where: str = "") -> 
             check_values(value, expected, f"{key}.")
         elif not _fits(value, expected):
             shown = "null" if value is None else value
-            bounds = " that is finite" if value in (math.inf, -math.inf) or value != value else ""
+            bounds = ""
+            if any(map(_is_infinite, value if isinstance(value, list) else [value])):
+                bounds = ", finite each" if isinstance(value, list) else " that is finite"
             raise ConfigError(
                 f"{key}={shown} does not fit; it must be {_describe(expected)}{bounds}."
                 f"{not_fitting(key, value)}"
@@ -327,6 +329,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
     return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _is_infinite(value: Any) -> bool:
+    """Whether a value is infinite or NaN."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}

@@ -14,9 +14,10 @@ from erssl.downstream.detection.recipes import RECIPES, Recipe
 from erssl.errors import ConfigError
 from erssl.limits import check_count, check_least, check_processes
 from erssl.run.plots import Plots
-from erssl.settings.compose import compose_config, schema_from
+from erssl.settings.compose import FREE, compose_config, schema_from
 from erssl.settings.evaluation import PIXELS, BackboneSettings
 from erssl.settings.hints import nearest
+from erssl.settings.loggers import LoggerSettings, check_loggers
 
 _PATHS = ("train_images", "train_annotations", "val_images", "val_annotations")
 # Of a training that is resumed: where and how it runs, not what it computes.
@@ -30,6 +31,7 @@ MAY_CHANGE = (
     "eval_only",
     "evaluator",
     "plots",
+    "logger",
     "checkpoint",
     "data_root",
     *_PATHS,  # whose content has a digest
@@ -37,7 +39,7 @@ MAY_CHANGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSettings(BackboneSettings):
+class DetectSettings(BackboneSettings, LoggerSettings):
     """``configs/detect.yaml``."""
 
     run_dir: str | None
@@ -73,6 +75,7 @@ class DetectSettings(BackboneSettings):
             raise ConfigError("checkpoint=pixels has no weights to fine-tune; name a backbone.")
         if self.recipe not in RECIPES:
             raise ConfigError(f"recipe={self.recipe} is unknown; {nearest(self.recipe, RECIPES)}")
+        check_loggers(self.logger, self.logger_options)
         self._check_backend()
         self._check_data()
         self._check_numbers()
@@ -180,6 +183,6 @@ def read_detect(overrides: Sequence[str]) -> DetectSettings:
     Raises:
         ConfigError: If a key or value is unknown, or makes no run.
     """
-    schema = schema_from(DetectSettings)
+    schema = {**schema_from(DetectSettings), "logger_options": FREE}
     config = compose_config("detect", list(overrides), lambda _: schema, {})
     return DetectSettings(**config)

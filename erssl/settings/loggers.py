@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
@@ -21,6 +22,18 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     WANDB: ("wandb",),
     MLFLOW: ("mlflow",),
 }
+
+
+class LoggerError(ConfigError):
+    """A logger that does not start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerSettings:
+    """What every training reads: ``configs/loggers.yaml``."""
+
+    logger: str | list[str] | None = None
+    logger_options: dict[str, Any] = field(default_factory=dict)
 
 
 def logger_names(asked: str | list[str] | None) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from erssl.settings.keys import (
     OWN_TRAINER_KEYS,
     WITH_FOLDERS,
     command_keys,
-    has_own_images,
+    takes_data,
 )
 
 Pairs = list[tuple[str, str]]
@@ -109,8 +109,7 @@ def _groups(command: str) -> Mapping[str, str]:
         return PRETRAIN_GROUPS
     if command == "methods":
         return {"method": "method"}
-    none = command in ("export", "report") or has_own_images(command)
-    groups = {} if none else {"data": "data"}
+    groups = {"data": "data"} if takes_data(command) else {}
     if (_CONFIGS / "preset" / command).is_dir():
         groups["preset"] = f"preset/{command}"
     return groups
@@ -126,12 +125,12 @@ def _schema(command: str, choices: Pairs) -> Schema:
     if command == "lens":
         shared = {key: pretraining[key] for key in ("data", "lens", "seed")}
         return dict.fromkeys(LENS_KEYS, Any) | shared
-    own: Schema = dict.fromkeys(merge_layers(config_layers(command, {}))[0], Any)
+    own = _open(merge_layers(config_layers(command, {}))[0])
     if command == "study":
-        return pretraining | {"method": FREE} | own
+        return pretraining | {"method": FREE, "transfer": FREE} | own
     if "trainer" in own:
         own["trainer"] = pretraining["trainer"]
-    if not has_own_images(command):
+    if takes_data(command):
         own["data"] = pretraining["data"]
     return own
 
@@ -147,8 +146,7 @@ def _pretraining(choices: Pairs) -> Schema:
     for names in product(*(names or [None] for names in chosen.values())):
         said = {key: name for key, name in zip(chosen, names, strict=True) if name is not None}
         config = merge_layers(config_layers("pretrain", said))[0]
-        # an empty node holds what others check, such as logger_options
-        schema |= {key: FREE if value == {} else Any for key, value in config.items()}
+        schema |= _open(config)
         method |= dict.fromkeys(config["method"], Any)
     return schema | {
         "method": method,
@@ -159,6 +157,11 @@ def _pretraining(choices: Pairs) -> Schema:
         "lens": _fields("settings", "LensOptions"),
         "trainer": _trainer(),
     }
+
+
+def _open(config: Mapping[str, Any]) -> Schema:
+    """The keys of a config; an empty node holds what others check, such as logger_options."""
+    return {key: FREE if value == {} else Any for key, value in config.items()}
 
 
 @cache

@@ -41,7 +41,7 @@ def test_a_data_set_brings_a_backbone_and_overrides_win():
         (["data=digit"], r"did you mean digits\?"),
         (["backbone=resnet51"], r"did you mean resnet50\?"),
         (["optimizer=lamb"], "Choose from: adamw, lars, sgd"),
-        (["experiment=mveb"], "Choose from: barlowtwins_imagenet"),
+        (["experiment=mveb"], "choose from: barlowtwins_imagenet"),
         (["method.bta=1"], r"key method.bta is unknown; did you mean method.beta\?"),
         (["epoch=3"], r"key epoch is unknown; did you mean epochs\?"),
         (["method=simclr", "method.beta=1"], "key method.beta is unknown"),

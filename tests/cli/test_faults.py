@@ -18,6 +18,16 @@ from erssl.run.faults import naming_run, restarted
             RunError,
             "A loader process (pid 7) is killed by signal: Killed, often for want of memory",
         ),
+        (
+            RuntimeError(
+                "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n"
+                "RuntimeError: unable to resize file </torch_7_1_0> to the right size: "
+                "File too large (27)\n"
+            ),
+            RunError,
+            "took no more (File too large); make room in /dev/shm",
+        ),
+        (RuntimeError("received 0 items of ancdata"), RunError, "took no more (Too many open"),
         (ConnectionResetError(104, "Connection reset by peer"), RunError, "process is gone,"),
         (
             RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer"),

@@ -199,12 +199,14 @@ def test_mlflow_goes_on_under_its_id_in_one_store(tmp_path):
     assert len(longer) > len(history)
     # a value of more characters than Lightning tells MLflow, and a training that fails
     text = "x" * 1000
-    loggers = make_loggers(tmp_path / "runs" / "two", None, "mlflow", {})
+    two = tmp_path / "runs" / "two"  # an evaluation, whose trainings have the store of all runs
+    loggers = make_loggers(two / "seed1", None, "mlflow", {}, run=two)
     with pytest.raises(KeyError), reporting(loggers, {"a": {"b": text, "none": [], "c": None}}):
         raise KeyError("the training failed")
     run = client.get_run(loggers[-1].run_id)
     assert run.data.params == {"a.b": text, "a.none": "[]", "a.c": "null"}
     assert run.info.status == "FAILED"
+    assert run.info.run_name == "two-seed1"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Data sets: against scikit-learn and torchvision, and every kind of bad folder."""
 
 import hashlib
+import math
 import os
 import pickle
 from dataclasses import replace
@@ -273,6 +274,19 @@ def test_imagenet_is_two_folders_under_root(make_folder, tmp_path: Path) -> None
         ("imagenet", {"on_error": "ignore"}, ("data.on_error=ignore", "raise", "skip")),
         ("digits", {"mean": (0.5,)}, ("data.mean", "red, green and blue")),
         ("digits", {"std": (0.5, 0.0, 0.5)}, ("data.std",)),
+        ("digits", {"std": (1e-300, 1.0, 1.0)}, ("data.std", "outside of [0.001, 1]")),
+        ("digits", {"std": (math.nan, 1.0, 1.0)}, ("data.std", "not finite")),
+        ("digits", {"std": (1.0, math.inf, 1.0)}, ("data.std", "not finite")),
+        ("digits", {"std": (-0.2, 0.2, 0.2)}, ("data.std", "not positive")),
+        ("digits", {"std": (58.4, 57.1, 57.4)}, ("data.std", "by 255")),
+        ("digits", {"mean": (math.nan, 0.0, 0.0)}, ("data.mean", "not finite")),
+        ("digits", {"mean": (123.7, 116.3, 103.5)}, ("data.mean", "by 255")),
+        ("digits", {"mean": (-0.5, 0.5, 0.5)}, ("data.mean", "outside of [0, 1]")),
+        (
+            "imagefolder",
+            {"channels": 4, "mean": (0.0,) * 4, "std": (1e-300,) * 4},
+            ("data.std", "single precision"),
+        ),
         ("imagefolder", {"on_error": "skip", "verify": False}, ("data.verify=true",)),
         ("digits", {"image_size": "large"}, ("data.image_size=large",)),
         ("digits", {"mean": "grey"}, ("data.mean=grey",)),

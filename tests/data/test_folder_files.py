@@ -2,6 +2,7 @@
 
 import io
 import os
+import tarfile
 
 import numpy as np
 import pytest
@@ -9,6 +10,10 @@ from PIL import Image, features
 
 from erssl.data import default_options, load_datasets, load_image
 from erssl.data.folders import scan_folder
+from erssl.data.images import find_unreadable
+from erssl.data.tars import TarImages
+from erssl.errors import DataError, ErsslWarning
+from erssl.protocols.header import image_lines
 from erssl.run.console import say
 
 from .data_images import noise, truncate
@@ -54,6 +59,62 @@ def test_what_is_left_out_is_counted_by_reason(make_folder):
         "hidden": 3,
         "unreadable": 1,
     }
+
+
+def test_images_without_an_extension_are_named_with_the_one_they_need(make_folder, tmp_path):
+    folder = make_folder(count=2)
+    noise().save(folder / "cat" / "first", format="JPEG")
+    noise().save(folder / "dog" / "second", format="PNG")
+    os.mkfifo(folder / "dog" / "pipe")  # which nobody may wait for
+    (folder / "dog" / "README").write_text("GIF is no image here")
+    with pytest.warns(ErsslWarning, match=r"2 images .*what they hold .*first\.jpg, .*second\.png"):
+        found = scan_folder("data.train_dir", folder)
+    assert len(found.samples) == 4
+    assert dict(found.left_out) == {
+        "images without an extension": 2,
+        "no extension": 2,
+        "hidden": 0,
+    }
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    noise().save(alone / "only", format="WEBP")
+    with pytest.raises(DataError, match=r"holds no images .* but 1 image .*only\.webp"):
+        scan_folder("data.train_dir", alone)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(folder / "cat" / "0.png", "0.png")
+        tar.add(folder / "cat" / "first", "a/first")
+    with pytest.warns(ErsslWarning, match=r"data\.shards has 1 image .*a/first\.jpg"):
+        assert TarImages([tmp_path / "a.tar"]).left_out["images without an extension"] == 1
+
+
+PAGES = [("tif", {}), ("gif", {}), ("webp", {"lossless": True}), ("png", {})]
+
+
+@pytest.mark.parametrize(("ending", "how"), PAGES)
+def test_of_several_pages_the_first_is_read_and_said(make_folder, ending, how):
+    folder = make_folder(count=2)
+    pages = [noise(seed=seed).quantize() for seed in (1, 2, 3)]  # palettes, for GIF
+    file = folder / "cat" / f"pages.{ending}"
+    pages[0].save(file, save_all=True, append_images=pages[1:], **how)
+    with Image.open(file) as stored:
+        assert stored.n_frames == 3
+        first = np.asarray(stored.convert("RGB"))
+    with pytest.warns(ErsslWarning, match="the first alone is read"):
+        np.testing.assert_array_equal(np.asarray(load_image(file)), first)
+    images = load_datasets(default_options("imagefolder", train_dir=str(folder)))
+    assert images.several_pages == {"train": 1}
+    assert "Several pages or frames in train: 1 image, of which the first is read" in image_lines(
+        images
+    )
+
+
+def test_previews_that_a_camera_puts_into_a_jpeg_are_no_pages(tmp_path):
+    noise().save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[noise((8, 8))])
+    with Image.open(tmp_path / "a.jpg") as stored:
+        assert stored.format == "MPO"
+        assert stored.n_frames == 2
+    several = []
+    assert find_unreadable([tmp_path / "a.jpg"], several=several) == several == []
 
 
 def test_class_names_that_are_no_utf8_can_be_written(make_folder, tmp_path):

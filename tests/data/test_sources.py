@@ -1,6 +1,5 @@
 """Tables, tars and data sets of Hugging Face: what is read, in which order, and what is refused."""
 
-import http.client
 import io
 import itertools
 import json
@@ -17,9 +16,9 @@ from torchvision.datasets import ImageFolder
 from erssl.data import SSLDataModule, ViewOptions, default_options
 from erssl.data.given import datasets_of
 from erssl.data.images import load_image
+from erssl.data.shards import expanded
 from erssl.data.sources.hf import HubImages
 from erssl.data.sources.table import _in_order
-from erssl.data.tars import expanded, shard_files
 from erssl.errors import DataError, ErsslWarning
 from erssl.evaluation.fingerprints import data_digest
 from erssl.protocols import knn, pretrain
@@ -144,7 +143,8 @@ def test_images_in_tars_are_those_that_were_written_whatever_their_extensions_ca
     write_tar(tmp_path / "s-00.tar", {n: files[n] for n in names[:4]})
     write_tar(tmp_path / "s-01.tar", {n: files[n] for n in names[4:]})
     options = default_options("wds", shards=f"{tmp_path}/s-{{00..01}}.tar")
-    datasets = options.load()
+    with pytest.warns(ErsslWarning, match=r"1 of the 10 samples .* have no image \(0\)"):
+        datasets = options.load()  # that of the other tar is another one, as to webdataset
     assert len(datasets.train) == 9 and not datasets.labelled
     expected = {"extension .cls": 1, "extension .json": 1, "extension .pkl": 1, "hidden": 1}
     assert datasets.left_out["train"] == expected
@@ -194,14 +194,6 @@ def test_a_tar_that_ends_early_is_named(tmp_path, kept):
     (tmp_path / "empty.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"empty\.tar"):
         default_options("wds", shards=str(tmp_path / "empty.tar")).load()
-
-
-def test_a_damaged_image_in_a_tar_is_named(tmp_path):
-    write_tar(tmp_path / "a.tar", {"a.png": encoded(0)[:200], "b.png": b""})
-    images = default_options("wds", shards=str(tmp_path / "a.tar")).load().train
-    for i, name in enumerate("ab"):
-        with pytest.raises(DataError, match=rf"a\.tar/{name}\.png cannot be read"):
-            images[i]
 
 
 def test_tars_train(tmp_path):
@@ -331,16 +323,6 @@ def test_patterns_of_too_many_shards_are_refused_before_they_are_written_out():
     for pattern in ("{000..99999999}", "{0..9999}{0..9999}", "{a,b}{0..999999999999}"):
         with pytest.raises(DataError, match="which stands for"):
             expanded(pattern)
-
-
-def test_an_answer_that_breaks_off_is_said_in_a_sentence(tmp_path, monkeypatch):
-    def breaks(*_, **__):
-        raise http.client.IncompleteRead(b"")
-
-    monkeypatch.setenv("ERSSL_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", breaks)
-    with pytest.raises(DataError, match="cannot be fetched"):
-        shard_files("https://host/a.tar")
 
 
 def test_images_of_hugging_face_that_are_files_are_turned_upright(tmp_path):

@@ -20,6 +20,20 @@ def z(count=4, dim=3):
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("make", [ERLoss, DiscreteERLoss])
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ((-1.0, 1.0), "entropy_weight must be at least 0 and finite but is -1.0"),
+        ((1.0, float("inf")), "reconstruction_weight must be at least 0 and finite but is inf"),
+        ((0.0, 0.0), "both 0, which leaves no loss"),
+    ],
+)
+def test_weights_that_make_no_loss_are_refused(make, weights, said):
+    with pytest.raises(ValueError, match=said):
+        make(entropy_weight=weights[0], reconstruction_weight=weights[1])
+
+
 @pairing_losses
 def test_a_tensor_does_not_meet_a_list(name):
     message = r"Pass either two tensors, loss\(z0, z1\), or two lists, loss\(online, target\)\."
@@ -80,8 +94,24 @@ def test_er_names_a_concentration_that_is_not_above_0(kappa):
 
 
 def test_er_names_an_unknown_estimator():
-    with pytest.raises(ValueError, match=r"must be 'joe', 'plugin' or 'koleo' but is 'kde'\."):
+    with pytest.raises(
+        ValueError, match=r"must be 'joe', 'plugin', 'renyi2' or 'koleo' but is 'kde'\."
+    ):
         ERLoss(estimator="kde")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kappa": "adaptive"}, "a number, 'best' or 'learned' but is 'adaptive'"),
+        ({"kappa": "best", "estimator": "koleo"}, "give kappa a number"),
+        ({"kappa": "learned", "leave_one_out": False}, "give kappa a number"),
+        ({"reconstruction_kappa": 0.0}, "reconstruction_kappa must be above 0 but is 0.0"),
+    ],
+)
+def test_er_names_a_rule_for_the_concentration_that_cannot_be(options, said):
+    with pytest.raises(ValueError, match=said):
+        ERLoss(**options)
 
 
 def test_entrec_names_an_unknown_kind_and_a_bad_temperature():

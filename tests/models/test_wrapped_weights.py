@@ -114,8 +114,8 @@ TWO_SETS = {
     ),
     "DeiT": (
         lambda t, a: {"model": t, "model_ema": a},
-        ("trained", {}),
-        ("average", {"weights": "model_ema"}),
+        ("average", {}),
+        ("trained", {"weights": "model"}),
     ),
     "torchvision": (references, ("average", {}), ("trained", {"weights": "model"})),
     "lightning": (

@@ -1,6 +1,7 @@
 """``erssl embed``: the features of a plain loop, in files that are whole or absent."""
 
 import csv
+import resource
 import shutil
 import sys
 
@@ -224,6 +225,21 @@ def test_a_killed_command_goes_on(photos, tmp_path, monkeypatch):
     assert again == result.results["files"][4:]
     assert_close(np.load(result.path), whole)
     assert not (tmp_path / "f.npy.parts").exists()
+
+
+def test_shared_memory_that_takes_no_batch_is_one_sentence_and_leaves_nothing(photos, tmp_path):
+    output = tmp_path / "out" / "features.npy"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    settings = SMALL | {"data.image_size": 96, "data.num_workers": 1}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))  # a batch has 1.1 MB
+    try:
+        with pytest.raises(RunError, match=r"hand over images took no more \(File too large\)"):
+            erssl.embed(CNN, photos, output, **settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(output.parent.iterdir()) == []
+    erssl.embed(CNN, photos, output, **settings | {"data.num_workers": 0})
+    assert len(np.load(output)) == 10
 
 
 def test_an_output_that_exists_is_kept(photos, tmp_path):

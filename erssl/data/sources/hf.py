@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from torch.utils.data import Dataset
 
 from erssl.data.bands import GREY, RGB
 from erssl.data.datasets import Datasets
-from erssl.data.folders import named
-from erssl.data.images import decode_image, load_image
-from erssl.data.options import DataOptions
+from erssl.data.encoded import EncodedImages, drop_undecodable
+from erssl.data.options import CheckedOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, installing, printable
+from erssl.errors import ConfigError, DataError, ErsslWarning, installing, named, printable
 from erssl.paths import user_path
 
 
 @register_dataset("hf")
-class HuggingFace(DataOptions):
+class HuggingFace(CheckedOptions):
     """Map-style data sets of Hugging Face: of the hub, saved to disk, or folders of Parquet files.
 
     The image column is the one whose feature is ``Image``, the labels are the column of
@@ -32,6 +31,9 @@ class HuggingFace(DataOptions):
         train_split: Name of the training split.
         val_split: Name of the validation split; ``null`` takes ``validation``, ``val`` or
             ``test``, whichever comes first, or none.
+        image_column: The column of images; ``null`` takes the first whose feature is ``Image``.
+        label_column: The column of class numbers; ``null`` takes the first of ``ClassLabel``, or
+            none.
     """
 
     channel_choices = (GREY, RGB)
@@ -42,6 +44,8 @@ class HuggingFace(DataOptions):
     config: str | None = None
     train_split: str = "train"
     val_split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
     def load(self) -> Datasets:
         """Load both splits."""
@@ -60,14 +64,29 @@ class HuggingFace(DataOptions):
                 f"data.path={self.path} has no split {val_name} but {', '.join(splits)}; name one "
                 "with data.val_split."
             )
-        grey = self.channels == GREY
-        train = HubImages(splits[self.train_split], self.path, grey)
-        val = None if val_name is None else HubImages(splits[val_name], self.path, grey)
+        left_out: dict[str, Counter[str]] = {}
+        skipped: list[tuple[str, str]] = []
+        images: dict[str, HubImages] = {}
+        for split, name in (("train", self.train_split), ("val", val_name)):
+            if name is not None:
+                left_out[split] = Counter()
+                images[split], faults = drop_undecodable(
+                    self._images(splits[name]),
+                    f"split {name} of data.path={self.path}",
+                    self,
+                    left_out[split],
+                )
+                skipped += faults
+        train, val = images["train"], images.get("val")
         labelled = train.labelled and (val is None or val.labelled)
         names = train.class_names if labelled else ("",)
         if labelled and val is not None:
             val.renumber(names)
-        return Datasets(train, val, len(names), names, labelled)
+        return Datasets(train, val, len(names), names, labelled, skipped, left_out)
+
+    def _images(self, split: Any) -> HubImages:
+        columns = (self.image_column, self.label_column)
+        return HubImages(split, str(self.path), self.channels == GREY, *columns)
 
     def _splits(self) -> Any:
         try:
@@ -90,7 +109,7 @@ class HuggingFace(DataOptions):
             ) from error
 
 
-class HubImages(Dataset[tuple[Image.Image, int]]):
+class HubImages(EncodedImages):
     """A split, whose items become images and class numbers.
 
     Attributes:
@@ -100,38 +119,86 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
         fingerprint: What tells that the images have changed.
     """
 
-    def __init__(self, split: Any, where: str, grey: bool) -> None:
+    def __init__(
+        self,
+        split: Any,
+        where: str,
+        grey: bool,
+        image_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
         """Find the columns.
 
+        Args:
+            split: Of ``datasets``.
+            where: What its data set is called in messages.
+            grey: Whether to give one channel.
+            image_column: As of `HuggingFace`.
+            label_column: As of `HuggingFace`.
+
         Raises:
-            DataError: If there is no column of images, or there are no rows.
+            DataError: If there is no such column of images, or there are no rows.
         """
         import datasets
 
         kinds = {name: type(feature).__name__ for name, feature in split.features.items()}
+        self.where, self.grey = where, grey
+        listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         images = [name for name, kind in kinds.items() if kind == "Image"]
-        labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
         if not images or not len(split):
-            listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
             raise DataError(
                 f"data.path={where} has no rows or no column of images but {listed}; cast one with "
                 "datasets' cast_column(<name>, Image()) and save it to disk."
             )
-        self.column = images[0]
+        self.column = self._column("image", image_column, images, listed)
+        labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+        label = self._column("label", label_column, labels, listed) if labels else None
+        if label_column is not None and label is None:
+            raise DataError(
+                f"data.label_column={label_column} is no column of ClassLabel in "
+                f"data.path={where}, which has {listed}; cast it with datasets' "
+                "class_encode_column and save it to disk."
+            )
         self.images = split.cast_column(self.column, datasets.Image(decode=False))
-        self.where, self.grey, self.labelled = where, grey, bool(labels)
-        self.targets = np.zeros(len(split), dtype=np.int64)
+        self.images = self.images.select_columns([self.column])
+        self.rows = np.arange(len(split))
+        self.targets, self.labelled = np.zeros(len(split), dtype=np.int64), label is not None
         self.class_names: tuple[str, ...] = ("",)
-        if labels:
-            self.class_names = tuple(split.features[labels[0]].names)
-            numbers = [-1 if n is None else n for n in split[labels[0]]]
+        if label is not None:
+            self.class_names = tuple(split.features[label].names)
+            numbers = [-1 if n is None else n for n in split[label]]
             self.targets = np.asarray(numbers, dtype=np.int64)
             self.labelled = bool((self.targets >= 0).all())  # test splits often have -1
-        self.fingerprint = repr((split._fingerprint, grey))
+        told = (split._fingerprint, grey)
+        self.fingerprint = repr(told if image_column is None else (*told, image_column))
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.targets)
+    def _column(self, kind: str, asked: str | None, columns: list[str], listed: str) -> str:
+        """The column that was asked for, else the first."""
+        if asked is not None and asked not in columns:
+            raise DataError(
+                f"data.{kind}_column={asked} is not among the columns of data.path={self.where} "
+                f"that can be, {', '.join(columns)} (it has {listed}); name one of them."
+            )
+        if asked is None and len(columns) > 1:
+            warnings.warn(
+                f"data.path={self.where} has several columns that may be the {kind}s "
+                f"({named(map(printable, columns))}); the first is taken, another one by "
+                f"data.{kind}_column.",
+                ErsslWarning,
+                stacklevel=2,
+            )
+        return asked or columns[0]
+
+    def stored(self, row: int) -> bytes | str | None:
+        """The bytes of an image's file, or the path of one."""
+        stored = self.images[row][self.column] or {}
+        data: bytes | None = stored.get("bytes")
+        path: str | None = stored.get("path")
+        return data if data is not None else path or None
+
+    def name_of(self, row: int) -> str:
+        """Its data set and row."""
+        return f"{self.where}, row {row}"
 
     def renumber(self, names: tuple[str, ...]) -> None:
         """Number the classes by their places among names, where the split has another order.
@@ -154,18 +221,3 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
         places = np.array([names.index(name) for name in self.class_names], dtype=np.int64)
         self.targets = places[self.targets]
         self.class_names = names
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Read one image.
-
-        Raises:
-            DataError: If it cannot be read.
-        """
-        stored = self.images[index][self.column] or {}
-        target = int(self.targets[index])
-        if stored.get("bytes") is not None:
-            name = f"{self.where}, row {index}"
-            return decode_image(stored["bytes"], name, grey=self.grey), target
-        if not stored.get("path"):
-            raise DataError(f"data.path={self.where} has no image in row {index}; leave it out.")
-        return load_image(stored["path"], upright=True, grey=self.grey), target

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from erssl.data.datasets import Datasets
-from erssl.data.folders import Folder, ImageFiles, drop_unreadable, named
+from erssl.data.folders import Folder, ImageFiles, drop_unreadable
 from erssl.data.options import DataOptions, FileOptions
 from erssl.data.registry import register_dataset
-from erssl.errors import ConfigError, DataError, ErsslWarning, installing, printable
+from erssl.errors import ConfigError, DataError, ErsslWarning, installing, named, printable
 from erssl.paths import user_path
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -83,6 +83,7 @@ class Table(FileOptions):
             labelled=bool(labels),
             skipped=skipped,
             left_out={split: folder.left_out for split, folder in splits.items()},
+            several_pages={split: folder.several_pages for split, folder in splits.items()},
         )
 
     def _rows(self, key: str, file: str) -> list[dict[str, str]]:

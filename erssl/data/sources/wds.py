@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from erssl.data.bands import GREY, RGB
 from erssl.data.datasets import Datasets
-from erssl.data.options import DataOptions
+from erssl.data.encoded import drop_undecodable
+from erssl.data.options import CheckedOptions
 from erssl.data.registry import register_dataset
-from erssl.data.tars import TarImages, shard_files
+from erssl.data.shards import shard_files
+from erssl.data.tars import TarImages
 from erssl.errors import DataError
 
 
 @register_dataset("wds")
-class WebDataset(DataOptions):
+class WebDataset(CheckedOptions):
     """Shards of the webdataset format: every image in them, decoded by us, without labels.
 
-    Their members are found once, so that any image can be read on its own: which images a step
+    Their members are images once, so that any image can be read on its own: which images a step
     sees follows from seed, epoch and step as of image files, on any number of processes and
     wherever a run was resumed. Nothing but images is read, and nothing is unpickled.
 
     Attributes:
         shards: Paths or https addresses of tars, with braces (``train-{000..127}.tar``), several
             separated by spaces. What is fetched is kept in erssl's cache.
+        image_key: What the names of images have after their first dot, such as ``jpg`` or
+            ``seg.png``; ``null`` takes every image of a tar.
     """
 
     channel_choices = (GREY, RGB)
@@ -32,6 +34,7 @@ class WebDataset(DataOptions):
     )
 
     shards: str | None = None
+    image_key: str | None = None
 
     def load(self) -> Datasets:
         """Find the images of all shards."""
@@ -40,5 +43,9 @@ class WebDataset(DataOptions):
                 "data=wds has no data.shards; name tars, as in "
                 "data.shards='photos/train-{000..127}.tar'."
             )
-        images: Any = TarImages(shard_files(self.shards), grey=self.channels == GREY)
-        return Datasets(images, None, 1, ("",), labelled=False, left_out={"train": images.left_out})
+        images = TarImages(shard_files(self.shards), self.channels == GREY, self.image_key)
+        left_out = images.left_out
+        images, skipped = drop_undecodable(images, f"data.shards={self.shards}", self, left_out)
+        return Datasets(
+            images, None, 1, ("",), labelled=False, skipped=skipped, left_out={"train": left_out}
+        )
