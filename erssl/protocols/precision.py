@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
-from erssl.models import build_backbone
+from erssl.methods import MultiViewMethod
 from erssl.models.half_precision import compare_precisions, faulty_in_half
 from erssl.run.directory import CONFIG
 from erssl.run.launch import started_processes
@@ -44,7 +44,7 @@ def with_precision(
     sources: Mapping[str, str],
     probe: Trainer,
     path: Path,
-    start: nn.Module | None,
+    method: MultiViewMethod,
 ) -> tuple[PretrainSettings, dict[str, Any], dict[str, str], str]:
     """Put the precision that is chosen in the place of ``auto``.
 
@@ -54,7 +54,7 @@ def with_precision(
         sources: Where its values come from, by dotted key.
         probe: A trainer with the run's devices.
         path: The run directory.
-        start: The backbone that it starts from; ``None`` for a random one.
+        method: What is trained, which is given the layout that is chosen.
 
     Returns:
         All three with the precision, and what is to be said of it; empty for nothing.
@@ -62,15 +62,17 @@ def with_precision(
     asked = settings.trainer.get("precision")
     device = probe.strategy.root_device
     if asked != AUTO:
-        return settings, dict(config), dict(sources), _advice(settings, device, start)
+        return settings, dict(config), dict(sources), _advice(settings, device, method.backbone)
     own_layout = sources.get("channels_last", "default") != "override"
     if probe.is_global_zero or started_processes() > 1:
-        chosen = _choose(settings, device, start, own_layout)
+        chosen = _choose(settings, device, method.backbone, own_layout)
     else:  # a process that the first one has started, after it had chosen
         kept = stored_config(path / CONFIG)
         chosen = Precision(str(kept["trainer"]["precision"]), bool(kept["channels_last"]), "")
     trainer = {**settings.trainer, "precision": chosen.precision}
     settings = dataclasses.replace(settings, trainer=trainer, channels_last=chosen.channels_last)
+    if chosen.channels_last:
+        method.use_channels_last()
     told = {"trainer.precision": f"auto, since {chosen.why}"}
     if chosen.channels_last != config["channels_last"]:
         told["channels_last"] = "trainer.precision=auto"
@@ -99,7 +101,7 @@ def quick_half(device: torch.device) -> tuple[bool, str]:
 
 
 def _choose(
-    settings: PretrainSettings, device: torch.device, start: nn.Module | None, own_layout: bool
+    settings: PretrainSettings, device: torch.device, backbone: nn.Module, own_layout: bool
 ) -> Precision:
     layout = settings.channels_last
     quick, why = quick_half(device)
@@ -110,7 +112,7 @@ def _choose(
         return Precision(_WHOLE, layout, "processes that were started together do not try bfloat16")
     last = own_layout or layout
     tried = compare_precisions(
-        _backbone(settings, start),
+        backbone,
         _sides(settings),
         settings.data.channels,
         last,
@@ -129,15 +131,13 @@ def _choose(
     return Precision(_WHOLE, layout, why)
 
 
-def _advice(settings: PretrainSettings, device: torch.device, start: nn.Module | None) -> str:
+def _advice(settings: PretrainSettings, device: torch.device, backbone: nn.Module) -> str:
     """What is to be said of a precision that was not left to choose."""
     precision = str(settings.trainer.get("precision"))
     if device.type != "cpu":
         return ""
     if precision.startswith("bf16"):
-        faulty = faulty_in_half(
-            _backbone(settings, start), _sides(settings), settings.data.channels
-        )
+        faulty = faulty_in_half(backbone, _sides(settings), settings.data.channels)
         return (
             f"but gradients of {_listed(faulty)} come out wrong in bfloat16 on this processor; "
             "use trainer.precision=32-true"
@@ -146,14 +146,6 @@ def _advice(settings: PretrainSettings, device: torch.device, start: nn.Module |
         )
     quick, why = quick_half(device)
     return f"{why}: trainer.precision=auto may be quicker" if quick and precision == _WHOLE else ""
-
-
-def _backbone(settings: PretrainSettings, start: nn.Module | None) -> nn.Module:
-    """The backbone to try; random numbers go on as if it had not been built."""
-    if start is not None:
-        return start
-    with torch.random.fork_rng(devices=[]):
-        return build_backbone(settings.backbone)
 
 
 def _sides(settings: PretrainSettings) -> list[int]:

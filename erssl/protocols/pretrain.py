@@ -143,10 +143,10 @@ def _pretrain(
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     start = start_of(settings, resumed_from is not None)
-    settings, config, sources, precision = with_precision(
-        settings, config, sources, probe, path, start
-    )
     method = build_method(settings, data.training_classes, data.batch_size, start)
+    settings, config, sources, precision = with_precision(
+        settings, config, sources, probe, path, method
+    )
     heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
     settings = with_neighbours(settings, data, console if first else None)

@@ -9,6 +9,7 @@ import yaml
 
 from erssl.cli.main import main
 from erssl.errors import ConfigError
+from erssl.methods import BYOL
 from erssl.models.half_precision import Agreement
 from erssl.protocols import precision
 from erssl.protocols.precision import quick_half, with_precision
@@ -28,7 +29,10 @@ def _chosen(tmp_path, *overrides, probe=None, asked="auto"):
     settings, config, sources = read_sources(
         ["method=byol", "data=digits", f"trainer.precision={asked}", *overrides]
     )
-    return with_precision(settings, config, sources, probe or _probe(), tmp_path, None)
+    method = BYOL(4, 10, backbone="resnet18")
+    made = with_precision(settings, config, sources, probe or _probe(), tmp_path, method)
+    assert method.channels_last == made[0].channels_last
+    return made
 
 
 @pytest.fixture
