@@ -125,5 +125,5 @@ def test_other_commands_and_studies_refuse_it(tmp_path, capsys):
     assert main(["finetune", "checkpoint=random:resnet18", "trainer.precision=auto"]) == 2
     assert "Only erssl pretrain chooses by itself" in capsys.readouterr().err
     study = ["study", "mveb_beta", "scale=tiny", "dry_run=true", "trainer.precision=auto"]
-    assert main([*study, f"folder={tmp_path}/s", f"store={tmp_path}/r"]) == 2
+    assert main([*study, f"output={tmp_path}/s", f"store={tmp_path}/r"]) == 2
     assert "trainer.precision=auto" in capsys.readouterr().err
