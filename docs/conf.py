@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 import erssl
 
 project = "erssl"
@@ -17,8 +20,10 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
 ]
+html_math_renderer = "mathml"  # below: read without a network, by the browser itself
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 html_theme = "furo"
 html_title = f"erssl {version}"
@@ -69,6 +74,19 @@ def _read(_app: Any, name: str, source: list[str]) -> None:
         source[0] += toctrees(source[0])
 
 
+def _inline(translator: Any, node: Any) -> None:
+    """Write a formula in a line as MathML."""
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _display(translator: Any, node: Any) -> None:
+    """Write a formula on lines of its own as MathML."""
+    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
     """Let pages be written for code hosts, ``index.md`` with what the navigation holds."""
     app.connect("source-read", _read)
+    app.add_html_math_renderer("mathml", (_inline, None), (_display, None))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         report,
         segment,
         semi,
+        study,
         transfer,
     )
     from erssl.models import load_backbone
@@ -78,3 +79,9 @@ def __getattr__(name: str) -> Any:
         if name in evaluations():
             return getattr(importlib.import_module("erssl.commands"), name)
     raise AttributeError(f"module 'erssl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    from erssl.settings.commands import evaluations
+
+    return sorted({*__all__, *_SUBPACKAGES, *evaluations()})

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from erssl.announced import ENTRY_POINT_GROUPS, announced_file
+from erssl.errors import ConfigError
 
 Values = dict[str, Any]
 
@@ -95,7 +96,10 @@ def read_config_file(name: str) -> ConfigFile:
     group, _, option = name.rpartition("/")
     own: Any = files("erssl.configs").joinpath(*f"{name}.yaml".split("/"))
     file = own if own.is_file() else _announced(group, option) or own
-    return parse_config_file(file.read_text(encoding="utf-8"), group)
+    try:
+        return parse_config_file(file.read_text(encoding="utf-8"), group)
+    except ConfigError as error:
+        raise ConfigError(f"{file} is no file of {group}: {error}") from error
 
 
 def has_config_file(group: str, option: str) -> bool:
@@ -124,6 +128,9 @@ def parse_config_file(text: str, group: str = "") -> ConfigFile:
     Args:
         text: YAML.
         group: The group whose keys it holds unless it says ``# @package _global_``.
+
+    Raises:
+        ConfigError: If it holds the keys of a whole config and does not say so.
     """
     values: Any = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
     defaults = list(values.pop("defaults", []))
@@ -131,6 +138,11 @@ def parse_config_file(text: str, group: str = "") -> ConfigFile:
     if _SELF not in defaults:
         defaults.append(_SELF)
     if group and not text.startswith(_GLOBAL):
+        if group in values:
+            raise ConfigError(
+                f"It sets {', '.join(values)}, keys of a whole config; begin it with the line "
+                f"{_GLOBAL!r}."
+            )
         values = nested(group.replace("/", "."), values)
     return ConfigFile(tuple(defaults), values, *apart)
 

@@ -250,3 +250,14 @@ def test_functions_stay_callable_after_every_module_is_imported():
         public = [getattr(package, name) for name in getattr(package, "__all__", ())]
         assert not [value for value in public if inspect.ismodule(value)], package.__name__
     assert all(callable(getattr(erssl, name)) for name in erssl.__all__ if name != "__version__")
+    assert set(erssl.__all__) - {"__version__", "load_backbone"} == set(erssl.commands.__all__)
+
+
+def test_public_names_of_earlier_builds_work_with_a_warning():
+    with pytest.warns(FutureWarning, match="is called erssl.data.ImageDataset now"):
+        former = erssl.data.PictureDataset
+    assert former is erssl.data.ImageDataset
+    with pytest.warns(FutureWarning, match="is called erssl.run.signals.SignalWatch now"):
+        assert erssl.callbacks.SignalWatch is not None
+    with pytest.raises(AttributeError, match="has no attribute 'PictureDatasets'"):
+        erssl.data.PictureDatasets  # noqa: B018

@@ -159,6 +159,7 @@ def test_imports_run_one_way():
         "errors",
         "escaping",
         "files",
+        "former_names",
         "layers",
         "limits",
         "paths",
@@ -177,7 +178,7 @@ def test_imports_run_one_way():
         "methods": {"entropy", "loss", "models", "data"},
         "downstream": {"run"} | measured,
         "settings": {"run", "methods", "downstream"} | measured,
-        "studies": {"run", "settings", "data"},
+        "studies": {"run", "settings", "data", "evaluation"},
         "protocols": {"settings", "run", "studies", "methods", "downstream", "callbacks"}
         | measured,
     }

@@ -1,32 +1,39 @@
-"""What a step of training and of evaluation sees: square images, and masks of class numbers."""
+"""What a step of training and of evaluation sees: images, and masks of class numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.segmentation.data import SegmentationData
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_ORDER, _FLIP = 0, 1  # what a random number is for
+_ORDER, _FLIP, _CROP = 0, 1, 2  # what a random number is for
 
 
-class SquareImages:
-    """Resizes images to a square, whatever their shape, and normalises them."""
+class Inputs(ABC):
+    """What a backbone sees of images.
+
+    Attributes:
+        image_size: Side S of the squares that it sees, pixels.
+    """
 
     def __init__(self, image_size: int, preprocessing: Mapping[str, Any]) -> None:
         """Take what came with the weights; ImageNet's statistics where nothing did.
 
         Args:
-            image_size: Side, pixels.
+            image_size: Side of the squares, pixels.
             preprocessing: ``mean``, ``std`` and ``interpolation``.
         """
         self.image_size = image_size
@@ -35,33 +42,101 @@ class SquareImages:
         name = preprocessing.get("interpolation") or "bilinear"
         self.resampling = Image.Resampling[str(name).upper()]
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Give the tensor (3, S, S) of an RGB image."""
-        side = (self.image_size, self.image_size)
-        values = np.array(image.resize(side, self.resampling), dtype=np.float32) / 255
+    def tensor(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """Give the tensor (3, H, W) of an RGB image.
+
+        Args:
+            image: The image.
+            size: Width and height that it is resized to.
+        """
+        values = np.array(image.resize(size, self.resampling), dtype=np.float32) / 255
         return (torch.from_numpy(values).permute(2, 0, 1) - self.mean) / self.std
+
+    @abstractmethod
+    def training(
+        self, image: Image.Image, mask: NDArray[np.uint8], draws: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Give the tensor (3, S, S) and class numbers (S, S) of an image to train on.
+
+        Args:
+            image: In RGB.
+            mask: Its class numbers (H, W).
+            draws: Of what is drawn by chance.
+        """
+
+    @abstractmethod
+    def whole(self, image: Image.Image) -> list[Tensor]:
+        """Give the tensors (3, h, w) of an image to evaluate on."""
+
+    @abstractmethod
+    def scores(
+        self,
+        maps: nn.Module,
+        head: nn.Module,
+        images: Sequence[Sequence[Tensor]],
+        sizes: Sequence[tuple[int, int]],
+        batch_size: int,
+    ) -> Iterator[Tensor]:
+        """Give scores (C, H, W) of the classes, image by image.
+
+        Args:
+            maps: Gives features (N, D, h, w).
+            head: Gives logits (N, C, h, w) of them.
+            images: What `whole` gave of each, on the device.
+            sizes: Height H and width W of each.
+            batch_size: Squares that go through the backbone together.
+        """
+
+
+class SquareImages(Inputs):
+    """Resizes images to a square, whatever their shape."""
+
+    def training(
+        self, image: Image.Image, mask: NDArray[np.uint8], draws: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """As of `Inputs`, the mask by its nearest pixels; nothing is drawn."""
+        side = (self.image_size, self.image_size)
+        nearest = Image.fromarray(mask).resize(side, Image.Resampling.NEAREST)
+        return self.tensor(image, side), torch.from_numpy(np.array(nearest))
+
+    def whole(self, image: Image.Image) -> list[Tensor]:
+        """As of `Inputs`: one square."""
+        return [self.tensor(image, (self.image_size, self.image_size))]
+
+    def scores(
+        self,
+        maps: nn.Module,
+        head: nn.Module,
+        images: Sequence[Sequence[Tensor]],
+        sizes: Sequence[tuple[int, int]],
+        batch_size: int,
+    ) -> Iterator[Tensor]:
+        """As of `Inputs`: logits of all images at once."""
+        together = head(maps(torch.stack([image for (image,) in images])))
+        for logits, size in zip(together, sizes, strict=True):
+            yield F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 class TrainingDraws(Dataset[tuple[Tensor, Tensor]]):
     """Image number i of a training: each epoch is a permutation, and half are mirrored.
 
-    Item i is the tensor (3, S, S) and class numbers (S, S), by the nearest pixel of the mask. It
-    follows from seed and i alone, so that a training that goes on sees what it would have seen.
+    Item i is the tensor (3, S, S) and class numbers (S, S). It follows from seed and i alone, so
+    that a training that goes on sees what it would have seen.
     """
 
     def __init__(
-        self, data: SegmentationData, square: SquareImages, length: int, seed: int, flip: bool
+        self, data: SegmentationData, inputs: Inputs, length: int, seed: int, flip: bool
     ) -> None:
         """Draw from the data.
 
         Args:
             data: Training images.
-            square: Makes tensors.
+            inputs: Makes tensors.
             length: Images of the whole training.
             seed: Of order and mirroring.
             flip: Whether half of the images are mirrored.
         """
-        self.data, self.square, self.length, self.seed, self.flip = data, square, length, seed, flip
+        self.data, self.inputs, self.length, self.seed, self.flip = data, inputs, length, seed, flip
         self._order = lru_cache(maxsize=2)(self._epoch)
 
     def __len__(self) -> int:
@@ -72,10 +147,10 @@ class TrainingDraws(Dataset[tuple[Tensor, Tensor]]):
         """Image and mask of a place in the training."""
         epoch, place = divmod(index, len(self.data.images))
         number = int(self._order(epoch)[place])
-        image = self.square(open_image(self.data.images[number]))
-        side = (self.square.image_size, self.square.image_size)
-        nearest = Image.fromarray(self.data.mask(number)).resize(side, Image.Resampling.NEAREST)
-        mask = torch.from_numpy(np.array(nearest))
+        draws = np.random.default_rng([self.seed, _CROP, index])
+        image, mask = self.inputs.training(
+            open_image(self.data.images[number]), self.data.mask(number), draws
+        )
         if self.flip and np.random.default_rng([self.seed, _FLIP, index]).random() < 0.5:
             image, mask = image.flip(-1), mask.flip(-1)
         return image, mask
@@ -94,23 +169,25 @@ class TrainingDraws(Dataset[tuple[Tensor, Tensor]]):
         return generator.permutation(len(self.data.images))
 
 
-class WholeImages(Dataset[tuple[Tensor, Tensor]]):
-    """Every image once: the tensor (3, S, S), and class numbers (H, W) at the mask's own size."""
+class WholeImages(Dataset[tuple[list[Tensor], Tensor]]):
+    """Every image once: its tensors, and class numbers (H, W) at the mask's own size."""
 
-    def __init__(self, data: SegmentationData, square: SquareImages) -> None:
+    def __init__(self, data: SegmentationData, inputs: Inputs) -> None:
         """Take all images of a split."""
-        self.data, self.square = data, square
+        self.data, self.inputs = data, inputs
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.data.images)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Image and mask."""
-        image = self.square(open_image(self.data.images[number]))
-        return image, torch.from_numpy(self.data.mask(number))
+    def __getitem__(self, number: int) -> tuple[list[Tensor], Tensor]:
+        """Tensors and mask."""
+        tensors = self.inputs.whole(open_image(self.data.images[number]))
+        return tensors, torch.from_numpy(self.data.mask(number))
 
 
-def keep_sizes(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Tensor]]:
-    """Collate images (N, 3, S, S); masks stay a list, since their sizes differ."""
-    return torch.stack([image for image, _ in items]), [mask for _, mask in items]
+def keep_sizes(
+    items: list[tuple[list[Tensor], Tensor]],
+) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """Collate tensors and masks as lists, since their sizes differ."""
+    return [tensors for tensors, _ in items], [mask for _, mask in items]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from erssl.downstream.segmentation.batches import (
-    SquareImages,
+    Inputs,
     TrainingDraws,
     WholeImages,
     keep_sizes,
@@ -97,7 +97,7 @@ def train_head(
     maps: nn.Module,
     head: nn.Sequential,
     data: SegmentationData,
-    square: SquareImages,
+    inputs: Inputs,
     options: HeadOptions,
     *,
     seed: int,
@@ -113,7 +113,7 @@ def train_head(
         maps: Gives features (N, D, h, w), frozen.
         head: Is trained in place, and left in eval mode.
         data: Training images.
-        square: Makes tensors of images.
+        inputs: Makes tensors of images.
         options: How.
         seed: Of the order and the mirroring.
         device: Where.
@@ -136,7 +136,7 @@ def train_head(
     if resume and kept.is_file():
         start, since, losses = _restore(kept, head, optimizer)
     length = options.iterations * options.batch_size
-    draws = TrainingDraws(data, square, length, seed, options.flip)
+    draws = TrainingDraws(data, inputs, length, seed, options.flip)
     rest = Subset(draws, range(start * options.batch_size, length))
     loader = DataLoader(rest, options.batch_size, num_workers=workers, drop_last=True)
     for iteration, (images, masks) in enumerate(loader, start=start):
@@ -173,12 +173,13 @@ def confusion_of(
     maps: nn.Module,
     head: nn.Module,
     data: SegmentationData,
-    square: SquareImages,
+    inputs: Inputs,
     *,
     batch_size: int,
     device: torch.device,
     workers: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    see: Callable[[int, Tensor], None] = lambda number, predicted: None,
 ) -> Tensor:
     """Count which class is taken for which over all pixels of a split, at the masks' own size.
 
@@ -186,11 +187,12 @@ def confusion_of(
         maps: Gives features (N, D, h, w).
         head: Gives logits (N, C, h, w) of them.
         data: Images to evaluate on.
-        square: Makes tensors of images.
-        batch_size: Images that go through the backbone together.
+        inputs: Makes tensors of images.
+        batch_size: Squares that go through the backbone together.
         device: Where.
         workers: Loader processes.
         progress: Is told of each image.
+        see: Is given the number of each image and its predicted classes (H, W).
 
     Returns:
         Counts (C, C) as int64 on the CPU, rows are the truth.
@@ -199,15 +201,17 @@ def confusion_of(
     head.to(device).eval()
     classes = len(data.class_names)
     matrix = torch.zeros(classes, classes, dtype=torch.int64)
-    images_of = WholeImages(data, square)
+    images_of = WholeImages(data, inputs)
+    loader = DataLoader(images_of, batch_size, num_workers=workers, collate_fn=keep_sizes)
     done = 0
-    for images, masks in DataLoader(
-        images_of, batch_size, num_workers=workers, collate_fn=keep_sizes
-    ):
-        for logits, mask in zip(head(maps(images.to(device))), masks, strict=True):
-            size = (int(mask.shape[0]), int(mask.shape[1]))
-            resized = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)
-            matrix += count_pixels(resized[0].argmax(dim=0).cpu(), mask, classes)
+    for images, masks in loader:
+        there = [[scale.to(device) for scale in image] for image in images]
+        sizes = [(int(mask.shape[0]), int(mask.shape[1])) for mask in masks]
+        scores = inputs.scores(maps, head, there, sizes, batch_size)
+        for classes_of, mask in zip(scores, masks, strict=True):
+            predicted = classes_of.argmax(dim=0).cpu()
+            matrix += count_pixels(predicted, mask, classes)
+            see(done, predicted)
             done += 1
             progress(done, len(images_of))
     return matrix

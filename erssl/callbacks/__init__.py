@@ -1,5 +1,7 @@
 """Lightning callbacks; of a module they use ``forward``, ``embed`` and ``criterion`` only."""
 
+from typing import TYPE_CHECKING, Any
+
 from erssl.callbacks.checkpoint import RunCheckpoint, SeededSteps
 from erssl.callbacks.collapse import CollapseGuard
 from erssl.callbacks.csv_logger import ResumableCSVLogger
@@ -9,6 +11,7 @@ from erssl.callbacks.online_knn import OnlineKNN
 from erssl.callbacks.progress import LiveProgress
 from erssl.callbacks.reduction import RankOrderedGradients
 from erssl.callbacks.starting import FrozenBackbone, LengthenedSchedule
+from erssl.former_names import former
 
 __all__ = [
     "CollapseGuard",
@@ -24,3 +27,8 @@ __all__ = [
     "RunCheckpoint",
     "SeededSteps",
 ]
+
+if not TYPE_CHECKING:  # or every name would pass for one of the package
+
+    def __getattr__(name: str) -> Any:
+        return former(__name__, name, {"SignalWatch": "erssl.run.signals.SignalWatch"})

@@ -73,7 +73,8 @@ def first_in_backward(names: Sequence[str], flags: Tensor, terms: Mapping[str, T
     own = [name for name in bad if not name.startswith(_PROBE)]
     loss = bool(flags[0])
     if bad_terms:
-        return f"the loss, in its term{'s' * (len(bad_terms) > 1)} {', '.join(bad_terms)}"
+        term = "term" if len(bad_terms) == 1 else "terms"
+        return f"the loss, in its {term} {', '.join(bad_terms)}"
     if own:
         what = f"the gradient of {own[-1]}, {len(bad)} of {len(names)} gradients in all"
         return f"the loss and {what}" if loss else what

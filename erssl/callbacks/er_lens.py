@@ -161,6 +161,11 @@ class ERLens(Callback):
 
     def read(self, module: torch.nn.Module) -> dict[str, float]:
         """One reading of a module as it is now; see :func:`lens_reading`."""
+        embeddings, logits = self.outputs(module)
+        return lens_reading(embeddings, logits, self.kappas)
+
+    def outputs(self, module: torch.nn.Module) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Embeddings (N, d) of both views, rows as they are, and logits where there are some."""
         parameter = next(module.parameters(), torch.empty(0))
         rank, world = dist.rank(), dist.world_size()
         own = len(self.views[0]) // world
@@ -168,7 +173,7 @@ class ERLens(Callback):
             parts = [self._pass(module, v[rank * own :][:own].to(parameter)) for v in self.views]
         embeddings = [_gathered(embedding) for embedding, _ in parts]
         logits = [_gathered(x) for _, x in parts if x is not None]
-        return lens_reading(embeddings, logits or None, self.kappas)
+        return embeddings, logits or None
 
     def _pass(self, module: torch.nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
         embeddings, logits = [], []

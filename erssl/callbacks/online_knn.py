@@ -7,7 +7,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from erssl.evaluation import extract_features, knn_accuracy
+from erssl.evaluation import Features, extract_features, knn_accuracy
 
 
 class OnlineKNN(Callback):
@@ -21,6 +21,8 @@ class OnlineKNN(Callback):
     Attributes:
         logged: Name of the metric.
         k: Neighbours that vote.
+        untrained: Accuracy before training where it is known; ``None``: it is measured.
+        last: Features of both loaders after the last epoch, where they were read then.
     """
 
     logged = "val_knn_top1"
@@ -55,21 +57,32 @@ class OnlineKNN(Callback):
         self.every_n_epochs = every_n_epochs
         self.k = k
         self.temperature = temperature
+        self.untrained: float | None = None
+        self.last: tuple[Features, Features] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the untrained backbone, unless the run is resumed."""
         if trainer.global_step == 0 and self.every_n_epochs:
-            accuracy = self.measure(pl_module)
+            accuracy = self.measure(pl_module) if self.untrained is None else self.untrained
             for logger in trainer.loggers:
                 logger.log_metrics({self.logged: accuracy}, step=0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the backbone as it is now."""
-        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            pl_module.log(self.logged, self.measure(pl_module), rank_zero_only=True)
+        epoch = trainer.current_epoch + 1
+        if self.every_n_epochs and epoch % self.every_n_epochs == 0:
+            both = self._features(pl_module)
+            if epoch == trainer.max_epochs:
+                self.last = both
+            pl_module.log(self.logged, self._accuracy(*both), rank_zero_only=True)
 
     def measure(self, module: LightningModule) -> float:
         """KNN accuracy of the module's features, in [0, 1]."""
+        return self._accuracy(*self._features(module))
+
+    def _features(self, module: LightningModule) -> tuple[Features, Features]:
         train = extract_features(module, self.train_loader, module.device)
-        val = extract_features(module, self.val_loader, module.device)
+        return train, extract_features(module, self.val_loader, module.device)
+
+    def _accuracy(self, train: Features, val: Features) -> float:
         return knn_accuracy(train, val, self.num_classes, self.k, self.temperature)

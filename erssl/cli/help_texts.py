@@ -17,8 +17,7 @@ _AUTO = "auto"
 def help_text(command: str) -> str:
     """Usage, examples and keys of a command."""
     head, _ = _parts(command)
-    defaults = _defaults(command)
-    below = [name for name in defaults if isinstance(name, str) and name != "_self_"]
+    below = _below(command)
     parts = ["\n".join(head)]
     # the first line of a file that others share is its title
     parts += ["\n".join(_parts(name)[0][2:]) for name in below]
@@ -27,6 +26,12 @@ def help_text(command: str) -> str:
     if keys:
         parts.append("\n".join(["Keys:", *keys]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _below(name: str) -> list[str]:
+    """The files that a file builds on, each behind those that it builds on itself."""
+    named = [each for each in _defaults(name) if isinstance(each, str) and each != "_self_"]
+    return [file for each in named for file in (*_below(each), each)]
 
 
 def _choices(command: str) -> str:

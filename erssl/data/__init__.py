@@ -1,5 +1,7 @@
 """Images: data sets, view recipes and loaders."""
 
+from typing import TYPE_CHECKING, Any
+
 from erssl.data.datasets import Datasets, ImageDataset, TransformedDataset
 from erssl.data.images import find_unreadable, load_image
 from erssl.data.labelled import (
@@ -26,6 +28,7 @@ from erssl.data.views import (
     build_views,
     register_views,
 )
+from erssl.former_names import former
 
 __all__ = [
     "DATASETS",
@@ -52,3 +55,8 @@ __all__ = [
     "stratified_subset",
     "subset_digest",
 ]
+
+if not TYPE_CHECKING:  # or every name would pass for one of the package
+
+    def __getattr__(name: str) -> Any:
+        return former(__name__, name, {"PictureDataset": "erssl.data.ImageDataset"})

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from erssl.data.checks import check_whole
 from erssl.data.datasets import TransformedDataset
 from erssl.data.draws import EpochSampler, place_in, place_to_begin, seed_worker
+from erssl.data.imbalance import long_tailed
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
 from erssl.data.views.pipelines import make_pipeline
@@ -108,7 +109,7 @@ class SSLDataModule(LightningDataModule):
         unknown = (1.0,) * options.channels
         views = build_views(options.views, options.image_size, unknown, unknown)
         make_pipeline(options.pipeline, views)
-        self.datasets = options.load()
+        self.datasets = long_tailed(options.load(), options.imbalance, seed)
         self.options = options = options.measured(self.datasets.train)
         size, mean, std = options.image_size, options.mean, options.std
         self.train_transform = build_views(options.views, size, mean, std)

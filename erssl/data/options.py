@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -70,6 +71,9 @@ class DataOptions:
             in the memory of the device that trains and makes their views there, level by level as
             lightly's operations do (other draws for a seed; images of up to 4 GiB). Neither has
             the recipe ``"infomin"``.
+        imbalance: Imbalance factor of the images that are pretrained on, of at least 1: some of
+            each class, by :func:`erssl.data.imbalance.long_tailed_counts`, chosen by the run's
+            seed. What accuracy is measured with stays whole. 1 keeps all.
         num_workers: Loader processes (and threads of the check) of each training process; 0 loads
             in the training process itself, ``None`` takes one less than the CPUs that this process
             may use, at most 8.
@@ -102,6 +106,7 @@ class DataOptions:
     crop_pct: float | None = None
     views: ViewOptions = field(default_factory=lambda: ViewOptions(recipe="dino"))
     pipeline: Pipeline = "lightly"
+    imbalance: float = 1.0
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +123,11 @@ class DataOptions:
         if self.num_workers is not None:
             check_whole("data.num_workers", self.num_workers, 0, "a number of loader processes")
             check_processes("data.num_workers", self.num_workers)
+        if not 1 <= self.imbalance < math.inf:
+            raise ConfigError(
+                f"data.imbalance={self.imbalance} is how often the largest class is as large as "
+                "the smallest; give a number of at least 1, which keeps all images."
+            )
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ConfigError(
                 f"data.crop_pct={self.crop_pct} is no share of the image; give a number above 0 "
@@ -211,23 +221,33 @@ class CheckedOptions(DataOptions):
     Attributes:
         on_error: What an unreadable image does: stop the run before training (``"raise"``), or be
             left out and listed (``"skip"``, which needs ``verify``).
-        verify: Decode every image once before training. Takes long on ImageNet; without it an
-            unreadable image stops the run when its turn comes.
+        verify: Decode every image once before training, or so many of them, spread evenly. All
+            take long on ImageNet; without it an unreadable image stops the run when its turn comes.
+            Of folders it is kept what was decoded, so that a check that was ended goes on.
     """
 
     on_error: Literal["raise", "skip"] = "raise"
-    verify: bool = True
+    verify: bool | int = True
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
         check_choice("data.on_error", self.on_error, ("raise", "skip"))
-        check_switch("data.verify", self.verify)
-        if self.on_error == "skip" and not self.verify:
+        if not isinstance(self.verify, int) or (self.verify < 1 and self.verify is not False):
             raise ConfigError(
-                "data.on_error=skip needs data.verify=true, which is off; set it, or "
+                f"data.verify={self.verify} is neither true nor false nor a number of images to "
+                "decode; give one of the three."
+            )
+        if self.on_error == "skip" and self.verify is not True:
+            raise ConfigError(
+                f"data.on_error=skip needs data.verify=true and it is {self.verify}; set it, or "
                 "data.on_error=raise."
             )
+
+    @property
+    def sampled(self) -> int | None:
+        """Number of images of each split that are decoded first; ``None`` for all."""
+        return None if isinstance(self.verify, bool) else self.verify
 
 
 @dataclass(frozen=True, kw_only=True)

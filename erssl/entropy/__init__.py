@@ -17,6 +17,7 @@ from erssl.entropy.neighbours import knn_entropy, log_neighbour_distance
 from erssl.entropy.ridge import auto_ridge
 from erssl.entropy.score import entropy_from_score, median_bandwidth, stein_score
 from erssl.entropy.sliced import random_directions, sliced_epps_pulley, sliced_wasserstein
+from erssl.entropy.spectrum import eigenspectrum_decay, lidar
 from erssl.entropy.vmf import (
     sphere_log_area,
     vmf_entropy,
@@ -32,10 +33,12 @@ __all__ = [
     "coding_series",
     "discrete_entropy",
     "effective_rank",
+    "eigenspectrum_decay",
     "entropy_from_score",
     "gaussian_entropy",
     "kde_entropy",
     "knn_entropy",
+    "lidar",
     "log_neighbour_distance",
     "marginal_entropy",
     "matrix_renyi2_entropy",

@@ -41,33 +41,40 @@ def opaque_score(
     bandwidth: float | None,
     eta: float | Literal["auto"],
     geometry: str,
-    columns: slice | None,
     shrink_to: str,
+    columns: slice,
+    bandwidth_scale: float | Literal["auto"],
+    kernel: str,
 ) -> Tensor:
     """:func:`erssl.entropy.stein_score` of (N, d) or (V, N, d) rows, not looked into."""
-    start, stop, _ = (columns or slice(None)).indices(z.shape[-1])
-    ridge = None if eta == "auto" else float(eta)
-    score: Tensor = _stein_score(z, bandwidth, ridge, geometry, start, stop, shrink_to)
+    start, stop, _ = columns.indices(z.shape[-1])
+    ridge, scale = (None if x == "auto" else float(x) for x in (eta, bandwidth_scale))
+    score: Tensor = _stein_score(
+        z, bandwidth, ridge, geometry, shrink_to, start, stop, scale, kernel
+    )
     return score
 
 
 @torch.library.custom_op(
     "erssl::stein_score",
     mutates_args=(),
-    schema="(Tensor z, float? bandwidth, float? eta, str geometry, int start, int stop, "
-    "str shrink_to) -> Tensor",
+    schema="(Tensor z, float? bandwidth, float? eta, str geometry, str shrink_to, int start, "
+    "int stop, float? bandwidth_scale, str kernel) -> Tensor",
 )
 def _stein_score(
     z: Tensor,
     bandwidth: float | None,
     eta: float | None,
     geometry: str,
+    shrink_to: str,
     start: int,
     stop: int,
-    shrink_to: str,
+    bandwidth_scale: float | None,
+    kernel: str,
 ) -> Tensor:
-    ridge: float | Literal["auto"] = "auto" if eta is None else eta
-    return _compute[0](z, bandwidth, ridge, geometry, slice(start, stop), shrink_to)
+    ridge, scale = ("auto" if x is None else x for x in (eta, bandwidth_scale))
+    columns = slice(start, stop)
+    return _compute[0](z, bandwidth, ridge, geometry, shrink_to, columns, scale, kernel)
 
 
 @_stein_score.register_fake
@@ -76,9 +83,11 @@ def _(
     bandwidth: float | None,
     eta: float | None,
     geometry: str,
+    shrink_to: str,
     start: int,
     stop: int,
-    shrink_to: str,
+    bandwidth_scale: float | None,
+    kernel: str,
 ) -> Tensor:
     return z.new_empty(*z.shape[:-1], stop - start)
 

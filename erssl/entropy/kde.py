@@ -16,7 +16,7 @@ from erssl.entropy.held_out import held_out_entropy
 from erssl.entropy.precision import full_precision
 from erssl.entropy.vmf import log_normalizer_value
 
-Estimator = Literal["joe", "plugin"]
+Estimator = Literal["joe", "plugin", "renyi2"]
 
 
 @full_precision
@@ -31,7 +31,7 @@ def kde_entropy(
 
     ``"joe"`` (ER paper; Joe 1989) is :math:`-\frac1N \sum_i \log \hat p_i`; ``"plugin"`` is
     :math:`-\sum_i w_i \log \hat p_i` with :math:`w_i = \hat p_i / \sum_l \hat p_l`, through
-    which the gradient flows.
+    which the gradient flows; ``"renyi2"`` is :math:`-\log \frac1N \sum_i \hat p_i`.
 
     What the value is, of independent rows (one view an image):
 
@@ -45,11 +45,17 @@ def kde_entropy(
       Since no row is read by a density that knows it, it is an upper bound in expectation too,
       and a far tighter one where the right κ is not known beforehand.
     - ``"plugin"``: neither; it weighs dense places once more.
+    - ``"renyi2"``: Rényi's entropy of order 2 of the rows' density, smoothed by the kernel
+      (Principe's information potential); leave-one-out its exponent is an unbiased estimate. At
+      most ``"joe"``. With κ = 2t it is minus the uniformity of Wang and Isola (2020, equation 2)
+      but for a constant (:func:`erssl.entropy.uniformity`), and ``"plugin"`` is it less the KL
+      divergence of the weights w from equal ones. All three have one gradient where the density is
+      the same at every row; elsewhere ``"joe"`` weighs rows alike, ``"renyi2"`` by their density.
 
     Args:
         z: Embeddings (N, d) with rows of unit norm.
         kappa: Concentration of the kernel, above 0 (the ER paper uses 10), or ``"best"``.
-        estimator: ``"joe"`` or ``"plugin"``.
+        estimator: ``"joe"``, ``"plugin"`` or ``"renyi2"``.
         leave_one_out: Leave the term j = i out of the kernel sum (the density estimate is then
             unbiased, and its gradient does not vanish at small N). ``False`` reproduces the
             papers, whose code keeps it.
@@ -70,7 +76,7 @@ def kde_entropy(
         (2.531, 2.531)
     """
     if estimator not in get_args(Estimator):
-        raise ValueError(f"The estimator must be 'joe' or 'plugin' but is {estimator!r}.")
+        raise ValueError(f"The estimator must be 'joe', 'plugin' or 'renyi2' but is {estimator!r}.")
     if isinstance(kappa, str):
         _check_best(kappa, estimator, leave_one_out, memory)
         return held_out_entropy(z)
@@ -121,7 +127,7 @@ def log_kernel_means(
     \exp(\kappa \, q_i^\top k_j)`, in [-κ, κ].
 
     Memory O((N + M) d): pairs are looked at a tile at a time, forward and backward. Where ``keys``
-    is ``queries`` itself, each pair is looked at once.
+    is ``queries`` itself, each pair is looked at once, and of up to 4,096 rows kept for a gradient.
 
     Args:
         queries: Unit rows at which the density is read.
@@ -153,7 +159,9 @@ def log_kernel_means(
 
 
 def entropy_from_log_density(log_density: Tensor, estimator: Estimator = "joe") -> Tensor:
-    """Entropy in nats from log densities (N,) at the samples: Joe's estimate or the plug-in."""
+    """Entropy in nats from log densities (N,) at the samples: Joe's, the plug-in or Rényi's."""
     if estimator == "joe":
         return -log_density.mean()
+    if estimator == "renyi2":
+        return math.log(len(log_density)) - log_density.logsumexp(dim=0)
     return -(log_density.softmax(dim=0) * log_density).sum()

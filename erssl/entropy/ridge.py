@@ -11,7 +11,8 @@ All of these vectors are sums of rows, so that J needs their Gram matrix and no 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 _ROWS = 256  # of each half; bounds the time at large N, see docs/score.md
 SPREAD_FLOOR = 1e-3  # of mean(1 - (u·z)²): the concentration κ of rows in one point stays finite
 _RATIO, _LOWEST, _HIGHEST = 3.0, -7, 5  # candidates √m · 3^j
+_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median bandwidth
 
 
 class _Halves(NamedTuple):
@@ -51,24 +53,79 @@ def auto_ridge(z: Tensor, delta: Tensor, geometry: str, shrink_to: str = "zero")
     if z.device.type != "mps":  # which has no float64
         z, delta = z.double(), delta.double()
     n, d = z.shape[-2:]
-    stride = 2 * max(1, -(-n // (2 * _ROWS)))
-    a, b = z[:, 0::stride], z[:, 1::stride]
-    m = a.shape[-2]
-    folds = [_Halves(a @ a.mT, b @ a.mT)]
-    if n > 1:
-        folds.append(_Halves(b @ b.mT, folds[0].ba.mT))
+    folds = _folds(z)
+    m = folds[0].aa.shape[-1]
     criteria = [_Criterion(fold, delta[:, None, None], d, geometry, shrink_to) for fold in folds]
-    exponents = torch.arange(_LOWEST, _HIGHEST + 1, device=z.device, dtype=z.dtype)
-    candidates = (m**0.5 * _RATIO**exponents).unbind()
-    by_fold = [torch.stack([criterion(eta) for eta in candidates]) for criterion in criteria]
-    losses = torch.stack(by_fold).sum(dim=0)
-    losses = torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf)
+    losses = _losses_of_candidates(criteria, m, z)
     best = losses.argmin(dim=0).clamp(1, len(losses) - 2)
     left, middle, right = losses.gather(0, torch.stack([best - 1, best, best + 1])).unbind()
     curvature = (left - 2 * middle + right).clamp_min(torch.finfo(z.dtype).tiny)
     move = torch.nan_to_num((left - right) / (2 * curvature)).clamp(-1, 1)
     ridge: Tensor = m**0.5 * _RATIO ** (_LOWEST + best + move) * (n / m) ** 0.5
     return ridge.to(dtype)
+
+
+@torch.no_grad()
+def auto_bandwidth_scale(
+    z: Tensor,
+    median: Tensor,
+    eta: float | Literal["auto"],
+    geometry: str,
+    shrink_to: str = "zero",
+) -> Tensor:
+    """Factor of the median bandwidth, of ¼, ½, 1, 2 and 4, whose score predicts held-out rows best.
+
+    By the criterion of :func:`auto_ridge`, which up to a constant is the squared error of the
+    tangential score whatever the kernel; of ``eta="auto"`` each bandwidth has its own best ridge.
+
+    Args:
+        z: Embeddings (N, d) with rows of unit norm, in no particular order, or a batch (V, N, d).
+        median: Bandwidth that is multiplied, or one for each of the V.
+        eta: Ridge on the un-normalised kernel, or ``"auto"``.
+        geometry: ``"euclidean"`` or ``"sphere"``.
+        shrink_to: ``"zero"`` or ``"vmf"``.
+
+    Returns:
+        Scalar tensor, or one of V values.
+    """
+    if z.ndim == 2:
+        return auto_bandwidth_scale(z[None], median[None], eta, geometry, shrink_to)[0]
+    dtype = z.dtype
+    if z.device.type != "mps":
+        z, median = z.double(), median.double()
+    folds = _folds(z)
+    m, losses = folds[0].aa.shape[-1], []
+    for scale in _SCALES:
+        delta = (scale * median)[:, None, None]
+        criteria = [_Criterion(fold, delta, z.shape[-1], geometry, shrink_to) for fold in folds]
+        if eta == "auto":
+            losses.append(_losses_of_candidates(criteria, m, z).amin(dim=0))
+            continue
+        least = m * torch.finfo(z.dtype).eps
+        ridge = (eta * (-1 / delta).exp()).clamp_min(least)
+        losses.append(torch.stack([criterion(ridge) for criterion in criteria]).sum(dim=0))
+    ordered = torch.nan_to_num(torch.stack(losses), nan=torch.inf, posinf=torch.inf)
+    return torch.tensor(_SCALES, device=z.device, dtype=dtype)[ordered.argmin(dim=0)]
+
+
+def _folds(z: Tensor) -> list[_Halves]:
+    """Even rows that fit and odd ones that are held out, and the other way round."""
+    n = z.shape[-2]
+    stride = 2 * max(1, -(-n // (2 * _ROWS)))
+    a, b = z[:, 0::stride], z[:, 1::stride]
+    folds = [_Halves(a @ a.mT, b @ a.mT)]
+    if n > 1:
+        folds.append(_Halves(b @ b.mT, folds[0].ba.mT))
+    return folds
+
+
+def _losses_of_candidates(criteria: Sequence[_Criterion], m: int, z: Tensor) -> Tensor:
+    """J (13, V) of each candidate ridge."""
+    exponents = torch.arange(_LOWEST, _HIGHEST + 1, device=z.device, dtype=z.dtype)
+    candidates = (m**0.5 * _RATIO**exponents).unbind()
+    by_fold = [torch.stack([criterion(eta) for eta in candidates]) for criterion in criteria]
+    losses = torch.stack(by_fold).sum(dim=0)
+    return torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf)
 
 
 def vmf_scale(along: Tensor, dim: int) -> Tensor:
@@ -126,7 +183,7 @@ class _Criterion:
         self.identity = torch.eye(aa.shape[-1], device=aa.device, dtype=aa.dtype)
 
     def __call__(self, eta: Tensor) -> Tensor:
-        """J of the V batches."""
+        """J of the V batches, at one ridge or at each one's own (V, 1, 1)."""
         factor, _ = torch.linalg.cholesky_ex(self.kernel_aa + eta * self.identity)
         root = torch.linalg.solve_triangular(factor, self.identity, upper=False)
         s = -(root.mT @ (root @ (self.right_side - eta * self.start_aa)))

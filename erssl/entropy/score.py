@@ -6,9 +6,8 @@ gradient estimator of Li & Turner (2018) under the vMF kernel :math:`\exp(z_i^\t
 
 from __future__ import annotations
 
-import math
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,23 +15,18 @@ from torch import Tensor
 from erssl.entropy import _opaque, _triangle
 from erssl.entropy._triangle import Cholesky
 from erssl.entropy.precision import full_precision
-from erssl.entropy.ridge import auto_ridge, vmf_scale
-
-Geometry = Literal["euclidean", "sphere"]
-ShrinkTo = Literal["zero", "vmf"]
+from erssl.entropy.rbf import rbf_score
+from erssl.entropy.ridge import auto_bandwidth_scale, auto_ridge, vmf_scale
+from erssl.entropy.score_options import (
+    Geometry,
+    Kernel,
+    ScoreOptions,
+    ShrinkTo,
+    check_score_options,
+)
 
 BANDWIDTH_FLOOR = 0.1  # MVEB's reference code
 _TOLERANCE = 5e-4  # of scores solved in float32, relative to their norm
-
-
-class _Options(NamedTuple):
-    """Those of :func:`stein_score`."""
-
-    bandwidth: float | None
-    eta: float | Literal["auto"]
-    geometry: Geometry
-    shrink_to: ShrinkTo
-    columns: slice
 
 
 @full_precision
@@ -44,6 +38,8 @@ def stein_score(
     geometry: Geometry = "euclidean",
     columns: slice | None = None,
     shrink_to: ShrinkTo = "zero",
+    bandwidth_scale: float | Literal["auto"] = 1.0,
+    kernel: Kernel = "vmf",
 ) -> Tensor:
     r"""Score :math:`\nabla_z \log p(z)` at each embedding by a ridge-regularised Stein identity.
 
@@ -56,6 +52,10 @@ def stein_score(
     :math:`S = -(K + \eta I)^{-1}(G - \eta S_0)`.
     Only the part of S tangential to the sphere matters to a loss that normalises its rows.
 
+    ``kernel="rbf"`` is for rows of any length: :math:`K_{ij} = \exp(-\|z_i - z_j\|^2 / 2\Delta)`
+    (:mod:`erssl.entropy.rbf`), which of unit rows is the kernel above but for a factor. The rows of
+    a Gaussian density have the score :math:`-\Sigma^{-1}(z - \mu)`.
+
     Time O(N²d + N³/3), memory O(N² + Nd). The system is solved on the kernel scaled to
     k(z, z) = 1 by a Cholesky factorisation that does not raise. On embeddings near collapse its
     condition number passes what float32 resolves, at any ridge of the papers: float32 is kept
@@ -65,42 +65,45 @@ def stein_score(
     :func:`torch.set_float32_matmul_precision` is not ``"highest"``.
 
     Args:
-        z: Embeddings (N, d) with rows of unit norm, or a batch (V, N, d) of V views of them, each
-            with a density of its own.
-        bandwidth: Bandwidth Δ of the kernel; ``None`` takes :func:`median_bandwidth`.
+        z: Embeddings (N, d) with rows of unit norm (of any with ``kernel="rbf"``), or a batch
+            (V, N, d) of V views of them, each with a density of its own.
+        bandwidth: Bandwidth Δ of the kernel; ``None`` takes :func:`median_bandwidth`, and of
+            ``kernel="rbf"`` the median of the half squared distances, without a least value.
         eta: Ridge η on the un-normalised kernel (MVEB's reference code: 0.01), or ``"auto"`` for
             a ridge chosen by score matching on held-out rows (:func:`auto_ridge`).
         geometry: ``"euclidean"`` (the paper) or ``"sphere"``.
         columns: Dimensions to solve for, where others solve for the rest; ``None`` for all d.
         shrink_to: ``"zero"`` (the paper) or ``"vmf"``. With ``geometry="sphere", eta="auto"`` the
             latter has the right size at any number of rows (docs/score.md).
+        bandwidth_scale: Factor of the median, or ``"auto"`` for the factor from ¼ to 4 whose score
+            predicts held-out rows best (:func:`erssl.entropy.ridge.auto_bandwidth_scale`).
+        kernel: ``"vmf"`` (the paper) or ``"rbf"``, which has the euclidean geometry, a number for
+            ``eta`` and ``bandwidth_scale``, and shrinks to zero.
 
     Returns:
         Detached tensor (N, d) or (V, N, d), or with the number of columns for d, at least in
         float32.
 
     Raises:
-        ValueError: If ``z`` has another number of dimensions, or ``bandwidth``, ``eta``,
-            ``geometry`` or ``shrink_to`` is none of the above.
+        ValueError: If ``z`` has another number of dimensions, or an option is none of the above.
     """
-    _check_score_options(z, bandwidth, eta, geometry, shrink_to)
+    options = ScoreOptions(
+        bandwidth, eta, geometry, shrink_to, columns or slice(None), bandwidth_scale, kernel
+    )
+    check_score_options(z, options)
     if _opaque.is_followed():
-        return _opaque.opaque_score(z, bandwidth, eta, geometry, columns, shrink_to)
-    return _stein_score(z, bandwidth, eta, geometry, columns, shrink_to)
+        return _opaque.opaque_score(z, *options)
+    return _stein_score(z, *options)
 
 
 @_opaque.computes
-def _stein_score(
-    z: Tensor,
-    bandwidth: float | None,
-    eta: float | Literal["auto"],
-    geometry: Geometry,
-    columns: slice | None,
-    shrink_to: ShrinkTo,
-) -> Tensor:
-    options = _Options(bandwidth, eta, geometry, shrink_to, columns or slice(None))
+def _stein_score(z: Tensor, *given: Any) -> Tensor:
+    options = ScoreOptions(*given)
+    if options.kernel == "rbf":
+        scale, eta = options.bandwidth_scale, options.eta
+        return rbf_score(z, options.bandwidth, float(scale), float(eta), options.columns)
     # The sphere's right-hand side is a small difference, which float32 would spoil.
-    if geometry == "euclidean" and _may_stay_single(z):
+    if options.geometry == "euclidean" and _may_stay_single(z):
         score, exact = _solve(z, options)
         if exact.all():
             return score
@@ -119,14 +122,14 @@ def _may_stay_single(z: Tensor) -> bool:
     return z.dtype == torch.float32 and z.device.type == "cpu" and exact_products
 
 
-def _solve(z: Tensor, options: _Options, floor: float = 1.0) -> tuple[Tensor, Tensor]:
+def _solve(z: Tensor, options: ScoreOptions, floor: float = 1.0) -> tuple[Tensor, Tensor]:
     """The scores in the precision of ``z``, and which views' are as exact as they have to be.
 
     The ridge is at least ``floor`` N eps, but where a wider precision can take over.
     """
-    bandwidth, eta, geometry, shrink_to, columns = options
+    _, eta, geometry, shrink_to, columns, *_ = options
     kernel = _triangle.gram(z)
-    delta = _bandwidth(kernel) if bandwidth is None else z.new_full(z.shape[:-2], bandwidth)
+    delta = _chosen_bandwidth(z, kernel, options)
     for part in _triangle.filled(kernel):
         part.sub_(1).div_(delta[..., None, None]).exp_()
     sums = _triangle.row_sums(kernel)
@@ -266,6 +269,18 @@ class _Once(torch.autograd.Function):
         )
 
 
+def _chosen_bandwidth(z: Tensor, similarities: Tensor, options: ScoreOptions) -> Tensor:
+    if options.bandwidth is not None:
+        return z.new_full(z.shape[:-2], options.bandwidth)
+    median = _bandwidth(similarities)
+    scale = options.bandwidth_scale
+    if scale == "auto":
+        return median * auto_bandwidth_scale(
+            z, median, options.eta, options.geometry, options.shrink_to
+        )
+    return median * float(scale)
+
+
 def _stein_right_side(
     z: Tensor, kernel: Tensor, sums: Tensor, delta: Tensor, geometry: Geometry, columns: slice
 ) -> Tensor:
@@ -289,20 +304,3 @@ def _subtract_vmf_score(right_side: Tensor, ridge: Tensor, z: Tensor, columns: s
     strength = (ridge * vmf_scale(along.squeeze(-1), z.shape[-1]))[..., None, None]
     right_side.sub_(strength * mean[..., columns])
     right_side.addcmul_(strength * along, z[..., columns])
-
-
-def _check_score_options(
-    z: Tensor, bandwidth: float | None, eta: float | str, geometry: str, shrink_to: str
-) -> None:
-    if z.ndim not in (2, 3) or z.shape[-2] < 1:
-        raise ValueError(f"Embeddings must have shape (N, d) but have {tuple(z.shape)}.")
-    if bandwidth is not None and not bandwidth > 0:
-        raise ValueError(f"The bandwidth must be above 0 or None but is {bandwidth}.")
-    if isinstance(eta, str) and eta != "auto":
-        raise ValueError(f"eta must be a number or 'auto' but is {eta!r}.")
-    if not isinstance(eta, str) and not 0 <= eta < math.inf:
-        raise ValueError(f"eta must be at least 0 and finite but is {eta}.")
-    if geometry not in get_args(Geometry):
-        raise ValueError(f"The geometry must be 'euclidean' or 'sphere' but is {geometry!r}.")
-    if shrink_to not in get_args(ShrinkTo):
-        raise ValueError(f"The score must shrink to 'zero' or 'vmf' but shrink_to={shrink_to!r}.")

@@ -83,7 +83,7 @@ def lens_reading(
     z0, z1 = (F.normalize(_wide(z), dim=1) for z in embeddings)
     aligned = alignment(z0, z1)
     n, dim = z0.shape
-    reading = _below_uniform(z0, z1)
+    reading = below_uniform(z0, z1)
     for kappa in kappas:
         entropy = 0.5 * (kde_entropy(z0, kappa) + kde_entropy(z1, kappa))
         reconstruction = kappa * aligned + log_normalizer_value(dim, kappa)
@@ -109,8 +109,8 @@ def lens_reading(
     }
 
 
-def _below_uniform(z0: Tensor, z1: Tensor) -> dict[str, float]:
-    """Entropy less the uniform density's, of each view for itself, averaged."""
+def below_uniform(z0: Tensor, z1: Tensor) -> dict[str, float]:
+    """Entropy of unit rows less the uniform density's, of each view for itself, averaged."""
     n, dim = z0.shape
     ceiling = sphere_log_area(dim)
     k = min(NEIGHBOUR, n - 1)

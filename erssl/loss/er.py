@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from erssl.entropy.kde import Estimator, entropy_from_log_density, log_kernel_me
 from erssl.entropy.neighbours import log_neighbour_distance
 from erssl.entropy.precision import outside_autocast, row_products
 from erssl.entropy.vmf import log_normalizer_value
+from erssl.loss.concentration import START, Concentration, Rule
 from erssl.loss.distributed import (
     check_gather,
     gather_rows,
@@ -30,11 +32,12 @@ class ERLoss(nn.Module):
 
     .. math:: L = -\frac1V \sum_v \Big[ w \hat H(Z_v)
               + \frac{r}N \sum_i \log q(z_v^i \mid t_v^i) \Big],
-              \quad \log q(z \mid t) = \kappa \, z^\top t + \log C_d(\kappa)
+              \quad \log q(z \mid t) = \kappa_q \, z^\top t + \log C_d(\kappa_q)
 
     Entropy and reconstruction weigh the same in [0], w = r = 1. Rows are normalised inside. With
     w = 2 and κ = 1/τ it is DHEL of both views ([1], equation 8), with other weights HyDeS ([2]) of
-    two views.
+    two views. With ``estimator="renyi2"``, κ = 2t and w = λ κ / 2 its gradient is κ / 2 times that
+    of [3]'s loss: alignment with α = 2, and λ times uniformity.
 
     - [0] The Role of Entropy and Reconstruction in Multi-View Self-Supervised Learning, 2023,
       https://arxiv.org/abs/2307.10907
@@ -42,14 +45,21 @@ class ERLoss(nn.Module):
       https://arxiv.org/abs/2405.18045
     - [2] Self-Supervised Representation Learning via Hyperspherical Density Shaping, 2026,
       https://arxiv.org/abs/2604.24498
+    - [3] Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+      Hypersphere, 2020, https://arxiv.org/abs/2005.10242
 
     Attributes:
         kappa:
-            Concentration of the kernel and of q; 10 in [0].
+            Concentration κ of the kernel; 10 in [0]. ``"best"`` takes that of the highest
+            likelihood of each view's rows, ``"learned"`` follows it
+            (:class:`erssl.loss.concentration.Concentration`); no gradient flows through either.
+        reconstruction_kappa:
+            Concentration κ_q of q; ``None`` for ``kappa`` as in [0], or 10 where that is no number.
         estimator:
-            ``"joe"`` ([0]) or ``"plugin"`` of the kernel density, or ``"koleo"``: the mean log
-            distance to the nearest other row (:func:`erssl.entropy.log_neighbour_distance`), of
-            which d - 1 times is an entropy up to a constant.
+            ``"joe"`` ([0]), ``"plugin"`` or ``"renyi2"`` of the kernel density
+            (:func:`erssl.entropy.kde_entropy`), or ``"koleo"``: the mean log distance to the
+            nearest other row (:func:`erssl.entropy.log_neighbour_distance`), of which d - 1 times
+            is an entropy up to a constant.
         leave_one_out:
             Leave each sample out of its own density estimate. ``False`` reproduces the papers.
         gather_distributed:
@@ -62,12 +72,13 @@ class ERLoss(nn.Module):
             Weight r of the reconstruction; 1 in [0]. 0 leaves the entropy alone.
         terms:
             Entropy and reconstruction (nats, in float64 but on Apple's GPUs) and alignment (mean
-            cosine) of the last call, detached. With ``"koleo"`` the entropy is called
-            ``log_distance``, for it is none.
+            cosine) of the last call, detached; ``kappa`` where it is no number. With ``"koleo"``
+            the entropy is called ``log_distance``, for it is none.
 
     Raises:
-        ValueError: If kappa is not above 0, the estimator is unknown, or torch.distributed is
-            missing where ``gather_distributed`` asks for it.
+        ValueError: If a concentration is not above 0, the estimator is unknown, a rule for the
+            concentration has no kernel to choose or a self term that it would sharpen, or
+            torch.distributed is missing where ``gather_distributed`` asks for it.
 
     Examples:
         >>> loss_fn = ERLoss(kappa=10.0)
@@ -79,32 +90,46 @@ class ERLoss(nn.Module):
 
     def __init__(
         self,
-        kappa: float = 10.0,
+        kappa: float | Rule = START,
         estimator: Estimator | Literal["koleo"] = "joe",
         leave_one_out: bool = True,
         gather_distributed: bool = False,
         memory_bank_size: int | Sequence[int] = 0,
         entropy_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
+        reconstruction_kappa: float | None = None,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        if not kappa > 0:
-            raise ValueError(f"The concentration kappa must be above 0 but is {kappa}.")
-        if estimator not in ("joe", "plugin", "koleo"):
+        if estimator not in (*get_args(Estimator), "koleo"):
             raise ValueError(
-                f"The estimator must be 'joe', 'plugin' or 'koleo' but is {estimator!r}."
+                f"The estimator must be 'joe', 'plugin', 'renyi2' or 'koleo' but is {estimator!r}."
             )
+        self.concentration = None
+        if isinstance(kappa, str):
+            self.concentration = Concentration(kappa)
+            if estimator == "koleo" or not leave_one_out:
+                raise ValueError(
+                    f"kappa={kappa!r} chooses a kernel by how it predicts other rows, and "
+                    f"estimator={estimator!r} with leave_one_out={leave_one_out} has none that "
+                    "may be chosen so; give kappa a number."
+                )
+        for name, value in (("kappa", kappa), ("reconstruction_kappa", reconstruction_kappa)):
+            if isinstance(value, int | float) and not value > 0:
+                raise ValueError(f"The concentration {name} must be above 0 but is {value}.")
         check_weights(entropy_weight, reconstruction_weight)
         check_gather(gather_distributed)
         self.kappa = kappa
+        if reconstruction_kappa is None:
+            reconstruction_kappa = START if isinstance(kappa, str) else kappa
+        self.reconstruction_kappa = float(reconstruction_kappa)
         self.estimator: Estimator | Literal["koleo"] = estimator
         self.entropy_weight = entropy_weight
         self.reconstruction_weight = reconstruction_weight
         self.leave_one_out = leave_one_out
         self.gather_distributed = gather_distributed
         self.memory_bank = PersistentMemoryBank(memory_bank_size)
-        self._last: tuple[Tensor, Tensor, int] | None = None
+        self._last: tuple[Tensor, Tensor, int, list[float]] | None = None
 
     def forward(
         self, online: Views, target: Views, entropy_of: Sequence[Tensor] | None = None
@@ -118,8 +143,8 @@ class ERLoss(nn.Module):
                 the online ones': with a predictor, the projections that it predicts from.
 
         Returns:
-            Scalar loss, minus the weighted sum of entropy and reconstruction, in nats, up to a
-            constant.
+            Scalar loss, minus the weighted sum of entropy and reconstruction, in nats, without the
+            logarithms of the normalisers, which have no gradient.
 
         Raises:
             ValueError: If the views do not fit together.
@@ -133,7 +158,9 @@ class ERLoss(nn.Module):
             spread = views
             if entropy_of is not None:
                 spread = [normalize_rows(z) for z in check_views(entropy_of, target)[0]]
-            relative_entropy = torch.stack([self._entropy(z, memory) for z in spread]).mean()
+            kappas = [self._kernel(z) for z in spread]
+            entropies = [self._entropy(z, k, memory) for z, k in zip(spread, kappas, strict=True)]
+            relative_entropy = torch.stack(entropies).mean()
             pairs = list(zip(views, targets, strict=True))
             if target is views:  # two views of a shared branch meet each other: once is enough
                 pairs = pairs[:1]
@@ -142,9 +169,10 @@ class ERLoss(nn.Module):
             rows = [rank_rows(z, self.gather_distributed) for z in spread[:2]]
             self.memory_bank.push(torch.stack(rows))
         if not is_transformed():
-            self._last = relative_entropy.detach(), alignment.detach(), views[0].shape[1]
+            dim = views[0].shape[1]
+            self._last = relative_entropy.detach(), alignment.detach(), dim, kappas
         # log C_d(κ) is a part of both terms, of opposite sign, and would round what is left
-        reconstruction = self.kappa * alignment
+        reconstruction = self.reconstruction_kappa * alignment
         return -(
             self.entropy_weight * relative_entropy + self.reconstruction_weight * reconstruction
         )
@@ -154,22 +182,36 @@ class ERLoss(nn.Module):
         """Entropy, reconstruction and alignment of the last call, detached."""
         if self._last is None:
             return {}
-        relative_entropy, alignment, dim = self._last
+        relative_entropy, alignment, dim, kappas = self._last
         # added in float64: float32 rounds it to 2e-3 at d = 8192
-        log_normalizer = log_normalizer_value(dim, self.kappa)
+        log_normalizer = log_normalizer_value(dim, self.reconstruction_kappa)
         entropy, aligned = (
             x if x.device.type == "mps" else x.double() for x in (relative_entropy, alignment)
         )
         spread = {"log_distance": relative_entropy}
         if self.estimator != "koleo":
-            spread = {"entropy": entropy - log_normalizer}
+            of_kernels = [log_normalizer_value(dim, kappa) for kappa in kappas]
+            spread = {"entropy": entropy - math.fsum(of_kernels) / len(of_kernels)}
+        if self.concentration is not None:
+            spread["kappa"] = alignment.new_tensor(math.fsum(kappas) / len(kappas))
         return {
             **spread,
-            "reconstruction": self.kappa * aligned + log_normalizer,
+            "reconstruction": self.reconstruction_kappa * aligned + log_normalizer,
             "alignment": alignment,
         }
 
-    def _entropy(self, z: Tensor, memory: Tensor | None) -> Tensor:
+    def _kernel(self, z: Tensor) -> float:
+        """The concentration by which the density of a view's rows is read."""
+        if self.concentration is None:
+            return float(self.kappa)
+        keys = gather_rows(z.detach(), self.gather_distributed)
+        kappa = self.concentration.of(keys)
+        if z.requires_grad:
+            offset = rank_offset(z, self.gather_distributed)
+            self.concentration.learn(z.detach(), keys, offset, kappa)
+        return kappa
+
+    def _entropy(self, z: Tensor, kappa: float, memory: Tensor | None) -> Tensor:
         keys = gather_rows(z, self.gather_distributed)
         if memory is not None:
             keys = torch.cat([keys, memory.to(keys)])
@@ -178,7 +220,7 @@ class ERLoss(nn.Module):
             distances = log_neighbour_distance(z, keys, offset)
             return mean_over_ranks(distances, self.gather_distributed)
         own_offset = rank_offset(z, self.gather_distributed) if self.leave_one_out else None
-        log_means = log_kernel_means(z, keys, self.kappa, own_offset)
+        log_means = log_kernel_means(z, keys, kappa, own_offset)
         log_means = gather_rows(log_means, self.gather_distributed)
         return entropy_from_log_density(log_means, self.estimator)
 

@@ -11,10 +11,18 @@ from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import outside_autocast, row_products
-from erssl.entropy.score import Geometry, ShrinkTo, entropy_from_score, stein_score
+from erssl.entropy.score import entropy_from_score, stein_score
+from erssl.entropy.score_options import Geometry, Kernel, ShrinkTo
 from erssl.loss._score import own_scores
 from erssl.loss.distributed import check_gather, mean_over_ranks
-from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
+from erssl.loss.views import (
+    Views,
+    check_views,
+    float_views,
+    meet_targets,
+    normalize_rows,
+    normalize_views,
+)
 
 
 class MVEBLoss(nn.Module):
@@ -43,6 +51,13 @@ class MVEBLoss(nn.Module):
             ``"euclidean"`` ([0]) or ``"sphere"``.
         bandwidth:
             Bandwidth of the kernel; None for the median of the cosine distances ([0]).
+        bandwidth_scale:
+            Factor of that median, or ``"auto"`` for one chosen by score matching on held-out rows.
+        kernel:
+            ``"vmf"`` ([0]), or ``"rbf"``: rows stay as long as they are, views are held together by
+            half their squared distance (of unit rows 1 - cosine), and the length of the rows by
+            the entropy itself. Where the estimate is that of scaled rows, scaled, ``beta`` then
+            only decides how long rows are: the optimum is the same up to a factor.
         normalize_local_target:
             Normalise the mean of the two targets that local views meet. The reference code
             does not.
@@ -57,11 +72,12 @@ class MVEBLoss(nn.Module):
             What the ridge shrinks the score towards: ``"zero"`` ([0]), or ``"vmf"``, the score of
             the von Mises-Fisher density that fits the rows (docs/score.md).
         terms:
-            Alignment (mean cosine) and the entropy surrogate of the last call, detached.
+            Alignment (mean cosine; with ``"rbf"`` in its place ``half_squared_distance``) and the
+            entropy surrogate of the last call, detached.
 
     Raises:
-        ValueError: If beta is negative, score_rows below 2, or torch.distributed missing where
-            ``gather_distributed`` asks for it.
+        ValueError: If beta is negative, score_rows below 2, an option of the score is none, or
+            torch.distributed missing where ``gather_distributed`` asks for it.
 
     Examples:
         >>> loss_fn = MVEBLoss(beta=0.01)
@@ -81,6 +97,8 @@ class MVEBLoss(nn.Module):
         gather_distributed: bool = False,
         score_rows: int | None = None,
         shrink_to: ShrinkTo = "zero",
+        bandwidth_scale: float | Literal["auto"] = 1.0,
+        kernel: Kernel = "vmf",
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
@@ -93,7 +111,13 @@ class MVEBLoss(nn.Module):
             )
         check_gather(gather_distributed)
         with torch.device("cpu"):  # also where a module is built on "meta"; refuses bad ones
-            stein_score(torch.ones(1, 2), bandwidth, eta, geometry, None, shrink_to)
+            rows = torch.ones(1, 2)
+            stein_score(rows, bandwidth, eta, geometry, None, shrink_to, bandwidth_scale, kernel)
+        if kernel == "rbf" and normalize_local_target:
+            raise ValueError(
+                "kernel='rbf' is of rows that are not normalised, which "
+                "normalize_local_target=True asks for; give one of them."
+            )
         self.beta = beta
         self.eta: float | Literal["auto"] = eta
         self.geometry: Geometry = geometry
@@ -102,6 +126,8 @@ class MVEBLoss(nn.Module):
         self.gather_distributed = gather_distributed
         self.score_rows = score_rows
         self.shrink_to: ShrinkTo = shrink_to
+        self.bandwidth_scale: float | Literal["auto"] = bandwidth_scale
+        self.kernel: Kernel = kernel
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, online: Views, target: Views) -> Tensor:
@@ -117,29 +143,38 @@ class MVEBLoss(nn.Module):
         Raises:
             ValueError: If the views do not fit together.
         """
-        online, target = check_views(online, target)
+        as_they_are = self.kernel == "rbf"
+        online, target = (float_views if as_they_are else check_views)(online, target)
         with outside_autocast(online[0]):
-            views, target = normalize_views(online, target)
+            views, target = (online, target) if as_they_are else normalize_views(online, target)
             targets = meet_targets(target, len(views))
             if self.normalize_local_target:
                 targets[2:] = [normalize_rows(t) for t in targets[2:]]
             pairs = list(zip(views, targets, strict=True))
             if target is views:  # two views of a shared branch meet each other: once is enough
                 pairs = pairs[:1]
-            alignment = self._mean([row_products(z, t).mean() for z, t in pairs])
+            if as_they_are:
+                near = [-0.5 * (z - t).square().sum(dim=1).mean() for z, t in pairs]
+            else:
+                near = [row_products(z, t).mean() for z, t in pairs]
+            alignment = self._mean(near)
             score = partial(
                 stein_score,
                 bandwidth=self.bandwidth,
                 eta=self.eta,
                 geometry=self.geometry,
                 shrink_to=self.shrink_to,
+                bandwidth_scale=self.bandwidth_scale,
+                kernel=self.kernel,
             )
             scores = own_scores(views, self.gather_distributed, self.score_rows, score)
             entropy = self._mean(
                 [entropy_from_score(z, score) for z, score in zip(views, scores, strict=True)]
             )
         if not is_transformed():
-            self.terms = {"alignment": alignment.detach(), "entropy_surrogate": entropy.detach()}
+            held = alignment.detach()
+            aligned = {"half_squared_distance": -held} if as_they_are else {"alignment": held}
+            self.terms = {**aligned, "entropy_surrogate": entropy.detach()}
         return -(alignment + self.beta * entropy)
 
     def _mean(self, of_views: list[Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from erssl.methods.barlowtwins import BarlowTwins
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput
+from erssl.methods.base import MultiViewMethod
 from erssl.methods.byol import BYOL
 from erssl.methods.byol_er import BYOLER
 from erssl.methods.cmc import CMC
@@ -19,6 +19,7 @@ from erssl.methods.emp_ssl import EMPSSL
 from erssl.methods.entrec import EntRec
 from erssl.methods.frossl import FroSSL
 from erssl.methods.hydes import HyDeS
+from erssl.methods.info import MethodInfo, StepOutput
 from erssl.methods.infomin import InfoMin
 from erssl.methods.lejepa import LeJEPA
 from erssl.methods.mae import MAE
@@ -32,6 +33,7 @@ from erssl.methods.mveb_stable import MVEBStable
 from erssl.methods.mvib import MVIB
 from erssl.methods.nnclr import NNCLR
 from erssl.methods.optimizer import OptimizerOptions
+from erssl.methods.options import TargetOptions, TrainingOptions
 from erssl.methods.registry import METHODS, available_methods, get_method, register_method
 from erssl.methods.self_classifier import SelfClassifier
 from erssl.methods.simclr import SimCLR
@@ -87,7 +89,9 @@ __all__ = [
     "StepOutput",
     "SwAV",
     "SwAVER",
+    "TargetOptions",
     "TiCo",
+    "TrainingOptions",
     "UniGrad",
     "VICReg",
     "VISReg",

@@ -8,7 +8,9 @@ from typing_extensions import Unpack
 
 from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss.distributed import check_gather, gather_rows
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe

@@ -6,91 +6,30 @@ A method of its own is a short file: it builds a head and a criterion in ``__ini
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from lightly.utils.benchmarking import OnlineLinearClassifier
 from lightly.utils.scheduler import cosine_schedule
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from erssl.data import ViewOptions
-from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
 from erssl.errors import ConfigError
-from erssl.loss.state import StepState, at_least_float32, hold_state, states_of
+from erssl.loss.state import StepState, hold_state, states_of
+from erssl.methods.info import MethodInfo, StepOutput
 from erssl.methods.optimizer import OptimizerOptions, build_optimizer, can_fuse, counting_steps
-from erssl.methods.target import make_target, update_target
+from erssl.methods.options import TargetOptions, TrainingOptions
+from erssl.methods.step_log import log_step
+from erssl.methods.target import TargetBranch
 from erssl.models import BackboneOptions, build_backbone
 from erssl.models.saving import checkpoint_header
 
-Target = Literal["momentum", "shared"]
-MONITOR_KAPPA = 10.0  # κ of the train_entropy that is logged for every method (ER paper)
-MONITOR_NEIGHBOUR = 3  # of the nats below uniform that are logged, see knn_entropy
+__all__ = ["MethodInfo", "MultiViewMethod", "StepOutput", "TargetOptions", "TrainingOptions"]
 
 
-@dataclass(frozen=True)
-class MethodInfo:
-    """What ``erssl methods`` says of a method.
-
-    Attributes:
-        paper: Authors, year and where to find it.
-        family: What it does against collapse.
-        target: The branch that views are compared with.
-        multi_crop: Whether it takes local views beside the two global ones.
-        min_views: How many views it needs.
-        entropy: Which term keeps the entropy of the embeddings up: the estimator, and whether it
-            is a bound or a surrogate.
-        reconstruction: Which term holds views together.
-    """
-
-    paper: str
-    family: str
-    target: str
-    multi_crop: bool = False
-    min_views: int = 2
-    entropy: str = ""
-    reconstruction: str = ""
-
-    @property
-    def views(self) -> str:
-        """The views that it takes, in words."""
-        if self.min_views == 1:
-            return "1 or more"
-        return "2, or 2 + local views" if self.multi_crop else "2"
-
-
-class TrainingOptions(TypedDict, total=False):
-    """Keyword options that every method takes."""
-
-    backbone: nn.Module | str | None
-    optimizer: OptimizerOptions | None
-    channels_last: bool
-    compile: bool
-
-
-class TargetOptions(TrainingOptions, total=False):
-    """Keyword options of methods with a target branch that follows by an EMA."""
-
-    momentum_start: float
-    momentum_end: float
-
-
-class StepOutput(NamedTuple):
-    """What one step gives: the loss, and what logging and probes look at."""
-
-    loss: Tensor
-    features: Tensor  # (N, feature_dim) of view 0
-    online: Tensor  # (N, d) of view 0
-    target: Tensor  # (N, d) that view 0 meets
-
-
-class MultiViewMethod(LightningModule):
+class MultiViewMethod(TargetBranch):
     """Base of every method; runs in ``erssl pretrain`` and in lightly's benchmark script.
 
     Attributes:
@@ -162,21 +101,27 @@ class MultiViewMethod(LightningModule):
             if isinstance(backbone, nn.Module)
             else build_backbone(backbone or self.default_backbone)
         )
-        self._with_target: tuple[str, ...] = ()
         self._states: list[StepState] | None = None
         self.feature_dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
         self.optimizer_options = optimizer or self.default_optimizer
         self.momentum_start = momentum_start
         self.momentum_end = momentum_end
-        self.channels_last = channels_last
+        self.channels_last = False
         if channels_last:
-            self.backbone.to(memory_format=torch.channels_last)
+            self.use_channels_last()
         self.compiled = compile
         if compile:
             self.backbone.compile()
         self.online_classifier = OnlineLinearClassifier(
             self.feature_dim, num_classes, topk=tuple(k for k in (1, 5) if k <= num_classes)
         )
+
+    def use_channels_last(self) -> None:
+        """Keep images and the weights of the backbones in channels-last memory from now on."""
+        self.channels_last = True
+        for name in ("backbone", "target_backbone"):
+            if hasattr(self, name):
+                self.get_submodule(name).to(memory_format=torch.channels_last)
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Compute the loss of a batch.
@@ -218,47 +163,6 @@ class MultiViewMethod(LightningModule):
         return features, embeddings
 
     @property
-    def has_target(self) -> bool:
-        """Whether there is a target branch with weights of its own."""
-        return bool(self._with_target)
-
-    @torch.no_grad()
-    def target_branch(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Embeddings of the global views by the target branch.
-
-        Best computed before the online branch, whose activations then are not held beside it.
-        """
-        if not self.has_target:
-            raise RuntimeError("This method has no target branch; call add_target in __init__.")
-        images = torch.cat(list(views))
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with self._target_precision(images):
-            features = self.get_submodule("target_backbone")(images).flatten(start_dim=1)
-            embeddings: Tensor = self.get_submodule("target_projection_head")(features)
-        return list(embeddings.chunk(len(views)))
-
-    def _target_precision(self, images: Tensor) -> AbstractContextManager[None]:
-        """Let a float32 target compute in the half precision that the whole training is of."""
-        if images.dtype not in (torch.float16, torch.bfloat16):
-            return nullcontext()
-        return torch.autocast(images.device.type, images.dtype)
-
-    def slow_tensors(self) -> list[Tensor]:
-        """What moves by small steps and is therefore kept in float32 at least: the target's."""
-        targets = [self.get_submodule(f"target_{name}") for name in self._with_target]
-        return [x for target in targets for x in (*target.parameters(), *target.buffers())]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiViewMethod:
-        """Go to another device or precision; slow tensors to no half precision."""
-        slow = {id(x): x for x in self.slow_tensors()}  # held, lest an id be given anew
-
-        def move(x: Tensor) -> Tensor:
-            return at_least_float32(fn, x) if id(x) in slow else fn(x)
-
-        return cast(MultiViewMethod, super()._apply(move, recurse))
-
-    @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
         """Buffers that torch's DDP, which looks for this name, is not to send before every step.
 
@@ -274,25 +178,6 @@ class MultiViewMethod(LightningModule):
         }
         return [name for name, _ in self.named_buffers() if name not in norms]
 
-    def add_target(self, *names: str) -> None:
-        """Give the method a target branch: ``target_<name>``, a copy of each online module.
-
-        Args:
-            names: Modules of the branch; by default ``backbone`` and ``projection_head``.
-        """
-        self._with_target = names or ("backbone", "projection_head")
-        for name in self._with_target:
-            target = make_target(self.get_submodule(name))
-            if name == "backbone" and self.compiled:
-                target.compile()
-            self.add_module(f"target_{name}", target)
-
-    @torch.no_grad()
-    def reset_target(self) -> None:
-        """Make the target branch a copy of the online branch again."""
-        for name in self._with_target:
-            update_target(self.get_submodule(name), self.get_submodule(f"target_{name}"), 0.0)
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the length of the schedule be that of the settings, which may have grown."""
         for scheduler in checkpoint.get("lr_schedulers", ()):
@@ -305,7 +190,7 @@ class MultiViewMethod(LightningModule):
         states = self._step_states() if self.automatic_optimization else []
         with hold_state(states):
             step = self.multi_view_step(views)
-        self._log_step(step, len(labels))
+        log_step(self, step, len(labels))
         probe_loss, probe_log = self.online_classifier.training_step(
             (step.features.detach(), labels), batch_idx
         )
@@ -381,49 +266,7 @@ class MultiViewMethod(LightningModule):
         if all(p.grad is None for p in self.parameters()):  # on_nonfinite left the step out
             return
         momentum = cosine_schedule(min(step, last), last, self.momentum_start, self.momentum_end)
-        for name in self._with_target:
-            update_target(self.get_submodule(name), self.get_submodule(f"target_{name}"), momentum)
-
-    @torch.no_grad()
-    def _log_step(self, step: StepOutput, batch_size: int) -> None:
-        """Loss and its terms; for every method alike entropy and alignment of view 0.
-
-        Of this device's rows: ``train_nats_below_uniform`` is a nearest-neighbour estimate of the
-        entropy less that of the uniform density, ``train_entropy`` the ER paper's leave-one-out
-        KDE at κ = 10 with all its constants, the alignment the mean cosine with the target. They,
-        and the learning rate, are taken where loggers take a row and at an epoch's end.
-        """
-        self.log("train_loss", step.loss, batch_size=batch_size)
-        for name, value in getattr(getattr(self, "criterion", None), "terms", {}).items():
-            self.log(f"loss_{name}", value, batch_size=batch_size)
-        every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        if every and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch):
-            online = F.normalize(step.online.float(), dim=-1)
-            target = F.normalize(step.target.float(), dim=-1)
-            entropy = kde_entropy(online, MONITOR_KAPPA, leave_one_out=len(online) > 1)
-            self.log("train_entropy", entropy, batch_size=batch_size)
-            if len(online) > 1:
-                estimate = knn_entropy(online, min(MONITOR_NEIGHBOUR, len(online) - 1))
-                below = estimate - sphere_log_area(online.shape[1])
-                self.log("train_nats_below_uniform", below, batch_size=batch_size)
-            self.log("train_alignment", (online * target).sum(-1).mean(), batch_size=batch_size)
-            # a number of the host: to log it in every step would wait for the device in each
-            self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-
-
-def check_queue(memory_bank_size: int | Sequence[int], projection_dim: int) -> None:
-    """Refuse a queue whose rows are not of the embedding's dimension, with a ConfigError."""
-    if not isinstance(memory_bank_size, int) and list(memory_bank_size)[1:] != [projection_dim]:
-        raise ConfigError(
-            f"method.memory_bank_size={list(memory_bank_size)} must be 0 or [n, d] with d the "
-            f"projection_dim={projection_dim}."
-        )
-
-
-def check_loss_scale(loss_scale: float) -> None:
-    """Refuse a factor of the loss that trains nothing, with a ConfigError."""
-    if not 0 < loss_scale < math.inf:
-        raise ConfigError(f"method.loss_scale must be above 0 but is {loss_scale}.")
+        self.move_target(momentum)
 
 
 def _group_by_size(views: Sequence[Tensor]) -> list[list[Tensor]]:

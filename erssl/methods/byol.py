@@ -8,13 +8,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.entropy.precision import at_least_float32, outside_autocast
-from erssl.methods.base import (
-    MethodInfo,
-    MultiViewMethod,
-    StepOutput,
-    TargetOptions,
-    check_loss_scale,
-)
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TargetOptions, check_loss_scale
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe

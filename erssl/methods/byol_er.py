@@ -11,8 +11,9 @@ from typing_extensions import Unpack
 from erssl.entropy.kde import Estimator
 from erssl.errors import ConfigError
 from erssl.loss import ERLoss
-from erssl.methods.base import MethodInfo, check_queue
 from erssl.methods.byol import BYOL, BYOLOptions
+from erssl.methods.info import MethodInfo
+from erssl.methods.options import check_queue
 from erssl.methods.registry import register_method
 from erssl.recipes import read_recipe
 
@@ -52,7 +53,8 @@ class BYOLER(BYOL):
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             kappa: Concentration of kernel and reconstruction; 10.
-            estimator: ``"joe"`` or ``"plugin"``, or ``"koleo"`` of nearest neighbours.
+            estimator: ``"joe"``, ``"plugin"`` or ``"renyi2"`` of a kernel density, or ``"koleo"``
+                of nearest neighbours.
             entropy_weight: Weight of the entropy; 1.
             leave_one_out: Leave each sample out of its own density estimate.
             entropy_of: Which online embedding stands for the target's in the entropy. The paper

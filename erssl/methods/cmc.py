@@ -10,13 +10,9 @@ from typing_extensions import Unpack
 from erssl.entropy.precision import full_precision
 from erssl.errors import ConfigError
 from erssl.loss.distributed import check_gather, gather_rows, rank_offset
-from erssl.methods.base import (
-    MethodInfo,
-    MultiViewMethod,
-    StepOutput,
-    TrainingOptions,
-    check_loss_scale,
-)
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TrainingOptions, check_loss_scale
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head, shiftless_norm
 from erssl.recipes import read_recipe

@@ -7,8 +7,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.loss import DiscreteERLoss
-from erssl.methods.base import MethodInfo
 from erssl.methods.deepclusterv2 import DeepClusterOptions, DeepClusterV2
+from erssl.methods.info import MethodInfo
 from erssl.methods.registry import register_method
 from erssl.recipes import read_recipe
 

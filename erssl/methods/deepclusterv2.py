@@ -15,7 +15,9 @@ from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.errors import ConfigError
 from erssl.loss.distributed import rank_rows
 from erssl.loss.memory import PersistentMemoryBank
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing_extensions import Unpack
 
-from erssl.methods.base import MethodInfo
+from erssl.methods.info import MethodInfo
 from erssl.methods.registry import register_method
 from erssl.methods.simclr_er import SimCLRER, SimCLREROptions
 from erssl.recipes import read_recipe

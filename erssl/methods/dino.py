@@ -11,7 +11,9 @@ from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.errors import ConfigError
 from erssl.loss.center import SteadyDINOLoss
 from erssl.loss.views import normalize_rows
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import Prototypes, mlp_head
 from erssl.recipes import read_recipe

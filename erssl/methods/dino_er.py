@@ -6,8 +6,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.loss import DiscreteERLoss
-from erssl.methods.base import MethodInfo
 from erssl.methods.dino import DINO, DINOOptions
+from erssl.methods.info import MethodInfo
 from erssl.methods.registry import register_method
 from erssl.recipes import read_recipe
 

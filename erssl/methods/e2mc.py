@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing_extensions import Unpack
 
 from erssl.loss import E2MCLoss
-from erssl.methods.base import MethodInfo, TrainingOptions
+from erssl.methods.info import MethodInfo
+from erssl.methods.options import TrainingOptions
 from erssl.methods.projected import SharedViews
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head

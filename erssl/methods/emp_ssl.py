@@ -6,7 +6,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.loss import EMPSSLLoss
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe

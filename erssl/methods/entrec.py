@@ -9,13 +9,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from erssl.loss import EntRecLoss
-from erssl.methods.base import (
-    MethodInfo,
-    MultiViewMethod,
-    StepOutput,
-    TrainingOptions,
-    check_queue,
-)
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TrainingOptions, check_queue
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head, shiftless_norm
 from erssl.recipes import read_recipe

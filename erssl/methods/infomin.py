@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing_extensions import Unpack
 
-from erssl.methods.base import MethodInfo
+from erssl.methods.info import MethodInfo
 from erssl.methods.mocov2 import MoCoV2, MoCoV2Options
 from erssl.methods.registry import register_method
 from erssl.recipes import read_recipe

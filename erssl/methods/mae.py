@@ -14,8 +14,9 @@ from typing_extensions import Unpack
 
 from erssl.entropy.precision import at_least_float32
 from erssl.errors import ConfigError
-from erssl.methods.base import MethodInfo, TrainingOptions
+from erssl.methods.info import MethodInfo
 from erssl.methods.masked import MaskedImageMethod
+from erssl.methods.options import TrainingOptions
 from erssl.methods.registry import register_method
 from erssl.recipes import read_recipe
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.errors import ConfigError
-from erssl.methods.base import MultiViewMethod, StepOutput, TrainingOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import StepOutput
+from erssl.methods.options import TrainingOptions
 from erssl.models import BackboneOptions
 
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from erssl.loss import MECLoss
-from erssl.methods.base import MethodInfo, StepOutput, TargetOptions
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TargetOptions
 from erssl.methods.projected import TargetViews
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head

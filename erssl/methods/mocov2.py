@@ -15,13 +15,9 @@ from erssl.entropy.precision import full_precision
 from erssl.errors import ConfigError
 from erssl.loss.distributed import check_gather, rank_rows
 from erssl.loss.memory import PersistentMemoryBank
-from erssl.methods.base import (
-    MethodInfo,
-    MultiViewMethod,
-    StepOutput,
-    TargetOptions,
-    check_queue,
-)
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TargetOptions, check_queue
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe

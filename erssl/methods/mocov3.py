@@ -6,8 +6,10 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
+from erssl.methods.base import MultiViewMethod
 from erssl.methods.cmc import InfoNCELoss
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe

@@ -7,10 +7,12 @@ from typing import Literal
 from torch import Tensor
 from typing_extensions import Unpack
 
-from erssl.entropy.score import Geometry, ShrinkTo
+from erssl.entropy.score_options import Geometry, Kernel, ShrinkTo
 from erssl.errors import ConfigError
 from erssl.loss import MVEBLoss
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, Target, TargetOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import Target, TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe
@@ -22,6 +24,8 @@ class MVEBOptions(TargetOptions, total=False):
     """Keyword options of MVEB beside those of its score."""
 
     bandwidth: float | None
+    bandwidth_scale: float | Literal["auto"]
+    kernel: Kernel
     target: Target
     normalize_local_target: bool
     gather_distributed: bool
@@ -55,6 +59,8 @@ class MVEB(MultiViewMethod):
         eta: float | Literal["auto"] = OPTIONS["eta"],
         geometry: Geometry = OPTIONS["geometry"],
         bandwidth: float | None = OPTIONS["bandwidth"],
+        bandwidth_scale: float | Literal["auto"] = OPTIONS["bandwidth_scale"],
+        kernel: Kernel = OPTIONS["kernel"],
         target: Target = OPTIONS["target"],
         normalize_local_target: bool = OPTIONS["normalize_local_target"],
         gather_distributed: bool = OPTIONS["gather_distributed"],
@@ -73,6 +79,8 @@ class MVEB(MultiViewMethod):
             eta: Ridge of the score estimate, or ``"auto"``.
             geometry: ``"euclidean"`` (the paper) or ``"sphere"``.
             bandwidth: Bandwidth of the kernel; ``None`` for the median distance.
+            bandwidth_scale: Factor of the median, or ``"auto"``.
+            kernel: ``"vmf"`` (the paper), or ``"rbf"`` of embeddings that are not normalised.
             target: EMA of the online branch (71.2 % in the paper's ablation), or shared weights
                 with gradient on both sides (68.9 %).
             normalize_local_target: Normalise the mean target that local views meet.
@@ -99,6 +107,8 @@ class MVEB(MultiViewMethod):
             gather_distributed,
             score_rows,
             shrink_to,
+            bandwidth_scale,
+            kernel,
         )
         if target == "momentum":
             self.add_target()

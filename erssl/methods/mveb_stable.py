@@ -6,8 +6,8 @@ from typing import Literal
 
 from typing_extensions import Unpack
 
-from erssl.entropy.score import Geometry, ShrinkTo
-from erssl.methods.base import MethodInfo
+from erssl.entropy.score_options import Geometry, ShrinkTo
+from erssl.methods.info import MethodInfo
 from erssl.methods.mveb import MVEB, MVEBOptions
 from erssl.methods.registry import register_method
 from erssl.recipes import read_recipe

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from erssl.methods.base import MultiViewMethod, StepOutput
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import StepOutput
 
 
 class SharedViews(MultiViewMethod):

@@ -10,13 +10,10 @@ from typing_extensions import Unpack
 
 from erssl.entropy.kde import Estimator
 from erssl.loss import ERLoss
-from erssl.methods.base import (
-    MethodInfo,
-    MultiViewMethod,
-    StepOutput,
-    TrainingOptions,
-    check_queue,
-)
+from erssl.loss.concentration import Rule
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TrainingOptions, check_queue
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head, shiftless_norm
 from erssl.recipes import read_recipe
@@ -27,7 +24,8 @@ OPTIONS = read_recipe("simclr_er").options
 class SimCLREROptions(TrainingOptions, total=False):
     """Keyword options of the bound and of SimCLR's network."""
 
-    kappa: float
+    kappa: float | Rule
+    reconstruction_kappa: float | None
     estimator: Estimator | Literal["koleo"]
     entropy_weight: float
     reconstruction_weight: float
@@ -56,7 +54,8 @@ class SimCLRER(MultiViewMethod):
         batch_size_per_device: int,
         num_classes: int,
         *,
-        kappa: float = OPTIONS["kappa"],
+        kappa: float | Rule = OPTIONS["kappa"],
+        reconstruction_kappa: float | None = OPTIONS["reconstruction_kappa"],
         estimator: Estimator | Literal["koleo"] = OPTIONS["estimator"],
         entropy_weight: float = OPTIONS["entropy_weight"],
         reconstruction_weight: float = OPTIONS["reconstruction_weight"],
@@ -73,8 +72,10 @@ class SimCLRER(MultiViewMethod):
         Args:
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
-            kappa: Concentration of kernel and reconstruction; 10.
-            estimator: ``"joe"`` or ``"plugin"``, or ``"koleo"`` of nearest neighbours.
+            kappa: Concentration of the kernel; 10. Or ``"best"`` or ``"learned"``, by likelihood.
+            reconstruction_kappa: Of the reconstruction; ``None`` for that of the kernel.
+            estimator: ``"joe"``, ``"plugin"`` or ``"renyi2"`` of a kernel density, or ``"koleo"``
+                of nearest neighbours.
             entropy_weight: Weight of the entropy; 1. At 0 it collapses.
             reconstruction_weight: Weight of the reconstruction; 1. At 0 views are not aligned.
             leave_one_out: Leave each sample out of its own density estimate.
@@ -102,6 +103,7 @@ class SimCLRER(MultiViewMethod):
             memory_bank_size,
             entropy_weight,
             reconstruction_weight,
+            reconstruction_kappa,
         )
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:

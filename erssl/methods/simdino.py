@@ -6,7 +6,8 @@ from torch import nn
 from typing_extensions import Unpack
 
 from erssl.loss import SimDINOLoss
-from erssl.methods.base import MethodInfo, TargetOptions
+from erssl.methods.info import MethodInfo
+from erssl.methods.options import TargetOptions
 from erssl.methods.projected import TargetViews
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing_extensions import Unpack
 
 from erssl.loss import TiCoLoss
-from erssl.methods.base import MethodInfo, TargetOptions
+from erssl.methods.info import MethodInfo
+from erssl.methods.options import TargetOptions
 from erssl.methods.projected import TargetViews
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head

@@ -11,7 +11,9 @@ from erssl.entropy.precision import full_precision
 from erssl.errors import ConfigError
 from erssl.loss.distributed import check_gather, gather_rows
 from erssl.loss.state import StepState
-from erssl.methods.base import MethodInfo, MultiViewMethod, StepOutput, TargetOptions
+from erssl.methods.base import MultiViewMethod
+from erssl.methods.info import MethodInfo, StepOutput
+from erssl.methods.options import TargetOptions
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head
 from erssl.recipes import read_recipe

@@ -6,7 +6,8 @@ from torch import nn
 from typing_extensions import Unpack
 
 from erssl.loss import VISRegLoss
-from erssl.methods.base import MethodInfo, TrainingOptions
+from erssl.methods.info import MethodInfo
+from erssl.methods.options import TrainingOptions
 from erssl.methods.projected import SharedViews
 from erssl.methods.registry import register_method
 from erssl.models import mlp_head

@@ -16,7 +16,7 @@ from erssl.layers import flat
 from erssl.limits import check_memory
 from erssl.methods import MultiViewMethod, get_method
 from erssl.models import build_backbone, check_input_size
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain_options import PretrainSettings
 
 _LARGE = 2**14  # numbers above it may make what no memory holds
 _COPIES = 3  # weights, gradients, momentum

@@ -39,7 +39,8 @@ from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.arguments import launcher_overrides
 from erssl.settings.compose import group_options
-from erssl.settings.pretrain import PretrainSettings, read_settings
+from erssl.settings.pretrain import read_settings
+from erssl.settings.pretrain_options import PretrainSettings
 
 _PATHS = ("run_dir", "data.root", "data.train_dir", "data.val_dir")  # may hold commas
 _OF_A_RUN = (CONFIG, RESULTS, LAST_CHECKPOINT)

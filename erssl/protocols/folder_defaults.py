@@ -1,10 +1,13 @@
-"""Defaults that fit a small folder of images, so that it trains at the first try."""
+"""Settings that follow from the images of a run, so that a small folder trains at the first try."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-from erssl.settings.pretrain import PretrainSettings
+from erssl.data import SSLDataModule
+from erssl.settings.pretrain_options import PretrainSettings
 
 # As for classifiers that train a backbone (erssl.settings.fitting): with fewer steps an epoch the
 # batch is halved, down to what batch normalisation can live with.
@@ -61,3 +64,44 @@ def fitted_warmup(settings: PretrainSettings, sources: Mapping[str, str]) -> int
     if said or settings.resume or not settings.data.user_sized:
         return None
     return tenth if settings.optimizer.warmup_epochs > tenth else None
+
+
+def fit_to_images(
+    settings: PretrainSettings,
+    config: Mapping[str, Any],
+    sources: Mapping[str, str],
+    data: SSLDataModule,
+    devices: int,
+) -> tuple[PretrainSettings, dict[str, Any], dict[str, str]]:
+    """Give settings, config and sources with what only the images can say.
+
+    Args:
+        settings: The run.
+        config: Its resolved config.
+        sources: Where its values come from, by dotted key.
+        data: Its images, whose batch is set too.
+        devices: Training processes that share the batch.
+    """
+    config, sources = dict(config), dict(sources)
+    images = len(data.datasets.train)
+    fits = may_fit(settings, sources)
+    if data.options != settings.data:  # the statistics of its channels are measured
+        settings = dataclasses.replace(settings, data=data.options)
+        measured = {key: getattr(data.options, key) for key in ("mean", "std")}
+        config["data"] = {**config["data"], **measured}
+        told_by = f"measured on at most 1,000 of the {images:,} training images"
+        sources |= {f"data.{key}": told_by for key in measured}
+    if fits:
+        fitted = fitted_batch(settings.batch_size, images, devices)
+        if fitted != settings.batch_size:
+            settings = dataclasses.replace(settings, batch_size=fitted)
+            config["batch_size"] = fitted
+            sources["batch_size"] = f"fits the {images} training images"
+        data.batch_size = fitted // devices
+    shorter = fitted_warmup(settings, sources)
+    if shorter is not None:
+        optimizer = dataclasses.replace(settings.optimizer, warmup_epochs=shorter)
+        settings = dataclasses.replace(settings, optimizer=optimizer)
+        config["optimizer"] = {**config["optimizer"], "warmup_epochs": shorter}
+        sources["optimizer.warmup_epochs"] = "a tenth of epochs, on a folder"
+    return settings, config, sources

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from erssl.callbacks import ERLens
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
+from erssl.evaluation.label_free import spectral_reading
+from erssl.evaluation.lens_quantities import lens_reading
 from erssl.models import load_backbone
 from erssl.models.foreign import load_branch
 from erssl.paths import user_path
@@ -30,7 +32,8 @@ from erssl.run.result import Result
 from erssl.settings.arguments import is_setting
 from erssl.settings.hints import OF_DATA, unknown_setting
 from erssl.settings.keys import LENS_KEYS
-from erssl.settings.pretrain import PretrainSettings, read_settings, run_settings
+from erssl.settings.pretrain import read_settings, run_settings
+from erssl.settings.pretrain_options import PretrainSettings
 
 _IMAGES = (".png", ".pdf", ".svg")
 _SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain
@@ -133,7 +136,8 @@ def measure(own: dict[str, str], overrides: list[str], console: Console) -> Resu
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     probe = data.probe_views(settings.lens.probe_size)
     lens = ERLens(probe, embed, kappas=settings.lens.kappas)
-    reading = lens.read(module.to(device).eval())
+    embeddings, logits = lens.outputs(module.to(device).eval())
+    reading = lens_reading(embeddings, logits, lens.kappas) | spectral_reading(embeddings)
     table = Table("quantity", "value", box=None, pad_edge=False)
     for name, value in reading.items():
         table.add_row(name, "collapsed" if value == -math.inf else f"{value:.4f}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import time
@@ -14,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
@@ -23,9 +21,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from erssl.callbacks import (
-    CollapseGuard,
     ERLens,
-    FrozenBackbone,
     LengthenedSchedule,
     LiveProgress,
     NonFiniteGuard,
@@ -33,19 +29,17 @@ from erssl.callbacks import (
     RunCheckpoint,
     SeededSteps,
 )
-from erssl.data import SSLDataModule, labels_of
+from erssl.data import SSLDataModule
 from erssl.errors import DataError, RunError
-from erssl.evaluation import extract_features, knn_accuracy, linear_accuracy
-from erssl.evaluation.knn import cut_sentence
-from erssl.evaluation.plausibility import Neighbours, doubts
 from erssl.files import write_json, write_text
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method, check_images
-from erssl.protocols.folder_defaults import fitted_batch, fitted_warmup, may_fit
+from erssl.protocols.folder_defaults import fit_to_images, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.loggers import make_loggers, reporting
+from erssl.protocols.precision import with_precision
+from erssl.protocols.pretrain_measures import accuracy, callbacks_of, doubts_of, with_neighbours
 from erssl.protocols.pretrain_results import finish, mend_weights, show_finished
-from erssl.protocols.probes import probe_callbacks
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import make_trainer, probe_trainer, resumed, train
 from erssl.run.checkpoint_files import Resumed, has_checkpoint
@@ -73,7 +67,8 @@ from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
 from erssl.settings.arguments import MULTIRUN
 from erssl.settings.loggers import check_loggers
-from erssl.settings.pretrain import EvaluationOptions, PretrainSettings, read_sources, stored_config
+from erssl.settings.pretrain import read_sources, stored_config
+from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.trainer import check_batches
 
 
@@ -144,33 +139,17 @@ def _pretrain(
     each = 1 if fits else settings.batch_size // probe.world_size
     check_images(settings, each)
     data = SSLDataModule(settings.data, each, settings.seed)
-    if data.options != settings.data:  # the statistics of its channels are measured
-        settings = dataclasses.replace(settings, data=data.options)
-        measured = {key: getattr(data.options, key) for key in ("mean", "std")}
-        config = {**config, "data": {**config["data"], **measured}}
-        told_by = f"measured on at most 1,000 of the {len(data.datasets.train):,} training images"
-        sources = {**sources, **{f"data.{key}": told_by for key in measured}}
-    if fits:
-        images = len(data.datasets.train)
-        fitted = fitted_batch(settings.batch_size, images, probe.world_size)
-        if fitted != settings.batch_size:
-            settings = dataclasses.replace(settings, batch_size=fitted)
-            config = {**config, "batch_size": fitted}
-            sources = {**sources, "batch_size": f"fits the {images} training images"}
-        data.batch_size = fitted // probe.world_size
-    shorter = fitted_warmup(settings, sources)
-    if shorter is not None:
-        optimizer = dataclasses.replace(settings.optimizer, warmup_epochs=shorter)
-        settings = dataclasses.replace(settings, optimizer=optimizer)
-        config = {**config, "optimizer": {**config["optimizer"], "warmup_epochs": shorter}}
-        sources = {**sources, "optimizer.warmup_epochs": "a tenth of epochs, on a folder"}
+    settings, config, sources = fit_to_images(settings, config, sources, data, probe.world_size)
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     start = start_of(settings, resumed_from is not None)
     method = build_method(settings, data.training_classes, data.batch_size, start)
+    settings, config, sources, precision = with_precision(
+        settings, config, sources, probe, path, method
+    )
     heads = load_heads(method, settings) if start is not None else []
     first = probe.is_global_zero
-    settings = _with_neighbours(settings, data, console if first else None)
+    settings = with_neighbours(settings, data, console if first else None)
     before = int(stored_config(path / CONFIG)["epochs"]) if settings.resume else settings.epochs
     os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
@@ -185,7 +164,7 @@ def _pretrain(
                 f"{path} is finished and has no checkpoint, so it cannot be made longer; put its "
                 f"{LAST_CHECKPOINT} back, or name a new run_dir."
             )
-        callbacks = _callbacks(settings, data, path, method.info.min_views > 1)
+        callbacks = callbacks_of(settings, data, path, method.info.min_views > 1)
         callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
         if resumed_from is not None:
             tell = partial(say, console) if first else _silent
@@ -209,7 +188,7 @@ def _pretrain(
                     console.print(
                         "There is no checkpoint yet, so the run begins at its first step."
                     )
-                header = header_lines(settings, data, method, probe, path)
+                header = header_lines(settings, data, method, probe, path, precision)
                 write_text(path / HEADER, "\n".join(header) + "\n")
                 say_lines(console, "\n".join(header))
             metrics = _train(
@@ -219,7 +198,7 @@ def _pretrain(
         if not first:
             return {}
         seconds = time.perf_counter() - began
-        doubted = _doubts(metrics, data, settings.evaluation)
+        doubted = doubts_of(metrics, data, settings.evaluation)
         return finish(settings, config, method, metrics, run_dir, seconds, console, doubted)
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)
@@ -245,7 +224,11 @@ def _train(
     metrics = {}
     began_with = settings.checkpoint is None or hasattr(method.backbone, "report")
     if probe.is_global_zero and evaluation.untrained and began_with:
-        metrics = _accuracy(method.backbone, data, evaluation, device, "untrained_")
+        metrics = accuracy(method.backbone, data, evaluation, device, "untrained_")
+    curves = [each for each in callbacks if isinstance(each, OnlineKNN)]
+    own = next((each for each in curves if not each.name), None)
+    if own is not None:  # which then need not be read twice
+        own.untrained = metrics.get("untrained_knn_top1")
     kept = RunCheckpoint(path / LAST_CHECKPOINT, settings.checkpoint_every_n_steps, signals)
     guard = NonFiniteGuard(settings.on_nonfinite, path, settings.save_nonfinite_batch)
     callbacks = [*callbacks, SeededSteps(settings.seed), guard, kept]
@@ -273,9 +256,10 @@ def _train(
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
     if data.datasets.labelled and data.datasets.labelled_train is None:
         logged.append("val_online_cls_top1")
-    probes = [each for each in callbacks if isinstance(each, OnlineKNN) and each.name]
+    probes = [each for each in curves if each.name]
+    last = None if own is None else own.last
     return {
-        **_accuracy(method.backbone, data, evaluation, device),
+        **accuracy(method.backbone, data, evaluation, device, read=last),
         **{f"knn_top1_{probe.name}": probe.measure(method.to(device)) for probe in probes},
         **metrics,
         **{name: kept.metrics[name] for name in logged if name in kept.metrics},
@@ -287,30 +271,6 @@ def _draw_lens(settings: PretrainSettings, probe: Trainer, path: Path) -> None:
     if probe.is_global_zero and (path / LENS).is_file():
         readings = {settings.method["name"]: read_lens(path / LENS)}
         plot_lens(readings, path / LENS_FIGURE, settings.plots)
-
-
-def _doubts(
-    metrics: Mapping[str, float], data: SSLDataModule, options: EvaluationOptions
-) -> list[str]:
-    """Why the linear accuracy at the end may say nothing of the backbone."""
-    if "linear_top1" not in metrics or data.datasets.val is None:
-        return []
-    labels = torch.from_numpy(labels_of(data.datasets.val))
-    compared = Neighbours(metrics["knn_top1"], options.knn_k, len(labels))
-    return doubts(metrics["linear_top1"], labels, data.datasets.num_classes, compared)
-
-
-def _with_neighbours(
-    settings: PretrainSettings, data: SSLDataModule, console: Console | None
-) -> PretrainSettings:
-    """The settings with no more neighbours of kNN than there are images, which is said once."""
-    asked, images = settings.evaluation.knn_k, len(data.datasets.evaluated().train)
-    if asked <= images or not data.measurable:
-        return settings
-    if console is not None:
-        say(console, cut_sentence(asked, images))
-    evaluation = dataclasses.replace(settings.evaluation, knn_k=images)
-    return dataclasses.replace(settings, evaluation=evaluation)
 
 
 def _silent(sentence: str) -> None:
@@ -328,63 +288,3 @@ def _least_bytes(method: nn.Module, keep: int) -> int:
     weights = sum(p.numel() * p.element_size() for p in method.parameters())
     buffers = sum(b.numel() * b.element_size() for b in method.buffers())
     return (keep + 1) * (2 * weights + buffers)
-
-
-def _callbacks(
-    settings: PretrainSettings, data: SSLDataModule, path: Path, compares_views: bool
-) -> list[Callback]:
-    callbacks: list[Callback] = []
-    if settings.freeze_epochs:
-        callbacks.append(FrozenBackbone(settings.freeze_epochs))
-    evaluation = settings.evaluation
-    if data.measurable and evaluation.every_n_epochs:
-        callbacks.append(
-            OnlineKNN(
-                data.eval_dataloader("train"),
-                data.eval_dataloader("val"),
-                data.datasets.num_classes,
-                evaluation.every_n_epochs,
-                evaluation.knn_k,
-                evaluation.knn_temperature,
-            )
-        )
-    callbacks += probe_callbacks(evaluation, data, settings.seed)
-    lens = settings.lens
-    if lens.probe_size != 0:
-        # a loss that compares no embeddings leaves them in a cone of few dimensions, and may
-        guard = CollapseGuard(stop=lens.on_collapse == "stop")
-        if not compares_views:
-            guard.max_cosine, guard.min_rank_share = 1.0, 0.0
-        callbacks.append(
-            ERLens(
-                data.probe_views(lens.probe_size),
-                every_n_steps=lens.every_n_steps,
-                kappas=lens.kappas,
-                guard=None if lens.on_collapse == "ignore" else guard,
-                path=path / LENS,
-            )
-        )
-    return callbacks
-
-
-def _accuracy(
-    backbone: nn.Module,
-    data: SSLDataModule,
-    options: EvaluationOptions,
-    device: torch.device,
-    prefix: str = "",
-) -> dict[str, float]:
-    """kNN and linear accuracy of frozen features, or nothing where there are no labels."""
-    if not data.measurable:
-        return {}
-    backbone = backbone.to(device)
-    train, val = (
-        extract_features(backbone, data.eval_dataloader(split), device)
-        for split in ("train", "val")
-    )
-    classes = data.datasets.num_classes
-    knn = knn_accuracy(train, val, classes, options.knn_k, options.knn_temperature)
-    metrics = {f"{prefix}knn_top1": knn}
-    if options.linear:
-        metrics[f"{prefix}linear_top1"] = linear_accuracy(train, val)
-    return metrics

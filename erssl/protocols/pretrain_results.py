@@ -23,7 +23,7 @@ from erssl.run.console import say
 from erssl.run.directory import ENVIRONMENT, LAST_CHECKPOINT, RESULTS, RunDirectory
 from erssl.run.report import metric_label, write_report
 from erssl.run.summary import probe_metrics, read_results
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain_options import PretrainSettings
 
 
 def finish(

@@ -16,7 +16,7 @@ from erssl.data.module import SSLDataModule, make_loader
 from erssl.data.registry import available_datasets
 from erssl.errors import ConfigError, ErsslError, own_sentence
 from erssl.paths import user_path
-from erssl.settings.pretrain import EvaluationOptions
+from erssl.settings.pretrain_options import EvaluationOptions
 
 HELD_OUT = 0.2  # of a folder that has no train and val
 

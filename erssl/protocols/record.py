@@ -13,7 +13,7 @@ from erssl.files import write_json
 from erssl.protocols.subject import run_of
 from erssl.run.directory import CHECKPOINTS, CONFIG, RunDirectory, make_results
 from erssl.run.launch import given_folder
-from erssl.settings.evaluation import check_same_settings
+from erssl.settings.evaluation_resume import check_same_settings
 from erssl.settings.loggers import LoggerError
 
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from erssl.errors import ConfigError, DataError
 from erssl.files import write_text
 from erssl.paths import user_path
-from erssl.run.console import say
+from erssl.protocols.rank import ranking
+from erssl.run.console import say, say_lines
 from erssl.run.directory import RESULTS
 from erssl.run.plots import Plots
 from erssl.run.result import Result
@@ -23,7 +24,7 @@ from erssl.settings.arguments import is_setting
 from erssl.settings.hints import nearest, unknown_setting
 
 _WIDTH = 140  # columns of the table
-_KEYS = ("output", "plots")
+_KEYS = ("output", "plots", "rank")
 
 
 def run(arguments: Sequence[str], console: Console) -> Result:
@@ -45,10 +46,11 @@ def run(arguments: Sequence[str], console: Console) -> Result:
     if (folder / RESULTS).is_file():
         raise ConfigError(f"output={folder} holds a run, which has a report.md of its own.")
     summary = collect(places)
+    ranked = ranking(summary, own["rank"]) if "rank" in own else None
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _write(summary, folder, plots)
+        _write(summary, folder, plots, ranked)
     except OSError:
         if new:
             with contextlib.suppress(OSError):  # it holds something
@@ -59,14 +61,17 @@ def run(arguments: Sequence[str], console: Console) -> Result:
     for row in summary.rows():  # the folder is in the files
         table.add_row(*row[:-1])
     console.print(table)
+    if ranked is not None:
+        say_lines(console, f"\n{ranked}")
     say(console, f"\nWritten: {folder}")
     return Result(folder, results={"rows": summary.rows()})
 
 
-def _write(summary: Summary, folder: Path, plots: Plots) -> None:
+def _write(summary: Summary, folder: Path, plots: Plots, ranked: str | None) -> None:
     drawn = plot_results(summary.entries, folder / "report.png", plots)
     image = "report.png" if drawn else None
     markdown = summary.markdown() + (f"\n![accuracies]({image})\n" if image else "")
+    markdown += f"\n{ranked}\n" if ranked else ""
     write_text(folder / "report.md", markdown)
     write_text(folder / "report.html", summary.html(image))
     write_text(folder / "report.csv", summary.csv())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ from rich.console import Console
 from torch import Tensor
 
 from erssl.data.options import loader_processes
-from erssl.downstream.segmentation.batches import SquareImages
+from erssl.downstream.segmentation.batches import Inputs, SquareImages
 from erssl.downstream.segmentation.data import (
     VOC_CLASSES,
     SegmentationData,
     read_coco_masks,
     read_voc_masks,
 )
+from erssl.downstream.segmentation.images import draw_maps, drawn_images
 from erssl.downstream.segmentation.linear_head import (
     HeadOptions,
     build_head,
@@ -28,21 +28,21 @@ from erssl.downstream.segmentation.linear_head import (
     train_head,
 )
 from erssl.downstream.segmentation.metrics import class_ious, segmentation_metrics
+from erssl.downstream.segmentation.windows import Windows
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.files import write_json, write_rows
 from erssl.models.patch_maps import PatchMap
 from erssl.paths import user_path
+from erssl.protocols.backbone_evaluation import BackboneEvaluation
 from erssl.protocols.classifier_training import SEED as SEED_FILE
 from erssl.protocols.classifier_training import is_finished, naming_folder, seed_folder
-from erssl.protocols.ending import end_evaluation
 from erssl.protocols.evaluation import best_device, progress_bar, summarize
-from erssl.protocols.record import folder_for, prepare_folder
-from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
+from erssl.protocols.subject import Read, read_backbone, require_rgb
 from erssl.protocols.trainer import quiet
 from erssl.run.class_tables import write_classes
 from erssl.run.console import say
-from erssl.run.lock import locked
+from erssl.run.directory import PREDICTIONS
 from erssl.run.result import Result
 from erssl.settings.segmentation import MAY_CHANGE, SegmentSettings, read_segment
 
@@ -56,7 +56,7 @@ class _Task:
 
     settings: SegmentSettings
     maps: PatchMap
-    square: SquareImages
+    inputs: Inputs
     train: SegmentationData
     val: SegmentationData
     folder: Path
@@ -80,7 +80,6 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
     Raises:
         ErsslError: If it cannot be done.
     """
-    began = time.perf_counter()
     read = read_backbone(settings, console)
     require_rgb(read.backbone, "segment")
     size = settings.image_size or int(read.preprocessing.get("image_size") or _IMAGE_SIZE)
@@ -99,39 +98,52 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
         "validation_annotations": val.digest,
     }
     counts = {"train": len(train.images), "val": len(val.images)}
-    config = {
-        **asdict(settings),
-        "image_size": size,
-        "map": [height, width],
-        "images": counts,
-        "digests": digests,
-    }
-    folder = folder_for(settings.run_dir, "segment", slug(read.name), train.name)
-    with locked(folder):
-        if settings.verify:
-            for data in (train, val):
+    evaluation = BackboneEvaluation(
+        "segment",
+        settings,
+        read,
+        train.name,
+        image_size=size,
+        map=[height, width],
+        images=counts,
+        digests=digests,
+    )
+
+    def check() -> None:
+        for data in (train, val):
+            if settings.verify:
                 data.check(workers)
-        prepare_folder(
-            folder,
-            config,
-            goes_on=settings.resume,
-            overwrite=settings.overwrite,
-            rewrite=True,
-            may_change=MAY_CHANGE,
-        )
+
+    with evaluation.opened(goes_on=settings.resume, may_change=MAY_CHANGE, check=check):
         say(
             console,
             f"{counts['train']} training and {counts['val']} validation images of {train.name}, "
             f"{len(train.class_names)} classes; maps of {height} x {width} patches of images of "
             f"{size} x {size} pixels.",
         )
-        square = SquareImages(size, read.preprocessing)
+        inputs = _inputs(settings, size, read)
+        folder = evaluation.path
         task = _Task(
-            settings, maps, square, train, val, folder, best_device(), workers, console
+            settings, maps, inputs, train, val, folder, best_device(), workers, console
         )  # fmt: skip
         with naming_folder(folder):
             matrices = [_seed(task, settings.seed + each) for each in range(settings.seeds)]
-        return _finish(task, read, matrices, config, began)
+        return _finish(task, evaluation, matrices)
+
+
+def _inputs(settings: SegmentSettings, size: int, read: Read) -> Inputs:
+    if settings.inputs == "square":
+        return SquareImages(size, read.preprocessing)
+    if settings.stride and settings.stride > size:
+        raise ConfigError(f"stride={settings.stride} leaves pixels between windows of {size}.")
+    return Windows(
+        size,
+        read.preprocessing,
+        settings.stride,
+        settings.scale_range,
+        settings.scales,
+        settings.evaluate_mirrored,
+    )
 
 
 def _data(settings: SegmentSettings) -> list[SegmentationData]:
@@ -160,12 +172,13 @@ def _seed(task: _Task, seed: int) -> Tensor:
         classes = len(task.train.class_names)
         head = build_head(task.maps.shape[0], classes, settings.batch_norm, seed)
         shared: dict[str, Any] = {"device": task.device, "workers": task.workers}
+        seen = dict.fromkeys(drawn_images(len(task.val.images)), torch.empty(0))
         with progress_bar(task.console, f"training with seed {seed}") as update:
             losses = train_head(
                 task.maps,
                 head,
                 task.train,
-                task.square,
+                task.inputs,
                 options,
                 seed=seed,
                 folder=folder,
@@ -178,15 +191,23 @@ def _seed(task: _Task, seed: int) -> Tensor:
                 task.maps,
                 head,
                 task.val,
-                task.square,
+                task.inputs,
                 batch_size=settings.batch_size,
                 progress=update,
+                see=lambda number, predicted: _keep(seen, number, predicted),
                 **shared,
             )
+        if seed == settings.seed:
+            draw_maps(task.val, seen, task.folder / PREDICTIONS, settings.plots_format or "png")
         write_rows(folder / _LOSSES, [("iteration", "loss"), *losses])
         metrics = segmentation_metrics(matrix)
         write_json(folder / SEED_FILE, {"metrics": metrics, "confusion": matrix.tolist()})
     return _read_seed(folder)
+
+
+def _keep(seen: dict[int, Tensor], number: int, predicted: Tensor) -> None:
+    if number in seen:
+        seen[number] = predicted
 
 
 def _read_seed(folder: Path) -> Tensor:
@@ -200,9 +221,7 @@ def _read_seed(folder: Path) -> Tensor:
         ) from error
 
 
-def _finish(
-    task: _Task, read: Read, matrices: list[Tensor], config: dict[str, Any], began: float
-) -> Result:
+def _finish(task: _Task, evaluation: BackboneEvaluation, matrices: list[Tensor]) -> Result:
     """Write results, tables and report."""
     names, settings = task.val.class_names, task.settings
     ious = class_ious(matrices[0]).tolist()
@@ -210,22 +229,15 @@ def _finish(
     rows = zip(names, ious, pixels, strict=True)
     write_rows(task.folder / _IOU_TABLE, [("class", "iou", "pixels"), *rows])
     plots = settings.plots_format
-    return end_evaluation(
-        task.folder,
+    figures = write_classes(matrices[0], names, task.folder, plots) if plots else []
+    return evaluation.finish(
+        summarize([segmentation_metrics(matrix) for matrix in matrices]),
         task.device,
-        began,
         task.console,
-        figures=write_classes(matrices[0], names, task.folder, plots) if plots else [],
+        figures=[*figures, PREDICTIONS],
         note=(
             "Of the last iteration, in [0, 1]: miou is the mean over classes, background "
             "included, of the intersection over union in one confusion matrix of all validation "
             f"pixels that have a class; that of each class of the first seed is in {_IOU_TABLE}."
         ),
-        protocol="segment",
-        dataset=task.val.name,
-        method=read.name,
-        metrics=summarize([segmentation_metrics(matrix) for matrix in matrices]),
-        seed=settings.seed,
-        config=config,
-        published=None,
     )

@@ -16,7 +16,7 @@ from erssl.models.weights_files import check_finite, read_checkpoint
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import newest_whole
 from erssl.run.directory import LAST_CHECKPOINT
-from erssl.settings.pretrain import PretrainSettings
+from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.start import read_start
 
 

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 
 from erssl.data import DataOptions, default_options
+from erssl.data.imbalance import long_tailed
 from erssl.protocols.build import build_method
 from erssl.protocols.evaluation import best_device
-from erssl.settings.pretrain import PretrainSettings
+from erssl.protocols.precision import quick_half
+from erssl.settings.pretrain_options import PretrainSettings
+from erssl.settings.trainer import AUTO
 
 _STEPS = 2  # after one that is not counted
 _CLASSES = 10
@@ -59,14 +62,14 @@ def _without_fractions(settings: Any) -> Any:
 
 def _images(data: DataOptions) -> int:
     """Number of training images, counted once for all ways to read the same ones."""
-    own = {key: getattr(data, key) for key in data.own_options()}
+    own = {key: getattr(data, key) for key in (*data.own_options(), "imbalance")}
     unchecked = {key: value for key, value in _UNCHECKED.items() if key in own}
     return _counted(default_options(data.name, **(own | unchecked)))
 
 
 @cache
 def _counted(data: DataOptions) -> int:
-    return len(data.load().train)
+    return len(long_tailed(data.load(), data.imbalance, seed=0).train)
 
 
 def _seconds_of_step(settings: PretrainSettings) -> float:
@@ -80,7 +83,10 @@ def _seconds_of_step(settings: PretrainSettings) -> float:
     if settings.channels_last:
         images = [each.to(memory_format=torch.channels_last) for each in images]
     half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-    dtype = half.get(str(settings.trainer.get("precision")))
+    asked = str(settings.trainer.get("precision"))
+    if asked == AUTO and quick_half(device)[0]:
+        asked = "bf16-mixed"
+    dtype = half.get(asked)
     precision = torch.autocast(device.type, dtype) if dtype else nullcontext()
     began = 0.0
     for step in range(1 + _STEPS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ from rich.console import Console
 
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.files import write_json, write_text
+from erssl.protocols.readings import kept_readings, readings_of
 from erssl.protocols.step_time import seconds_of_run
+from erssl.protocols.study_of_store import study_store
+from erssl.protocols.study_transfer import Transfer, read_study_transfer, split_overrides
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.children import Children
 from erssl.run.console import say, say_lines
@@ -23,11 +27,13 @@ from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.arguments import launcher_overrides
-from erssl.settings.pretrain import PretrainSettings, read_settings
+from erssl.settings.pretrain import read_settings
+from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.study import StudySettings, read_study_settings
+from erssl.settings.trainer import AUTO
 from erssl.studies.figure import plot_study
-from erssl.studies.page import Outcome, page, record
-from erssl.studies.plan import Cell, Grid, Scale, Study, available_studies, read_study
+from erssl.studies.page import FIGURE, PAGE, RECORD, Outcome, page, record
+from erssl.studies.plan import Cell, Grid, Scale, Study, read_study
 from erssl.studies.store import (
     RunStore,
     failure_of,
@@ -37,10 +43,10 @@ from erssl.studies.store import (
     mark_failure,
     mark_images,
 )
+from erssl.studies.study_files import available_studies
 
 _ERROR = "erssl: "
 _SIGNALLED = 128  # and above: statuses of what a signal ended
-PAGE, RECORD, FIGURE = "study.md", "study.json", "study.png"
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,12 @@ def run(overrides: Sequence[str], console: Console) -> Result:
             f"erssl study needs the name of a study; choose from: {', '.join(available_studies())}."
         )
     study = read_study(settings.study)
-    scale = study.scale(settings.scale)
+    scale = study.scale(settings.scale or study.default_scale)
+    settings = dataclasses.replace(settings, scale=scale.name)
     _check_folder(settings.folder, study, scale)
+    further, transfer = _transfers(study, further)
+    if study.reads_store:
+        return study_store(study, scale, settings, further, console)
     grid = study.grid(scale, further, settings.seeds or ())
     store = RunStore(settings.store)
     for path, reason in store.unread.items():
@@ -80,12 +90,23 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     runs = [_planned(cell, store) for cell in grid.cells]
     if settings.dry_run:
         return _tell(runs, settings, study, console)
-    with locked(settings.folder):
+    with locked(settings.folder, "output"):
         missing = _missing(runs, settings.retry)[: settings.only]
         if missing:
             say(console, f"{len(runs) - len(_missing(runs, True))} of {len(runs)} runs are there.")
         _train(missing, settings, launcher, console)
-        return _write(study, scale, grid, runs, settings, console)
+        if transfer is not None and settings.only != 0:
+            finished = dict.fromkeys(each.path for each in runs if is_finished(each.path))
+            transfer.run([path for path in finished if transfer.missing(path)], console)
+        return _write(study, scale, grid, runs, settings, transfer, console)
+
+
+def _transfers(study: Study, further: list[str]) -> tuple[list[str], Transfer | None]:
+    """Overrides of the runs, and the transfers of a study that has some."""
+    if study.transfer is None:
+        return further, None
+    own, rest = split_overrides(further)
+    return rest, read_study_transfer(study.transfer, own)
 
 
 def _planned(cell: Cell, store: RunStore) -> Planned:
@@ -94,6 +115,11 @@ def _planned(cell: Cell, store: RunStore) -> Planned:
         settings, config = read_settings(list(cell.overrides))
     except ConfigError as error:
         raise ConfigError(f"The run {cell.name} cannot be: {error}") from error
+    if settings.trainer.get("precision") == AUTO:
+        raise ConfigError(
+            f"The run {cell.name} has trainer.precision=auto, which may come to something else on "
+            "another machine, and the runs of a study are compared; write 32-true or bf16-mixed."
+        )
     images = images_digest(config["data"])
     key = key_of(config, images)
     return Planned(cell, settings, store.place(key, settings.method["name"]), images)
@@ -117,7 +143,7 @@ def _train(
     if launcher or jobs > 1:
         launch(commands, jobs, launcher=launcher, folder=settings.folder / "launch")
         for each in runs:
-            _mark(each, "it came to no results; see what it said above")
+            _mark(each, "it came to no results; see what it said above", console)
         return
     for number, (each, command) in enumerate(zip(runs, commands, strict=True), 1):
         say(console, f"\nRun {number} of {len(runs)}: {each.cell.name}")
@@ -125,7 +151,7 @@ def _train(
         with Children().ended_together() as children:
             status = children.run(command, heard=heard.append)
         if 0 <= status < _SIGNALLED:  # what was stopped goes on the next time
-            _mark(each, _sentence(heard) or f"it ended with status {status}.")
+            _mark(each, _sentence(heard) or f"it ended with status {status}.", console)
 
 
 def _command(run: Planned) -> list[str]:
@@ -134,9 +160,13 @@ def _command(run: Planned) -> list[str]:
     return ["pretrain", *run.cell.overrides, f"run_dir={run.path}", *state]
 
 
-def _mark(run: Planned, sentence: str) -> None:
+def _mark(run: Planned, sentence: str, console: Console) -> None:
     if is_finished(run.path):
         mark_images(run.path, run.images)
+        try:
+            readings_of(run.path)
+        except ErsslError as error:
+            say(console, f"No readings without labels: {error}")
     elif not (run.path / LOCK).exists():  # else another process trains it, or was killed
         mark_failure(run.path, sentence)
 
@@ -154,10 +184,11 @@ def _write(
     grid: Grid,
     runs: Sequence[Planned],
     settings: StudySettings,
+    transfer: Transfer | None,
     console: Console,
 ) -> Result:
     folder = settings.folder
-    outcomes = [_outcome(each) for each in runs]
+    outcomes = [_outcome(each, transfer) for each in runs]
     folder.mkdir(parents=True, exist_ok=True)
     drawn = plot_study(grid, outcomes, study.metrics, folder / FIGURE, settings.plots)
     text = page(study, scale, grid, outcomes, FIGURE if drawn else None)
@@ -169,7 +200,7 @@ def _write(
     return Result(folder, results=content)
 
 
-def _outcome(run: Planned) -> Outcome:
+def _outcome(run: Planned, transfer: Transfer | None = None) -> Outcome:
     labels, seed = run.cell.labels, run.cell.seed
     if not is_finished(run.path):
         return Outcome(labels, seed, {}, run.failure, run.path.name)
@@ -177,7 +208,9 @@ def _outcome(run: Planned) -> Outcome:
         results = read_results(run.path / RESULTS)
     except ErsslError as error:
         return Outcome(labels, seed, {}, str(error), run.path.name)
-    metrics = {**results["metrics"], "wall_seconds": results.get("wall_seconds", 0.0)}
+    kept = kept_readings(run.path) or {}
+    kept |= {} if transfer is None else transfer.metrics(run.path)
+    metrics = {**kept, **results["metrics"], "wall_seconds": results.get("wall_seconds", 0.0)}
     version = str(results.get("environment", {}).get("packages", {}).get("erssl", ""))
     return Outcome(labels, seed, metrics, None, run.path.name, version)
 

@@ -60,12 +60,14 @@ def locked(folder: Path, key: str = "run_dir") -> Iterator[None]:
         yield
         return
     done = threading.Event()
-    threading.Thread(target=own.beat, args=(done,), daemon=True).start()
+    beating = threading.Thread(target=own.beat, args=(done,), daemon=True)
+    beating.start()
     try:
         yield
     finally:
         done.set()
         own.release()
+        beating.join(_SETTLE)  # so that the process has no thread more than before
         with contextlib.suppress(OSError):  # it holds a run now
             for place in made:
                 place.rmdir()

@@ -6,25 +6,22 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 
-from erssl.data.registry import available_datasets, get_dataset
-from erssl.errors import ConfigError, RunError
+from erssl.errors import ConfigError
+from erssl.evaluation.cache import StoredType
 from erssl.evaluation.classifier import ClassifierOptions
-from erssl.layers import flat
+from erssl.evaluation.storage import Storage
 from erssl.limits import check_count
 from erssl.run.plots import Plots
 from erssl.settings.compose import FREE, Schema, compose_config, leaves, schema_from
 from erssl.settings.fitting import Preset, read_preset
 from erssl.settings.hints import OF_DATA, unknown_setting
-from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.keys import OWN_TRAINER_KEYS, takes_data
 from erssl.settings.loggers import LoggerSettings, check_loggers
 from erssl.settings.trainer import check_trainer
-from erssl.yaml_text import read_settings_file
 
 PIXELS = "pixels"  # checkpoint=pixels: no backbone at all
 # Beside what every command of ours keeps to itself: each process validates on all images, at the
@@ -42,35 +39,6 @@ _OWN_TRAINER_KEYS = (
 )
 # What ends a training within an epoch or before the last: an evaluation is all of its epochs.
 _LIMITS = ("max_steps", "max_time", "min_steps", "min_epochs", "limit_train_batches")
-# Of an evaluation that is resumed: where and how it runs, not what it computes.
-_MAY_CHANGE = (
-    "resume",
-    "overwrite",
-    "run_dir",
-    "plots",
-    "cache",
-    "cache_dir",
-    "feature_batch_size",
-    "data.num_workers",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.log_every_n_steps",
-    "num_workers",
-    "download",
-    "logger",
-)
-# Of what is evaluated and on what, which may change under the same name; after the terms for it.
-_DIGESTS = {
-    "digests.weights": "The weights of checkpoint= are",
-    "digests.training_images": "The training images are",
-    "digests.validation_images": "The validation images are",
-    "digests.training_annotations": "The annotations to train on are",
-    "digests.validation_annotations": "The annotations to evaluate on are",
-    "subset.images": "The images of fraction= are",
-    "subset.sha256": "The images of fraction= are",
-}
 # What linear mode=cached takes of the trainer: the devices; it has a loop of its own.
 _CACHED_TRAINER = ("accelerator", "devices", "num_nodes", "strategy")
 _BETWEEN = math.sqrt(0.01 * 0.1)  # a share above it is nearer to ten per cent than to one
@@ -138,7 +106,8 @@ class FeatureSettings:
 
     feature_batch_size: int
     features_precision: Literal["float32", "bf16"]
-    features_dtype: Literal["float32", "float16"]
+    features_storage: Storage
+    features_dtype: StoredType
     cache: bool
     cache_dir: str | None
 
@@ -299,6 +268,8 @@ def read_protocol(
 ) -> tuple[S, list[str]]:
     """Settings of an evaluation, and the overrides about data, which the run may have a say in.
 
+    There are none of the latter where the command does not take ``data=``.
+
     Args:
         protocol: Name of the command and of its YAML file.
         settings_class: What the settings become.
@@ -307,18 +278,21 @@ def read_protocol(
     Raises:
         ConfigError: If a key or value is unknown.
     """
+    reads_data = takes_data(protocol)
     about_data = [
-        override for override in overrides if override.partition("=")[0].partition(".")[0] == "data"
+        override
+        for override in overrides
+        if reads_data and override.partition("=")[0].partition(".")[0] == "data"
     ]
     own = [override for override in overrides if override not in about_data]
     schema = settings_class.schema()
     folders = {"preset": f"preset/{protocol}", "trainer": "trainer"}
     groups = {key: folder for key, folder in folders.items() if key in schema}
-    known = {*schema, "data"}
+    of_data = OF_DATA if reads_data else ()
     for override in own:
         key = override.partition("=")[0].partition(".")[0]
-        if key not in known:
-            raise ConfigError(unknown_setting(override, {*leaves(schema), *OF_DATA}))
+        if key not in schema:
+            raise ConfigError(unknown_setting(override, {*leaves(schema), *of_data}))
         setting = override.partition("=")[0].removeprefix("trainer.")
         if key == "trainer" and setting in _LIMITS:
             raise ConfigError(
@@ -340,80 +314,13 @@ def _refuse_unread(overrides: Sequence[str]) -> None:
             )
 
 
-def check_same_settings(
-    file: Path, config: Mapping[str, Any], may_change: Sequence[str] = ()
-) -> None:
-    """Make sure that an evaluation goes on as it began.
+def resolved(settings: EvaluationSettings, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings as ``config.yaml`` has them.
 
     Args:
-        file: The settings that it began with.
-        config: Those that it is resumed with.
-        may_change: Keys of the command that say where and how it runs, not what it computes.
-
-    Raises:
-        ConfigError: Naming the first key that differs.
-        RunError: If the file cannot be read.
+        settings: Of the evaluation.
+        data: Options of its images, where it takes ``data=``.
     """
-    try:
-        stored: Any = read_settings_file(file)
-        if not isinstance(stored, dict) or "checkpoint" not in stored:
-            raise TypeError("it holds no settings")
-    except (ValueError, OSError, TypeError) as error:
-        raise RunError(
-            f"{file} cannot be read; put a copy of it back, or name another run_dir."
-        ) from error
-    given = OmegaConf.to_container(OmegaConf.create(dict(config)))
-    before = {_key_of_today(key): value for key, value in flat(stored).items()}
-    now = flat(given)
-    # of an evaluation that was begun before there was the key
-    for key, former in {**_data_defaults(now), **_FORMER}.items():
-        if key in now:
-            before.setdefault(key, former)
-    if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
-        before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
-    # both follow from the number of images, whose digest says more
-    # every data set had the options of all once, none of which it reads
-    unread = {key for key in before if key.startswith("data.") and key not in now}
-    for key in sorted({*before, *now} - {"features_k", "fitted"} - unread):
-        if key.startswith("logger_options"):
-            continue
-        if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
-            raise ConfigError(
-                f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "
-                "that is resumed keeps its settings, so say the same, or name a new run_dir."
-            )
-    for key, what in _DIGESTS.items():
-        if before.get(key) != now.get(key):
-            raise ConfigError(
-                f"{what} not what they were when the evaluation in {file.parent} began; name a new "
-                "run_dir, or start again with overwrite=true."
-            )
-
-
-_FORMER = {"data.exif": False, "features_precision": "float32"}
-
-
-def _data_defaults(now: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options of a data set were before there was a key for them: their defaults.
-
-    Args:
-        now: The settings of today, by dotted key.
-    """
-    name = now.get("data.name")
-    if name not in available_datasets():
-        return {}
-    options = dataclasses.fields(get_dataset(str(name)))
-    known = {f.name: f.default for f in options if f.default is not dataclasses.MISSING}
-    return flat({"data": known})
-
-
-def _key_of_today(key: str) -> str:
-    """A key of a ``config.yaml``, also of one that was written when images had another name."""
-    return key.replace("pictures", "images")
-
-
-def resolved(settings: EvaluationSettings, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as ``config.yaml`` has them."""
     values = dataclasses.asdict(settings)
     values.pop("chosen", None)  # what it stands for is in the other values
-    return {**values, "data": dict(data)}
+    return values if data is None else {**values, "data": dict(data)}

@@ -80,7 +80,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = same + difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     if not same:
         close.sort(key=lambda choice: sorted(choice) != sorted(name))  # letters that changed places
-    return (f"did you mean {close[0]}? " if close else "") + f"Choose from: {', '.join(names)}."
+    listed = ", ".join(names)
+    return (
+        f"did you mean {close[0]}? Choose from: {listed}." if close else f"choose from: {listed}."
+    )
 
 
 def unknown_key(key: str, level: Iterable[str], keys: Collection[str], value: str = "") -> str:
@@ -222,6 +225,8 @@ def not_fitting(key: str, value: object) -> str:
         return f" To go on with that run write resume=true run_dir={value}."
     if key == "trainer.precision" and str(value).lower() in ("fp16", "amp", "half", "true"):
         return " For automatic mixed precision write trainer.precision=16-mixed."
+    if (key, value) == ("trainer.precision", "auto"):
+        return " Only erssl pretrain chooses by itself."
     return ""
 
 

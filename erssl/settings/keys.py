@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 import yaml
 
@@ -11,9 +12,8 @@ from erssl.yaml_text import comments_of
 
 def command_keys(command: str) -> dict[str, str]:
     """Keys of ``configs/<command>.yaml``, each with the comment beside it."""
-    text = (files("erssl.configs") / f"{command}.yaml").read_text(encoding="utf-8")
-    comments = comments_of(text)
-    return {key: comments.get(key, "") for key in yaml.safe_load(text) or () if key != "defaults"}
+    comments = comments_of(_text(command))
+    return {key: comments.get(key, "") for key in _content(command) if key != "defaults"}
 
 
 def folder_key(command: str) -> str:
@@ -28,6 +28,29 @@ def has_own_images(command: str) -> bool:
     return "data_root" in command_keys(command)
 
 
+def takes_data(command: str) -> bool:
+    """Whether a command takes ``data=``; an evaluation does where it builds on ``images.yaml``."""
+    below = config_defaults(command)
+    if "evaluate" in below:
+        return "images" in below
+    return command not in _WITHOUT_DATA and not has_own_images(command)
+
+
+def config_defaults(command: str) -> list[str]:
+    """Names of the files that ``configs/<command>.yaml`` builds on."""
+    named = _content(command).get("defaults", ())
+    return [each for each in named if isinstance(each, str)]
+
+
+def _content(command: str) -> dict[str, Any]:
+    return yaml.safe_load(_text(command)) or {}
+
+
+def _text(command: str) -> str:
+    return (files("erssl.configs") / f"{command}.yaml").read_text(encoding="utf-8")
+
+
+_WITHOUT_DATA = ("export", "methods", "report", "zoo")
 WITH_FOLDERS = ("embed", "predict")  # commands whose data= may be a folder
 LENS_KEYS = command_keys("lens")
 EXPORT_KEYS = command_keys("export")

@@ -38,7 +38,7 @@ from erssl.settings.keys import (
     OWN_TRAINER_KEYS,
     WITH_FOLDERS,
     command_keys,
-    has_own_images,
+    takes_data,
 )
 
 Pairs = list[tuple[str, str]]
@@ -109,8 +109,7 @@ def _groups(command: str) -> Mapping[str, str]:
         return PRETRAIN_GROUPS
     if command == "methods":
         return {"method": "method"}
-    none = command in ("export", "report") or has_own_images(command)
-    groups = {} if none else {"data": "data"}
+    groups = {"data": "data"} if takes_data(command) else {}
     if (_CONFIGS / "preset" / command).is_dir():
         groups["preset"] = f"preset/{command}"
     return groups
@@ -128,10 +127,10 @@ def _schema(command: str, choices: Pairs) -> Schema:
         return dict.fromkeys(LENS_KEYS, Any) | shared
     own = _open(merge_layers(config_layers(command, {}))[0])
     if command == "study":
-        return pretraining | {"method": FREE} | own
+        return pretraining | {"method": FREE, "transfer": FREE} | own
     if "trainer" in own:
         own["trainer"] = pretraining["trainer"]
-    if not has_own_images(command):
+    if takes_data(command):
         own["data"] = pretraining["data"]
     return own
 

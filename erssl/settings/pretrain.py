@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +13,11 @@ from pytorch_lightning import Trainer
 from erssl.data import DataOptions, ViewOptions, default_options
 from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
-from erssl.evaluation.lens_quantities import KAPPAS
 from erssl.layers import flat
-from erssl.limits import check_count, check_least
 from erssl.methods import OptimizerOptions, available_methods, get_method
 from erssl.models import BackboneOptions
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
-from erssl.run.plots import Plots
 from erssl.settings.compose import (
     FREE,
     Schema,
@@ -30,9 +27,10 @@ from erssl.settings.compose import (
     schema_from,
 )
 from erssl.settings.keys import OWN_TRAINER_KEYS
+from erssl.settings.pretrain_options import EvaluationOptions, LensOptions, PretrainSettings
 from erssl.settings.resume import check_same, may_change, take_loggers, unsaid
-from erssl.settings.start import check_start, with_start
-from erssl.settings.trainer import check_trainer
+from erssl.settings.start import with_start
+from erssl.settings.trainer import AUTO
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
 # What the command itself gives to a method's constructor.
@@ -44,111 +42,6 @@ _OWN_METHOD_KEYS = (
     "channels_last",
     "compile",
 )
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What is measured beside training.
-
-    Attributes:
-        knn_k: Neighbours of kNN (lightly's benchmarks: 200).
-        knn_temperature: Temperature of its votes (0.1; DINO: 0.07).
-        every_n_epochs: Epochs between points of the kNN curve; 0 for none.
-        linear: Fit logistic regression to the final features.
-        untrained: Measure the same backbone before training too.
-        probes: Further labelled images by name, each with a kNN curve of its own: a folder, or a
-            data set and its folder, ``cifar10:data``.
-    """
-
-    knn_k: int = 200
-    knn_temperature: float = 0.1
-    every_n_epochs: int = 2
-    linear: bool = True
-    untrained: bool = True
-    probes: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse values that no protocol takes."""
-        if self.knn_k < 1 or not self.knn_temperature > 0 or self.every_n_epochs < 0:
-            raise ConfigError(
-                "evaluation needs knn_k of at least 1, knn_temperature above 0 and every_n_epochs "
-                f"of at least 0 but has {self.knn_k}, {self.knn_temperature} and "
-                f"{self.every_n_epochs}."
-            )
-
-
-@dataclass(frozen=True)
-class LensOptions:
-    """What the lens reads while a run goes on.
-
-    Attributes:
-        probe_size: Images whose two views are read; ``None`` takes 256, or all where there are
-            fewer; 0 for no lens.
-        every_n_steps: Steps between readings; ``None`` keeps them below 2 % of the training.
-        kappas: Concentrations at which the density is read.
-        on_collapse: What is done when entropy or rank is seen at its floor.
-    """
-
-    probe_size: int | None = None
-    every_n_steps: int | None = None
-    kappas: list[float] = field(default_factory=lambda: list(KAPPAS))
-    on_collapse: Literal["warn", "stop", "ignore"] = "warn"
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """A pretraining run; every field is a key of ``configs/pretrain.yaml``."""
-
-    method: dict[str, Any]
-    data: DataOptions
-    backbone: BackboneOptions
-    optimizer: OptimizerOptions
-    trainer: dict[str, Any]
-    evaluation: EvaluationOptions
-    lens: LensOptions
-    epochs: int
-    batch_size: int
-    seed: int
-    run_dir: str | None
-    resume: bool
-    overwrite: bool
-    channels_last: bool
-    compile: bool
-    checkpoint_every_n_steps: int | None = None
-    keep_checkpoints: int = 2
-    on_nonfinite: Literal["stop", "skip", "backoff"] = "stop"
-    save_nonfinite_batch: bool = False
-    logger: str | list[str] | None = None
-    logger_options: dict[str, Any] = field(default_factory=dict)
-    checkpoint: str | None = None
-    arch: str | None = None
-    layout: str | None = None
-    prefix: str | None = None
-    weights: str | None = None
-    freeze_epochs: int = 0
-    plots: Plots = "png"
-
-    def __post_init__(self) -> None:
-        """Refuse values that make no run."""
-        every = self.checkpoint_every_n_steps
-        if self.keep_checkpoints < 1 or (every is not None and every < 1):
-            raise ConfigError(
-                "keep_checkpoints and checkpoint_every_n_steps must be at least 1 but are "
-                f"{self.keep_checkpoints} and {every}."
-            )
-        check_least(vars(self), {"epochs": 1, "batch_size": 2, "seed": 0})
-        check_count("epochs", self.epochs)
-        if self.seed >= 2**32:
-            raise ConfigError(f"seed must be below 2**32 but is {self.seed}.")
-        if self.optimizer.warmup_epochs >= self.epochs:
-            raise ConfigError(
-                f"optimizer.warmup_epochs={self.optimizer.warmup_epochs} does not fit into "
-                f"epochs={self.epochs}; set optimizer.warmup_epochs to less."
-            )
-        if self.resume and self.run_dir is None:
-            raise ConfigError("resume=true needs run_dir=<the run to continue>.")
-        check_trainer(self.trainer)
-        check_start(self)
 
 
 def read_settings(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]]:
@@ -383,11 +276,13 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
     name = str(config["method"]["name"])
     own = schema_from(get_method(name), without=_OWN_METHOD_KEYS) if known else {}
     backbone = schema_from(BackboneOptions) | {"options": FREE}
+    trainer = schema_from(Trainer, without=OWN_TRAINER_KEYS)
+    trainer["precision"] = Literal[AUTO] | trainer["precision"]
     return schema_from(PretrainSettings) | {
         "method": {"name": str, **own} if known else FREE,
         "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
-        "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
+        "trainer": trainer,
         "logger_options": FREE,
         "evaluation": schema_from(EvaluationOptions) | {"probes": FREE},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from erssl.errors import ConfigError
 from erssl.limits import check_count, check_least, check_processes
@@ -20,6 +20,12 @@ MAY_CHANGE = (
     "verify",
     "checkpoint_period",
 )
+OF_WINDOWS: dict[str, Any] = {
+    "scale_range": [0.5, 2.0],
+    "stride": None,
+    "scales": [1.0],
+    "evaluate_mirrored": False,
+}
 _MOST_CLASSES = 255  # of a mask of bytes, where 255 is no class
 
 
@@ -34,6 +40,11 @@ class SegmentSettings(EvaluationSettings):
     val_list: str
     class_names: list[str] | None
     image_size: int | None
+    inputs: Literal["square", "windows"]
+    scale_range: tuple[float, float]
+    stride: int | None
+    scales: list[float]
+    evaluate_mirrored: bool
     batch_norm: bool
     batch_size: int
     iterations: int
@@ -61,6 +72,7 @@ class SegmentSettings(EvaluationSettings):
             raise ConfigError("resume=true needs run_dir=<the evaluation to continue>.")
         self._check_classes()
         self._check_numbers()
+        self._check_windows()
 
     def _check_classes(self) -> None:
         names = self.class_names
@@ -76,7 +88,7 @@ class SegmentSettings(EvaluationSettings):
 
     def _check_numbers(self) -> None:
         least = {"batch_size": 1, "iterations": 1, "checkpoint_period": 1, "seeds": 1}
-        least |= {"image_size": 1, "num_workers": 0, "year": 1}
+        least |= {"image_size": 1, "num_workers": 0, "year": 1, "stride": 1}
         check_least(vars(self), least)
         check_count("iterations", self.iterations)
         check_processes("num_workers", self.num_workers or 0)
@@ -92,6 +104,28 @@ class SegmentSettings(EvaluationSettings):
                 f"they are {self.weight_decay:g} and {self.warmup_fraction:g}."
             )
 
+    def _check_windows(self) -> None:
+        if self.inputs == "square":
+            for key, value in OF_WINDOWS.items():
+                given = getattr(self, key)
+                if (list(given) if isinstance(given, tuple) else given) != value:
+                    raise ConfigError(f"{key} is read with inputs=windows alone; set that too.")
+        low, high = self.scale_range
+        if not 0 < low <= high < math.inf:
+            raise ConfigError(
+                f"scale_range=[{low:g},{high:g}] must be two numbers with 0 < low <= high."
+            )
+        if not self.scales or not all(1 <= scale < math.inf for scale in self.scales):
+            raise ConfigError(
+                f"scales={self.scales} must be numbers from 1 up, since an image is never smaller "
+                "than a window."
+            )
+        if self.stride and self.image_size and self.stride > self.image_size:
+            raise ConfigError(
+                f"stride={self.stride} leaves pixels between windows of image_size="
+                f"{self.image_size}; set it to that or less."
+            )
+
 
 def read_segment(overrides: Sequence[str]) -> SegmentSettings:
     """Read the settings from the overrides of the command line.
@@ -100,4 +134,5 @@ def read_segment(overrides: Sequence[str]) -> SegmentSettings:
         ConfigError: If a key or value is unknown, or makes no evaluation.
     """
     schema = SegmentSettings.schema()
-    return SegmentSettings(**compose_config("segment", list(overrides), lambda _: schema, {}))
+    config = compose_config("segment", list(overrides), lambda _: schema, {})
+    return SegmentSettings(**{**config, "scale_range": tuple(config["scale_range"])})

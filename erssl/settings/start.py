@@ -12,7 +12,7 @@ from erssl.errors import ConfigError
 from erssl.models import load_backbone, with_channels
 
 if TYPE_CHECKING:
-    from erssl.settings.pretrain import PretrainSettings
+    from erssl.settings.pretrain_options import PretrainSettings
 
 _ABOUT = ("arch", "layout", "prefix", "weights", "freeze_epochs")  # say something of checkpoint=
 

@@ -18,7 +18,7 @@ class StudySettings:
     """``configs/study.yaml``."""
 
     study: str | None
-    scale: str
+    scale: str | None
     store: str
     output: str | None
     seeds: list[int] | None

@@ -21,7 +21,9 @@ _LABELS = {
     "wall_seconds": "seconds a run",
 }
 _PERCENT = ("top1", "top5")
+_TRANSFER = "transfer_"  # before the name of a data set
 NOT_RUN, FAILED = "–", "failed"
+PAGE, RECORD, FIGURE = "study.md", "study.json", "study.png"  # of a study's folder
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,24 @@ def page(
     return "\n".join(lines).rstrip() + "\n"
 
 
+def is_share(metric: str) -> bool:
+    """Whether a metric is an accuracy, which is shown in per cent."""
+    return metric.endswith(_PERCENT) or metric.startswith(_TRANSFER)
+
+
 def label_of(metric: str) -> str:
     """A metric's name as tables and figures have it."""
-    return _LABELS.get(metric, metric)
+    named = (
+        f"{metric.removeprefix('transfer_')}, linear (%)"
+        if metric.startswith(_TRANSFER)
+        else metric
+    )
+    return _LABELS.get(metric, named)
 
 
 def value_of(metric: str, value: float) -> float:
     """A metric's value in the unit of its label."""
-    return 100 * value if metric.endswith(_PERCENT) else value
+    return 100 * value if is_share(metric) else value
 
 
 def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
@@ -194,7 +206,7 @@ def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
         for place, outcomes in enumerate(cells)
         if (values := [o.metrics[metric] for o in outcomes if metric in o.metrics])
     }
-    if metric.endswith(_PERCENT) and len(means) > 1:
+    if is_share(metric) and len(means) > 1:
         best = max(means.values())
         for place in (place for place, mean in means.items() if mean == best):
             texts[place] = f"**{texts[place]}**"
@@ -205,7 +217,7 @@ def _cell(outcomes: Sequence[Outcome], metric: str) -> str:
     values = [value_of(metric, o.metrics[metric]) for o in outcomes if metric in o.metrics]
     if not values:
         return FAILED if any(o.failure for o in outcomes) else NOT_RUN
-    digits = 1 if metric.endswith(_PERCENT) else 2
+    digits = 1 if is_share(metric) else 2
     text = f"{statistics.fmean(values):.{digits}f}"
     if len(values) > 1:
         text += f" ± {statistics.stdev(values):.{digits}f}"

@@ -1,10 +1,14 @@
 """A study as its YAML file says it: a question, published numbers, and a grid of pretrainings.
 
-A file of ``configs/study`` holds ``question``, ``source``, ``axes`` and ``scales``; it may hold
-``overrides`` of all its runs, ``metrics``, ``published``, ``skip`` and ``notes``. An axis maps the
+A file of ``configs/study`` holds ``question``, ``source``, ``axes`` and ``scales``; ``reads:
+store`` in place of axes makes it a study of the runs that a store holds. It may hold ``overrides``
+of all its runs, ``metrics``, ``published``, ``skip``, ``notes`` and ``transfer``, overrides of
+``erssl transfer`` for each finished run. An axis maps the
 label of each of its options to overrides of ``erssl pretrain``; the grid is the product of the
-axes. A scale may replace axes and overrides by its own. What all studies have in common at a scale
-(images, network, length) is ``configs/study/scale/SCALE.yaml``, so that they share runs.
+axes. An option that says ``data`` has images of its own, and takes no setting of images from the
+scale or the user. A scale may replace axes and overrides by its own. What all studies have in
+common at a scale (images, network, length) is ``configs/study/scale/SCALE.yaml``, so that they
+share runs.
 """
 
 from __future__ import annotations
@@ -12,21 +16,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from erssl.errors import ConfigError
 from erssl.paths import user_path
 from erssl.settings.arguments import overrides_of
-from erssl.yaml_text import read_settings_file
+from erssl.studies.study_files import available_studies, check_keys, read_file, study_folder
 
 _KEYS = {"question", "source", "axes", "scales", "overrides", "metrics", "published", "skip"}
-_KEYS |= {"notes"}
+_KEYS |= {"notes", "reads", "transfer"}
 _SCALE_KEYS = {"about", "overrides", "seeds"}
 _OWN_SCALE_KEYS = {"about", "overrides", "seeds", "axes", "skip"}
 METRICS = ("knn_top1", "linear_top1", "train_nats_below_uniform", "train_alignment")
 
+DEFAULT_SCALE = "tiny"
+DATA = "data"  # which images, and the group of their settings
 Overrides = dict[str, Any]
 
 
@@ -128,6 +132,13 @@ class Study:
     published: tuple[Published, ...]
     skip: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+    reads_store: bool = False
+    transfer: Overrides | None = None
+
+    @property
+    def default_scale(self) -> str:
+        """The scale that is meant where none is named."""
+        return DEFAULT_SCALE if DEFAULT_SCALE in self.scales else next(iter(self.scales))
 
     def scale(self, name: str) -> Scale:
         """What holds for all runs at a scale, the study's own word last.
@@ -141,9 +152,9 @@ class Study:
                 f"{', '.join(self.scales)}."
             )
         own = self.scales[name]
-        file = _folder() / "scale" / f"{name}.yaml"
-        shared = _read(file) if file.is_file() else {}
-        _check_keys(shared, _SCALE_KEYS, f"The scale {name}")
+        file = study_folder() / "scale" / f"{name}.yaml"
+        shared = read_file(file) if file.is_file() else {}
+        check_keys(shared, _SCALE_KEYS, f"The scale {name}")
         if not own.get("about") and not shared:
             raise ConfigError(
                 f"The scale {name} of the study {self.name} is its own and says nothing about its "
@@ -171,30 +182,21 @@ class Study:
         axes = _axes(own["axes"], self.name) if own.get("axes") else self.axes
         skip = {tuple(map(str, labels)) for labels in own.get("skip", self.skip)}
         given = dict(override.partition("=")[::2] for override in further)
-        varied = {key for axis in axes for option in axis.options.values() for key in option}
-        if clash := sorted(set(given) & (varied | {"seed"})):
+        options = [option for axis in axes for option in axis.options.values()]
+        if clash := sorted(set(given) & ({key for o in options for key in _fixed(o)} | {"seed"})):
             raise ConfigError(
                 f"{clash[0]} varies between the runs of the study {self.name}; leave it out, or "
                 "write a study of your own."
             )
         cells = [
-            Cell(labels, seed, tuple(overrides_of({**overrides, "seed": seed, **given})))
+            Cell(labels, seed, tuple(overrides_of({"seed": seed, **overrides})))
             for seed in seeds or scale.seeds
-            for labels, overrides in _product(axes, scale.overrides)
+            for labels, overrides in _product(axes, scale.overrides, given)
             if not _matches(labels, skip)
         ]
         if not cells:
             raise ConfigError(f"The study {self.name} has no run at scale {scale.name}.")
         return Grid(axes, tuple(cells), (*scale.changed, *further))
-
-
-def _folder() -> Path:
-    return Path(str(files("erssl.configs"))) / "study"
-
-
-def available_studies() -> tuple[str, ...]:
-    """Names of the studies that come with erssl."""
-    return tuple(sorted(file.stem for file in _folder().glob("*.yaml")))
 
 
 def read_study(name: str) -> Study:
@@ -207,7 +209,7 @@ def read_study(name: str) -> Study:
     if name.endswith((".yaml", ".yml")):
         file = own
     elif name in available_studies():
-        file = _folder() / f"{name}.yaml"
+        file = study_folder() / f"{name}.yaml"
     else:
         from erssl.settings.hints import nearest
 
@@ -215,9 +217,9 @@ def read_study(name: str) -> Study:
             f"There is no study {name!r}; {nearest(name, available_studies())} Or give the path "
             "of a YAML file."
         )
-    said = _read(file)
+    said = read_file(file)
     about = f"The study {file}" if file == own else f"The study {name}"
-    _check_keys(said, _KEYS, about)
+    check_keys(said, _KEYS, about)
     try:
         return _study(file.stem, said, about)
     except ConfigError:
@@ -230,12 +232,15 @@ def read_study(name: str) -> Study:
 def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
     missing = [key for key in ("question", "scales") if not said.get(key)]
     scales = {str(k): dict(v or {}) for k, v in dict(said.get("scales") or {}).items()}
-    if not said.get("axes") and not all(own.get("axes") for own in scales.values()):
+    reads = said.get("reads")
+    if reads not in (None, "store"):
+        raise ConfigError(f"{about} reads {reads!r}; a study reads the store, or has axes.")
+    if not reads and not said.get("axes") and not all(own.get("axes") for own in scales.values()):
         missing.append("axes")
     if missing:
         raise ConfigError(f"{about} says nothing of {', '.join(missing)}.")
     for scale, own_scale in scales.items():
-        _check_keys(own_scale, _OWN_SCALE_KEYS, f"{about}, scale {scale},")
+        check_keys(own_scale, _OWN_SCALE_KEYS, f"{about}, scale {scale},")
     return Study(
         name=name,
         question=" ".join(str(said["question"]).split()),
@@ -247,6 +252,8 @@ def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
         published=tuple(_published(table) for table in said.get("published") or ()),
         skip=tuple(tuple(map(str, labels)) for labels in said.get("skip") or ()),
         notes=tuple(" ".join(str(note).split()) for note in said.get("notes") or ()),
+        reads_store=reads is not None,
+        transfer=dict(said["transfer"]) if said.get("transfer") else None,
     )
 
 
@@ -260,13 +267,30 @@ def _axes(said: Mapping[str, Any], study: str) -> tuple[Axis, ...]:
 
 
 def _product(
-    axes: Sequence[Axis], shared: Overrides
+    axes: Sequence[Axis], shared: Overrides, given: Overrides
 ) -> Iterator[tuple[tuple[str, ...], Overrides]]:
+    """Labels and overrides of every cell; what the user has given is the strongest.
+
+    An option that names images of its own (``data``) takes no images of the scale or the user.
+    """
     for options in itertools.product(*(axis.options.items() for axis in axes)):
-        overrides = dict(shared)
-        for _, own in options:
-            overrides |= own
-        yield tuple(label for label, _ in options), overrides
+        own: Overrides = {}
+        for _, overrides in options:
+            own |= overrides
+        below, above = (
+            {k: v for k, v in each.items() if not (DATA in own and _is_of_images(k))}
+            for each in (shared, given)
+        )
+        yield tuple(label for label, _ in options), {**below, **own, **above}
+
+
+def _is_of_images(key: str) -> bool:
+    return key.partition(".")[0] == DATA
+
+
+def _fixed(option: Overrides) -> Iterator[str]:
+    """The keys of an option that nobody may give for all runs."""
+    return (key for key in option if not (DATA in option and _is_of_images(key)))
 
 
 def _matches(labels: tuple[str, ...], skip: set[tuple[str, ...]]) -> bool:
@@ -281,24 +305,3 @@ def _published(said: Mapping[str, Any]) -> Published:
     }
     columns = tuple(str(column) for column in said["columns"])
     return Published(str(said["title"]), str(said["source"]), columns, rows)
-
-
-def _check_keys(said: Mapping[str, Any], known: set[str], about: str) -> None:
-    if unknown := sorted(set(said) - known):
-        raise ConfigError(f"{about} has no key {unknown[0]!r}; it has {', '.join(sorted(known))}.")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise ConfigError(
-            f"There is no file {file}; give the path of a study, or one of "
-            f"{', '.join(available_studies())}."
-        )
-    try:
-        said = read_settings_file(file)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ConfigError(f"{file} cannot be read as a study ({reason}).") from error
-    if not isinstance(said, dict):
-        raise ConfigError(f"{file} is no study: it holds no keys.")
-    return said

@@ -11,7 +11,7 @@ import torch
 from benchmarks.guard_readings import COLLAPSING, FILE, HEALTHY
 from erssl.callbacks import CollapseGuard
 from erssl.entropy import sphere_log_area
-from erssl.protocols.pretrain import _callbacks
+from erssl.protocols.pretrain_measures import callbacks_of
 
 RUNS = json.loads(FILE.read_text(encoding="utf-8"))
 
@@ -59,6 +59,6 @@ def test_a_loss_that_compares_no_embeddings_may_leave_them_in_a_cone(compares_vi
         lens=SimpleNamespace(probe_size=8, every_n_steps=None, kappas=[10], on_collapse="warn"),
     )
     data = SimpleNamespace(measurable=True, probe_views=lambda n: torch.zeros(2, n, 3, 4, 4))
-    (lens,) = _callbacks(settings, data, Path(), compares_views)
+    (lens,) = callbacks_of(settings, data, Path(), compares_views)
     warning = said("mveb without entropy", lens.guard)
     assert bool(warning) == compares_views

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from erssl.cli.main import main
 from erssl.data import default_options, labels_of, load_datasets, stratified_subset
+from erssl.errors import ConfigError
 from erssl.evaluation.classifier import ClassifierTraining
 from erssl.models import build_backbone, named_architecture, save_backbone
 
@@ -178,12 +179,12 @@ def test_rates_are_those_of_the_images_of_a_step(batches, images, tiny_run, tmp_
     def watched(self):
         optimizers = configure(self)
         seen.append(optimizers[0][0].param_groups[0]["lr"])
-        return optimizers
+        raise ConfigError("The rate is known, so that no step is needed.")
 
     monkeypatch.setattr(ClassifierTraining, "configure_optimizers", watched)
     overrides = ("linear", *QUICK, "epochs=1", "lr_per_256=true", f"checkpoint={tiny_run}")
     overrides += (f"trainer.accumulate_grad_batches={batches}",)
-    assert evaluate(tmp_path / "run", *overrides) == 0
+    assert evaluate(tmp_path / "run", *overrides) == 2
     assert seen == [pytest.approx(0.05 * images / 256)]
 
 

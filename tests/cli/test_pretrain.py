@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 import erssl
 from erssl.callbacks import OnlineKNN
 from erssl.cli.main import main
+from erssl.evaluation import extract_features
 
 TINY = (
     "backbone=timm",
@@ -116,15 +117,15 @@ def test_a_killed_run_goes_on_with_its_own_settings_and_keeps_its_curve(
     tmp_path, capsys, monkeypatch
 ):
     run_dir = tmp_path / "run"
-    measure, calls = OnlineKNN.measure, []
+    read, calls = OnlineKNN.on_train_epoch_end, []
 
-    def fail_in_the_second_epoch(self, module):
+    def fail_in_the_second_epoch(self, trainer, module):
         calls.append(1)
-        if len(calls) == 3:  # untrained, epoch 1, epoch 2
+        if len(calls) == 2:
             raise RuntimeError("killed")
-        return measure(self, module)
+        read(self, trainer, module)
 
-    monkeypatch.setattr(OnlineKNN, "measure", fail_in_the_second_epoch)
+    monkeypatch.setattr(OnlineKNN, "on_train_epoch_end", fail_in_the_second_epoch)
     with pytest.raises(RuntimeError, match="killed"):
         run("method=entrec", run_dir=run_dir)
     assert not (run_dir / "results.json").exists()
@@ -365,3 +366,24 @@ def test_commands_help_and_wrong_commands(capsys):
     listed = capsys.readouterr().out
     for name in ("mveb", "entrec", "simclr", "arXiv 2403.19078"):
         assert name in listed
+
+
+def test_no_features_are_read_twice(tmp_path, monkeypatch):
+    """Before training, after each epoch: of both splits once, and the curve ends in the results."""
+    passes = []
+
+    def counted(*arguments):
+        passes.append(arguments)
+        return extract_features(*arguments)
+
+    for module in ("callbacks.online_knn", "protocols.pretrain_measures"):
+        monkeypatch.setattr(f"erssl.{module}.extract_features", counted)
+    overrides = ("method=simclr", "trainer.limit_train_batches=1", "data.image_size=16")
+    assert run(*overrides, run_dir=tmp_path / "run") == 0
+    assert len(passes) == 3 * 2
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        curve = [float(row["val_knn_top1"]) for row in csv.DictReader(file) if row["val_knn_top1"]]
+    metrics = results_of(tmp_path / "run")["metrics"]
+    assert len(curve) == 3
+    ends = metrics["untrained_knn_top1"], metrics["knn_top1"]
+    assert (curve[0], curve[-1]) == pytest.approx(ends, abs=1e-6)

@@ -20,7 +20,7 @@ from erssl.models import BackboneOptions, build_backbone
 from erssl.protocols.compare import _overrides_of, plan
 from erssl.protocols.predict import read_classifier
 from erssl.run.directory import RunDirectory
-from erssl.settings.evaluation import check_same_settings
+from erssl.settings.evaluation_resume import check_same_settings
 from erssl.settings.pretrain import read_settings, stored_config
 
 from .test_pretrain import TINY, UNMEASURED

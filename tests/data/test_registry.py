@@ -25,7 +25,7 @@ from erssl.data.views import available_views
 from erssl.errors import ConfigError
 from erssl.layers import forget_config_file
 from erssl.settings.compose import group_options
-from erssl.settings.evaluation import check_same_settings
+from erssl.settings.evaluation_resume import check_same_settings
 from erssl.settings.pretrain import read_settings, run_settings
 
 from .data_images import noise

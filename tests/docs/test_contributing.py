@@ -1,21 +1,28 @@
 """The examples of CONTRIBUTING.md do what it says of them."""
 
 import importlib
+import inspect
 import re
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+import erssl
+import erssl.protocols
 from erssl.data import DATASETS, available_datasets
 from erssl.errors import ConfigError
-from erssl.layers import forget_config_file
+from erssl.layers import forget_config_file, read_config_file
+from erssl.methods import METHODS
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.protocols import knn, linear
+from erssl.recipes import REGISTERED, read_recipe
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 QUIET = Console(quiet=True)
@@ -74,3 +81,76 @@ def test_the_table_of_keys_has_those_of_every_data_set_and_of_the_optimiser():
         assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == set(DATASETS[name].own_options())
     for option in fields(OptimizerOptions):
         assert re.search(rf"`(optimizer\.)?{option.name}`", keys), option.name
+
+
+def _blocks(language, word):
+    """The one block of the page in which a word stands."""
+    (block,) = (b for b in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if word in b)
+    return block
+
+
+@pytest.fixture
+def with_config(tmp_path, monkeypatch):
+    """Lets a file of the page be one of ours."""
+    folder = tmp_path / "configs"
+    shutil.copytree(Path(__file__).parents[2] / "configs", folder)
+    for module in ("layers", "recipes", "settings.commands", "settings.keys"):
+        monkeypatch.setattr(f"erssl.{module}.files", lambda _: folder)
+
+    def write(name, text):
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+    return write
+
+
+def test_the_method_of_the_page_computes_its_loss_and_has_its_recipe(with_config):
+    with_config("method/wang_isola", _blocks("yaml", "name: wang_isola"))
+    page = {"__name__": "page"}
+    try:
+        exec(_blocks("python", "class WangIsola"), page)
+        recipe = read_recipe("wang_isola")
+        method = page["WangIsola"](4, 2, backbone=_Pixels(), **recipe.small_options)
+    finally:
+        METHODS.pop("wang_isola", None)
+        REGISTERED.pop("wang_isola", None)
+    assert method.default_optimizer.base_lr == 0.12
+    views = list(torch.rand(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0)))
+    step = method.eval().multi_view_step(views)
+    z = [method.embed(view).detach().double().numpy() for view in views]
+    z = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in z]
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    spread = [np.mean([np.exp(-2 * ((a[i] - a[j]) ** 2).sum()) for i, j in pairs]) for a in z]
+    expected = ((z[0] - z[1]) ** 2).sum(axis=1).mean() + np.log(spread).mean()
+    assert step.loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+class _Pixels(torch.nn.Flatten):
+    feature_dim = 12
+
+
+def test_commands_of_the_page_are_found_by_their_files(with_config, tmp_path, monkeypatch, tiles):
+    """One that takes ``data=`` and one that does not, the second from Python."""
+    folder = tmp_path / "protocols"
+    folder.mkdir()
+    monkeypatch.setattr(erssl.protocols, "__path__", [*erssl.protocols.__path__, str(folder)])
+    for name in ("means", "spectrum"):
+        (folder / f"{name}.py").write_text(_blocks("python", f'read_protocol("{name}"'))
+        with_config(name, _blocks("yaml", f"# erssl {name}:"))
+    assert {"means", "spectrum"} <= set(dir(erssl))
+    assert list(inspect.signature(erssl.means).parameters)[:2] == ["checkpoint", "data"]
+    assert list(inspect.signature(erssl.spectrum).parameters)[:2] == ["checkpoint", "quiet"]
+    checkpoint = tiles[1][0].partition("=")[2]
+    means = importlib.import_module("erssl.protocols.means")
+    result = means.run([*tiles[1], f"run_dir={tmp_path / 'means'}"], QUIET)
+    assert result.metrics["top1"] >= 0.5 and (result.path / "report.md").is_file()
+    result = erssl.spectrum(checkpoint, run_dir=tmp_path / "spectrum", quiet=True)
+    assert 0 < result.metrics["rank_share"] <= 1 and (result.path / "report.md").is_file()
+    with pytest.raises(ConfigError, match="The key data is unknown; choose from"):
+        erssl.spectrum(checkpoint, data="digits", quiet=True)
+
+
+def test_a_file_with_keys_of_a_whole_config_has_to_say_so(with_config):
+    text = _blocks("yaml", "name: tiles")
+    with_config("data/tiles", text.partition("\n")[2])
+    with pytest.raises(ConfigError, match=r"tiles\.yaml is no file of data: .* '# @package _gl"):
+        read_config_file("data/tiles")

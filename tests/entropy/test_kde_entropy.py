@@ -39,6 +39,8 @@ def brute_force(z, kappa, estimator, leave_one_out, memory=None):
         densities.append(math.exp(scale) * math.fsum(terms) / len(terms))
     if estimator == "joe":
         weights = [1 / len(z)] * len(z)
+    elif estimator == "renyi2":
+        return -math.log(math.fsum(densities) / len(densities))
     else:
         weights = [p / math.fsum(densities) for p in densities]
     return -math.fsum(w * math.log(p) for w, p in zip(weights, densities, strict=True))
@@ -51,7 +53,10 @@ def unit_rows(count, dim, seed=0, dtype=torch.float64):
 
 OPTIONS = pytest.mark.parametrize(
     ("estimator", "leave_one_out"),
-    [("joe", True), ("joe", False), ("plugin", True), ("plugin", False)],
+    [
+        *(("joe", True), ("joe", False), ("plugin", True), ("plugin", False)),
+        *(("renyi2", True), ("renyi2", False)),
+    ],
 )
 
 
@@ -283,7 +288,7 @@ def test_equal_rows_are_finite_at_extreme_concentrations(kappa, leave_one_out):
 
 def test_bad_arguments_are_named():
     z = unit_rows(4, 3)
-    with pytest.raises(ValueError, match=r"must be 'joe' or 'plugin' but is 'parzen'\."):
+    with pytest.raises(ValueError, match=r"must be 'joe', 'plugin' or 'renyi2' but is 'parzen'\."):
         kde_entropy(z, 10.0, "parzen")
     for kappa in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match=f"kappa must be above 0 but is {kappa}"):
@@ -321,7 +326,10 @@ def test_tiles_give_the_value_and_gradient_of_the_whole_matrix(
     weights = (
         log_density.softmax(0) if estimator == "plugin" else torch.full_like(log_density, 1 / count)
     )
-    (expected,) = torch.autograd.grad(-(weights * log_density).sum(), z)
+    value = -(weights * log_density).sum()
+    if estimator == "renyi2":
+        value = -log_density.exp().mean().log()
+    (expected,) = torch.autograd.grad(value, z)
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 
 

@@ -42,6 +42,10 @@ LOSSES = {
     "mveb_stable": lambda: MVEBLoss(geometry="sphere", eta="auto", shrink_to="vmf"),
     "mveb_local": lambda: MVEBLoss(normalize_local_target=True),
     "mvib": lambda: MVIBLoss(),
+    "er_best": lambda: ERLoss("best"),
+    "er_learned": lambda: ERLoss("learned"),
+    "er_renyi2": lambda: ERLoss(estimator="renyi2"),
+    "mveb_bandwidth": lambda: MVEBLoss(bandwidth_scale="auto"),
     "er_koleo": lambda: ERLoss(estimator="koleo"),
     "corinfomax": lambda: CorInfoMaxLoss(DIM),
     "e2mc": lambda: E2MCLoss(),
@@ -56,7 +60,10 @@ LOSSES = {
     "visreg": lambda: VISRegLoss(num_slices=8),
 }
 NEEDS_TWO = ("er_koleo", "e2mc")  # a neighbour, or a spacing
-NEEDS_OTHERS = ("er", "er_plugin", "er_memory", "entrec")  # undefined for one row: left out itself
+NEEDS_OTHERS = (  # undefined for one row: left out itself
+    *("er", "er_plugin", "er_memory", "entrec"),
+    *("er_best", "er_learned", "er_renyi2"),
+)
 LISTS = [name for name in LOSSES if name not in ("mvib", "frossl", "emp_ssl")]
 DIM = 16
 

@@ -88,6 +88,13 @@ LOSSES = {
     "mvib": lambda gather: MVIBLoss(multiplier=0.3, gather_distributed=gather),
     "mvib mine": lambda gather: _mine(gather),
     "mvib mige": lambda gather: MVIBLoss(0.3, gather_distributed=gather, estimator="mige"),
+    "er best": lambda gather: ERLoss("best", gather_distributed=gather),
+    "er learned": lambda gather: ERLoss("learned", gather_distributed=gather),
+    "er renyi2": _er("renyi2"),
+    "mveb rbf": lambda gather: MVEBLoss(0.3, gather_distributed=gather, kernel="rbf"),
+    "mveb bandwidth": lambda gather: MVEBLoss(
+        0.3, gather_distributed=gather, bandwidth_scale="auto"
+    ),
     "er koleo": lambda gather: ERLoss(6.0, "koleo", gather_distributed=gather),
     "corinfomax": lambda gather: CorInfoMaxLoss(OUT_DIM, 5.0, gather_distributed=gather),
     "e2mc": lambda gather: E2MCLoss(gather_distributed=gather),

@@ -94,8 +94,24 @@ def test_er_names_a_concentration_that_is_not_above_0(kappa):
 
 
 def test_er_names_an_unknown_estimator():
-    with pytest.raises(ValueError, match=r"must be 'joe', 'plugin' or 'koleo' but is 'kde'\."):
+    with pytest.raises(
+        ValueError, match=r"must be 'joe', 'plugin', 'renyi2' or 'koleo' but is 'kde'\."
+    ):
         ERLoss(estimator="kde")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kappa": "adaptive"}, "a number, 'best' or 'learned' but is 'adaptive'"),
+        ({"kappa": "best", "estimator": "koleo"}, "give kappa a number"),
+        ({"kappa": "learned", "leave_one_out": False}, "give kappa a number"),
+        ({"reconstruction_kappa": 0.0}, "reconstruction_kappa must be above 0 but is 0.0"),
+    ],
+)
+def test_er_names_a_rule_for_the_concentration_that_cannot_be(options, said):
+    with pytest.raises(ValueError, match=said):
+        ERLoss(**options)
 
 
 def test_entrec_names_an_unknown_kind_and_a_bad_temperature():

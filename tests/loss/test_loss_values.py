@@ -8,6 +8,7 @@ import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules.center import Center
 
+from erssl.entropy import stein_score
 from erssl.loss import (
     CorInfoMaxLoss,
     DiscreteERLoss,
@@ -503,3 +504,36 @@ def test_mvib_in_float32_is_as_in_float64(dim):
             patch.setattr("torch.distributions.Normal.rsample", lambda self: self.loc)
             values.append((loss_fn(*z).item(), loss_fn.terms["divergence"].item()))
     assert values[0] == pytest.approx(values[1], rel=2e-6)
+
+
+# MVEB of rows that are not normalised -----------------------------------------------------------
+
+
+@VIEWS
+def test_mveb_of_rows_as_they_are_holds_views_together_by_half_their_squared_distance(number):
+    online, target = online_and_target(number, count=6)
+    online = [2.0 * z + 0.3 for z in online]
+    leaves = [z.clone().requires_grad_() for z in online]
+    loss_fn = MVEBLoss(beta=0.3, kernel="rbf", bandwidth_scale=2.0)
+    loss = loss_fn(*leaves) if number is None else loss_fn(leaves, target)
+    met = target if target is not None else leaves
+    local = (met[0] + met[1]) / 2
+    pairs = zip(leaves, [met[1], met[0], local, local], strict=False)
+    near = sum(0.5 * (z - t).square().sum(1).mean() for z, t in pairs) / len(leaves)
+    scores = [stein_score(z, kernel="rbf", bandwidth_scale=2.0) for z in online]
+    spread = sum((s * z).sum(1).mean() for s, z in zip(scores, leaves, strict=True)) / len(leaves)
+    expected = near + 0.3 * spread
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
+    assert loss_fn.terms["half_squared_distance"].item() == pytest.approx(near.item(), rel=1e-10)
+    ours, theirs = (torch.autograd.grad(x, leaves) for x in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_the_weight_of_the_entropy_of_rows_as_they_are_only_says_how_long_they_are():
+    # of s z, with s^2 = beta: the loss's gradient is s times that of z with beta = 1
+    z = [x.requires_grad_() for x in views(2, 12, 3)]
+    one = torch.autograd.grad(MVEBLoss(1.0, kernel="rbf")(*z), z)
+    scaled = [(0.1 * x.detach()).requires_grad_() for x in z]
+    other = torch.autograd.grad(MVEBLoss(0.01, kernel="rbf")(*scaled), scaled)
+    for own, expected in zip(other, one, strict=True):
+        torch.testing.assert_close(own, 0.1 * expected, rtol=1e-9, atol=1e-12)

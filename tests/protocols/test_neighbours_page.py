@@ -1,9 +1,13 @@
 """``erssl embed neighbors=``: neighbours, near-duplicates, a map; the page runs nothing."""
 
 import html.parser
+import importlib.machinery
 import importlib.util
 import re
 import shutil
+import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -20,7 +24,8 @@ from erssl.evaluation.similar import map_of, near_duplicates, nearest_others
 from .test_embed import CNN, SMALL, paint
 
 EVIL = "<img src=x onerror=document.title='owned'>"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture(params=["faiss", "products"])
@@ -140,6 +145,21 @@ def test_page_shows_neighbours_duplicates_and_leaks(made):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_html_in_class_and_file_names_is_text_to_a_browser(made, tmp_path):
+    """With the browser alone, which needs no package of Python's."""
+    file = made[1] / "out" / "f.html"
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    reader = Reader(done.stdout)
+    assert f"Features of {CNN}" in reader.text  # the title that an image of the names would change
+    assert any(EVIL in text for text in reader.text)
+    shown = [attributes.get("src", "") for tag, attributes in reader.tags if tag == "img"]
+    assert len(shown) > 20 and all(src.startswith("data:image/jpeg;base64,") for src in shown)
+    assert not [name for _, attributes in reader.tags for name in attributes if name[:2] == "on"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_page_opens_in_a_browser_and_runs_nothing(made):
     sync_api = pytest.importorskip("playwright.sync_api")
     asked, faults = [], []
@@ -197,6 +217,30 @@ def test_chosen_images_by_name_and_what_is_refused(tmp_path):
     (tmp_path / "f.csv").unlink()
     with pytest.raises(RunError, match=r"f\.html exists"):
         embed()
+
+
+def test_umap_places_the_images_where_it_is_installed(tmp_path, monkeypatch):
+    told = {}
+
+    class UMAP:
+        def __init__(self, n_neighbors, random_state, init):
+            told.update(n_neighbors=n_neighbors, random_state=random_state, init=init)
+
+        def fit_transform(self, rows):
+            told["rows"] = rows
+            return np.stack([np.arange(len(rows)), np.ones(len(rows))], axis=1).astype(np.float32)
+
+    module = types.ModuleType("umap")
+    module.UMAP = UMAP
+    module.__spec__ = importlib.machinery.ModuleSpec("umap", None)
+    monkeypatch.setitem(sys.modules, "umap", module)
+    for number in range(6):
+        paint(tmp_path / "some" / f"{number}.png", number)
+    erssl.embed(CNN, tmp_path / "some", tmp_path / "f", neighbors=1, map="umap", **SMALL)
+    assert (told["n_neighbors"], told["random_state"]) == (5, 0)  # fewer images than its default
+    assert np.linalg.norm(told["rows"], axis=1) == pytest.approx(np.ones(6))
+    page = (tmp_path / "f.html").read_text()
+    assert "UMAP" in page and page.count("<image ") == 6
 
 
 def test_umap_that_is_missing_names_its_package(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
+from erssl.protocols.study_transfer import read_study_transfer
+from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.settings.pretrain import read_settings
 from erssl.studies import RunStore, available_studies, read_study, store
@@ -33,6 +35,8 @@ SMALL: dict[str, Any] = {
                 **{"data": "digits", "data.pipeline": "lightly", "data.image_size": 16},
                 **{"data.views.recipe": "digits", "epochs": 1, "trainer.precision": "32-true"},
                 **{"evaluation.knn_k": 20, "lens.probe_size": 0, "batch_size": 256},
+                **{"backbone": "timm", "backbone.name": "test_resnet", "data.num_workers": 0},
+                **{"method.projection_hidden_dim": 32, "method.projection_dim": 16},
             },
         }
     },
@@ -55,7 +59,12 @@ def run(*words: str) -> Result:
 def test_every_run_of_every_study_is_one_that_pretrain_takes(name: str) -> None:
     """Composed and checked; one cell a row, to save time, and every option somewhere."""
     study = read_study(name)
+    if study.transfer is not None:
+        read_study_transfer(study.transfer, ["data_root=/anywhere"])
     for size in study.scales:
+        if study.reads_store:
+            assert study.scale(size).about
+            continue
         grid = study.grid(study.scale(size), ["data.root=/anywhere"])
         told: set[str] = set()
         for cell in grid.cells:
@@ -87,9 +96,36 @@ def test_grid_is_the_product_without_what_is_skipped(tmp_path: Path) -> None:
     assert (first["batch_size"], first["epochs"], first["seed"]) == ("128", "2", "0")
 
 
+def test_an_option_with_images_of_its_own_takes_none_of_the_others(tmp_path: Path) -> None:
+    """Neither the scale's nor the user's, who may still say theirs for the rest."""
+    images = {"as given": {}, "digits": {"data": "digits", "data.image_size": 8, "epochs": 2}}
+    study = read_study(written(tmp_path, axes={"images": images}, skip=[]))
+    given = ["data=imagefolder", "data.train_dir=/a", "batch_size=32"]
+    grid = study.grid(study.scale("tiny"), given)
+    first, second = (
+        dict(word.partition("=")[::2] for word in cell.overrides) for cell in grid.cells
+    )
+    assert (first["data"], first["data.train_dir"]) == ("imagefolder", "/a")
+    assert first["data.pipeline"] == "lightly"
+    own = {key: value for key, value in second.items() if key.partition(".")[0] == "data"}
+    assert own == {"data": "digits", "data.image_size": "8"}
+    assert (second["epochs"], second["batch_size"]) == ("2", "32")
+    with pytest.raises(ConfigError, match="epochs varies"):
+        study.grid(study.scale("tiny"), ["epochs=3"])
+    views = {"views": {"a": {"data.views.global_scale": [0.5, 1.0]}, "b": {}}}
+    varied = read_study(written(tmp_path, axes=views, skip=[]))
+    with pytest.raises(ConfigError, match="global_scale varies"):
+        varied.grid(varied.scale("tiny"), ["data.views.global_scale=[0.1,1]"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("transfer", "data=digits"), "needs data_root"),
+        (("transfer", "transfer.datasets=[mnist]", "transfer.data_root=/"), "datasets=mnist"),
+        (("terms", "transfer.data_root=/"), "transfer"),
+        (("label_free", "scale=imagenet"), "has no scale 'imagenet'"),
+        (("label_free",), "has 0 finished ones"),
         (("no_such_study",), "There is no study"),
         (("mveb_bta",), "did you mean mveb_beta"),
         (("{small}", "scale=huge"), "has no scale 'huge'"),
@@ -126,6 +162,7 @@ def test_what_cannot_be_is_refused_before_any_training(
         ({"scales": {"tiny": 3}}, "is not written as a study is"),
         ({"published": [{"title": "no rows"}]}, "is not written as a study is"),
         ({"skip": 3}, "is not written as a study is"),
+        ({"reads": "folder"}, "a study reads the store, or has axes"),
     ],
 )
 def test_a_file_that_is_no_study_is_refused(
@@ -194,6 +231,10 @@ def test_runs_are_trained_once_and_found_by_their_settings(
     mark_failure(tmp_path / "store" / "other", "not of this study")
     result = run(small, *places)
     assert len(started) == 2
+    kept = json.loads((moved / "readings.json").read_text())
+    assert kept["images"] == 1024
+    assert len(kept["readings"]) == 18  # nine of features, nine of embeddings
+    assert kept["readings"].items() <= result.results["runs"][0]["metrics"].items()
     metrics = [each["metrics"]["knn_top1"] for each in result.results["runs"]]
     stored = json.loads((moved / "results.json").read_text())["metrics"]["knn_top1"]
     assert metrics[0] == stored
@@ -259,11 +300,14 @@ def test_images_count_by_their_content(tmp_path: Path) -> None:
     assert [a != b for a, b in zip(before, digests(), strict=True)] == [True, True, False]
 
 
-def test_a_study_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its folder holds the lock of a process that is gone; a damaged result is said."""
+    monkeypatch.setattr("erssl.run.lock.SILENT", 0.2)  # two minutes of a machine elsewhere
+    monkeypatch.setattr("erssl.run.lock._LOOK", 0.05)
     small = written(tmp_path, axes={"method": {"SimCLR": {"method": "simclr"}}}, skip=[])
     places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     (tmp_path / "out").mkdir()
+    monkeypatch.setattr("erssl.run.lock.SILENT", 0.5)  # seconds that it waits for another machine
     (tmp_path / "out" / ".erssl-lock").write_text("{}")
     planned = command._planned(
         read_study(small).grid(read_study(small).scale("tiny")).cells[0],
@@ -379,3 +423,11 @@ def test_a_step_is_measured_once_for_runs_that_differ_by_weights(
     told = {(each.method["score_rows"], each.batch_size) for each in measured}
     assert len(measured) == 4
     assert len(told) == 4
+
+
+def test_two_processes_on_one_study_are_refused(tmp_path: Path) -> None:
+    """By the lock of its folder, before any training."""
+    small = written(tmp_path)
+    with locked(tmp_path / "out"), pytest.raises(RunError, match=r"output=.* is in use by process"):
+        run(small, f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
+    assert not (tmp_path / "store").exists()

@@ -135,7 +135,7 @@ def test_logits_are_compared_at_the_size_of_each_mask(data, head):
     for number, image in enumerate(data[1].images):
         mask = np.array(Image.open(data[1].masks[number]))
         assert mask.shape == (image.height, image.width)
-        pixels = SQUARE(Image.open(image.path))[None]
+        pixels = SQUARE.whole(Image.open(image.path))[0][None]
         with torch.no_grad():
             logits = head(MeanColours()(pixels))
         resized = F.interpolate(logits, mask.shape, mode="bilinear", align_corners=False)
@@ -165,7 +165,7 @@ def test_each_epoch_has_each_image_once_and_mirrors_mask_and_image_together(data
     )
     for epoch in range(2):
         sums = [float(plain[epoch * count + i][0].sum()) for i in range(count)]
-        own = [float(SQUARE(Image.open(image.path)).sum()) for image in data[0].images]
+        own = [float(SQUARE.whole(Image.open(image.path))[0].sum()) for image in data[0].images]
         assert sorted(sums) == pytest.approx(sorted(own), rel=1e-4)
     flips = 0
     for i in range(2 * count):

@@ -1,0 +1,90 @@
+"""Readings without labels of a finished pretraining, kept beside its results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from erssl.data import SSLDataModule
+from erssl.errors import DataError
+from erssl.evaluation.features import eval_mode
+from erssl.evaluation.label_free import SPACES, label_free_reading
+from erssl.files import write_json
+from erssl.protocols.build import trained_method
+from erssl.protocols.evaluation import best_device
+from erssl.run.directory import LAST_CHECKPOINT
+from erssl.settings.pretrain import run_settings
+
+FILE = "readings.json"
+IMAGES = 1024  # of training, or all where there are fewer
+_CHUNK = 256
+
+
+def kept_readings(run: Path) -> dict[str, float] | None:
+    """The readings that lie in a run directory; ``None`` where there are none."""
+    try:
+        content: Any = json.loads((run / FILE).read_text(encoding="utf-8"))
+        return {str(name): float(value) for name, value in content["readings"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def readings_of(run: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """The readings of a run, which are made from its last checkpoint where they are not kept yet.
+
+    Of 1,024 training images, spread evenly, in two views of the run's own recipe; with the network
+    in eval mode. Names begin with ``features_`` or ``embedding_``. What is not finite is left out.
+
+    Args:
+        run: The directory of a finished pretraining.
+        overrides: Where the images are, if no longer where the run had them.
+
+    Raises:
+        ErsslError: If checkpoint or images cannot be read.
+    """
+    kept = kept_readings(run)
+    if kept is not None:
+        return kept
+    file = run / LAST_CHECKPOINT
+    if not file.is_file():
+        raise DataError(f"{run} has no {LAST_CHECKPOINT} any more, which readings are made from.")
+    settings = run_settings(run, list(overrides))
+    options = dataclasses.replace(settings.data, pipeline="lightly")  # a few images only
+    if hasattr(options, "verify") and getattr(options, "on_error", "") == "raise":
+        options = options.changed(verify=False)
+    data = SSLDataModule(options, 1, settings.seed)
+    images = data.datasets.train
+    size = min(IMAGES, len(images))
+    if size < 4:
+        raise DataError(f"{run} has {size} training images, and readings need at least 4.")
+    places = np.linspace(0, len(images) - 1, size).round().astype(int).tolist()
+    views = data.pipeline.probe(images, places, settings.seed)
+    device = best_device()
+    method = trained_method(file, settings).to(device)
+    readings: dict[str, float] = {}
+    for space, outputs in zip(SPACES, _outputs(method, views, device), strict=True):
+        values = label_free_reading(outputs)
+        readings |= {f"{space}_{name}": value for name, value in values.items()}
+    finite = {name: value for name, value in readings.items() if np.isfinite(value)}
+    write_json(run / FILE, {"images": size, "views": 2, "readings": finite})
+    return finite
+
+
+def _outputs(method: Any, views: Sequence[Tensor], device: torch.device) -> list[list[Tensor]]:
+    """Features and embeddings of every view."""
+    module: nn.Module = method
+    with eval_mode(module), torch.no_grad():
+        return [
+            [
+                torch.cat([of(c.to(device)).flatten(1).float().cpu() for c in view.split(_CHUNK)])
+                for view in views
+            ]
+            for of in (method, method.embed)
+        ]
