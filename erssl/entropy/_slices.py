@@ -81,7 +81,7 @@ def epps_pulley(
         directions: Unit columns (d, S).
         needs_gradient: Whether the gradient is asked for.
         spacing: The first frequency t_1; the others are its multiples.
-        count: Number K of frequencies, at least 2.
+        count: Number K of frequencies, at least 4.
         total: Sums a tensor over ranks, where others hold rows of the same batch.
         world: Number of ranks, each with N rows.
     """
@@ -127,15 +127,10 @@ def _waves(angles: Tensor, waves: Tensor) -> Tensor:
     """
     own = waves[: len(angles)]
     count = own.shape[2]
-    first = _first_waves(angles)
-    for part, values in enumerate(first):
-        for k, value in enumerate(values[:count]):
-            own[:, part, k] = value
-    if count <= _STRIDE:
-        return own
-    one, twice = angles.new_ones(()), 2 * first[0][3]
+    _first_waves(angles, own[:, 0], own[:, 1])
+    one, twice = angles.new_ones(()), 2 * own[:, 0, _STRIDE - 1]
     for k in range(_STRIDE, min(count, 2 * _STRIDE)):
-        mirrored = 2 * _STRIDE - 2 - k  # of the knot k + 1 - 4, below 0 but for the last
+        mirrored = 2 * _STRIDE - 2 - k  # of knot k + 1 - 8, which is not above 0
         cosine = one if mirrored < 0 else own[:, 0, mirrored]
         sine = 0 * one if mirrored < 0 else own[:, 1, mirrored]
         torch.addcmul(cosine, twice, own[:, 0, k - _STRIDE], value=-1, out=own[:, 0, k])
@@ -152,14 +147,19 @@ def _waves(angles: Tensor, waves: Tensor) -> Tensor:
     return own
 
 
-def _first_waves(angles: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Cosines and sines of the first four multiples; 1 - 2 sin² keeps small angles' digits."""
+def _first_waves(angles: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    """Write the first four of (T, K, N); 1 - 2 sin² keeps the digits of small angles."""
     one = angles.new_ones(())
-    c1, s1 = angles.cos(), angles.sin()
-    c2, s2 = torch.addcmul(one, s1, s1, value=-2), torch.addcmul(0 * one, s1, c1, value=2)
-    c3, s3 = torch.addcmul(c1 * c2, s1, s2, value=-1), torch.addcmul(s1 * c2, c1, s2)
-    c4, s4 = torch.addcmul(one, s2, s2, value=-2), torch.addcmul(0 * one, s2, c2, value=2)
-    return [c1, c2, c3, c4], [s1, s2, s3, s4]
+    c1, c2, c3, c4 = (cosines[:, k] for k in range(_STRIDE))
+    s1, s2, s3, s4 = (sines[:, k] for k in range(_STRIDE))
+    torch.cos(angles, out=c1)
+    torch.sin(angles, out=s1)
+    torch.addcmul(one, s1, s1, value=-2, out=c2)
+    torch.mul(s1, c1, out=s2).mul_(2)
+    torch.mul(c1, c2, out=c3).addcmul_(s1, s2, value=-1)
+    torch.mul(s1, c2, out=s3).addcmul_(c1, s2)
+    torch.addcmul(one, s2, s2, value=-2, out=c4)
+    torch.mul(s2, c2, out=s4).mul_(2)
 
 
 def _signs(steps: Tensor) -> Tensor:
