@@ -133,6 +133,7 @@ class Study:
         self.numbers = itertools.count()
         self.references: dict[tuple[str, ...], tuple[Path, float]] = {}
         self.counts: dict[str, dict[str, Any]] = {}
+        self.commands: list[str] = []  # those that are killed; empty for all
 
     def overrides(self, method: str, *more: str) -> tuple[str, ...]:
         """Of a short run of a method."""
@@ -273,6 +274,10 @@ PROMISES = {
             "embed",
             "lens",
             "export",
+            "predict",
+            "segment",
+            "report",
+            "study",
         )
     },
     "a damaged file": (

@@ -13,6 +13,7 @@ Writes ``benchmarks/results/fuzz.json`` and ends with status 1 where a case fail
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections import Counter
 from typing import Any
@@ -28,7 +29,9 @@ from tests.fuzz import (
     test_arguments,
     test_checkpoints,
     test_images,
+    test_masks,
     test_results,
+    test_tables,
     test_transfer_lists,
 )
 from tests.fuzz.harness import MEMORY, SECONDS, Outcome, Surface, run_many
@@ -39,6 +42,8 @@ SURFACES: list[Surface] = [
     *test_images.SURFACES,
     test_transfer_lists.SURFACE,
     *test_annotations.SURFACES,
+    *test_masks.SURFACES,
+    *test_tables.SURFACES,
     *test_results.SURFACES,
 ]
 _SHOWN = 20  # failures of a surface that are kept
@@ -48,12 +53,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=11_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="surfaces by name; the others stay as recorded"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     shares = sum(surface.share for surface in SURFACES)
     began = time.perf_counter()
-    surfaces = {}
+    file = RESULTS / "fuzz.json"
+    surfaces = json.loads(file.read_text("utf-8"))["surfaces"] if options.only else {}
     for surface in SURFACES:
+        if options.only and surface.name not in options.only:
+            continue
         surfaces[surface.name] = outcome = measure(
             surface, -(-options.cases * surface.share // shares), options.seed
         )
@@ -73,7 +84,7 @@ def main() -> int:
     }
     report["environment"]["command"] = report["command"]
     report["environment"]["packages"]["hypothesis"] = hypothesis.__version__
-    write_json(RESULTS / "fuzz.json", report)
+    write_json(file, report)
     print(f"all: {counted(report['totals'])}, {report['wall_seconds']:.0f} s")
     return 1 if report["totals"]["failed"] else 0
 

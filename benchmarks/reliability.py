@@ -33,12 +33,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from benchmarks._further_trials import (
-    study_commands,
     study_damage,
     study_ranks,
     study_settings,
     study_sizes,
 )
+from benchmarks._killed_commands import study_commands
 from benchmarks._runs import RESULTS
 from benchmarks._trials import (
     COMMON,
@@ -344,12 +344,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few trials of each, not written")
     parser.add_argument("--only", choices=PARTS, help="a part alone, the others as they were")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commands", nargs="+", default=[], help="of that part these alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         study = Study(Path(folder), options.seed)
+        study.commands = options.commands
         for name, part in PARTS.items():
             if options.only in (None, name):
                 part(study, options.quick)
@@ -367,7 +369,7 @@ def main() -> None:
     file = RESULTS / "reliability.json"
     if options.only and file.is_file():  # the other part stays, with what was said of its run
         earlier = json.loads(file.read_text(encoding="utf-8"))
-        added = {k: report[k] for k in ("seconds", "environment")}
+        added = {k: report[k] for k in ("seed", "seconds", "environment")}
         earlier["trials"] |= study.counts
         report = earlier | {f"{options.only}_processes": added}
     print(table(report["trials"]))

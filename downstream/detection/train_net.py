@@ -35,7 +35,7 @@ from erssl.downstream.detection.detectron2_launch import launch
 from erssl.downstream.detection.evaluation import GROUND_TRUTH, ground_truth
 from erssl.downstream.detection.image_files import check_sizes
 from erssl.downstream.detection.voc import VocSplit, read_split
-from erssl.errors import ConfigError, DataError, ErsslError
+from erssl.errors import ConfigError, DataError, ErsslError, printable
 
 
 def make_config(arguments: Namespace) -> tuple[Any, str | None]:
@@ -168,7 +168,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             dist_url=arguments.dist_url,
         )
     except ErsslError as error:
-        print(f"train_net: {error}", file=sys.stderr)
+        print(f"train_net: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 

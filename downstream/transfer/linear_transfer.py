@@ -13,7 +13,7 @@ from torch import Tensor
 from erssl.downstream.transfer.logistic import Fit, check_labelled, logistic_fits
 from erssl.downstream.transfer.rotation import Rotation
 from erssl.errors import DataError
-from erssl.evaluation.features import Features
+from erssl.evaluation.rows import AnyFeatures, Rows, blocks, joined
 
 # Kornblith et al. 2019, appendix A.4: 45 values, evenly spaced in their logarithms.
 LAMBDAS = tuple(torch.logspace(-6, 5, 45, dtype=torch.float64).tolist())
@@ -65,9 +65,9 @@ class LinearProbe(NamedTuple):
 
 
 def linear_probe(
-    train: Features,
-    val: Features,
-    test: Features,
+    train: AnyFeatures,
+    val: AnyFeatures,
+    test: AnyFeatures,
     num_classes: int,
     metric: Metric,
     *,
@@ -110,7 +110,7 @@ def linear_probe(
             f"shapes {[tuple(part.labels.shape) for part in (train, val, test)]}; give those of "
             "one backbone and one data set."
         )
-    both = Features(*(torch.cat(pair) for pair in zip(train, val, strict=True)))
+    both = joined([train, val])
     rotation = Rotation.of(both.features.to(device))
     path, best = [], None
     descending = sorted(lambdas, reverse=True)
@@ -134,7 +134,7 @@ def linear_probe(
     return LinearProbe(
         chosen.lam,
         best[0],
-        fit.scores(test.features.double()),
+        fit.scores(test.features, torch.float64),
         path[::-1],
         fit,
         widths[0],
@@ -143,9 +143,11 @@ def linear_probe(
     )
 
 
-def constant_features(features: Tensor) -> int:
+def constant_features(features: Rows) -> int:
     """How many of the features (N, d) are the same for all images, but for rounding."""
-    low, high = features.amin(dim=0), features.amax(dim=0)
+    parts = [torch.stack([block.amin(dim=0), block.amax(dim=0)]) for block in blocks(features)]
+    ends = torch.stack(parts)
+    low, high = ends[:, 0].amin(dim=0), ends[:, 1].amax(dim=0)
     return int((high - low <= _FLAT * torch.maximum(low.abs(), high.abs())).sum())
 
 
@@ -158,7 +160,7 @@ def _finite(value: float, lam: float) -> float:
     return value
 
 
-def _notes(constant: int, train: Features, path: list[PathPoint], fit: Fit) -> list[str]:
+def _notes(constant: int, train: AnyFeatures, path: list[PathPoint], fit: Fit) -> list[str]:
     notes = []
     n, d = train.features.shape
     if constant == d:

@@ -10,9 +10,11 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from erssl.downstream.transfer.logits import HeldLogits, Logits, StoredLogits
 from erssl.downstream.transfer.rotation import Rotation
 from erssl.downstream.transfer.solver import Problem
 from erssl.errors import ConfigError, DataError
+from erssl.evaluation.rows import Rows, StoredRows, blocks
 
 # Rounding of float32 moves the gradient by less than this share of a feature's mean magnitude.
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
@@ -40,14 +42,16 @@ class Fit(NamedTuple):
     gradient_norm: float
     loss: float
 
-    def scores(self, features: Tensor) -> Tensor:
-        """Logits (N, C) of features (N, d), in float32 or the features' wider type."""
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
+    def scores(self, features: Rows, least: torch.dtype = torch.float32) -> Tensor:
+        """Logits (N, C) of features (N, d), in the wider of ``least`` and the features' type."""
+        if isinstance(features, StoredRows):
+            return torch.cat([self.scores(block, least) for block in blocks(features)])
+        features = features.to(torch.promote_types(features.dtype, least))
         return features @ self.weight.to(features).T + self.bias.to(features)
 
 
 def logistic_path(
-    features: Tensor,
+    features: Rows,
     labels: Tensor,
     num_classes: int,
     lambdas: Sequence[float],
@@ -83,7 +87,8 @@ def logistic_path(
     features' type.
 
     Args:
-        features: Features (N, d), of any floating type.
+        features: Features (N, d), of any floating type, or rows that lie in files; these are gone
+            through by blocks, beside two files of N x C numbers next to them, and take no memory.
         labels: Class numbers (N,), or zeros and ones (N, C) for one-vs-rest.
         num_classes: Number of classes C.
         lambdas: Penalties, in any order, which has no influence.
@@ -125,7 +130,7 @@ def logistic_path(
 
 @torch.no_grad()
 def logistic_fits(
-    features: Tensor,
+    features: Rows,
     labels: Tensor,
     num_classes: int,
     lambdas: Sequence[float],
@@ -151,7 +156,8 @@ def logistic_fits(
     else:
         targets, factor = labels[:, kept.to(device)].float(), 1.0
     rotation = Rotation.of(features) if rotation is None else rotation.to(device)
-    magnitude = float(features.abs().mean(dim=0, dtype=torch.float64).max())
+    sums = [block.abs().sum(dim=0, dtype=torch.float64) for block in blocks(features)]
+    magnitude = float(torch.stack(sums).sum(dim=0).max()) / len(features)
     dtype = torch.float32 if tolerance >= _ROUNDING * magnitude else torch.float64
     origin = torch.zeros(rotation.basis.shape[1] + 1, len(kept), dtype=torch.float64, device=device)
     if start is not None:
@@ -187,7 +193,7 @@ def logistic_fits(
         yield Fit(lam, weight, bias, iterations, norm <= tolerance, norm, loss)
 
 
-def check_labelled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> None:
+def check_labelled(features: Rows, labels: Tensor, num_classes: int, name: str) -> None:
     """Check that features (N, d) and labels (N,) or (N, C) make a split.
 
     Raises:
@@ -209,7 +215,8 @@ def check_labelled(features: Tensor, labels: Tensor, num_classes: int, name: str
             f"{tuple(labels.shape)}; give features (N, d) and labels (N,), or (N, {num_classes}) "
             "of zeros and ones, N of at least 1."
         )
-    if broken := int((~features.isfinite()).any(dim=1).sum()):
+    broken = sum(int((~block.isfinite()).any(dim=1).sum()) for block in blocks(features))
+    if broken:
         raise DataError(
             f"The {name} features of {broken} of {n} images are not finite; check the backbone "
             "that they come from."
@@ -228,7 +235,7 @@ def check_labelled(features: Tensor, labels: Tensor, num_classes: int, name: str
 
 
 def _problem(
-    features: Tensor,
+    features: Rows,
     targets: Tensor,
     parameters: Tensor,
     rotation: Rotation,
@@ -236,7 +243,12 @@ def _problem(
     dtype: torch.dtype,
 ) -> Problem:
     exact = rotation if dtype == torch.float32 else rotation.exact()
-    return Problem(exact.apply(features, dtype), targets, parameters, exact, magnitude)
+    logits: Logits
+    if isinstance(features, StoredRows):
+        logits = StoredLogits(features, targets, exact, parameters.shape[1], dtype)
+    else:
+        logits = HeldLogits(exact.apply(features, dtype), targets)
+    return Problem(logits, targets.ndim == 1, parameters, exact, magnitude)
 
 
 def _fitted_classes(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from erssl.evaluation.rows import Rows, StoredRows, blocks, in_memory
+
 _ROWS = 8192  # converted at a time
 
 
@@ -28,11 +30,16 @@ class Rotation(NamedTuple):
     basis: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> Rotation:
+    def of(cls, features: Rows) -> Rotation:
         """Principal axes of features (N, d); of fewer images than dimensions, of their span."""
-        centre = features.mean(dim=0, dtype=torch.float64).float().double()
         n, d = features.shape
+        if isinstance(features, StoredRows):
+            sums = [block.sum(dim=0, dtype=torch.float64) for block in blocks(features)]
+            centre = (torch.stack(sums).sum(dim=0) / n).float().double()
+        else:
+            centre = features.mean(dim=0, dtype=torch.float64).float().double()
         if n < d:
+            features = in_memory(features)
             # Squaring would lose the small singular values; QR keeps the span to the last digit.
             outer, inner = torch.linalg.qr((features.double() - centre).T)
             axes = _axes(inner.T, torch.zeros_like(centre[:n]))
@@ -73,11 +80,12 @@ class Rotation(NamedTuple):
         return torch.cat([weight, gradient[-1:]])
 
 
-def _axes(features: Tensor, centre: Tensor) -> Tensor:
+def _axes(features: Rows, centre: Tensor) -> Tensor:
     """Principal axes (d, d), float32."""
-    products = features.new_zeros(features.shape[1], features.shape[1], dtype=torch.float32)
-    wide = torch.promote_types(features.dtype, torch.float32)
-    for rows in features.split(_ROWS):
+    d = features.shape[1]
+    products = torch.zeros(d, d, dtype=torch.float32, device=features.device)
+    for rows in blocks(features, _ROWS):
+        wide = torch.promote_types(rows.dtype, torch.float32)
         part = (rows.to(wide) - centre.to(wide)).float()
         products.addmm_(part.T, part)
     axes: Tensor = torch.linalg.eigh(products).eigenvectors

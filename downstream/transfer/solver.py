@@ -5,37 +5,36 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from erssl.downstream.transfer.logits import Logits, sum_of
 from erssl.downstream.transfer.rotation import Rotation
 
 _MEMORY = 10  # pairs of steps and changes of the gradient
 _SOLVED = 3  # fits that the next one is foreseen from
 _SEARCHES = 30
 _FLATTER = 0.1  # a step is taken where the slope has fallen to this share
-_WIDTH = 16  # MKL multiplies by 48 columns twice as fast as by 47
 
 
 class Problem:
-    """Mean cross-entropy plus penalty of rotated features, and where the search stands.
+    """Mean cross-entropy plus penalty of linear logits, and where the search stands.
 
     Parameters are (p + 1, C), the biases in the last row. The problem is one for softmax; for
     one-vs-rest it is C problems that share products of matrices, each with its own search
     direction, step and memory, so that every inner product below is one number or one a column.
 
     Attributes:
-        features: Rotated features (N, p).
+        logits: Those of the images at ``parameters``.
         parameters: Where the search stands (p + 1, C).
     """
 
     def __init__(
         self,
-        features: Tensor,
-        labels: Tensor,
+        logits: Logits,
+        joint: bool,
         parameters: Tensor,
         rotation: Rotation,
         magnitude: float,
@@ -43,27 +42,25 @@ class Problem:
         """Start at given parameters.
 
         Args:
-            features: Rotated features (N, p), float32 or float64: all is computed in that type.
-            labels: Class numbers (N,), or zeros and ones (N, C) of one-vs-rest.
+            logits: Of rotated features, float32 or float64: all is computed in that type.
+            joint: Whether the classes are one problem, of softmax.
             parameters: Start (p + 1, C).
-            rotation: What the features were rotated by.
+            rotation: What the features are rotated by.
             magnitude: Largest mean magnitude of a feature before it was rotated.
         """
-        self.features, self.labels, self.rotation = features, labels, rotation
-        self.magnitude, self.unit = magnitude, torch.finfo(features.dtype).eps
-        self.joint = labels.ndim == 1
-        self.over = (0, 1) if self.joint else (0,)
-        self.spread = features.square().mean(dim=0)
+        self.logits, self.rotation = logits, rotation
+        self.magnitude, self.unit = magnitude, torch.finfo(logits.dtype).eps
+        self.over = (0, 1) if joint else (0,)
         # Only rounding keeps the gradient from a new low for so long.
-        self.patience = 50 if features.dtype == torch.float32 else sys.maxsize
+        self.patience = 50 if logits.dtype == torch.float32 else sys.maxsize
         self.pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=_MEMORY)
-        self.solved: deque[tuple[float, Tensor, Tensor]] = deque(maxlen=_SOLVED)
+        self.solved: deque[tuple[float, Tensor, Any]] = deque(maxlen=_SOLVED)
         self.move(parameters)
 
     def move(self, parameters: Tensor) -> None:
         """Stand at other parameters, with everything computed anew."""
-        self.parameters = parameters.to(self.features)
-        self.logits = _times(self.features, self.parameters[:-1]) + self.parameters[-1]
+        self.parameters = parameters.to(self.logits.spread)
+        self.logits.stand(self.parameters)
         self.drift = 0.0
         self._differentiate()
 
@@ -74,20 +71,7 @@ class Problem:
         self.move(parameters)
 
     def _differentiate(self) -> None:
-        residuals, self.curvature = self._residuals(self.logits)
-        products = _times(self.features.T, residuals)
-        whole = torch.cat([products, residuals.sum(dim=0, keepdim=True)])
-        self.slopes = whole / len(residuals)
-
-    def _residuals(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities minus labels (N, C), and the mean of p (1 - p) of each class (1, C)."""
-        chances = logits.softmax(dim=1) if self.joint else logits.sigmoid()
-        curvature = (chances - chances.square()).mean(dim=0, keepdim=True)
-        if self.joint:
-            chances.scatter_add_(1, self.labels[:, None], chances.new_full((len(chances), 1), -1.0))
-        else:
-            chances -= self.labels
-        return chances, curvature
+        self.slopes, self.curvature = self.logits.differentiate()
 
     def gradient(self, penalty: float) -> Tensor:
         """Gradient (p + 1, C) of the mean loss plus penalty / 2 |W|²."""
@@ -101,13 +85,8 @@ class Problem:
 
     def value(self, penalty: float) -> float:
         """Mean loss plus penalty / 2 |W|², in float64."""
-        logits = self.logits.double()
-        if self.joint:
-            losses = F.cross_entropy(logits, self.labels, reduction="sum")
-        else:
-            losses = (F.softplus(logits) - self.labels * logits).sum()
         squares = self.parameters[:-1].double().square().sum()
-        return float(losses) / len(logits) + penalty / 2 * float(squares)
+        return self.logits.loss() / self.logits.count + penalty / 2 * float(squares)
 
     def minimise(self, penalty: float, tolerance: float, max_iter: int) -> tuple[int, float]:
         """Search until no entry of the gradient exceeds ``tolerance``.
@@ -124,7 +103,7 @@ class Problem:
             so far that it could be off by a tenth of the tolerance are computed anew for it.
         """
         iterations, steepest = self._descend(penalty, tolerance, max_iter)
-        self.solved.append((math.log(penalty), self.parameters, self.logits))
+        self.solved.append((math.log(penalty), self.parameters, self.logits.kept()))
         return iterations, steepest
 
     def _descend(self, penalty: float, tolerance: float, max_iter: int) -> tuple[int, float]:
@@ -158,8 +137,8 @@ class Problem:
     def _foresee(self, penalty: float) -> None:
         """Go to where a parabola through the last fits, in log λ, has the next one.
 
-        The logits are on the same parabola, without a product; the step is taken back if it does
-        not lead down.
+        The logits are on the same parabola, without a product where they are held; the step is
+        taken back if it does not lead down.
         """
         if len(self.solved) < 2:
             return
@@ -168,16 +147,18 @@ class Problem:
             math.prod((math.log(penalty) - b) / (a - b) for b in places if b != a) for a in places
         ]
         before = self.gradient(penalty).norm()
-        kept = self.parameters, self.logits, self.slopes, self.curvature, self.drift
-        self.parameters = _sum(shares, [parameters for _, parameters, _ in self.solved])
-        self.logits = _sum(shares, [logits for _, _, logits in self.solved])
-        self.drift = sum(map(abs, shares)) * (self.drift + self._rounding())
+        stood = self.parameters, self.slopes, self.curvature, self.drift
+        self.parameters = sum_of(shares, [parameters for _, parameters, _ in self.solved])
+        anew = self.logits.foresee(self.parameters, shares, [kept for _, _, kept in self.solved])
         self._differentiate()
+        added = sum(map(abs, shares)) * (self.drift + self._rounding())
+        self.drift = 0.0 if anew else added
         if not self.gradient(penalty).norm() < before:
-            self.parameters, self.logits, self.slopes, self.curvature, self.drift = kept
+            self.parameters, self.slopes, self.curvature, self.drift = stood
+            self.logits.back()
 
     def _rounding(self) -> float:
-        return self.unit * float(self.logits.abs().max())
+        return self.unit * self.logits.largest()
 
     def _penalise(self, penalty: float) -> None:
         """Give the remembered changes of the gradient, which are the loss's, the penalty's part."""
@@ -199,7 +180,7 @@ class Problem:
         The two loops of Nocedal (1980).
         """
         curvature = self.curvature.clamp_min(1e-12)
-        scale = torch.cat([self.spread[:, None] * curvature + self.penalty, curvature])
+        scale = torch.cat([self.logits.spread[:, None] * curvature + self.penalty, curvature])
         direction = gradient.clone()
         shares = []
         for (step, _), (change, inverse) in zip(
@@ -228,19 +209,19 @@ class Problem:
         if not bool((slope < 0).any()):
             return False
         direction = torch.where(slope < 0, direction, 0.0)
-        along = _times(self.features, direction[:-1]) + direction[-1]
-        reached = self._search(along, direction, slope, penalty)
+        self.logits.look(direction)
+        reached = self._search(direction, slope, penalty)
         before = self.slopes
         step = reached * direction
         self.parameters = self.parameters + step
-        self.logits = self.logits + reached * along
-        self.drift += self._rounding()
+        self.logits.go(reached)
         self._differentiate()
+        self.drift += self._rounding()
         self.pairs.append((step, self.slopes - before))
         self.changes.append(self._change(*self.pairs[-1]))
         return True
 
-    def _search(self, along: Tensor, direction: Tensor, slope: Tensor, penalty: float) -> Tensor:
+    def _search(self, direction: Tensor, slope: Tensor, penalty: float) -> Tensor:
         """Length of the step, where the slope is nearly 0.
 
         The objective is convex and the logits are linear along the way, so that this is the zero of
@@ -253,8 +234,7 @@ class Problem:
         high = torch.full_like(slope, math.inf)
         length = torch.ones_like(slope)
         for _ in range(_SEARCHES):
-            residuals, _ = self._residuals(self.logits + length * along)
-            here = self._dot(residuals, along) / len(along) + penalty * (inner + length * square)
+            here = self.logits.slope(length) + penalty * (inner + length * square)
             flat = (here.abs() <= _FLATTER * slope.abs()) | (slope >= 0)
             if bool(flat.all()):
                 break
@@ -266,15 +246,3 @@ class Problem:
             guess = torch.where(guess.isfinite() & (guess <= 10 * length), guess, 10 * length)
             length = torch.where(flat, length, guess)
         return length
-
-
-def _sum(shares: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    total = shares[0] * tensors[0]
-    for share, tensor in zip(shares[1:], tensors[1:], strict=True):
-        total.add_(tensor, alpha=share)
-    return total
-
-
-def _times(a: Tensor, b: Tensor) -> Tensor:
-    """Product (n, C) of matrices with columns added to a width that multiplies fast."""
-    return (a @ F.pad(b, (0, -b.shape[1] % _WIDTH)))[:, : b.shape[1]]

@@ -29,8 +29,9 @@ from erssl.downstream.transfer.transforms import (
     build_finetune_transform,
     build_linear_transform,
 )
-from erssl.evaluation import Features, cached_features
+from erssl.evaluation import AnyFeatures, cached_features
 from erssl.evaluation.plausibility import MOST_ASKED, MOST_VOTERS, doubts, neighbours, sample
+from erssl.evaluation.rows import selected
 
 MULTI_LABEL = "map11"  # the metric of data sets whose images may be of several classes
 
@@ -61,6 +62,7 @@ def run_linear(
     partial_ok: bool = False,
     tolerance: float = 1e-6,
     max_iter: int = 5000,
+    take: Callable[..., AnyFeatures] = cached_features,
 ) -> Outcome:
     """Logistic regression on features that are taken once.
 
@@ -73,6 +75,8 @@ def run_linear(
         partial_ok: Whether classes may lack test images.
         tolerance: Of the gradient.
         max_iter: Steps at each penalty at the most.
+        take: :func:`erssl.evaluation.cached_features`, or
+            :func:`erssl.evaluation.stored_features` for features that stay on disk.
 
     Returns:
         Metrics, the path of penalties and notes.
@@ -82,7 +86,7 @@ def run_linear(
     """
     transform = build_linear_transform(preprocessing)
     both, test = (
-        cached_features(
+        take(
             backbone,
             images,
             transform,
@@ -93,7 +97,7 @@ def run_linear(
         for images in (data.train_val, data.test)
     )
     parts = (torch.from_numpy(i) for i in (data.train_indices, data.val_indices))
-    train, val = (Features(both.features[i], both.labels[i]) for i in parts)
+    train, val = (selected(both, i) for i in parts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the notes name each of them
         probe = linear_probe(
@@ -186,7 +190,7 @@ def run_finetune(
 
 
 def _doubts(
-    data: TransferData, metrics: Mapping[str, float], train: Features, test: Features
+    data: TransferData, metrics: Mapping[str, float], train: AnyFeatures, test: AnyFeatures
 ) -> list[str]:
     """What makes the metric doubtful; nothing is said of several classes an image."""
     if data.metric == MULTI_LABEL:

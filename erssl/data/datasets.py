@@ -12,6 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import Dataset
 
+from erssl.data.file_list import targets_of
+
 
 class ImagesWithTargets(Protocol):
     """A map-style data set of ``(RGB image, target)``: a class number, or marks of classes."""
@@ -90,7 +92,7 @@ def labels_of(images: ImageDataset) -> npt.NDArray[np.int64]:
     targets: Any = getattr(images, "targets", None)
     if targets is None:
         samples: Any = getattr(images, "samples")  # noqa: B009 - the protocol does not name it
-        targets = [target for _, target in samples]
+        return targets_of(samples)
     return np.asarray(targets, dtype=np.int64)
 
 

@@ -111,8 +111,8 @@ def drop_undecodable(
 ) -> tuple[E, list[tuple[str, str]]]:
     """Decode the images of a split, and leave out, or refuse, those that fail.
 
-    Of more than 10,000 images an even sample is decoded, unless those that fail are to be left
-    out: then every one is.
+    Of more than 10,000 images (or as many as ``verify`` says) an even sample is decoded, unless
+    those that fail are to be left out: then every one is.
 
     Args:
         images: The split.
@@ -129,7 +129,7 @@ def drop_undecodable(
     if not options.verify:
         return images, []
     every, skips = len(images), options.on_error == "skip"
-    count = every if skips else min(every, SAMPLE)
+    count = every if skips else min(every, options.sampled or SAMPLE)
     looked_at = np.linspace(0, every - 1, count).round().astype(np.int64)
     faults = find_faults(looked_at.tolist(), images.fault, options.workers)
     if not faults:

@@ -53,7 +53,7 @@ def load_folders(
     if options.verify:
         for split, folder in splits.items():
             splits[split], faults = drop_unreadable(
-                folder, options.on_error, options.workers, channels
+                folder, options.on_error, options.workers, channels, options.sampled
             )
             skipped += faults
     if val_fraction is not None:

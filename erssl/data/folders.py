@@ -6,20 +6,33 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from erssl.data.bands import ARRAY, GREY, RGB, load_bands
+from erssl.data.checked_files import CheckedFiles
+from erssl.data.file_list import (
+    FileList,
+    FileListBuilder,
+    Paths,
+    Samples,
+    chosen,
+    targets_of,
+)
 from erssl.data.formats import image_extensions
 from erssl.data.images import find_unreadable, load_image
-from erssl.data.left_out import LeftOut, first_bytes
+from erssl.data.left_out import LeftOut
+from erssl.data.listing import add_images_below, images_among, is_hidden, split_entries
 from erssl.errors import DataError, ErsslWarning, named, printable
 from erssl.paths import user_path
+
+_MANY = 8192  # images whose check is worth being kept
 
 
 def read_image(path: str | Path, channels: int = RGB, upright: bool = False) -> Any:
@@ -42,11 +55,9 @@ class ImageFiles(Dataset[tuple[Any, int]]):
         channels: Of the images: 1 for grey, 3 for RGB; others are tensors (C, H, W).
     """
 
-    def __init__(
-        self, samples: Sequence[tuple[str, int]], upright: bool = False, channels: int = RGB
-    ) -> None:
+    def __init__(self, samples: Samples, upright: bool = False, channels: int = RGB) -> None:
         """Take ``(path, class number)`` of each image, and how they are read."""
-        self.samples = list(samples)
+        self.samples: Samples = samples if isinstance(samples, FileList) else list(samples)
         self.upright = upright
         self.channels = channels
 
@@ -81,7 +92,7 @@ class Folder:
 
     key: str
     path: Path
-    samples: tuple[tuple[str, int], ...]
+    samples: Samples
     class_names: tuple[str, ...]
     labelled: bool
     left_out: Counter[str] = field(default_factory=Counter)
@@ -106,25 +117,26 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
         DataError: If the folder does not exist, is a file, cannot be read, or holds no images
             in it or in one of its class folders.
     """
-    folder, every = _listed(key, path)
-    class_names = [e for e in every if not _is_hidden(e) and (folder / e).is_dir()]
+    folder = _existing(key, path)
+    inner, others = _entries(key, path, folder)
+    class_names = [name for name in inner if not is_hidden(name)]
     left_out = LeftOut()
     extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
-    among = sorted(set(every) - set(class_names))
-    loose = _images_among(str(folder), among, left_out, extensions)
+    hidden = [name for name in inner if is_hidden(name)]
+    loose = images_among(str(folder), sorted(others + hidden), left_out, extensions)
+    builder = FileListBuilder()
     if not class_names and loose:
         left_out.warn(f"{key}={path}")
-        samples = tuple((path, 0) for path in loose)
-        return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out.counts)
-    samples = tuple(
-        (path, number)
-        for number, name in enumerate(class_names)
-        for path in _images_below(str(folder / name), left_out, extensions)
-    )
+        builder.add(str(folder), loose, 0)
+        return Folder(key, folder, builder.build(), ("",), labelled=False, left_out=left_out.counts)
+    empty = []
+    for number, name in enumerate(class_names):
+        if not add_images_below(str(folder / name), number, builder, left_out, extensions):
+            empty.append(name)
+    samples = builder.build()
     if not samples:
         raise DataError(_no_images(f"{key}={path}", extensions, left_out, _EXPECTED))
-    used = {target for _, target in samples}
-    if empty := [name for i, name in enumerate(class_names) if i not in used]:
+    if empty:
         unnamed = f", and {left_out.advice()}" if left_out.unnamed else ""
         raise DataError(
             f"{key}={path} has {len(empty)} of {len(class_names)} class folders without images "
@@ -134,7 +146,7 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
     if loose:
         warnings.warn(
             f"{key}={path} has class folders, so the {len(loose)} images beside them are left "
-            f"out ({named(Path(p).name for p in loose)}).",
+            f"out ({named(loose)}).",
             ErsslWarning,
             stacklevel=2,
         )
@@ -154,27 +166,34 @@ def scan_unlabelled(key: str, path: str | Path, channels: int = RGB) -> Folder:
     Raises:
         DataError: If the folder cannot be used, or holds no images.
     """
-    folder, _ = _listed(key, path)
+    folder = _existing(key, path)
+    _entries(key, path, folder)
     left_out = LeftOut()
     extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
-    samples = tuple((file, 0) for file in _images_below(str(folder), left_out, extensions))
-    if not samples:
+    builder = FileListBuilder()
+    if not add_images_below(str(folder), 0, builder, left_out, extensions):
         raise DataError(_no_images(f"{key}={path}", extensions, left_out, "name another"))
     left_out.warn(f"{key}={path}")
-    return Folder(key, folder, samples, ("",), labelled=False, left_out=left_out.counts)
+    return Folder(key, folder, builder.build(), ("",), labelled=False, left_out=left_out.counts)
 
 
-def _listed(key: str, path: str | Path) -> tuple[Path, list[str]]:
-    """A folder and what is in it."""
+def _existing(key: str, path: str | Path) -> Path:
+    """A folder that is there."""
     folder = user_path(path)
     if not folder.exists():
         raise DataError(f"{key}={path} does not exist; {_EXPECTED}.")
     if not folder.is_dir():
         raise DataError(f"{key}={path} is a file, not a folder; {_EXPECTED}.")
+    return folder
+
+
+def _entries(key: str, path: str | Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders in a folder, sorted, and of all else."""
     try:
-        return folder, sorted(os.listdir(folder))
+        inner, others = split_entries(str(folder))
     except OSError as error:
         raise DataError(f"{key}={path} cannot be read ({error.strerror}); {_EXPECTED}.") from error
+    return sorted(inner), others
 
 
 def check_same_classes(train: Folder, val: Folder) -> None:
@@ -218,20 +237,19 @@ def hold_out(folder: Folder, fraction: float) -> tuple[Folder, Folder]:
     Raises:
         DataError: If no class has two images.
     """
-    classes: dict[int, list[str]] = {}
-    for path, number in folder.samples:
-        classes.setdefault(number, []).append(path)
-    held: set[str] = set()
-    for paths in classes.values():
-        count = min(max(1, round(fraction * len(paths))), len(paths) - 1)
-        held |= set(sorted(paths, key=lambda path: _rank(path, folder.path))[:count])
-    if not held:
+    samples, targets = folder.samples, targets_of(folder.samples)
+    held = np.zeros(len(samples), dtype=bool)
+    order = np.argsort(targets, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(targets[order])) + 1):
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        ranked = sorted(members.tolist(), key=lambda i: _rank(samples[i][0], folder.path))
+        held[ranked[:count]] = True
+    if not held.any():
         raise DataError(
             f"data.val_fraction={fraction} needs a class with two images in "
             f"{folder.key}={folder.path}; add images, or name others with data.val_dir."
         )
-    train = tuple(sample for sample in folder.samples if sample[0] not in held)
-    val = tuple(sample for sample in folder.samples if sample[0] in held)
+    train, val = (chosen(samples, np.flatnonzero(part)) for part in (~held, held))
     return replace(folder, samples=train), replace(folder, samples=val, left_out=Counter())
 
 
@@ -241,15 +259,19 @@ def _rank(path: str, below: Path) -> bytes:
 
 
 def drop_unreadable(
-    folder: Folder, on_error: str, workers: int, channels: int = RGB
+    folder: Folder, on_error: str, workers: int, channels: int = RGB, sampled: int | None = None
 ) -> tuple[Folder, list[tuple[str, str]]]:
     """Decode every image and leave out, or refuse, those that fail.
+
+    Of more than 8,192 images it is kept in ``$ERSSL_HOME`` which were decoded, by their paths,
+    sizes and times of change, so that the check goes on after a kill and is not done twice.
 
     Args:
         folder: The images.
         on_error: ``"raise"`` or ``"skip"``.
         workers: Threads to decode with.
         channels: Of the images.
+        sampled: Number of images to decode, spread evenly over the folder; ``None`` for all.
 
     Returns:
         The folder with readable images only, and ``(path, reason)`` of the others.
@@ -259,8 +281,14 @@ def drop_unreadable(
             image is readable.
     """
     read = None if channels in (GREY, RGB) else partial(read_image, channels=channels)
+    paths = Paths(folder.samples)
+    if sampled is not None and sampled < len(paths):
+        return _sampled(
+            folder, paths, sampled, partial(find_unreadable, workers=workers, read=read)
+        )
+    checked = CheckedFiles(folder.path, channels) if len(paths) > _MANY else None
     several: list[str] = []
-    faults = find_unreadable([path for path, _ in folder.samples], workers, read, several)
+    faults = find_unreadable(paths, workers, read, several, checked)
     folder = replace(folder, several_pages=len(several))
     if not faults:
         return folder, []
@@ -277,9 +305,30 @@ def drop_unreadable(
             "to leave them out."
         )
     bad = {path for path, _ in faults}
-    kept = tuple(sample for sample in folder.samples if sample[0] not in bad)
+    kept = chosen(
+        folder.samples,
+        np.asarray([i for i, (path, _) in enumerate(folder.samples) if path not in bad]),
+    )
     left_out = folder.left_out + Counter(unreadable=len(faults))
     return replace(folder, samples=kept, left_out=left_out), faults
+
+
+def _sampled(
+    folder: Folder,
+    paths: Paths,
+    count: int,
+    faults_of: Callable[[list[str]], list[tuple[str, str]]],
+) -> tuple[Folder, list[tuple[str, str]]]:
+    """The folder as it is, once some of its images were decoded without a fault."""
+    places = np.linspace(0, len(paths) - 1, count).round().astype(int).tolist()
+    if faults := faults_of([paths[place] for place in places]):
+        listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)
+        raise DataError(
+            f"{len(faults)} of {count} images that were tried of the {len(paths)} in "
+            f"{folder.key}={folder.path} cannot be read ({listed}); repair or remove them, or set "
+            "data.verify=true and data.on_error=skip to find and leave out all."
+        )
+    return folder, []
 
 
 def _no_images(where: str, extensions: Sequence[str], left_out: LeftOut, advice: str) -> str:
@@ -288,46 +337,3 @@ def _no_images(where: str, extensions: Sequence[str], left_out: LeftOut, advice:
 
 
 _EXPECTED = "give a folder with one sub-folder of images a class, or one of images alone"
-
-
-def _is_hidden(name: str) -> bool:
-    # Among them, with an image's extension, are other systems' notes ("._cat.jpg").
-    return name.startswith(".")
-
-
-def _images_among(
-    folder: str, names: Iterable[str], left_out: LeftOut, extensions: Sequence[str]
-) -> list[str]:
-    """Files of the names that an image's file has; the others are counted in ``left_out``."""
-    kept = []
-    for name in names:
-        path = os.path.join(folder, name)
-        if _is_hidden(name):
-            left_out.hide()
-        elif os.path.splitext(name)[1].lower() in extensions:
-            kept.append(path)
-        else:
-            left_out.add(path, partial(first_bytes, path))
-    return kept
-
-
-def _images_below(folder: str, left_out: LeftOut, extensions: Sequence[str]) -> list[str]:
-    """Images of a class in torchvision's order; links to folders are followed, but never twice.
-
-    A link to the folder that it lies in would else be followed for ever.
-    """
-    places, seen = [], set()
-    for place, inner, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        left_out.hide(sum(map(_is_hidden, inner)))
-        inner[:] = sorted(name for name in inner if not _is_hidden(name))
-        places.append((place, files))
-    return [
-        path
-        for place, files in sorted(places)
-        for path in _images_among(place, sorted(files), left_out, extensions)
-    ]

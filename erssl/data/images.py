@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from erssl.data.checked_files import Checked, CheckedFiles, block_digest
 from erssl.data.formats import image_formats
 from erssl.data.orientation import turned_upright
 from erssl.errors import ConfigError, DataError, ErsslWarning
@@ -106,6 +107,7 @@ def find_unreadable(
     workers: int = 1,
     read: Callable[[str | Path], Any] | None = None,
     several: list[str] | None = None,
+    checked: CheckedFiles | None = None,
 ) -> list[tuple[str, str]]:
     """Decode every file and tell which ones fail.
 
@@ -118,12 +120,28 @@ def find_unreadable(
         read: Reads a file of images that Pillow cannot hold, in place of its decoders.
         several: Takes the files of several pages or frames, of which the first is read; not of
             those that ``read`` reads, whose pages may be channels.
+        checked: What is known of blocks of 8,192 files from another time, which are not decoded
+            again; ``None`` to decode all.
 
     Returns:
         ``(path, reason)`` of each unreadable file, in the order of ``paths``.
     """
-    fault = partial(fault_of_file, read=read, several=several)
-    return [(str(path), reason) for path, reason in find_faults(paths, fault, workers)]
+    several = [] if several is None else several
+    if checked is None:
+        fault = partial(fault_of_file, read=read, several=several)
+        return [(str(path), reason) for path, reason in find_faults(paths, fault, workers)]
+    unreadable = []
+    for start in range(0, len(paths), _BLOCK):
+        block = paths[start : start + _BLOCK]
+        name = block_digest(block)
+        seen = checked.known(name)
+        if seen is None:
+            pages: list[str] = []
+            seen = Checked(find_unreadable(block, workers, read, pages), pages)
+            checked.keep(name, seen)
+        unreadable += seen.unreadable
+        several += seen.several
+    return unreadable
 
 
 def find_faults(

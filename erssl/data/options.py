@@ -221,23 +221,33 @@ class CheckedOptions(DataOptions):
     Attributes:
         on_error: What an unreadable image does: stop the run before training (``"raise"``), or be
             left out and listed (``"skip"``, which needs ``verify``).
-        verify: Decode every image once before training. Takes long on ImageNet; without it an
-            unreadable image stops the run when its turn comes.
+        verify: Decode every image once before training, or so many of them, spread evenly. All
+            take long on ImageNet; without it an unreadable image stops the run when its turn comes.
+            Of folders it is kept what was decoded, so that a check that was ended goes on.
     """
 
     on_error: Literal["raise", "skip"] = "raise"
-    verify: bool = True
+    verify: bool | int = True
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
         check_choice("data.on_error", self.on_error, ("raise", "skip"))
-        check_switch("data.verify", self.verify)
-        if self.on_error == "skip" and not self.verify:
+        if not isinstance(self.verify, int) or (self.verify < 1 and self.verify is not False):
             raise ConfigError(
-                "data.on_error=skip needs data.verify=true, which is off; set it, or "
+                f"data.verify={self.verify} is neither true nor false nor a number of images to "
+                "decode; give one of the three."
+            )
+        if self.on_error == "skip" and self.verify is not True:
+            raise ConfigError(
+                f"data.on_error=skip needs data.verify=true and it is {self.verify}; set it, or "
                 "data.on_error=raise."
             )
+
+    @property
+    def sampled(self) -> int | None:
+        """Number of images of each split that are decoded first; ``None`` for all."""
+        return None if isinstance(self.verify, bool) else self.verify
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,17 @@
 """How good a backbone is: frozen features, then a protocol ``features -> metrics``."""
 
 from erssl.evaluation.accuracies import classification_metrics, confusion_matrix
-from erssl.evaluation.features import Features, cached_features, extract_features
+from erssl.evaluation.features import cached_features, extract_features, stored_features
 from erssl.evaluation.knn import knn_accuracy, knn_scores
 from erssl.evaluation.lens_quantities import lens_reading
 from erssl.evaluation.linear_on_features import linear_accuracy
+from erssl.evaluation.rows import AnyFeatures, Features, StoredFeatures, StoredRows
 
 __all__ = [
+    "AnyFeatures",
     "Features",
+    "StoredFeatures",
+    "StoredRows",
     "cached_features",
     "classification_metrics",
     "confusion_matrix",
@@ -16,4 +20,5 @@ __all__ = [
     "knn_scores",
     "lens_reading",
     "linear_accuracy",
+    "stored_features",
 ]

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from erssl.data.checks import check_choice, check_whole
 from erssl.data.datasets import ImagesWithTargets, TransformedDataset
-from erssl.data.module import start_worker
-from erssl.errors import DataError
-from erssl.evaluation.cache import FeatureCache
+from erssl.errors import DataError, ErsslWarning
+from erssl.evaluation.cache import DTYPES, FeatureCache, StoredType
+from erssl.evaluation.filling import (
+    MappedShards,
+    Table,
+    compute,
+    image_steps,
+    narrowed,
+    split_range,
+)
 from erssl.evaluation.fingerprints import data_digest, weights_digest, without_addresses
 from erssl.evaluation.frozen import PRECISIONS, Precision, freeze
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-class Features(NamedTuple):
-    """Features of a split.
-
-    Attributes:
-        features: Backbone features (N, feature_dim), float32, on the CPU.
-        labels: Class indices (N,), or 1 and 0 for each of K classes (N, K), int64.
-    """
-
-    features: Tensor
-    labels: Tensor
+from erssl.evaluation.rows import Features, StoredFeatures
 
 
 @contextlib.contextmanager
@@ -83,7 +78,7 @@ def cached_features(
     preprocessing: Mapping[str, Any],
     weights_key: str | None = None,
     data_key: str | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: StoredType = "float32",
     precision: Precision = "float32",
     batch_size: int = 256,
     num_workers: int = 0,
@@ -112,7 +107,7 @@ def cached_features(
         data_key: What stands for the images in the key, in place of their digest.
         dtype: How features are kept. ``"float16"`` halves the space, with a relative error of
             at most 2⁻¹¹ (6e-8 absolutely below 6e-5); also of what is returned, on the first call
-            as on later ones.
+            as on later ones. ``"auto"`` is float32 here, where all are held in memory.
         precision: In what the backbone computes; ``"bf16"`` is bfloat16, with a relative error of
             about 2⁻⁸ in each layer, for processors that compute quicker in it.
         batch_size: Images a step; no batch reaches over the end of a shard.
@@ -131,80 +126,155 @@ def cached_features(
         ConfigError: If an option is out of range, or nothing tells when the images change.
         DataError: If there are no images, one cannot be read, or features are not finite.
     """
-    check_choice("dtype", dtype, tuple(_DTYPES))
-    check_choice("precision", precision, PRECISIONS)
-    check_whole("batch_size", batch_size, 1, "a number of images")
-    check_whole("shard_size", shard_size, 1, "a number of images")
-    total = len(images)
-    if total == 0:
-        raise DataError("There are no images to take features of; give at least one.")
-    table = _Table(total, progress)
-    shards = [range(a, min(a + shard_size, total)) for a in range(0, total, shard_size)]
-    cache, missing = None, list(range(len(shards)))
+    table = Table(len(images), progress)
+    kept = "float32" if dtype == "auto" else dtype
+    plan = _Plan(images, transform, preprocessing, precision, batch_size, num_workers, device)
+    shards = plan.shards(shard_size, dtype)
+    cache = None
     if cache_dir is not None:
-        about = {
-            "backbone": type(backbone).__qualname__,
-            "weights": weights_digest(backbone) if weights_key is None else weights_key,
-            "data": data_digest(images) if data_key is None else data_key,
-            "preprocessing": dict(preprocessing),
-            "transform": without_addresses(transform),
-            "precision": precision,
-        }
-        cache = FeatureCache(cache_dir, about, _DTYPES[dtype], total, shard_size)
-        missing = _read(cache, shards, table)
-    if share is not None:
-        missing = [i for i in missing if i % share[1] == share[0]]
-    batches = [rows for i in missing for rows in _split(shards[i], batch_size)]
-    steps = _steps(TransformedDataset(images, transform), batches, num_workers, device)
-    with eval_mode(backbone):
-        forward = freeze(backbone, precision).forward if missing else backbone
-        for i in missing:
-            features, labels = _compute(forward, steps, shards[i], device, table)
-            features = _narrow(features, _DTYPES[dtype], shards[i])
-            table.fill(shards[i], features, labels)
-            if cache is not None:
-                cache.store(i, features, labels)
+        about = plan.about(backbone, weights_key, data_key)
+        cache = FeatureCache(cache_dir, about, kept, len(images), shard_size)
+    plan.fill(table, backbone, shards, cache, kept, share)
     return table.features()
 
 
-class _Table:
-    """The result, allocated once when its width is known."""
+def stored_features(
+    backbone: nn.Module,
+    images: ImagesWithTargets,
+    transform: Callable[[Any], Tensor],
+    *,
+    cache_dir: Path,
+    preprocessing: Mapping[str, Any],
+    weights_key: str | None = None,
+    data_key: str | None = None,
+    dtype: StoredType = "auto",
+    precision: Precision = "float32",
+    batch_size: int = 256,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+    shard_size: int = 4096,
+    share: tuple[int, int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> StoredFeatures:
+    """Frozen features of a data set that stay on disk, of which blocks are read when asked for.
 
-    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self.rows: Tensor | None = None
-        self.labels: Tensor | None = None
-        self._filled = torch.zeros(total, dtype=torch.bool)
-        self._total = total
-        self._done = 0
-        self._progress = progress
+    The folder is that of :func:`cached_features`, with the same shards, keys and care, but that
+    there is no going on without it. Of the process's own memory the features take one shard while
+    they are computed and one block while they are read, however many images there are.
 
-    def fill(self, rows: range, features: Tensor, labels: Tensor) -> None:
-        if self.rows is None or self.labels is None:
-            self.rows = torch.empty(self._total, features.shape[1])
-            self.labels = torch.empty(self._total, *labels.shape[1:], dtype=torch.int64)
-        if features.shape[1] != self.rows.shape[1]:
-            raise DataError(
-                f"The backbone gives features of {features.shape[1]} dimensions where earlier ones "
-                f"have {self.rows.shape[1]}; give a cache_dir that is empty."
+    Args:
+        backbone: As of :func:`cached_features`, as are all that are not said here.
+        images: The data set.
+        transform: From an image to a tensor.
+        cache_dir: Folder of the cache, which features are read from.
+        preprocessing: What ``transform`` does.
+        weights_key: What stands for the weights in the key.
+        data_key: What stands for the images in the key.
+        dtype: How features are kept. ``"auto"`` takes float32 shards where some are there already;
+            else float16, but for shards with a feature above 65,504 or rows that float16 rounds by
+            more than 2⁻¹⁰ of their length, as tiny ones; these are kept in float32, with a warning.
+        precision: In what the backbone computes.
+        batch_size: Images a step.
+        num_workers: Loader processes.
+        device: Where the backbone is.
+        shard_size: Images a shard.
+        share: Number of this process and of all that fill one cache.
+        progress: Called with the number of images done and of all.
+
+    Returns:
+        Features and labels in the order of ``images``; with a ``share`` those that are there.
+
+    Raises:
+        ConfigError: If an option is out of range, or nothing tells when the images change.
+        DataError: If there are no images, one cannot be read, features are not finite, or the
+            folder cannot take them.
+    """
+    plan = _Plan(images, transform, preprocessing, precision, batch_size, num_workers, device)
+    shards = plan.shards(shard_size, dtype)
+    about = plan.about(backbone, weights_key, data_key)
+    key = (cache_dir, about)
+    if dtype == "auto" and FeatureCache.is_begun(*key, "float32", len(images), shard_size):
+        dtype = "float32"
+    cache = FeatureCache(*key, dtype, len(images), shard_size, required=True)
+    maps = MappedShards(len(images), progress, cache)
+    plan.fill(maps, backbone, shards, cache, dtype, share)
+    return maps.features()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How features are taken of which images."""
+
+    images: ImagesWithTargets
+    transform: Callable[[Any], Tensor]
+    preprocessing: Mapping[str, Any]
+    precision: Precision
+    batch_size: int
+    num_workers: int
+    device: torch.device | str
+
+    def shards(self, size: int, dtype: str) -> list[range]:
+        """Numbers of the images of each shard, once the options are known to be right."""
+        check_choice("dtype", dtype, tuple(DTYPES))
+        check_choice("precision", self.precision, PRECISIONS)
+        check_whole("batch_size", self.batch_size, 1, "a number of images")
+        check_whole("shard_size", size, 1, "a number of images")
+        total = len(self.images)
+        if total == 0:
+            raise DataError("There are no images to take features of; give at least one.")
+        return [range(a, min(a + size, total)) for a in range(0, total, size)]
+
+    def about(
+        self, backbone: nn.Module, weights_key: str | None, data_key: str | None
+    ) -> dict[str, Any]:
+        """What the features depend on, beside how they are kept."""
+        return {
+            "backbone": type(backbone).__qualname__,
+            "weights": weights_digest(backbone) if weights_key is None else weights_key,
+            "data": data_digest(self.images) if data_key is None else data_key,
+            "preprocessing": dict(self.preprocessing),
+            "transform": without_addresses(self.transform),
+            "precision": self.precision,
+        }
+
+    def fill(
+        self,
+        table: Table | MappedShards,
+        backbone: nn.Module,
+        shards: list[range],
+        cache: FeatureCache | None,
+        dtype: StoredType,
+        share: tuple[int, int] | None,
+    ) -> None:
+        """Take what is in the cache, and compute the rest."""
+        missing = list(range(len(shards))) if cache is None else _read(cache, shards, table)
+        if share is not None:
+            missing = [i for i in missing if i % share[1] == share[0]]
+        if cache is not None and (width := getattr(backbone, "feature_dim", None)) and missing:
+            cache.check_room(sum(len(shards[i]) for i in missing), int(width))
+        batches = [rows for i in missing for rows in split_range(shards[i], self.batch_size)]
+        dataset = TransformedDataset(self.images, self.transform)
+        steps = image_steps(dataset, batches, self.num_workers, self.device)
+        wide = 0
+        with eval_mode(backbone):
+            forward = freeze(backbone, self.precision).forward if missing else backbone
+            for i in missing:
+                features, labels = compute(forward, steps, shards[i], self.device, table.advance)
+                features = narrowed(features, dtype, shards[i])
+                wide += features.dtype == torch.float32
+                if cache is not None:
+                    cache.store(i, features, labels)
+                table.fill(i, shards[i], features, labels)
+        if wide and dtype == "auto":
+            warnings.warn(
+                f"{wide} of {len(shards)} shards of features hold numbers too large or too small "
+                "for float16; these are kept in float32.",
+                ErsslWarning,
+                stacklevel=3,
             )
-        self.rows[rows.start : rows.stop] = features
-        self.labels[rows.start : rows.stop] = labels
-        self._filled[rows.start : rows.stop] = True
-
-    def advance(self, images: int) -> None:
-        self._done += images
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-    def features(self) -> Features:
-        if self.rows is None or self.labels is None:  # a share of no shard
-            return Features(torch.empty(0, 0), torch.empty(0, dtype=torch.int64))
-        if self._filled.all():
-            return Features(self.rows, self.labels)
-        return Features(self.rows[self._filled], self.labels[self._filled])
 
 
-def _read(cache: FeatureCache, shards: list[range], table: _Table) -> list[int]:
+def _read(cache: FeatureCache, shards: list[range], table: Table | MappedShards) -> list[int]:
     """Fill the table from the cache; the numbers of the shards that it lacks."""
     missing: list[int] = []
     width = None  # that of the first whole shard holds for all
@@ -212,30 +282,11 @@ def _read(cache: FeatureCache, shards: list[range], table: _Table) -> list[int]:
         if (cached := cache.load(i, len(rows), width)) is None:
             missing.append(i)
             continue
-        table.fill(rows, *cached)
+        table.fill(i, rows, *cached)
         table.advance(len(rows))
         width = cached[0].shape[1]
     cache.warn_of_faults()
     return missing
-
-
-@torch.no_grad()
-def _compute(
-    forward: Callable[[Tensor], Tensor],
-    steps: Iterator[tuple[range, Any]],
-    shard: range,
-    device: torch.device | str,
-    table: _Table,
-) -> tuple[Tensor, Tensor]:
-    """Features and labels of one shard, from the next batches."""
-    features, labels = [], []
-    for rows, (images, targets) in steps:
-        features.append(forward(images.to(device, non_blocking=True)))
-        labels.append(targets)
-        table.advance(len(rows))
-        if rows.stop == shard.stop:
-            break
-    return torch.cat(features).cpu(), torch.cat(labels)  # a GPU is waited for once a shard
 
 
 def _forward(backbone: nn.Module, images: Tensor, device: torch.device | str) -> Tensor:
@@ -243,42 +294,3 @@ def _forward(backbone: nn.Module, images: Tensor, device: torch.device | str) ->
     dtype = next((p.dtype for p in backbone.parameters()), torch.float32)
     output: Tensor = backbone(images.to(device, dtype, non_blocking=True))
     return output.flatten(start_dim=1).float().cpu()
-
-
-def _steps(
-    dataset: TransformedDataset, batches: list[range], workers: int, device: torch.device | str
-) -> Iterator[tuple[range, Any]]:
-    """Batches (images, labels) by one loader, which starts at the first and only if there is one.
-
-    Its generator is its own, so that the global ones are left as they are.
-    """
-    order: Any = batches
-    loader = DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=workers,
-        pin_memory=torch.device(device).type == "cuda",
-        generator=torch.Generator().manual_seed(0),
-        worker_init_fn=start_worker,
-    )
-    yield from zip(batches, loader, strict=True)
-
-
-def _split(rows: range, size: int) -> list[range]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _narrow(features: Tensor, dtype: torch.dtype, shard: range) -> Tensor:
-    """The features in the type that they are kept in, all of them finite."""
-    if broken := int((~features.isfinite()).any(dim=1).sum()):
-        raise DataError(
-            f"Features of {broken} of the images {shard.start} to {shard.stop - 1} are not "
-            "finite; check the backbone's weights, which may hold NaN."
-        )
-    narrow = features.to(dtype)
-    if not narrow.isfinite().all():
-        raise DataError(
-            f"Features reach {float(features.abs().max()):.3g}, which float16 cannot hold; give "
-            "float32 (features_dtype=float32)."
-        )
-    return narrow

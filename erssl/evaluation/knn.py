@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from erssl.errors import ConfigError, DataError
-from erssl.evaluation.features import Features
+from erssl.evaluation.rows import AnyFeatures, Rows, StoredRows
 
 # Held at a time: similarities of 1,024 queries to 16,384 training images, 64 MiB, in memory that
 # is used again. The quickest of the sizes tried on a CPU, as are 8 folds; fresh memory for each
@@ -23,7 +23,7 @@ _WIDE = 2**22  # numbers that are held at a time where neighbours are looked at 
 
 
 def knn_scores(
-    train: Features, val: Features, num_classes: int, k: int = 200, temperature: float = 0.1
+    train: AnyFeatures, val: AnyFeatures, num_classes: int, k: int = 200, temperature: float = 0.1
 ) -> Tensor:
     """Votes of weighted kNN with cosine similarity (Wu et al. 2018).
 
@@ -39,7 +39,7 @@ def knn_scores(
     k nearest (more than 16 within 2⁻²⁰ of a cosine count as equal); votes are added in float64. It
     computes on the device of ``train.features``. Beside the result only one chunk of
     similarities and one of normalised features are held, whatever the number of images and
-    classes.
+    classes; features that lie in files are read a block at a time.
 
     Args:
         train: Features that vote (N, d), of any floating type; ℓ2-normalised inside.
@@ -66,7 +66,7 @@ def knn_scores(
 
 
 def knn_accuracy(
-    train: Features, val: Features, num_classes: int, k: int = 200, temperature: float = 0.1
+    train: AnyFeatures, val: AnyFeatures, num_classes: int, k: int = 200, temperature: float = 0.1
 ) -> float:
     """Top-1 accuracy of weighted kNN with cosine similarity.
 
@@ -101,7 +101,7 @@ def cut_sentence(k: int, images: int) -> str:
 
 @torch.no_grad()
 def _votes(
-    train: Features, val: Features, num_classes: int, k: int, temperature: float
+    train: AnyFeatures, val: AnyFeatures, num_classes: int, k: int, temperature: float
 ) -> Iterator[Tensor]:
     """Votes (B, C) of one chunk of queries after another."""
     _check(train, val, num_classes, k, temperature)
@@ -113,14 +113,15 @@ def _votes(
 class _Bank:
     """The training images, a block at a time, and the memory for a block and its similarities."""
 
-    def __init__(self, train: Features, num_classes: int, k: int, queries: int) -> None:
+    def __init__(self, train: AnyFeatures, num_classes: int, k: int, queries: int) -> None:
         self.device = train.features.device
         self._features, self._labels = train.features, train.labels.to(self.device)
         self._num_classes, self._k = num_classes, k
         self._size = min(max(_BLOCK, 64 * k), len(self._features))
-        new = self._features.new_empty
-        self._rows = new(self._size * self._features.shape[1], dtype=torch.float32)
-        self._products = new(min(_QUERIES, queries) * self._size, dtype=torch.float32)
+        width = self._features.shape[1]
+        held, single = min(_QUERIES, queries) * self._size, torch.float32
+        self._rows = torch.empty(self._size * width, dtype=single, device=self.device)
+        self._products = torch.empty(held, dtype=single, device=self.device)
 
     def votes(self, queries: Tensor, temperature: float) -> Tensor:
         """Votes (B, C) for normalised queries (B, d)."""
@@ -192,11 +193,19 @@ class _Bank:
     def _blocks(self, queries: Tensor) -> Iterator[tuple[int, Tensor]]:
         """The first number of each block of training images, and its similarities (B, n)."""
         for start in range(0, len(self._features), self._size):
-            block = self._features[start : start + self._size].float()
-            unit = self._rows[: block.numel()].view(block.shape)
-            torch.div(block, block.norm(dim=1, keepdim=True).clamp_min(1e-12), out=unit)
-            held = self._products[: len(queries) * len(block)].view(len(queries), len(block))
+            unit = _unit(self._features, start, self._size, self._rows)
+            held = self._products[: len(queries) * len(unit)].view(len(queries), len(unit))
             yield start, torch.mm(queries, unit.T, out=held)
+
+
+def _unit(rows: Rows, start: int, size: int, memory: Tensor) -> Tensor:
+    """At most ``size`` rows (n, d) from ``start`` on, of unit length, in memory that is given."""
+    stop = min(start + size, len(rows))
+    unit = memory[: (stop - start) * rows.shape[1]].view(stop - start, -1)
+    block = rows.read(start, stop, unit) if isinstance(rows, StoredRows) else rows[start:stop]
+    block = block.float()
+    torch.div(block, block.norm(dim=1, keepdim=True).clamp_min(1e-12), out=unit)
+    return unit
 
 
 def _weights(similarities: Tensor, nearest: Tensor, temperature: float) -> Tensor:
@@ -226,7 +235,9 @@ def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return near, candidates.gather(1, kept)
 
 
-def _check(train: Features, val: Features, num_classes: int, k: int, temperature: float) -> None:
+def _check(
+    train: AnyFeatures, val: AnyFeatures, num_classes: int, k: int, temperature: float
+) -> None:
     if k < 1 or not temperature > 0:
         raise ConfigError(
             f"kNN was given k={k} and temperature={temperature}; give k of at least 1 and a "

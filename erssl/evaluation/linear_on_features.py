@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from erssl.evaluation.accuracies import classification_metrics
 from erssl.evaluation.classifier import ClassifierOptions, cosine, make_head, make_optimizer
-from erssl.evaluation.features import Features
+from erssl.evaluation.rows import AnyFeatures, Features, Rows, StoredRows, blocks
+
+_GATHERED = 4096  # rows that are looked for in files at a time: all files are visited for it
 
 
 class LinearResult(NamedTuple):
@@ -31,8 +33,8 @@ class LinearResult(NamedTuple):
 
 
 def train_linear(
-    train: Features,
-    val: Features,
+    train: AnyFeatures,
+    val: AnyFeatures,
     num_classes: int,
     options: ClassifierOptions,
     seed: int = 0,
@@ -45,7 +47,8 @@ def train_linear(
     the augmentation. The last batch of an epoch may be smaller.
 
     Args:
-        train: Features (N, feature_dim) that the layer is trained on, as the backbone gives them.
+        train: Features (N, feature_dim) that the layer is trained on, as the backbone gives them;
+            the batches are the same whether they lie in memory or in files.
         val: Features that are classified after each epoch.
         num_classes: Number of classes C.
         options: Rates, epochs, batch size and schedule; the augmentation is not read.
@@ -68,14 +71,15 @@ def train_linear(
     for epoch in range(options.epochs):
         losses: list[Tensor] = []
         order = torch.randperm(len(train.features), generator=generator)
-        for number, rows in enumerate(order.split(size)):
+        taken = _gathered(train.features, order, size)
+        for number, (rows, chosen) in enumerate(zip(order.split(size), taken, strict=True)):
             moves, done = (
                 (options.epochs, epoch)
                 if options.schedule == "epoch"
                 else (max(1, options.epochs * batches - 1), epoch * batches + number)
             )
             optimizer.param_groups[0]["lr"] = rate * cosine(moves, done, options.final_lr)
-            features = train.features[rows].to(device, torch.float32)
+            features = chosen.to(device, torch.float32)
             loss = F.cross_entropy(head(features), train.labels[rows].to(device))
             optimizer.zero_grad()
             loss.backward()
@@ -117,7 +121,18 @@ def linear_accuracy(train: Features, val: Features, c: float = 100.0, max_iter: 
     return float(classifier.score(F.normalize(val.features, dim=1).numpy(), val.labels.numpy()))
 
 
+def _gathered(features: Rows, order: Tensor, size: int) -> Iterator[Tensor]:
+    """The features of one batch after another, of files for several small batches at a time."""
+    if not isinstance(features, StoredRows):
+        for rows in order.split(size):
+            yield features[rows]
+        return
+    for many in order.split(max(1, _GATHERED // size) * size):
+        yield from features[many].split(size)
+
+
 @torch.no_grad()
-def _scores(head: torch.nn.Module, features: Tensor, device: torch.device | str) -> Tensor:
-    chunks = features.split(8192)
-    return torch.cat([head(chunk.to(device, torch.float32)).cpu() for chunk in chunks])
+def _scores(head: torch.nn.Module, features: Rows, device: torch.device | str) -> Tensor:
+    """Logits (N, C)."""
+    scores = [head(chunk.to(device, torch.float32)).cpu() for chunk in blocks(features, 8192)]
+    return torch.cat(scores)

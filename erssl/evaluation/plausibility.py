@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from erssl.evaluation.features import Features
 from erssl.evaluation.knn import knn_accuracy
+from erssl.evaluation.rows import AnyFeatures, StoredRows, selected
 
 _FAR_BELOW = 0.05  # of kNN, in accuracy: more than protocols differ by on the same features
 _DEVIATIONS = 2.0  # of the difference that so many validation images leave to chance
@@ -35,17 +35,27 @@ class Neighbours(NamedTuple):
     images: int
 
 
-def neighbours(train: Features, val: Features, num_classes: int) -> Neighbours:
+def neighbours(train: AnyFeatures, val: AnyFeatures, num_classes: int) -> Neighbours:
     """Classify frozen features by their neighbours, for comparison.
+
+    Of features that lie in files, which are many, at most 20,000 vote and 5,000 are classified,
+    drawn as :func:`sample` draws.
 
     Args:
         train: Features (N, d) of the images that are trained on.
         val: Features of validation images.
         num_classes: Number of classes.
     """
+    train, val = _drawn(train, MOST_VOTERS), _drawn(val, MOST_ASKED)
     k = min(K, len(train.labels))
     accuracy = knn_accuracy(train, val, num_classes, k, TEMPERATURE)
     return Neighbours(accuracy, k, len(val.labels))
+
+
+def _drawn(features: AnyFeatures, most: int) -> AnyFeatures:
+    if not isinstance(features.features, StoredRows):
+        return features
+    return selected(features, torch.from_numpy(_draw(np.arange(len(features.labels)), most)))
 
 
 def sample(images: Sized, most: int, of: npt.NDArray[np.int64] | None = None) -> Subset[Any]:
@@ -57,8 +67,13 @@ def sample(images: Sized, most: int, of: npt.NDArray[np.int64] | None = None) ->
         of: Numbers of the images to draw from; ``None`` for all.
     """
     numbers = np.arange(len(images)) if of is None else of
-    chosen = np.sort(np.random.default_rng(0).permutation(numbers)[:most])
-    return Subset(images, chosen.tolist())  # type: ignore[arg-type]
+    return Subset(images, _draw(numbers, most).tolist())  # type: ignore[arg-type]
+
+
+def _draw(numbers: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """At most so many of the numbers, sorted; the same each time."""
+    drawn: npt.NDArray[np.int64] = np.sort(np.random.default_rng(0).permutation(numbers)[:most])
+    return drawn
 
 
 def doubts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,12 @@ from torch import Tensor
 
 from erssl.data import Datasets, build_eval_transform, require_labels
 from erssl.data.labelled import Indices
-from erssl.evaluation import Features, cached_features, confusion_matrix
+from erssl.evaluation import (
+    AnyFeatures,
+    cached_features,
+    confusion_matrix,
+    stored_features,
+)
 from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.evaluation.plausibility import (
     MOST_ASKED,
@@ -30,6 +36,7 @@ from erssl.evaluation.plausibility import (
     sample,
 )
 from erssl.evaluation.published import published
+from erssl.evaluation.storage import dtype_for, storage_for
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.ending import end_evaluation
@@ -54,6 +61,9 @@ from erssl.settings.evaluation import (
 from erssl.settings.fitting import departures, fit
 
 Training = TypeVar("Training", bound=TrainingSettings)
+Taking = TypeVar("Taking", bound=FeatureSettings)
+
+OWN_FEATURES = "features"  # in the folder of the results, while they are needed
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,14 @@ class Evaluation:
         self._fitted = {"features_k": min(K, images)} | ({"fitted": sentence} if sentence else {})
         return settings
 
+    def placed(self, settings: Taking) -> Taking:
+        """The settings, with it decided where features lie and in what they are held."""
+        both = self.datasets.train, _val(self)
+        width = getattr(self.subject.backbone, "feature_dim", None)
+        storage = storage_for(settings.features_storage, sum(map(len, both)), width)
+        dtype = dtype_for(settings.features_dtype, storage)
+        return replace(settings, features_storage=storage, features_dtype=dtype)
+
     @contextmanager
     def opened(self, console: Console, first: bool = True, **facts: Any) -> Iterator[None]:
         """Make the folder ready, or go on in it, and keep others out of it inside.
@@ -150,7 +168,10 @@ class Evaluation:
                 rewrite=True,
             )
             with undone_without_loggers(self.path, goes_on):
-                yield
+                try:
+                    yield
+                finally:  # of cache=false on disk
+                    shutil.rmtree(self.path / OWN_FEATURES, ignore_errors=True)
 
     @contextmanager
     def reporting(
@@ -192,11 +213,17 @@ class Evaluation:
 
     def features(
         self, options: FeatureSettings, device: torch.device, console: Console
-    ) -> tuple[Features, Features]:
-        """Features of training and validation images, from the cache as far as they are there."""
+    ) -> tuple[AnyFeatures, AnyFeatures]:
+        """Features of training and validation images, from the cache as far as they are there.
+
+        Those on disk lie in the cache, or without one in the folder of the results until the end.
+        """
         folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
-        stored = {
-            "cache_dir": folder if options.cache else None,
+        on_disk = options.features_storage == "disk"
+        own = self.path / OWN_FEATURES if on_disk else None
+        stored: dict[str, Any] = {
+            "take": stored_features if on_disk else cached_features,
+            "cache_dir": folder if options.cache else own,
             "dtype": options.features_dtype,
             "precision": options.features_precision,
             "batch_size": options.feature_batch_size,
@@ -224,14 +251,20 @@ class Evaluation:
         return neighbours(train, val, self.datasets.num_classes)
 
     def _features(
-        self, split: str, images: Any, device: torch.device, console: Console, **stored: Any
-    ) -> Features:
+        self,
+        split: str,
+        images: Any,
+        device: torch.device,
+        console: Console,
+        take: Callable[..., AnyFeatures] = cached_features,
+        **stored: Any,
+    ) -> AnyFeatures:
         data = self.subject.data
         transform = build_eval_transform(
             data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
         )
         with progress_bar(console, f"features of {len(images)} {split} images") as update:
-            return cached_features(
+            return take(
                 self.subject.backbone.to(device),
                 images,
                 transform,

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erssl.errors import ConfigError
-from erssl.evaluation import Features
+from erssl.evaluation import AnyFeatures, Features
+from erssl.evaluation.lloyd import cluster, nearest_centres
 from erssl.protocols.evaluation import Evaluated, Evaluation, best_device
 from erssl.protocols.subject import read_subject
 from erssl.run.result import Result
@@ -51,6 +52,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         raise ConfigError(
             f"clusters={clusters} is more than the {images} training images; set it to less."
         )
+    evaluation.settings = settings = evaluation.placed(settings)
     with evaluation.opened(console):
         device = best_device()
         train, val = evaluation.features(settings, device, console)
@@ -60,11 +62,12 @@ def run(overrides: Sequence[str], console: Console) -> Result:
 
 
 def assign_clusters(
-    train: Features, val: Features, clusters: int, starts: int, seed: int
+    train: AnyFeatures, val: AnyFeatures, clusters: int, starts: int, seed: int
 ) -> Tensor:
     """Cluster numbers (N_val,) of the validation images, by centres of the training images.
 
-    Features are of unit length, as for kNN, so that distances are those of cosines.
+    Features are of unit length, as for kNN, so that distances are those of cosines. Those in memory
+    are clustered by scikit-learn in float64, those in files by blocks in float32.
 
     Args:
         train: Features (N, d) that the centres are of.
@@ -73,6 +76,9 @@ def assign_clusters(
         starts: Runs of k-means++, of which the one with the smallest sum of squares is taken.
         seed: Of the starts.
     """
+    if not (isinstance(train, Features) and isinstance(val, Features)):
+        centres = cluster(train.features, clusters, starts, seed).centres
+        return nearest_centres(val.features, centres)
     from sklearn.cluster import KMeans  # which no other command has to wait for
 
     unit = [F.normalize(each.features.double(), dim=1).numpy() for each in (train, val)]

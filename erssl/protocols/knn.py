@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from erssl.evaluation import Features, classification_metrics, knn_scores
+from erssl.evaluation import classification_metrics, knn_scores
 from erssl.evaluation.knn import cut_sentence
+from erssl.evaluation.rows import moved
 from erssl.protocols.evaluation import Evaluated, Evaluation, best_device
 from erssl.protocols.subject import read_subject
 from erssl.run.console import say
@@ -36,7 +37,7 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
     evaluation = Evaluation("knn", settings, subject)
     asked = settings.k
     k = min(asked, len(evaluation.datasets.train))
-    evaluation.settings = settings = dataclasses.replace(settings, k=k)
+    evaluation.settings = settings = dataclasses.replace(evaluation.placed(settings), k=k)
     if k < asked:
         say(console, cut_sentence(asked, k))
     with evaluation.opened(console):
@@ -44,7 +45,7 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
         train, val = evaluation.features(settings, device, console)
         classes = evaluation.datasets.num_classes
         try:
-            bank, queries = (Features(*(t.to(device) for t in each)) for each in (train, val))
+            bank, queries = (moved(each, device) for each in (train, val))
             scores = knn_scores(bank, queries, classes, k, settings.temperature).cpu()
         except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
             scores = knn_scores(train, val, classes, k, settings.temperature)

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
-from erssl.evaluation import Features
+from erssl.evaluation import AnyFeatures
 from erssl.evaluation.linear_on_features import train_linear
 from erssl.evaluation.plausibility import neighbours
 from erssl.protocols.classifier_training import (
@@ -48,6 +48,7 @@ def linear(settings: LinearSettings, about_data: Sequence[str], console: Console
     device = probe.strategy.root_device
     subject = read_subject(settings, about_data, console)
     evaluation = Evaluation("linear", settings, subject)
+    settings = evaluation.placed(settings)
     settings = evaluation.fit(settings, len(evaluation.datasets.train), probe.world_size)
     with evaluation.opened(console, probe.is_global_zero):
         if probe.is_global_zero:
@@ -83,8 +84,8 @@ def _tell(loggers: Sequence[Logger], row: Mapping[str, float]) -> None:
 def _on_features(
     evaluation: Evaluation,
     settings: LinearSettings,
-    train: Features,
-    val: Features,
+    train: AnyFeatures,
+    val: AnyFeatures,
     device: torch.device,
 ) -> Evaluated:
     metrics, predicted = [], torch.empty(0)

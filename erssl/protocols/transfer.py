@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -27,11 +28,13 @@ from erssl.downstream.transfer.splits import keep_splits
 from erssl.downstream.transfer.suite import Outcome, run_finetune, run_linear
 from erssl.downstream.transfer.transforms import preprocessing_of
 from erssl.errors import ConfigError
+from erssl.evaluation import cached_features, stored_features
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.evaluation.published import published
+from erssl.evaluation.storage import dtype_for, storage_for
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.classifier_training import naming_folder
-from erssl.protocols.evaluation import best_device
+from erssl.protocols.evaluation import OWN_FEATURES, best_device
 from erssl.protocols.record import folder_for, leave_results, open_folder
 from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import quiet
@@ -210,24 +213,32 @@ def _evaluate(
             tell,
             settings.points,
         )
-    home = user_path(settings.cache_dir) if settings.cache_dir else None
+    home = user_path(settings.cache_dir) if settings.cache_dir else erssl_home() / "features"
+    images = len(data.train_val) + len(data.test)
+    width = getattr(backbone, "feature_dim", None)
+    storage = storage_for(settings.features_storage, images, width)
+    own = place / OWN_FEATURES if storage == "disk" else None
     extraction = {
-        "cache_dir": (home or erssl_home() / "features") if settings.cache else None,
-        "dtype": settings.features_dtype,
+        "cache_dir": home if settings.cache else own,
+        "dtype": dtype_for(settings.features_dtype, storage),
         "precision": settings.features_precision,
         "batch_size": settings.feature_batch_size,
         "num_workers": workers,
     }
-    return run_linear(
-        backbone,
-        data,
-        preprocessing,
-        extraction,
-        device,
-        settings.partial_ok,
-        settings.tolerance,
-        settings.max_iter,
-    )
+    try:
+        return run_linear(
+            backbone,
+            data,
+            preprocessing,
+            extraction,
+            device,
+            settings.partial_ok,
+            settings.tolerance,
+            settings.max_iter,
+            stored_features if storage == "disk" else cached_features,
+        )
+    finally:
+        shutil.rmtree(place / OWN_FEATURES, ignore_errors=True)
 
 
 def _show_table(

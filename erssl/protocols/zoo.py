@@ -110,7 +110,7 @@ def _list(console: Console) -> None:
 
 
 def _show(row: ZooRow) -> None:
-    print(row.name)
+    print(printable(row.name))
     arch = row.arch
     options = f" {arch.options}" if arch and arch.options else ""
     fields = {
@@ -154,7 +154,7 @@ def _show(row: ZooRow) -> None:
 def _numbers(title: str, numbers: dict[str, float]) -> None:
     print(_wrapped("  ", title))
     for name, value in numbers.items():
-        print(f"    {name:<22} {value}")
+        print(printable(f"    {name:<22} {value}"))
 
 
 def _wrapped(begin: str, text: str) -> str:

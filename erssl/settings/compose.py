@@ -297,6 +297,8 @@ def check_values(config: Mapping[str, Any], schema: Schema, where: str = "") -> 
             bounds = ""
             if any(map(_is_infinite, value if isinstance(value, list) else [value])):
                 bounds = ", finite each" if isinstance(value, list) else " that is finite"
+            elif isinstance(value, int) and abs(value) >= _LARGEST:
+                shown, bounds = f"{str(value)[:20]}…", " of at most 64 bits"
             raise ConfigError(
                 f"{key}={shown} does not fit; it must be {_describe(expected)}{bounds}."
                 f"{not_fitting(key, value)}"
@@ -321,14 +323,18 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_fits(v, args[0]) for v in value)
     if hint is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and abs(value) < math.inf
+        return number and abs(value) <= sys.float_info.max
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and abs(value) < _LARGEST
     if hint is None or hint is type(None):
         return value is None
     if hint is Any:
         return True
     return isinstance(hint, type) and isinstance(value, hint)
+
+
+_LARGEST = 2**63  # torch and numpy hold no larger whole number
 
 
 def _is_infinite(value: Any) -> bool:

@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pytorch_lightning import Trainer
 
 from erssl.errors import ConfigError
+from erssl.evaluation.cache import StoredType
 from erssl.evaluation.classifier import ClassifierOptions
+from erssl.evaluation.storage import Storage
 from erssl.limits import check_count
 from erssl.run.plots import Plots
 from erssl.settings.compose import FREE, Schema, compose_config, leaves, schema_from
@@ -104,7 +106,8 @@ class FeatureSettings:
 
     feature_batch_size: int
     features_precision: Literal["float32", "bf16"]
-    features_dtype: Literal["float32", "float16"]
+    features_storage: Storage
+    features_dtype: StoredType
     cache: bool
     cache_dir: str | None
 

@@ -22,6 +22,7 @@ _MAY_CHANGE = (
     "plots",
     "cache",
     "cache_dir",
+    "features_storage",
     "feature_batch_size",
     "data.num_workers",
     "trainer.accelerator",
@@ -84,6 +85,9 @@ def check_same_settings(
     for key, former in {**_data_defaults(now), **_FORMER}.items():
         if key in now:
             before.setdefault(key, former)
+    old = "features_storage" not in before  # always in memory, and in float32 unless told
+    if old and (before.get("features_dtype"), now.get("features_dtype")) == ("float32", "auto"):
+        before["features_dtype"] = "auto"
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
     # both follow from the number of images, whose digest says more

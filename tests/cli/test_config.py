@@ -49,6 +49,8 @@ def test_a_data_set_brings_a_backbone_and_overrides_win():
         (["trainer.acelerator=cpu"], r"did you mean trainer.accelerator\?"),
         (["trainer.max_epochs=3"], "key trainer.max_epochs is unknown"),
         (["method.beta=much"], "method.beta=much does not fit; it must be a number"),
+        (["method.projection_dim=" + "9" * 300], "must be an integer of at most 64 bits"),
+        (["data.std=[nan,1,1]"], r"a list like \[a number\], finite each"),
         (["method.geometry=flat"], "it must be euclidean or sphere"),
         (["method.eta=best"], "it must be a number or auto"),
         (["epochs=2.5"], "epochs=2.5 does not fit; it must be an integer"),

@@ -209,7 +209,7 @@ def test_examples_of_the_help_are_understood(command, capsys):
         ("linear", "epochs=0", "epochs must be at least 1 but is 0"),
         ("linear", "seeds=0", "seeds must be at least 1"),
         ("linear", "resume=true", "resume=true needs run_dir"),
-        ("linear", "features_dtype=int8", "it must be float32 or float16"),
+        ("linear", "features_dtype=int8", "it must be float32 or float16 or auto"),
         ("knn", "epochs=3", "key epochs is unknown"),
         ("knn", "k=0", "k of at least 1"),
         ("knn", "temperature=0", "temperature above 0"),

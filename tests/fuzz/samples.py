@@ -151,6 +151,16 @@ def images() -> dict[str, bytes]:
     return files
 
 
+@cache
+def turned(orientation: int) -> bytes:
+    """A JPEG of 12 x 9 stored pixels with an EXIF orientation."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(io.BytesIO(images()["RGB.jpeg"])).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
 def options_of(**changed: Any) -> dict[str, Any]:
     """The architecture of the small network as files have it."""
     return dataclasses.asdict(TINY) | changed

@@ -177,7 +177,11 @@ class Table(FileOptions):
         faults = [(path, "no such file") for path in missing]
         if self.verify:
             folder, unreadable = drop_unreadable(
-                replace(folder, path=below), self.on_error, self.workers, self.channels
+                replace(folder, path=below),
+                self.on_error,
+                self.workers,
+                self.channels,
+                self.sampled,
             )
             faults += unreadable
         return folder, faults
