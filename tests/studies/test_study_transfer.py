@@ -53,6 +53,7 @@ def test_transfers_lie_by_what_they_are(tmp_path: Path) -> None:
 def test_metrics_are_each_data_sets_own_and_shown_in_per_cent(tmp_path: Path) -> None:
     """Pets count by the mean of the classes, DTD by top-1."""
     transfer = read_study_transfer(SAID, ["data_root=/a"])
+    assert transfer.metric_names == ("transfer_dtd", "transfer_pets")
     assert transfer.missing(tmp_path)
     leave(transfer.folder(tmp_path), "dtd", top1=0.25)
     assert transfer.missing(tmp_path)
