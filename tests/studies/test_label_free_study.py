@@ -33,10 +33,11 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs of two methods."""
+    """Three runs of two methods, the last on long-tailed images."""
     folder = tmp_path_factory.mktemp("store")
     for number, method in enumerate(("mveb", "simclr", "mveb")):
         own = [f"method={method}", f"seed={number}", f"run_dir={folder / f'run{number}'}"]
+        own += ["data.imbalance=2"] if number == 2 else []
         pretrain.run([*TINY, *own], QUIET)
     return folder
 
