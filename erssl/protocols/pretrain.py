@@ -254,7 +254,7 @@ def _train(
     if not probe.is_global_zero:
         return {}
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
-    if data.datasets.labelled and data.datasets.labelled_train is None:
+    if data.datasets.labelled and data.trains_with_labels:
         logged.append("val_online_cls_top1")
     probes = [each for each in curves if each.name]
     last = None if own is None else own.last

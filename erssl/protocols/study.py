@@ -81,6 +81,8 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     settings = dataclasses.replace(settings, scale=scale.name)
     _check_folder(settings.folder, study, scale)
     further, transfer = _transfers(study, further)
+    if transfer is not None:
+        study = dataclasses.replace(study, metrics=(*transfer.metric_names, *study.metrics))
     if study.reads_store:
         return study_store(study, scale, settings, further, console)
     grid = study.grid(scale, further, settings.seeds or ())
