@@ -46,6 +46,7 @@ _FIGURES = tuple(
     for name in ("curves", "lens", "predictions", "confusion", "per_class", "transfer")
     for kind in ("png", "pdf", "svg")
 )
+_WEIGHTS = "backbone.safetensors"
 _EVENTS = "events.out.tfevents.*"  # of TensorBoard
 _COMPUTED = (CHECKPOINTS, "detectron2")  # folders of what was trained
 # What a run writes before it computes: settings, surroundings, and which images it will take.
@@ -172,28 +173,32 @@ class RunDirectory:
 
 def only_begun(folder: Path) -> bool:
     """Whether a run was started in a folder, and ended before there was anything to keep."""
-    if (folder / RESULTS).exists() or not _is_of_erssl(folder / CONFIG):
+    settings = _settings_in(folder / CONFIG)
+    if settings is None or (folder / RESULTS).exists():
         return False
+    # an evaluation keeps the backbone that it was given, which is no result of its own
+    begun = _BEGUN if "method" in settings else (*_BEGUN, _WEIGHTS)
     files = _written(folder)
     for inner in (*(folder / name for name in _COMPUTED), *_seeds(folder)):
         files += inner.rglob("*")
     passing = (_EVENTS, "*.partial")
-    kept = (f for f in files if f.name not in _BEGUN and not any(map(f.match, passing)))
+    kept = (f for f in files if f.name not in begun and not any(map(f.match, passing)))
     return not any(file.is_file() and file.stat().st_size for file in kept)
 
 
-def _is_of_erssl(config: Path) -> bool:
-    """Whether a file is the ``config.yaml`` of a run, and not one that a user calls so."""
+def _settings_in(config: Path) -> dict[str, Any] | None:
+    """What the ``config.yaml`` of a run holds; ``None`` of a file that is called so by a user."""
     try:
         content = read_settings_file(config)
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and {"run_dir", "overwrite"} <= content.keys()
+        return None
+    ours = isinstance(content, dict) and {"run_dir", "overwrite"} <= content.keys()
+    return content if ours else None
 
 
 def _written(folder: Path) -> list[Path]:
     """The files that erssl writes to the folder of a run."""
-    written = (CONFIG, RESULTS, METRICS, DAMAGED_METRICS, "backbone.safetensors", "report.md")
+    written = (CONFIG, RESULTS, METRICS, DAMAGED_METRICS, _WEIGHTS, "report.md")
     names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
     names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json", *_OF_STORES)
     files = [folder / name for name in names]

@@ -22,6 +22,7 @@ SETTINGS = "run_dir: null\noverwrite: false\n"
         {"environment.json": "{}", "header.txt": "h", "subset.txt": "a.png"},
         {"seed0/hparams.yaml": "{}", "seed0/events.out.tfevents.1.2.3.0": "x"},
         {"metrics.csv": "", "checkpoints/last.ckpt.123.partial": "half"},
+        {"backbone.safetensors": "what an evaluation was given"},
         {"notes.txt": "a user's own"},
     ],
 )
@@ -48,6 +49,7 @@ def test_settings_alone_are_replaced(left: dict[str, str], tmp_path: Path) -> No
         {"seed0/metrics.csv": "step\n1\n"},
         {"seed0/aircraft/results.json": "{}"},
         {"transfer.md": "table"},
+        {"config.yaml": f"{SETTINGS}method: byol\n", "backbone.safetensors": "of a pretraining"},
         {"config.yaml": "name: of a user's own program\n"},
         {"config.yaml": "["},
     ],
