@@ -131,14 +131,16 @@ class Contender:
         return spent[0] / self.asked.steps, spent[1] / self.asked.steps
 
     def facts(self) -> dict[str, Any]:
-        """Warm up; count what a step computes, keeps and waits for."""
+        """Warm up, which compiles; count what a step computes, keeps and waits for."""
+        began = time.perf_counter()
         self.step()
-        facts: dict[str, Any] = {}
+        self.wait()
+        facts: dict[str, Any] = {"first_seconds": time.perf_counter() - began}
         if not self.setting.compiled:  # whose operations are not seen one by one
             kept, flops = Kept(self.model), FlopCounterMode(display=False)
             with kept, flops:
                 self.step()
-            facts = {"flops": flops.get_total_flops(), "kept_bytes": kept.bytes}
+            facts |= {"flops": flops.get_total_flops(), "kept_bytes": kept.bytes}
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)

@@ -14,7 +14,8 @@ Memory is the peak of CUDA's allocator; on a CPU the bytes that autograd keeps f
 pass, each storage once and weights not counted, and beside it the peak resident size. The floor is
 the arithmetic of a step, counted by torch, at the rate of a matrix product in the setting's type,
 and the time to write and read once what autograd keeps. A profile of one step counts what waits for
-the device. Writes ``benchmarks/results/step.json`` (``_cuda`` of a GPU).
+the device. The first step, which compiles, is timed by itself. Writes
+``benchmarks/results/step.json`` (``_cuda`` of a GPU).
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def main(options: argparse.Namespace) -> None:
             f"memory {row['memory']:.3f} of BYOL's; "
             f"time {row['seconds_by_plain']:.3f} of its in float32"
         )
+    for row in rows:
+        print(f"{row['setting']}, {row['contender']}: first step {row['first_seconds']:.1f} s")
     for row in rows[:2]:
         print(f"\n{row['contender']}, {row['setting']}, operations by own time:")
         print("\n".join(f"  {share:6.1%}  {name}" for name, share in row["profile"]))

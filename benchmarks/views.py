@@ -6,9 +6,10 @@ Sixteen JPEG files of 500 x 375 pixels, cut out of scikit-learn's two sample pho
 at quality 90, become the views of DINO (2 of 224 and 6 of 96 pixels) and BYOL (2 of 224), images
 of 32 x 32 in memory those of lightly's CIFAR-10 benchmark; all as batches of normalised floats, as
 training takes them. "lightly" is lightly's own transform, "erssl, lightly" and "erssl, fast" are
-``data.pipeline``. One thread; the contenders by turns, so that all meet the same load; images a
-second of CPU time, which tells less of a busy machine. The floor is decoding alone. Writes
-``benchmarks/results/views.json``.
+``data.pipeline``; files also by torchvision's v2 transforms and, where they are installed, by
+kornia and albumentations (:mod:`benchmarks._view_peers`). One thread; the contenders by turns, so
+that all meet the same load; images a second of CPU time, which tells less of a busy machine. The
+floor is decoding alone. Writes ``benchmarks/results/views.json``.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from benchmarks._runs import RESULTS
+from benchmarks._view_peers import peers
 from erssl.data import ImageDataset, TransformedDataset, ViewOptions, build_views, load_image
 from erssl.data.datasets import ImagesInMemory
 from erssl.data.folders import ImageFiles
 from erssl.data.views import fast
 from erssl.data.views.device import normalize
+from erssl.data.views.draws import read_view
 from erssl.data.views.pipelines import make_pipeline
 from erssl.files import write_json
 from erssl.run.directory import environment
@@ -116,7 +119,12 @@ def contenders(
         items = quick.__getitems__([(epoch, i) for i in range(BATCH)])
         return pipeline.finish(default_collate(items)[0])
 
-    return {"lightly": lightly, "erssl, lightly": erssl_lightly, "erssl, fast": erssl_fast}
+    made = {"lightly": lightly, "erssl, lightly": erssl_lightly, "erssl, fast": erssl_fast}
+    if isinstance(images, ImageFiles):
+        paths = [path for path, _ in images.samples[:BATCH]]
+        for name, peer in peers([read_view(view) for view in transform.transforms]).items():
+            made[name] = lambda epoch, peer=peer: peer(paths)
+    return made
 
 
 def compare(
@@ -190,7 +198,7 @@ def operations(photo: Image.Image) -> list[dict[str, Any]]:
 def _pairs(photo: Image.Image, size: int) -> dict[str, Pair]:
     square = photo.resize((size, size))
     whole, pixels = np.array(photo), np.array(square)
-    batch = torch.from_numpy(pixels)[None]
+    batch = fast.planes(pixels, 3)[None]
     pairs: dict[str, Pair] = {}
     for name in ("bilinear", "bicubic"):
         way = Image.Resampling[name.upper()]
@@ -218,7 +226,7 @@ def _pairs(photo: Image.Image, size: int) -> dict[str, Pair]:
         )
     pairs["solarisation"] = lambda: fast.solarize(pixels), lambda: ImageOps.solarize(square, 128)
     pairs["normalisation"] = (
-        lambda: normalize(batch.permute(0, 3, 1, 2), _SPEC),
+        lambda: normalize(batch, _SPEC),
         lambda: TF.normalize(T.ToTensor()(square), **SCALING),
     )
     return pairs

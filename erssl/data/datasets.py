@@ -50,7 +50,8 @@ class Datasets:
         several_pages: Number of images of each split's folder with several pages or frames, of
             which the first is read; known where every image has been decoded.
         labelled_train: Labelled images that stand for the training ones wherever accuracy is
-            measured, where those of ``train`` have no labels; ``None`` for ``train`` itself.
+            measured, where those of ``train`` have no labels or are some of them; ``None`` for
+            ``train`` itself.
     """
 
     train: ImageDataset

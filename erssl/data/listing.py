@@ -17,11 +17,11 @@ def is_hidden(name: str) -> bool:
 
 
 def images_among(
-    folder: str, names: Sequence[str], left_out: LeftOut, extensions: Sequence[str]
+    folder: str, names: list[str], left_out: LeftOut, extensions: Sequence[str]
 ) -> list[str]:
     """Those of the names that an image's file has; the others are counted in ``left_out``."""
     if _all_images(names, extensions):
-        return list(names)
+        return names
     kept = []
     for name in names:
         if is_hidden(name):
@@ -76,7 +76,8 @@ def add_images_below(
         left_out.hide(sum(map(is_hidden, inner)))
         shown = sorted(name for name in inner if not is_hidden(name))
         waiting += [os.path.join(place, name) for name in reversed(shown)]
-        places.append((place, images_among(place, sorted(files), left_out, extensions)))
+        files.sort()
+        places.append((place, images_among(place, files, left_out, extensions)))
     for place, files in sorted(places):
         builder.add(place, files, number)
     return any(files for _, files in places)
@@ -84,16 +85,20 @@ def add_images_below(
 
 def split_entries(folder: str) -> tuple[list[str], list[str]]:
     """Names of the folders in a folder, links to some among them, and of all else."""
-    inner: list[str] = []
-    others: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            (inner if _leads_to_folder(entry) else others).append(entry.name)
-    return inner, others
+    with os.scandir(folder) as listed:
+        entries = list(listed)
+    try:
+        inner = [entry.name for entry in entries if entry.is_dir()]
+    except OSError:  # of a link in a circle
+        inner = [entry.name for entry in entries if _leads_to_folder(entry)]
+    if not inner:  # as where there are many
+        return inner, [entry.name for entry in entries]
+    folders = set(inner)
+    return inner, [entry.name for entry in entries if entry.name not in folders]
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # of a link in a circle
+    except OSError:
         return False

@@ -140,9 +140,14 @@ class SSLDataModule(LightningDataModule):
             )
 
     @property
+    def trains_with_labels(self) -> bool:
+        """Whether the labels are those of the training images themselves, not of others alone."""
+        return self.datasets.labelled_train is None or self.options.imbalance > 1
+
+    @property
     def training_classes(self) -> int:
         """Number of classes that the training images themselves have; 1 without labels."""
-        return 1 if self.datasets.labelled_train is not None else self.datasets.num_classes
+        return self.datasets.num_classes if self.trains_with_labels else 1
 
     @property
     def measurable(self) -> bool:
@@ -244,7 +249,7 @@ class SSLDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Give the validation loader, or an empty list where there is no validation split."""
         # Training images without labels teach the online probe nothing that could be evaluated.
-        there = self.datasets.val is not None and self.datasets.labelled_train is None
+        there = self.datasets.val is not None and self.trains_with_labels
         return self.eval_dataloader("val") if there else []
 
     def _loader(self, dataset: Dataset[Any], **keywords: Any) -> DataLoader[Any]:

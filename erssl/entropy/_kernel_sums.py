@@ -1,7 +1,8 @@
 r"""Sums of vMF kernels :math:`\log \sum_j \exp(\kappa \, q_i^\top k_j)`, a few rows at a time.
 
-No matrix of all pairs is kept: the gradient makes each tile of it again. Second derivatives, and
-``torch.func``, which may take some, do keep it.
+Of few rows one triangle of the matrix of pairs is kept for the gradient, which saves a quarter of
+the products; of many rows nothing is: the gradient makes each tile of it again. Second derivatives,
+and ``torch.func``, which may take some, do keep the matrix.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from erssl.entropy.precision import full_precision
 
 _ROWS = 256  # of a tile on the CPU, where more leave more of the triangle's blocks half idle
+_KEPT = 2**24  # pairs of which a triangle is kept for the gradient: 32 MiB, of 4,096 rows
 _PAIRS = 2**26  # of a tile elsewhere (256 MiB), and from which on other pairs come in tiles
 
 
@@ -32,7 +34,8 @@ def log_kernel_sums(
             term; ``None`` keeps it.
     """
     if keys is queries:
-        sums: Tensor = _OwnKernelSums.apply(queries, kappa, own_offset is not None)
+        keep = queries.requires_grad and torch.is_grad_enabled() and len(queries) ** 2 <= _KEPT
+        sums: Tensor = _OwnKernelSums.apply(queries, kappa, own_offset is not None, keep)[0]
         return sums
     rows = max(1, _PAIRS // len(keys))
     if len(queries) <= rows:
@@ -66,46 +69,66 @@ class _OwnKernelSums(torch.autograd.Function):
     """The sums of rows over themselves, from one triangle of the symmetric matrix of pairs."""
 
     @staticmethod
-    def forward(z: Tensor, kappa: float, leave_out: bool) -> Tensor:
+    def forward(z: Tensor, kappa: float, leave_out: bool, keep: bool) -> tuple[Tensor, Tensor]:
         sums = z.new_full((len(z),), -math.inf)
-        for start, end in _tiles(z):
-            exponents = _exponents(z, start, end, kappa, leave_out)
+        kept = z.new_empty(sum((end - start) * end for start, end in _tiles(z)) if keep else 0)
+        for tile, (start, end) in zip(_kept_tiles(kept, z), _tiles(z), strict=True):
+            exponents = _exponents(z, start, end, kappa, leave_out, tile)
             sums[start:end] = exponents.logsumexp(dim=1)  # later tiles add what is to the right
             if start:
                 above = exponents[:, :start].logsumexp(dim=0)
                 sums[:start] = torch.logaddexp(sums[:start], above)
-        return sums
+        return sums, kept
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: Tensor) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, float, bool, bool], output: tuple[Tensor, Tensor]
+    ) -> None:
         z, *ctx.options = inputs
-        ctx.save_for_backward(z, output)
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(z, *output)
 
     @staticmethod
     @full_precision
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        z, sums = ctx.saved_tensors
-        kappa, leave_out = ctx.options
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        z, sums, kept = ctx.saved_tensors
+        kappa, leave_out, _ = ctx.options
         # Σ_i g_i P_ij + g_j P_ji meets z_i, with P the soft-max of the exponents
         if torch.is_grad_enabled():  # a second derivative follows: by operations that have one
             shares = _all_exponents(z, z, kappa, 0 if leave_out else None).softmax(dim=1)
             weights = gradient[:, None] * shares
-            return kappa * ((weights + weights.T) @ z), None, None
+            return kappa * ((weights + weights.T) @ z), None, None, None
         result = torch.zeros_like(z)
-        for start, end in _tiles(z):
-            exponents = _exponents(z, start, end, kappa, leave_out)
+        for tile, (start, end) in zip(_kept_tiles(kept, z), _tiles(z), strict=True):
+            exponents = _exponents(z, start, end, kappa, leave_out) if tile is None else tile
             weights = (exponents - sums[start:end, None]).exp_().mul_(gradient[start:end, None])
-            weights += exponents.sub_(sums[:end]).exp_().mul_(gradient[:end])
+            weights += (exponents - sums[:end]).exp_().mul_(gradient[:end])
             result[start:end].addmm_(weights, z[:end], alpha=kappa)
             result[:start].addmm_(weights[:, :start].T, z[start:end], alpha=kappa)
-        return result, None, None
+        return result, None, None, None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int, None, None], z: Tensor, kappa: float, leave_out: bool
-    ) -> tuple[Tensor, int]:
-        each = [_OwnKernelSums.apply(own, kappa, leave_out) for own in z.movedim(in_dims[0], 0)]
-        return torch.stack(each), 0
+        info: Any,
+        in_dims: tuple[int, None, None, None],
+        z: Tensor,
+        kappa: float,
+        leave_out: bool,
+        keep: bool,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        apply = _OwnKernelSums.apply
+        each = [apply(own, kappa, leave_out, False) for own in z.movedim(in_dims[0], 0)]
+        sums, kept = (torch.stack(part) for part in zip(*each, strict=True))
+        return (sums, kept), (0, 0)
+
+
+def _kept_tiles(kept: Tensor, z: Tensor) -> list[Tensor | None]:
+    """The tiles that ``kept`` holds one after another; ``None`` for each where it is empty."""
+    tiles = _tiles(z)
+    if not len(kept):
+        return [None] * len(tiles)
+    parts = kept.split([(end - start) * end for start, end in tiles])
+    return [part.view(-1, end) for part, (_, end) in zip(parts, tiles, strict=True)]
 
 
 def _tiles(z: Tensor) -> list[tuple[int, int]]:
@@ -114,8 +137,10 @@ def _tiles(z: Tensor) -> list[tuple[int, int]]:
     return [(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
-def _exponents(z: Tensor, start: int, end: int, kappa: float, leave_out: bool) -> Tensor:
-    exponents = (z[start:end] @ z[:end].T).mul_(kappa)
+def _exponents(
+    z: Tensor, start: int, end: int, kappa: float, leave_out: bool, out: Tensor | None = None
+) -> Tensor:
+    exponents = torch.mm(z[start:end], z[:end].T, out=out).mul_(kappa)
     if leave_out:
         exponents.diagonal(start).fill_(-math.inf)
     return exponents

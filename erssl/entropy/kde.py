@@ -127,7 +127,7 @@ def log_kernel_means(
     \exp(\kappa \, q_i^\top k_j)`, in [-κ, κ].
 
     Memory O((N + M) d): pairs are looked at a tile at a time, forward and backward. Where ``keys``
-    is ``queries`` itself, each pair is looked at once.
+    is ``queries`` itself, each pair is looked at once, and of up to 4,096 rows kept for a gradient.
 
     Args:
         queries: Unit rows at which the density is read.

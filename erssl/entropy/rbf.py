@@ -53,7 +53,7 @@ def rbf_score(
     kernel.diagonal(dim1=-2, dim2=-1).add_(ridge)
     factor, _ = torch.linalg.cholesky_ex(kernel)
     score: Tensor = -torch.cholesky_solve(right_side, factor)
-    return score.to(z.dtype)
+    return score.to(z.dtype).contiguous()  # LAPACK's own order is of columns
 
 
 def _median(half: Tensor) -> Tensor:

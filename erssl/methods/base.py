@@ -106,15 +106,22 @@ class MultiViewMethod(TargetBranch):
         self.optimizer_options = optimizer or self.default_optimizer
         self.momentum_start = momentum_start
         self.momentum_end = momentum_end
-        self.channels_last = channels_last
+        self.channels_last = False
         if channels_last:
-            self.backbone.to(memory_format=torch.channels_last)
+            self.use_channels_last()
         self.compiled = compile
         if compile:
             self.backbone.compile()
         self.online_classifier = OnlineLinearClassifier(
             self.feature_dim, num_classes, topk=tuple(k for k in (1, 5) if k <= num_classes)
         )
+
+    def use_channels_last(self) -> None:
+        """Keep images and the weights of the backbones in channels-last memory from now on."""
+        self.channels_last = True
+        for name in ("backbone", "target_backbone"):
+            if hasattr(self, name):
+                self.get_submodule(name).to(memory_format=torch.channels_last)
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
         """Compute the loss of a batch.

@@ -31,6 +31,7 @@ def header_lines(
     method: nn.Module,
     trainer: Trainer,
     path: Path,
+    precision: str = "",
 ) -> list[str]:
     """Say what is trained on what, where, and in how many steps.
 
@@ -40,6 +41,7 @@ def header_lines(
         method: The network and its loss.
         trainer: One with the run's devices.
         path: The run directory.
+        precision: What is to be said of the precision beside its name.
 
     Returns:
         One line for each fact, without line breaks.
@@ -49,6 +51,7 @@ def header_lines(
     lines = [
         *image_lines(datasets),
         f"Device: {_device(trainer)}",
+        f"Precision: {_precision(settings)}{f' ({precision})' if precision else ''}",
         f"Pipeline: {settings.data.pipeline} ({settings.data.workers} loader processes)",
         f"Parameters: {_trained(method):,} trained, {_trained(backbone):,} of them in the backbone "
         f"{architecture_label(settings.backbone)}",
@@ -121,6 +124,11 @@ def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
+
+
+def _precision(settings: PretrainSettings) -> str:
+    layout = ", channels-last" if settings.channels_last else ""
+    return f"{settings.trainer.get('precision') or '32-true'}{layout}"
 
 
 def _trained(module: nn.Module) -> int:

@@ -137,7 +137,9 @@ def measure(own: dict[str, str], overrides: list[str], console: Console) -> Resu
     probe = data.probe_views(settings.lens.probe_size)
     lens = ERLens(probe, embed, kappas=settings.lens.kappas)
     embeddings, logits = lens.outputs(module.to(device).eval())
-    reading = lens_reading(embeddings, logits, lens.kappas) | spectral_reading(embeddings)
+    further = spectral_reading(embeddings)
+    reading = lens_reading(embeddings, logits, lens.kappas)
+    reading |= {name: value for name, value in further.items() if not math.isnan(value)}
     table = Table("quantity", "value", box=None, pad_edge=False)
     for name, value in reading.items():
         table.add_row(name, "collapsed" if value == -math.inf else f"{value:.4f}")

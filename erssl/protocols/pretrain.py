@@ -37,6 +37,7 @@ from erssl.protocols.build import build_method, check_images
 from erssl.protocols.folder_defaults import fit_to_images, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.loggers import make_loggers, reporting
+from erssl.protocols.precision import with_precision
 from erssl.protocols.pretrain_measures import accuracy, callbacks_of, doubts_of, with_neighbours
 from erssl.protocols.pretrain_results import finish, mend_weights, show_finished
 from erssl.protocols.start import load_heads, start_of, told
@@ -147,6 +148,9 @@ def _pretrain(
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     start = start_of(settings, resumed_from is not None)
     method = build_method(settings, data.training_classes, data.batch_size, start)
+    settings, config, sources, precision = with_precision(
+        settings, config, sources, probe, path, method
+    )
     heads = load_heads(method, settings) if start is not None else []
     settings = with_neighbours(settings, data, console if first else None)
     before = int(stored_config(path / CONFIG)["epochs"]) if settings.resume else settings.epochs
@@ -186,7 +190,7 @@ def _pretrain(
                     console.print(
                         "There is no checkpoint yet, so the run begins at its first step."
                     )
-                header = header_lines(settings, data, method, probe, path)
+                header = header_lines(settings, data, method, probe, path, precision)
                 write_text(path / HEADER, "\n".join(header) + "\n")
                 say_lines(console, "\n".join(header))
             metrics = _train(
@@ -255,7 +259,7 @@ def _train(
     if not probe.is_global_zero:
         return {}
     logged = ["train_loss", "train_nats_below_uniform", "train_alignment"]
-    if data.datasets.labelled and data.datasets.labelled_train is None:
+    if data.datasets.labelled and data.trains_with_labels:
         logged.append("val_online_cls_top1")
     probes = [each for each in curves if each.name]
     last = None if own is None else own.last

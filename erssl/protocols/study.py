@@ -30,6 +30,7 @@ from erssl.settings.arguments import launcher_overrides
 from erssl.settings.pretrain import read_settings
 from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.study import StudySettings, read_study_settings
+from erssl.settings.trainer import AUTO
 from erssl.studies.figure import plot_study
 from erssl.studies.page import FIGURE, PAGE, RECORD, Outcome, page, record
 from erssl.studies.plan import Cell, Grid, Scale, Study, read_study
@@ -80,6 +81,8 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     settings = dataclasses.replace(settings, scale=scale.name)
     _check_folder(settings.folder, study, scale)
     further, transfer = _transfers(study, further)
+    if transfer is not None:
+        study = dataclasses.replace(study, metrics=(*transfer.metric_names, *study.metrics))
     if study.reads_store:
         return study_store(study, scale, settings, further, console)
     grid = study.grid(scale, further, settings.seeds or ())
@@ -114,6 +117,11 @@ def _planned(cell: Cell, store: RunStore) -> Planned:
         settings, config = read_settings(list(cell.overrides))
     except ConfigError as error:
         raise ConfigError(f"The run {cell.name} cannot be: {error}") from error
+    if settings.trainer.get("precision") == AUTO:
+        raise ConfigError(
+            f"The run {cell.name} has trainer.precision=auto, which may come to something else on "
+            "another machine, and the runs of a study are compared; write 32-true or bf16-mixed."
+        )
     images = images_digest(config["data"])
     key = key_of(config, images)
     return Planned(cell, settings, store.place(key, settings.method["name"]), images)

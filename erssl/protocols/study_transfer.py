@@ -37,6 +37,11 @@ class Transfer:
     overrides: tuple[str, ...]
     settings: TransferSettings
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """One for each data set, in the order in which they were asked for."""
+        return tuple(f"{PREFIX}{name}" for name in self.settings.names)
+
     def folder(self, run: Path) -> Path:
         """Where the transfers of a run lie: by what they are, not by where the images are."""
         counted = sorted(o for o in self.overrides if o.partition("=")[0] not in _PLACES)

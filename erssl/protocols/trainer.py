@@ -21,6 +21,7 @@ from erssl.protocols.loggers import make_loggers
 from erssl.run.checkpoint_files import Resumed, WholeCheckpointIO, newest_whole
 from erssl.run.directory import LAST_CHECKPOINT
 from erssl.run.launch import started_processes
+from erssl.settings.trainer import AUTO
 
 
 def quiet() -> None:
@@ -43,8 +44,12 @@ def probe_trainer(trainer: Mapping[str, Any], batch_size: int) -> Trainer:
             "choose trainer.accelerator=cpu or auto, or check the driver."
         )
     try:
+        chosen_later = {"precision": None} if trainer.get("precision") == AUTO else {}
         probe = Trainer(
-            **trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False
+            **{**trainer, **chosen_later},
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
         )
     except Exception as error:  # whatever Lightning has to say against its own arguments
         reason = " ".join(str(error).split()).rstrip(".")

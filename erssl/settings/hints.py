@@ -225,6 +225,8 @@ def not_fitting(key: str, value: object) -> str:
         return f" To go on with that run write resume=true run_dir={value}."
     if key == "trainer.precision" and str(value).lower() in ("fp16", "amp", "half", "true"):
         return " For automatic mixed precision write trainer.precision=16-mixed."
+    if (key, value) == ("trainer.precision", "auto"):
+        return " Only erssl pretrain chooses by itself."
     return ""
 
 

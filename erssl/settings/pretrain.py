@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning import Trainer
 
@@ -30,6 +30,7 @@ from erssl.settings.keys import OWN_TRAINER_KEYS
 from erssl.settings.pretrain_options import EvaluationOptions, LensOptions, PretrainSettings
 from erssl.settings.resume import check_same, may_change, take_loggers, unsaid
 from erssl.settings.start import with_start
+from erssl.settings.trainer import AUTO
 from erssl.yaml_text import comments_of, read_settings_file, read_yaml_text
 
 # What the command itself gives to a method's constructor.
@@ -275,11 +276,13 @@ def _schema(config: Mapping[str, Any], known: bool = True) -> Schema:
     name = str(config["method"]["name"])
     own = schema_from(get_method(name), without=_OWN_METHOD_KEYS) if known else {}
     backbone = schema_from(BackboneOptions) | {"options": FREE}
+    trainer = schema_from(Trainer, without=OWN_TRAINER_KEYS)
+    trainer["precision"] = Literal[AUTO] | trainer["precision"]
     return schema_from(PretrainSettings) | {
         "method": {"name": str, **own} if known else FREE,
         "data": schema_from(get_dataset(str(config["data"]["name"]))),
         "backbone": backbone,
-        "trainer": schema_from(Trainer, without=OWN_TRAINER_KEYS),
+        "trainer": trainer,
         "logger_options": FREE,
         "evaluation": schema_from(EvaluationOptions) | {"probes": FREE},
     }

@@ -14,7 +14,9 @@ from erssl.methods import get_method
 from erssl.run.directory import CONFIG
 from erssl.settings.compose import GROUPS
 from erssl.settings.loggers import logger_names, option_key
+from erssl.settings.trainer import AUTO
 
+_PRECISION = "trainer.precision"
 MAY_CHANGE = (
     "run_dir",
     "plots",
@@ -66,12 +68,18 @@ def check_same(
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
         changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if changed and not may_change(name):
+        if changed and not (may_change(name) or _was_chosen(name, key, given)):
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
                 "run_dir."
             )
+
+
+def _was_chosen(name: str, key: str, given: Mapping[str, Any]) -> bool:
+    """Whether the run's own value of a key stands for ``auto``, which is given again."""
+    follows = name == "channels_last" and key != name
+    return given.get(_PRECISION) == AUTO and (name == _PRECISION or follows)
 
 
 def unsaid(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 from erssl.errors import ConfigError
 from erssl.limits import check_count
 
+AUTO = "auto"  # trainer.precision: bfloat16 where the device is quick at it
+
 # Why no command takes a setting, and what to do instead.
 _REFUSED = {
     "fast_dev_run": (

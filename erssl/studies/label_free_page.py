@@ -84,7 +84,7 @@ def plot_taus(ranked: Sequence[Ranked], path: Path, plots: Plots = "png") -> Non
     axes.set_xlim(-1.05, 1.05)
     axes.set_xlabel("Kendall's τ with kNN top-1", fontsize=9)
     axes.grid(axis="x", alpha=0.25)
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside upper center", ncols=2)
     save_figure(figure, path, plots)
 
 

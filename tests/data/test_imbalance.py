@@ -45,6 +45,8 @@ def test_training_images_are_some_of_each_class_and_the_bank_stays_whole(tmp_pat
     assert counts == [int(n * 10 ** (-c / 9)) for c, n in enumerate(available)]
     assert len(data.datasets.evaluated().train) == len(whole.train)
     assert data.measurable
+    assert data.training_classes == 10
+    assert len(data.val_dataloader().dataset) == len(whole.val)
     batch = next(iter(data.train_dataloader()))
     views, _ = data.on_after_batch_transfer(batch)
     assert views[0].shape[0] == 16

@@ -529,6 +529,15 @@ def test_mveb_of_rows_as_they_are_holds_views_together_by_half_their_squared_dis
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+def test_groups_of_rows_as_they_are_have_a_score_each():
+    z = [x.requires_grad_() for x in views(2, 12, 3)]
+    MVEBLoss(0.3, score_rows=4, kernel="rbf")(*z).backward()
+    parts = [torch.stack([x.detach()[i : i + 4] for x in z]).requires_grad_() for i in (0, 4, 8)]
+    sum(MVEBLoss(0.3, kernel="rbf")(*part) / 3 for part in parts).backward()
+    expected = torch.cat([part.grad for part in parts], dim=1)
+    torch.testing.assert_close(torch.stack([x.grad for x in z]), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_the_weight_of_the_entropy_of_rows_as_they_are_only_says_how_long_they_are():
     # of s z, with s^2 = beta: the loss's gradient is s times that of z with beta = 1
     z = [x.requires_grad_() for x in views(2, 12, 3)]

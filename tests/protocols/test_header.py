@@ -66,6 +66,7 @@ def test_the_header_counts(folder, overrides, steps):
         "Classes: 2",
         "Left out of train: 1 (extension .txt: 1)",
         "Device: cpu",
+        "Precision: 32-true",
         "Pipeline: lightly (0 loader processes)",
         f"Parameters: 26 trained, 16 of them in the backbone {settings.backbone.name}",
         f"Steps: {steps}",

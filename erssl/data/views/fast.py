@@ -2,8 +2,8 @@
 
 What a view does is read from lightly's transform (:mod:`erssl.data.views.draws`) and done to 8-bit
 pixels (H, W, 3) in its order: an image is decoded once for all of its views, crops are resized by
-torch, whose antialiasing is Pillow's, colours are changed by OpenCV, and each batch is normalised
-once, where it is used.
+torch, whose antialiasing is Pillow's, colours are changed by OpenCV, channels are set apart, and
+each batch is normalised once, where it is used.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class FastImages(Dataset[tuple[list[Tensor], int]]):
         return len(self.images)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int]:
-        """The views (size, size, C) of one image, and its class number."""
+        """The views (C, size, size) of one image, and its class number."""
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[tuple[list[Tensor], int]]:
@@ -82,10 +82,7 @@ class FastImages(Dataset[tuple[list[Tensor], int]]):
         channels = len(self.specs[0].mean)  # of grey images the first of three alike
         return [
             (
-                [
-                    torch.from_numpy(view[..., :channels])
-                    for view in make_views(image, self.specs, rows)
-                ],
+                [planes(view, channels) for view in make_views(image, self.specs, rows)],
                 target,
             )
             for (image, target), rows in zip(sized, drawn, strict=True)
@@ -140,7 +137,7 @@ def make_views(image: KnownSize, specs: Sequence[ViewSpec], drawn: Sequence[Draw
         drawn: What was drawn for each.
 
     Returns:
-        Pixels (size, size, 3) of each view.
+        Pixels of each view, (size, size, 3), or (size, size) where all channels are alike.
     """
     crops = ((*row.crop[2:], spec.size) for spec, row in zip(specs, drawn, strict=True))
     pixels = image.decode(reduction(crops))  # type: ignore[arg-type]
@@ -161,7 +158,11 @@ def _between(start: float, end: float) -> slice:
 
 
 def change(pixels: Pixels, spec: ViewSpec, drawn: Drawn) -> Pixels:
-    """Do to a crop (size, size, 3) what was drawn, in the order of lightly's transforms."""
+    """Do to a crop (size, size, 3) what was drawn, in the order of lightly's transforms.
+
+    Returns:
+        Pixels (size, size, 3), or (size, size) where all channels are alike.
+    """
     if drawn.flip or drawn.vertical_flip:
         pixels = flip(pixels, drawn.flip, drawn.vertical_flip)
     if drawn.angle:
@@ -177,7 +178,25 @@ def change(pixels: Pixels, spec: ViewSpec, drawn: Drawn) -> Pixels:
         pixels = blur(pixels, drawn.sigma)
     if drawn.solarize:
         pixels = solarize(pixels)
-    return _three_channels(pixels)
+    return pixels
+
+
+def planes(pixels: Pixels, channels: int) -> Tensor:
+    """Channels (C, size, size) one after another, which a batch is normalised from twice as fast.
+
+    Args:
+        pixels: Of a view, (size, size, 3), or (size, size) for channels that are alike.
+        channels: How many there are to be; of three that are alike the first is enough.
+    """
+    if channels == 1:
+        grey_levels = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0])
+        return torch.from_numpy(grey_levels)[None]
+    separate = torch.empty((channels, *pixels.shape[:2]), dtype=torch.uint8)
+    if pixels.ndim == 2:
+        separate[:] = torch.from_numpy(pixels)
+    else:
+        cv2.split(pixels, list(separate.numpy()))
+    return separate
 
 
 def resize(pixels: Pixels, size: int, interpolation: str) -> Pixels:
@@ -221,7 +240,9 @@ def saturation(pixels: Pixels, factor: float) -> Pixels:
 def hue(pixels: Pixels, turns: float) -> Pixels:
     """Turn the circle of hues, which has 256 steps."""
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(int(turns * 255) % 256)  # torchvision's steps, to zero
+    steps = int(turns * 255) % 256  # torchvision's steps, to zero
+    rows = hsv.reshape(len(hsv), -1)
+    rows += np.tile(np.array([steps, 0, 0], dtype=np.uint8), hsv.shape[1])  # a third of the time
     return _of(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
 

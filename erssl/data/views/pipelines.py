@@ -124,13 +124,13 @@ class FastViews:
         self._make = fast_views.FastImages
 
     def images(self, images: ImageDataset, seed: int) -> Dataset[Any]:
-        """As of `ViewPipeline`; the views are of 8 bits, (H, W, 3)."""
+        """As of `ViewPipeline`; the views are of 8 bits, (C, H, W)."""
         return self._make(images, self.specs, seed)
 
     def finish(self, views: list[Tensor]) -> list[Tensor]:
         """As of `ViewPipeline`."""
         each = zip(views, self.specs, strict=True)
-        return [normalize(view.permute(0, 3, 1, 2), spec) for view, spec in each]
+        return [normalize(view, spec) for view, spec in each]
 
     def probe(self, images: ImageDataset, indices: Sequence[int], seed: int) -> list[Tensor]:
         """As of `ViewPipeline`."""
