@@ -30,6 +30,7 @@ from erssl.callbacks import (
     SeededSteps,
 )
 from erssl.data import SSLDataModule
+from erssl.data.phases import telling
 from erssl.errors import DataError, RunError, counted
 from erssl.files import write_json, write_text
 from erssl.methods import MultiViewMethod
@@ -137,13 +138,12 @@ def _pretrain(
     resumed_from = resumed(path) if settings.resume else None
     first = probe.is_global_zero
     tell = partial(say, console) if first else _silent
-    if getattr(settings.data, "verify", False):
-        tell("Decoding check of the images (data.verify=false leaves it out).")
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     check_images(settings, each)
     data = SSLDataModule(settings.data, each, settings.seed)
-    settings, config, sources = fit_to_images(settings, config, sources, data, probe.world_size)
+    with telling(tell):
+        settings, config, sources = fit_to_images(settings, config, sources, data, probe.world_size)
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     start = start_of(settings, resumed_from is not None)
