@@ -141,9 +141,9 @@ def _pretrain(
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     check_images(settings, each)
-    data = SSLDataModule(settings.data, each, settings.seed)
     with telling(tell):
-        settings, config, sources = fit_to_images(settings, config, sources, data, probe.world_size)
+        data = SSLDataModule(settings.data, each, settings.seed)
+    settings, config, sources = fit_to_images(settings, config, sources, data, probe.world_size)
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     start = start_of(settings, resumed_from is not None)
