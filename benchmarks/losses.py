@@ -84,7 +84,7 @@ OPERATIONS: dict[str, Callable[[int, int], float]] = {
     "FroSSLLoss (lightly)": lambda n, d: 2 * 6.0 * n * d * min(n, d),
     "MMCRLoss": lambda n, d: 4.0 * n * d * min(n, d) + 9.0 * min(n, d) ** 3,
     "TiCoLoss": lambda n, d: 2 * 6.0 * n * d * d,
-    "E2MCLoss": lambda n, d: 2 * 6.0 * n * d * d,
+    "E2MCLoss": lambda n, d: 2 * 2 * 6.0 * n * d * d,
     "ERLoss, KoLeo": lambda n, d: 4.0 * n * n * d,
     "KoLeoLoss (lightly)": lambda n, d: 4.0 * n * n * d,
 }

@@ -1,4 +1,4 @@
-"""E2MC: the entropy of every single dimension, and no covariance between them."""
+"""E2MC: VICReg, and the entropy of every single dimension in a cube."""
 
 from __future__ import annotations
 
@@ -12,36 +12,44 @@ from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, float_views, meet_targets
 
 _FLOOR = 1e-7  # spacing of equal values, which have no density
+_VARIANCE_EPS = 1e-4  # VICReg's
 
 
 class E2MCLoss(nn.Module):
-    r"""Squared error, minus marginal entropies, plus covariances ([0]).
+    r"""VICReg's loss, minus marginal entropies, plus covariances in the cube ([0]).
 
     .. math:: L = \alpha\, \mathrm{mse} + \frac1V \sum_v \Big[ -\frac{w}{d} \sum_j \hat H(y_{v,j})
-              + \frac{c}{d} \sum_{j \ne k} \mathrm{cov}(y_{v,j}, y_{v,k})^2 \Big], \quad
+              + \frac{c}{d} \sum_{j \ne k} \mathrm{cov}(y_{v,j}, y_{v,k})^2
+              + \frac{\mu}{d} \sum_j \max(0, 1 - \sigma_{v,j})
+              + \frac{\nu}{d} \sum_{j \ne k} \mathrm{cov}(z_{v,j}, z_{v,k})^2 \Big], \quad
               y = \mathrm{sigmoid}(z)
 
     with the entropies by m-spacings (:func:`erssl.entropy.marginal_entropy`). In the cube their
     sum is an upper bound of the entropy of y, tight where dimensions are independent, of which
     the second term is a necessary condition: a surrogate of a bound. [0] adds both terms to the
-    loss that a model was trained by, for a few epochs more; here the squared error (VICReg's
-    invariance) is what holds views together.
+    loss that a model was trained by, for a few epochs more; here that is VICReg's (its code's
+    first case), the squared error and the last two terms.
 
     - [0] Improving Pre-trained Self-Supervised Embeddings Through Effective Entropy Maximization,
       2024, https://arxiv.org/abs/2411.15931
 
     Attributes:
         invariance_weight:
-            Weight α of the squared error; 25 in VICReg.
+            Weight α of the squared error; 25 in [0]'s code and VICReg.
         entropy_weight:
-            Weight w of the mean marginal entropy; not confirmed in [0].
+            Weight w of the mean marginal entropy; 10 is the default of [0]'s code.
         covariance_weight:
-            Weight c of the squared covariances; not confirmed in [0].
+            Weight c of the squared covariances; 2: the default of [0]'s code is 1 for the sum of
+            both views.
+        vicreg_variance_weight:
+            Weight μ of VICReg's variance; 25 in [0]'s code and VICReg.
+        vicreg_covariance_weight:
+            Weight ν of VICReg's covariance; 2: that of both is 1 for the sum of both views.
         gather_distributed:
             If True, entropies and covariances are those of the batch over all processes.
         terms:
-            Mean marginal entropy (nats), squared covariances and squared error of the last call,
-            detached.
+            Mean marginal entropy (nats), squared covariances, squared error and VICReg's two
+            terms of the last call, detached.
 
     Raises:
         ValueError: If a weight is negative, or torch.distributed missing where
@@ -51,27 +59,31 @@ class E2MCLoss(nn.Module):
         >>> loss_fn = E2MCLoss()
         >>> loss = loss_fn(torch.randn(8, 16), torch.randn(8, 16))
         >>> sorted(loss_fn.terms)
-        ['covariance', 'marginal_entropy', 'squared_error']
+        ['covariance', 'marginal_entropy', 'squared_error', 'vicreg_covariance', 'vicreg_variance']
     """
 
     def __init__(
         self,
         invariance_weight: float = 25.0,
-        entropy_weight: float = 1.0,
-        covariance_weight: float = 1.0,
+        entropy_weight: float = 10.0,
+        covariance_weight: float = 2.0,
+        vicreg_variance_weight: float = 25.0,
+        vicreg_covariance_weight: float = 2.0,
         gather_distributed: bool = False,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        if not (invariance_weight >= 0 and entropy_weight >= 0 and covariance_weight >= 0):
-            raise ValueError(
-                f"Weights must be at least 0 but are invariance_weight={invariance_weight}, "
-                f"entropy_weight={entropy_weight} and covariance_weight={covariance_weight}."
-            )
+        weights = {
+            "squared_error": invariance_weight,
+            "marginal_entropy": entropy_weight,
+            "covariance": covariance_weight,
+            "vicreg_variance": vicreg_variance_weight,
+            "vicreg_covariance": vicreg_covariance_weight,
+        }
+        if not all(weight >= 0 for weight in weights.values()):
+            raise ValueError(f"Weights must be at least 0 but are {weights}.")
         check_gather(gather_distributed)
-        self.invariance_weight = invariance_weight
-        self.entropy_weight = entropy_weight
-        self.covariance_weight = covariance_weight
+        self.weights = weights
         self.gather_distributed = gather_distributed
         self.terms: dict[str, Tensor] = {}
 
@@ -93,18 +105,31 @@ class E2MCLoss(nn.Module):
             met = meet_targets(targets, len(views))
             errors = [(z - t).square().mean() for z, t in zip(views, met, strict=True)]
             error = mean_over_ranks(torch.stack(errors), self.gather_distributed)
-            rows = [gather_rows(z.sigmoid(), self.gather_distributed) for z in views]
+            rows = [gather_rows(z, self.gather_distributed) for z in views]
+            cube = [z.sigmoid() for z in rows]
             dim = rows[0].shape[1]
-            entropy = torch.stack([marginal_entropy(y, floor=_FLOOR) for y in rows]).mean() / dim
-            covariance = torch.stack([_squared_covariances(y) for y in rows]).mean() / dim
+            terms = {
+                "squared_error": error,
+                "marginal_entropy": _mean([marginal_entropy(y, floor=_FLOOR) for y in cube]) / dim,
+                "covariance": _mean([_squared_covariances(y) for y in cube]) / dim,
+                "vicreg_variance": _mean([_missing_deviation(z) for z in rows]),
+                "vicreg_covariance": _mean([_squared_covariances(z) for z in rows]) / dim,
+            }
         if not is_transformed():
-            terms = {"marginal_entropy": entropy, "covariance": covariance, "squared_error": error}
             self.terms = {name: term.detach() for name, term in terms.items()}
-        return (
-            self.invariance_weight * error
-            - self.entropy_weight * entropy
-            + self.covariance_weight * covariance
-        )
+        signs = {"marginal_entropy": -1.0}
+        return torch.stack(
+            [signs.get(name, 1.0) * self.weights[name] * term for name, term in terms.items()]
+        ).sum()
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
+
+
+def _missing_deviation(z: Tensor) -> Tensor:
+    """Mean over dimensions of how far the deviation of rows (N, d) falls short of 1 (VICReg)."""
+    return (1 - (z.var(dim=0) + _VARIANCE_EPS).sqrt()).relu().mean()
 
 
 def _squared_covariances(y: Tensor) -> Tensor:

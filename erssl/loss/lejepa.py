@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
@@ -102,7 +103,7 @@ class LeJEPALoss(nn.Module):
 def center_errors(views: list[Tensor], targets: list[Tensor]) -> Tensor:
     """Mean squared error (V,) of each view to the mean of the targets."""
     center = torch.stack(targets).mean(dim=0)
-    return torch.stack([(z - center).square().mean() for z in views])
+    return torch.stack([F.mse_loss(z, center) for z in views])
 
 
 def draw_slices(like: Tensor, count: int, gather_distributed: bool) -> Tensor:

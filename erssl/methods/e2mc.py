@@ -17,7 +17,7 @@ OPTIONS = read_recipe("e2mc").options
 
 @register_method("e2mc")
 class E2MC(SharedViews):
-    """VICReg's network and invariance, with marginal entropies and covariances.
+    """VICReg, with marginal entropies and covariances in a cube.
 
     For a model that is trained already: ``erssl pretrain method=e2mc checkpoint=<run>``. The
     backbone is taken over, the projector begins anew.
@@ -39,19 +39,23 @@ class E2MC(SharedViews):
         invariance_weight: float = OPTIONS["invariance_weight"],
         entropy_weight: float = OPTIONS["entropy_weight"],
         covariance_weight: float = OPTIONS["covariance_weight"],
+        vicreg_variance_weight: float = OPTIONS["vicreg_variance_weight"],
+        vicreg_covariance_weight: float = OPTIONS["vicreg_covariance_weight"],
         gather_distributed: bool = OPTIONS["gather_distributed"],
         projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
         projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
-        """Defaults are VICReg's; the weights of both terms are ours (not confirmed in the paper).
+        """Defaults are those of its code for VICReg.
 
         Args:
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             invariance_weight: Weight of the squared error.
             entropy_weight: Weight of the mean marginal entropy.
-            covariance_weight: Weight of the squared covariances.
+            covariance_weight: Weight of the squared covariances in the cube.
+            vicreg_variance_weight: Weight of VICReg's variance.
+            vicreg_covariance_weight: Weight of VICReg's covariance.
             gather_distributed: Take the loss over the batch of all devices.
             projection_hidden_dim: Width of the projector's hidden layers.
             projection_dim: Dimension of the embedding.
@@ -62,5 +66,10 @@ class E2MC(SharedViews):
             self.feature_dim, projection_hidden_dim, projection_dim, num_layers=3
         )
         self.criterion = E2MCLoss(
-            invariance_weight, entropy_weight, covariance_weight, gather_distributed
+            invariance_weight,
+            entropy_weight,
+            covariance_weight,
+            vicreg_variance_weight,
+            vicreg_covariance_weight,
+            gather_distributed,
         )

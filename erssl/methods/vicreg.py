@@ -68,6 +68,11 @@ class VICReg(MultiViewMethod):
         """Two views of one branch, not normalised."""
         features, (z0, z1) = self.online_branch(views)
         a, b = (gather_rows(at_least_float32(z), self.gather_distributed) for z in (z0, z1))
+        if len(a) < 2:
+            raise ValueError(
+                "VICReg's variance needs at least two images in a batch but was given one; set "
+                "batch_size=2 or more."
+            )
         with outside_autocast(z0):
             loss = self.criterion(a, b)
         return StepOutput(loss, features, z0, z1)

@@ -24,6 +24,7 @@ from erssl.entropy import (
     sliced_wasserstein,
     von_neumann_entropy,
 )
+from erssl.entropy._slices import _order
 
 
 def rows(n, d, seed=0, dtype=torch.float64):
@@ -287,3 +288,40 @@ def test_epps_pulley_of_rows_on_two_ranks_has_no_more_than_it_can_have():
 def test_a_plotting_position_at_infinity_is_refused(position):
     with pytest.raises(ValueError, match="plotting position"):
         sliced_wasserstein(rows(4, 3), slices(3), position)
+
+
+def epps_pulley_in_float64(x, directions):
+    """Value, and gradient (N, d), spelt out for 16 frequencies beyond 0."""
+    n, value, gradient = len(x), 0.0, np.zeros_like(x)
+    for w in directions.T:
+        y = x @ w
+        for k in range(1, 17):
+            t = 3 * k / 16
+            weight = (3 / 16) * (2 if k < 16 else 1) * math.exp(-(t**2) / 2) / directions.shape[1]
+            gap = np.exp(1j * t * y).mean() - math.exp(-(t**2) / 2)
+            value += n * weight * abs(gap) ** 2
+            slope = 2 * (gap.conjugate() * 1j * t * np.exp(1j * t * y)).real
+            gradient += weight * np.outer(slope, w)
+    return value, gradient
+
+
+@pytest.mark.parametrize("n", [3, 300, 301])
+@pytest.mark.parametrize(("scale", "shift"), [(0.01, 0.0), (1.0, 0.0), (1.0, 1.0), (4.0, 0.0)])
+def test_epps_pulley_in_float32_is_good_to_a_millionth(n, scale, shift):
+    x = (scale * rows(n, 24) + shift).float().requires_grad_()
+    directions = random_directions(24, 40, torch.Generator().manual_seed(1))
+    value = sliced_epps_pulley(x, directions)
+    value.backward()
+    expected = epps_pulley_in_float64(x.detach().double().numpy(), directions.double().numpy())
+    assert value.item() == pytest.approx(expected[0], rel=2e-7)
+    off = np.linalg.norm(x.grad.double().numpy() - expected[1])
+    assert off <= 1e-6 * np.linalg.norm(expected[1])
+
+
+@pytest.mark.parametrize("n", [1, 5, 130])
+def test_sorting_by_packed_indices_is_a_sort(n):
+    x = torch.cat([rows(n, 9).float().T, -rows(n, 9, 1).float().T, torch.zeros(1, n)])
+    x = torch.cat([x, x.round(), -x.abs(), x.repeat(3, 1)])  # copies, zeros of either sign
+    order = _order(x)
+    assert torch.equal(x.gather(1, order), x.sort(dim=1).values)
+    assert torch.equal(order.sort(dim=1).values, torch.arange(n).expand_as(order))

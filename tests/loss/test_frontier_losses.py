@@ -28,6 +28,7 @@ from lightly.loss import (
     VISRegLoss as LightlyVISReg,
 )
 from lightly.loss.emp_ssl_loss import invariance_loss, tcr_loss
+from lightly.loss.vicreg_loss import covariance_loss, variance_loss
 from scipy.special import digamma
 
 from erssl.entropy import log_neighbour_distance, random_directions
@@ -133,6 +134,8 @@ def e2mc(online, target):
     errors = [F.mse_loss(z, t) for z, t in zip(online, met(online, target), strict=True)]
     total = 25 * torch.stack(errors).mean()
     for z in online:
+        # lightly's parts of VICReg, whose code sums the covariance of two views
+        total = total + (4 * variance_loss(z) + 0.5 * covariance_loss(z)) / len(online)
         y = z.sigmoid()
         ordered = y.sort(dim=0).values
         for j in range(D):
@@ -172,7 +175,7 @@ PAIRED = {  # ours, and the reference; both of (online, target)
     "mec": (MECLoss, mec),
     "matrixssl": (partial(MatrixSSLLoss, gamma=0.7), matrixssl),
     "mmcr": (MMCRLoss, mmcr),
-    "e2mc": (partial(E2MCLoss, entropy_weight=3.0, covariance_weight=2.0), e2mc),
+    "e2mc": (partial(E2MCLoss, 25.0, 3.0, 2.0, 4.0, 0.5), e2mc),
     "dhel": (partial(ERLoss, 6.0, entropy_weight=2.0), dhel),
     "koleo": (partial(ERLoss, 4.0, "koleo", entropy_weight=0.3), koleo_er),
 }

@@ -132,6 +132,8 @@ def test_value_and_gradient_are_finite_under_autocast(name, case, dtype):
     if dtype == torch.float16 and "scale" in case:
         if name == "mvib":
             pytest.skip("posteriors of scale 1e-7 have true gradients beyond float16's 65504")
+        if name == "e2mc":
+            pytest.skip("VICReg's covariance of rows of 1e4 has true gradients beyond 65504")
         # 1e6 is infinite in float16, and at 1e-6 the true gradient, of the order of 1e6, is: the
         # widest scales that float16 itself can carry both ways
         narrow = {"scale 1e-6": (1e-3, 1e-3), "scale 1e6": (1e4, 1e4), "scales mixed": (1e-3, 1e4)}

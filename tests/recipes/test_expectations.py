@@ -155,9 +155,11 @@ EXPERIMENTS = {
     "unigrad_imagenet": (100, 1024, {}),
     "vicreg_imagenet": (1000, 2048, {}),
     "corinfomax_imagenet": (100, 1536, {"gather_distributed": False}),
-    "e2mc_imagenet": (10, 2048, {}),
+    "dhel_imagenet": (100, 4096, {}),  # ours
+    "e2mc_imagenet": (10, 512, {}),
     "emp_ssl_imagenet": (2, 100, {}),
     "frossl_imagenet": (100, 256, {"gather_distributed": False}),
+    "hydes_imagenet": (100, 4096, {}),  # ours
     "lejepa_imagenet": (100, 512, {}),
     "matrixssl_imagenet": (100, 1024, {}),
     "mec_imagenet": (100, 1024, {}),
