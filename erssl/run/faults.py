@@ -130,9 +130,10 @@ def _full_shared_memory(error: BaseException | None) -> str | None:
     the locks of its queues can be made, Python's error names no place.
     """
     while error is not None:
-        nameless = isinstance(error, OSError) and error.filename is None
-        if nameless and error.errno in _NO_ROOM and _by_a_loader(error):
-            return os.strerror(error.errno)
+        if isinstance(error, OSError) and error.filename is None:
+            number = error.errno
+            if number in _NO_ROOM and _by_a_loader(error):
+                return os.strerror(number)
         if isinstance(error, RuntimeError):
             if told := _SHARED_MEMORY.search(str(error)):
                 return told[1]
