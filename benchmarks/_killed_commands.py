@@ -91,7 +91,7 @@ _STUDY: dict[str, Any] = {
             "overrides": {
                 **{"data": "digits", "data.pipeline": "lightly", "data.views.recipe": "digits"},
                 **{k: yaml.safe_load(v) for k, _, v in (o.partition("=") for o in COMMON)},
-                **{"lens.probe_size": 0, "epochs": 2},
+                **{"lens.probe_size": 0, "epochs": 2, "trainer.precision": "32-true"},
             },
         }
     },
@@ -132,7 +132,8 @@ def study_commands(study: Study, quick: bool) -> None:
                 _wait_for_children(out)
             child = _command(study, command, (*arguments, *_on_again(command, out)), names)
             again = child.wait(300)
-            fault = f"the command alone: {status}" if status else ""
+            failed = "".join(f.read_text() for f in whole.rglob("failure.json"))  # of a study
+            fault = f"the command alone: {status} {failed}" if status or failed else ""
             fault = fault or (f"called again: {again}, {child.sentence()}" if again else "")
             fault = fault or _unlike_folders(whole, out)
             study.count(f"{command} killed", fault, kills=int(killed))
@@ -164,9 +165,13 @@ def _command(study: Study, command: str, arguments: Any, names: dict[str, Path])
 
 
 def _unlike_folders(one: Path, other: Path) -> str:
-    """What the results of two folders do not have in common, to the bit."""
-    kinds = (".npy", ".safetensors", ".ckpt", ".json")
-    for file in sorted(f for f in one.rglob("*") if f.suffix in kinds or f.name in _TABLES):
+    """What the results of two folders do not have in common, to the bit.
+
+    Of checkpoints the last: a run that a signal stopped has one of that step before it.
+    """
+    kinds = (".npy", ".safetensors", ".json")
+    wanted = (*_TABLES, "last.ckpt")
+    for file in sorted(f for f in one.rglob("*") if f.suffix in kinds or f.name in wanted):
         twin = other / file.relative_to(one)
         if not twin.is_file():
             return f"{file.relative_to(one)} is missing"

@@ -4,9 +4,9 @@
 
 For each backbone, with MVEB's head (three layers of 2,048) on the meta device, in float32 on images
 of 224²: weights, gradients, moments, target network, bytes that autograd keeps an image, and
-operations, by :mod:`erssl.models.footprint`; from these the largest batch of two views. No device
-is asked, and no time is given. Writes ``benchmarks/results/memory.json`` and the tables of
-``docs/memory.md``.
+operations, by :mod:`erssl.models.footprint`; from these the largest batch of two views, and the
+time of a step at a rate of operations. No device is asked, and no time is measured. Writes
+``benchmarks/results/memory.json`` and the tables of ``docs/memory.md``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from benchmarks._pages import write_tables
 from benchmarks._runs import RESULTS
 from erssl.files import write_json
 from erssl.models import BackboneOptions, build_backbone
-from erssl.models.footprint import footprint, largest_batch, training_bytes
+from erssl.models.footprint import (
+    footprint,
+    largest_batch,
+    step_operations,
+    step_seconds,
+    training_bytes,
+)
 from erssl.models.heads import mlp_head
 from erssl.run.directory import environment
 
@@ -36,6 +42,8 @@ BACKBONES = {
 }
 SIZE, HEAD, VIEWS = 224, 2048, 2
 CARDS, USABLE = (16, 24, 40, 80), 0.9  # GiB; what the driver, the loss and fragments leave
+RATE = 20e12  # operations a second: an eighth of an A100's 156e12 in TF32 (its data sheet)
+BATCH, IMAGENET = 256, 1_281_167
 COMMAND = "python -m benchmarks.memory"
 
 
@@ -43,6 +51,7 @@ def main() -> None:
     rows = [measure(name) for name in BACKBONES]
     surroundings = {**environment(torch.device("cpu")), "command": COMMAND}
     setting = {"size": SIZE, "head": HEAD, "views": VIEWS, "usable": USABLE}
+    setting |= {"rate": RATE, "batch": BATCH}
     report = {"command": COMMAND, "setting": setting, "rows": rows, "environment": surroundings}
     write_json(RESULTS / "memory.json", report)
     write_tables(PAGE, tables(rows))
@@ -62,14 +71,13 @@ def measure(name: str) -> dict[str, Any]:
         str(card): largest_batch(counted, USABLE * card * 2**30, VIEWS, optimizer, ema=True)  # type: ignore[arg-type]
         for card in CARDS
     }
-    # the target network passes each view once, without a backward pass
-    flops = VIEWS * (counted.step_flops + counted.forward_flops)
     return {
         "backbone": name,
         "optimizer": optimizer,
         **counted._asdict(),
         "fixed": {key: value for key, value in fixed.items() if key != "activations"},
-        "flops_an_image": flops,
+        "flops_an_image": step_operations(counted, VIEWS, ema=True),
+        "step_seconds": step_seconds(counted, BATCH, VIEWS, ema=True, rate=RATE),
         "largest_batch": fits,
     }
 
@@ -81,7 +89,10 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
         f"| backbone | optimiser | weights, M | state, GiB | an image and view, MiB | {cards} |",
         "|" + "---|" * (5 + len(CARDS)),
     ]
-    work = ["| backbone | forward, GFLOP a view | a step, GFLOP an image |", "|" + "---|" * 3]
+    work = [
+        "| backbone | forward, GFLOP a view | a step, GFLOP an image | a step, s | an epoch, h |",
+        "|" + "---|" * 5,
+    ]
     for row in rows:
         state = sum(row["fixed"].values()) / 2**30
         cells = [f"`{row['backbone']}`", row["optimizer"], f"{row['parameters'] / 1e6:.1f}"]
@@ -89,7 +100,10 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
         cells += [f"{batch:,}" for batch in row["largest_batch"].values()]
         lines.append(f"| {' | '.join(cells)} |")
         operations = (row["forward_flops"] / 1e9, row["flops_an_image"] / 1e9)
-        work.append(f"| `{row['backbone']}` | {operations[0]:.1f} | {operations[1]:.1f} |")
+        seconds = row["step_seconds"]
+        hours = seconds * IMAGENET / BATCH / 3600
+        cells = [f"`{row['backbone']}`", *(f"{number:.1f}" for number in operations)]
+        work.append(f"| {' | '.join([*cells, f'{seconds:.2f}', f'{hours:.2f}'])} |")
     return {"memory": "\n".join(lines), "operations": "\n".join(work)}
 
 

@@ -1,10 +1,11 @@
-"""Does linear segmentation tell a trained network from an untrained one?
+"""Does linear segmentation tell a trained network from a random one, and what do windows change?
 
     python -m benchmarks.segment <folder of coco_mini/ and weights/> [--keep FOLDER]
 
 EfficientNet-Lite0 with timm's weights and with random ones: ``erssl segment`` on 110 training and
 100 validation images of COCO with all 80 categories, 100 steps of four images of 192 x 192 pixels.
-``--keep`` is a folder for the two evaluations; those that are finished in it are read, not trained
+The trained one also with ``inputs=windows``, which keeps the shape of images.
+``--keep`` is a folder for the evaluations; those that are finished in it are read, not trained
 again. Writes ``benchmarks/results/segment.json``.
 """
 
@@ -38,14 +39,16 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     kept = tempfile.TemporaryDirectory() if options.keep is None else nullcontext(options.keep)
+    trained = {"checkpoint": options.data / "weights" / WEIGHTS, "arch": NETWORK}
     subjects = {
-        "trained": {"checkpoint": options.data / "weights" / WEIGHTS, "arch": NETWORK},
+        "trained": trained,
+        "trained, windows": trained | {"inputs": "windows"},
         "random": {"checkpoint": f"random:{NETWORK}"},
     }
     metrics = {}
     with kept as folder:
         for name, subject in subjects.items():
-            place = Path(folder) / f"seg-{name}"
+            place = Path(folder) / f"seg-{name.replace(', ', '-')}"
             result = erssl.segment(
                 data_root=options.data / "coco_mini",
                 run_dir=place,

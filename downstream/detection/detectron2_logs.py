@@ -9,7 +9,13 @@ from pathlib import Path
 
 FILE = "log.txt"
 _LOGGERS = ("detectron2", "fvcore")
-_PROGRESS = ("detectron2.utils.events", "detectron2.erssl")  # iterations with losses, rate and ETA
+# Iterations with losses, rate and ETA; that precise statistics begin; how far an evaluation is.
+_PROGRESS = (
+    "detectron2.utils.events",
+    "detectron2.erssl",
+    "detectron2.engine.hooks",
+    "detectron2.evaluation.evaluator",
+)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PERIOD = 20  # iterations, as Detectron2's own log
 
@@ -38,6 +41,34 @@ class ProgressLines:
             f"iteration {done}/{self._iterations} {parts} lr {rate:.3g} {each:.2f} s each, left "
             f"{duration(each * (self._iterations - done))}"
         )
+
+
+def told(
+    items: Iterable[T],
+    phase: str,
+    total: int,
+    things: str,
+    say: Callable[[str], None],
+    seconds: float = 10.0,
+) -> Iterator[T]:
+    """Give items, and say as they come how far a phase is.
+
+    Args:
+        items: What is gone through.
+        phase: What is done with them.
+        total: Number of items.
+        things: What they are.
+        say: Prints a line.
+        seconds: From one line to the next, at least.
+    """
+    say(f"{phase}: {total:,} {things}")
+    since = time.perf_counter()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.perf_counter()
+        if done < total and now - since >= seconds:
+            say(f"{phase}: {done:,} of {total:,} {things} done")
+            since = now
 
 
 def duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ from erssl.downstream.detection.coco import CocoData, CocoImage
 from erssl.downstream.detection.evaluation import Kind, coco_metrics, coco_results
 from erssl.downstream.detection.finite import counting, sentence_on
 from erssl.downstream.detection.job import Detected, DetectionJob, DetectionOutcome
-from erssl.downstream.detection.progress import ProgressLines
+from erssl.downstream.detection.progress import ProgressLines, told
 from erssl.downstream.detection.sampling import BatchOrder, IterationSampler
 from erssl.downstream.detection.torchvision_data import (
     TrainingImages,
@@ -209,7 +209,7 @@ def _evaluate(
     )
     detections = []
     with counting(predictors_of(detector)) as counted:
-        for numbers, tensors in loader:
+        for numbers, tensors in told(loader, "evaluation", len(mine), "images", job.say):
             sizes = [(images[i].height, images[i].width) for i in numbers]
             outputs = find(detector, [t.to(device) for t in tensors], sizes)
             detections += [_detected(i, output) for i, output in zip(numbers, outputs, strict=True)]
@@ -230,7 +230,8 @@ def _images(
     passes = -(-_PASSES * len(job.train.training_images) // job.schedule.batch_size)
     end = iteration + min(_PRECISE, iteration, passes)
     loader = _training_loader(job, iteration, end, rank, processes)
-    for images, _ in loader:
+    batches = told(loader, "precise statistics", end - iteration, "batches", job.say)
+    for images, _ in batches:
         yield [image.to(device) for image in images]
 
 

@@ -23,7 +23,8 @@ from erssl.data.images import (
 )
 from erssl.data.options import CheckedOptions
 from erssl.data.orientation import upright_size
-from erssl.errors import DataError, named, printable
+from erssl.data.phases import say_phase
+from erssl.errors import DataError, counted, named, printable
 
 SAMPLE = 10_000  # images of a split that are decoded before training where there are more
 
@@ -130,6 +131,7 @@ def drop_undecodable(
         return images, []
     every, skips = len(images), options.on_error == "skip"
     count = every if skips else min(every, options.sampled or SAMPLE)
+    say_phase(f"Decoding check: {counted(count, 'image')} of {key}.")
     looked_at = np.linspace(0, every - 1, count).round().astype(np.int64)
     faults = find_faults(looked_at.tolist(), images.fault, options.workers)
     if not faults:

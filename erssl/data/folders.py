@@ -29,7 +29,8 @@ from erssl.data.formats import image_extensions
 from erssl.data.images import find_unreadable, load_image
 from erssl.data.left_out import LeftOut
 from erssl.data.listing import add_images_below, images_among, is_hidden, split_entries
-from erssl.errors import DataError, ErsslWarning, named, printable
+from erssl.data.phases import say_phase
+from erssl.errors import DataError, ErsslWarning, counted, named, printable
 from erssl.paths import user_path
 
 _MANY = 8192  # images whose check is worth being kept
@@ -282,6 +283,8 @@ def drop_unreadable(
     """
     read = None if channels in (GREY, RGB) else partial(read_image, channels=channels)
     paths = Paths(folder.samples)
+    count = len(paths) if sampled is None else min(sampled, len(paths))
+    say_phase(f"Decoding check: {counted(count, 'image')} of {folder.key}={folder.path}.")
     if sampled is not None and sampled < len(paths):
         return _sampled(
             folder, paths, sampled, partial(find_unreadable, workers=workers, read=read)
@@ -293,15 +296,15 @@ def drop_unreadable(
     if not faults:
         return folder, []
     listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)
-    count = f"{len(faults)} of the {len(folder.samples)} images in {folder.key}={folder.path}"
+    among = f"{len(faults)} of the {len(folder.samples)} images in {folder.key}={folder.path}"
     if len(faults) == len(folder.samples):
         raise DataError(
-            f"{count} cannot be read ({listed}), which leaves none; give a folder with readable "
+            f"{among} cannot be read ({listed}), which leaves none; give a folder with readable "
             "images."
         )
     if on_error == "raise":
         raise DataError(
-            f"{count} cannot be read ({listed}); repair or remove them, or set data.on_error=skip "
+            f"{among} cannot be read ({listed}); repair or remove them, or set data.on_error=skip "
             "to leave them out."
         )
     bad = {path for path, _ in faults}

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from erssl.data.encoded import EncodedImages
 from erssl.data.formats import HEAD, image_extensions
 from erssl.data.left_out import LeftOut
+from erssl.data.listing import is_hidden
 from erssl.errors import DataError, ErsslWarning, named, printable
 
 _SAMPLE = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # webdataset's key and extension
@@ -110,7 +111,8 @@ def _content(file: Path, image_key: str | None, left_out: LeftOut) -> _Content:
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
-                if os.path.basename(member.name).startswith("."):
+                parts = PurePosixPath(member.name).parts
+                if any(is_hidden(part) for part in parts if part != ".."):
                     left_out.hide()
                 elif not _add(content, member, image_key, left_out):
                     left_out.add(member.name, partial(_first_bytes, file, member.offset_data))

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
-from erssl.errors import ConfigError, ErsslWarning
+from erssl.errors import ConfigError, ErsslWarning, counted
 from erssl.methods.lars import LARS
 
 OptimizerName = Literal["lars", "sgd", "adamw"]
@@ -265,8 +265,8 @@ def _warmup_steps(options: OptimizerOptions, total_steps: int, epochs: int) -> i
         return round(total_steps * options.warmup_epochs / epochs)
     steps = total_steps // 10
     rank_zero_warn(
-        f"warmup_epochs={options.warmup_epochs} does not fit into {epochs} epochs; "
-        f"the warm-up takes the first tenth, {steps} steps.",
+        f"warmup_epochs={options.warmup_epochs} does not fit into {counted(epochs, 'epoch')}; "
+        f"the warm-up takes the first tenth, {counted(steps, 'step')}.",
         category=ErsslWarning,
     )
     return steps

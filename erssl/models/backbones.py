@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from erssl.errors import ConfigError
+from erssl.errors import ConfigError, named
 from erssl.models.channels import RGB, widened_stem
 from erssl.models.given import backbone_given
 from erssl.models.timm_options import NORM_EPS, check_timm_options, timm_arguments
@@ -170,9 +170,10 @@ def _timm(options: BackboneOptions) -> nn.Module:
     if not timm.is_model(options.name):
         close = difflib.get_close_matches(options.name, timm.list_models(), n=3)
         raise ConfigError(
-            f"backbone.name={options.name} is no timm model; "
+            f"{options.name} is no timm model; "
             + (f"the nearest names are {', '.join(close)}." if close else "see timm.list_models().")
         )
+    _check_tag(options.name)
     check_timm_options(options.options)
     eps = options.options.get(NORM_EPS)
     own = timm_arguments(options.options, options.in_channels)
@@ -214,3 +215,19 @@ def _lightly(options: BackboneOptions) -> nn.Module:
         ) from error
     backbone.feature_dim = num_ftrs
     return backbone
+
+
+def _check_tag(name: str) -> None:
+    """Refuse a tag of weights (``resnet18.<tag>``) that timm does not have."""
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError as error:  # the tag is unknown
+        plain, _, tag = name.partition(".")
+        known = [each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")]
+        raise ConfigError(
+            f"timm has no weights {tag} of {plain} but {named(filter(None, known)) or 'none'}; "
+            f"name {plain} alone or with one of these tags after the dot."
+        ) from error

@@ -122,6 +122,31 @@ def largest_batch(
     return max(0, int((memory - fixed) // (views * counted.activations)))
 
 
+def step_operations(counted: Footprint, views: int, ema: bool) -> float:
+    """Operations of a training step for an image in all its views.
+
+    Args:
+        counted: The network that is trained.
+        views: Of an image.
+        ema: Whether a target network passes each view once, without a backward pass.
+    """
+    return views * (counted.step_flops + (counted.forward_flops if ema else 0))
+
+
+def step_seconds(counted: Footprint, batch: int, views: int, ema: bool, rate: float) -> float:
+    """Seconds that the operations of a training step take at a rate.
+
+    Args:
+        counted: The network that is trained.
+        batch: Images of the step, each in all its views.
+        views: Of an image.
+        ema: Whether there is a target network.
+        rate: Operations a second that the device reaches on such a network, a part of its peak,
+            since normalisations and small products wait for memory.
+    """
+    return batch * step_operations(counted, views, ema) / rate
+
+
 class _FusedAttention(TorchFunctionMode):
     """Attention as devices compute it, which keep no matrix of all pairs; the meta device does."""
 

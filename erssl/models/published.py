@@ -58,10 +58,10 @@ def load_published(path: str | Path, arch: str | BackboneOptions | None = None) 
             **timm_arguments(options.options, options.in_channels),
         )
     except Exception as error:  # the network, the hub and the disk raise nearly anything
+        reason = one_line(error).partition(". ")[0][:200]
         raise DataError(
-            f"The weights of {options.name} cannot be fetched ({one_line(error)[:200]}); check the "
-            "network, or give a file that was downloaded elsewhere with arch="
-            f"{options.name.partition('.')[0]}."
+            f"The weights of {options.name} cannot be fetched ({reason}); check the network, or "
+            f"give a file that was downloaded elsewhere with arch={options.name.partition('.')[0]}."
         ) from error
     state = pretrained.state_dict()
     check_finite(f"timm's {options.name}", state)

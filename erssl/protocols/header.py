@@ -19,6 +19,7 @@ from erssl.data.folders import ImageFiles
 from erssl.data.images import reading
 from erssl.data.orientation import upright_size
 from erssl.errors import DataError, counted, printable
+from erssl.models.architectures import architecture_label
 from erssl.settings.pretrain_options import PretrainSettings
 
 _SAMPLE = 200  # files whose headers are read; a millisecond each at most
@@ -53,7 +54,7 @@ def header_lines(
         f"Precision: {_precision(settings)}{f' ({precision})' if precision else ''}",
         f"Pipeline: {settings.data.pipeline} ({settings.data.workers} loader processes)",
         f"Parameters: {_trained(method):,} trained, {_trained(backbone):,} of them in the backbone "
-        f"{settings.backbone.name}",
+        f"{architecture_label(settings.backbone)}",
         f"Steps: {_steps(settings, len(datasets.train))}",
         f"Run directory: {path}",
     ]

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,8 @@ from erssl.callbacks import (
     SeededSteps,
 )
 from erssl.data import SSLDataModule
-from erssl.errors import DataError, RunError
+from erssl.data.phases import telling
+from erssl.errors import DataError, RunError, counted
 from erssl.files import write_json, write_text
 from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method, check_images
@@ -135,10 +136,13 @@ def _pretrain(
             "and name a new run_dir."
         )
     resumed_from = resumed(path) if settings.resume else None
+    first = probe.is_global_zero
+    tell = partial(say, console) if first else _silent
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     check_images(settings, each)
-    data = SSLDataModule(settings.data, each, settings.seed)
+    with telling(tell):
+        data = SSLDataModule(settings.data, each, settings.seed)
     settings, config, sources = fit_to_images(settings, config, sources, data, probe.world_size)
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
@@ -148,7 +152,6 @@ def _pretrain(
         settings, config, sources, probe, path, method
     )
     heads = load_heads(method, settings) if start is not None else []
-    first = probe.is_global_zero
     settings = with_neighbours(settings, data, console if first else None)
     before = int(stored_config(path / CONFIG)["epochs"]) if settings.resume else settings.epochs
     os.environ[RUN_DIR_VARIABLE] = str(path)
@@ -167,7 +170,6 @@ def _pretrain(
         callbacks = callbacks_of(settings, data, path, method.info.min_views > 1)
         callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
         if resumed_from is not None:
-            tell = partial(say, console) if first else _silent
             callbacks.append(LengthenedSchedule(settings.epochs, tell))
         if first:
             need_bytes = _least_bytes(method, settings.keep_checkpoints)
@@ -192,7 +194,7 @@ def _pretrain(
                 write_text(path / HEADER, "\n".join(header) + "\n")
                 say_lines(console, "\n".join(header))
             metrics = _train(
-                settings, data, method, callbacks, path, probe, resumed_from, signals, loggers
+                settings, data, method, callbacks, path, probe, resumed_from, signals, loggers, tell
             )
             report(metrics)
         if not first:
@@ -214,6 +216,7 @@ def _train(
     resumed_from: Resumed | None,
     signals: SignalWatch,
     loggers: Sequence[Logger],
+    tell: Callable[[str], None],
 ) -> dict[str, float]:
     """Measure, train, measure again; only the first process measures."""
     device = probe.strategy.root_device
@@ -224,6 +227,7 @@ def _train(
     metrics = {}
     began_with = settings.checkpoint is None or hasattr(method.backbone, "report")
     if probe.is_global_zero and evaluation.untrained and began_with:
+        tell("Evaluation before the training.")
         metrics = accuracy(method.backbone, data, evaluation, device, "untrained_")
     curves = [each for each in callbacks if isinstance(each, OnlineKNN)]
     own = next((each for each in curves if not each.name), None)
@@ -236,6 +240,7 @@ def _train(
     trainer = make_trainer(
         settings.trainer, path, settings.epochs, callbacks, resumed_from, keep, loggers
     )
+    tell(f"Training for {counted(settings.epochs, 'epoch')}.")
     try:
         train(trainer, method, data, resumed_from)
         signals.training_ends()
@@ -258,6 +263,7 @@ def _train(
         logged.append("val_online_cls_top1")
     probes = [each for each in curves if each.name]
     last = None if own is None else own.last
+    tell("Evaluation.")
     return {
         **accuracy(method.backbone, data, evaluation, device, read=last),
         **{f"knn_top1_{probe.name}": probe.measure(method.to(device)) for probe in probes},

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from erssl.errors import counted
+
 if TYPE_CHECKING:
     from erssl.settings.evaluation import TrainingSettings
 
@@ -103,8 +105,8 @@ def _fit_linear(settings: S, images: int) -> tuple[S, str]:
     """MVEB's LARS where it has the steps that it needs, else lightly's SGD."""
     few, many = settings.auto_presets
     large = _with_preset(settings, many)
-    steps = large.epochs * -(-images // large.batch_size)
-    its = f"MVEB's protocol ({_told(large)}) makes {steps:,} steps on {images:,} training images"
+    steps = counted(large.epochs * -(-images // large.batch_size), "step")
+    its = f"MVEB's protocol ({_told(large)}) makes {steps} on {images:,} training images"
     if images * large.epochs >= _LARS_IMAGES:
         return large, f"preset=auto takes preset={many}: {its}."
     small = _with_preset(settings, few)
@@ -130,9 +132,9 @@ def _fit_batch(settings: S, images: int, devices: int) -> tuple[S, str]:
     )
     if (batch, epochs) == (settings.batch_size, settings.epochs):
         return fitted, f"{sentence} for {images:,} training images."
-    steps = settings.epochs * max(1, images // settings.batch_size)
-    its = f"its batch of {settings.batch_size} and {settings.epochs} epochs"
-    return fitted, f"{sentence}: {its} would make {steps:,} steps on {images:,} training images."
+    steps = counted(settings.epochs * max(1, images // settings.batch_size), "step")
+    its = f"its batch of {settings.batch_size} and {counted(settings.epochs, 'epoch')}"
+    return fitted, f"{sentence}: {its} would make {steps} on {images:,} training images."
 
 
 def _with_preset(settings: S, name: str) -> S:
@@ -145,12 +147,12 @@ def _with_preset(settings: S, name: str) -> S:
 
 
 def _told(settings: TrainingSettings) -> str:
-    return f"{settings.optimizer.upper()}, batch {settings.batch_size}, {settings.epochs} epochs"
+    length = counted(settings.epochs, "epoch")
+    return f"{settings.optimizer.upper()}, batch {settings.batch_size}, {length}"
 
 
 def _steps(settings: TrainingSettings, images: int) -> str:
-    steps = -(-images // settings.batch_size)
-    return f"{steps:,} {'step' if steps == 1 else 'steps'} an epoch"
+    return f"{counted(-(-images // settings.batch_size), 'step')} an epoch"
 
 
 def _text(value: Any) -> str:

@@ -268,8 +268,14 @@ def test_unreadable_files_stop_the_run_or_are_counted(tmp_path, capsys):
     assert "3.png" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
-    assert main(["pretrain", *overrides, "data.on_error=skip"]) == 0
+    more = ("data.on_error=skip", "evaluation.untrained=true")
+    assert main(["pretrain", *overrides, *more]) == 0
     printed = capsys.readouterr().out
+    checks = [f"Decoding check: 36 images of data.{key}_dir={train}.\n" for key in ("train", "val")]
+    phases = [*checks, "Evaluation before", "Training for 1 epoch.", "Evaluation.\n"]
+    begun = [printed.index(phase) for phase in phases]
+    assert begun == sorted(begun)
+    assert begun[1] < printed.index("Training images: ") < begun[2]
     for split in ("train", "val"):
         assert f"Left out of {split}: 1 (unreadable: 1)" in printed
 

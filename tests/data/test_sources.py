@@ -139,6 +139,7 @@ def test_images_in_tars_are_those_that_were_written_whatever_their_extensions_ca
     files |= {"6.JPG": encoded(6, "JPEG"), "7.jpeg": encoded(7, "JPEG", exif=exif.tobytes())}
     files |= {"8.avif": encoded(8, "AVIF"), "0.cls": b"3", "0.json": b"{}"}
     files |= {"0.pkl": pickle.dumps(Path), "._0.jpg": b"notes"}
+    files[".trash/0.jpg"] = encoded(9, "JPEG")
     names = list(files)
     write_tar(tmp_path / "s-00.tar", {n: files[n] for n in names[:4]})
     write_tar(tmp_path / "s-01.tar", {n: files[n] for n in names[4:]})
@@ -146,7 +147,7 @@ def test_images_in_tars_are_those_that_were_written_whatever_their_extensions_ca
     with pytest.warns(ErsslWarning, match=r"1 of the 10 samples .* have no image \(0\)"):
         datasets = options.load()  # that of the other tar is another one, as to webdataset
     assert len(datasets.train) == 9 and not datasets.labelled
-    expected = {"extension .cls": 1, "extension .json": 1, "extension .pkl": 1, "hidden": 1}
+    expected = {"extension .cls": 1, "extension .json": 1, "extension .pkl": 1, "hidden": 2}
     assert datasets.left_out["train"] == expected
     for i, name in enumerate(names[:9]):
         stored = Image.open(io.BytesIO(files[name])).convert("RGB")
@@ -226,7 +227,7 @@ def test_unlabelled_images_are_trained_on_and_labelled_ones_evaluate(tmp_path, p
     assert "warmup_epochs: 0 # a tenth of epochs" in (run / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("kind", ["parquet", "imagefolder", "disk"])
+@pytest.mark.parametrize("kind", ["parquet", "file", "imagefolder", "disk", "one split on disk"])
 def test_data_sets_of_hugging_face_are_read_by_the_types_of_their_columns(tmp_path, kind):
     hf = pytest.importorskip("datasets")
     hf.disable_progress_bars()
@@ -244,6 +245,11 @@ def test_data_sets_of_hugging_face_are_read_by_the_types_of_their_columns(tmp_pa
         table = hf.Dataset.from_dict(rows, features=features)
         if kind == "disk":
             hf.DatasetDict({"train": table, "test": table}).save_to_disk(str(folder))
+        elif kind == "one split on disk":
+            table.save_to_disk(str(folder))
+        elif kind == "file":
+            folder = tmp_path / "data.parquet"
+            table.to_parquet(str(folder))
         else:
             folder.mkdir()
             table.to_parquet(str(folder / "train-0.parquet"))

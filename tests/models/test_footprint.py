@@ -10,9 +10,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from erssl.methods.lars import LARS
 from erssl.models import BackboneOptions, build_backbone
-from erssl.models.footprint import footprint, largest_batch, saved_bytes, training_bytes
+from erssl.models.footprint import (
+    footprint,
+    largest_batch,
+    saved_bytes,
+    step_seconds,
+    training_bytes,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
+FIRST = 2 * 64 * 3 * 7 * 7 * 32 * 32  # of a ResNet's first layer, for one image of 64 pixels
 
 
 def on_meta(options):
@@ -55,8 +62,20 @@ def test_a_step_is_three_forward_passes_but_for_the_first_layers_images(name):
     images = torch.empty(2, 3, 64, 64, device="meta")
     with FlopCounterMode(display=False) as step:
         net(images).sum().backward()
-    first = 2 * 64 * 3 * 7 * 7 * 32 * 32  # of an image
-    assert step.get_total_flops() / 2 == footprint(net, 64).step_flops - first
+    assert step.get_total_flops() / 2 == footprint(net, 64).step_flops - FIRST
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_the_time_of_a_step_is_its_counted_operations_by_the_rate(ema):
+    net, target = on_meta(BackboneOptions("resnet18")), on_meta(BackboneOptions("resnet18"))
+    with FlopCounterMode(display=False) as step:
+        for view in (torch.empty(3, 3, 64, 64, device="meta") for _ in range(2)):
+            net(view).sum().backward()
+            with torch.no_grad():
+                target(view if ema else view[:0])
+    operations = step.get_total_flops() + 2 * 3 * FIRST
+    seconds = step_seconds(footprint(net, 64), 3, 2, ema, rate=1e9)
+    assert seconds == pytest.approx(operations / 1e9, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["lars", "adamw"])

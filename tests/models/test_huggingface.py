@@ -60,6 +60,10 @@ def test_transformers_folders_give_their_class_token(kind, tmp_path):
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def build_named(name):
+    return build_backbone(BackboneOptions(name, "timm"))
+
+
 def test_a_file_alone_is_read_by_name_and_options(tmp_path):
     model = written("DINOv2", tmp_path)
     (tmp_path / "config.json").unlink()
@@ -185,5 +189,8 @@ def test_weights_that_timm_publishes_are_read_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", lambda *a, **k: 1 / 0)
     with pytest.raises(DataError, match=r"cannot be fetched .* check the network, or give a file"):
         load_backbone("timm:test_vit")
+    for read in (lambda: load_backbone("timm:test_vit.x"), lambda: build_named("test_vit.x")):
+        with pytest.raises(ConfigError, match=r"no weights x of test_vit but r160_in1k; name test"):
+            read()
     with pytest.raises(ConfigError, match="is no timm model"):
         load_backbone("timm:nothing")

@@ -26,7 +26,7 @@ class HuggingFace(CheckedOptions):
     us, from their bytes.
 
     Attributes:
-        path: Name on the hub, or a local folder.
+        path: Name on the hub, a local folder, or one Parquet file of training images.
         config: Configuration of a data set that has several.
         train_split: Name of the training split.
         val_split: Name of the validation split; ``null`` takes ``validation``, ``val`` or
@@ -99,6 +99,11 @@ class HuggingFace(CheckedOptions):
         try:
             if (local / "dataset_dict.json").is_file():
                 return datasets.load_from_disk(str(local))
+            if (local / "state.json").is_file():  # one split that was saved by itself
+                split = datasets.load_from_disk(str(local))
+                return {str(split.split or "train"): split}
+            if local.is_file() and local.suffix.lower() == ".parquet":
+                return {"train": datasets.Dataset.from_parquet(str(local))}
             where = str(local) if local.is_dir() else str(self.path)
             return datasets.load_dataset(where, self.config)
         except Exception as error:  # the network, the hub and readers raise nearly anything

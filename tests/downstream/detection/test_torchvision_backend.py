@@ -10,6 +10,7 @@ from torch import nn
 
 from erssl.downstream.detection.coco import coco_layout, read_coco
 from erssl.downstream.detection.job import DetectionJob
+from erssl.downstream.detection.progress import told
 from erssl.downstream.detection.recipes import RECIPES, learning_rate, scaled
 from erssl.downstream.detection.torchvision_backend import run
 from erssl.downstream.detection.torchvision_model import (
@@ -172,7 +173,9 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(job, monkeypatch):
     monkeypatch.setattr(training.DetectorTraining, "training_step", step)
     resumed = run(replace(stopped, resume=True, say=said.append))
     assert resumed.facts["first_iteration"] == 4
-    assert any(line.startswith("iteration 6/6 ") for line in said)
+    phases = ["iteration 6/6 ", "precise statistics: ", "evaluation: 1 images"]
+    begun = [next(i for i, line in enumerate(said) if line.startswith(each)) for each in phases]
+    assert begun == sorted(begun)
     assert resumed.metrics == straight.metrics
     one, other = rows(job.folder), rows(stopped.folder)
     assert [row["step"] for row in other] == [0, 1, 2, 3, 4, 5]
@@ -194,6 +197,16 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(job, monkeypatch):
     other_head = replace(job.val, class_names=("square", "disc"))
     with pytest.raises(RunError, match=r"2 classes \(square, bar\), but .* \(square, disc\)"):
         run(replace(job, eval_only=True, val=other_head))
+
+
+def test_a_phase_is_said_with_how_far_it_is():
+    said = []
+    assert list(told("abc", "evaluation", 3, "images", said.append, seconds=0)) == ["a", "b", "c"]
+    done = ["evaluation: 1 of 3 images done", "evaluation: 2 of 3 images done"]
+    assert said == ["evaluation: 3 images", *done]
+    said.clear()
+    assert list(told("ab", "evaluation", 2, "images", said.append)) == ["a", "b"]
+    assert said == ["evaluation: 2 images"]
 
 
 def test_nothing_to_evaluate(job):
