@@ -201,7 +201,14 @@ def _written(folder: Path) -> list[Path]:
     """The files that erssl writes to the folder of a run."""
     written = (CONFIG, RESULTS, METRICS, DAMAGED_METRICS, _WEIGHTS, "report.md")
     names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
-    names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json", READINGS, *_OF_STORES)
+    names += (
+        *_EVALUATION_FILES,
+        *_TABLE_FILES,
+        "hparams.yaml",
+        "loggers.json",
+        READINGS,
+        *_OF_STORES,
+    )
     files = [folder / name for name in names]
     for pattern in (_EVENTS, "nonfinite-step*.pt", "results-*epochs.json"):
         files += folder.glob(pattern)
