@@ -222,8 +222,8 @@ def _warn_of_rest(image: Image.Image) -> None:
         warn_of_pages()
     if has_further_channels(image):
         warnings.warn(
-            "Of TIFF images with more than 3 channels the first three are read, as if a fourth were "
-            "alpha; data.channels=<their number>, such as data.channels=4, takes all.",
+            "Of TIFF images with more than 3 channels the first three are read, as if a fourth "
+            "were alpha; data.channels=<their number>, such as data.channels=4, takes all.",
             ErsslWarning,
             stacklevel=3,
         )

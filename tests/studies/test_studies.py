@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+import erssl
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.protocols.study_transfer import read_study_transfer
@@ -245,6 +246,8 @@ def test_runs_are_trained_once_and_found_by_their_settings(
     text = (tmp_path / "out" / "study.md").read_text()
     for method, metric in zip(("SimCLR", "MVEB"), metrics, strict=True):
         assert f"| {method} | {100 * metric:.1f} |" in text  # one seed makes no winner
+    assert "Settings: images digits; epochs 1; batch 256; network test\\_resnet" in text
+    assert f"with erssl {erssl.__version__}, torch" in text and "`erssl study" in text
     assert (tmp_path / "out" / "study.png").stat().st_size > 5000
 
     again = {"batch": {"256": {"batch_size": 256}}}
