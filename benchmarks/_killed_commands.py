@@ -118,25 +118,26 @@ def study_commands(study: Study, quick: bool) -> None:
         status = child.wait(300)
         seconds = time.perf_counter() - child.began
         for _ in range(1 if quick else 3):
-            out = study.new("out")
-            out.mkdir()
-            names = {**places, "out": out}
-            child = _command(study, command, arguments, names)
-            moment = child.began + study.random.uniform(0.05, 1) * seconds
-            while time.perf_counter() < moment and not child.ended():
-                time.sleep(0.0005)
-            killed = not hasattr(child, "status")
-            if killed:
-                os.kill(child.pid, signal.SIGKILL)
-                os.waitpid(child.pid, 0)
-                _wait_for_children(out)
+            killed = False
+            while not killed:  # one that had ended before is not counted
+                out = study.new("out")
+                out.mkdir()
+                names = {**places, "out": out}
+                child = _command(study, command, arguments, names)
+                moment = child.began + study.random.uniform(0.05, 1) * seconds
+                while time.perf_counter() < moment and not child.ended():
+                    time.sleep(0.0005)
+                killed = not hasattr(child, "status")
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            _wait_for_children(out)
             child = _command(study, command, (*arguments, *_on_again(command, out)), names)
             again = child.wait(300)
             failed = "".join(f.read_text() for f in whole.rglob("failure.json"))  # of a study
             fault = f"the command alone: {status} {failed}" if status or failed else ""
             fault = fault or (f"called again: {again}, {child.sentence()}" if again else "")
             fault = fault or _unlike_folders(whole, out)
-            study.count(f"{command} killed", fault, kills=int(killed))
+            study.count(f"{command} killed", fault, kills=1)
 
 
 def _wait_for_children(out: Path) -> None:

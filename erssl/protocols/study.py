@@ -15,7 +15,7 @@ from erssl.files import write_json, write_text
 from erssl.protocols.readings import kept_readings
 from erssl.protocols.step_time import seconds_of_run
 from erssl.protocols.study_of_store import study_store
-from erssl.protocols.study_runs import Planned, missing_of, train_all
+from erssl.protocols.study_runs import Planned, complete_all, missing_of, train_all
 from erssl.protocols.study_settings import settings_paragraph
 from erssl.protocols.study_transfer import Transfer, read_study_transfer, split_overrides
 from erssl.run.console import say, say_lines
@@ -76,6 +76,8 @@ def run(overrides: Sequence[str], console: Console) -> Result:
                 console, f"{len(runs) - len(missing_of(runs, True))} of {len(runs)} runs are there."
             )
         train_all(missing, settings, launcher, console)
+        if settings.only != 0:
+            complete_all(runs, console)
         if transfer is not None and settings.only != 0:
             finished = dict.fromkeys(each.path for each in runs if is_finished(each.path))
             transfer.run([path for path in finished if transfer.missing(path)], console)

@@ -19,7 +19,7 @@ from erssl.run.waiting import wait_for_one
 from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.study import StudySettings
 from erssl.studies.plan import Cell
-from erssl.studies.store import failure_of, is_finished, mark_failure, mark_images
+from erssl.studies.store import IMAGES, failure_of, is_finished, mark_failure, mark_images
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,16 @@ def _command(run: Planned) -> list[str]:
     return ["pretrain", *run.cell.overrides, f"run_dir={run.path}", *state]
 
 
+def complete_all(runs: Sequence[Planned], console: Console) -> None:
+    """Read what finished runs lack: those of a study that was killed then, or trained by hand."""
+    for each in {run.path: run for run in runs if is_finished(run.path)}.values():
+        if not (each.path / IMAGES).is_file():
+            _keep_readings(each, console)
+
+
 def _keep_readings(run: Planned, console: Console) -> None:
-    mark_images(run.path, run.images)
     try:
         readings_of(run.path)
     except ErsslError as error:
         say(console, f"No readings without labels: {error}")
+    mark_images(run.path, run.images)  # the last, so that it says that this was done

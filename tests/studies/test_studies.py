@@ -396,7 +396,8 @@ def test_a_run_that_another_process_finishes_is_read(
     """Nothing is trained then."""
     monkeypatch.setattr("erssl.run.waiting._LOOK", 0.02)
     monkeypatch.setattr(Children, "run", lambda *_, **__: pytest.fail("it was trained"))
-    monkeypatch.setattr("erssl.protocols.study_runs.readings_of", lambda path: {})
+    read: list[Path] = []
+    monkeypatch.setattr("erssl.protocols.study_runs.readings_of", read.append)
     small, places, planned = _one_run(tmp_path)
     taken = threading.Event()
 
@@ -411,7 +412,13 @@ def test_a_run_that_another_process_finishes_is_read(
     assert taken.wait(20)
     run(small, *places)
     holder.join()
-    assert (planned.path / "images.json").is_file()
+    run(small, *places)
+    assert read == [planned.path]
+    (planned.path / "images.json").unlink()  # as where a study was killed while it read
+    run(small, "only=0", *places)
+    assert read == [planned.path]
+    run(small, *places)
+    assert read == [planned.path, planned.path]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
