@@ -47,13 +47,14 @@ def test_a_run_starts_from_a_run_backbone_heads_and_images(tiny_run, tmp_path, c
     assert main(["pretrain", *overrides, *QUICK, "epochs=1", f"run_dir={run_dir}"]) == 0
     out = capsys.readouterr().out
     assert f"Starts from {tiny_run}: " in out and "projection_head too" in out
-    assert "Method: simclr\n" in out and "Trained at 28 x 28 pixels, mean 0.3054" in out
+    assert "Method: simclr\n" in out and "Trained at 28 x 28 pixels, mean 0.25" in out
     probe = sum(name.startswith("online_classifier.") for name in trained)
     assert probe > 0 and f"{probe} of heads left out; projection_head too" in out
     heads = sum(n.startswith(("projection_head.", "online_classifier.")) for n in trained)
     assert load_backbone(tiny_run / "checkpoints" / "last.ckpt").report.heads == heads
     assert told(settings, start_of(settings, False), []).count("theirs have other shapes") == 1
     assert "of another method, simclr" in told(unchosen, start_of(unchosen, False), [])
+    assert "(of the checkpoint)" in out
     assert load_backbone(run_dir).preprocessing["image_size"] == 28
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["checkpoint"] == str(tiny_run)
 

@@ -67,7 +67,9 @@ def test_images_without_an_extension_are_named_with_the_one_they_need(make_folde
     noise().save(folder / "dog" / "second", format="PNG")
     os.mkfifo(folder / "dog" / "pipe")  # which nobody may wait for
     (folder / "dog" / "README").write_text("GIF is no image here")
-    with pytest.warns(ErsslWarning, match=r"2 images .*what they hold .*first to .*first\.jpg, .*second\.png"):
+    with pytest.warns(
+        ErsslWarning, match=r"2 images .*what they hold .*first to .*first\.jpg, .*second\.png"
+    ):
         found = scan_folder("data.train_dir", folder)
     assert len(found.samples) == 4
     assert dict(found.left_out) == {
