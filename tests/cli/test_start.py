@@ -49,7 +49,7 @@ def test_a_run_starts_from_a_run_backbone_heads_and_images(tiny_run, tmp_path, c
     assert f"Starts from {tiny_run}: " in out and "projection_head too" in out
     assert "Method: simclr\n" in out and "Trained at 28 x 28 pixels, mean 0.25" in out
     probe = sum(name.startswith("online_classifier.") for name in trained)
-    assert probe > 0 and f"{probe} of heads left out; projection_head too" in out
+    assert probe > 0 and f"{probe} of heads left out); projection_head too" in out
     heads = sum(n.startswith(("projection_head.", "online_classifier.")) for n in trained)
     assert load_backbone(tiny_run / "checkpoints" / "last.ckpt").report.heads == heads
     assert told(settings, start_of(settings, False), []).count("theirs have other shapes") == 1
