@@ -91,7 +91,7 @@ _STUDY: dict[str, Any] = {
             "overrides": {
                 **{"data": "digits", "data.pipeline": "lightly", "data.views.recipe": "digits"},
                 **{k: yaml.safe_load(v) for k, _, v in (o.partition("=") for o in COMMON)},
-                **{"lens.probe_size": 0, "epochs": 2},
+                **{"lens.probe_size": 0, "epochs": 2, "trainer.precision": "32-true"},
             },
         }
     },
@@ -118,24 +118,26 @@ def study_commands(study: Study, quick: bool) -> None:
         status = child.wait(300)
         seconds = time.perf_counter() - child.began
         for _ in range(1 if quick else 3):
-            out = study.new("out")
-            out.mkdir()
-            names = {**places, "out": out}
-            child = _command(study, command, arguments, names)
-            moment = child.began + study.random.uniform(0.05, 1) * seconds
-            while time.perf_counter() < moment and not child.ended():
-                time.sleep(0.0005)
-            killed = not hasattr(child, "status")
-            if killed:
-                os.kill(child.pid, signal.SIGKILL)
-                os.waitpid(child.pid, 0)
-                _wait_for_children(out)
+            killed = False
+            while not killed:  # one that had ended before is not counted
+                out = study.new("out")
+                out.mkdir()
+                names = {**places, "out": out}
+                child = _command(study, command, arguments, names)
+                moment = child.began + study.random.uniform(0.05, 1) * seconds
+                while time.perf_counter() < moment and not child.ended():
+                    time.sleep(0.0005)
+                killed = not hasattr(child, "status")
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            _wait_for_children(out)
             child = _command(study, command, (*arguments, *_on_again(command, out)), names)
             again = child.wait(300)
-            fault = f"the command alone: {status}" if status else ""
+            failed = "".join(f.read_text() for f in whole.rglob("failure.json"))  # of a study
+            fault = f"the command alone: {status} {failed}" if status or failed else ""
             fault = fault or (f"called again: {again}, {child.sentence()}" if again else "")
             fault = fault or _unlike_folders(whole, out)
-            study.count(f"{command} killed", fault, kills=int(killed))
+            study.count(f"{command} killed", fault, kills=1)
 
 
 def _wait_for_children(out: Path) -> None:
@@ -164,9 +166,13 @@ def _command(study: Study, command: str, arguments: Any, names: dict[str, Path])
 
 
 def _unlike_folders(one: Path, other: Path) -> str:
-    """What the results of two folders do not have in common, to the bit."""
-    kinds = (".npy", ".safetensors", ".ckpt", ".json")
-    for file in sorted(f for f in one.rglob("*") if f.suffix in kinds or f.name in _TABLES):
+    """What the results of two folders do not have in common, to the bit.
+
+    Of checkpoints the last: a run that a signal stopped has one of that step before it.
+    """
+    kinds = (".npy", ".safetensors", ".json")
+    wanted = (*_TABLES, "last.ckpt")
+    for file in sorted(f for f in one.rglob("*") if f.suffix in kinds or f.name in wanted):
         twin = other / file.relative_to(one)
         if not twin.is_file():
             return f"{file.relative_to(one)} is missing"

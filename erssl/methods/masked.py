@@ -49,7 +49,8 @@ class MaskedImageMethod(MultiViewMethod):
         if fault:
             raise ConfigError(
                 f"Masked images need a timm VisionTransformer but the backbone {fault}; choose "
-                "backbone=timm backbone.name=vit_base_patch16_224 or another plain vit_* of timm."
+                "backbone=timm backbone.name=vit_base_patch16_224, another plain vit_* of timm, or "
+                "a checkpoint of one."
             )
         vit.fc_norm.requires_grad_(False)  # after the tokens, where no gradient comes from
         self.projection_head = nn.Identity()

@@ -73,7 +73,8 @@ def assumed_of_transformer(
         heads: Attention heads as they were known there.
 
     Returns:
-        Each assumption with its value; none for other networks.
+        Each assumption with its value and the ``arch=`` that says otherwise; none for other
+        networks.
     """
     stem = state.get("patch_embed.proj.weight")
     if stem is None:
@@ -85,13 +86,25 @@ def assumed_of_transformer(
         assumed.append(
             f"square images of {own['img_size']} pixels"
             + (", and no position for the class token" if alone else "")
+            + _otherwise(options, "img_size", "<height>x<width>")
         )
     if heads is None and "blocks.0.attn.q_norm.weight" not in state:
         number = stem.shape[0] // _HEAD_WIDTH
-        assumed.append(f"num_heads {number}, one for {_HEAD_WIDTH} channels")
+        otherwise = _otherwise(options, "num_heads", "<number>")
+        assumed.append(f"num_heads {number}, one for {_HEAD_WIDTH} channels{otherwise}")
     if "norm_pre.weight" in state:  # CLIP's, of which some have another
-        assumed.append("act_layer gelu, where OpenAI's CLIP has quick_gelu")
+        otherwise = _otherwise(options, "act_layer", "quick_gelu")
+        assumed.append(f"act_layer gelu, where OpenAI's CLIP has quick_gelu{otherwise}")
     return tuple(assumed)
+
+
+def _otherwise(options: BackboneOptions, key: str, value: str) -> str:
+    """How a user says another value of an option than the one that was assumed."""
+    own = {k: v for k, v in options.options.items() if k not in (key, "dynamic_img_size")}
+    if f"_patch{own.get('patch_size')}_" in options.name:
+        del own["patch_size"]
+    said = [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in own.items()]
+    return f" (otherwise arch={','.join([options.name, *said, f'{key}={value}'])})"
 
 
 def architecture_label(options: BackboneOptions) -> str:

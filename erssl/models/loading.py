@@ -22,7 +22,7 @@ from erssl.models.magnitudes import require_finite_features
 from erssl.models.named import possible_architectures
 from erssl.models.preprocessing import set_preprocessing, usual_preprocessing
 from erssl.models.published import is_timm_address, load_published
-from erssl.models.reports import LoadReport, listed
+from erssl.models.reports import PREPROCESSING, LoadReport, listed
 from erssl.models.sources import WEIGHTS_FILE, Source, open_source, transformer_options
 from erssl.models.state_dicts import at, named_tensors, places, unwrapped
 from erssl.models.timm_options import timm_arguments
@@ -116,7 +116,7 @@ def load_backbone(
         usual, whose = usual_preprocessing(options, extracted.layout, isinstance(arch, str))
         preprocessing = {**usual, **source.prepared}
         if usual and not source.prepared:
-            assumed = (*assumed, f"preprocessing {listed(usual)} ({whose})")
+            assumed = (*assumed, f"{PREPROCESSING}{listed(usual)} ({whose})")
     if options.in_channels != RGB:
         preprocessing = of_channels(preprocessing, options.in_channels)
     taken, others = other_sets(source.content, extracted)

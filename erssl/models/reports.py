@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+PREPROCESSING = "preprocessing "  # how an assumption about images begins
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
@@ -41,6 +43,11 @@ class LoadReport:
             f"{len(self.unexpected)} unexpected ({self.layout} layout, {self.heads} of heads left "
             "out)"
         )
+
+    @property
+    def assumed_of_network(self) -> tuple[str, ...]:
+        """What is assumed of the network itself, and not of how images are prepared."""
+        return tuple(each for each in self.assumed if not each.startswith(PREPROCESSING))
 
     def __str__(self) -> str:
         """One sentence: the counts, which weights these are, and what is assumed."""

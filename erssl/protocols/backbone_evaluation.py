@@ -12,7 +12,7 @@ from rich.console import Console
 
 from erssl.protocols.ending import end_evaluation
 from erssl.protocols.record import folder_for, prepare_folder
-from erssl.protocols.subject import Read, slug
+from erssl.protocols.subject import Read, assumed_of, slug
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.settings.evaluation import EvaluationSettings, resolved
@@ -44,7 +44,11 @@ class BackboneEvaluation:
         self._began = time.perf_counter()
         self._about = {"protocol": protocol, "dataset": dataset, "method": read.name}
         self._settings = settings
-        self.config: dict[str, Any] = {**resolved(settings), **facts}
+        self.config: dict[str, Any] = {
+            **resolved(settings),
+            **assumed_of(read.backbone),
+            **facts,
+        }
         self.path = folder_for(settings.run_dir, protocol, slug(read.name), dataset)
 
     @contextmanager

@@ -29,6 +29,7 @@ from erssl.run.directory import (
     RESULTS,
     default_run_dir,
     environment,
+    only_begun,
     read_lens,
 )
 from erssl.run.launch import launch
@@ -37,6 +38,7 @@ from erssl.run.plots import Plots
 from erssl.run.report import before_training, metric_label
 from erssl.run.result import Result
 from erssl.run.summary import read_results
+from erssl.run.waiting import wait_for_one
 from erssl.settings.arguments import launcher_overrides
 from erssl.settings.compose import group_options
 from erssl.settings.pretrain import read_settings
@@ -78,22 +80,29 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     launcher = launcher_overrides(overrides)
     runs, settings = plan([override for override in overrides if override not in launcher])
     folder = runs[0].path.parent
-    taken = [r.path for r in runs if any((r.path / name).exists() for name in _OF_A_RUN)]
+    taken = [
+        item.path
+        for item in runs
+        if any((item.path / name).exists() for name in _OF_A_RUN) and not only_begun(item.path)
+    ]
     if taken and not (settings.resume or settings.overwrite):
         raise RunError(
             f"{taken[0]} already holds a run; continue with resume=true, delete it with "
             "overwrite=true, or name another run_dir."
         )
-    commands = [_overrides_of(item, settings) for item in runs]
     if launcher:
+        for item in runs:
+            wait_for_one([item.path], console)
+        commands = [_overrides_of(item, settings) for item in runs]
         launch([["pretrain", *c] for c in commands], launcher=launcher, folder=folder / "launch")
     failed = []
-    for number, (item, command) in enumerate(zip(runs, commands, strict=True), 1):
+    for number, item in enumerate(runs, 1):
         status = 0
         if not launcher:
             said = " ".join(f"{k}={v}" for k, v in item.choices.items())
             say(console, f"\nRun {number} of {len(runs)}: {said}")
-            status = start(command)
+            wait_for_one([item.path], console)
+            status = start(_overrides_of(item, settings))
         if status or not (item.path / RESULTS).is_file():
             failed.append(item)
     report: dict[str, Any] = {}

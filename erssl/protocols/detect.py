@@ -29,7 +29,7 @@ from erssl.protocols.detect_data import data_digests, read_data
 from erssl.protocols.ending import end_evaluation
 from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.record import folder_for, prepare_folder, undone_without_loggers
-from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
+from erssl.protocols.subject import Read, assumed_of, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import quiet
 from erssl.run.console import say
 from erssl.run.directory import (
@@ -78,7 +78,7 @@ def detect(settings: DetectSettings, console: Console) -> Result:
             say(console, line)
 
     digests = {"weights": weights_digest(read.backbone), **data_digests(settings, train, val)}
-    config = {**asdict(settings), "digests": digests}
+    config = {**asdict(settings), **assumed_of(read.backbone), "digests": digests}
     # the other processes of torch's launcher come when it has begun
     with locked(folder) if first else nullcontext():
         if first:

@@ -42,7 +42,7 @@ from erssl.paths import erssl_home, user_path
 from erssl.protocols.ending import end_evaluation
 from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.record import folder_for, prepare_folder, undone_without_loggers
-from erssl.protocols.subject import Subject
+from erssl.protocols.subject import Subject, assumed_of
 from erssl.run.class_tables import write_classes
 from erssl.run.console import Terminal, say
 from erssl.run.directory import (
@@ -158,7 +158,8 @@ class Evaluation:
             if sentence := self._fitted.get("fitted"):
                 say(console, sentence)
             digests = {"digests": self._digests()} if trains else {}
-            self.facts = {**facts, **self._fitted, **digests}
+            assumed = assumed_of(self.subject.backbone)
+            self.facts = {**facts, **self._fitted, **assumed, **digests}
             prepare_folder(
                 self.path,
                 self._config(),

@@ -52,8 +52,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     if said:
         known: Any = backbone.preprocessing
         set_preprocessing(backbone, known | said)
-        kept = tuple(a for a in report.assumed if not a.startswith("preprocessing "))
-        backbone.report = report = dataclasses.replace(report, assumed=kept)
+        backbone.report = report = dataclasses.replace(report, assumed=report.assumed_of_network)
     lines = [f"{own['checkpoint']}: {report}"]
     lines += [f"Preprocessing: {listed(known | said)}, as asked for."] if said else []
     for line in lines:

@@ -6,29 +6,26 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.files import write_json, write_text
-from erssl.protocols.readings import kept_readings, readings_of
+from erssl.protocols.readings import kept_readings
 from erssl.protocols.step_time import seconds_of_run
 from erssl.protocols.study_of_store import study_store
+from erssl.protocols.study_runs import Planned, complete_all, missing_of, train_all
 from erssl.protocols.study_transfer import Transfer, read_study_transfer, split_overrides
-from erssl.run.checkpoint_files import has_checkpoint
-from erssl.run.children import Children
 from erssl.run.console import say, say_lines
-from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, environment
-from erssl.run.launch import count_jobs, launch
+from erssl.run.directory import RESULTS, environment
+from erssl.run.launch import count_jobs
 from erssl.run.lock import NAME as LOCK
-from erssl.run.lock import locked
+from erssl.run.lock import holder_of, locked
 from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.arguments import launcher_overrides
 from erssl.settings.pretrain import read_settings
-from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.study import StudySettings, read_study_settings
 from erssl.settings.trainer import AUTO
 from erssl.studies.figure import plot_study
@@ -36,32 +33,11 @@ from erssl.studies.page import FIGURE, PAGE, RECORD, Outcome, page, record
 from erssl.studies.plan import Cell, Grid, Scale, Study, read_study
 from erssl.studies.store import (
     RunStore,
-    failure_of,
     images_digest,
     is_finished,
     key_of,
-    mark_failure,
-    mark_images,
 )
 from erssl.studies.study_files import available_studies
-
-_ERROR = "erssl: "
-_SIGNALLED = 128  # and above: statuses of what a signal ended
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A run of a study and where it lies in the store."""
-
-    cell: Cell
-    settings: PretrainSettings
-    path: Path
-    images: str
-
-    @property
-    def failure(self) -> str | None:
-        """Why it ended without results, if it did."""
-        return None if is_finished(self.path) else failure_of(self.path)
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
@@ -93,10 +69,14 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     if settings.dry_run:
         return _tell(runs, settings, study, console)
     with locked(settings.folder, "output"):
-        missing = _missing(runs, settings.retry)[: settings.only]
+        missing = missing_of(runs, settings.retry)[: settings.only]
         if missing:
-            say(console, f"{len(runs) - len(_missing(runs, True))} of {len(runs)} runs are there.")
-        _train(missing, settings, launcher, console)
+            say(
+                console, f"{len(runs) - len(missing_of(runs, True))} of {len(runs)} runs are there."
+            )
+        train_all(missing, settings, launcher, console)
+        if settings.only != 0:
+            complete_all(runs, console)
         if transfer is not None and settings.only != 0:
             finished = dict.fromkeys(each.path for each in runs if is_finished(each.path))
             transfer.run([path for path in finished if transfer.missing(path)], console)
@@ -127,59 +107,6 @@ def _planned(cell: Cell, store: RunStore) -> Planned:
     return Planned(cell, settings, store.place(key, settings.method["name"]), images)
 
 
-def _missing(runs: Sequence[Planned], retry: bool) -> list[Planned]:
-    """Runs to be trained, each once."""
-    wanted = {
-        each.path: each
-        for each in runs
-        if not is_finished(each.path) and (retry or each.failure is None)
-    }
-    return list(wanted.values())
-
-
-def _train(
-    runs: Sequence[Planned], settings: StudySettings, launcher: Sequence[str], console: Console
-) -> None:
-    commands = [_command(each) for each in runs]
-    jobs = count_jobs(settings.jobs)
-    if launcher or jobs > 1:
-        launch(commands, jobs, launcher=launcher, folder=settings.folder / "launch")
-        for each in runs:
-            _mark(each, "it came to no results; see what it said above", console)
-        return
-    for number, (each, command) in enumerate(zip(runs, commands, strict=True), 1):
-        say(console, f"\nRun {number} of {len(runs)}: {each.cell.name}")
-        heard: list[str] = []
-        with Children().ended_together() as children:
-            status = children.run(command, heard=heard.append)
-        if 0 <= status < _SIGNALLED:  # what was stopped goes on the next time
-            _mark(each, _sentence(heard) or f"it ended with status {status}.", console)
-
-
-def _command(run: Planned) -> list[str]:
-    goes_on = (run.path / CONFIG).is_file() and has_checkpoint(run.path / LAST_CHECKPOINT)
-    state = [f"resume={goes_on}".lower(), f"overwrite={not goes_on}".lower()]
-    return ["pretrain", *run.cell.overrides, f"run_dir={run.path}", *state]
-
-
-def _mark(run: Planned, sentence: str, console: Console) -> None:
-    if is_finished(run.path):
-        mark_images(run.path, run.images)
-        try:
-            readings_of(run.path)
-        except ErsslError as error:
-            say(console, f"No readings without labels: {error}")
-    elif not (run.path / LOCK).exists():  # else another process trains it, or was killed
-        mark_failure(run.path, sentence)
-
-
-def _sentence(heard: Sequence[str]) -> str:
-    """The error that ended a run, as it was printed."""
-    starts = [number for number, line in enumerate(heard) if line.startswith(_ERROR)]
-    text = "".join(heard[starts[-1] :]) if starts else ""
-    return " ".join(text.removeprefix(_ERROR).split())
-
-
 def _write(
     study: Study,
     scale: Scale,
@@ -205,7 +132,9 @@ def _write(
 def _outcome(run: Planned, transfer: Transfer | None = None) -> Outcome:
     labels, seed = run.cell.labels, run.cell.seed
     if not is_finished(run.path):
-        return Outcome(labels, seed, {}, run.failure, run.path.name)
+        user = holder_of(run.path)
+        failure = None if user else run.failure
+        return Outcome(labels, seed, {}, failure, run.path.name, in_use_by=user)
     try:
         results = read_results(run.path / RESULTS)
     except ErsslError as error:
@@ -221,7 +150,7 @@ def _tell(
     runs: Sequence[Planned], settings: StudySettings, study: Study, console: Console
 ) -> Result:
     """Print the runs and how long those take that are missing."""
-    missing = _missing(runs, settings.retry)
+    missing = missing_of(runs, settings.retry)
     for each in runs:
         state = "finished" if is_finished(each.path) else each.failure or "missing"
         say(console, f"{each.cell.name}: {state} ({each.path})")

@@ -16,6 +16,7 @@ from erssl.run.children import Children
 from erssl.run.console import say
 from erssl.run.directory import CONFIG, RESULTS
 from erssl.run.summary import read_results
+from erssl.run.waiting import wait_for_one
 from erssl.settings.arguments import overrides_of
 from erssl.settings.transfer import TransferSettings, read_transfer
 from erssl.studies.plan import Overrides
@@ -70,6 +71,9 @@ class Transfer:
         for number, path in enumerate(runs, 1):
             say(console, f"\nTransfer {number} of {len(runs)}: {path.name}")
             folder = self.folder(path)
+            wait_for_one([folder], console)
+            if not self.missing(path):  # another process has finished it meanwhile
+                continue
             state = f"resume={(folder / CONFIG).is_file()}".lower()
             with Children().ended_together() as children:
                 status = children.run(

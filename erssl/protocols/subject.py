@@ -19,6 +19,7 @@ from erssl.data import DataOptions
 from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone, load_backbone, named_architecture
 from erssl.models.channels import RGB
+from erssl.models.reports import LoadReport
 from erssl.paths import user_path
 from erssl.run.console import say
 from erssl.run.directory import CONFIG
@@ -98,6 +99,16 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
     preprocessing_found: Any = backbone.preprocessing
     _say(f"{checkpoint}: {backbone.report}", console)
     return Read(backbone, name, preprocessing_found)
+
+
+def assumed_of(backbone: nn.Module) -> dict[str, list[str]]:
+    """What was assumed of a network, for the record of an evaluation; nothing where nothing was.
+
+    Without the preprocessing, whose values are among the settings.
+    """
+    report = getattr(backbone, "report", None)
+    assumed = report.assumed_of_network if isinstance(report, LoadReport) else ()
+    return {"assumed": list(assumed)} if assumed else {}
 
 
 def read_subject(

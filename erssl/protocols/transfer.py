@@ -100,7 +100,7 @@ def _suite(
     if not settings.resume:
         run_dir.write_config(config)
     if shares is not None:
-        shares.run(folder, left)
+        shares.run(folder, left, console)
     for key in left:
         place = part_folder(folder, *key)
         with locked(place) if settings.points is None else nullcontext():

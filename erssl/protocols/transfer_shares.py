@@ -9,12 +9,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from erssl.downstream.transfer.finetune import point_file
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.run.directory import RESULTS
 from erssl.run.launch import count_jobs, launch
 from erssl.run.summary import read_results
+from erssl.run.waiting import wait_for_one
 from erssl.settings.arguments import MULTIRUN, launcher_overrides
 from erssl.settings.transfer import TransferSettings, read_transfer
 
@@ -38,12 +41,13 @@ class Shares:
     overrides: Sequence[str]
     launcher: Sequence[str]
 
-    def run(self, folder: Path, parts: Sequence[tuple[int, str]]) -> None:
+    def run(self, folder: Path, parts: Sequence[tuple[int, str]], console: Console) -> None:
         """Compute every point of the grid, then every data set, and leave each in its place.
 
         Args:
             folder: Of the suite.
             parts: Seed and data set of each that is not finished.
+            console: Where it is said what another process still has in use.
 
         Raises:
             RunError: If one of them failed.
@@ -58,6 +62,8 @@ class Shares:
             self._launch(folder, [self._share(folder, *item) for item in left])
             files = [point_file(part_folder(folder, s, n), p) for s, n, p in left]
             self._require(folder, files)
+        for seed, name in parts:  # of a suite that was killed, whose shares end after it
+            wait_for_one([part_folder(folder, seed, name)], console)
         self._launch(folder, [self._share(folder, seed, name) for seed, name in parts])
         self._require(folder, [part_folder(folder, s, n) / RESULTS for s, n in parts])
 

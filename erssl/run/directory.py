@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import erssl
 from erssl.errors import DataError, RunError
 from erssl.files import write_rows, write_text
-from erssl.yaml_text import commented_yaml
+from erssl.yaml_text import commented_yaml, read_settings_file
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,11 @@ _FIGURES = tuple(
     for name in ("curves", "lens", "predictions", "confusion", "per_class", "transfer")
     for kind in ("png", "pdf", "svg")
 )
+_WEIGHTS = "backbone.safetensors"
+_EVENTS = "events.out.tfevents.*"  # of TensorBoard
+_COMPUTED = (CHECKPOINTS, "detectron2")  # folders of what was trained
+# What a run writes before it computes: settings, surroundings, and which images it will take.
+_BEGUN = (CONFIG, ENVIRONMENT, HEADER, "subset.txt", "hparams.yaml", "loggers.json")
 _PACKAGES = (
     "erssl",
     "torch",
@@ -63,6 +68,9 @@ _COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command of a Python program"
 
 class RunDirectory:
     """A folder that holds one run.
+
+    What ended before it had computed anything, such as a command that found no memory, leaves
+    settings and surroundings behind; the next run takes their place unasked.
 
     Attributes:
         path: The folder.
@@ -99,6 +107,8 @@ class RunDirectory:
                 f"resume=true but {self.path / resume_from} does not exist; "
                 "name the run_dir of a run that was started, or leave resume out."
             )
+        if not (resume or overwrite) and only_begun(self.path):
+            overwrite = True
         if self.holds_run and not (resume or overwrite):
             state = "a finished run" if self.finished else "an unfinished run"
             resumable = (self.path / resume_from).is_file()
@@ -107,7 +117,7 @@ class RunDirectory:
                 f"run_dir={path} already holds {state}; {way}delete it with overwrite=true, or "
                 "name another run_dir."
             )
-        if folders := [file for file in self._written() if file.is_dir()]:
+        if folders := [file for file in _written(self.path) if file.is_dir()]:
             raise RunError(
                 f"{folders[0]} is a folder where runs write a file, so nothing is written or "
                 "deleted; move it away, or name another run_dir."
@@ -150,26 +160,56 @@ class RunDirectory:
                 f"{need_bytes / 2**20:.0f} MiB; make room, or name another run_dir."
             )
 
-    def _written(self) -> list[Path]:
-        """The files that erssl writes."""
-        written = (CONFIG, RESULTS, METRICS, DAMAGED_METRICS, "backbone.safetensors", "report.md")
-        names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
-        names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json", *_OF_STORES)
-        files = [self.path / name for name in names]
-        for pattern in ("events.out.tfevents.*", "nonfinite-step*.pt", "results-*epochs.json"):
-            files += self.path.glob(pattern)
-        return files
-
     def _clear(self) -> None:
         """Delete what erssl writes, and nothing else."""
-        files = self._written()
-        for folder in (CHECKPOINTS, "detectron2"):
+        files = _written(self.path)
+        for folder in _COMPUTED:
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for file in files:
             file.unlink(missing_ok=True)
-        for seed in self.path.glob("seed[0-9]*"):
-            if seed.name.removeprefix("seed").isdigit():
-                shutil.rmtree(seed, ignore_errors=True)
+        for seed in _seeds(self.path):
+            shutil.rmtree(seed, ignore_errors=True)
+
+
+def only_begun(folder: Path) -> bool:
+    """Whether a run was started in a folder, and ended before there was anything to keep."""
+    settings = _settings_in(folder / CONFIG)
+    if settings is None or (folder / RESULTS).exists():
+        return False
+    # an evaluation keeps the backbone that it was given, which is no result of its own
+    begun = _BEGUN if "method" in settings else (*_BEGUN, _WEIGHTS)
+    files = _written(folder)
+    for inner in (*(folder / name for name in _COMPUTED), *_seeds(folder)):
+        files += inner.rglob("*")
+    passing = (_EVENTS, "*.partial")
+    kept = (f for f in files if f.name not in begun and not any(map(f.match, passing)))
+    return not any(file.is_file() and file.stat().st_size for file in kept)
+
+
+def _settings_in(config: Path) -> dict[str, Any] | None:
+    """What the ``config.yaml`` of a run holds; ``None`` of a file that is called so by a user."""
+    try:
+        content = read_settings_file(config)
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(content, dict) and {"run_dir", "overwrite"} <= content.keys()
+    return content if ours else None
+
+
+def _written(folder: Path) -> list[Path]:
+    """The files that erssl writes to the folder of a run."""
+    written = (CONFIG, RESULTS, METRICS, DAMAGED_METRICS, _WEIGHTS, "report.md")
+    names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
+    names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json", *_OF_STORES)
+    files = [folder / name for name in names]
+    for pattern in (_EVENTS, "nonfinite-step*.pt", "results-*epochs.json"):
+        files += folder.glob(pattern)
+    return files
+
+
+def _seeds(folder: Path) -> list[Path]:
+    """The folders of the trainings of an evaluation."""
+    return [seed for seed in folder.glob("seed[0-9]*") if seed.name.removeprefix("seed").isdigit()]
 
 
 def make_results(

@@ -18,6 +18,7 @@ from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT
 
 _LOADERS = "torch.utils.data.dataloader"
+_NO_ROOM = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EDQUOT)
 _SHARED_MEMORY = re.compile(r"unable to [^\n]*</torch_[^>\n]*>[^\n]*: ([^:\n]+?) \(\d+\)")
 
 
@@ -125,9 +126,14 @@ def _by_a_loader(error: BaseException) -> bool:
 def _full_shared_memory(error: BaseException | None) -> str | None:
     """Why the system gave no shared memory, if that is behind an error of a loader process.
 
-    torch names the piece of memory and the system's reason in an error of its own.
+    torch names the piece of memory and the system's reason in an error of its own. Where not even
+    the locks of its queues can be made, Python's error names no place.
     """
     while error is not None:
+        if isinstance(error, OSError) and error.filename is None:
+            number = error.errno
+            if number in _NO_ROOM and _by_a_loader(error):
+                return os.strerror(number)
         if isinstance(error, RuntimeError):
             if told := _SHARED_MEMORY.search(str(error)):
                 return told[1]

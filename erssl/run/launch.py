@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import sys
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,12 +18,39 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from erssl.errors import ConfigError
+from erssl.files import write_json
 from erssl.paths import user_path
 from erssl.run.children import Children
 from erssl.run.directory import RUN_DIR_VARIABLE
+from erssl.run.lock import was_refused
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_ERROR = "erssl: "
+_SIGNALLED = 128  # and above: statuses of what a signal ended
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        status: Its exit status; below 0 where a signal ended it, or nobody knows.
+        sentence: The error that it printed; empty where it printed none.
+    """
+
+    status: int
+    sentence: str
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether something else ended it, so that it may go on."""
+        return not 0 <= self.status < _SIGNALLED
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether another process had its directory in use."""
+        return self.status != 0 and was_refused(self.sentence)
 
 
 def count_jobs(jobs: int | None) -> int:
@@ -63,10 +93,8 @@ def launch(
     jobs: int = 1,
     launcher: Sequence[str] = (),
     folder: Path | None = None,
-) -> None:
+) -> list[Ended]:
     """Run ``erssl`` commands, each in a process of its own, and wait for all of them.
-
-    Whether one of them failed is seen by what it has left.
 
     Args:
         commands: Arguments of each command, the first of which is its name.
@@ -74,46 +102,55 @@ def launch(
         launcher: Overrides that choose and set a launcher of hydra, which then says where and how
             many run at once: ``hydra/launcher=joblib`` (package hydra-joblib-launcher), or
             ``hydra/launcher=submitit_slurm`` (hydra-submitit-launcher) for a SLURM cluster.
-        folder: Where the launcher keeps its own files.
+        folder: Where the launcher keeps its own files, and jobs how they ended.
+
+    Returns:
+        How each ended; whether it came to results is seen by what it has left.
 
     Raises:
         ConfigError: If hydra refuses the launcher's overrides.
     """
     if launcher:
-        _launch_by_hydra(commands, launcher, folder or Path("launch"))
-        return
+        return _launch_by_hydra(commands, launcher, folder or Path("launch"))
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(jobs):
         slots.put(slot)
 
     children = Children()
 
-    def one(arguments: Sequence[str]) -> None:
+    def one(arguments: Sequence[str]) -> Ended:
         slot = slots.get()
         try:
-            children.run(arguments, _variables(slot, jobs))
+            return _end_of(children, arguments, _variables(slot, jobs))
         finally:
             slots.put(slot)
 
     pool = ThreadPoolExecutor(jobs)
     try:
         with children.ended_together():
-            list(pool.map(one, commands))
+            return list(pool.map(one, commands))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+def run_one(arguments: Sequence[str]) -> Ended:
+    """Run an ``erssl`` command in a process of its own, on all devices, and wait for it."""
+    with Children().ended_together() as children:
+        return _end_of(children, arguments, None)
+
+
 def _launch_by_hydra(
     commands: Sequence[Sequence[str]], launcher: Sequence[str], folder: Path
-) -> None:
+) -> list[Ended]:
     import hydra
 
     listed = [list(arguments) for arguments in commands]
+    ends = [str(folder.absolute() / f"ended-{uuid.uuid4().hex}.json") for _ in commands]
     run = _run  # so that the launcher's processes need nothing of this module's names
 
     @hydra.main(version_base="1.3", config_path=None)
     def job(config: dict[str, int]) -> None:
-        run(listed[config["number"]], config["number"])
+        run(listed[config["number"]], config["number"], ends[config["number"]])
 
     arguments = [f"+number=range({len(listed)})", *launcher, f"hydra.sweep.dir='{folder}'"]
     arguments += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -125,6 +162,7 @@ def _launch_by_hydra(
         raise ConfigError(
             f"hydra refuses {' '.join(launcher)} ({what}); name a launcher that is installed."
         ) from error
+    return [_read_end(Path(file)) for file in ends]
 
 
 @contextmanager
@@ -142,10 +180,37 @@ def _arguments(arguments: list[str]) -> Iterator[None]:
             os.environ[_FULL_ERROR] = told
 
 
-def _run(arguments: Sequence[str], number: int) -> None:
-    """One command in a job of a launcher, on the device of its number."""
+def _run(arguments: Sequence[str], number: int, file: str) -> None:
+    """One command in a job of a launcher, on the device of its number; how it ended goes there."""
     with Children().ended_together() as children:
-        children.run(arguments, _variables(number, 1))
+        ended = _end_of(children, arguments, _variables(number, 1))
+    write_json(Path(file), asdict(ended))
+
+
+def _read_end(file: Path) -> Ended:
+    """How a job of a launcher ended; one that has not said it was stopped."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return Ended(int(content["status"]), str(content["sentence"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Ended(-1, "")
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _end_of(
+    children: Children, arguments: Sequence[str], variables: Mapping[str, str] | None
+) -> Ended:
+    heard: list[str] = []
+    status = children.run(arguments, variables, heard=heard.append)
+    return Ended(status, _sentence(heard))
+
+
+def _sentence(heard: Sequence[str]) -> str:
+    """The error that ended a command, as it was printed."""
+    starts = [number for number, line in enumerate(heard) if line.startswith(_ERROR)]
+    text = "".join(heard[starts[-1] :]) if starts else ""
+    return " ".join(text.removeprefix(_ERROR).split())
 
 
 def _variables(number: int, beside: int) -> dict[str, str]:

@@ -28,6 +28,7 @@ NAME = ".erssl-lock"
 BEAT = 15.0  # seconds from one touch of the file to the next
 SILENT = 120.0  # seconds without a touch after which a process elsewhere is taken for gone
 _LOOK = 1.0  # seconds from one look at a lock of another machine to the next
+_IN_USE = "is in use by"
 _SETTLE = 0.2  # seconds for others that take the same stale lock over
 
 
@@ -73,6 +74,24 @@ def locked(folder: Path, key: str = "run_dir") -> Iterator[None]:
                 place.rmdir()
 
 
+def holder_of(folder: Path) -> str | None:
+    """The process that works in a directory, as a sentence names it; ``None`` where none does.
+
+    One of another machine counts as long as it has touched its lock lately.
+    """
+    lock = _Lock(folder, "run_dir")
+    content = lock.read()
+    if content is None:
+        return None
+    alive = _owner_lives(content) if lock.is_here(content) else lock.is_recent()
+    return _named(content) if alive else None
+
+
+def was_refused(sentence: str) -> bool:
+    """Whether a command ended by this sentence because its directory was in use."""
+    return _IN_USE in sentence
+
+
 class _Lock:
     """A lock of this process on a folder."""
 
@@ -92,10 +111,10 @@ class _Lock:
         """
         taken_over = False
         while not self._create():
-            holder = self._read(self.file)
+            holder = self.read()
             if holder is None:
                 continue  # given back in this moment
-            alive = _owner_lives(holder) if self._is_here(holder) else self._beats(holder)
+            alive = _owner_lives(holder) if self.is_here(holder) else self._beats(holder)
             if alive is None:
                 continue  # it has changed hands
             if alive:
@@ -104,7 +123,7 @@ class _Lock:
             taken_over = True
         if taken_over:  # others may have found the same lock, and one may have moved ours away
             time.sleep(_SETTLE)
-            holder = self._read(self.file)
+            holder = self.read()
             if holder != self.content:
                 raise RunError(self._refusal(holder or ""))
         return True
@@ -112,14 +131,14 @@ class _Lock:
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
         with contextlib.suppress(OSError):
-            if self._read(self.file) == self.content:
+            if self.read() == self.content:
                 self.file.unlink()
 
     def beat(self, done: threading.Event) -> None:
         """Touch the file from time to time, for processes of other machines."""
         while not done.wait(BEAT):
             with contextlib.suppress(OSError):
-                if self._read(self.file) == self.content:
+                if self.read() == self.content:
                     os.utime(self.file)
 
     def _create(self) -> bool:
@@ -147,18 +166,19 @@ class _Lock:
             self.file.rename(aside)
         except FileNotFoundError:
             return
-        if self._read(aside) != stale:
+        if self.read(aside) != stale:
             with contextlib.suppress(OSError):
                 os.link(aside, self.file)
         aside.unlink(missing_ok=True)
 
-    def _read(self, file: Path) -> str | None:
+    def read(self, file: Path | None = None) -> str | None:
+        """What a lock holds, by default that of the folder; ``None`` where there is none."""
         try:
-            return file.read_text(encoding="utf-8", errors="replace")
+            return (file or self.file).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
 
-    def _is_here(self, content: str) -> bool:
+    def is_here(self, content: str) -> bool:
         """Whether a lock names a process whose end can be seen from this one."""
         owner = _owner(content)
         return owner.get("machine") == _machine() and owner.get("boot") == _boot()
@@ -175,7 +195,7 @@ class _Lock:
         began, seen = time.monotonic(), None
         while True:
             touched, age = self._touched()
-            if touched is None or self._read(self.file) != content:
+            if touched is None or self.read() != content:
                 return None
             if seen is not None and touched != seen:
                 return True
@@ -201,6 +221,11 @@ class _Lock:
         finally:
             now.unlink(missing_ok=True)
 
+    def is_recent(self) -> bool:
+        """Whether the lock was touched so lately that its process is taken to be alive."""
+        touched, age = self._touched()
+        return touched is not None and age <= SILENT
+
     def _waiting(self, content: str, seconds: float) -> str:
         return (
             f"{self.key}={self.folder} was in use by {_named(content)} a moment ago; waiting for a "
@@ -209,7 +234,7 @@ class _Lock:
 
     def _refusal(self, content: str) -> str:
         return (
-            f"{self.key}={self.folder} is in use by {_named(content)}; wait for its end, name "
+            f"{self.key}={self.folder} {_IN_USE} {_named(content)}; wait for its end, name "
             f"another {self.key}, or delete {self.file} where that process is no more."
         )
 

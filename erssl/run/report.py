@@ -101,6 +101,7 @@ def write_evaluation_report(
     metrics = results["metrics"].items()
     rows = [markdown_row((metric_label(name, results), _shown(name, v))) for name, v in metrics]
     fitted = results["config"].get("fitted")
+    assumed = "; ".join(results["config"].get("assumed", ()))
     lines = [
         f"# {results['protocol']}: {markdown_text(results['method'])} on "
         f"{markdown_text(results['dataset'])}",
@@ -114,6 +115,7 @@ def write_evaluation_report(
         markdown_text(about),
         "",
         *([markdown_text(fitted), ""] if fitted else []),
+        *([markdown_text(f"Assumed of the network: {assumed}."), ""] if assumed else []),
         *warning_lines(results),
         *map(markdown_text, published_lines(results["published"])),
         "",

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from erssl.errors import ErsslWarning, printable
 
+_UNBEGUN_LOADER = "'_MultiProcessingDataLoaderIter' object has no attribute"
 _OF_CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
 
 
@@ -18,12 +19,23 @@ _OF_CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, Import
 def clean_warnings() -> Iterator[None]:
     """Show warnings as sentences; what only tells authors of libraries of their code is left out.
 
-    With Python's own option ``-W`` or ``PYTHONWARNINGS`` they are shown as Python does.
+    With Python's own option ``-W`` or ``PYTHONWARNINGS`` they are shown as Python does. So are
+    errors in the end of an object, but for torch's loaders that had not quite begun.
     """
+    shown = sys.unraisablehook
+
+    def show(left: sys.UnraisableHookArgs) -> None:
+        if _UNBEGUN_LOADER not in str(left.exc_value):
+            shown(left)
+
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.showwarning = _show
-        yield
+        sys.unraisablehook = show
+        try:
+            yield
+        finally:
+            sys.unraisablehook = shown
 
 
 def _show(

@@ -90,10 +90,10 @@ def check_same_settings(
         before["features_dtype"] = "auto"
     if isinstance(before.get("seeds"), int) and before["seeds"] < now["seeds"]:
         before["seeds"] = now["seeds"]  # each is a training of its own, so there may be more
-    # both follow from the number of images, whose digest says more
+    # two follow from the number of images, whose digest says more; the third is said, not set
     # every data set had the options of all once, none of which it reads
     unread = {key for key in before if key.startswith("data.") and key not in now}
-    for key in sorted({*before, *now} - {"features_k", "fitted"} - unread):
+    for key in sorted({*before, *now} - {"features_k", "fitted", "assumed"} - unread):
         if key.startswith("logger_options"):
             continue
         if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):

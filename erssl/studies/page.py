@@ -37,6 +37,7 @@ class Outcome:
         failure: Why it has none although it was tried.
         folder: Name of its run directory.
         version: erssl's version that trained it.
+        in_use_by: The process that trains it now, where another one does.
     """
 
     labels: tuple[str, ...]
@@ -45,6 +46,7 @@ class Outcome:
     failure: str | None = None
     folder: str = ""
     version: str = ""
+    in_use_by: str | None = None
 
 
 def page(
@@ -232,7 +234,12 @@ def _state(grid: Grid, outcomes: Sequence[Outcome]) -> str:
     text = f"{done} of {len(outcomes)} runs are finished (seeds: {seeds})"
     if failed:
         text += f", {failed} failed"
-    missing = len(outcomes) - done - failed
+    users = {each.in_use_by for each in outcomes if each.in_use_by}
+    in_use = sum(each.in_use_by is not None for each in outcomes)
+    if in_use:
+        named = markdown_text(", ".join(sorted(users)))
+        text += f", {in_use} are in use by {named}; call `erssl study` again when it has ended"
+    missing = len(outcomes) - done - failed - in_use
     if missing:
         text += f", {missing} are missing; `erssl study` goes on with them"
     return text + "."

@@ -1,11 +1,13 @@
 """What a fault is called, and how it is said to go on."""
 
 import errno
+import sys
 
 import pytest
 
 from erssl.errors import ConfigError, DataError, RunError
-from erssl.run.faults import naming_run, restarted
+from erssl.run.faults import naming_loaders, naming_run, restarted
+from erssl.run.warning_lines import clean_warnings
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,37 @@ def test_a_loader_process_that_dies_while_a_library_is_at_work_is_still_named(tm
                 raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
             except RuntimeError as error:
                 raise ValueError("you tried to log 0.5") from error
+
+
+def test_memory_that_holds_not_even_the_locks_of_loaders_is_named(tmp_path):
+    names = {"__name__": "torch.utils.data.dataloader"}
+    exec("def make(): raise OSError(28, 'No space left on device')", names)
+    with pytest.raises(RunError, match=r"hand over images took no more \(No space left"):  # noqa: SIM117
+        with naming_loaders():
+            names["make"]()
+    with pytest.raises(OSError, match="No space left"), naming_loaders():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_loader_that_had_not_begun_ends_without_a_traceback(capsys):
+    class _MultiProcessingDataLoaderIter:
+        def __del__(self):
+            self._shutdown  # noqa: B018
+
+    class Other:
+        def __del__(self):
+            raise ValueError("a defect")
+
+    before = sys.unraisablehook
+    sys.unraisablehook = sys.__unraisablehook__  # not pytest's
+    try:
+        with clean_warnings():
+            _MultiProcessingDataLoaderIter()
+            assert capsys.readouterr().err == ""
+            Other()
+            assert "a defect" in capsys.readouterr().err
+    finally:
+        sys.unraisablehook = before
 
 
 @pytest.mark.parametrize(

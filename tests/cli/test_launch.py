@@ -10,7 +10,7 @@ import erssl
 from erssl.errors import ConfigError
 from erssl.run import children as _children
 from erssl.run import launch as _launch
-from erssl.run.launch import launch
+from erssl.run.launch import Ended, launch
 
 RECORD = """
 import os, pathlib, sys, time
@@ -76,8 +76,12 @@ def test_hydras_own_launcher_runs_them_and_leaves_the_process_as_it_was(record, 
 
 def test_joblibs_launcher_runs_them_in_processes_of_its_own(tmp_path, capfd):
     overrides = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    launch([["--version"], ["--version"]], 1, overrides, tmp_path / "joblib")
-    assert capfd.readouterr().out.splitlines() == [f"erssl {erssl.__version__}"] * 2
+    first, second = launch([["--version"], ["pretrian"]], 1, overrides, tmp_path / "joblib")
+    assert capfd.readouterr().out.splitlines() == [f"erssl {erssl.__version__}"]
+    assert first == Ended(0, "")
+    assert second.status == 2
+    assert second.sentence.startswith("There is no command 'pretrian' (did you mean pretrain?)")
+    assert not list((tmp_path / "joblib").glob("ended-*"))
 
 
 def test_a_launcher_that_is_not_there_is_one_sentence(tmp_path):

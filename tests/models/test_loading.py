@@ -5,6 +5,7 @@ import collections
 import os
 import pathlib
 import pickle
+import re
 import sys
 import types
 
@@ -244,13 +245,17 @@ def test_what_no_shape_shows_of_a_transformer_is_said_and_can_be_overridden(tmp_
     torch.save(twelve.eval().state_dict(), tmp_path / "vit.pth")
     assumed = load_backbone(tmp_path / "vit.pth")
     assert "num_heads 3, one for 64 channels" in str(assumed.report)
-    assert "square images of 32 pixels;" in str(assumed.report)
+    assert "square images of 32 pixels (" in str(assumed.report)
+    (otherwise,) = re.findall(r"arch=(\S+)num_heads=<number>", str(assumed.report))
+    named = load_backbone(tmp_path / "vit.pth", f"{otherwise}num_heads=12")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(named(images), twelve(images))
     third = timm.create_model("vit_tiny_patch16_224", no_embed_class=True, img_size=32)
     torch.save(third.state_dict(), tmp_path / "vit3.pth")
     said = "square images of 32 pixels, and no position for the class token"
     assert said in str(load_backbone(tmp_path / "vit3.pth").report)
     named = load_backbone(tmp_path / "vit.pth", "vit_tiny_patch16_224,num_heads=12")
-    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(named(images), twelve(images))
     clip = timm.create_model("vit_tiny_patch16_224", num_classes=0, pre_norm=True, img_size=32)

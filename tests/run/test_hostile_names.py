@@ -23,12 +23,13 @@ from rich.table import Table
 import erssl
 from erssl.callbacks.csv_logger import ResumableCSVLogger
 from erssl.cli.main import main
+from erssl.downstream.detection import train_net
 from erssl.downstream.transfer.results import Row, write_table
-from erssl.errors import printable
+from erssl.errors import DataError, printable
 from erssl.escaping import csv_cell, csv_table, html_text, markdown_code, markdown_text
 from erssl.models.backbones import BackboneOptions, build_backbone
 from erssl.models.export.timm_files import write_folder
-from erssl.models.zoo import ZooRow
+from erssl.models.zoo import ZooRow, own_zoo
 from erssl.protocols.compare import table_text
 from erssl.protocols.model_card import _card
 from erssl.run.class_tables import CLASS_TABLES, write_classes
@@ -304,6 +305,28 @@ def test_the_terminal_obeys_no_name(name, capsys):
     assert out.count(f"Read {printable(name)}.\n") >= 2
     assert err.count("\n") == 1
     assert err.startswith("erssl: There is no file or folder")
+
+
+def test_the_terminal_obeys_nothing_of_a_zoo_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ERSSL_HOME", str(tmp_path))
+    raw = "a\x1b[31m\nb"
+    keys = ("note", "data", "source", "paper", "method", "run", "protocol")
+    row = {key: raw for key in keys} | {"measured": {raw: 0.5}, "file": str(tmp_path / raw)}
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump({"rows": {"mine": row}}))
+    assert own_zoo() == tmp_path / "zoo.yaml"
+    assert main(["zoo", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert not RAW.search(out)
+    assert out.count(printable(raw)) >= len(keys)
+
+
+def test_the_terminal_obeys_no_error_of_train_net(monkeypatch, capsys):
+    def refused():
+        raise DataError("There is no file a\x1b[31m\nb.")
+
+    monkeypatch.setattr(train_net, "require_detectron2", refused)
+    assert train_net.main([]) == 2
+    assert capsys.readouterr().err == "train_net: There is no file a\\x1b[31m b.\n"
 
 
 def test_the_terminal_obeys_no_warning(tmp_path, capsys):

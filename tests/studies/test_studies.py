@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from rich.console import Console
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.protocols.study_transfer import read_study_transfer
-from erssl.run.lock import locked
+from erssl.run.children import Children
+from erssl.run.lock import holder_of, locked
 from erssl.run.result import Result
 from erssl.settings.pretrain import read_settings
 from erssl.studies import RunStore, available_studies, read_study, store
@@ -200,13 +203,13 @@ def test_runs_are_trained_once_and_found_by_their_settings(
 ) -> None:
     """A second call trains nothing; another study takes a run of equal settings from the store."""
     started: list[list[str]] = []
-    real = command.Children.run
+    real = Children.run
 
     def counted(self: Any, words: list[str], *rest: Any, **named: Any) -> int:
         started.append(list(words))
         return real(self, words, *rest, **named)
 
-    monkeypatch.setattr(command.Children, "run", counted)
+    monkeypatch.setattr(Children, "run", counted)
     monkeypatch.setattr("erssl.protocols.readings.IMAGES", 64)  # more take longer
     places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     small = written(tmp_path, axes={"method": SMALL["axes"]["method"]}, skip=[])
@@ -320,27 +323,100 @@ def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert "results.json" in result.results["runs"][0]["failure"]
 
 
+def _one_run(folder: Path) -> tuple[str, tuple[str, ...], command.Planned]:
+    """A study of one run, its arguments, and that run."""
+    small = written(folder, axes={"method": {"SimCLR": {"method": "simclr"}}}, skip=[])
+    cell = read_study(small).grid(read_study(small).scale("tiny")).cells[0]
+    places = (f"store={folder / 'store'}", f"output={folder / 'out'}")
+    return small, places, command._planned(cell, RunStore(folder / "store"))
+
+
 def test_a_run_that_was_stopped_or_is_trained_elsewhere_has_not_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first by its status, the second by its lock; both go on, or are read, the next time."""
-    axes = {"method": {"SimCLR": {"method": "simclr"}}}
-    small = written(tmp_path, axes=axes, skip=[])
-    places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
-    planned = command._planned(
-        read_study(small).grid(read_study(small).scale("tiny")).cells[0],
-        RunStore(tmp_path / "store"),
-    )
+    monkeypatch.setattr("erssl.run.waiting.PATIENCE", 0.1)
+    small, places, planned = _one_run(tmp_path)
     for status, lock, failed in ((143, False, False), (-9, False, False), (2, True, False)):
         planned.path.mkdir(parents=True, exist_ok=True)
         if lock:
             (planned.path / ".erssl-lock").write_text("{}")
-        monkeypatch.setattr(command.Children, "run", lambda *_, s=status, **__: s)
+        monkeypatch.setattr(Children, "run", lambda *_, s=status, **__: s)
         result = run(small, *places)
         assert bool(result.results["runs"][0]["failure"]) is failed
+    assert result.results["runs"][0]["in_use_by"] == "another process"
+    assert "1 are in use by another process" in (tmp_path / "out" / "study.md").read_text()
     (planned.path / ".erssl-lock").unlink()
     result = run(small, *places)
     assert result.results["runs"][0]["failure"] == "it ended with status 2."
+
+
+@pytest.mark.parametrize("further", [(), ("jobs=2",), ("hydra/launcher=basic",)])
+def test_a_study_comes_back_to_a_run_that_another_process_lets_go(
+    further: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is trained once it is free, also where it came into use after the study had looked."""
+    monkeypatch.setattr("erssl.run.waiting._LOOK", 0.02)
+    small, places, planned = _one_run(tmp_path)
+    started: list[bool] = []
+
+    def trained(self: Any, words: list[str], *_: Any, heard: Any, **__: Any) -> int:
+        started.append(holder_of(planned.path) is not None)
+        if len(started) == 1:  # another study was quicker, and was killed
+            heard(f"erssl: run_dir={planned.path} is in use by process 1 on\n")
+            heard("node; wait for its end.\n")
+            return 2
+        heard("erssl: What is wrong\n")
+        heard("with it.\n")
+        return 2
+
+    monkeypatch.setattr(Children, "run", trained)
+    taken, let_go = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with locked(planned.path):
+            taken.set()
+            let_go.wait(20)
+
+    holder = threading.Thread(target=other)
+    holder.start()
+    assert taken.wait(20)
+    threading.Timer(0.3, let_go.set).start()
+    result = run(small, *places, *further)
+    holder.join()
+    assert started == [False, False]
+    assert result.results["runs"][0]["failure"] == "What is wrong with it."
+
+
+def test_a_run_that_another_process_finishes_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained then."""
+    monkeypatch.setattr("erssl.run.waiting._LOOK", 0.02)
+    monkeypatch.setattr(Children, "run", lambda *_, **__: pytest.fail("it was trained"))
+    read: list[Path] = []
+    monkeypatch.setattr("erssl.protocols.study_runs.readings_of", read.append)
+    small, places, planned = _one_run(tmp_path)
+    taken = threading.Event()
+
+    def other() -> None:
+        with locked(planned.path):
+            taken.set()
+            time.sleep(0.3)
+            (planned.path / "results.json").write_text("{}")
+
+    holder = threading.Thread(target=other)
+    holder.start()
+    assert taken.wait(20)
+    run(small, *places)
+    holder.join()
+    run(small, *places)
+    assert read == [planned.path]
+    (planned.path / "images.json").unlink()  # as where a study was killed while it read
+    run(small, "only=0", *places)
+    assert read == [planned.path]
+    run(small, *places)
+    assert read == [planned.path, planned.path]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

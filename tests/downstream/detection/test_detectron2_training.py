@@ -82,6 +82,11 @@ def test_trains_and_evaluates(coco, tmp_path):
     assert detected.masks[0]["size"] == [48, 64]
     assert any("eta" in line or "total_loss" in line for line in said)
     assert any("none left at random" in line for line in said)
+    begun = [
+        next(i for i, line in enumerate(said) if phase in line)
+        for phase in ("Running precise-BN for", "Start inference on 5 batches")
+    ]
+    assert begun == sorted(begun)
     files = {path.name.partition(".tfevents")[0] for path in (tmp_path / FOLDER).iterdir()}
     assert files >= {"model_final.pth", "log.txt", "config.yaml", "events.out", "metrics.json"}
     table = (tmp_path / FOLDER / "backbone_weights.txt").read_text()

@@ -1,0 +1,118 @@
+"""The runs of a study: trained one after another or at once, and waited for where others do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from erssl.errors import ErsslError
+from erssl.protocols.readings import readings_of
+from erssl.run.checkpoint_files import has_checkpoint
+from erssl.run.console import say
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT
+from erssl.run.launch import Ended, count_jobs, launch, run_one
+from erssl.run.lock import holder_of
+from erssl.run.waiting import wait_for_one
+from erssl.settings.pretrain_options import PretrainSettings
+from erssl.settings.study import StudySettings
+from erssl.studies.plan import Cell
+from erssl.studies.store import IMAGES, failure_of, is_finished, mark_failure, mark_images
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a study and where it lies in the store."""
+
+    cell: Cell
+    settings: PretrainSettings
+    path: Path
+    images: str
+
+    @property
+    def failure(self) -> str | None:
+        """Why it ended without results, if it did."""
+        return None if is_finished(self.path) else failure_of(self.path)
+
+
+def missing_of(runs: Sequence[Planned], retry: bool) -> list[Planned]:
+    """Runs to be trained, each once."""
+    wanted = {
+        each.path: each
+        for each in runs
+        if not is_finished(each.path) and (retry or each.failure is None)
+    }
+    return list(wanted.values())
+
+
+def train_all(
+    runs: Sequence[Planned], settings: StudySettings, launcher: Sequence[str], console: Console
+) -> None:
+    """Train the runs; those that another process has in use come last, when it has let them go.
+
+    Such as a process that a study had started which was killed, and which writes its checkpoint
+    now, or one of another study with the same store. What is in use for longer than
+    :func:`wait_for_one` waits is left to the process that has it.
+    """
+    left = list(runs)
+    while left and wait_for_one([each.path for each in left], console):
+        free = [each for each in left if not holder_of(each.path)]
+        refused = _train(free, settings, launcher, console)
+        left = [each for each in left if each not in free or each in refused]
+
+
+def _train(
+    runs: Sequence[Planned], settings: StudySettings, launcher: Sequence[str], console: Console
+) -> list[Planned]:
+    """Train runs that are not in use, and give those that came to be meanwhile."""
+    refused: list[Planned] = []
+
+    def end(run: Planned, ended: Ended) -> None:
+        if is_finished(run.path):
+            _keep_readings(run, console)
+        elif ended.was_refused:
+            refused.append(run)
+        elif not ended.was_stopped:  # what was stopped goes on the next time
+            mark_failure(run.path, ended.sentence or f"it ended with status {ended.status}.")
+
+    unfinished = []
+    for each in runs:  # which another process may have finished
+        if is_finished(each.path):
+            _keep_readings(each, console)
+        else:
+            unfinished.append(each)
+    jobs = count_jobs(settings.jobs)
+    folder = settings.folder / "launch"
+    if launcher or jobs > 1:
+        commands = [_command(each) for each in unfinished]
+        ends = launch(commands, jobs, launcher, folder) if commands else []
+        for each, ended in zip(unfinished, ends, strict=True):
+            end(each, ended)
+        return refused
+    for number, each in enumerate(unfinished, 1):
+        say(console, f"\nRun {number} of {len(unfinished)}: {each.cell.name}")
+        end(each, run_one(_command(each)))
+    return refused
+
+
+def _command(run: Planned) -> list[str]:
+    goes_on = (run.path / CONFIG).is_file() and has_checkpoint(run.path / LAST_CHECKPOINT)
+    state = [f"resume={goes_on}".lower(), f"overwrite={not goes_on}".lower()]
+    return ["pretrain", *run.cell.overrides, f"run_dir={run.path}", *state]
+
+
+def complete_all(runs: Sequence[Planned], console: Console) -> None:
+    """Read what finished runs lack: those of a study that was killed then, or trained by hand."""
+    for each in {run.path: run for run in runs if is_finished(run.path)}.values():
+        if not (each.path / IMAGES).is_file():
+            _keep_readings(each, console)
+
+
+def _keep_readings(run: Planned, console: Console) -> None:
+    try:
+        readings_of(run.path)
+    except ErsslError as error:
+        say(console, f"No readings without labels: {error}")
+    mark_images(run.path, run.images)  # the last, so that it says that this was done
