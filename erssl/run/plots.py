@@ -97,7 +97,7 @@ def plot_curves(
     figure = Figure(figsize=(3.2 * len(panels), 2.6), dpi=110, layout="constrained")
     for index, (name, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        points = curves[name]
+        points: Sequence[tuple[float, float]] = curves[name]
         if name == "val_knn_top1":
             points = _with_last(points, curves, metrics.get("knn_top1"))
         marker = "o" if len(points) <= _FEW else None
