@@ -149,8 +149,8 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
     left_out.warn(f"{key}={path}")
     if loose:
         warnings.warn(
-            f"{key}={path} has class folders, so the {len(loose)} images beside them are left "
-            f"out ({named(loose)}).",
+            f"{key}={path} has class folders, so the {counted(len(loose), 'image')} beside them "
+            f"{'is' if len(loose) == 1 else 'are'} left out ({named(loose)}).",
             ErsslWarning,
             stacklevel=2,
         )

@@ -35,7 +35,7 @@ from erssl.run.directory import (
 from erssl.run.launch import launch, run_one
 from erssl.run.lens_figure import plot_lens
 from erssl.run.plots import Plots
-from erssl.run.report import metric_label
+from erssl.run.report import before_training, metric_label
 from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.run.waiting import wait_for_one
@@ -213,6 +213,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
         rows.setdefault(item.row, []).append(results)
         kept = {"choices": item.choices, "seed": results["seed"], "metrics": results["metrics"]}
         kept["knn"] = metric_label("knn_top1", results).replace("knn_top1", _METRICS["knn_top1"])
+        kept["before"] = before_training(results["config"])
         entries.append({**kept, "wall_seconds": results["wall_seconds"]})
     keys = [k for k in runs[0].choices if k != "seed"]
     table = []
@@ -247,7 +248,8 @@ def table_text(report: Mapping[str, Any]) -> str:
     untrained = table[0]["metrics"]
     if any(f"untrained_{m}" in untrained for m in _METRICS):
         cells = [_percent(untrained.get(f"untrained_{m}")) for m in _METRICS]
-        lines.append(markdown_row(["untrained", *[""] * len(keys), *cells, ""]))
+        before = report["runs"][0].get("before", "untrained")
+        lines.append(markdown_row([before, *[""] * len(keys), *cells, ""]))
     for row in table:
         cells = [*row["choices"].values(), ", ".join(map(str, row["seeds"]))]
         cells += [_percent(row["metrics"].get(metric)) for metric in _METRICS]

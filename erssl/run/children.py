@@ -18,6 +18,7 @@ import erssl
 from erssl.errors import Stopped
 
 PARENT_VARIABLE = "ERSSL_PARENT"  # the process that a command shall not outlive
+ONE_OF_SEVERAL = "ERSSL_ONE_OF_SEVERAL"  # tells a command that another one reports on it
 # by its file, since python -m would look for modules in the working folder first
 _CHILD = str(Path(erssl.__file__).with_name("cli") / "child.py")
 _LOOK = 0.5  # seconds from one look at the parent to the next
@@ -69,6 +70,7 @@ class Children:
             return 128 + self._ending
         environment = {**(os.environ if variables is None else variables)}
         environment[PARENT_VARIABLE] = str(os.getpid())
+        environment[ONE_OF_SEVERAL] = "1"
         command = [sys.executable, _CHILD, *arguments]
         out = subprocess.DEVNULL if self._silent else None
         pipe = subprocess.PIPE if heard else out

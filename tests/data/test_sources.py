@@ -95,7 +95,7 @@ def test_a_table_without_labels_and_one_in_two_files(tmp_path, photos):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path,label\nphotos/0.png,a\ngone.png,b\n", "1 of the 2 files .* are not there .*gone"),
+        ("path,label\nphotos/0.png,a\ngone.png,b\n", "1 of the 2 files .* is not there .*gone"),
         ("name,label\nphotos/0.png,a\n", "has no column path but name, label"),
         ("path,label\nphotos/0.png,a\nphotos/2.png,\n", "1 of the 2 rows of split train have no"),
         ("path,label,split\nphotos/0.png,a,dev\n", "'dev' in its column split"),
