@@ -143,9 +143,9 @@ def find_unreadable(
         seen = checked.known(name)
         if seen is None:
             pages: list[str] = []
-            further: list[str] = []
-            faults = find_unreadable(block, workers, read, pages, further=further)
-            seen = Checked(faults, pages, further)
+            more: list[str] = []
+            faults = find_unreadable(block, workers, read, pages, further=more)
+            seen = Checked(faults, pages, more)
             checked.keep(name, seen)
         unreadable += seen.unreadable
         several += seen.several
