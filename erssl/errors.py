@@ -3,7 +3,7 @@
 The command line prints the sentence and exits with status 2; anything else is a defect.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _NAMED = 5  # names that a sentence lists
 _BEGIN, _END = 900, 300  # characters of a longer sentence that are shown; what to do is at its end
@@ -30,6 +30,11 @@ def named(names: Iterable[str]) -> str:
     every = list(names)
     more = f", and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
     return ", ".join(every[:_NAMED]) + more
+
+
+def listed_and(names: Sequence[str]) -> str:
+    """Join names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def installing(extra: str) -> str:

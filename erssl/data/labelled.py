@@ -21,7 +21,7 @@ from erssl.data.draws import EpochSampler, place_in, place_to_begin
 from erssl.data.module import make_loader
 from erssl.data.options import DataOptions
 from erssl.data.views import build_crop_transform, build_eval_transform
-from erssl.errors import ConfigError, DataError, named
+from erssl.errors import ConfigError, DataError, counted, named
 from erssl.paths import user_path
 
 Indices = npt.NDArray[np.int64]
@@ -192,8 +192,8 @@ def listed_subset(images: ImageDataset, file: str | Path) -> Indices:
     missing = [name for name in names if name not in numbers]
     if missing or not names:
         what = (
-            f"names {len(missing)} images that are not there or that several folders have "
-            f"({named(missing)})"
+            f"names {counted(len(missing), 'image')} that {'is' if len(missing) == 1 else 'are'} "
+            f"not there or that several folders have ({named(missing)})"
         )
         raise DataError(
             f"fraction={file} {what if names else 'is empty'}; it must list training images by "

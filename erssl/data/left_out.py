@@ -18,7 +18,7 @@ class LeftOut:
 
     Attributes:
         counts: Number of files by reason; a hidden folder counts as one.
-        unnamed: Images whose names have no extension, as they should be called.
+        unnamed: Images whose names have no extension: ``<name> to <name with one>``.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class LeftOut:
             self.counts[f"extension {extension}"] += 1
         elif suitable := extension_of(read()):
             self.counts[_UNNAMED] += 1
-            self.unnamed.append(f"{name}{suitable}")
+            self.unnamed.append(f"{name} to {name}{suitable}")
         else:
             self.counts["no extension"] += 1
 
@@ -52,7 +52,8 @@ class LeftOut:
             return ""
         count = len(self.unnamed)
         images = "1 image without an extension" if count == 1 else f"{count:,} {_UNNAMED}"
-        return f"{images}, to be renamed by what they hold ({named(self.unnamed)})"
+        hold = "it holds" if count == 1 else "they hold"
+        return f"{images}, to be renamed by what {hold} ({named(self.unnamed)})"
 
     def warn(self, where: str) -> None:
         """Say once that images without an extension are left out, if there are any.

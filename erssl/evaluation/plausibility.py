@@ -82,6 +82,7 @@ def doubts(
     num_classes: int,
     compared: Neighbours | None = None,
     what: str = "The classifier's top-1 of",
+    instead: str = "",
 ) -> list[str]:
     """Say where the accuracy of a trained classifier reads its training and not the backbone.
 
@@ -95,6 +96,7 @@ def doubts(
         num_classes: Number of classes.
         compared: What kNN says of the same features.
         what: Beginning of the sentence, before the accuracy.
+        instead: What to do, where the command has no preset to choose.
 
     Returns:
         Sentences, none where there is nothing to say.
@@ -105,8 +107,8 @@ def doubts(
     if accuracy <= chance + _DEVIATIONS * _deviation(chance, len(labels)):
         sentences.append(
             f"{what} {accuracy:.1%} is chance, which is {chance:.1%} here ({num_classes} classes, "
-            f"{len(labels):,} images): it says nothing of the backbone; train for more steps, or "
-            "by another preset."
+            f"{len(labels):,} images): it says nothing of the backbone; "
+            f"{instead or 'train for more steps, or by another preset'}."
         )
     if compared is not None:
         images = min(compared.images, len(labels))
@@ -115,7 +117,8 @@ def doubts(
             sentences.append(
                 f"{what} {accuracy:.1%} is far below the {compared.accuracy:.1%} of kNN "
                 f"(k={compared.k}) on the same frozen features: it reads how the classifier was "
-                "trained, not the backbone; try preset=auto, more epochs, or another learning rate."
+                "trained, not the backbone; "
+                f"{instead or 'try preset=auto, more epochs, or another learning rate'}."
             )
     return sentences
 

@@ -24,6 +24,15 @@ _STEMS = ("conv1.weight", "patch_embed.proj.weight")
 # What a ResNet's children are called in nn.Sequential(*resnet.children()).
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", **{f"{i}": f"layer{i - 3}" for i in range(4, 8)}}
 _FLAT = ("fc.", "head.", "classifier.", "mask_token", "projection_head.", "prototypes.")
+# Modules beside the backbone in a method of ours or lightly's.
+_BESIDE = (
+    "projection_head.",
+    "prediction_head.",
+    "prototypes.",
+    "classifiers.",
+    "decoder.",
+    "online_classifier.",
+)
 _STATE = ("state_dict",)
 _MODEL = ("model",)
 # A probe beside a head that is trained without labels; a supervised file has no such head.
@@ -126,6 +135,16 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
+def is_head(name: str) -> bool:
+    """Whether a weight of a method of ours or lightly's belongs to what follows its backbone.
+
+    Args:
+        name: In the state dict, such as ``projection_head.layers.0.weight``. Targets are copies of
+            what is counted and are none.
+    """
+    return name.startswith(_BESIDE)
+
+
 @dataclass(frozen=True)
 class BackboneWeights:
     """The backbone of a checkpoint.
@@ -197,7 +216,8 @@ def find_backbone(
             continue
         state = _plain_names(under(named, rule.prefix), rule.sequential)
         if any(name in state for name in ([stem] if stem is not None else rule.stems)):
-            return BackboneWeights(rule, place, named, _timm_registers(state), rule.name)
+            beside = sum(map(is_head, named)) if rule.prefix else 0
+            return BackboneWeights(rule, place, named, _timm_registers(state), rule.name, beside)
     return None
 
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightly.transforms.utils import IMAGENET_NORMALIZE
 from pytorch_lightning import Trainer
 from torch import nn
 
-from erssl.data import Datasets, SSLDataModule
+from erssl.data import DataOptions, Datasets, SSLDataModule
+from erssl.data.bands import RGB
 from erssl.data.encoded import EncodedImages
 from erssl.data.folders import ImageFiles
 from erssl.data.images import reading
 from erssl.data.orientation import upright_size
 from erssl.errors import DataError, counted, printable
 from erssl.models.architectures import architecture_label
+from erssl.protocols.start import method_of_start
+from erssl.run.checkpoint_files import Resumed
 from erssl.settings.pretrain_options import PretrainSettings
+from erssl.settings.start import FROM_WEIGHTS
 
 _SAMPLE = 200  # files whose headers are read; a millisecond each at most
 
@@ -32,6 +38,8 @@ def header_lines(
     trainer: Trainer,
     path: Path,
     precision: str = "",
+    sources: Mapping[str, str] | None = None,
+    goes_on: Resumed | None = None,
 ) -> list[str]:
     """Say what is trained on what, where, and in how many steps.
 
@@ -42,14 +50,20 @@ def header_lines(
         trainer: One with the run's devices.
         path: The run directory.
         precision: What is to be said of the precision beside its name.
+        sources: Where the values of the settings come from, by dotted key.
+        goes_on: The checkpoint that a resumed run goes on from.
 
     Returns:
         One line for each fact, without line breaks.
     """
     datasets = data.datasets
     backbone: Any = method.backbone
+    sources = sources or {}
     lines = [
+        _method(settings, sources),
         *image_lines(datasets),
+        *_unmeasured(settings, data),
+        *_preprocessing(settings, sources),
         f"Device: {_device(trainer)}",
         f"Precision: {_precision(settings)}{f' ({precision})' if precision else ''}",
         f"Pipeline: {settings.data.pipeline} ({settings.data.workers} loader processes)",
@@ -58,6 +72,10 @@ def header_lines(
         f"Steps: {_steps(settings, len(datasets.train))}",
         f"Run directory: {path}",
     ]
+    if goes_on is not None:
+        steps = _epoch_steps(settings, len(datasets.train)) * settings.epochs
+        file = goes_on.path.relative_to(path)
+        lines.append(f"Goes on from step {goes_on.step:,} of {steps:,} ({file}).")
     return [printable(line) for line in lines]
 
 
@@ -80,7 +98,54 @@ def image_lines(datasets: Datasets) -> list[str]:
         for split, count in datasets.several_pages.items()
         if count
     ]
+    lines += [
+        f"More than 3 channels in {split}: {counted(count, 'TIFF image')}, of which the first "
+        "three are read; data.channels=<their number> takes all"
+        for split, count in datasets.further_channels.items()
+        if count
+    ]
     return lines
+
+
+def _method(settings: PretrainSettings, sources: Mapping[str, str]) -> str:
+    """The method, whether anybody chose it, and what another run that it starts from had."""
+    name = settings.method["name"]
+    remarks = ["the default"] if sources.get("method.name") == "default" else []
+    if (other := method_of_start(settings)) not in (None, name):
+        remarks.append(f"the checkpoint is of {other}")
+    told = f" ({'; '.join(remarks)})" if remarks else ""
+    return f"Method: {name}{told}"
+
+
+def _unmeasured(settings: PretrainSettings, data: SSLDataModule) -> list[str]:
+    """Say before the training that no accuracy will be measured, where labels would allow it."""
+    datasets = data.datasets
+    if datasets.val is not None or not datasets.labelled or datasets.num_classes < 2:
+        return []
+    fraction = "val_fraction" in settings.data.own_options()
+    hold_out = "; hold some out with data.val_fraction=0.1" if fraction else ""
+    return [f"Validation images: none, so no accuracy will be measured{hold_out}"]
+
+
+def _preprocessing(settings: PretrainSettings, sources: Mapping[str, str]) -> list[str]:
+    """The size that images are trained at, how they are normalised, and by whose values."""
+    data = settings.data
+    mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (data.mean, data.std))
+    size = f"{data.image_size} x {data.image_size} pixels"
+    lines = [f"Trained at {size}, mean {mean}, std {std} ({_whose(data, sources)})"]
+    return lines if data.channels == RGB else [*lines, f"Channels: {data.channels}"]
+
+
+def _whose(data: DataOptions, sources: Mapping[str, str]) -> str:
+    told = {sources.get(f"data.{key}", "default") for key in ("mean", "std")}
+    if "override" in told:
+        return "as given"
+    if any(source.startswith("measured") for source in told):
+        return "measured"
+    if FROM_WEIGHTS in told:
+        return "of the checkpoint"
+    imagenet = tuple(IMAGENET_NORMALIZE["mean"]), tuple(IMAGENET_NORMALIZE["std"])
+    return "ImageNet's" if (data.mean, data.std) == imagenet else f"those of data={data.name}"
 
 
 def _reasons(left_out: Counter[str]) -> str:
@@ -135,15 +200,25 @@ def _trained(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def _steps(settings: PretrainSettings, images: int) -> str:
-    """Steps of an epoch, and the images for which no full batch is left."""
+def _batches(settings: PretrainSettings, images: int) -> int:
+    """Batches of an epoch."""
     batches = images // settings.batch_size
     limit = settings.trainer.get("limit_train_batches")
     if limit is not None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return batches
+
+
+def _epoch_steps(settings: PretrainSettings, images: int) -> int:
+    """Optimiser steps of an epoch."""
     accumulated = settings.trainer.get("accumulate_grad_batches") or 1
-    left = images - batches * settings.batch_size
+    return math.ceil(_batches(settings, images) / accumulated)
+
+
+def _steps(settings: PretrainSettings, images: int) -> str:
+    """Steps of an epoch, and the images for which no full batch is left."""
+    left = images - _batches(settings, images) * settings.batch_size
     return (
-        f"{math.ceil(batches / accumulated):,} an epoch, {counted(settings.epochs, 'epoch')} in "
+        f"{_epoch_steps(settings, images):,} an epoch, {counted(settings.epochs, 'epoch')} in "
         f"all; batches of {settings.batch_size:,}, {counted(left, 'image')} left out of each epoch"
     )

@@ -191,7 +191,9 @@ def _pretrain(
                     console.print(
                         "There is no checkpoint yet, so the run begins at its first step."
                     )
-                header = header_lines(settings, data, method, probe, path, precision)
+                header = header_lines(
+                    settings, data, method, probe, path, precision, sources, resumed_from
+                )
                 write_text(path / HEADER, "\n".join(header) + "\n")
                 say_lines(console, "\n".join(header))
             metrics = _train(

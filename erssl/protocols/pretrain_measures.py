@@ -123,4 +123,7 @@ def doubts_of(
         return []
     labels = torch.from_numpy(labels_of(data.datasets.val))
     compared = Neighbours(metrics["knn_top1"], options.knn_k, len(labels))
-    return doubts(metrics["linear_top1"], labels, data.datasets.num_classes, compared)
+    instead = "pretrain for more epochs, or evaluate the run by erssl linear checkpoint=<run_dir>"
+    return doubts(
+        metrics["linear_top1"], labels, data.datasets.num_classes, compared, instead=instead
+    )

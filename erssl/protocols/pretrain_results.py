@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from erssl.models import save_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.record import leave_results
 from erssl.run.checkpoint_files import Resumed
+from erssl.run.children import ONE_OF_SEVERAL
 from erssl.run.console import say
 from erssl.run.directory import ENVIRONMENT, LAST_CHECKPOINT, RESULTS, RunDirectory
 from erssl.run.report import metric_label, write_report
@@ -137,6 +139,8 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
             table.add_row(name, f"{metrics[metric]:.1%}")
         console.print(table)
     say(console, f"\nRun directory: {path} ({results['wall_seconds']:.0f} s)")
+    if os.environ.get(ONE_OF_SEVERAL):
+        return  # what is next is for the study or the comparison to say
     use = f'use the backbone with erssl.load_backbone("{path}")'
     say(console, f"Next: see {path}/report.md; {use}.")
     dataset = DATASETS.get(str(results["dataset"]))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from erssl.errors import DataError
+from erssl.errors import DataError, RunError
 from erssl.methods import MultiViewMethod
 from erssl.models.headers import HEADER
+from erssl.models.layouts import is_head
 from erssl.models.state_dicts import named_tensors, under
 from erssl.models.weights_files import check_finite, read_checkpoint
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import newest_whole
-from erssl.run.directory import LAST_CHECKPOINT
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT
+from erssl.settings.pretrain import stored_config
 from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.start import read_start
 
@@ -79,10 +83,35 @@ def load_heads(method: MultiViewMethod, settings: PretrainSettings) -> list[str]
     return loaded
 
 
+def method_of_start(settings: PretrainSettings) -> str | None:
+    """The method of the run of ours that a run starts from; ``None`` where it is no such run."""
+    if not settings.checkpoint:
+        return None
+    path = user_path(settings.checkpoint)
+    for folder in (path, path.parent, path.parent.parent):  # of the run, its weights, checkpoints
+        if (folder / CONFIG).is_file():
+            with contextlib.suppress(RunError):
+                return str(stored_config(folder / CONFIG)["method"]["name"])
+            return None
+    return None
+
+
 def told(settings: PretrainSettings, backbone: nn.Module, heads: list[str]) -> str:
     """What the run starts from, in a sentence."""
     report: Any = backbone.report
+    state = _state(settings)
+    taken = tuple(f"{name}." for name in heads)
+    left_out = sum(is_head(name) and not name.startswith(taken) for name in state)
+    report = dataclasses.replace(report, heads=left_out if state else report.heads)
     of_heads = f"; {', '.join(heads)} too" if heads else "; heads are random"
+    if state and not heads:
+        other = method_of_start(settings)
+        same = other in (None, settings.method["name"])
+        of_heads += (
+            ", since theirs have other shapes"
+            if same
+            else f", since theirs are of another method, {other}"
+        )
     frozen = settings.freeze_epochs
     frozen_for = f"; the backbone is frozen for {frozen} of {settings.epochs} epochs"
     return f"Starts from {settings.checkpoint}: {report}{of_heads}{frozen_for if frozen else ''}."

@@ -22,6 +22,7 @@ _PANELS = (
     ("train_alignment", "alignment (mean cosine)"),
     ("val_knn_top1", "kNN top-1"),
 )
+_FEW = 3  # points of a curve, up to which each is marked
 _NAMED_CLASSES, _WRITTEN_CLASSES, _BARS = 40, 20, 60
 _LABEL, _CLASS = 200, 40  # characters of a label, of a class's name
 # Okabe and Ito's colour-blind safe palette
@@ -73,6 +74,7 @@ def plot_curves(
     path: Path,
     knn_label: str = "kNN top-1",
     plots: Plots = "png",
+    before: str = "untrained",
 ) -> bool:
     """Draw loss, nats below uniform, alignment and kNN accuracy over optimiser steps.
 
@@ -82,6 +84,7 @@ def plot_curves(
         path: The PNG to write.
         knn_label: Title of the kNN accuracy, with the number of neighbours.
         plots: Format that it is also written in; see `save_figure`.
+        before: What the accuracy before training is called.
 
     Returns:
         Whether there was anything to draw.
@@ -94,7 +97,11 @@ def plot_curves(
     figure = Figure(figsize=(3.2 * len(panels), 2.6), dpi=110, layout="constrained")
     for index, (name, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        draw_line(axes, curves[name], color=BLUE, linewidth=1.5)
+        points: Sequence[tuple[float, float]] = curves[name]
+        if name == "val_knn_top1":
+            points = _with_last(points, curves, metrics.get("knn_top1"))
+        marker = "o" if len(points) <= _FEW else None
+        draw_line(axes, points, color=BLUE, linewidth=1.5, marker=marker)
         axes.set(title=knn_label if name == "val_knn_top1" else label, xlabel="step")
         axes.title.set_fontsize(10)
         if name == "train_nats_below_uniform":
@@ -107,8 +114,8 @@ def plot_curves(
         if name == "val_knn_top1" and untrained is not None:
             axes.axhline(untrained, color=GREY, linestyle="--", linewidth=1)
             axes.annotate(
-                "untrained",
-                (curves[name][-1][0], untrained),
+                before,
+                (points[-1][0], untrained),
                 color=GREY,
                 fontsize=8,
                 ha="right",
@@ -116,6 +123,16 @@ def plot_curves(
             )
     save_figure(figure, path, plots)
     return True
+
+
+def _with_last(
+    points: Sequence[tuple[float, float]], curves: Curves, final: float | None
+) -> list[tuple[float, float]]:
+    """The readings of a curve and the final value, at the last step that any curve has."""
+    last = max(values[-1][0] for values in curves.values())
+    if final is None or points[-1][0] >= max(last, 1):
+        return list(points)
+    return [*points, (max(last, 1), final)]
 
 
 def draw_line(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:

@@ -12,6 +12,8 @@ from erssl.files import write_text
 from erssl.run.directory import LENS, LENS_FIGURE, METRICS, read_lens, read_metrics
 from erssl.run.plots import Plots, plot_curves
 
+FROM_GIVEN = "before training, from the given weights"
+
 
 def write_report(results: Mapping[str, Any], run_dir: Path, plots: Plots = "png") -> None:
     """Write ``report.md`` and ``curves.png``.
@@ -29,10 +31,11 @@ def write_report(results: Mapping[str, Any], run_dir: Path, plots: Plots = "png"
         run_dir / "curves.png",
         metric_label("knn_top1", results).replace("knn_top1", "kNN top-1"),
         plots,
+        "before" if results["config"].get("checkpoint") else "untrained",
     )
     lens = (run_dir / LENS_FIGURE).is_file()
     metrics = results["metrics"].items()
-    rows = [markdown_row((metric_label(name, results), _shown(name, v))) for name, v in metrics]
+    rows = [markdown_row((_row_label(name, results), _shown(name, v))) for name, v in metrics]
     lines = [
         f"# {markdown_text(results['method'])} on {markdown_text(results['dataset'])}",
         "",
@@ -164,6 +167,18 @@ def metric_label(name: str, results: Mapping[str, Any]) -> str:
     else:
         return name
     return name if k is None else f"{name} (k={k})"
+
+
+def before_training(config: Mapping[str, Any]) -> str:
+    """What the network that a run began with is called: of given weights, it is not untrained."""
+    return FROM_GIVEN if config.get("checkpoint") else "untrained"
+
+
+def _row_label(name: str, results: Mapping[str, Any]) -> str:
+    """A metric's name in the table of a pretraining."""
+    label = metric_label(name, results)
+    given = name.startswith("untrained_") and results["config"].get("checkpoint")
+    return f"{label.removeprefix('untrained_')} {FROM_GIVEN}" if given else label
 
 
 def _shown(name: str, value: float) -> str:

@@ -69,6 +69,8 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
     """
     config, sources = compose_sources("pretrain", overrides, _schema)
     said = {override.partition("=")[0] for override in overrides}
+    if not said & {"method", "method.name", "experiment"}:
+        sources["method.name"] = "default"  # which nobody chose
     file = user_path(config["run_dir"] or "") / CONFIG
     if config["resume"] and config["run_dir"] and file.is_file():
         # what overrides that repeat the run's are checked beside

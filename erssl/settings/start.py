@@ -14,6 +14,7 @@ from erssl.models import load_backbone, with_channels
 if TYPE_CHECKING:
     from erssl.settings.pretrain_options import PretrainSettings
 
+FROM_WEIGHTS = "the weights of checkpoint"  # the source of what they bring
 _ABOUT = ("arch", "layout", "prefix", "weights", "freeze_epochs")  # say something of checkpoint=
 
 
@@ -68,7 +69,7 @@ def with_start(
     own = [field.name for field in dataclasses.fields(start.architecture)]
     keys = [f"data.{key}" for key in kept] + [f"backbone.{key}" for key in own]
     keys += [f"backbone.options.{key}" for key in start.architecture.options]
-    sources = dict.fromkeys(keys, "the weights of checkpoint")
+    sources = dict.fromkeys(keys, FROM_WEIGHTS)
     return dataclasses.replace(settings, data=data, backbone=start.architecture), sources
 
 

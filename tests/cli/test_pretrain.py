@@ -248,11 +248,19 @@ def digit_folder(folder, per_class=12, classes=3):
 FOLDER = ("data=imagefolder", *TINY, "optimizer=sgd", "data.image_size=32", "batch_size=8")
 
 
-def test_without_validation_split_there_is_no_accuracy_and_a_line_says_so(tmp_path, capsys):
+def test_without_validation_split_there_is_no_accuracy_and_a_line_says_so(
+    tmp_path, capsys, monkeypatch
+):
     train = digit_folder(tmp_path / "train")
     overrides = [*FOLDER, f"data.train_dir={train}", f"run_dir={tmp_path / 'run'}", "epochs=1"]
     assert main(["pretrain", *overrides, "data.views.recipe=digits"]) == 0
-    assert "no accuracy was measured" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no accuracy was measured" in out and "\nNext: see " in out
+    assert "Validation images: none, so no accuracy will be measured; hold some out" in out
+    monkeypatch.setenv("ERSSL_ONE_OF_SEVERAL", "1")  # as a study starts it
+    assert main(["pretrain", f"run_dir={tmp_path / 'run'}", "resume=true"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing left to resume" in out and "Next: " not in out
     assert "knn_top1" not in results_of(tmp_path / "run")["metrics"]
     assert (tmp_path / "run" / "backbone.safetensors").is_file()
 

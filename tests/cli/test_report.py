@@ -10,7 +10,7 @@ from PIL import Image
 
 from erssl.cli.main import main
 from erssl.run.directory import make_results
-from erssl.run.report import metric_label
+from erssl.run.report import _row_label, metric_label
 
 STRANGE = 'a|b <i>"c" & [/d]'
 
@@ -204,3 +204,15 @@ def test_wrong_overrides_are_one_sentence(tmp_path, capsys):
 )
 def test_every_accuracy_of_knn_says_its_k(protocol, name, config, label):
     assert metric_label(name, {"protocol": protocol, "config": config}) == label
+
+
+@pytest.mark.parametrize(
+    ("config", "label"),
+    [
+        ({}, "untrained_knn_top1 (k=20)"),
+        ({"checkpoint": "a.pth"}, "knn_top1 (k=20) before training, from the given weights"),
+    ],
+)
+def test_given_weights_are_not_called_untrained(config, label):
+    results = {"protocol": "pretrain", "config": {"evaluation": {"knn_k": 20}, **config}}
+    assert _row_label("untrained_knn_top1", results) == label

@@ -14,8 +14,9 @@ from erssl.methods import OptimizerOptions, get_method
 from erssl.methods.optimizer import build_optimizer
 from erssl.models import BackboneOptions, build_backbone
 from erssl.protocols.build import build_method
-from erssl.protocols.start import load_heads, start_of
-from erssl.settings.pretrain import read_settings
+from erssl.protocols.header import _method
+from erssl.protocols.start import load_heads, method_of_start, start_of, told
+from erssl.settings.pretrain import read_settings, read_sources
 
 from .test_pretrain import TINY, UNMEASURED
 
@@ -38,10 +39,22 @@ def test_a_run_starts_from_a_run_backbone_heads_and_images(tiny_run, tmp_path, c
     for name, tensor in method.state_dict().items():
         if name.startswith(("backbone.", "projection_head.")):
             torch.testing.assert_close(tensor, trained[name], rtol=0, atol=0)
+    unchosen, _, sources = read_sources([*START, f"checkpoint={tiny_run}", "data=digits"])
+    assert unchosen.method["name"] == "mveb" and sources["method.name"] == "default"
+    assert method_of_start(unchosen) == "simclr"
+    assert _method(unchosen, sources) == "Method: mveb (the default; the checkpoint is of simclr)"
     run_dir = tmp_path / "run"
     assert main(["pretrain", *overrides, *QUICK, "epochs=1", f"run_dir={run_dir}"]) == 0
     out = capsys.readouterr().out
     assert f"Starts from {tiny_run}: " in out and "projection_head too" in out
+    assert "Method: simclr\n" in out and "Trained at 28 x 28 pixels, mean 0.25" in out
+    probe = sum(name.startswith("online_classifier.") for name in trained)
+    assert probe > 0 and f"{probe} of heads left out); projection_head too" in out
+    heads = sum(n.startswith(("projection_head.", "online_classifier.")) for n in trained)
+    assert load_backbone(tiny_run / "checkpoints" / "last.ckpt").report.heads == heads
+    assert told(settings, start_of(settings, False), []).count("theirs have other shapes") == 1
+    assert "of another method, simclr" in told(unchosen, start_of(unchosen, False), [])
+    assert "(of the checkpoint)" in out
     assert load_backbone(run_dir).preprocessing["image_size"] == 28
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["checkpoint"] == str(tiny_run)
 

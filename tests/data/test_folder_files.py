@@ -67,7 +67,9 @@ def test_images_without_an_extension_are_named_with_the_one_they_need(make_folde
     noise().save(folder / "dog" / "second", format="PNG")
     os.mkfifo(folder / "dog" / "pipe")  # which nobody may wait for
     (folder / "dog" / "README").write_text("GIF is no image here")
-    with pytest.warns(ErsslWarning, match=r"2 images .*what they hold .*first\.jpg, .*second\.png"):
+    with pytest.warns(
+        ErsslWarning, match=r"2 images .*what they hold .*first to .*first\.jpg, .*second\.png"
+    ):
         found = scan_folder("data.train_dir", folder)
     assert len(found.samples) == 4
     assert dict(found.left_out) == {
@@ -78,7 +80,7 @@ def test_images_without_an_extension_are_named_with_the_one_they_need(make_folde
     alone = tmp_path / "alone"
     alone.mkdir()
     noise().save(alone / "only", format="WEBP")
-    with pytest.raises(DataError, match=r"holds no images .* but 1 image .*only\.webp"):
+    with pytest.raises(DataError, match=r"holds no images .* but 1 image .*it holds .*only\.webp"):
         scan_folder("data.train_dir", alone)
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.add(folder / "cat" / "0.png", "0.png")
@@ -105,6 +107,26 @@ def test_of_several_pages_the_first_is_read_and_said(make_folder, ending, how):
     assert images.several_pages == {"train": 1}
     assert "Several pages or frames in train: 1 image, of which the first is read" in image_lines(
         images
+    )
+
+
+def test_of_more_channels_of_a_tiff_three_are_read_and_said(make_folder):
+    folder = make_folder(count=2)
+    levels = np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8)
+    four = Image.fromarray(levels)
+    four.save(folder / "cat" / "four.tif")
+    four.save(folder / "cat" / "alpha.png")
+    four.convert("RGB").convert("CMYK").save(folder / "cat" / "print.tif")
+    with pytest.warns(
+        ErsslWarning, match=r"first three are read.*such as data\.channels=4, takes all"
+    ):
+        image = load_image(folder / "cat" / "four.tif")
+    np.testing.assert_array_equal(np.asarray(image), levels[..., :3])
+    images = load_datasets(default_options("imagefolder", train_dir=str(folder)))
+    assert images.further_channels == {"train": 1}
+    assert (
+        "More than 3 channels in train: 1 TIFF image, of which the first three are read; "
+        in "".join(image_lines(images))
     )
 
 

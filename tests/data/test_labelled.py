@@ -130,8 +130,8 @@ def test_a_list_names_images_that_are_no_files_by_number(digits, tmp_path):
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["0.png", "cat/1.png"], r"1 images that are not there or .* have \(0.png\)"),
-        (["cat/9.png", "dog/1.png"], r"names 1 images that are not there .*\(cat/9.png\)"),
+        (["0.png", "cat/1.png"], r"1 image that is not there or .* have \(0.png\)"),
+        (["cat/9.png", "dog/1.png"], r"names 1 image that is not there .*\(cat/9.png\)"),
         (["cat/0.png", "dog/1.png", "cat/0.png"], "names 1 images twice"),
         (["n01_7.png", "cat/n01_7.png", "dog/1.png"], "names 1 images twice"),
         (["", "  "], "is empty; it must list"),

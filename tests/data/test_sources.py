@@ -95,7 +95,7 @@ def test_a_table_without_labels_and_one_in_two_files(tmp_path, photos):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path,label\nphotos/0.png,a\ngone.png,b\n", "1 of the 2 files .* are not there .*gone"),
+        ("path,label\nphotos/0.png,a\ngone.png,b\n", "1 of the 2 files .* is not there .*gone"),
         ("name,label\nphotos/0.png,a\n", "has no column path but name, label"),
         ("path,label\nphotos/0.png,a\nphotos/2.png,\n", "1 of the 2 rows of split train have no"),
         ("path,label,split\nphotos/0.png,a,dev\n", "'dev' in its column split"),
@@ -275,7 +275,7 @@ def test_a_missing_label_of_hugging_face_is_counted_and_all_missing_ones_are_no_
     for name, numbers in (("some", [0, None, 1]), ("none", [None, None, None])):
         rows = {"target": numbers, "picture": images}
         hf.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / name))
-    with pytest.raises(DataError, match="1 of 3 labels of column target .* are missing"):
+    with pytest.raises(DataError, match=r"1 of 3 labels of column target .* are missing"):
         default_options("hf", path=str(tmp_path / "some")).load()
     assert not default_options("hf", path=str(tmp_path / "none")).load().labelled
 

@@ -16,6 +16,9 @@ EVEN = torch.arange(10).repeat(20)  # 200 images of ten classes
 def test_chance_is_a_warning_and_better_than_chance_is_none():
     (sentence,) = doubts(0.10, EVEN, 10)
     assert "10.0% is chance" in sentence and "10 classes, 200 images" in sentence
+    assert "by another preset" in sentence
+    (sentence,) = doubts(0.10, EVEN, 10, instead="pretrain for more epochs")
+    assert sentence.endswith("backbone; pretrain for more epochs.") and "preset" not in sentence
     # the edge: the normal approximation of the binomial, at two standard deviations
     edge = 0.1 + 2 * stats.binom(200, 0.1).std() / 200
     assert doubts(edge - 1e-3, EVEN, 10) and not doubts(edge + 1e-3, EVEN, 10)

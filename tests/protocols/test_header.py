@@ -9,7 +9,8 @@ from torch import nn
 
 from erssl.data import SSLDataModule
 from erssl.protocols.header import header_lines
-from erssl.settings.pretrain import read_settings
+from erssl.run.checkpoint_files import Resumed
+from erssl.settings.pretrain import read_sources
 
 
 class _Method(nn.Module):
@@ -45,7 +46,7 @@ def folder(tmp_path):
     ],
 )
 def test_the_header_counts(folder, overrides, steps):
-    settings, _ = read_settings(
+    settings, _, sources = read_sources(
         [
             "data=imagefolder",
             f"data.train_dir={folder}",
@@ -61,14 +62,22 @@ def test_the_header_counts(folder, overrides, steps):
     trainer = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device("cpu")), world_size=1
     )
-    assert header_lines(settings, data, _Method(), trainer, folder / "a\nb") == [
+    resumed = Resumed(folder / "a\nb" / "checkpoints" / "last.ckpt", 1)
+    lines = header_lines(settings, data, _Method(), trainer, folder / "a\nb", "", sources, resumed)
+    each = int(steps.split()[0])
+    assert lines == [
+        "Method: mveb (the default)",
         "Training images: 10 of 20 to 24 x 12 pixels (headers of 10)",
         "Classes: 2",
         "Left out of train: 1 (extension .txt: 1)",
+        "Validation images: none, so no accuracy will be measured; hold some out with "
+        "data.val_fraction=0.1",
+        "Trained at 16 x 16 pixels, mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225 (ImageNet's)",
         "Device: cpu",
         "Precision: 32-true",
         "Pipeline: lightly (0 loader processes)",
         f"Parameters: 26 trained, 16 of them in the backbone {settings.backbone.name}",
         f"Steps: {steps}",
         f"Run directory: {folder}/a b",
+        f"Goes on from step 1 of {7 * each} (checkpoints/last.ckpt).",
     ]

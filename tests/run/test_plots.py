@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from erssl.downstream.transfer.results import Row, plot_transfer, published_rows
 from erssl.run.lens_figure import plot_lens
-from erssl.run.plots import plot_confusion, plot_recall, run_style
+from erssl.run.plots import plot_confusion, plot_curves, plot_recall, run_style
 from erssl.run.results_figure import bar_names, plot_results
 
 
@@ -135,6 +135,15 @@ def test_the_untrained_network_is_drawn_apart(drawn, tmp_path):
 def luminance(colour):
     red, green, blue = matplotlib.colors.to_rgb(colour)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_run_of_one_epoch_has_its_accuracy_before_and_after(drawn, tmp_path):
+    curves = {"train_loss": [(0, 2.0), (8, 1.0)], "val_knn_top1": [(0, 0.25)]}
+    metrics = {"untrained_knn_top1": 0.25, "knn_top1": 0.5}
+    assert plot_curves(curves, metrics, tmp_path / "curves.png", before="before")
+    axes = drawn[-1].axes[-1]
+    assert axes.lines[0].get_xydata().tolist() == [[0, 0.25], [8, 0.5]]
+    assert axes.lines[0].get_marker() == "o" and axes.texts[0].get_text() == "before"
 
 
 def test_styles_of_many_runs_differ_also_in_grey():

@@ -84,6 +84,7 @@ class Table(FileOptions):
             skipped=skipped,
             left_out={split: folder.left_out for split, folder in splits.items()},
             several_pages={split: folder.several_pages for split, folder in splits.items()},
+            further_channels={split: folder.further_channels for split, folder in splits.items()},
         )
 
     def _rows(self, key: str, file: str) -> list[dict[str, str]]:
@@ -166,7 +167,8 @@ class Table(FileOptions):
         missing = [path for path in paths if not os.path.isfile(path)]
         if missing and (self.on_error == "raise" or len(missing) == len(paths)):
             raise DataError(
-                f"{len(missing)} of the {len(paths)} files of {key}={own} are not there "
+                f"{len(missing)} of the {len(paths)} files of {key}={own} "
+                f"{'is' if len(missing) == 1 else 'are'} not there "
                 f"({named(map(printable, missing))}); mend the paths, which begin at its folder, "
                 "or set data.on_error=skip to leave them out."
             )

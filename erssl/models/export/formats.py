@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from erssl.errors import DataError, installing
+from erssl.errors import DataError, installing, listed_and
 from erssl.models.backbones import RESNETS, BackboneOptions, build_backbone, check_input_size
 from erssl.models.channels import RGB
 from erssl.models.export import detectron, onnx_files, timm_files
@@ -79,7 +79,7 @@ def refusal(options: BackboneOptions, format: str) -> str:
     if options.library == "lightly" and format not in ("safetensors", "onnx"):
         return f"{options.name} is lightly's own network; choose format=safetensors or onnx."
     if format == "onnx" and (missing := onnx_files.missing_packages()):
-        return f"format=onnx needs {' and '.join(missing)}; {installing('onnx')}."
+        return f"format=onnx needs {listed_and(missing)}; {installing('onnx')}."
     return "" if format in ("safetensors", "onnx") else _refusal_of_names(options, format)
 
 
