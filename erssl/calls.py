@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from erssl.errors import ConfigError
-from erssl.settings.arguments import overrides_of
+from erssl.settings.arguments import called_from_python, overrides_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +39,8 @@ def run_command(
     Raises:
         ErsslError: If it cannot be done.
     """
+    from torch import nn
+
     with own_process(), ExitStack() as objects:
         named = {key: value for key, value in said.items() if value is not None}
         if "data" in named and not isinstance(named["data"], str):
@@ -46,16 +48,27 @@ def run_command(
 
             objects.enter_context(given_data(named["data"]))
             named["data"] = "object"
-        if inspect.isclass(named.get("method")):
+        method = named.get("method")
+        if isinstance(method, nn.Module):
+            name = type(method).__name__
+            raise ConfigError(f"method is a {name} that is built; give the class: method={name}.")
+        if inspect.isclass(method):
             from erssl.methods.registry import given_method
 
             name = objects.enter_context(given_method(named.pop("method")))
             named |= {"method": name} if command == "pretrain" else {}
-        if backbone is not None and not isinstance(backbone, str):
-            from erssl.models.given import given_backbone
+        if inspect.isclass(backbone) or not isinstance(backbone, str | nn.Module | None):
+            raise ConfigError(
+                f"backbone={getattr(backbone, '__name__', type(backbone).__name__)} is no module; "
+                "give one that is built, as backbone=Network(), or the name of a configuration."
+            )
+        if isinstance(backbone, nn.Module):
+            from erssl.models.given import WIDTH_KEY, given_backbone
 
             objects.enter_context(given_backbone(backbone, feature_dim))
-            named |= {"backbone": "object"} if command == "pretrain" else {}
+            if command == "pretrain":  # the run keeps the width that the module does not say
+                said_width = {} if feature_dim is None else {WIDTH_KEY: feature_dim}
+                named |= {"backbone": "object", **said_width}
         elif feature_dim is not None:
             raise ConfigError("feature_dim is that of a module; give it as backbone=, or leave it.")
         elif backbone is not None:
@@ -65,13 +78,20 @@ def run_command(
 
 def execute(command: str, arguments: list[str], quiet: bool) -> Result:
     """Run a command on the arguments of the command line; inside :func:`own_process`."""
+    from erssl.run.children import silent_children
     from erssl.run.console import Terminal
     from erssl.run.directory import command_of_python
     from erssl.run.faults import naming_loaders
     from erssl.run.streams import spelling_out
 
     engine = importlib.import_module(f"erssl.protocols.{command}")
-    with command_of_python([command, *arguments]), spelling_out(), naming_loaders():
+    with (
+        command_of_python([command, *arguments]),
+        spelling_out(),
+        naming_loaders(),
+        silent_children(quiet),
+        called_from_python(),
+    ):
         result: Result = engine.run(arguments, Terminal(quiet=quiet))
     return result
 

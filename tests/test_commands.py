@@ -16,12 +16,14 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 import erssl
 from erssl.cli.main import main
+from erssl.commands import training
 from erssl.data import build_eval_transform
 from erssl.errors import ConfigError, DataError
 from erssl.methods import METHODS
@@ -124,8 +126,12 @@ def test_objects_in_place_of_names(tmp_path, capsys):
     )
     assert "Halved" not in METHODS and result.results["method"] == "Halved"
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
-    network.feature_dim = 8
-    read = erssl.load_backbone(result.path, arch=network)
+    read = erssl.load_backbone(result.path, arch=network)  # of the width that the run keeps
+    assert read.feature_dim == 8
+    assert erssl.load_backbone(result.path, arch=network, feature_dim=8).feature_dim == 8
+    weights = tmp_path / "weights.safetensors"
+    erssl.export(result.path, "safetensors", weights, backbone=network, quiet=True)
+    assert torch.equal(load_file(weights)["layers.0.weight"], read.layers[0].weight)
     assert not torch.equal(read.layers[0].weight, network.layers[0].weight)
     plain = build_eval_transform(**read.preprocessing)
     assert torch.equal(read.transform()(data[0][0][0]), plain(data[0][0][0].convert("RGB")))
@@ -193,9 +199,37 @@ class _Listed(Dataset):
         return self.items[index]
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"data": DataLoader(Digits(0, 9))}, r"data is a DataLoader.*give its dataset: loader\."),
+        ({"data": [torch.zeros(3, 8, 8)]}, "data is a list of arrays or tensors"),
+        ({"backbone": Own}, r"backbone=Own is no module; give one that is built"),
+        ({"method": nn.Identity()}, "method is a Identity that is built; give the class"),
+        ({"method": "mveb,simclr"}, "names several; give one, or a list of them to erssl.compare"),
+    ],
+)
+def test_objects_of_a_wrong_kind_are_named(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        erssl.pretrain(**{"method": "simclr", **given}, quiet=True)
+
+
+def test_a_list_of_one_is_its_value_and_no_message_names_a_flag(monkeypatch):
+    taken = []
+    monkeypatch.setattr(training, "execute", lambda *arguments: taken.append(arguments))
+    erssl.compare("digits", method=["simclr", "mveb"], seed=[0])
+    assert taken[0][1] == ["data=digits", "method=choice(simclr,mveb)", "seed=0"]
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"erssl\.compare needs .* seed=\[0, 1, 2\]"):
+        erssl.compare("digits", seed=[0], quiet=True)
+    with pytest.raises(ConfigError, match="seed is an empty list"):
+        erssl.compare("digits", seed=[])
+
+
 def test_a_module_needs_the_width_of_its_features(tmp_path):
     with pytest.raises(ConfigError, match="give feature_dim=<the width"):
         erssl.pretrain("simclr", backbone=Own(), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="feature_dim is that of a module"):
         erssl.pretrain("simclr", backbone="resnet18", feature_dim=3, run_dir=tmp_path / "run")
 

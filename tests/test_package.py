@@ -145,6 +145,12 @@ def test_help_does_not_wait_for_torch(command):
     assert f"erssl {command or 'COMMAND'}" in answer.stdout
 
 
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "erssl", "--version"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0 and erssl.__version__ in answer.stdout, answer.stderr
+
+
 def test_garbage_is_collected_again_once_a_command_runs():
     code = "import gc, sys; from erssl.cli.main import main; status = main(['knn', 'k=x']); "
     code += "sys.exit(status - 2 or 'torch' not in sys.modules or not gc.isenabled() "

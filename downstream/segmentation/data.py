@@ -91,6 +91,12 @@ def read_voc_masks(
     """
     devkit = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
     folder = devkit / f"VOC{year}" if (devkit / f"VOC{year}").is_dir() else devkit
+    others = sorted(each.name for each in devkit.glob("VOC[0-9]*") if each.is_dir())
+    if folder == devkit and others and not (devkit / "ImageSets").is_dir():
+        raise DataError(
+            f"{devkit} has no VOC{year}; there is {some(others)}: say year="
+            f"{others[-1].removeprefix('VOC')}."
+        )
     return [_voc_split(folder, f"voc{year}", name, tuple(class_names)) for name in lists]
 
 

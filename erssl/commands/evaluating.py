@@ -36,7 +36,7 @@ def knn(
         checkpoint: A run directory, a checkpoint, ``"zoo:<name>"`` or ``"random:<architecture>"``.
         data: As :func:`pretrain` takes it; ``None`` for the images of the run.
         backbone: The module, where the run was of one.
-        feature_dim: Width of its features, where none of its attributes says so.
+        feature_dim: Width of its features, where neither an attribute of it nor the run says so.
         quiet: Print nothing.
         **overrides: Any key of the command.
 
@@ -91,7 +91,7 @@ def lens(
         data: As :func:`pretrain` takes it; ``None`` for the images of the run.
         method: The class, where the run was of one.
         backbone: The module, where the run was of one.
-        feature_dim: Width of its features, where none of its attributes says so.
+        feature_dim: Width of its features, where neither an attribute of it nor the run says so.
         quiet: Print nothing.
         **overrides: Any key of the command.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from erssl.calls import execute, own_process, run_command
 from erssl.commands.types import Backbone, Data, Place
+from erssl.errors import ConfigError
 from erssl.settings.arguments import overrides_of
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def compare(data: str | None = None, *, quiet: bool = False, **overrides: Any) -
 
     Args:
         data: Name of a data set; ``None`` for digits.
-        quiet: Print nothing but what the runs print.
-        **overrides: Any key of the command; a list or tuple holds the values of several runs.
+        quiet: Print nothing, nor let the runs print.
+        **overrides: Any key of the command; a list or tuple holds the values of several runs, of
+            which at least one key has two.
 
     Returns:
         The folder of the runs; ``results["table"]`` has mean and deviation over the seeds.
@@ -77,8 +79,11 @@ def compare(data: str | None = None, *, quiet: bool = False, **overrides: Any) -
     arguments: list[str] = []
     for key, value in {**said, **overrides}.items():
         if isinstance(value, list | tuple):
+            if not value:
+                raise ConfigError(f"{key} is an empty list; give its values, or leave it out.")
             values = [each.partition("=")[2] for v in value for each in overrides_of({key: v})]
-            arguments.append(f"{key}=choice({','.join(values)})")
+            said_value = f"choice({','.join(values)})" if len(values) > 1 else values[0]
+            arguments.append(f"{key}={said_value}")
         else:
             arguments += overrides_of({key: value})
     with own_process():

@@ -32,7 +32,7 @@ def embed(
         output: The file: ``.npy`` (also without a suffix) or ``.safetensors``, with a ``.csv``
             beside it, or ``.parquet``.
         backbone: The module, where the run was of one.
-        feature_dim: Width of its features, where none of its attributes says so.
+        feature_dim: Width of its features, where neither an attribute of it nor the run says so.
         quiet: Print nothing.
         **overrides: Any key of the command, such as ``on="patches"`` or ``split="val"``.
 
@@ -66,7 +66,7 @@ def predict(
         data: As :func:`embed` takes it; ``None`` for the images of the run.
         output: The CSV file; a contact sheet lies beside it.
         backbone: The module, where the run was of one.
-        feature_dim: Width of its features, where none of its attributes says so.
+        feature_dim: Width of its features, where neither an attribute of it nor the run says so.
         quiet: Print nothing.
         **overrides: Any key of the command, such as ``top=None`` or ``split="all"``.
 
@@ -84,7 +84,14 @@ def predict(
 
 
 def export(
-    checkpoint: Place, format: str, output: Place, *, quiet: bool = False, **overrides: Any
+    checkpoint: Place,
+    format: str,
+    output: Place,
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
 ) -> Result:
     """Write a backbone as another library reads it: ``erssl export``.
 
@@ -93,6 +100,8 @@ def export(
         format: ``"torchvision"``, ``"timm"``, ``"huggingface"``, ``"detectron2"`` or
             ``"safetensors"``.
         output: The file to write; the folder of Hugging Face.
+        backbone: The module, where the run was of one.
+        feature_dim: Width of its features, where neither an attribute of it nor the run says so.
         quiet: Print nothing.
         **overrides: Any key of the command.
 
@@ -103,7 +112,7 @@ def export(
         ErsslError: If it cannot be done.
     """
     said = {"checkpoint": checkpoint, "format": format, "output": output}
-    return run_command("export", said, None, None, quiet, overrides)
+    return run_command("export", said, backbone, feature_dim, quiet, overrides)
 
 
 def report(

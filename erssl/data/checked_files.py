@@ -23,10 +23,12 @@ class Checked(NamedTuple):
     Attributes:
         unreadable: Path and reason of each that cannot be read.
         several: Those of several pages or frames.
+        further: TIFF files of more than three channels, of which three are read.
     """
 
     unreadable: list[tuple[str, str]]
     several: list[str]
+    further: list[str]
 
 
 class CheckedFiles:
@@ -57,7 +59,9 @@ class CheckedFiles:
             try:
                 block = json.loads(line)
                 unreadable = [(str(path), str(why)) for path, why in block["unreadable"]]
-                self._known[block["files"]] = Checked(unreadable, list(block["several"]))
+                self._known[block["files"]] = Checked(
+                    unreadable, list(block["several"]), list(block["further"])
+                )
             except (ValueError, KeyError, TypeError):
                 continue  # the end of a line that a killed process wrote
 

@@ -49,6 +49,7 @@ class Datasets:
         left_out: Number of files of each split's folder that were left out, by reason.
         several_pages: Number of images of each split's folder with several pages or frames, of
             which the first is read; known where every image has been decoded.
+        further_channels: Number of TIFF images with more than three channels, likewise.
         labelled_train: Labelled images that stand for the training ones wherever accuracy is
             measured, where those of ``train`` have no labels or are some of them; ``None`` for
             ``train`` itself.
@@ -62,6 +63,7 @@ class Datasets:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
     several_pages: dict[str, int] = field(default_factory=dict)
+    further_channels: dict[str, int] = field(default_factory=dict)
     labelled_train: ImageDataset | None = None
 
     def evaluated(self) -> Datasets:

@@ -68,6 +68,7 @@ def load_folders(
         skipped=skipped,
         left_out={split: folder.left_out for split, folder in splits.items()},
         several_pages={split: folder.several_pages for split, folder in splits.items()},
+        further_channels={split: folder.further_channels for split, folder in splits.items()},
         labelled_train=files.get("labelled"),
     )
 

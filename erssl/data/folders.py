@@ -89,6 +89,8 @@ class Folder:
         left_out: Number of files that are no image of it by reason; a hidden folder counts as one.
         several_pages: Number of images with several pages or frames, of which the first is read;
             known once all have been decoded.
+        further_channels: Number of TIFF images with more than three channels, of which the first
+            three are read; likewise.
     """
 
     key: str
@@ -98,6 +100,7 @@ class Folder:
     labelled: bool
     left_out: Counter[str] = field(default_factory=Counter)
     several_pages: int = 0
+    further_channels: int = 0
 
 
 def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
@@ -291,10 +294,11 @@ def drop_unreadable(
         )
     checked = CheckedFiles(folder.path, channels) if len(paths) > _MANY else None
     several: list[str] = []
-    faults = find_unreadable(paths, workers, read, several, checked)
+    further: list[str] = []
+    faults = find_unreadable(paths, workers, read, several, checked, further)
     if several:
         warn_of_pages()  # here, so that no loader process does
-    folder = replace(folder, several_pages=len(several))
+    folder = replace(folder, several_pages=len(several), further_channels=len(further))
     if not faults:
         return folder, []
     listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.bands import GREY, RGB, as_bands
 from erssl.data.datasets import Datasets
@@ -52,6 +52,10 @@ class GivenImages(Dataset[tuple[Any, int]]):
             DataError: If it is empty, or its items are something else.
         """
         self.dataset = dataset
+        if isinstance(dataset, DataLoader):
+            raise DataError(
+                "data is a DataLoader, whose items are batches; give its dataset: loader.dataset."
+            )
         try:
             count = len(dataset)
         except TypeError as error:
@@ -61,6 +65,11 @@ class GivenImages(Dataset[tuple[Any, int]]):
             ) from error
         if count == 0:
             raise DataError(f"data={type(dataset).__name__} is empty; give images.")
+        if not hasattr(dataset, "__getitem__"):
+            raise DataError(
+                f"data={type(dataset).__name__} has no items; give a map-style data set, with "
+                "__len__ and __getitem__."
+            )
         image, label = _parts(dataset[0])
         if not isinstance(image, Image.Image | np.ndarray | torch.Tensor):
             raise _no_image(image)
@@ -174,6 +183,11 @@ def datasets_of(data: GivenData) -> Datasets:
     if isinstance(data, Datasets):
         return data
     parts = data if isinstance(data, tuple | list) else (data,)
+    if any(isinstance(part, torch.Tensor | np.ndarray) for part in parts):
+        raise DataError(
+            f"data is a {type(data).__name__} of arrays or tensors; give a map-style data set "
+            "(torch.utils.data.Dataset), whose items are images."
+        )
     if not 1 <= len(parts) <= 2:
         raise DataError(f"data has {len(parts)} data sets; give training and validation images.")
     train, *rest = (GivenImages(part) for part in parts)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from erssl.data.checked_files import Checked, CheckedFiles, block_digest
 from erssl.data.formats import image_formats
@@ -24,6 +25,7 @@ from erssl.errors import ConfigError, DataError, ErsslWarning
 _BLOCK = 8192
 _DEPTHS = (8, 12, 16)  # bits that are told apart
 _NO_FILE = "a pipe or device"
+_SAMPLES, _PHOTOMETRIC, _RGB = 0x0115, 0x0106, 2  # tags of TIFF, and the second's for RGB
 _CAMERAS = ("JPEG", "MPO")  # whose further images are previews and the like
 
 Item = TypeVar("Item")
@@ -35,7 +37,8 @@ def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -
     Grey, palette, CMYK and transparent images become RGB as in torchvision's own loader (alpha
     is dropped); grey of 16 or 32 bits is scaled to 0..255 from 0..65535, or from 0..4095 or 0..255
     where no value of the image is above, where Pillow alone would cut all values above 255; of
-    several pages or frames the first is read, with a warning.
+    several pages or frames the first is read, and of more than three channels of a TIFF the first
+    three, with a warning.
 
     Args:
         path: A file of one of :func:`erssl.data.formats.image_formats`.
@@ -50,7 +53,7 @@ def load_image(path: str | Path, *, upright: bool = False, grey: bool = False) -
             defined range of values (floating point).
     """
     with reading(path) as image:
-        _warn_of_pages(image)
+        _warn_of_rest(image)
         rgb = to_rgb(turned_upright(image) if upright else image)
         return rgb.convert("L") if grey else rgb
 
@@ -71,7 +74,7 @@ def decode_image(data: bytes, name: str, *, grey: bool = False) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data), formats=image_formats()) as image:
-            _warn_of_pages(image)
+            _warn_of_rest(image)
             rgb = to_rgb(turned_upright(image))
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = "empty file" if not data else reason_of(name, error)
@@ -109,6 +112,7 @@ def find_unreadable(
     read: Callable[[str | Path], Any] | None = None,
     several: list[str] | None = None,
     checked: CheckedFiles | None = None,
+    further: list[str] | None = None,
 ) -> list[tuple[str, str]]:
     """Decode every file and tell which ones fail.
 
@@ -123,13 +127,15 @@ def find_unreadable(
             those that ``read`` reads, whose pages may be channels.
         checked: What is known of blocks of 8,192 files from another time, which are not decoded
             again; ``None`` to decode all.
+        further: Takes the TIFF files of more than three channels, likewise.
 
     Returns:
         ``(path, reason)`` of each unreadable file, in the order of ``paths``.
     """
     several = [] if several is None else several
+    further = [] if further is None else further
     if checked is None:
-        fault = partial(fault_of_file, read=read, several=several)
+        fault = partial(fault_of_file, read=read, several=several, further=further)
         return [(str(path), reason) for path, reason in find_faults(paths, fault, workers)]
     unreadable = []
     for start in range(0, len(paths), _BLOCK):
@@ -138,10 +144,13 @@ def find_unreadable(
         seen = checked.known(name)
         if seen is None:
             pages: list[str] = []
-            seen = Checked(find_unreadable(block, workers, read, pages), pages)
+            more: list[str] = []
+            faults = find_unreadable(block, workers, read, pages, further=more)
+            seen = Checked(faults, pages, more)
             checked.keep(name, seen)
         unreadable += seen.unreadable
         several += seen.several
+        further += seen.further
     return unreadable
 
 
@@ -175,7 +184,7 @@ def fault_of_bytes(data: bytes) -> str | None:
         return "empty file"
     try:
         with Image.open(io.BytesIO(data), formats=image_formats()) as image:
-            _warn_of_pages(image)
+            _warn_of_rest(image)
             _decode(image)
     except Exception as error:  # decoders raise nearly anything on damaged files
         return reason_of("", error)
@@ -193,9 +202,32 @@ def has_several_pages(image: Image.Image) -> bool:
     return image.format not in _CAMERAS and bool(getattr(image, "is_animated", False))
 
 
-def _warn_of_pages(image: Image.Image) -> None:
+def has_further_channels(image: Image.Image) -> bool:
+    """Whether a TIFF has a channel beside red, green and blue, which are what is read of it.
+
+    Programs that write arrays of four channels call the fourth alpha (Pillow and tifffile do), so
+    that nothing tells a band from alpha; CMYK are colours, and all of them are read.
+
+    Args:
+        image: As Pillow opened it.
+    """
+    if not isinstance(image, TiffImageFile):
+        return False
+    tags = image.tag_v2
+    return tags.get(_PHOTOMETRIC) == _RGB and tags.get(_SAMPLES, 1) > 3
+
+
+def _warn_of_rest(image: Image.Image) -> None:
+    """Say what of a file is not read."""
     if has_several_pages(image):
         warn_of_pages()
+    if has_further_channels(image):
+        warnings.warn(
+            "Of TIFF images with more than 3 channels the first three are read, as if a fourth "
+            "were alpha; data.channels=<their number>, such as data.channels=4, takes all.",
+            ErsslWarning,
+            stacklevel=3,
+        )
 
 
 @functools.cache
@@ -271,6 +303,7 @@ def fault_of_file(
     path: str | Path,
     read: Callable[[str | Path], Any] | None = None,
     several: list[str] | None = None,
+    further: list[str] | None = None,
 ) -> str | None:
     """Why a file is no image that can be read, in a few words; ``None`` where it is one.
 
@@ -278,13 +311,14 @@ def fault_of_file(
         path: The file.
         read: As of :func:`find_unreadable`.
         several: As of :func:`find_unreadable`.
+        further: As of :func:`find_unreadable`.
     """
     try:
         if read is not None:
             read(path)
             return None
         with _opened(path) as image:
-            pages = has_several_pages(image)
+            pages, channels = has_several_pages(image), has_further_channels(image)
             _decode(image)
     except ConfigError:
         raise
@@ -293,6 +327,8 @@ def fault_of_file(
         return reason_of(path, cause if isinstance(cause, Exception) else error)
     if pages and several is not None:
         several.append(str(path))
+    if channels and further is not None:
+        further.append(str(path))
     return None
 
 

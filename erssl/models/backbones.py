@@ -16,7 +16,7 @@ from torch import nn
 
 from erssl.errors import ConfigError, named
 from erssl.models.channels import RGB, widened_stem
-from erssl.models.given import backbone_given
+from erssl.models.given import WIDTH, backbone_given
 from erssl.models.timm_options import NORM_EPS, check_timm_options, timm_arguments
 from erssl.models.torchvision_nets import build_torchvision, torchvision_names
 from erssl.models.weights_files import one_line
@@ -71,7 +71,7 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
     if isinstance(options, str):
         options = BackboneOptions(options)
     if options.library == "object":
-        return _with_options(backbone_given(), options)
+        return _with_options(backbone_given(options.options.get(WIDTH)), options)
     if options.library == "timm":
         return _with_options(_timm(options), options)
     if options.library == "lightly":

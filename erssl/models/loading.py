@@ -42,6 +42,7 @@ def load_backbone(
     layout: str | None = None,
     prefix: str | None = None,
     weights: str | None = None,
+    feature_dim: int | None = None,
 ) -> nn.Module:
     """Read the backbone of any checkpoint.
 
@@ -64,6 +65,8 @@ def load_backbone(
         prefix: What the backbone's names begin with, where no layout knows it.
         weights: The state dict to take of a file that holds several, its keys joined by dots, such
             as ``"state_dict_ema"``.
+        feature_dim: Width of the features of a module of your own, where neither an attribute of
+            it nor its run says so.
 
     Returns:
         The backbone in eval mode, giving features (N, feature_dim), with the attributes
@@ -84,7 +87,7 @@ def load_backbone(
         318 backbone weights matched, 0 missing, 0 unexpected (MoCo layout, 4 of heads left out)
     """
     if isinstance(arch, nn.Module):
-        with given_backbone(arch):
+        with given_backbone(arch, feature_dim):
             own = BackboneOptions("object", "object")
             return load_backbone(
                 path,
@@ -97,6 +100,9 @@ def load_backbone(
     if is_timm_address(path):
         return load_published(path, arch)
     source = open_source(path)
+    if isinstance(arch, BackboneOptions) and arch.library == "object" and source.options:
+        kept = source.options.library == "object"  # with the width that its run was told
+        arch = source.options if kept else arch
     possible: list[BackboneOptions | None] = [source.options]
     if isinstance(arch, str):
         possible = [*possible_architectures(arch)]

@@ -19,7 +19,7 @@ from erssl.escaping import markdown_row
 from erssl.files import write_json, write_text
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import has_checkpoint
-from erssl.run.children import Children
+from erssl.run.children import Children, are_silent
 from erssl.run.console import say, say_lines
 from erssl.run.directory import (
     CONFIG,
@@ -32,14 +32,14 @@ from erssl.run.directory import (
     only_begun,
     read_lens,
 )
-from erssl.run.launch import launch
+from erssl.run.launch import launch, run_one
 from erssl.run.lens_figure import plot_lens
 from erssl.run.plots import Plots
 from erssl.run.report import before_training, metric_label
 from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.run.waiting import wait_for_one
-from erssl.settings.arguments import launcher_overrides
+from erssl.settings.arguments import launcher_overrides, names_one
 from erssl.settings.compose import group_options
 from erssl.settings.pretrain import read_settings
 from erssl.settings.pretrain_options import PretrainSettings
@@ -95,14 +95,15 @@ def run(overrides: Sequence[str], console: Console) -> Result:
             wait_for_one([item.path], console)
         commands = [_overrides_of(item, settings) for item in runs]
         launch([["pretrain", *c] for c in commands], launcher=launcher, folder=folder / "launch")
-    failed = []
+    failed, said_by = [], []
     for number, item in enumerate(runs, 1):
         status = 0
         if not launcher:
             said = " ".join(f"{k}={v}" for k, v in item.choices.items())
             say(console, f"\nRun {number} of {len(runs)}: {said}")
             wait_for_one([item.path], console)
-            status = start(_overrides_of(item, settings))
+            status, sentence = start(_overrides_of(item, settings))
+            said_by += [sentence] if sentence else []
         if status or not (item.path / RESULTS).is_file():
             failed.append(item)
     report: dict[str, Any] = {}
@@ -117,10 +118,10 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         say_lines(console, f"\n{table}")
         say(console, f"\nSee {folder}.")
     if failed:
-        raise RunError(
-            f"{len(failed)} of {len(runs)} runs failed, and what each said is above: "
-            f"{', '.join(str(item.path) for item in failed)}."
-        )
+        where = ", ".join(str(item.path) for item in failed)
+        why = f" The first said: {said_by[0]}" if said_by else ""
+        above = "" if console.quiet else ", and what each said is above"
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed{above}: {where}.{why}")
     return Result(folder, results=report)
 
 
@@ -131,14 +132,17 @@ def _overrides_of(item: Run, settings: PretrainSettings) -> list[str]:
     return [*item.overrides, f"run_dir={item.path}", *state]
 
 
-def start(overrides: Sequence[str]) -> int:
-    """One run in a process of its own, and its exit status.
+def start(overrides: Sequence[str]) -> tuple[int, str]:
+    """One run in a process of its own: its exit status, and of a silent one the error it ended by.
 
     The random numbers of a run, and the processes that Lightning starts for its devices, are then
     those of a run that was started alone. What ends this process ends that one.
     """
+    if are_silent():
+        ended = run_one(["pretrain", *overrides])
+        return ended.status, ended.sentence
     with Children().ended_together() as children:
-        return children.run(["pretrain", *overrides])
+        return children.run(["pretrain", *overrides]), ""
 
 
 def plan(overrides: list[str]) -> tuple[list[Run], PretrainSettings]:
@@ -169,10 +173,7 @@ def plan(overrides: list[str]) -> tuple[list[Run], PretrainSettings]:
         key: values for override in shared for key, values in [_values(override)] if len(values) > 1
     }
     if not swept:
-        raise ConfigError(
-            "--multirun needs a key with several values, for example method=mveb,simclr or "
-            "seed=0,1,2; leave it out for one run."
-        )
+        raise ConfigError(names_one())
     if said.get("resume") == "true" and "run_dir" not in said:
         raise ConfigError("resume=true needs run_dir=<the comparison to continue>.")
     fixed = [override for override in shared if override.partition("=")[0] not in swept]

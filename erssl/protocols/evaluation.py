@@ -72,11 +72,12 @@ class Evaluated:
 
     Attributes:
         metrics: Values of each seed, in their order.
-        predicted: Class numbers (N_val,) of the first seed.
+        predicted: Class numbers (N_val,) of the first seed; ``None`` of an evaluation that predicts
+            no classes, which then leaves no confusion matrix and no recalls.
     """
 
     metrics: list[dict[str, float]]
-    predicted: Tensor
+    predicted: Tensor | None = None
 
 
 class Evaluation:
@@ -343,8 +344,10 @@ class Evaluation:
         ]
         return kept or None
 
-    def _draw(self, predicted: Tensor, plots: Plots) -> list[str]:
+    def _draw(self, predicted: Tensor | None, plots: Plots) -> list[str]:
         """Confusion matrix and recall of each class, as images and tables."""
+        if predicted is None:
+            return []
         names = self.datasets.class_names
         one_hot = torch.nn.functional.one_hot(predicted, len(names)).float()
         matrix = confusion_matrix(one_hot, val_labels(self.datasets), len(names))

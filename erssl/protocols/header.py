@@ -98,6 +98,12 @@ def image_lines(datasets: Datasets) -> list[str]:
         for split, count in datasets.several_pages.items()
         if count
     ]
+    lines += [
+        f"More than 3 channels in {split}: {counted(count, 'TIFF image')}, of which the first "
+        "three are read; data.channels=<their number> takes all"
+        for split, count in datasets.further_channels.items()
+        if count
+    ]
     return lines
 
 

@@ -101,7 +101,7 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
     for file in filter(None, files):
         remove_remains(file, keep_suffix=file.suffix == ".png")
     if settings.sheet_path is not None:
-        sections = _sections(splits, logits, truth, classes, settings.sheet)
+        sections = _sections(splits, rows.files, logits, truth, classes, settings.sheet)
         plot_contact_sheet(sections, settings.sheet_path, settings.plots)
     write_predictions(settings.path, rows, logits, classes, settings.top)
     metrics = _metrics(rows, logits, truth)
@@ -247,6 +247,7 @@ def _metrics(rows: ImageRows, logits: Tensor, truth: Sequence[int | None]) -> di
 
 def _sections(
     splits: Splits,
+    files: Sequence[str],
     logits: Tensor,
     truth: Sequence[int | None],
     classes: Sequence[str],
@@ -269,6 +270,7 @@ def _sections(
             classes[int(best[number])],
             float(certainty[number]),
             "" if true is None else classes[true],
+            files[number],
         )
 
     return [(title, [tile(i) for i in chosen]) for title, chosen in parts.items() if chosen]

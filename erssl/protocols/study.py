@@ -16,6 +16,7 @@ from erssl.protocols.readings import kept_readings
 from erssl.protocols.step_time import seconds_of_run
 from erssl.protocols.study_of_store import study_store
 from erssl.protocols.study_runs import Planned, complete_all, missing_of, train_all
+from erssl.protocols.study_settings import settings_paragraph
 from erssl.protocols.study_transfer import Transfer, read_study_transfer, split_overrides
 from erssl.run.console import say, say_lines
 from erssl.run.directory import RESULTS, environment
@@ -120,9 +121,11 @@ def _write(
     outcomes = [_outcome(each, transfer) for each in runs]
     folder.mkdir(parents=True, exist_ok=True)
     drawn = plot_study(grid, outcomes, study.metrics, folder / FIGURE, settings.plots)
-    text = page(study, scale, grid, outcomes, FIGURE if drawn else None)
+    surroundings = environment()
+    said = settings_paragraph([each.settings for each in runs], surroundings)
+    text = page(study, scale, grid, outcomes, FIGURE if drawn else None, said)
     write_text(folder / PAGE, text)
-    content = record(study, scale, grid, outcomes) | {"environment": environment()}
+    content = record(study, scale, grid, outcomes) | {"environment": surroundings}
     write_json(folder / RECORD, content)
     say_lines(console, f"\n{text}")
     say(console, f"See {folder}.")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import erssl
@@ -21,6 +22,22 @@ ONE_OF_SEVERAL = "ERSSL_ONE_OF_SEVERAL"  # tells a command that another one repo
 # by its file, since python -m would look for modules in the working folder first
 _CHILD = str(Path(erssl.__file__).with_name("cli") / "child.py")
 _LOOK = 0.5  # seconds from one look at the parent to the next
+_SILENT: ContextVar[bool] = ContextVar("silent_children", default=False)
+
+
+@contextmanager
+def silent_children(silent: bool) -> Iterator[None]:
+    """Let no process that :class:`Children` starts print anything inside, where ``silent``."""
+    token = _SILENT.set(silent)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
+def are_silent() -> bool:
+    """Whether processes that are started now print nothing."""
+    return _SILENT.get()
 
 
 class Children:
@@ -34,6 +51,7 @@ class Children:
         """Begin with none."""
         self._running: set[subprocess.Popen[bytes]] = set()
         self._ending: int | None = None
+        self._silent = are_silent()  # asked here, since a thread that runs one does not know
 
     def run(
         self,
@@ -46,7 +64,7 @@ class Children:
         Args:
             arguments: Of the command, without ``erssl``.
             variables: Its environment; ``None`` for that of this process.
-            heard: Gets every line of its standard error, which is printed as well.
+            heard: Gets every line of its standard error, which is printed as well, unless silent.
         """
         if self._ending is not None:
             return 128 + self._ending
@@ -54,11 +72,15 @@ class Children:
         environment[PARENT_VARIABLE] = str(os.getpid())
         environment[ONE_OF_SEVERAL] = "1"
         command = [sys.executable, _CHILD, *arguments]
-        pipe = subprocess.PIPE if heard else None
-        process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=pipe)
+        out = subprocess.DEVNULL if self._silent else None
+        pipe = subprocess.PIPE if heard else out
+        process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdout=out, stderr=pipe
+        )
         self._running.add(process)
         for line in process.stderr or ():
-            sys.stderr.write(line.decode(errors="replace"))
+            if not self._silent:
+                sys.stderr.write(line.decode(errors="replace"))
             if heard:
                 heard(line.decode(errors="replace"))
         status = process.wait()

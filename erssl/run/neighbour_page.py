@@ -22,6 +22,11 @@ _WIDTH, _HEIGHT, _MARGIN = 960, 620, 36  # of the map
 _DOT, _ON_MAP = 5, 34  # radius of a point, side of a thumbnail
 _LEGEND = 20  # classes that are named
 
+_CAVEAT = (
+    "How alike two images must be for a cosine depends on the network; of an untrained, little "
+    "trained or collapsed one everything is alike."
+)
+
 # The page runs nothing and fetches nothing, whatever stands in a name.
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -33,6 +38,9 @@ body {{ font: 14px/1.4 system-ui, sans-serif; margin: 24px; color: #222; backgro
 h1 {{ font-size: 22px; }} h2 {{ font-size: 18px; margin-top: 32px; }}
 .row {{ display: flex; flex-wrap: wrap; gap: 8px; align-items: flex-start; margin: 10px 0;
   border-bottom: 1px solid #ddd; padding-bottom: 10px; }}
+.grid {{ display: flex; flex-wrap: wrap; gap: 12px; }}
+.pair {{ display: flex; flex-wrap: wrap; gap: 4px; width: 236px; border: 1px solid #ddd;
+  padding: 6px; align-content: flex-start; }} .pair p {{ margin: 0; width: 100%; }}
 figure {{ margin: 0; width: 116px; }}
 figure.query {{ border-right: 2px solid #999; padding-right: 10px; margin-right: 4px; }}
 figure img {{ display: block; width: 112px; height: 112px; object-fit: contain;
@@ -131,13 +139,13 @@ class _Page:
             said += (
                 f"; the {len(similar.pairs):,} most similar are shown, those of two splits first"
             )
-        parts = [f"<h2>Near-duplicates</h2>\n<p>{said}.</p>\n"]
+        parts = [f"<h2>Near-duplicates</h2>\n<p>{said}. {_CAVEAT}</p>\n", '<div class="grid">\n']
         for first, second, value in similar.pairs:
             leaks = self._rows.splits[first] != self._rows.splits[second]
             mark = '<p class="leak">train and val</p>' if leaks else ""
             figures = self._figure(first, "") + self._figure(second, f"{value:.4f}")
-            parts.append(f'<div class="row">{figures}{mark}</div>\n')
-        return parts
+            parts.append(f'<div class="pair">{figures}{mark}</div>\n')
+        return [*parts, "</div>\n"]
 
     def map(self, similar: Similar) -> list[str]:
         """The map as vector graphics: points in the colour of their class, and thumbnails."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -16,7 +16,9 @@ from erssl.run.plots import GREY, PALETTE, Plots, plain, save_figure, shortened
 _COLUMNS = 6  # of the sheet
 _THUMBNAIL = 160  # pixels
 _NAME = 18  # characters of a class name on the sheet
+_FILE = 24  # characters of a file name
 _WRONG = PALETTE[1]
+_BELOW: dict[str, Any] = {"ha": "center", "va": "top", "color": GREY}
 
 
 class Tile(NamedTuple):
@@ -27,12 +29,14 @@ class Tile(NamedTuple):
         predicted: Name of the likeliest class.
         probability: Its probability.
         true: Name of the class of the image; empty where it is not known.
+        file: Of the image, with or without its folder, whose own name is shown.
     """
 
     image: Image.Image
     predicted: str
     probability: float
     true: str
+    file: str = ""
 
 
 def write_predictions(
@@ -89,6 +93,8 @@ def plot_contact_sheet(
 ) -> None:
     """Draw images with the class that was predicted for each, wrong ones in another colour.
 
+    Below each is the name of its file.
+
     Args:
         sections: Title and images of each part of the sheet.
         path: The PNG to write.
@@ -113,6 +119,8 @@ def plot_contact_sheet(
             said = f"{_short(tile.predicted)}, {100 * tile.probability:.0f} %"
             said += f"\nis {_short(tile.true)}" if wrong else "\n"
             place.set_title(said, fontsize=8, color=_WRONG if wrong else GREY)
+            name = plain(shortened(PurePath(tile.file).name, _FILE))
+            place.text(0.5, -0.04, name, transform=place.transAxes, fontsize=6, **_BELOW)
     save_figure(figure, path, plots)
 
 

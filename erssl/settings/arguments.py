@@ -4,12 +4,45 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from erssl.errors import ConfigError
 
 MULTIRUN = ("--multirun", "-m")
+_PYTHON: ContextVar[bool] = ContextVar("called_from_python", default=False)
+
+
+@contextmanager
+def called_from_python() -> Iterator[None]:
+    """Let errors name functions and lists in place of flags of the command line inside."""
+    token = _PYTHON.set(True)
+    try:
+        yield
+    finally:
+        _PYTHON.reset(token)
+
+
+def names_several(key: str, value: str) -> str:
+    """The sentence that refuses several values for one run."""
+    if _PYTHON.get():
+        return f"{key}={value} names several; give one, or a list of them to erssl.compare."
+    return f"{key}={value} names several; add --multirun to run them all."
+
+
+def names_one() -> str:
+    """The sentence that refuses a comparison of one run."""
+    if _PYTHON.get():
+        return (
+            "erssl.compare needs a key with several values, for example method=['mveb', 'simclr'] "
+            "or seed=[0, 1, 2]; erssl.pretrain does one run."
+        )
+    return (
+        "--multirun needs a key with several values, for example method=mveb,simclr or "
+        "seed=0,1,2; leave it out for one run."
+    )
 
 
 def launcher_overrides(arguments: Sequence[str]) -> list[str]:

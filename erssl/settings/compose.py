@@ -36,6 +36,7 @@ from erssl.layers import (
     read_config_file,
 )
 from erssl.recipes import REGISTERED, Recipe, find_recipe, read_recipe
+from erssl.settings.arguments import names_several
 from erssl.settings.hints import nearest, not_a_setting, not_fitting, unknown_key, unknown_option
 from erssl.settings.keys import folder_key
 
@@ -153,7 +154,7 @@ def _value(key: str, value: str, text: bool) -> Any:
         reason = " ".join(str(error).split()).partition(" See https")[0]
         raise ConfigError(f"The settings cannot be read ({reason}); see --help.") from error
     if override.is_sweep_override():
-        raise ConfigError(f"{key}={value} names several; add --multirun to run them all.")
+        raise ConfigError(names_several(key, value))
     return override.value()
 
 
@@ -238,7 +239,7 @@ def option_of(key: str, value: str, group: str) -> str | None:
     if value == "null" and group == "experiment":
         return None
     if "," in value and set(value.split(",")) <= set(options) and group == key:
-        raise ConfigError(f"{key}={value} names several; add --multirun to run them all.")
+        raise ConfigError(names_several(key, value))
     raise ConfigError(unknown_option(key, value, options))
 
 

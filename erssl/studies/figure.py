@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erssl.run.plots import Plots, plain, run_style, save_figure, shortened
-from erssl.studies.page import Outcome, label_of, value_of
+from erssl.run.plots import GREY, Plots, plain, run_style, save_figure, shortened
+from erssl.studies.page import Outcome, title_of, value_of
 from erssl.studies.plan import Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LEGEND, _LABEL = 4, 60  # names in a line below the panels at most, characters of a name
+_TITLE = 9  # characters of a title for each inch of its panel
 
 
 def plot_study(
@@ -47,7 +48,7 @@ def plot_study(
     for index, metric in enumerate(drawn):
         axes = figure.add_subplot(1, len(drawn), index + 1)
         _panel(axes, grid, outcomes, metric, lines)
-        axes.set_title(label_of(metric), fontsize=10)
+        axes.set_title(plain(shortened(title_of(metric), int(_TITLE * wide))), fontsize=10)
     if len(lines) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
@@ -57,6 +58,12 @@ def plot_study(
 
 def _label(line: tuple[str, ...]) -> str:
     return plain(shortened(", ".join(line), _LABEL))
+
+
+def _untrained(outcome: Outcome, metric: str) -> list[float]:
+    """The metric before training, where the run has it."""
+    value = outcome.metrics.get(f"untrained_{metric}")
+    return [] if value is None else [value]
 
 
 def _panel(
@@ -86,6 +93,18 @@ def _panel(
         )
         for label, seeds in values.items():  # every seed, so that the spread is seen
             axes.scatter([places[label]] * len(seeds), seeds, s=8, color=style["color"], alpha=0.5)
+    if untrained := [v for each in outcomes for v in _untrained(each, metric)]:
+        level = statistics.fmean(untrained)
+        axes.axhline(value_of(metric, level), color=GREY, linewidth=1, linestyle=":")
+        axes.annotate(
+            "untrained",
+            (1, value_of(metric, level)),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color=GREY,
+        )
     turned = max(map(len, places)) > 6
     axes.set_xticks(
         list(places.values()),

@@ -22,6 +22,7 @@ _LABELS = {
 }
 _PERCENT = ("top1", "top5")
 _TRANSFER = "transfer_"  # before the name of a data set
+_TITLES = {"train_nats_below_uniform": "nats below uniform", "train_alignment": "alignment"}
 NOT_RUN, FAILED = "–", "failed"
 PAGE, RECORD, FIGURE = "study.md", "study.json", "study.png"  # of a study's folder
 
@@ -50,7 +51,12 @@ class Outcome:
 
 
 def page(
-    study: Study, scale: Scale, grid: Grid, outcomes: Sequence[Outcome], figure: str | None
+    study: Study,
+    scale: Scale,
+    grid: Grid,
+    outcomes: Sequence[Outcome],
+    figure: str | None,
+    settings: str = "",
 ) -> str:
     """Write the page of a study.
 
@@ -60,6 +66,7 @@ def page(
         grid: Its runs.
         outcomes: What each came to, in the order of the grid.
         figure: File name of the figure beside the page.
+        settings: A paragraph on what the runs were done with, in Markdown.
 
     Returns:
         Markdown.
@@ -71,6 +78,7 @@ def page(
     lines += [f"Scale: {markdown_text(scale.about)}", ""]
     if grid.changed:
         lines += [f"But with {', '.join(map(markdown_code, grid.changed))}.", ""]
+    lines += [settings, ""] if settings else []
     lines += [_state(grid, outcomes), ""]
     if figure and done:
         lines += [f"![{markdown_text(study.name)}]({figure})", ""]
@@ -110,6 +118,11 @@ def label_of(metric: str) -> str:
     return _LABELS.get(metric, named)
 
 
+def title_of(metric: str) -> str:
+    """A metric's name as short as the title of a panel has to be."""
+    return _TITLES.get(metric, label_of(metric))
+
+
 def value_of(metric: str, value: float) -> float:
     """A metric's value in the unit of its label."""
     return 100 * value if is_share(metric) else value
@@ -119,7 +132,8 @@ def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
     """Markdown table of one metric: the last axis across, the others down.
 
     A cell is the mean over the seeds that are finished, with the sample standard deviation where
-    there are several; what is not run and what failed is said. The best accuracy of a row is bold.
+    there are several; what is not run and what failed is said. The best accuracy of a row
+    is bold where it is ahead by more than the deviation.
     """
     cells: dict[tuple[str, ...], list[Outcome]] = {}
     for each in outcomes:
@@ -201,7 +215,11 @@ def _line(names: Sequence[str], texts: Sequence[str]) -> str:
 
 
 def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
-    """The cells of a row as text, the best accuracy bold where there are several."""
+    """The cells of a row as text; bold the best accuracy, where no other is within the deviation.
+
+    The larger standard deviation of the two cells counts. Of cells with one seed none is known, so
+    that nothing is bold.
+    """
     texts = [_cell(outcomes, metric) for outcomes in cells]
     means = {
         place: statistics.fmean(values)
@@ -209,10 +227,17 @@ def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
         if (values := [o.metrics[metric] for o in outcomes if metric in o.metrics])
     }
     if is_share(metric) and len(means) > 1:
-        best = max(means.values())
-        for place in (place for place, mean in means.items() if mean == best):
-            texts[place] = f"**{texts[place]}**"
+        best, *others = sorted(means, key=means.__getitem__, reverse=True)
+        spread = {place: _deviation(cells[place], metric) for place in means}
+        if all(means[best] - means[o] > max(spread[best], spread[o]) for o in others):
+            texts[best] = f"**{texts[best]}**"
     return texts
+
+
+def _deviation(outcomes: Sequence[Outcome], metric: str) -> float:
+    """Sample standard deviation over the seeds; infinite where one seed tells nothing of it."""
+    values = [o.metrics[metric] for o in outcomes if metric in o.metrics]
+    return statistics.stdev(values) if len(values) > 1 else math.inf
 
 
 def _cell(outcomes: Sequence[Outcome], metric: str) -> str:

@@ -103,7 +103,7 @@ def test_table_gives_mean_and_deviation_over_seeds(tmp_path):
 
 def test_two_methods_end_in_one_table_and_are_not_run_twice(tmp_path, capfd, monkeypatch):
     def in_this_process(overrides):  # a process of its own costs ten seconds of importing
-        return main(["pretrain", *overrides])
+        return main(["pretrain", *overrides]), ""
 
     monkeypatch.setattr("erssl.protocols.compare.start", in_this_process)
     overrides = [*TINY, "method=simclr,simclr_er", "epochs=1", "trainer.limit_train_batches=3"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from matplotlib.text import Text
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,6 +19,7 @@ from erssl.cli.main import main
 from erssl.data.datasets import ImagesInMemory
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.models import BackboneOptions, save_backbone
+from erssl.run import prediction_files
 
 from .conftest import CACHED, OWN_PREPROCESSING, evaluate
 from .test_evaluation_commands import digits
@@ -207,3 +209,15 @@ def test_what_is_no_finished_classifier_is_refused(alone, tiny_run, tmp_path):
     refused(RunError, "has no backbone.safetensors", run)
     with pytest.raises(ConfigError, match="must be a file that ends in"):
         erssl.predict(run, output=tmp_path / "p.txt", quiet=True)
+
+
+def test_the_sheet_names_the_files(monkeypatch, tmp_path):
+    texts = []
+    monkeypatch.setattr(
+        prediction_files,
+        "save_figure",
+        lambda figure, *_: texts.extend(t.get_text() for t in figure.findobj(Text)),
+    )
+    tile = prediction_files.Tile(Image.new("RGB", (8, 8)), "a", 0.5, "", "cats/" + "x$" * 30)
+    prediction_files.plot_contact_sheet([("All", [tile])], tmp_path / "sheet.png")
+    assert len([t for t in texts if t.startswith(r"x\$x\$") and len(t) < 50]) == 1

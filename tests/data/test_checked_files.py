@@ -124,7 +124,7 @@ def test_what_was_read_otherwise_is_not_known(folder, monkeypatch):
     paths = [path for path, _ in scan_folder("x", folder).samples]
     find_unreadable(paths, checked=CheckedFiles(folder, 3))
     name = block_digest(paths[:BLOCK])
-    assert CheckedFiles(folder, 3).known(name) == ([], [])
+    assert CheckedFiles(folder, 3).known(name) == ([], [], [])
     assert CheckedFiles(folder, 1).known(name) is None
     monkeypatch.setattr("PIL.__version__", "later")
     assert CheckedFiles(folder, 3).known(name) is None

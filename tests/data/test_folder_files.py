@@ -118,6 +118,26 @@ def test_of_several_pages_the_first_is_read_and_said(make_folder, ending, how):
     )
 
 
+def test_of_more_channels_of_a_tiff_three_are_read_and_said(make_folder):
+    folder = make_folder(count=2)
+    levels = np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8)
+    four = Image.fromarray(levels)
+    four.save(folder / "cat" / "four.tif")
+    four.save(folder / "cat" / "alpha.png")
+    four.convert("RGB").convert("CMYK").save(folder / "cat" / "print.tif")
+    with pytest.warns(
+        ErsslWarning, match=r"first three are read.*such as data\.channels=4, takes all"
+    ):
+        image = load_image(folder / "cat" / "four.tif")
+    np.testing.assert_array_equal(np.asarray(image), levels[..., :3])
+    images = load_datasets(default_options("imagefolder", train_dir=str(folder)))
+    assert images.further_channels == {"train": 1}
+    assert (
+        "More than 3 channels in train: 1 TIFF image, of which the first three are read; "
+        in "".join(image_lines(images))
+    )
+
+
 def test_previews_that_a_camera_puts_into_a_jpeg_are_no_pages(tmp_path):
     noise().save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[noise((8, 8))])
     with Image.open(tmp_path / "a.jpg") as stored:

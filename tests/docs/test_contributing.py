@@ -22,6 +22,7 @@ from erssl.methods import METHODS
 from erssl.methods.optimizer import OptimizerOptions
 from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.protocols import knn, linear
+from erssl.protocols.evaluation import Evaluated
 from erssl.recipes import REGISTERED, read_recipe
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -143,6 +144,10 @@ def test_commands_of_the_page_are_found_by_their_files(with_config, tmp_path, mo
     means = importlib.import_module("erssl.protocols.means")
     result = means.run([*tiles[1], f"run_dir={tmp_path / 'means'}"], QUIET)
     assert result.metrics["top1"] >= 0.5 and (result.path / "report.md").is_file()
+    monkeypatch.setattr(means, "Evaluated", lambda metrics, _: Evaluated(metrics))
+    plotted = [word.replace("plots=false", "plots=true") for word in tiles[1]]
+    bare = means.run([*plotted, f"run_dir={tmp_path / 'bare'}"], QUIET)  # without predictions
+    assert bare.metrics == result.metrics and not list(bare.path.glob("confusion*"))
     result = erssl.spectrum(checkpoint, run_dir=tmp_path / "spectrum", quiet=True)
     assert 0 < result.metrics["rank_share"] <= 1 and (result.path / "report.md").is_file()
     with pytest.raises(ConfigError, match="The key data is unknown; choose from"):

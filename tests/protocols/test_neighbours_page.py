@@ -140,6 +140,8 @@ def test_page_shows_neighbours_duplicates_and_leaks(made):
     sources = [a.get("src") or a.get("href") for t, a in reader.tags if t in ("img", "image")]
     assert len(sources) == 13 * 4 + 2 + 13
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert page.count('<div class="grid">') == page.count('<div class="pair">') == 1
+    assert "little trained or collapsed one everything is alike" in page
     assert EVIL in reader.text  # as text, in a caption
     assert "1 pairs of a similarity of at least 0.999999, 1 of them with one image" in page
 

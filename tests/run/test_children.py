@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from erssl.run.children import silent_children
+from erssl.run.launch import run_one
+
 # A child in the place of the command line: it says who it is, and which signal ended it.
 CHILD = """
 import os, pathlib, sys, time
@@ -60,3 +63,10 @@ def test_a_run_ends_with_the_process_that_started_it(number, heard, tmp_path):
     parent.send_signal(number)
     parent.wait(10)
     assert wait_for(tmp_path / "ended", 5) == heard
+
+
+def test_silent_processes_print_nothing_and_are_heard(capfd):
+    with silent_children(True):
+        ended = run_one(["no_such_command"])
+    assert ended.status == 2 and "There is no command 'no_such_command'" in ended.sentence
+    assert capfd.readouterr() == ("", "")

@@ -84,6 +84,7 @@ class Table(FileOptions):
             skipped=skipped,
             left_out={split: folder.left_out for split, folder in splits.items()},
             several_pages={split: folder.several_pages for split, folder in splits.items()},
+            further_channels={split: folder.further_channels for split, folder in splits.items()},
         )
 
     def _rows(self, key: str, file: str) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from erssl.downstream.segmentation.linear_head import (
 )
 from erssl.downstream.segmentation.masks import IGNORED, draw_objects
 from erssl.downstream.segmentation.metrics import class_ious, count_pixels, segmentation_metrics
+from erssl.errors import DataError
 
 from .voc_files import COLOURS, NAMES, write_voc
 
@@ -217,3 +218,9 @@ def test_the_mask_of_an_image_is_the_one_of_its_name(data):
         mask, pixels = data[0].mask(number), np.array(Image.open(image.path))
         for present in set(mask.ravel().tolist()) - {IGNORED}:
             assert np.abs(pixels[mask == present].mean(0) - COLOURS[present]).max() < 25
+
+
+def test_years_that_are_there_are_said(tmp_path):
+    (tmp_path / "VOCdevkit" / "VOC2007").mkdir(parents=True)
+    with pytest.raises(DataError, match="has no VOC2012; there is VOC2007: say year=2007"):
+        read_voc_masks(tmp_path, 2012, ("train",), NAMES)
