@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from erssl.downstream.segmentation.masks import IGNORED
+from erssl.errors import DataError
 
 
 def count_pixels(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
@@ -44,8 +45,16 @@ def segmentation_metrics(matrix: Tensor) -> dict[str, float]:
     Returns:
         ``miou``, the mean of :func:`class_ious` over classes that are there or predicted;
         ``pixel_accuracy``; and ``mean_class_accuracy`` over classes that are there.
+
+    Raises:
+        DataError: If no pixel was counted.
     """
     counts = matrix.double()
+    if not counts.sum():
+        raise DataError(
+            f"No pixel of the validation masks belongs to a class: all are {IGNORED}, which is "
+            "left out; give masks with classes."
+        )
     recalls = counts.diagonal() / counts.sum(dim=1)
     return {
         "miou": float(class_ious(matrix).nanmean()),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from erssl.errors import ConfigError
 
-_LEAST_STD = 1e-3  # of pixels in 0..1; timm's smallest is 1/255, for networks of pixels in 0..255
+_LEAST_STD = 1e-6  # of pixels in 0..1, of which nearly black ones may have 1e-4
 _SPAN = (1e-12, 1e12)  # of values in units of their own; beyond it single precision overflows
 
 

@@ -29,7 +29,8 @@ def rbf_score(
     Args:
         z: Rows (N, d), or a batch (V, N, d), of any length.
         bandwidth: Bandwidth Δ, in units of squared length; ``None`` for the median of the half
-            squared distances of different rows, which of unit rows are cosine distances.
+            squared distances of different rows, which of unit rows are cosine distances; copies of
+            a row, whose distance is rounding, do not count.
         scale: Factor of the median.
         eta: Ridge on the kernel, whose diagonal is 1.
         columns: Dimensions to solve for.
@@ -41,7 +42,7 @@ def rbf_score(
     rows = rows - rows.mean(dim=-2, keepdim=True)  # which no distance feels, but rounding does
     half = half_distances(rows)
     if bandwidth is None:
-        delta = scale * _median(half)
+        delta = scale * _median(half, rows)
     else:
         delta = half.new_full(half.shape[:-2], bandwidth)
     delta = delta.clamp_min(_SMALLEST)[..., None, None]
@@ -56,10 +57,14 @@ def rbf_score(
     return score.to(z.dtype).contiguous()  # LAPACK's own order is of columns
 
 
-def _median(half: Tensor) -> Tensor:
-    """Lower median over the pairs of different rows; 1 of a single row, which has none."""
+def _median(half: Tensor, rows: Tensor) -> Tensor:
+    """Lower median over the pairs of rows that differ by more than rounding; 1 where none do."""
     n = half.shape[-1]
     if n < 2:
         return half.new_ones(half.shape[:-2])
     first, second = torch.triu_indices(n, n, offset=1, device=half.device)
-    return half[..., first, second].median(dim=-1).values
+    pairs = half[..., first, second]
+    largest = rows.square().sum(dim=-1).amax(dim=-1, keepdim=True)
+    rounding = 100 * torch.finfo(half.dtype).eps * largest
+    median = torch.where(pairs > rounding, pairs, torch.nan).nanmedian(dim=-1).values
+    return torch.where(rows.isfinite().all(dim=(-2, -1)), median.nan_to_num(nan=1.0), torch.nan)

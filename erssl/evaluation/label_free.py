@@ -41,7 +41,7 @@ def label_free_reading(views: Sequence[Tensor]) -> dict[str, float]:
     entropy = 0.5 * (kde_entropy(unit0, KAPPA) + kde_entropy(unit1, KAPPA))
     reconstruction = KAPPA * aligned + log_normalizer_value(z0.shape[1], KAPPA)
     return {
-        **spectral_reading((z0, z1)),
+        **spectral_reading(views),
         **below_uniform(unit0, unit1),
         "alignment": float(aligned),
         "i_er": float(entropy + reconstruction),
@@ -50,11 +50,12 @@ def label_free_reading(views: Sequence[Tensor]) -> dict[str, float]:
 
 def spectral_reading(views: Sequence[Tensor]) -> dict[str, float]:
     """The readings of :func:`label_free_reading` that the lens does not have while it trains."""
-    first = views[0]
+    exact = [z if z.device.type == "mps" else z.double() for z in views]
+    first = exact[0]
     return {
         "rankme": float(effective_rank(first)),
-        "lidar": float(lidar(torch.stack(list(views), dim=1))),
-        "alpha_req": float(eigenspectrum_decay(first)),
+        "lidar": float(lidar(torch.stack(exact, dim=1))),
+        "alpha_req": float(eigenspectrum_decay(views[0])),  # whose type says what is rounding
         "cluster_learnability": cluster_learnability(first),
         "intrinsic_dimension": intrinsic_dimension(first),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -101,6 +102,25 @@ def build_method(
         ) from error
     except ValueError as error:
         raise ConfigError(f"method={name} cannot be built: {error}") from error
+
+
+def check_method(
+    settings: PretrainSettings, batch_size: int, backbone: nn.Module | None = None
+) -> None:
+    """See that method, backbone and views fit, before images are decoded, which may take long.
+
+    Args:
+        settings: The run; nothing is done where its images are not decoded before training.
+        batch_size: Images a step on each device.
+        backbone: As for :func:`build_method`, left as it is.
+
+    Raises:
+        ConfigError: If they do not fit.
+    """
+    if not getattr(settings.data, "verify", False):
+        return
+    with torch.random.fork_rng(devices=[]):
+        build_method(settings, 2, batch_size, copy.deepcopy(backbone))
 
 
 def check_images(settings: PretrainSettings, batch_size: int) -> None:

@@ -34,7 +34,7 @@ from erssl.data.phases import telling
 from erssl.errors import DataError, RunError, counted
 from erssl.files import write_json, write_text
 from erssl.methods import MultiViewMethod
-from erssl.protocols.build import build_method, check_images
+from erssl.protocols.build import build_method, check_images, check_method
 from erssl.protocols.folder_defaults import fit_to_images, may_fit
 from erssl.protocols.header import header_lines
 from erssl.protocols.loggers import make_loggers, reporting
@@ -141,12 +141,13 @@ def _pretrain(
     fits = may_fit(settings, sources)  # to the images, whose number is known only then
     each = 1 if fits else settings.batch_size // probe.world_size
     check_images(settings, each)
+    start = start_of(settings, resumed_from is not None)
+    check_method(settings, settings.batch_size // probe.world_size, start)
     with telling(tell):
         data = SSLDataModule(settings.data, each, settings.seed)
     settings, config, sources = fit_to_images(settings, config, sources, data, probe.world_size)
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
-    start = start_of(settings, resumed_from is not None)
     method = build_method(settings, data.training_classes, data.batch_size, start)
     settings, config, sources, precision = with_precision(
         settings, config, sources, probe, path, method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,5 +53,6 @@ def ranking(summary: Summary, by: str) -> str:
 
 def _value(result: Mapping[str, Any], folder: Path, by: str) -> float | None:
     if by in result["metrics"]:
-        return float(result["metrics"][by])
+        value = float(result["metrics"][by])
+        return value if math.isfinite(value) else None
     return readings_of(folder).get(by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +20,19 @@ from erssl.evaluation.label_free import SPACES, label_free_reading
 from erssl.files import write_json
 from erssl.protocols.build import trained_method
 from erssl.protocols.evaluation import best_device
-from erssl.run.directory import LAST_CHECKPOINT
+from erssl.run.directory import LAST_CHECKPOINT, READINGS, RESULTS
 from erssl.settings.pretrain import run_settings
 
-FILE = "readings.json"
 IMAGES = 1024  # of training, or all where there are fewer
 _CHUNK = 256
 
 
 def kept_readings(run: Path) -> dict[str, float] | None:
-    """The readings that lie in a run directory; ``None`` where there are none."""
+    """The readings that lie in a run directory; ``None`` where there are none of this training."""
     try:
-        content: Any = json.loads((run / FILE).read_text(encoding="utf-8"))
+        content: Any = json.loads((run / READINGS).read_text(encoding="utf-8"))
+        if content["of"] != _training(run):  # one that has been made longer since, or made anew
+            return None
         return {str(name): float(value) for name, value in content["readings"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -73,8 +75,14 @@ def readings_of(run: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
         values = label_free_reading(outputs)
         readings |= {f"{space}_{name}": value for name, value in values.items()}
     finite = {name: value for name, value in readings.items() if np.isfinite(value)}
-    write_json(run / FILE, {"images": size, "views": 2, "readings": finite})
+    content = {"images": size, "views": 2, "of": _training(run), "readings": finite}
+    write_json(run / READINGS, content)
     return finite
+
+
+def _training(run: Path) -> str:
+    """What tells one training's results in this directory from another's."""
+    return hashlib.sha256((run / RESULTS).read_bytes()).hexdigest()
 
 
 def _outputs(method: Any, views: Sequence[Tensor], device: torch.device) -> list[list[Tensor]]:

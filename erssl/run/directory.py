@@ -39,6 +39,7 @@ _LARGEST = 1e100  # of a reading
 RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a default run_dir
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _EVALUATION_FILES = ("subset.txt", "confusion.csv", "per_class.csv")
+READINGS = "readings.json"  # without labels, of a finished pretraining
 _OF_STORES = ("images.json", "failure.json")  # see erssl.studies.store
 _TABLE_FILES = ("transfer.md", "transfer.csv", "transfer.json")
 _FIGURES = tuple(
@@ -200,7 +201,14 @@ def _written(folder: Path) -> list[Path]:
     """The files that erssl writes to the folder of a run."""
     written = (CONFIG, RESULTS, METRICS, DAMAGED_METRICS, _WEIGHTS, "report.md")
     names = (*written, ENVIRONMENT, HEADER, LENS, *_FIGURES)
-    names += (*_EVALUATION_FILES, *_TABLE_FILES, "hparams.yaml", "loggers.json", *_OF_STORES)
+    names += (
+        *_EVALUATION_FILES,
+        *_TABLE_FILES,
+        "hparams.yaml",
+        "loggers.json",
+        READINGS,
+        *_OF_STORES,
+    )
     files = [folder / name for name in names]
     for pattern in (_EVENTS, "nonfinite-step*.pt", "results-*epochs.json"):
         files += folder.glob(pattern)

@@ -232,3 +232,15 @@ def test_a_image_that_breaks_while_training_is_named_and_the_run_goes_on(
     broken.write_bytes(good)
     assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 0
     assert newest_whole(run_dir / LAST).step == 12
+
+
+def test_method_and_network_that_do_not_fit_are_said_before_images_are_decoded(tmp_path, capsys):
+    train, run_dir = digit_folder(tmp_path / "train"), tmp_path / "run"
+    (train / "0" / "3.png").write_bytes(b"no image")
+    own = [each for each in FOLDER if not each.startswith("method.")]
+    overrides = ["pretrain", *own, f"data.train_dir={train}", f"run_dir={run_dir}", "method=mae"]
+    assert main(overrides) == 2
+    error = capsys.readouterr().err
+    assert "3.png" not in error
+    assert "Masked images need a timm VisionTransformer" in error
+    assert not run_dir.exists()

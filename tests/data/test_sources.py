@@ -267,6 +267,19 @@ def test_data_sets_of_hugging_face_are_read_by_the_types_of_their_columns(tmp_pa
     assert data_digest(grey) != data_digest(datasets.train)
 
 
+def test_a_missing_label_of_hugging_face_is_counted_and_all_missing_ones_are_no_labels(tmp_path):
+    hf = pytest.importorskip("datasets")
+    hf.disable_progress_bars()
+    features = hf.Features({"target": hf.ClassLabel(names=["a", "b"]), "picture": hf.Image()})
+    images = [{"bytes": encoded(i), "path": None} for i in range(3)]
+    for name, numbers in (("some", [0, None, 1]), ("none", [None, None, None])):
+        rows = {"target": numbers, "picture": images}
+        hf.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / name))
+    with pytest.raises(DataError, match=r"1 of 3 labels of column target .* are missing"):
+        default_options("hf", path=str(tmp_path / "some")).load()
+    assert not default_options("hf", path=str(tmp_path / "none")).load().labelled
+
+
 def test_what_hugging_face_cannot_give_is_said_in_a_sentence(tmp_path, monkeypatch):
     hf = pytest.importorskip("datasets")
     hf.disable_progress_bars()

@@ -105,3 +105,15 @@ def test_a_compiled_graph_computes_the_same():
         lambda x: stein_score(x, kernel="rbf", bandwidth_scale=2.0), backend="eager", fullgraph=True
     )
     torch.testing.assert_close(compiled(z), stein_score(z, kernel="rbf", bandwidth_scale=2.0))
+
+
+def test_copies_do_not_make_the_bandwidth_rounding():
+    """The median is that of the rows that differ, so that scores stay those of their spread."""
+    torch.manual_seed(0)
+    z = torch.randn(128, 32, dtype=torch.float64)
+    apart = stein_score(z, kernel="rbf").abs().max()
+    for share in (0.69, 0.73, 0.95, 0.99):
+        copies = z.clone()
+        copies[: int(share * 128)] = z[0]
+        score = stein_score(copies, kernel="rbf")
+        assert 0 < score.abs().max() < 20 * apart

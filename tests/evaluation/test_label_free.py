@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from erssl.entropy import effective_rank
+from erssl.entropy import effective_rank, eigenspectrum_decay
 from erssl.evaluation.clid import cluster_learnability, intrinsic_dimension, neighbours_agreement
 from erssl.evaluation.label_free import READINGS, goodness, label_free_reading
 from erssl.evaluation.lens_quantities import lens_reading
@@ -70,3 +70,15 @@ def test_more_is_better_once_a_reading_is_turned():
     assert goodness("features_alpha_req", 1.2) > goodness("features_alpha_req", 0.7)
     assert goodness("train_loss", 1.0) > goodness("train_loss", 2.0)
     assert goodness("embedding_rankme", 3.0) > goodness("embedding_rankme", 2.0)
+
+
+@pytest.mark.parametrize("rank", [8, 20])
+def test_rounding_of_features_of_low_rank_is_no_decay(rank):
+    """Directions that only rounding fills are left out by the type that the features came in."""
+    torch.manual_seed(0)
+    scales = torch.arange(1, rank + 1) ** -0.5
+    exact = torch.randn(400, rank, dtype=torch.float64) * scales
+    turned = exact @ torch.linalg.qr(torch.randn(128, rank, dtype=torch.float64))[0].T
+    z = turned.float()
+    expected = float(eigenspectrum_decay(turned))
+    assert label_free_reading((z, z + 0.01))["alpha_req"] == pytest.approx(expected, rel=1e-3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +71,39 @@ def test_readings_are_those_of_the_checkpoint_and_are_kept(store: Path) -> None:
         expected = label_free_reading([method.embed(view) for view in views])
     for name, value in expected.items():
         assert readings[f"embedding_{name}"] == pytest.approx(value, rel=1e-3), name
-    (run / "readings.json").write_text(json.dumps({"readings": {"features_rankme": 7}}))
+    kept = json.loads((run / "readings.json").read_text())
+    (run / "readings.json").write_text(json.dumps({**kept, "readings": {"features_rankme": 7}}))
     assert readings_of(run) == {"features_rankme": 7.0}
     (run / "readings.json").unlink()
+
+
+def test_readings_of_an_earlier_training_do_not_count(store: Path, tmp_path: Path) -> None:
+    """A run that was made longer, or anew in the same directory, is read anew."""
+    run = tmp_path / "run"
+    shutil.copytree(store / "run1", run)
+    before = readings_of(run)
+    longer = (f"run_dir={run}", "resume=true", "epochs=2", "data.num_workers=0")
+    pretrain.run(longer, QUIET)
+    assert kept_readings(run) is None
+    after = readings_of(run)
+    assert after != before
+    again = (*TINY, "method=simclr", "seed=1", f"run_dir={run}", "overwrite=true")
+    pretrain.run(again, QUIET)
+    assert not (run / "readings.json").exists()
+    assert readings_of(run) == pytest.approx(before)
+
+
+def test_a_loss_that_is_not_finite_is_not_ranked(store: Path, tmp_path: Path) -> None:
+    """NaN stands below the others, whatever the order of the folders."""
+    for name, number in (("n0", 0), ("n1", 1)):
+        shutil.copytree(store / f"run{number}", tmp_path / name)
+    file = tmp_path / "n0" / "results.json"
+    results = json.loads(file.read_text())
+    results["metrics"]["train_loss"] = math.nan
+    file.write_text(json.dumps(results))
+    table = ranking(collect([str(tmp_path)]), "train_loss").splitlines()
+    assert "n1" in table[2]
+    assert "not finite" in table[3]
 
 
 def test_the_study_reads_every_run_and_says_what_it_leaves_out(store: Path, tmp_path: Path) -> None:

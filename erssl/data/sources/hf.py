@@ -173,7 +173,13 @@ class HubImages(EncodedImages):
             self.class_names = tuple(split.features[label].names)
             numbers = [-1 if n is None else n for n in split[label]]
             self.targets = np.asarray(numbers, dtype=np.int64)
-            self.labelled = bool((self.targets >= 0).all())  # test splits often have -1
+            missing = int((self.targets < 0).sum())
+            if 0 < missing < len(self.targets):
+                raise DataError(
+                    f"{missing} of {len(self.targets)} labels of column {label} of "
+                    f"data.path={where} are missing; leave those rows out (datasets' filter)."
+                )
+            self.labelled = not missing  # splits to be tested often have no label at all: -1
         told = (split._fingerprint, grey)
         self.fingerprint = repr(told if image_column is None else (*told, image_column))
 

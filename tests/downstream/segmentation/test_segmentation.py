@@ -220,6 +220,11 @@ def test_the_mask_of_an_image_is_the_one_of_its_name(data):
             assert np.abs(pixels[mask == present].mean(0) - COLOURS[present]).max() < 25
 
 
+def test_masks_without_a_class_are_refused():
+    with pytest.raises(DataError, match="No pixel of the validation masks"):
+        segmentation_metrics(torch.zeros(3, 3, dtype=torch.int64))
+
+
 def test_years_that_are_there_are_said(tmp_path):
     (tmp_path / "VOCdevkit" / "VOC2007").mkdir(parents=True)
     with pytest.raises(DataError, match="has no VOC2012; there is VOC2007: say year=2007"):
