@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests start processes beside torch's threads
@@ -25,6 +26,13 @@ def one_thread() -> Iterator[None]:
     with threadpoolctl.threadpool_limits(1):
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def pages_unsaid() -> None:
+    """What is said once in a process is said once in a test."""
+    if (images := sys.modules.get("erssl.data.images")) is not None:
+        images.warn_of_pages.cache_clear()
 
 
 @pytest.fixture(scope="session")

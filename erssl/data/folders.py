@@ -26,7 +26,7 @@ from erssl.data.file_list import (
     targets_of,
 )
 from erssl.data.formats import image_extensions
-from erssl.data.images import find_unreadable, load_image
+from erssl.data.images import find_unreadable, load_image, warn_of_pages
 from erssl.data.left_out import LeftOut
 from erssl.data.listing import add_images_below, images_among, is_hidden, split_entries
 from erssl.data.phases import say_phase
@@ -296,6 +296,8 @@ def drop_unreadable(
     several: list[str] = []
     further: list[str] = []
     faults = find_unreadable(paths, workers, read, several, checked, further)
+    if several:
+        warn_of_pages()  # here, so that no loader process does
     folder = replace(folder, several_pages=len(several), further_channels=len(further))
     if not faults:
         return folder, []

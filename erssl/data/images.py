@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import warnings
@@ -229,14 +230,15 @@ def _warn_of_rest(image: Image.Image) -> None:
         )
 
 
+@functools.cache
 def warn_of_pages() -> None:
-    """Say once in a process that of several pages or frames one is read."""
+    """Say that of several pages or frames one is read: once in a process and those it forks."""
     warnings.warn(
         "Of images with several pages or frames (TIFF, animated GIF, WebP and PNG) the first "
         "alone is read; save the others as files of their own, or pages that are channels "
         "with data.channels=<their number>.",
         ErsslWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
 
 

@@ -176,17 +176,20 @@ def _warn(files: Sequence[Path], contents: Sequence[_Content]) -> None:
     """Say what a webdataset should not have: shards and samples without images, or with several."""
     empty = [str(f) for f, content in zip(files, contents, strict=True) if not content.images]
     if empty:
-        _say(f"{len(empty)} of the {len(files)} tars of data.shards hold no images", empty)
+        hold = "holds" if len(empty) == 1 else "hold"
+        _say(f"{len(empty)} of the {len(files)} tars of data.shards {hold} no images", empty)
     samples = [item for content in contents for item in content.samples.items()]
     without = [key for key, images in samples if not images]
     if without:
-        _say(f"{len(without)} of the {len(samples)} samples of data.shards have no image", without)
+        has = "has" if len(without) == 1 else "have"
+        _say(f"{len(without)} of the {len(samples)} samples of data.shards {has} no image", without)
     several = [images for _, images in samples if len(images) > 1]
     if several:
         kinds = sorted({kind for images in several for kind in images})
         _say(
-            f"{len(several)} of the {len(samples)} samples of data.shards have several images, all "
-            "of which are trained on; choose by data.image_key=<one of these>",
+            f"{len(several)} of the {len(samples)} samples of data.shards "
+            f"{'has' if len(several) == 1 else 'have'} several images, all of which are trained "
+            "on; choose by data.image_key=<one of these>",
             kinds,
         )
 

@@ -128,3 +128,11 @@ def test_what_was_read_otherwise_is_not_known(folder, monkeypatch):
     assert CheckedFiles(folder, 1).known(name) is None
     monkeypatch.setattr("PIL.__version__", "later")
     assert CheckedFiles(folder, 3).known(name) is None
+
+
+def test_channels_that_are_not_read_are_counted_over_all_blocks_and_kept(folder):
+    for name in ("c0/a.tif", "c0/b.tif", "c1/z.tif"):
+        Image.new("RGBA", (4, 4)).save(folder / name)
+    for _ in range(2):  # decoded, then known
+        kept, _ = drop_unreadable(scan_folder("x", folder), "skip", 1)
+        assert kept.further_channels == 3

@@ -90,7 +90,7 @@ def test_shards_and_samples_without_images_are_said(tmp_path):
     with pytest.warns(ErsslWarning) as caught:
         datasets = default_options("wds", shards=f"{tmp_path}/{{0,1}}.tar").load()
     said = " ".join(str(each.message) for each in caught)
-    assert "1 of the 2 tars of data.shards hold no images" in said and "1.tar" in said
+    assert "1 of the 2 tars of data.shards holds no images" in said and "1.tar" in said
     assert "2 of the 3 samples of data.shards have no image (b, c)" in said
     assert len(datasets.train) == 1
     with pytest.raises(DataError, match=r"hold no images .* but extension \.json: 1"):

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image, features
 
 from erssl.data import default_options, load_datasets, load_image
 from erssl.data.folders import scan_folder
-from erssl.data.images import find_unreadable
+from erssl.data.images import find_unreadable, warn_of_pages
 from erssl.data.tars import TarImages
 from erssl.errors import DataError, ErsslWarning
 from erssl.protocols.header import image_lines
@@ -103,7 +104,14 @@ def test_of_several_pages_the_first_is_read_and_said(make_folder, ending, how):
         first = np.asarray(stored.convert("RGB"))
     with pytest.warns(ErsslWarning, match="the first alone is read"):
         np.testing.assert_array_equal(np.asarray(load_image(file)), first)
-    images = load_datasets(default_options("imagefolder", train_dir=str(folder)))
+    with warnings.catch_warnings(record=True) as said:  # which forgets what was said before
+        warnings.simplefilter("always")
+        load_image(file)
+        images = load_datasets(default_options("imagefolder", train_dir=str(folder)))
+    assert said == []
+    warn_of_pages.cache_clear()
+    with pytest.warns(ErsslWarning, match="the first alone is read"):  # at the check already
+        load_datasets(default_options("imagefolder", train_dir=str(folder)))
     assert images.several_pages == {"train": 1}
     assert "Several pages or frames in train: 1 image, of which the first is read" in image_lines(
         images

@@ -144,7 +144,7 @@ def test_images_in_tars_are_those_that_were_written_whatever_their_extensions_ca
     write_tar(tmp_path / "s-00.tar", {n: files[n] for n in names[:4]})
     write_tar(tmp_path / "s-01.tar", {n: files[n] for n in names[4:]})
     options = default_options("wds", shards=f"{tmp_path}/s-{{00..01}}.tar")
-    with pytest.warns(ErsslWarning, match=r"1 of the 10 samples .* have no image \(0\)"):
+    with pytest.warns(ErsslWarning, match=r"1 of the 10 samples .* has no image \(0\)"):
         datasets = options.load()  # that of the other tar is another one, as to webdataset
     assert len(datasets.train) == 9 and not datasets.labelled
     expected = {"extension .cls": 1, "extension .json": 1, "extension .pkl": 1, "hidden": 2}

@@ -21,6 +21,7 @@ from erssl.run.lock import holder_of, locked
 from erssl.run.result import Result
 from erssl.settings.pretrain import read_settings
 from erssl.studies import RunStore, available_studies, read_study, store
+from erssl.studies.figure import plot_study
 from erssl.studies.page import Outcome, agreement, metric_table, page
 from erssl.studies.plan import Axis, Cell, Grid, Published
 from erssl.studies.store import images_digest, key_of, mark_failure
@@ -515,3 +516,20 @@ def test_two_processes_on_one_study_are_refused(tmp_path: Path) -> None:
     with locked(tmp_path / "out"), pytest.raises(RunError, match=r"output=.* is in use by process"):
         run(small, f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     assert not (tmp_path / "store").exists()
+
+
+def test_the_figure_has_what_was_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A level where it is known, and titles that fit their panels."""
+    figures: list[Any] = []
+    monkeypatch.setattr("erssl.studies.figure.save_figure", lambda f, *_: figures.append(f))
+    grid = Grid((Axis("method", {"A": {}, "B": {}}),), ())
+    metrics = {"knn_top1": 0.5, "untrained_knn_top1": 0.3, "train_nats_below_uniform": 2.0}
+    outcomes = [Outcome((label,), 0, metrics) for label in "AB"]
+    names = ("knn_top1", "train_nats_below_uniform")
+    assert plot_study(grid, outcomes, names, tmp_path / "study.png")
+    first, second = figures[0].axes
+    assert [line.get_ydata()[0] for line in first.lines] == pytest.approx([50, 30])
+    assert [text.get_text() for text in first.texts] == ["untrained"] and not second.texts
+    assert second.get_title() == "nats below uniform"
