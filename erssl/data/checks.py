@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from erssl.errors import ConfigError
 
 _LEAST_STD = 1e-6  # of pixels in 0..1, of which nearly black ones may have 1e-4
+_MOST_STD = 4.0  # more than that are statistics of pixels in 0..255
 _SPAN = (1e-12, 1e12)  # of values in units of their own; beyond it single precision overflows
 
 
@@ -83,11 +84,11 @@ def check_statistics(
                 f"{shown} holds a value that is not positive; give the deviations of the channels."
             )
         if of_pixels:
-            least = 0 if key == "mean" else _LEAST_STD
-            if values and not least <= min(values) <= max(values) <= 1:
+            least, most = (0.0, 1.0) if key == "mean" else (_LEAST_STD, _MOST_STD)
+            if values and not least <= min(values) <= max(values) <= most:
                 raise ConfigError(
-                    f"{shown} holds a value outside of [{least:g}, 1], and pixels are in 0..1; "
-                    "divide statistics of pixels in 0..255 by 255."
+                    f"{shown} holds a value outside of [{least:g}, {most:g}], and pixels are in "
+                    "0..1; divide statistics of pixels in 0..255 by 255."
                 )
         elif any(abs(v) > _SPAN[1] or (key == "std" and v < _SPAN[0]) for v in values):
             raise ConfigError(
