@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import erssl
 from erssl.errors import DataError, RunError
-from erssl.files import write_rows, write_text
+from erssl.files import PARTIAL, write_rows, write_text
 from erssl.yaml_text import commented_yaml, read_settings_file
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def only_begun(folder: Path) -> bool:
     files = _written(folder)
     for inner in (*(folder / name for name in _COMPUTED), *_seeds(folder)):
         files += inner.rglob("*")
-    passing = (_EVENTS, "*.partial")
+    passing = (_EVENTS, f"*{PARTIAL}")
     kept = (f for f in files if f.name not in begun and not any(map(f.match, passing)))
     return not any(file.is_file() and file.stat().st_size for file in kept)
 

@@ -157,7 +157,9 @@ def test_hidden_entries_are_no_classes_and_no_images(make_folder) -> None:
 def test_loose_images_beside_classes_are_told(make_folder) -> None:
     train = make_folder()
     noise().save(train / "overview.png")
-    with pytest.warns(UserWarning, match=r"so the 1 image beside them is left out \(overview.png\)"):
+    with pytest.warns(
+        UserWarning, match=r"so the 1 image beside them is left out \(overview.png\)"
+    ):
         assert len(load_datasets(_folder(train)).train) == 6
 
 
