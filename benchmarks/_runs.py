@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -62,6 +63,40 @@ def drawn(run: dict[str, Any], metric: str) -> tuple[list[int], list[float]]:
     steps, values = zip(*run["curves"][metric], strict=True)
     ceiling = sphere_log_area(DIM) if metric == "train_entropy" else 0.0
     return list(steps), [value - ceiling for value in values]
+
+
+# Okabe and Ito's colours, which the colour-blind tell apart
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black", "grey")
+
+
+def plot_curves(
+    runs: dict[str, Any], panels: dict[str, str], path: Path, dotted: tuple[str, ...] = ()
+) -> None:
+    """Curves over steps, a panel a metric; a colour a setting, later seeds dashed.
+
+    Args:
+        runs: Runs by name; what follows `` seed `` in it is the seed.
+        panels: Title of each metric.
+        path: The figure.
+        dotted: Names of runs whose lines are dotted.
+    """
+    from matplotlib.figure import Figure
+
+    settings = list(dict.fromkeys(name.partition(" seed ")[0] for name in runs))
+    colors = dict(zip(settings, itertools.cycle(PALETTE), strict=False))
+    figure = Figure(figsize=(1 + 3.2 * len(panels), 3.3), dpi=110, layout="constrained")
+    for place, (metric, label) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for name, run in runs.items():
+            steps, values = drawn(run, metric)
+            setting, _, seed = name.partition(" seed ")
+            style = ":" if name in dotted else "-" if seed in ("", "0") else "--"
+            axes.plot(steps, values, style, color=colors[setting], linewidth=1.4, label=name)
+        axes.set(title=label, xlabel="step")
+        axes.grid(alpha=0.25)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    figure.savefig(path)
 
 
 def summary(run_dir: Path, overrides: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._runs import COMMON as CIFAR
-from benchmarks._runs import RESULTS, SMOOTHED, drawn, link_subset, pretrain, summary
+from benchmarks._runs import RESULTS, SMOOTHED, drawn, link_subset, plot_curves, pretrain, summary
 from erssl.files import write_json
 
 COMMON = (*CIFAR, "batch_size=256", "seed=0", "evaluation.every_n_epochs=2")
@@ -43,6 +43,13 @@ RUNS: dict[str, tuple[str, ...]] = {
         "seed=1",
     ),
     "mveb momentum target": ("method=mveb", "method.target=momentum"),
+}
+
+
+PANELS = {
+    "val_knn_top1": "kNN top-1",
+    "train_alignment": "alignment (mean cosine)",
+    "train_entropy": SMOOTHED,
 }
 
 
@@ -75,7 +82,7 @@ def main() -> None:
             pretrain(overrides, paths, run_dir)
             report["runs"][name] = summary(run_dir, overrides)
             write_json(file, report)
-            plot(report, RESULTS / "cifar10_subset.png")
+            plot_curves(report["runs"], PANELS, RESULTS / "cifar10_subset.png")
     print(table(report))
 
 
@@ -96,34 +103,6 @@ def table(report: dict[str, Any]) -> str:
             f"{run['wall_seconds']:.0f} |"
         )
     return "\n".join(lines)
-
-
-def plot(report: dict[str, Any], path: Path) -> None:
-    """KNN accuracy, alignment and entropy over steps, a line a run."""
-    from matplotlib.figure import Figure
-
-    # Okabe and Ito's colour-blind safe palette; a second seed is the same colour, dashed
-    palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black", "grey"]
-    settings = list(dict.fromkeys(name.partition(" seed ")[0] for name in report["runs"]))
-    colors = dict(zip(settings, palette, strict=True))
-    figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
-    panels = (
-        ("val_knn_top1", "kNN top-1"),
-        ("train_alignment", "alignment (mean cosine)"),
-        ("train_entropy", SMOOTHED),
-    )
-    for index, (metric, label) in enumerate(panels):
-        axes = figure.add_subplot(1, 3, index + 1)
-        for name, run in report["runs"].items():
-            steps, values = drawn(run, metric)
-            setting, again, _ = name.partition(" seed ")
-            style = "--" if again else "-"
-            axes.plot(steps, values, style, color=colors[setting], linewidth=1.4, label=name)
-        axes.set(title=label, xlabel="step")
-        axes.grid(alpha=0.25)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks._runs import COMMON, RESULTS, SMOOTHED, drawn, link_subset, pretrain, summary
+from benchmarks._runs import COMMON, RESULTS, SMOOTHED, link_subset, plot_curves, pretrain, summary
 from benchmarks.same_learning import table
 from erssl.files import write_json
 from erssl.run.directory import HEADER, environment
@@ -25,6 +25,14 @@ SETTING = (*COMMON, "method=mveb", "method.target=shared", "batch_size=256", "ep
 SETTING += ("data.pipeline=device", "data.num_workers=0", "evaluation.every_n_epochs=2")
 PRECISIONS, SEEDS = ("32-true", "auto"), (0, 1)
 TRAIN_PER_CLASS, TEST_PER_CLASS = 410, 100
+
+
+PANELS = {
+    "train_loss": "loss",
+    "train_alignment": "alignment (mean cosine)",
+    "train_entropy": SMOOTHED,
+    "val_knn_top1": "kNN accuracy",
+}
 
 
 def main(images: Path) -> None:
@@ -42,7 +50,7 @@ def main(images: Path) -> None:
     report["differences"] = differences(done)
     report["environment"] = environment() | {"command": report["command"]}
     write_json(RESULTS / "precision.json", report)
-    plot(done, RESULTS / "precision.png")
+    plot_curves(done, PANELS, RESULTS / "precision.png")
     print(table(done))
     print(report["differences"])
 
@@ -67,32 +75,6 @@ def differences(runs: dict[str, Any]) -> dict[str, float]:
 def _distance(run: dict[str, Any], other: dict[str, Any]) -> float:
     pairs = zip(run["curves"]["train_loss"], other["curves"]["train_loss"], strict=True)
     return mean(abs(a - b) for (_, a), (_, b) in pairs)
-
-
-def plot(runs: dict[str, Any], path: Path) -> None:
-    """Loss, alignment, entropy and kNN over steps; a colour a precision, the second seed dashed."""
-    from matplotlib.figure import Figure
-
-    colors = dict(zip(PRECISIONS, ("#0072B2", "#D55E00"), strict=True))
-    figure = Figure(figsize=(13, 3.2), dpi=110, layout="constrained")
-    panels = {
-        "train_loss": "loss",
-        "train_alignment": "alignment (mean cosine)",
-        "train_entropy": SMOOTHED,
-        "val_knn_top1": "kNN accuracy",
-    }
-    for place, (metric, label) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, len(panels), place)
-        for name, run in runs.items():
-            steps, values = drawn(run, metric)
-            setting, _, seed = name.partition(" seed ")
-            style = "-" if seed == "0" else "--"
-            axes.plot(steps, values, style, color=colors[setting], linewidth=1.4, label=name)
-        axes.set(title=label, xlabel="step")
-        axes.grid(alpha=0.25)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

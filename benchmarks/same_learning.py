@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks._runs import COMMON, RESULTS, SMOOTHED, drawn, link_subset, pretrain, summary
+from benchmarks._runs import COMMON, RESULTS, SMOOTHED, link_subset, plot_curves, pretrain, summary
 from erssl.data.options import PIPELINES
 from erssl.files import write_json
 from erssl.run.directory import environment
@@ -25,6 +25,13 @@ SETTING = (*COMMON, "method=mveb", "method.target=shared", "batch_size=256", "ep
 DOUBLE = "float64 score"
 ALL_IN_FLOAT64 = "from erssl.entropy import score; score._TOLERANCE = 0.0"
 TRAIN_PER_CLASS, TEST_PER_CLASS, SEEDS = 600, 100, (0, 1)
+
+
+PANELS = {
+    "train_loss": "loss",
+    "train_alignment": "alignment (mean cosine)",
+    "train_entropy": SMOOTHED,
+}
 
 
 def main(images: Path) -> None:
@@ -53,7 +60,7 @@ def main(images: Path) -> None:
     report["float64_score"] = difference(done["lightly seed 0"], done[DOUBLE])
     report["environment"] = environment() | {"command": report["command"]}
     write_json(RESULTS / "same_learning.json", report)
-    plot(done, RESULTS / "same_learning.png")
+    plot_curves(done, PANELS, RESULTS / "same_learning.png", (DOUBLE,))
     print(table(done))
     print(report["float64_score"])
 
@@ -77,33 +84,6 @@ def table(runs: dict[str, Any]) -> str:
             f"{run['wall_seconds']:.0f} |"
         )
     return "\n".join(lines)
-
-
-def plot(runs: dict[str, Any], path: Path) -> None:
-    """Loss, alignment and entropy over steps; a colour a pipeline, the second seed dashed."""
-    from matplotlib.figure import Figure
-
-    colors = dict(
-        zip((*PIPELINES, DOUBLE), ("#0072B2", "#D55E00", "#009E73", "black"), strict=True)
-    )
-    figure = Figure(figsize=(11, 3.2), dpi=110, layout="constrained")
-    panels = {
-        "train_loss": "loss",
-        "train_alignment": "alignment (mean cosine)",
-        "train_entropy": SMOOTHED,
-    }
-    for place, (metric, label) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, 3, place)
-        for name, run in runs.items():
-            steps, values = drawn(run, metric)
-            setting, _, seed = name.partition(" seed ")
-            style = ":" if name == DOUBLE else "-" if seed == "0" else "--"
-            axes.plot(steps, values, style, color=colors[setting], linewidth=1.4, label=name)
-        axes.set(title=label, xlabel="step")
-        axes.grid(alpha=0.25)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":
