@@ -25,9 +25,9 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def named(names: Iterable[str]) -> str:
+def named(names: Iterable[object]) -> str:
     """List at most five names, and how many there are beyond them."""
-    every = list(names)
+    every = [str(name) for name in names]
     more = f", and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
     return ", ".join(every[:_NAMED]) + more
 

@@ -16,7 +16,6 @@ from erssl.downstream.detection.coco_checks import (
     fault_of_facts,
     fault_of_image,
     require_unique,
-    some,
 )
 from erssl.downstream.detection.coco_data import (
     CocoData,
@@ -29,7 +28,7 @@ from erssl.downstream.detection.coco_file import load_coco_file
 from erssl.downstream.detection.image_files import check_images
 from erssl.downstream.detection.masks import ReadMask, read_mask
 from erssl.downstream.detection.plausibility import remarks_on
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 
 __all__ = [
     "CocoData",
@@ -109,7 +108,7 @@ def check_same_categories(train: CocoData, val: CocoData) -> None:
     raise DataError(
         f"The categories of {val.source.annotations} ({len(theirs)}) are not those of "
         f"{train.source.annotations} ({len(ours)}), which the detector's head has: lacking there "
-        f"{some(lacks) or 'none'}, more there {some(extra) or 'none'}; give both files the same "
+        f"{named(lacks) or 'none'}, more there {named(extra) or 'none'}; give both files the same "
         "ids and names."
     )
 
@@ -148,7 +147,7 @@ def _group(
     if unknown:
         raise DataError(
             f"{len(unknown)} annotations of {file} are of categories that it does not list (ids "
-            f"{some(unknown)}); repair them."
+            f"{named(unknown)}); repair them."
         )
     faults: dict[str, list[int]] = {}
     grouped: dict[int, list[CocoInstance]] = {}
@@ -163,13 +162,13 @@ def _group(
             grouped.setdefault(image, []).append(instance)
     for fault, ids in faults.items():
         raise DataError(
-            f"{len(ids)} annotations of {file} {fault} (ids {some(ids)}); repair or remove them."
+            f"{len(ids)} annotations of {file} {fault} (ids {named(ids)}); repair or remove them."
         )
     if lost := [i for i in grouped if i not in sizes]:
         count = sum(len(grouped[i]) for i in lost)
         raise DataError(
             f"{count} annotations of {file} name {len(lost)} images that it does not list (image "
-            f"ids {some(lost)}); repair it."
+            f"ids {named(lost)}); repair it."
         )
     return grouped
 
@@ -235,5 +234,5 @@ def _require_files(images: Iterable[CocoImage], source: CocoSource, split: str) 
     if missing:
         raise DataError(
             f"{len(missing)} images that {source.annotations} names are not in {source.images} "
-            f"({some(missing)}); add them, or name their folder with {split}_images=<folder>."
+            f"({named(missing)}); add them, or name their folder with {split}_images=<folder>."
         )

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from erssl.downstream.detection.json_values import finite, whole
-from erssl.errors import DataError
-
-_NAMED = 5
-
-
-def some(names: Iterable[object]) -> str:
-    """List at most five names, and how many there are beyond them."""
-    every = [str(name) for name in names]
-    more = f", and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
-    return ", ".join(every[:_NAMED]) + more
+from erssl.errors import DataError, named
 
 
 def require_unique(entries: Sequence[dict[str, Any]], what: str, file: Path) -> None:
@@ -33,8 +24,8 @@ def require_unique(entries: Sequence[dict[str, Any]], what: str, file: Path) -> 
         raise DataError(f"{len(wrong)} {what} of {file} have no whole number as id, {cause}.")
     if twice := [i for i, count in Counter(ids).items() if count > 1]:
         raise DataError(
-            f"{len(twice)} ids of {what} in {file} occur more than once ({some(twice)}); give each "
-            "entry an id of its own."
+            f"{len(twice)} ids of {what} in {file} occur more than once ({named(twice)}); give "
+            "each entry an id of its own."
         )
 
 

@@ -15,9 +15,8 @@ from PIL import Image
 
 from erssl.data.images import find_unreadable, load_image, reading
 from erssl.data.orientation import UPRIGHT, orientation_of, upright_size
-from erssl.downstream.detection.coco_checks import some
 from erssl.downstream.detection.coco_data import CocoImage
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 
 _BLOCK = 8192  # a pool makes one object for each pending file
 
@@ -49,7 +48,7 @@ def check_images(data: Any, workers: int) -> tuple[str, ...]:
     """
     faults = find_unreadable([image.path for image in data.images], workers)
     if faults:
-        listed = some(f"{os.path.basename(path)}: {reason}" for path, reason in faults)
+        listed = named(f"{os.path.basename(path)}: {reason}" for path, reason in faults)
         folder = os.path.dirname(faults[0][0])
         raise DataError(
             f"{len(faults)} of the {len(data.images)} images of {data.name} in {folder} cannot "
@@ -90,7 +89,7 @@ def check_sizes(images: Sequence[CocoImage], name: str, workers: int) -> tuple[s
         return ()
     return (
         f"{len(turned)} images of {name} are turned upright by their EXIF orientation, as in "
-        f"Detectron2 ({some(turned)}): their annotations must be of the image as viewers show it.",
+        f"Detectron2 ({named(turned)}): their annotations must be of the image as viewers show it.",
     )
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from erssl.downstream.detection.coco_checks import some
 from erssl.downstream.detection.coco_data import CocoData, CocoImage, CocoInstance
 from erssl.downstream.detection.masks import box_around
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 
 _MOST = 0.5  # share from which a fault is that of the file and not of its objects
 _ALL_BUT_A_FEW = 0.95
@@ -155,12 +154,12 @@ def _twice(data: CocoData) -> list[str]:
     file = data.source.annotations
     if data.split == "val":
         raise DataError(
-            f"{len(twice)} images of {file} are listed more than once ({some(twice)}), so that "
+            f"{len(twice)} images of {file} are listed more than once ({named(twice)}), so that "
             "what is detected in one counts as wrong by the annotations of the other; join their "
             "entries."
         )
     return [
-        f"{len(twice)} images of {file} are listed more than once ({some(twice)}): each entry is "
+        f"{len(twice)} images of {file} are listed more than once ({named(twice)}): each entry is "
         "trained on with its own objects alone, so join them unless they have the same."
     ]
 
@@ -181,7 +180,7 @@ def _unused(data: CocoData, categories: Sequence[Mapping[str, Any]]) -> list[str
     ]
     remark = (
         f"{len(unused)} of the {len(data.class_names)} categories of {data.source.annotations} "
-        f"have no object to train on ({some(data.class_names[n] for n in unused)})"
+        f"have no object to train on ({named(data.class_names[n] for n in unused)})"
     )
     if len(roots) == len(unused) == 1:
         remark += (

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from erssl.downstream.detection.coco_checks import some
 from erssl.downstream.detection.coco_data import CocoData
 from erssl.downstream.detection.run_lengths import read_runs
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 
 
 def check_predictions(
@@ -71,5 +70,6 @@ def _refuse(
     if wrong:
         images = dict.fromkeys(prediction["image_id"] for prediction in wrong)
         raise DataError(
-            f"{len(wrong)} of the {len(predictions)} predictions (image ids {some(images)}) {what}."
+            f"{len(wrong)} of the {len(predictions)} predictions (image ids {named(images)}) "
+            f"{what}."
         )

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from erssl.downstream.detection.coco import CocoImage, CocoInstance, CocoSource
-from erssl.downstream.detection.coco_checks import some
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 
 CLASS_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -174,7 +173,7 @@ def read_split(split: VocSplit) -> tuple[list[CocoImage], int]:
     if missing := [path.name for path in files.values() if not os.path.isfile(path)]:
         raise DataError(
             f"{len(missing)} images that {file} names are not in {split.folder / 'JPEGImages'} "
-            f"({some(missing)}); add them."
+            f"({named(missing)}); add them."
         )
     images: list[CocoImage] = []
     difficult = 0

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erssl.downstream.detection.coco import check_same_categories, coco_layout, read_coco
-from erssl.downstream.detection.coco_checks import some
 from erssl.downstream.detection.coco_data import CocoImage
 from erssl.downstream.detection.image_files import check_images
 from erssl.downstream.detection.voc import CLASS_NAMES, read_list
@@ -23,7 +22,7 @@ from erssl.downstream.segmentation.masks import (
     mask_size,
     read_mask_file,
 )
-from erssl.errors import DataError
+from erssl.errors import DataError, named
 
 BACKGROUND = "background"
 VOC_CLASSES = (BACKGROUND, *CLASS_NAMES)
@@ -94,7 +93,7 @@ def read_voc_masks(
     others = sorted(each.name for each in devkit.glob("VOC[0-9]*") if each.is_dir())
     if folder == devkit and others and not (devkit / "ImageSets").is_dir():
         raise DataError(
-            f"{devkit} has no VOC{year}; there is {some(others)}: say year="
+            f"{devkit} has no VOC{year}; there is {named(others)}: say year="
             f"{others[-1].removeprefix('VOC')}."
         )
     return [_voc_split(folder, f"voc{year}", name, tuple(class_names)) for name in lists]
@@ -112,7 +111,7 @@ def _voc_split(folder: Path, name: str, listed: str, names: tuple[str, ...]) -> 
         if missing := [path.name for path in paths if not os.path.isfile(path)]:
             raise DataError(
                 f"{len(missing)} {what} that {file} names are not in {paths[0].parent} "
-                f"({some(missing)}); add them."
+                f"({named(missing)}); add them."
             )
     digest = hashlib.sha256(repr(names).encode())
     for path in masks:

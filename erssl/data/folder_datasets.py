@@ -67,8 +67,8 @@ def load_folders(
         labelled=splits[known].labelled,
         skipped=skipped,
         left_out={split: folder.left_out for split, folder in splits.items()},
-        several_pages={split: folder.several_pages for split, folder in splits.items()},
-        further_channels={split: folder.further_channels for split, folder in splits.items()},
+        several_pages={split: len(s.several_pages) for split, s in splits.items()},
+        further_channels={split: len(s.further_channels) for split, s in splits.items()},
         labelled_train=files.get("labelled"),
     )
 

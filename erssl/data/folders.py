@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from erssl.data.bands import ARRAY, GREY, RGB, load_bands
@@ -87,9 +88,9 @@ class Folder:
         class_names: Names of the classes in order; one empty name if there are no labels.
         labelled: Whether the folder has class sub-folders.
         left_out: Number of files that are no image of it by reason; a hidden folder counts as one.
-        several_pages: Number of images with several pages or frames, of which the first is read;
+        several_pages: Paths of images with several pages or frames, of which the first is read;
             known once all have been decoded.
-        further_channels: Number of TIFF images with more than three channels, of which the first
+        further_channels: Paths of TIFF images with more than three channels, of which the first
             three are read; likewise.
     """
 
@@ -99,8 +100,8 @@ class Folder:
     class_names: tuple[str, ...]
     labelled: bool
     left_out: Counter[str] = field(default_factory=Counter)
-    several_pages: int = 0
-    further_channels: int = 0
+    several_pages: tuple[str, ...] = ()
+    further_channels: tuple[str, ...] = ()
 
 
 def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
@@ -253,8 +254,19 @@ def hold_out(folder: Folder, fraction: float) -> tuple[Folder, Folder]:
             f"data.val_fraction={fraction} needs a class with two images in "
             f"{folder.key}={folder.path}; add images, or name others with data.val_dir."
         )
-    train, val = (chosen(samples, np.flatnonzero(part)) for part in (~held, held))
-    return replace(folder, samples=train), replace(folder, samples=val, left_out=Counter())
+    train, val = (_part(folder, np.flatnonzero(part)) for part in (~held, held))
+    return train, replace(val, left_out=Counter())
+
+
+def _part(folder: Folder, places: npt.NDArray[np.int64]) -> Folder:
+    """The images at some places of a folder, and what was said of those."""
+    samples = chosen(folder.samples, places)
+    several, further = folder.several_pages, folder.further_channels
+    if several or further:
+        there = {path for path, _ in samples}
+        several = tuple(path for path in several if path in there)
+        further = tuple(path for path in further if path in there)
+    return replace(folder, samples=samples, several_pages=several, further_channels=further)
 
 
 def _rank(path: str, below: Path) -> bytes:
@@ -298,7 +310,7 @@ def drop_unreadable(
     faults = find_unreadable(paths, workers, read, several, checked, further)
     if several:
         warn_of_pages()  # here, so that no loader process does
-    folder = replace(folder, several_pages=len(several), further_channels=len(further))
+    folder = replace(folder, several_pages=tuple(several), further_channels=tuple(further))
     if not faults:
         return folder, []
     listed = named(f"{os.path.relpath(path, folder.path)}: {reason}" for path, reason in faults)

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from erssl.data import default_options, load_datasets
 from erssl.errors import ConfigError, DataError
@@ -67,3 +68,16 @@ def test_a_run_keeps_its_split_unless_other_validation_images_are_named(tmp_path
     assert (kept.val_dir, kept.val_fraction) == (None, 0.25)
     other = run_settings(tmp_path, ["data.val_dir=others"]).data
     assert (other.val_dir, other.val_fraction) == ("others", None)
+
+
+def test_what_is_said_of_images_is_said_of_the_split_that_has_them(make_folder):
+    """An animation counts in the split that it comes to, and in no other."""
+    folder = make_folder(count=8)
+    pages = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (0, 255)]
+    for name in os.listdir(folder / "cat"):
+        (folder / "cat" / name).unlink()
+    for i in range(8):
+        pages[0].save(folder / "cat" / f"{i}.gif", save_all=True, append_images=pages[1:])
+    datasets = load_datasets(_options(folder))
+    assert len(datasets.val) == 4
+    assert datasets.several_pages == {"train": 6, "val": 2}

@@ -83,8 +83,8 @@ class Table(FileOptions):
             labelled=bool(labels),
             skipped=skipped,
             left_out={split: folder.left_out for split, folder in splits.items()},
-            several_pages={split: folder.several_pages for split, folder in splits.items()},
-            further_channels={split: folder.further_channels for split, folder in splits.items()},
+            several_pages={split: len(s.several_pages) for split, s in splits.items()},
+            further_channels={split: len(s.further_channels) for split, s in splits.items()},
         )
 
     def _rows(self, key: str, file: str) -> list[dict[str, str]]:

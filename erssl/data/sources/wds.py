@@ -16,7 +16,7 @@ from erssl.errors import DataError
 class WebDataset(CheckedOptions):
     """Shards of the webdataset format: every image in them, decoded by us, without labels.
 
-    Their members are images once, so that any image can be read on its own: which images a step
+    Their members are listed once, so that any image can be read on its own: which images a step
     sees follows from seed, epoch and step as of image files, on any number of processes and
     wherever a run was resumed. Nothing but images is read, and nothing is unpickled.
 
