@@ -139,7 +139,7 @@ def test_commands_of_the_page_are_found_by_their_files(with_config, tmp_path, mo
         with_config(name, _blocks("yaml", f"# erssl {name}:"))
     assert {"means", "spectrum"} <= set(dir(erssl))
     assert list(inspect.signature(erssl.means).parameters)[:2] == ["checkpoint", "data"]
-    assert list(inspect.signature(erssl.spectrum).parameters)[:2] == ["checkpoint", "quiet"]
+    assert list(inspect.signature(erssl.spectrum).parameters)[:2] == ["checkpoint", "backbone"]
     checkpoint = tiles[1][0].partition("=")[2]
     means = importlib.import_module("erssl.protocols.means")
     result = means.run([*tiles[1], f"run_dir={tmp_path / 'means'}"], QUIET)
