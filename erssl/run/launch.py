@@ -176,7 +176,7 @@ def _callers_hydra_aside() -> Iterator[None]:
     from hydra.version import VersionBase
 
     made = Singleton._instances  # hydra has no public name for all that it keeps of a program
-    states = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
+    states: tuple[type, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
     before = {state: made.pop(state) for state in states if state in made}
     try:
         yield
