@@ -215,10 +215,14 @@ def confusion_of(
     images_of = WholeImages(data, inputs)
     loader = DataLoader(images_of, batch_size, num_workers=workers, collate_fn=keep_sizes)
     done = 0
+
+    def predict(squares: Tensor) -> Tensor:
+        return torch.cat([head(maps(part)) for part in squares.split(batch_size)])
+
     for images, masks in loader:
         there = [[scale.to(device) for scale in image] for image in images]
         sizes = [(int(mask.shape[0]), int(mask.shape[1])) for mask in masks]
-        scores = inputs.scores(maps, head, there, sizes, batch_size)
+        scores = inputs.scores(predict, there, sizes)
         for classes_of, mask in zip(scores, masks, strict=True):
             predicted = classes_of.argmax(dim=0).cpu()
             matrix += count_pixels(predicted, mask, classes)
