@@ -44,6 +44,7 @@ from erssl.run.class_tables import write_classes
 from erssl.run.console import say
 from erssl.run.directory import PREDICTIONS
 from erssl.run.result import Result
+from erssl.run.signals import SignalWatch
 from erssl.settings.segmentation import MAY_CHANGE, SegmentSettings, read_segment
 
 _IMAGE_SIZE = 224  # of weights that do not say theirs
@@ -63,6 +64,7 @@ class _Task:
     device: torch.device
     workers: int
     console: Console
+    signals: SignalWatch
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
@@ -127,10 +129,11 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
         evaluation.config["notes"] = notes
         inputs = _inputs(settings, size, read)
         folder = evaluation.path
-        task = _Task(
-            settings, maps, inputs, train, val, folder, best_device(), workers, console
-        )  # fmt: skip
-        with naming_folder(folder):
+        device = best_device()
+        with naming_folder(folder) as signals:
+            task = _Task(
+                settings, maps, inputs, train, val, folder, device, workers, console, signals
+            )  # fmt: skip
             matrices = [_seed(task, settings.seed + each) for each in range(settings.seeds)]
         return _finish(task, evaluation, matrices)
 
@@ -187,6 +190,7 @@ def _seed(task: _Task, seed: int) -> Tensor:
                 seed=seed,
                 folder=folder,
                 resume=settings.resume,
+                signals=task.signals,
                 progress=update,
                 **shared,
             )
