@@ -64,8 +64,15 @@ def spectral_reading(views: Sequence[Tensor]) -> dict[str, float]:
 
 
 READINGS = (
-    *("rankme", "lidar", "alpha_req", "cluster_learnability", "intrinsic_dimension"),
-    *(KDE_BELOW, KNN_BELOW, "alignment", "i_er"),
+    "rankme",
+    "lidar",
+    "alpha_req",
+    "cluster_learnability",
+    "intrinsic_dimension",
+    KDE_BELOW,
+    KNN_BELOW,
+    "alignment",
+    "i_er",
 )
 
 
