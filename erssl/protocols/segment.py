@@ -44,6 +44,7 @@ from erssl.run.class_tables import write_classes
 from erssl.run.console import say
 from erssl.run.directory import PREDICTIONS
 from erssl.run.result import Result
+from erssl.run.signals import SignalWatch
 from erssl.settings.segmentation import MAY_CHANGE, SegmentSettings, read_segment
 
 _IMAGE_SIZE = 224  # of weights that do not say theirs
@@ -63,6 +64,7 @@ class _Task:
     device: torch.device
     workers: int
     console: Console
+    signals: SignalWatch
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
@@ -109,10 +111,11 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
         digests=digests,
     )
 
+    notes = [*train.notes, *val.notes]
+
     def check() -> None:
-        for data in (train, val):
-            if settings.verify:
-                data.check(workers)
+        for data in (train, val) if settings.verify else ():
+            notes.extend(data.check(workers))
 
     with evaluation.opened(goes_on=settings.resume, may_change=MAY_CHANGE, check=check):
         say(
@@ -121,12 +124,16 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
             f"{len(train.class_names)} classes; maps of {height} x {width} patches of images of "
             f"{size} x {size} pixels.",
         )
+        for note in notes:
+            say(console, note)
+        evaluation.config["notes"] = notes
         inputs = _inputs(settings, size, read)
         folder = evaluation.path
-        task = _Task(
-            settings, maps, inputs, train, val, folder, best_device(), workers, console
-        )  # fmt: skip
-        with naming_folder(folder):
+        device = best_device()
+        with naming_folder(folder) as signals:
+            task = _Task(
+                settings, maps, inputs, train, val, folder, device, workers, console, signals
+            )  # fmt: skip
             matrices = [_seed(task, settings.seed + each) for each in range(settings.seeds)]
         return _finish(task, evaluation, matrices)
 
@@ -183,6 +190,7 @@ def _seed(task: _Task, seed: int) -> Tensor:
                 seed=seed,
                 folder=folder,
                 resume=settings.resume,
+                signals=task.signals,
                 progress=update,
                 **shared,
             )
@@ -230,14 +238,15 @@ def _finish(task: _Task, evaluation: BackboneEvaluation, matrices: list[Tensor])
     write_rows(task.folder / _IOU_TABLE, [("class", "iou", "pixels"), *rows])
     plots = settings.plots_format
     figures = write_classes(matrices[0], names, task.folder, plots) if plots else []
+    about = (
+        "Of the last iteration, in [0, 1]: miou is the mean over classes, background included, of "
+        "the intersection over union in one confusion matrix of all validation pixels that have a "
+        f"class; that of each class of the first seed is in {_IOU_TABLE}."
+    )
     return evaluation.finish(
         summarize([segmentation_metrics(matrix) for matrix in matrices]),
         task.device,
         task.console,
         figures=[*figures, PREDICTIONS],
-        note=(
-            "Of the last iteration, in [0, 1]: miou is the mean over classes, background "
-            "included, of the intersection over union in one confusion matrix of all validation "
-            f"pixels that have a class; that of each class of the first seed is in {_IOU_TABLE}."
-        ),
+        note=" ".join([about, *evaluation.config["notes"]]),
     )

@@ -1,19 +1,28 @@
 """``erssl segment``: the command, its resuming, what it refuses, and maps of features."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torchvision.models import resnet18, vit_b_16
 
 import erssl
+from erssl.cli.main import main
+from erssl.downstream.detection.coco import coco_layout, read_coco
+from erssl.downstream.detection.image_files import open_image
+from erssl.downstream.segmentation import linear_head
+from erssl.downstream.segmentation.data import read_coco_masks, read_voc_masks
 from erssl.errors import ConfigError, DataError
+from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.models.patch_maps import PatchMap
 
+from ..detection.test_orientation import turn
 from .voc_files import NAMES, write_voc
 
 SMALL = {
@@ -63,6 +72,20 @@ def test_the_command_leaves_results_and_goes_on_with_more_seeds(root, tmp_path):
     )
     with pytest.raises(ConfigError, match="annotations to train on"):
         segment(root, run_dir=run_dir, resume=True, seeds=2)
+
+
+def test_a_module_of_a_python_program_is_segmented_as_a_network_by_name(root, tmp_path):
+    options = BackboneOptions("test_resnet", "timm")
+    torch.manual_seed(0)
+    module = build_backbone(options)
+    metrics = []
+    for kind, given in ((options, None), (BackboneOptions("object", "object"), module)):
+        file = tmp_path / f"{kind.library}.safetensors"
+        save_backbone(module, file, kind, {})
+        folder = tmp_path / kind.library
+        result = erssl.segment(file, root, backbone=given, run_dir=folder, plots=False, **SMALL)
+        metrics.append(result.metrics)
+    assert metrics[0] == metrics[1]
 
 
 def test_masks_that_do_not_fit_are_refused_before_training(root, tmp_path):
@@ -153,3 +176,87 @@ def test_a_backbone_without_a_map_or_of_another_size_is_refused():
     net.image_size = 32
     with pytest.raises(ConfigError, match="does not take images of 64 x 64 pixels"):
         PatchMap(net, 64)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_images_and_masks_are_turned_by_their_own_orientation(orientation, root, tmp_path):
+    """As Pillow turns them; an untouched mask is that of the turned image, and the run says so."""
+    folder = root / "VOCdevkit" / "VOC2012"
+    image, mask = folder / "JPEGImages" / "train1.jpg", mask_of(root, "train1")
+    drawn = np.random.default_rng(0).integers(0, 4, (32, 64), dtype=np.uint8)
+    Image.fromarray(drawn).save(mask)
+    upright = np.asarray(Image.open(mask))
+    for file in (image, mask):
+        turn(file, orientation)
+    train, _ = read_voc_masks(root, 2012, ("train", "val"), NAMES)
+    notes = train.check(1)
+    assert [note.partition(" of ")[0] for note in notes] == ["1 images", "1 masks"]
+    assert "must be of the image as viewers show it" in notes[0] and "train1.png" in notes[1]
+    with Image.open(mask) as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    assert np.array_equal(train.mask(1), expected) and not np.array_equal(expected, upright)
+    assert open_image(train.images[1]).size == expected.shape[::-1]
+    Image.fromarray(expected).save(mask)  # of the image as viewers show it, without a tag
+    train, _ = read_voc_masks(root, 2012, ("train", "val"), NAMES)
+    assert len(train.check(1)) == 1
+    if orientation > 4:  # else the size tells nothing
+        Image.fromarray(upright).save(mask)
+        with pytest.raises(DataError, match="annotate the image as viewers show it"):
+            read_voc_masks(root, 2012, ("train", "val"), NAMES)[0].check(1)
+
+
+def test_what_is_noticed_of_the_images_is_said_and_reported(root, tmp_path, capsys):
+    turn(root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "val0.jpg", 3)
+    result = segment(root, run_dir=tmp_path / "run", iterations=1, quiet=False)
+    sentence = "1 images of voc2012 are turned upright by their EXIF orientation"
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    (note,) = result.results["config"]["notes"]
+    assert note.startswith(sentence)
+    assert sentence in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_what_is_noticed_of_a_coco_file_is_passed_on(tmp_path):
+    write_coco(tmp_path / "coco")
+    file = tmp_path / "coco" / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][1]["segmentation"].append([1.0, 1.0, 2.0, 2.0])
+    content["annotations"][1]["area"] = 9000
+    content["images"].append({**content["images"][0], "id": 2})
+    content["annotations"].append({**content["annotations"][1], "id": 3, "image_id": 2})
+    file.write_text(json.dumps(content))
+    train, val = read_coco_masks(tmp_path / "coco")
+    read = read_coco(coco_layout(tmp_path / "coco")[0], "train")
+    assert read.remarks and set(read.remarks) <= set(train.notes)
+    assert any("polygons of" in note and "left out" in note for note in train.notes)
+    assert not any("left out of training" in note for note in (*train.notes, *val.notes))
+
+
+@pytest.mark.parametrize(("number", "at"), [(signal.SIGTERM, 2), (signal.SIGINT, 3)])
+def test_a_signal_leaves_a_checkpoint_of_its_step_and_the_same_end(
+    number, at, root, tmp_path, monkeypatch, capsys
+):
+    loss, calls, before = linear_head.pixel_loss, [], signal.getsignal(number)
+
+    def stop(logits, masks):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), number)
+        return loss(logits, masks)
+
+    small = {**SMALL, "iterations": 3, "class_names": "[" + ",".join(NAMES) + "]"}
+    del small["quiet"]
+    said = [f"{key}={value}" for key, value in small.items()]
+    line = ["segment", "checkpoint=random:resnet10t", f"data_root={root}", *said]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_head, "pixel_loss", stop)
+        assert main([*line, f"run_dir={stopped}"]) == 128 + number
+    assert signal.getsignal(number) == before and len(calls) == at
+    sentence = f"at step {at}, with a checkpoint; go on with resume=true run_dir={stopped}."
+    assert sentence in capsys.readouterr().err
+    kept = torch.load(stopped / "seed0" / "last.ckpt", weights_only=True)
+    assert kept["iteration"] == at and not (stopped / "results.json").exists()
+    assert main([*line, f"run_dir={stopped}", "resume=true"]) == 0
+    assert main([*line, f"run_dir={whole}"]) == 0
+    ends = [json.loads((each / "seed0" / "seed.json").read_text()) for each in (stopped, whole)]
+    assert ends[0] == ends[1]
