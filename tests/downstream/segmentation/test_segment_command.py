@@ -19,6 +19,7 @@ from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.segmentation import linear_head
 from erssl.downstream.segmentation.data import read_coco_masks, read_voc_masks
 from erssl.errors import ConfigError, DataError
+from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.models.patch_maps import PatchMap
 
 from ..detection.test_orientation import turn
@@ -71,6 +72,20 @@ def test_the_command_leaves_results_and_goes_on_with_more_seeds(root, tmp_path):
     )
     with pytest.raises(ConfigError, match="annotations to train on"):
         segment(root, run_dir=run_dir, resume=True, seeds=2)
+
+
+def test_a_module_of_a_python_program_is_segmented_as_a_network_by_name(root, tmp_path):
+    options = BackboneOptions("test_resnet", "timm")
+    torch.manual_seed(0)
+    module = build_backbone(options)
+    metrics = []
+    for kind, given in ((options, None), (BackboneOptions("object", "object"), module)):
+        file = tmp_path / f"{kind.library}.safetensors"
+        save_backbone(module, file, kind, {})
+        folder = tmp_path / kind.library
+        result = erssl.segment(file, root, backbone=given, run_dir=folder, plots=False, **SMALL)
+        metrics.append(result.metrics)
+    assert metrics[0] == metrics[1]
 
 
 def test_masks_that_do_not_fit_are_refused_before_training(root, tmp_path):
