@@ -39,7 +39,7 @@ with ended_by_signals(), children.Children().ended_together() as running:
 """
 
 
-def wait_for(file, seconds=20):
+def wait_for(file, seconds=60):
     until = time.monotonic() + seconds
     while not (file.is_file() and file.read_text()):
         assert time.monotonic() < until, f"{file} did not appear"
@@ -61,7 +61,7 @@ def test_a_run_ends_with_the_process_that_started_it(number, heard, tmp_path):
     child = wait_for(tmp_path / "pid")
     assert os.getsid(child) != os.getsid(parent.pid)  # a terminal's Ctrl-C reaches the parent alone
     parent.send_signal(number)
-    parent.wait(10)
+    parent.wait(60)
     assert wait_for(tmp_path / "ended", 5) == heard
 
 
