@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -104,10 +105,10 @@ class MVEBLoss(nn.Module):
         super().__init__()
         if not 0 <= beta < math.inf:
             raise ValueError(f"The entropy weight beta must be at least 0 but is {beta}.")
-        if score_rows is not None and score_rows < 2:
+        if score_rows is not None and (not isinstance(score_rows, Integral) or score_rows < 2):
             raise ValueError(
-                f"A score needs at least 2 rows but score_rows is {score_rows}; give 2 or more, or "
-                "None for all rows."
+                f"A score needs at least 2 rows but score_rows is {score_rows}; give a whole number "
+                "of 2 or more, or None for all rows."
             )
         check_gather(gather_distributed)
         with torch.device("cpu"):  # also where a module is built on "meta"; refuses bad ones
