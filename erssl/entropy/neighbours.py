@@ -37,7 +37,7 @@ def knn_entropy(z: Tensor, k: int = 3) -> Tensor:
 
     Returns:
         Scalar tensor, at least in float32 and computed in float64; -inf where a row has k exact
-        duplicates, for then there is no density; NaN where a row is not finite.
+        duplicates (rows of 0 are), for then there is no density; NaN where a row is not finite.
 
     Raises:
         ValueError: If ``z`` is not a matrix of d >= 2 or ``k`` not in 1, …, N - 1.

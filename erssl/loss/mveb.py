@@ -107,8 +107,8 @@ class MVEBLoss(nn.Module):
             raise ValueError(f"The entropy weight beta must be at least 0 but is {beta}.")
         if score_rows is not None and (not isinstance(score_rows, Integral) or score_rows < 2):
             raise ValueError(
-                f"A score needs at least 2 rows but score_rows is {score_rows}; give a whole number "
-                "of 2 or more, or None for all rows."
+                f"A score needs at least 2 rows but score_rows is {score_rows}; give a whole "
+                "number from 2 on, or None for all rows."
             )
         check_gather(gather_distributed)
         with torch.device("cpu"):  # also where a module is built on "meta"; refuses bad ones
