@@ -1,5 +1,6 @@
 """The package as others get it: the wheel, the lazy import, lightly's own benchmark contract."""
 
+import ast
 import os
 import re
 import subprocess
@@ -206,6 +207,26 @@ def test_imports_run_one_way():
                     parts = statement[1].split(".")
                     reached = parts[1] if len(parts) > 1 else package
                     assert reached in {package} | allowed | ground, f"{file}: {line}"
+
+
+def test_what_can_stand_in_a_list_or_dictionary_is_not_unpacked_into_it():
+    """Neither ``[*("a", "b")]`` nor ``{**{"a": 1}}``."""
+    folders = (ROOT / name for name in ("erssl", "downstream", "tests", "benchmarks"))
+    for file in (file for folder in folders for file in folder.rglob("*.py")):
+        text = file.read_text()
+        if not re.search(r"[\[({,]\s*\*\*?[\[({]", text):  # what is parsed takes time
+            continue
+        for node in ast.walk(ast.parse(text)):
+            unpacked = []
+            if isinstance(node, ast.Dict):
+                pairs = zip(node.keys, node.values, strict=True)
+                unpacked = [value for key, value in pairs if key is None]
+            elif isinstance(node, ast.Starred):
+                unpacked = [node.value]
+            literal = [
+                each for each in unpacked if isinstance(each, ast.Dict | ast.List | ast.Tuple)
+            ]
+            assert not literal, f"{file}:{node.lineno}"
 
 
 def test_modules_with_an_underscore_are_imported_by_their_own_package_alone():

@@ -32,6 +32,8 @@ from erssl.downstream.segmentation.windows import Windows
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.files import write_json, write_rows
+from erssl.limits import check_images
+from erssl.models.channels import RGB
 from erssl.models.patch_maps import PatchMap
 from erssl.paths import user_path
 from erssl.protocols.backbone_evaluation import BackboneEvaluation
@@ -86,6 +88,7 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
     require_rgb(read.backbone, "segment")
     size = settings.image_size or int(read.preprocessing.get("image_size") or _IMAGE_SIZE)
     maps = PatchMap(read.backbone, size)
+    check_images("image_size", size, RGB, settings.batch_size, "batch_size")
     _, height, width = maps.shape
     if settings.batch_norm and settings.batch_size * height * width < 2:
         raise ConfigError(
