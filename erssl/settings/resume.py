@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
+from erssl.data.places import is_moved, is_place, is_same_everywhere
 from erssl.errors import ConfigError
 from erssl.layers import Layer, flat, merge_layers
 from erssl.methods import get_method
@@ -23,6 +24,8 @@ MAY_CHANGE = (
     "resume",
     "overwrite",
     "data.num_workers",
+    "data.download",
+    "data.verify",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
@@ -68,7 +71,8 @@ def check_same(
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
         changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if changed and not (may_change(name) or _was_chosen(name, key, given)):
+        excused = may_change(name) or _was_chosen(name, key, given)
+        if changed and not (excused or _is_moved(name, given, stored)):
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
@@ -80,6 +84,16 @@ def _was_chosen(name: str, key: str, given: Mapping[str, Any]) -> bool:
     """Whether the run's own value of a key stands for ``auto``, which is given again."""
     follows = name == "channels_last" and key != name
     return given.get(_PRECISION) == AUTO and (name == _PRECISION or follows)
+
+
+def _is_moved(name: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    """Whether a key says where the run's own images lie now."""
+    if not is_place(name) or given["data.name"] != stored["data.name"]:
+        return False
+    new, old = given.get(name), stored[name]
+    if is_same_everywhere(str(stored["data.name"])):
+        return True
+    return bool(new and old) and is_moved(name, str(new), str(old))
 
 
 def unsaid(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 import erssl
+from erssl.data.places import content_of, images_digest
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.protocols.study_transfer import read_study_transfer
@@ -20,11 +21,11 @@ from erssl.run.children import Children
 from erssl.run.lock import holder_of, locked
 from erssl.run.result import Result
 from erssl.settings.pretrain import read_settings
-from erssl.studies import RunStore, available_studies, read_study, store
+from erssl.studies import RunStore, available_studies, read_study
 from erssl.studies.figure import plot_study
 from erssl.studies.page import Outcome, agreement, metric_table, page
 from erssl.studies.plan import Axis, Cell, Grid, Published
-from erssl.studies.store import images_digest, key_of, mark_failure
+from erssl.studies.store import key_of, mark_failure
 
 SMALL: dict[str, Any] = {
     "question": "Does the batch matter?",
@@ -196,7 +197,7 @@ def test_key_counts_what_a_run_computes_and_nothing_else(tmp_path: Path) -> None
         folders.append({"name": "imagefolder", "train_dir": str(tmp_path / name)})
     assert images_digest(folders[0]) == images_digest(folders[1])
     (tmp_path / "b" / "class" / "image.png").write_bytes(b"1234")
-    store._content.cache_clear()  # folders are read once a process
+    content_of.cache_clear()  # folders are read once a process
     assert images_digest(folders[0]) != images_digest(folders[1])
 
 
@@ -294,7 +295,7 @@ def test_images_count_by_their_content(tmp_path: Path) -> None:
     folder.mkdir()
 
     def digests() -> list[str]:
-        store._content.cache_clear()
+        content_of.cache_clear()
         return [
             images_digest({"name": "table", "file": str(table)}),
             images_digest({"name": "imagenet", "root": str(folder)}),
