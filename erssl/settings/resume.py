@@ -18,7 +18,8 @@ from erssl.settings.loggers import logger_names, option_key
 from erssl.settings.trainer import AUTO
 
 _PRECISION = "trainer.precision"
-MAY_CHANGE = (
+# Of pretrainings and evaluations: where and how they run, not what they compute.
+OF_ANY_RUN = (
     "run_dir",
     "plots",
     "resume",
@@ -31,19 +32,27 @@ MAY_CHANGE = (
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.log_every_n_steps",
+    "logger",
+)
+MAY_CHANGE = (
+    *OF_ANY_RUN,
     "lens.on_collapse",
     "lens.every_n_steps",
     "checkpoint_every_n_steps",
     "keep_checkpoints",
-    "logger",
     "on_nonfinite",
     "save_nonfinite_batch",
 )
 
 
 def may_change(key: str) -> bool:
-    """Whether a key says where and how a run is done, not what it computes."""
-    return key in MAY_CHANGE or f"{key}.".startswith("logger_options.")
+    """Whether a key says where and how a pretraining is done, not what it computes."""
+    return key in MAY_CHANGE or is_of_loggers(key)
+
+
+def is_of_loggers(key: str) -> bool:
+    """Whether a key is an option of loggers, or all of them."""
+    return f"{key}.".startswith("logger_options.")
 
 
 def check_same(
