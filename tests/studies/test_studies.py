@@ -315,8 +315,8 @@ def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     small = written(tmp_path, axes={"method": {"SimCLR": {"method": "simclr"}}}, skip=[])
     places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr("erssl.run.lock.SILENT", 0.5)  # seconds that it waits for another machine
-    (tmp_path / "out" / ".erssl-lock").write_text("{}")
+    lock = tmp_path / "out" / ".erssl-lock"
+    lock.write_text("{}")
     planned = command._planned(
         read_study(small).grid(read_study(small).scale("tiny")).cells[0],
         RunStore(tmp_path / "store"),
@@ -324,7 +324,10 @@ def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     planned.path.mkdir(parents=True)
     (planned.path / "results.json").write_text("")
     result = run(small, "only=0", *places)
-    assert "results.json" in result.results["runs"][0]["failure"]
+    damaged = planned.path / "results.json"
+    assert result.results["runs"][0]["failure"].startswith(f"{damaged} is not what a run writes")
+    assert str(damaged) in (tmp_path / "out" / "study.md").read_text().replace("\\", "")
+    assert not lock.exists()
 
 
 def _one_run(folder: Path) -> tuple[str, tuple[str, ...], command.Planned]:
@@ -341,14 +344,15 @@ def test_a_run_that_was_stopped_or_is_trained_elsewhere_has_not_failed(
     """The first by its status, the second by its lock; both go on, or are read, the next time."""
     monkeypatch.setattr("erssl.run.waiting.PATIENCE", 0.1)
     small, places, planned = _one_run(tmp_path)
-    for status, lock, failed in ((143, False, False), (-9, False, False), (2, True, False)):
+    for status, lock in ((143, False), (-9, False), (2, True)):
         planned.path.mkdir(parents=True, exist_ok=True)
         if lock:
             (planned.path / ".erssl-lock").write_text("{}")
         monkeypatch.setattr(Children, "run", lambda *_, s=status, **__: s)
         result = run(small, *places)
-        assert bool(result.results["runs"][0]["failure"]) is failed
-    assert result.results["runs"][0]["in_use_by"] == "another process"
+        (outcome,) = result.results["runs"]
+        in_use_by = "another process" if lock else None
+        assert (outcome["failure"], outcome["in_use_by"]) == (None, in_use_by), status
     assert "1 are in use by another process" in (tmp_path / "out" / "study.md").read_text()
     (planned.path / ".erssl-lock").unlink()
     result = run(small, *places)
