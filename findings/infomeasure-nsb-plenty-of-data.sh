@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# infomeasure 0.6.3: entropy(approach="nsb") is nan as soon as there is enough data (125 samples of
-# four equally frequent symbols), and below that it is not the integral its documentation gives.
+# infomeasure 0.6.3: entropy(approach="nsb") is nan as soon as there is enough data (200 samples of
+# four equally frequent symbols, not yet 120), and below that it is not the integral its documentation gives.
 #
 # Guess: the Bayesian estimate of Nemenman, Shafee and Bialek is meant for few samples and joins the
 # count-based entropy for many: at 1000 samples of four symbols all estimators say ln 4 = 1.386.
 # Seen: the integrand is scaled at a point that is not its maximum, so the scaled weight overflows
 # and inf / inf is nan; the only sign is a RuntimeWarning, and mutual information is nan as well.
 # Where it is finite, each symbol's Gamma ratio is raised to its count, which the documented formula
-# does not do: counts 90, 6, 3, 1 give 0.515 nats, the formula 0.435, plain counting 0.415; the
+# does not do: counts 90, 6, 3, 1 give 0.515 nats, the formula 0.435; the
 # documentation's own example, counts 2, 2, 1, 1, 1, prints 1.453, the formula gives 1.505.
 # Who meets it: whoever picks NSB as the careful estimator for cluster labels or quantised codes.
 set -euo pipefail

@@ -3,7 +3,7 @@
 # computes: the result sums to 1 over channels and pixels together. No error, no warning.
 #
 # Guess: a converter that handles Softmax upwards (12 to 13, with a Flatten and a Reshape around it)
-# either undoes that downwards or refuses, as it does for Hardmax. Seen: the node keeps its axis, but
+# either undoes that downwards or refuses. Seen: the node keeps its axis, but
 # before opset 13 an axis meant "all axes from here on". For 3 x 4 x 4 scores and axis 1 a pixel's
 # probabilities sum to 1/16 on average; back in opset 13 the model keeps the new meaning. Only the last
 # axis is right. Hardmax upwards loses the old meaning in turn: a 1 a sample becomes one a pixel.

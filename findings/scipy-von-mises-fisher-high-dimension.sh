@@ -15,7 +15,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/env"
 "$folder/env/bin/pip" install -q scipy==1.17.1 numpy==2.4.6 mpmath==1.3.0
-"$folder/env/bin/python" - <<'PY' 2>/dev/null
+"$folder/env/bin/python" -W ignore - <<'PY'
 import mpmath
 import numpy as np
 import scipy

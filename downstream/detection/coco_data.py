@@ -161,15 +161,20 @@ class CocoData:
                 else "count as missed whatever is detected"
             )
             said.append(f"{counts['blank_masks']} masks of {file} have no pixel and {use}.")
-        if counts["polygons_left_out"]:
-            said.append(
-                f"{counts['polygons_left_out']} polygons of {file} have fewer than three points or "
-                "half a point and are left out beside the good ones of their objects, as in "
-                "Detectron2."
-            )
+        said += self.polygon_notes
         if counts["images_without_objects"] and self.split == "train":
             said.append(
                 f"{counts['images_without_objects']} images of {file} have nothing to train on "
                 "and are left out."
             )
         return (*said, *self.remarks)
+
+    @property
+    def polygon_notes(self) -> tuple[str, ...]:
+        """How many polygons are left out of masks, in a sentence, if any."""
+        if not (count := self.counts["polygons_left_out"]):
+            return ()
+        return (
+            f"{count} polygons of {self.source.annotations} have fewer than three points or half a "
+            "point and are left out beside the good ones of their objects, as in Detectron2.",
+        )

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erssl.downstream.detection.coco import check_same_categories, coco_layout, read_coco
-from erssl.downstream.detection.coco_data import CocoImage
+from erssl.downstream.detection.coco_data import CocoData, CocoImage
 from erssl.downstream.detection.image_files import check_images
 from erssl.downstream.detection.voc import CLASS_NAMES, read_list
 from erssl.downstream.segmentation.masks import (
     IGNORED,
     draw_objects,
+    is_turned,
     mask_size,
     read_mask_file,
 )
@@ -38,6 +39,7 @@ class SegmentationData:
         class_names: Name of each class number, the background first.
         masks: Mask of each image as a file; empty where they are drawn.
         digest: SHA-256 of what the masks are made of.
+        notes: What was noticed when it was read, one sentence each.
     """
 
     name: str
@@ -45,6 +47,7 @@ class SegmentationData:
     class_names: tuple[str, ...]
     masks: tuple[Path, ...]
     digest: str
+    notes: tuple[str, ...] = ()
 
     def mask(self, number: int) -> NDArray[np.uint8]:
         """Class numbers (height, width) of an image; 255 is no class.
@@ -56,19 +59,29 @@ class SegmentationData:
             return read_mask_file(self.masks[number], len(self.class_names))
         return draw_objects(self.images[number])
 
-    def check(self, workers: int) -> None:
-        """Decode every image and every mask file once, and compare their sizes.
+    def check(self, workers: int) -> tuple[str, ...]:
+        """Decode every image and every mask file once, and compare their sizes, turned upright.
 
         Args:
             workers: Threads to decode with.
 
+        Returns:
+            How many images and masks are turned by their EXIF orientation, one sentence each.
+
         Raises:
             DataError: If one cannot be read, or does not fit.
         """
-        check_images(self, workers)
+        notes = check_images(self, workers)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for _ in pool.map(self.mask, range(len(self.masks))):
                 pass
+            turned = list(pool.map(is_turned, self.masks))
+        if names := [path.name for path, yes in zip(self.masks, turned, strict=True) if yes]:
+            notes += (
+                f"{len(names)} masks of {self.name} are turned upright by an EXIF orientation of "
+                f"their own ({named(names)}).",
+            )
+        return notes
 
 
 def read_voc_masks(
@@ -143,6 +156,19 @@ def read_coco_masks(root: Path) -> list[SegmentationData]:
         )
     digests = [hashlib.sha256(each.source.annotations.read_bytes()) for each in (train, val)]
     return [
-        SegmentationData("coco", each.images, names, (), digest.hexdigest())
+        SegmentationData("coco", each.images, names, (), digest.hexdigest(), _notes_on(each))
         for each, digest in zip((train, val), digests, strict=True)
     ]
+
+
+def _notes_on(data: CocoData) -> tuple[str, ...]:
+    """What of a COCO file is not in its masks, and what looks wrong, one sentence each."""
+    file, counts = data.source.annotations, data.counts
+    said = []
+    if counts["empty_boxes"]:
+        said.append(
+            f"{counts['empty_boxes']} boxes of {file} have no area; their objects are not drawn."
+        )
+    if counts["blank_masks"]:
+        said.append(f"{counts['blank_masks']} masks of {file} have no pixel.")
+    return (*said, *data.polygon_notes, *data.remarks)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erssl.data.images import reading
+from erssl.data.orientation import UPRIGHT, orientation_of, turned_upright, upright_size
 from erssl.downstream.detection.coco_data import CocoImage
 from erssl.downstream.detection.masks import draw_mask
 from erssl.errors import DataError
@@ -17,7 +18,7 @@ _MODES = ("P", "L")  # whose bytes are numbers of classes
 
 
 def mask_size(path: Path) -> tuple[int, int]:
-    """Width and height of a mask, by its header.
+    """Width and height of a mask turned upright by its EXIF orientation, by its header.
 
     Raises:
         DataError: If it cannot be read, or is no mask of class numbers.
@@ -28,11 +29,19 @@ def mask_size(path: Path) -> tuple[int, int]:
                 f"{path} is an image of mode {file.mode} and no mask of class numbers; give a PNG "
                 "with a palette, or of 8-bit grey, whose values are numbers of classes."
             )
-        return file.size
+        return upright_size(file)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether a mask file carries an EXIF orientation, by its header."""
+    with reading(path) as file:
+        return orientation_of(file) != UPRIGHT
 
 
 def read_mask_file(path: Path, classes: int) -> NDArray[np.uint8]:
     """Read class numbers (height, width) of a palette image; 255 is no class.
+
+    A mask that carries an EXIF orientation is turned upright by it, as images are.
 
     Args:
         path: The PNG.
@@ -43,7 +52,7 @@ def read_mask_file(path: Path, classes: int) -> NDArray[np.uint8]:
     """
     mask_size(path)
     with reading(path) as file:
-        mask: NDArray[np.uint8] = np.array(file, dtype=np.uint8)
+        mask: NDArray[np.uint8] = np.array(turned_upright(file), dtype=np.uint8)
     present = np.unique(mask)
     beyond = present[(present >= classes) & (present != IGNORED)]
     if len(beyond):

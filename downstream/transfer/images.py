@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from erssl.data.datasets import ImagesInMemory
 from erssl.data.folders import ImageFiles
 from erssl.data.images import load_image
+from erssl.data.parts import part_of
 from erssl.downstream.transfer.splits import Indices
 
 
@@ -66,11 +67,10 @@ class FolderContent:
 
 def take(images: Images, indices: Indices) -> Images:
     """The images at some positions, as a data set of the same kind."""
-    if isinstance(images, ImagesInMemory):
-        return ImagesInMemory(images.pixels[indices], images.targets[indices])
-    if isinstance(images, ImageFiles):
-        return ImageFiles([images.samples[i] for i in indices.tolist()])
-    return MultiLabelFiles(images.samples[i] for i in indices.tolist())
+    if isinstance(images, MultiLabelFiles):
+        return MultiLabelFiles(images.samples[i] for i in indices.tolist())
+    part: Images = part_of(images, indices)
+    return part
 
 
 def targets_of(images: Images) -> Indices:

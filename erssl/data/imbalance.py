@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from torch.utils.data import Dataset
 
-from erssl.data.datasets import Datasets, ImageDataset, ImagesInMemory, labels_of
-from erssl.data.folders import ImageFiles
+from erssl.data.datasets import Datasets, labels_of
+from erssl.data.parts import part_of
 from erssl.errors import DataError
 
 
@@ -68,35 +65,4 @@ def long_tailed(datasets: Datasets, factor: float, seed: int) -> Datasets:
         random.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)
     ]
     chosen = np.sort(np.concatenate(kept))
-    return replace(
-        datasets, train=_of_numbers(datasets.train, chosen), labelled_train=datasets.train
-    )
-
-
-class SomeImages(Dataset[tuple[Any, int]]):
-    """Images of a data set with these numbers."""
-
-    def __init__(self, images: ImageDataset, numbers: npt.NDArray[np.int64]) -> None:
-        """Take the images and which of them, in order."""
-        self.images, self.numbers = images, numbers
-        self.targets = labels_of(images)[numbers]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        """One image and its class number."""
-        return self.images[int(self.numbers[index])]
-
-
-def _of_numbers(images: Any, numbers: npt.NDArray[np.int64]) -> ImageDataset:
-    """A part of images, of their kind, which pipelines know how to read."""
-    if isinstance(images, ImageFiles):
-        samples = [images.samples[number] for number in numbers]
-        return ImageFiles(samples, images.upright, images.channels)
-    for held in ("pixels", "data"):  # ours, torchvision's
-        pixels = getattr(images, held, None)
-        if isinstance(pixels, np.ndarray):
-            return ImagesInMemory(pixels[numbers], labels_of(images)[numbers])
-    return SomeImages(images, numbers)
+    return replace(datasets, train=part_of(datasets.train, chosen), labelled_train=datasets.train)

@@ -183,9 +183,6 @@ def _pretrain(
                 if longer and (path / RESULTS).is_file():
                     (path / RESULTS).replace(path / f"results-{before}epochs.json")
                 run_dir.write_config(config, sources)
-                if start is not None:
-                    sentence = told(settings, start, heads)
-                    say(console, sentence)
                 write_json(path / ENVIRONMENT, environment(probe.strategy.root_device))
                 if settings.resume and resumed_from is None:
                     console.print(
@@ -194,6 +191,8 @@ def _pretrain(
                 header = header_lines(
                     settings, data, method, probe, path, precision, sources, resumed_from
                 )
+                if start is not None:
+                    header.insert(0, told(settings, start, heads))
                 write_text(path / HEADER, "\n".join(header) + "\n")
                 say_lines(console, "\n".join(header))
             metrics = _train(

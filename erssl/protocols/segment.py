@@ -109,10 +109,11 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
         digests=digests,
     )
 
+    notes = [*train.notes, *val.notes]
+
     def check() -> None:
-        for data in (train, val):
-            if settings.verify:
-                data.check(workers)
+        for data in (train, val) if settings.verify else ():
+            notes.extend(data.check(workers))
 
     with evaluation.opened(goes_on=settings.resume, may_change=MAY_CHANGE, check=check):
         say(
@@ -121,6 +122,9 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
             f"{len(train.class_names)} classes; maps of {height} x {width} patches of images of "
             f"{size} x {size} pixels.",
         )
+        for note in notes:
+            say(console, note)
+        evaluation.config["notes"] = notes
         inputs = _inputs(settings, size, read)
         folder = evaluation.path
         task = _Task(
@@ -230,14 +234,15 @@ def _finish(task: _Task, evaluation: BackboneEvaluation, matrices: list[Tensor])
     write_rows(task.folder / _IOU_TABLE, [("class", "iou", "pixels"), *rows])
     plots = settings.plots_format
     figures = write_classes(matrices[0], names, task.folder, plots) if plots else []
+    about = (
+        "Of the last iteration, in [0, 1]: miou is the mean over classes, background included, of "
+        "the intersection over union in one confusion matrix of all validation pixels that have a "
+        f"class; that of each class of the first seed is in {_IOU_TABLE}."
+    )
     return evaluation.finish(
         summarize([segmentation_metrics(matrix) for matrix in matrices]),
         task.device,
         task.console,
         figures=[*figures, PREDICTIONS],
-        note=(
-            "Of the last iteration, in [0, 1]: miou is the mean over classes, background "
-            "included, of the intersection over union in one confusion matrix of all validation "
-            f"pixels that have a class; that of each class of the first seed is in {_IOU_TABLE}."
-        ),
+        note=" ".join([about, *evaluation.config["notes"]]),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from erssl.escaping import markdown_code, markdown_row, markdown_text
 from erssl.files import write_text
-from erssl.run.directory import LENS, LENS_FIGURE, METRICS, read_lens, read_metrics
+from erssl.run.directory import HEADER, LENS, LENS_FIGURE, METRICS, read_lens, read_metrics
 from erssl.run.plots import Plots, plot_curves
 
 FROM_GIVEN = "before training, from the given weights"
@@ -52,9 +52,18 @@ def write_report(results: Mapping[str, Any], run_dir: Path, plots: Plots = "png"
         "",
         *(["![entropy and reconstruction](lens.png)", ""] if lens else []),
         *_headline(run_dir / LENS),
+        *_header(run_dir / HEADER),
         _how(results),
     ]
     write_text(run_dir / "report.md", "\n".join(lines) + "\n")
+
+
+def _header(file: Path) -> list[str]:
+    """What the run said of itself before it began, such as what it starts from, as a list."""
+    if not file.is_file():  # written by an earlier version
+        return []
+    text = file.read_text(encoding="utf-8", errors="backslashreplace")
+    return [*(f"- {markdown_text(line)}" for line in text.splitlines()), ""]
 
 
 def _headline(file: Path) -> list[str]:

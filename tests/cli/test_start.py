@@ -47,6 +47,8 @@ def test_a_run_starts_from_a_run_backbone_heads_and_images(tiny_run, tmp_path, c
     assert main(["pretrain", *overrides, *QUICK, "epochs=1", f"run_dir={run_dir}"]) == 0
     out = capsys.readouterr().out
     assert f"Starts from {tiny_run}: " in out and "projection_head too" in out
+    for file in ("header.txt", "report.md"):
+        assert "Starts from " in (run_dir / file).read_text()
     assert "Method: simclr\n" in out and "Trained at 28 x 28 pixels, mean 0.25" in out
     probe = sum(name.startswith("online_classifier.") for name in trained)
     assert probe > 0 and f"{probe} of heads left out); projection_head too" in out

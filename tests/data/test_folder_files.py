@@ -2,14 +2,17 @@
 
 import io
 import os
+import sys
 import tarfile
 import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, PngImagePlugin, features
 
-from erssl.data import default_options, load_datasets, load_image
+from erssl.data import default_options, formats, load_datasets, load_image
 from erssl.data.folders import scan_folder
 from erssl.data.images import find_unreadable, warn_of_pages
 from erssl.data.tars import TarImages
@@ -163,3 +166,46 @@ def test_names_are_printed_as_they_are():
     console = Console(width=20, file=io.StringIO(), record=True)
     say(console, "runs[lr0.1]/a[/b]/:cat: \udce9 of a long name\nnot a line", style="yellow")
     assert console.export_text() == "runs[lr0.1]/a[/b]/:cat: \\udce9 of a long name not a line\n"
+
+
+@pytest.fixture
+def fresh_formats():
+    """Formats are asked for once a process; here they are asked for anew, before and after."""
+
+    def forget():
+        for kept in (formats.image_formats, formats.image_extensions, formats._readable):
+            kept.cache_clear()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_plugin_of_the_user_reads_its_format_and_without_it_files_are_counted(
+    make_folder, monkeypatch, fresh_formats, installed
+):
+    """A stand-in for pillow_heif, whose opener takes PNG bytes for HEIC ones."""
+    folder = make_folder(classes=("a",), count=2)
+    (folder / "a" / "0.png").rename(folder / "a" / "0.heic")
+    (folder / "a" / "2.jxl").write_bytes(b"no plugin at all")
+
+    class Heif(PngImagePlugin.PngImageFile):
+        format = "HEIF"
+
+    plugin = ModuleType("pillow_heif")
+    plugin.register_heif_opener = lambda: Image.register_open("HEIF", Heif)
+    plugin.__spec__ = ModuleSpec("pillow_heif", None)
+    Image.init()  # all that Pillow brings, lest they register with the copy alone
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    for package in ("pillow_heif", "pi_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, package, None)
+    if installed:
+        monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    options = default_options("imagefolder", train_dir=str(folder), num_workers=0)
+    images = load_datasets(options)
+    counted = images.left_out["train"]
+    assert len(images.train) == (2 if installed else 1)
+    assert counted["extension .jxl"] == 1
+    assert counted["extension .heic"] == (0 if installed else 1)

@@ -31,15 +31,15 @@ def test_counts_of_unequal_and_empty_classes():
     assert long_tailed_counts([7], 100) == [7]
 
 
-def module(tmp_path, factor, seed=0, **options):
+def module(factor, seed=0, **options):
     made = default_options("digits", imbalance=factor, **options)
     return SSLDataModule(made, 16, seed)
 
 
 @pytest.mark.parametrize("pipeline", ["lightly", "device"])
-def test_training_images_are_some_of_each_class_and_the_bank_stays_whole(tmp_path, pipeline):
-    whole = module(tmp_path, 1.0).datasets
-    data = module(tmp_path, 10.0, pipeline=pipeline, num_workers=0)
+def test_training_images_are_some_of_each_class_and_the_bank_stays_whole(pipeline):
+    whole = module(1.0).datasets
+    data = module(10.0, pipeline=pipeline, num_workers=0)
     available = np.bincount(labels_of(whole.train))
     counts = np.bincount(labels_of(data.datasets.train)).tolist()
     assert counts == [int(n * 10 ** (-c / 9)) for c, n in enumerate(available)]
@@ -55,7 +55,7 @@ def test_training_images_are_some_of_each_class_and_the_bank_stays_whole(tmp_pat
 
 
 def test_the_choice_follows_from_the_seed():
-    chosen = [module(None, 5.0, seed).datasets.train.pixels for seed in (0, 0, 1)]
+    chosen = [module(5.0, seed).datasets.train.pixels for seed in (0, 0, 1)]
     assert (chosen[0] == chosen[1]).all()
     assert (chosen[0] != chosen[2]).any()
 

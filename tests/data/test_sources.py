@@ -283,9 +283,18 @@ def test_a_missing_label_of_hugging_face_is_counted_and_all_missing_ones_are_no_
 def test_what_hugging_face_cannot_give_is_said_in_a_sentence(tmp_path, monkeypatch):
     hf = pytest.importorskip("datasets")
     hf.disable_progress_bars()
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="no-such/name cannot be loaded"):
+    asked: list[str] = []
+
+    def unreachable(self, name, **options):
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    with pytest.raises(DataError, match=r"no-such/name cannot be loaded .*Couldn't reach"):
         default_options("hf", path="no-such/name").load()
+    assert asked == ["no-such/name"]  # and not for half a minute
+    assert not hf.config.HF_HUB_OFFLINE
     (tmp_path / "data").mkdir()
     hf.Dataset.from_dict({"x": [1, 2]}).to_parquet(str(tmp_path / "data" / "train-0.parquet"))
     with pytest.raises(DataError, match=r"no column of images but x \(Value\)"):

@@ -56,7 +56,7 @@ def test_networks_that_agree_are_left_as_they_are():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_gradient_that_is_not_finite_has_no_cosine(monkeypatch):
+def test_a_gradient_that_is_not_finite_has_no_cosine():
     class Half(_Tiny):
         def forward(self, images):
             features = super().forward(images)

@@ -42,6 +42,7 @@ FORBIDDEN = (
     "feature_cls",
     "kwargs_filter",
 )
+KEY = "checkpoint_path"  # by which timm would read a file
 NAMES = ("local-dir:{place}", "hf-hub:evil/net", "hf_hub:evil/net", "timm/evil", "{place}/net.pth")
 
 
@@ -130,23 +131,34 @@ def test_a_name_that_is_an_address_is_no_network(tmp_path, evil, name):
             act()
 
 
+OPTION = f"backbone.options.{KEY} is not handed on to timm"
+ADDRESS = "local-dir:{place} is no timm model"
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "refused"),
     [
-        ["pretrain", "backbone=timm", f"backbone.name={NAME}", "backbone.options.{key}={value}"],
-        ["pretrain", "backbone=timm", "backbone.name=local-dir:{place}"],
-        ["knn", "checkpoint=random:{name},{key}={value}", "data=digits"],
-        ["embed", "checkpoint={value}", f"arch={NAME},{{key}}={{value}}", "data=digits"],
-        ["export", "checkpoint={value}", f"arch={NAME},{{key}}={{value}}", "format=timm"],
-        ["lens", "checkpoint=timm:{name},{key}={value}", "data=digits"],
-        ["detect", "checkpoint=timm:local-dir:{place}", "data_root=."],
-        ["segment", "checkpoint=timm:{name},{key}={value}", "data_root=."],
+        (
+            ["pretrain", "backbone=timm", "backbone.name={name}", "backbone.options.{option}"],
+            OPTION,
+        ),
+        (["pretrain", "backbone=timm", "backbone.name=local-dir:{place}"], ADDRESS),
+        (["knn", "checkpoint=random:{name},{option}", "data=digits"], OPTION),
+        (["embed", "checkpoint={sound}", "arch={name},{option}", "data=digits"], OPTION),
+        (["export", "checkpoint={sound}", "arch={name},{option}", "format=timm"], OPTION),
+        (["lens", "checkpoint=timm:{name},{option}", "data=digits"], OPTION),
+        (["detect", "checkpoint=timm:local-dir:{place}", "data_root=."], ADDRESS),
+        (["segment", "checkpoint=timm:{name},{option}", "data_root=."], OPTION),
     ],
 )
-def test_commands_refuse_in_one_sentence(tmp_path, evil, capsys, monkeypatch, arguments):
+def test_commands_refuse_in_one_sentence(tmp_path, evil, capsys, monkeypatch, arguments, refused):
     monkeypatch.chdir(tmp_path)
-    named = {"key": "checkpoint_path", "value": evil / "net.pth", "place": evil, "name": NAME}
+    sound = tmp_path / "sound.safetensors"
+    save_file(weights(), sound)
+    named = {"option": f"{KEY}={evil / 'net.pth'}", "place": evil, "name": NAME, "sound": sound}
     more = {"embed": ["output=o.npy"], "export": ["output=o.pth"], "lens": ["output=o"]}
+    more["detect"] = ["backend=torchvision"]
     given = [argument.format(**named) for argument in arguments] + more.get(arguments[0], [])
     assert main(given) == 2
-    assert len([line for line in capsys.readouterr().err.splitlines() if "erssl: " in line]) == 1
+    [said] = [line for line in capsys.readouterr().err.splitlines() if "erssl: " in line]
+    assert refused.format(place=evil) in said

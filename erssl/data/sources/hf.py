@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -104,14 +106,39 @@ class HuggingFace(CheckedOptions):
                 return {str(split.split or "train"): split}
             if local.is_file() and local.suffix.lower() == ".parquet":
                 return {"train": datasets.Dataset.from_parquet(str(local))}
-            where = str(local) if local.is_dir() else str(self.path)
-            return datasets.load_dataset(where, self.config)
+            if local.is_dir():
+                return datasets.load_dataset(str(local), self.config)
+            with _asked_once(str(self.path)):
+                return datasets.load_dataset(str(self.path), self.config)
         except Exception as error:  # the network, the hub and readers raise nearly anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise DataError(
                 f"data.path={self.path} cannot be loaded ({reason[:200]}); check its name and the "
                 "network, or give a local folder."
             ) from error
+
+
+@contextlib.contextmanager
+def _asked_once(name: str) -> Iterator[None]:
+    """Let datasets take what it has kept where the hub cannot be reached.
+
+    It would ask again for half a minute, and print each time.
+    """
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    before = datasets.config.HF_HUB_OFFLINE
+    try:
+        HfApi().dataset_info(name, timeout=10)
+    except HfHubHTTPError:  # an answer, whatever it says
+        pass
+    except Exception:  # of whatever library speaks to the network
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 class HubImages(EncodedImages):

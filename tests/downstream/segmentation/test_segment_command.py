@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torchvision.models import resnet18, vit_b_16
 
 import erssl
+from erssl.downstream.detection.coco import coco_layout, read_coco
+from erssl.downstream.detection.image_files import open_image
+from erssl.downstream.segmentation.data import read_coco_masks, read_voc_masks
 from erssl.errors import ConfigError, DataError
 from erssl.models.patch_maps import PatchMap
 
+from ..detection.test_orientation import turn
 from .voc_files import NAMES, write_voc
 
 SMALL = {
@@ -153,3 +157,56 @@ def test_a_backbone_without_a_map_or_of_another_size_is_refused():
     net.image_size = 32
     with pytest.raises(ConfigError, match="does not take images of 64 x 64 pixels"):
         PatchMap(net, 64)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_images_and_masks_are_turned_by_their_own_orientation(orientation, root, tmp_path):
+    """As Pillow turns them; an untouched mask is that of the turned image, and the run says so."""
+    folder = root / "VOCdevkit" / "VOC2012"
+    image, mask = folder / "JPEGImages" / "train1.jpg", mask_of(root, "train1")
+    drawn = np.random.default_rng(0).integers(0, 4, (32, 64), dtype=np.uint8)
+    Image.fromarray(drawn).save(mask)
+    upright = np.asarray(Image.open(mask))
+    for file in (image, mask):
+        turn(file, orientation)
+    train, _ = read_voc_masks(root, 2012, ("train", "val"), NAMES)
+    notes = train.check(1)
+    assert [note.partition(" of ")[0] for note in notes] == ["1 images", "1 masks"]
+    assert "must be of the image as viewers show it" in notes[0] and "train1.png" in notes[1]
+    with Image.open(mask) as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    assert np.array_equal(train.mask(1), expected) and not np.array_equal(expected, upright)
+    assert open_image(train.images[1]).size == expected.shape[::-1]
+    Image.fromarray(expected).save(mask)  # of the image as viewers show it, without a tag
+    train, _ = read_voc_masks(root, 2012, ("train", "val"), NAMES)
+    assert len(train.check(1)) == 1
+    if orientation > 4:  # else the size tells nothing
+        Image.fromarray(upright).save(mask)
+        with pytest.raises(DataError, match="annotate the image as viewers show it"):
+            read_voc_masks(root, 2012, ("train", "val"), NAMES)[0].check(1)
+
+
+def test_what_is_noticed_of_the_images_is_said_and_reported(root, tmp_path, capsys):
+    turn(root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "val0.jpg", 3)
+    result = segment(root, run_dir=tmp_path / "run", iterations=1, quiet=False)
+    sentence = "1 images of voc2012 are turned upright by their EXIF orientation"
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    (note,) = result.results["config"]["notes"]
+    assert note.startswith(sentence)
+    assert sentence in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_what_is_noticed_of_a_coco_file_is_passed_on(tmp_path):
+    write_coco(tmp_path / "coco")
+    file = tmp_path / "coco" / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][1]["segmentation"].append([1.0, 1.0, 2.0, 2.0])
+    content["annotations"][1]["area"] = 9000
+    content["images"].append({**content["images"][0], "id": 2})
+    content["annotations"].append({**content["annotations"][1], "id": 3, "image_id": 2})
+    file.write_text(json.dumps(content))
+    train, val = read_coco_masks(tmp_path / "coco")
+    read = read_coco(coco_layout(tmp_path / "coco")[0], "train")
+    assert read.remarks and set(read.remarks) <= set(train.notes)
+    assert any("polygons of" in note and "left out" in note for note in train.notes)
+    assert not any("left out of training" in note for note in (*train.notes, *val.notes))
