@@ -86,11 +86,9 @@ def test_wrong_gradients_of_a_convolution_name_it(monkeypatch, wrong):
 
 
 @pytest.mark.skipif(
-    not (quick_half(torch.device("cpu"))[0] and torch.__version__.startswith("2.14")),
-    reason="a fault of oneDNN's bfloat16 as of torch 2.14",
+    not quick_half(torch.device("cpu"))[0], reason="bfloat16 is emulated on this processor"
 )
-def test_the_fault_is_seen_where_it_is():
-    """Of which :mod:`erssl.models.half_precision` tells; mended versions may drop this test."""
-    strided = _Tiny(64, kernel_size=3, stride=2, padding=1)
-    assert faulty_in_half(strided, [1], 3) == ["second"]
-    assert faulty_in_half(strided, [8], 3) == []
+def test_sound_convolutions_are_not_blamed():
+    """Whether the fault itself shows depends on the processor and on what lay in memory."""
+    assert faulty_in_half(_Tiny(64, kernel_size=3, stride=2, padding=1), [8], 3) == []
+    assert faulty_in_half(_Tiny(64, kernel_size=3, padding=1), [5], 3) == []
