@@ -89,9 +89,13 @@ _STUDY: dict[str, Any] = {
         "tiny": {
             "about": "digits",
             "overrides": {
-                **{"data": "digits", "data.pipeline": "lightly", "data.views.recipe": "digits"},
+                "data": "digits",
+                "data.pipeline": "lightly",
+                "data.views.recipe": "digits",
                 **{k: yaml.safe_load(v) for k, _, v in (o.partition("=") for o in COMMON)},
-                **{"lens.probe_size": 0, "epochs": 2, "trainer.precision": "32-true"},
+                "lens.probe_size": 0,
+                "epochs": 2,
+                "trainer.precision": "32-true",
             },
         }
     },

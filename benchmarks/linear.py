@@ -55,8 +55,15 @@ def main(options: argparse.Namespace) -> None:
     report = {
         "command": "python -m benchmarks.linear",
         "setting": {
-            **{"n": N, "held_out": HELD_OUT, "dim": DIM, "classes": CLASSES, "spread": SPREAD},
-            **{"epochs": EPOCHS, "batch": BATCH, "seed": 0, "device": DEVICE.type},
+            "n": N,
+            "held_out": HELD_OUT,
+            "dim": DIM,
+            "classes": CLASSES,
+            "spread": SPREAD,
+            "epochs": EPOCHS,
+            "batch": BATCH,
+            "seed": 0,
+            "device": DEVICE.type,
         },
         "threads": torch.get_num_threads(),
         "repeats": options.n,

@@ -81,14 +81,14 @@ def execute(command: str, arguments: list[str], quiet: bool) -> Result:
     from erssl.run.children import silent_children
     from erssl.run.console import Terminal
     from erssl.run.directory import command_of_python
-    from erssl.run.faults import naming_loaders
+    from erssl.run.faults import naming_faults
     from erssl.run.streams import spelling_out
 
     engine = importlib.import_module(f"erssl.protocols.{command}")
     with (
         command_of_python([command, *arguments]),
         spelling_out(),
-        naming_loaders(),
+        naming_faults(),
         silent_children(quiet),
         called_from_python(),
     ):

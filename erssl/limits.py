@@ -6,6 +6,7 @@ that others use. Whoever means it says so by the environment variable ``ERSSL_NO
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from erssl.errors import ConfigError
 INSIST = "ERSSL_NO_LIMITS"
 _LEAST_PROCESSES, _PROCESSES_A_CPU = 64, 8
 _COUNTS = 10**9  # epochs, steps: more than any training has
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 _CGROUP = ("memory.max", "memory/memory.limit_in_bytes")
 
 
@@ -79,6 +81,42 @@ def check_memory(what: str, need: float, way: str, memory: int | None = None) ->
     there = main_memory() if memory is None else memory
     if there is not None and need > there:
         _refuse(f"{what} needs {size(need)} of memory and there are {size(there)}; {way}")
+
+
+def check_images(
+    key: str, side: int, channels: int = 3, images: int = 1, count_key: str = ""
+) -> None:
+    """Refuse images that do not fit in memory as float32, before one is made.
+
+    Args:
+        key: The setting of their size.
+        side: Height and width in pixels.
+        channels: Of each.
+        images: That are held at a time.
+        count_key: The setting of their number; empty for one image.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    at_once = f"{images:,} images at a time" if count_key else "one image"
+    less = f"{key} or {count_key}" if count_key else key
+    need = 4 * channels * images * side**2
+    check_memory(f"{key}={side} with {at_once}", need, f"set {less} to less")
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised for, is that memory did not suffice.
+
+    Python, NumPy and PIL raise MemoryError; torch raises RuntimeError with a text, for the memory
+    of the machine and of a GPU; the system refuses to start a process.
+    """
+    while error is not None:
+        told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+        refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+        if told or refused or isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def cpus() -> int:

@@ -84,6 +84,7 @@ def test_a_function_is_its_command(run, tmp_path):
 
 def test_a_process_is_left_as_it_was(run, tmp_path):
     """Another program's hydra, warnings, logging, environment, threads and random numbers."""
+    in_one_step = {**QUICK, "trainer.limit_train_batches": 1, "lens.probe_size": 0}
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -92,6 +93,7 @@ def test_a_process_is_left_as_it_was(run, tmp_path):
         before = os.getcwd(), dict(os.environ), list(warnings.filters), lightning.level
         threads = torch.get_num_threads(), set(threading.enumerate())
         erssl.knn(run.path, run_dir=tmp_path / "knn", quiet=True, **{"data.num_workers": 0})
+        erssl.pretrain("simclr", run_dir=tmp_path / "run", quiet=True, **BACKBONE, **in_one_step)
         assert (os.getcwd(), dict(os.environ), list(warnings.filters), lightning.level) == before
         assert (torch.get_num_threads(), set(threading.enumerate())) == threads
         assert GlobalHydra.instance().is_initialized()

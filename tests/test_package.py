@@ -1,5 +1,6 @@
 """The package as others get it: the wheel, the lazy import, lightly's own benchmark contract."""
 
+import ast
 import os
 import re
 import subprocess
@@ -159,7 +160,10 @@ def test_garbage_is_collected_again_once_a_command_runs():
 
 
 def test_imports_run_one_way():
-    """Entropy <- loss <- methods <- protocols <- cli; evaluation and downstream know no methods."""
+    """Entropy <- loss <- methods <- protocols; evaluation and downstream know no methods.
+
+    Calls and cli import protocols by their names alone.
+    """
     ground = {
         "announced",
         "errors",
@@ -187,10 +191,13 @@ def test_imports_run_one_way():
         "studies": {"run", "settings", "data", "evaluation"},
         "protocols": {"settings", "run", "studies", "methods", "downstream", "callbacks"}
         | measured,
+        "calls": {"settings", "run", "methods", "models", "data"},
+        "commands": {"calls", "settings", "run", "methods", "data"},
+        "cli": {"settings", "run"},
     }
     for package, allowed in below.items():
         folder = ROOT / package if package == "downstream" else ROOT / "erssl" / package
-        files = list(folder.rglob("*.py"))
+        files = list(folder.rglob("*.py")) or list(folder.parent.glob(f"{folder.name}.py"))
         assert files, f"{folder} has no modules"
         for file in files:
             for line in file.read_text().splitlines():
@@ -200,6 +207,26 @@ def test_imports_run_one_way():
                     parts = statement[1].split(".")
                     reached = parts[1] if len(parts) > 1 else package
                     assert reached in {package} | allowed | ground, f"{file}: {line}"
+
+
+def test_what_can_stand_in_a_list_or_dictionary_is_not_unpacked_into_it():
+    """Neither ``[*("a", "b")]`` nor ``{**{"a": 1}}``."""
+    folders = (ROOT / name for name in ("erssl", "downstream", "tests", "benchmarks"))
+    for file in (file for folder in folders for file in folder.rglob("*.py")):
+        text = file.read_text()
+        if not re.search(r"[\[({,]\s*\*\*?[\[({]", text):  # what is parsed takes time
+            continue
+        for node in ast.walk(ast.parse(text)):
+            unpacked = []
+            if isinstance(node, ast.Dict):
+                pairs = zip(node.keys, node.values, strict=True)
+                unpacked = [value for key, value in pairs if key is None]
+            elif isinstance(node, ast.Starred):
+                unpacked = [node.value]
+            literal = [
+                each for each in unpacked if isinstance(each, ast.Dict | ast.List | ast.Tuple)
+            ]
+            assert not literal, f"{file}:{node.lineno}"
 
 
 def test_modules_with_an_underscore_are_imported_by_their_own_package_alone():

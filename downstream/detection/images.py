@@ -17,7 +17,7 @@ from erssl.downstream.detection.coco import CocoImage
 from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.detection.job import Detected
 from erssl.downstream.detection.masks import draw_mask
-from erssl.run.plots import Plots, plain, save_figure, shortened
+from erssl.run.plots import Plots, class_colour, plain, save_figure, shortened
 
 _MOST = 12  # images of a sheet
 _COLUMNS = 3  # pairs in a row
@@ -113,13 +113,13 @@ def _tinted(pixels: np.ndarray[Any, Any], masks: Sequence[tuple[np.ndarray[Any, 
     result = pixels.astype(np.float32)
     for mask, label in masks:
         inside = mask.astype(bool)
-        result[inside] = 0.5 * result[inside] + 0.5 * 255 * np.asarray(_colour(label))
+        result[inside] = 0.5 * result[inside] + 0.5 * 255 * np.asarray(class_colour(label))
     return result.clip(0, 255).astype(np.uint8)
 
 
 def _box(axes: Axes, corners: tuple[float, float, float, float], label: str, number: int) -> None:
     x0, y0, x1, y1 = corners
-    colour = _colour(number)
+    colour = class_colour(number)
     outline = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=0.9)
     axes.add_patch(outline)
     frame = {"facecolor": colour, "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
@@ -127,11 +127,3 @@ def _box(axes: Axes, corners: tuple[float, float, float, float], label: str, num
     axes.text(
         x0, y0, shown_label, fontsize=4.5, color="white", va="bottom", bbox=frame, clip_on=True
     )
-
-
-def _colour(number: int) -> tuple[float, float, float]:
-    """Colours of neighbouring classes lie far apart (golden angle on the wheel)."""
-    from matplotlib.colors import hsv_to_rgb
-
-    red, green, blue = hsv_to_rgb((number * 0.618034 % 1, 0.85, 0.75))
-    return float(red), float(green), float(blue)

@@ -131,7 +131,7 @@ class AroundIterations(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to watch for signals, in the place of what Lightning does at them."""
         if self._signals is not None:
-            self._signals.training_begins(trainer)
+            self._signals.training_begins()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last one; from now on a signal ends the run at once."""
@@ -172,7 +172,7 @@ class AroundIterations(Callback):
         trainer.strategy.save_checkpoint(held, self._file)
         trainer.strategy.barrier("checkpoint")
         if self._stop and self._signals is not None:
-            self._signals.stop(trainer)
+            self._signals.stop(trainer.global_step, trainer.is_global_zero)
 
 
 def require_same_head(checkpoint: Mapping[str, Any], about: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
@@ -19,6 +19,7 @@ from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.segmentation.data import SegmentationData
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+Predict = Callable[[Tensor], Tensor]  # from squares (N, 3, S, S) to logits (N, C, h, w)
 _ORDER, _FLIP, _CROP = 0, 1, 2  # what a random number is for
 
 
@@ -52,6 +53,17 @@ class Inputs(ABC):
         values = np.array(image.resize(size, self.resampling), dtype=np.float32) / 255
         return (torch.from_numpy(values).permute(2, 0, 1) - self.mean) / self.std
 
+    @staticmethod
+    def classes(mask: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+        """Give class numbers (H, W) of a mask that is resized by its nearest pixels.
+
+        Args:
+            mask: Class numbers.
+            size: Width and height that it is resized to.
+        """
+        nearest = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(nearest))
+
     @abstractmethod
     def training(
         self, image: Image.Image, mask: NDArray[np.uint8], draws: np.random.Generator
@@ -71,20 +83,16 @@ class Inputs(ABC):
     @abstractmethod
     def scores(
         self,
-        maps: nn.Module,
-        head: nn.Module,
+        predict: Predict,
         images: Sequence[Sequence[Tensor]],
         sizes: Sequence[tuple[int, int]],
-        batch_size: int,
     ) -> Iterator[Tensor]:
         """Give scores (C, H, W) of the classes, image by image.
 
         Args:
-            maps: Gives features (N, D, h, w).
-            head: Gives logits (N, C, h, w) of them.
+            predict: Gives logits (N, C, h, w) of any number of squares.
             images: What `whole` gave of each, on the device.
             sizes: Height H and width W of each.
-            batch_size: Squares that go through the backbone together.
         """
 
 
@@ -96,8 +104,7 @@ class SquareImages(Inputs):
     ) -> tuple[Tensor, Tensor]:
         """As of `Inputs`, the mask by its nearest pixels; nothing is drawn."""
         side = (self.image_size, self.image_size)
-        nearest = Image.fromarray(mask).resize(side, Image.Resampling.NEAREST)
-        return self.tensor(image, side), torch.from_numpy(np.array(nearest))
+        return self.tensor(image, side), self.classes(mask, side)
 
     def whole(self, image: Image.Image) -> list[Tensor]:
         """As of `Inputs`: one square."""
@@ -105,14 +112,12 @@ class SquareImages(Inputs):
 
     def scores(
         self,
-        maps: nn.Module,
-        head: nn.Module,
+        predict: Predict,
         images: Sequence[Sequence[Tensor]],
         sizes: Sequence[tuple[int, int]],
-        batch_size: int,
     ) -> Iterator[Tensor]:
         """As of `Inputs`: logits of all images at once."""
-        together = head(maps(torch.stack([image for (image,) in images])))
+        together = predict(torch.stack([image for (image,) in images]))
         for logits, size in zip(together, sizes, strict=True):
             yield F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ from torch import Tensor
 from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.segmentation.data import SegmentationData
 from erssl.downstream.segmentation.masks import IGNORED
-from erssl.run.plots import Plots, plain, save_figure, shortened
+from erssl.run.plots import Plots, class_colour, plain, save_figure, shortened
 
 _MOST = 12  # images of a sheet
 _IN_A_ROW = 2  # of them
 _NAMED = 24  # classes of the legend, the largest ones
 _LABEL = 24  # characters of a name
 _INCHES = (2.2, 1.9)  # of one field
+_BACKGROUND = (0.0, 0.0, 0.0)  # class 0
 _NOTHING = (1.0, 1.0, 1.0)  # where there is no class
 _TITLES = ("image", "mask", "predicted")
 
@@ -55,7 +55,8 @@ def draw_maps(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    colours = np.array([class_colour(number) for number in range(IGNORED)] + [_NOTHING])
+    named = [class_colour(number) for number in range(1, IGNORED)]
+    colours = np.array([_BACKGROUND, *named, _NOTHING])
     pixels = np.zeros(IGNORED + 1, dtype=np.int64)
     for place, (number, classes) in enumerate(sorted(predicted.items())):
         row, column = divmod(place, _IN_A_ROW)
@@ -73,13 +74,6 @@ def draw_maps(
     ]
     figure.legend(handles=legend, loc="outside lower center", ncols=8, fontsize=6, frameon=False)
     save_figure(figure, path, plots)
-
-
-def class_colour(number: int) -> tuple[float, float, float]:
-    """Colour of a class: black for the background, others around the circle by the golden ratio."""
-    if number == 0:
-        return (0.0, 0.0, 0.0)
-    return colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.85, (0.95, 0.65, 0.45)[number % 3])
 
 
 def _counts(classes: NDArray[Any]) -> NDArray[np.int64]:

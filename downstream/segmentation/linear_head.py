@@ -24,6 +24,7 @@ from erssl.downstream.segmentation.masks import IGNORED
 from erssl.downstream.segmentation.metrics import count_pixels
 from erssl.errors import RunError
 from erssl.files import replacing
+from erssl.run.signals import SignalWatch
 
 CHECKPOINT = "last.ckpt"
 _STD = 0.01  # of the layer's weights at first, as in MMSegmentation's heads
@@ -105,6 +106,7 @@ def train_head(
     workers: int,
     folder: Path,
     resume: bool,
+    signals: SignalWatch | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[int, float]]:
     """Train a head, on the device; the backbone stays as it is.
@@ -120,6 +122,7 @@ def train_head(
         workers: Loader processes.
         folder: Where checkpoints go.
         resume: Whether to go on with the checkpoint in the folder, where there is one.
+        signals: Tells when the training shall stop, which it does after a checkpoint.
         progress: Is told of each step.
 
     Returns:
@@ -127,6 +130,7 @@ def train_head(
 
     Raises:
         RunError: If the loss is not finite, or a checkpoint cannot be read.
+        Stopped: After the checkpoint of the step in which a signal was heard.
     """
     maps.to(device).eval()
     head.to(device).train()
@@ -139,6 +143,8 @@ def train_head(
     draws = TrainingDraws(data, inputs, length, seed, options.flip)
     rest = Subset(draws, range(start * options.batch_size, length))
     loader = DataLoader(rest, options.batch_size, num_workers=workers, drop_last=True)
+    if signals is not None:
+        signals.training_begins()
     for iteration, (images, masks) in enumerate(loader, start=start):
         for group in optimizer.param_groups:
             group["lr"] = options.rate(iteration)
@@ -160,10 +166,15 @@ def train_head(
                     f"The loss is {losses[-1][1]} after {done} iterations; set learning_rate to "
                     f"less than {options.learning_rate:g}."
                 )
-        if done % options.checkpoint_period == 0:
+        stops = signals is not None and signals.heard_here
+        if stops or done % options.checkpoint_period == 0 or done == options.iterations:
             state = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
             with replacing(kept) as partial:
                 torch.save({**state, "iteration": done, "since": since, "losses": losses}, partial)
+        if signals is not None and stops:
+            signals.stop(done)
+    if signals is not None:
+        signals.training_ends()
     head.eval()
     return losses
 
@@ -204,10 +215,14 @@ def confusion_of(
     images_of = WholeImages(data, inputs)
     loader = DataLoader(images_of, batch_size, num_workers=workers, collate_fn=keep_sizes)
     done = 0
+
+    def predict(squares: Tensor) -> Tensor:
+        return torch.cat([head(maps(part)) for part in squares.split(batch_size)])
+
     for images, masks in loader:
         there = [[scale.to(device) for scale in image] for image in images]
         sizes = [(int(mask.shape[0]), int(mask.shape[1])) for mask in masks]
-        scores = inputs.scores(maps, head, there, sizes, batch_size)
+        scores = inputs.scores(predict, there, sizes)
         for classes_of, mask in zip(scores, masks, strict=True):
             predicted = classes_of.argmax(dim=0).cpu()
             matrix += count_pixels(predicted, mask, classes)

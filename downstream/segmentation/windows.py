@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from erssl.downstream.segmentation.batches import Inputs
+from erssl.downstream.segmentation.batches import Inputs, Predict
 from erssl.downstream.segmentation.masks import IGNORED
 
 _TRIES = 10  # for a crop of which no class has more than
@@ -57,10 +57,8 @@ class Windows(Inputs):
     ) -> tuple[Tensor, Tensor]:
         """Crop (3, S, S) and its class numbers (S, S); what is beyond the image has no class."""
         low, high = self.scale_range
-        size = self._resized(image, float(draws.uniform(low, high)))
-        whole = self.tensor(image, size)
-        nearest = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
-        classes = torch.from_numpy(np.array(nearest))
+        size = self._size(image, float(draws.uniform(low, high)))
+        whole, classes = self.tensor(image, size), self.classes(mask, size)
         side = self.image_size
         for _ in range(_TRIES):
             top = int(draws.integers(0, max(0, size[1] - side) + 1))
@@ -74,62 +72,46 @@ class Windows(Inputs):
 
     def whole(self, image: Image.Image) -> list[Tensor]:
         """The image (3, h, w) at every scale."""
-        return [self.tensor(image, self._resized(image, scale)) for scale in self.scales]
+        return [self.tensor(image, self._size(image, scale)) for scale in self.scales]
 
     def scores(
         self,
-        maps: nn.Module,
-        head: nn.Module,
+        predict: Predict,
         images: Sequence[Sequence[Tensor]],
         sizes: Sequence[tuple[int, int]],
-        batch_size: int,
     ) -> Iterator[Tensor]:
         """As of `Inputs`: logits, or of several scales the mean probability."""
         for scales, size in zip(images, sizes, strict=True):
-            yield self._of_image(maps, head, scales, size, batch_size)
+            yield self._of_image(predict, scales, size)
 
     def _of_image(
-        self,
-        maps: nn.Module,
-        head: nn.Module,
-        scales: Sequence[Tensor],
-        size: tuple[int, int],
-        batch_size: int,
+        self, predict: Predict, scales: Sequence[Tensor], size: tuple[int, int]
     ) -> Tensor:
         each = [(image, False) for image in scales]
         each += [(image, True) for image in scales if self.mirrored]
         if len(each) == 1:
-            return self._logits(maps, head, scales[0], size, batch_size)
+            return self._logits(predict, scales[0], size)
         total = torch.zeros(())
         for image, mirrored in each:
             seen = image.flip(-1) if mirrored else image
-            scores = self._logits(maps, head, seen, size, batch_size).softmax(dim=0)
+            scores = self._logits(predict, seen, size).softmax(dim=0)
             total = total.to(scores) + (scores.flip(-1) if mirrored else scores)
         return total / len(each)
 
-    def _logits(
-        self, maps: nn.Module, head: nn.Module, image: Tensor, size: tuple[int, int], batch: int
-    ) -> Tensor:
+    def _logits(self, predict: Predict, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (C, H, W), the mean of the windows that see a pixel."""
         side, (height, width) = self.image_size, image.shape[-2:]
         tops, lefts = (places(length, side, self.stride) for length in (height, width))
         corners = [(top, left) for top in tops for left in lefts]
-        total = counted = torch.zeros(())
-        for start in range(0, len(corners), batch):
-            now = corners[start : start + batch]
-            seen = torch.stack([image[:, y : y + side, x : x + side] for y, x in now])
-            logits = head(maps(seen))
-            logits = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
-            if start == 0:
-                total = logits.new_zeros(logits.shape[1], height, width)
-                counted = logits.new_zeros(height, width)
-            for (y, x), part in zip(now, logits, strict=True):
-                total[:, y : y + side, x : x + side] += part
-                counted[y : y + side, x : x + side] += 1
-        mean = (total / counted)[None]
-        return F.interpolate(mean, size=size, mode="bilinear", align_corners=False)[0]
+        logits = predict(torch.stack([image[:, y : y + side, x : x + side] for y, x in corners]))
+        total = logits.new_zeros(logits.shape[1], height, width)
+        counted = logits.new_zeros(height, width)
+        for (y, x), part in zip(corners, logits, strict=True):
+            total[:, y : y + side, x : x + side] += _resized(part, (side, side))
+            counted[y : y + side, x : x + side] += 1
+        return _resized(total / counted, size)
 
-    def _resized(self, image: Image.Image, scale: float) -> tuple[int, int]:
+    def _size(self, image: Image.Image, scale: float) -> tuple[int, int]:
         """Width and height of an image whose short side is ``scale`` times a window."""
         factor = scale * self.image_size / min(image.size)
         least = self.image_size if scale >= 1 else 1
@@ -146,6 +128,11 @@ def places(length: int, side: int, stride: int) -> list[int]:
     """
     steps = max(0, -(-(length - side) // stride))
     return [min(step * stride, length - side) for step in range(steps + 1)]
+
+
+def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Values (C, H, W) at another height and width."""
+    return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def _is_mixed(classes: Tensor) -> bool:

@@ -73,7 +73,7 @@ class RunCheckpoint(Checkpoint):
         """Begin to watch for signals, in the place of what Lightning does at them."""
         self._last_step = trainer.global_step
         if self.signals is not None:
-            self.signals.training_begins(trainer)
+            self.signals.training_begins()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -125,7 +125,7 @@ class RunCheckpoint(Checkpoint):
         trainer.strategy.save_checkpoint(held, self.path)
         trainer.strategy.barrier("checkpoint")
         if self._stop and self.signals is not None:
-            self.signals.stop(trainer)
+            self.signals.stop(trainer.global_step, trainer.is_global_zero)
 
 
 def _between_steps(trainer: Trainer, batch_idx: int) -> bool:

@@ -12,26 +12,30 @@ from typing import Any
 
 _DEFAULTS_LIST = re.compile(r"^defaults:\n(  - .*(\n|$))+", re.MULTILINE)
 _AUTO = "auto"
+_SELF = "_self_"
 
 
 def help_text(command: str) -> str:
     """Usage, examples and keys of a command."""
     head, _ = _parts(command)
-    below = _below(command)
+    names = _with_those_below(command)
     parts = ["\n".join(head)]
     # the first line of a file that others share is its title
-    parts += ["\n".join(_parts(name)[0][2:]) for name in below]
+    parts += ["\n".join(_parts(name)[0][2:]) for name in names if name != command]
     parts += [_choices(command), _presets(command)]
-    keys = [line for name in [*below, command] for line in _parts(name)[1]]
+    keys = [line for name in names for line in _parts(name)[1]]
     if keys:
         parts.append("\n".join(["Keys:", *keys]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _below(name: str) -> list[str]:
-    """The files that a file builds on, each behind those that it builds on itself."""
-    named = [each for each in _defaults(name) if isinstance(each, str) and each != "_self_"]
-    return [file for each in named for file in (*_below(each), each)]
+def _with_those_below(name: str) -> list[str]:
+    """A file and those that it builds on, in the order of ``defaults``."""
+    named = [each for each in _defaults(name) if isinstance(each, str)]
+    if _SELF not in named:
+        named.append(_SELF)
+    inner = ([name] if each == _SELF else _with_those_below(each) for each in named)
+    return [file for files_of in inner for file in files_of]
 
 
 def _choices(command: str) -> str:
@@ -61,7 +65,7 @@ def _presets(command: str) -> str:
     default = shown = chosen[0]
     about = default
     if default == _AUTO:  # its values are those of the preset that it begins with
-        shown = next(name for name in _defaults(f"{group}/{_AUTO}") if name != "_self_")
+        shown = next(name for name in _defaults(f"{group}/{_AUTO}") if name != _SELF)
         about = f"{_AUTO}: what fits the number of training images, and says which"
     lines = [line for line in _text(f"{group}/{shown}").splitlines() if line[:1] not in ("#", "")]
     return "\n".join(

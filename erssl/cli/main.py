@@ -127,9 +127,9 @@ def _run(command: str, arguments: list[str]) -> int:
 
     with nullcontext() if started else _all_that_is_made_stays():
         engine = importlib.import_module(f"erssl.protocols.{command}")
-    from erssl.run.faults import naming_loaders
+    from erssl.run.faults import naming_faults
 
-    with naming_loaders():
+    with naming_faults():
         engine.run(arguments, Terminal())
     return 0
 

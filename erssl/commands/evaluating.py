@@ -51,7 +51,13 @@ def knn(
 
 
 def transfer(
-    checkpoint: Place, data_root: Place | None = None, *, quiet: bool = False, **overrides: Any
+    checkpoint: Place,
+    data_root: Place | None = None,
+    *,
+    backbone: Backbone = None,
+    feature_dim: int | None = None,
+    quiet: bool = False,
+    **overrides: Any,
 ) -> Result:
     """Evaluate a backbone on eleven other data sets: ``erssl transfer``.
 
@@ -59,6 +65,8 @@ def transfer(
         checkpoint: As :func:`knn` takes it.
         data_root: The folder of the data sets; of COCO or VOC for :func:`detect` and
             :func:`segment`. ``None`` where other keys of the command name the images.
+        backbone: The module, where the run was of one; for :func:`detect` a ResNet of torchvision.
+        feature_dim: Width of its features, where neither an attribute of it nor the run says so.
         quiet: Print nothing.
         **overrides: Any key of the command, such as ``datasets=["dtd", "pets"]``.
 
@@ -70,7 +78,7 @@ def transfer(
         ErsslError: If it cannot be done.
     """
     said = {"checkpoint": checkpoint, "data_root": data_root}
-    return run_command("transfer", said, None, None, quiet, overrides)
+    return run_command("transfer", said, backbone, feature_dim, quiet, overrides)
 
 
 def lens(
@@ -126,7 +134,7 @@ def evaluation_of(command: str, like: Callable[P, Result]) -> Callable[P, Result
         bound.apply_defaults()
         said = dict(bound.arguments)
         overrides = said.pop("overrides")
-        backbone, feature_dim = said.pop("backbone", None), said.pop("feature_dim", None)
+        backbone, feature_dim = said.pop("backbone"), said.pop("feature_dim")
         return run_command(command, said, backbone, feature_dim, said.pop("quiet"), overrides)
 
     does = commands()[command]

@@ -26,6 +26,11 @@ _MODES = {"LA": 2, "RGBA": 4}
 _FULL = {"uint8": 255.0, "uint16": 65535.0}
 
 
+def has_pixels(channels: int) -> bool:
+    """Whether images of so many channels are Pillow's, of pixels in 0..1; others are tensors."""
+    return channels in (GREY, RGB)
+
+
 def load_bands(path: str | Path, channels: int, *, upright: bool = False) -> Tensor:
     """Read an image of so many channels.
 

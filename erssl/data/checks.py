@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from erssl.data.bands import has_pixels
 from erssl.errors import ConfigError
 
 _LEAST_STD = 1e-6  # of pixels in 0..1, of which nearly black ones may have 1e-4
@@ -60,17 +61,14 @@ def as_numbers(key: str, values: object, count: int, meaning: str) -> tuple[floa
     return numbers
 
 
-def check_statistics(
-    prefix: str, mean: Sequence[float], std: Sequence[float], of_pixels: bool
-) -> None:
+def check_statistics(prefix: str, mean: Sequence[float], std: Sequence[float]) -> None:
     """Make sure that images can be normalised by these means and deviations.
 
     Args:
         prefix: What the names of the two begin with in messages, such as ``data.``.
         mean: Of each channel.
-        std: Of each channel.
-        of_pixels: Whether the values are pixels in 0..1, as of RGB and grey images; those of other
-            images have units of their own.
+        std: Of each channel. Those of one or three are of pixels in 0..1, those of other images
+            of units of their own.
 
     Raises:
         ConfigError: If one is not finite, a deviation is not positive, or no image has such ones.
@@ -83,7 +81,7 @@ def check_statistics(
             raise ConfigError(
                 f"{shown} holds a value that is not positive; give the deviations of the channels."
             )
-        if of_pixels:
+        if has_pixels(len(values)):
             least, most = (0.0, 1.0) if key == "mean" else (_LEAST_STD, _MOST_STD)
             if values and not least <= min(values) <= max(values) <= most:
                 raise ConfigError(

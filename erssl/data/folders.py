@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from erssl.data.bands import ARRAY, GREY, RGB, load_bands
+from erssl.data.bands import ARRAY, GREY, RGB, has_pixels, load_bands
 from erssl.data.checked_files import CheckedFiles
 from erssl.data.file_list import (
     FileList,
@@ -43,7 +43,7 @@ def read_image(path: str | Path, channels: int = RGB, upright: bool = False) -> 
     Raises:
         DataError: If it cannot be read, or has other channels.
     """
-    if channels in (GREY, RGB):
+    if has_pixels(channels):
         return load_image(path, upright=upright, grey=channels == GREY)
     return load_bands(path, channels, upright=upright)
 
@@ -126,7 +126,7 @@ def scan_folder(key: str, path: str | Path, channels: int = RGB) -> Folder:
     inner, others = _entries(key, path, folder)
     class_names = [name for name in inner if not is_hidden(name)]
     left_out = LeftOut()
-    extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
+    extensions = _extensions(channels)
     hidden = [name for name in inner if is_hidden(name)]
     loose = images_among(str(folder), sorted(others + hidden), left_out, extensions)
     builder = FileListBuilder()
@@ -174,7 +174,7 @@ def scan_unlabelled(key: str, path: str | Path, channels: int = RGB) -> Folder:
     folder = _existing(key, path)
     _entries(key, path, folder)
     left_out = LeftOut()
-    extensions = (*image_extensions(), *(() if channels in (GREY, RGB) else ARRAY))
+    extensions = _extensions(channels)
     builder = FileListBuilder()
     if not add_images_below(str(folder), 0, builder, left_out, extensions):
         raise DataError(_no_images(f"{key}={path}", extensions, left_out, "name another"))
@@ -296,7 +296,7 @@ def drop_unreadable(
         DataError: If there are unreadable images and ``on_error`` is ``"raise"``, or if no
             image is readable.
     """
-    read = None if channels in (GREY, RGB) else partial(read_image, channels=channels)
+    read = None if has_pixels(channels) else partial(read_image, channels=channels)
     paths = Paths(folder.samples)
     count = len(paths) if sampled is None else min(sampled, len(paths))
     say_phase(f"Decoding check: {counted(count, 'image')} of {folder.key}={folder.path}.")
@@ -350,6 +350,11 @@ def _sampled(
             "data.verify=true and data.on_error=skip to find and leave out all."
         )
     return folder, []
+
+
+def _extensions(channels: int) -> tuple[str, ...]:
+    own = image_extensions()
+    return own if has_pixels(channels) else (*own, *ARRAY)
 
 
 def _no_images(where: str, extensions: Sequence[str], left_out: LeftOut, advice: str) -> str:

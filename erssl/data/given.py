@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from erssl.data.bands import GREY, RGB, as_bands
+from erssl.data.bands import GREY, RGB, as_bands, has_pixels
 from erssl.data.datasets import Datasets
 from erssl.data.images import to_rgb
 from erssl.errors import DataError
@@ -239,7 +239,7 @@ def as_image(image: Any, channels: int) -> Any:
     Raises:
         DataError: If it is no image, or has other channels.
     """
-    if channels not in (GREY, RGB):
+    if not has_pixels(channels):
         try:
             return as_bands(image, channels)
         except ValueError as error:

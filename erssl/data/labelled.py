@@ -22,6 +22,7 @@ from erssl.data.module import make_loader
 from erssl.data.options import DataOptions
 from erssl.data.views import build_crop_transform, build_eval_transform
 from erssl.errors import ConfigError, DataError, counted, named
+from erssl.limits import check_images
 from erssl.paths import user_path
 
 Indices = npt.NDArray[np.int64]
@@ -73,6 +74,7 @@ class LabelledDataModule(LightningDataModule):
         self.train_images = TransformedDataset(chosen, crop)
         self.val_images = TransformedDataset(require_labels(options, datasets), plain)
         self.batch_size = min(batch_size, -(-len(self.train_images) // devices))
+        check_images("data.image_size", size, options.channels, self.batch_size, "batch_size")
         self.drop_last = drop_last
         self._place = (0, 0)
 

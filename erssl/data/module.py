@@ -22,6 +22,7 @@ from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
 from erssl.data.views.pipelines import make_pipeline
 from erssl.errors import ConfigError, DataError
+from erssl.limits import check_images
 
 
 def start_worker(worker_id: int, rank: int = 0) -> None:
@@ -177,6 +178,8 @@ class SSLDataModule(LightningDataModule):
                 f"lens.probe_size={size} does not fit the {len(images)} images of the split "
                 f"that it is drawn from; set it to {len(images)} or less and at least 2."
             )
+        side, channels = self.options.image_size, self.options.channels
+        check_images("data.image_size", side, channels, 2 * size, "lens.probe_size")
         return self.spread_views(images, size)
 
     def spread_views(self, images: ImageDataset, size: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 
-from erssl.data.bands import GREY, RGB
+from erssl.data.bands import RGB, has_pixels
 from erssl.data.checks import (
     as_numbers,
     check_choice,
@@ -134,7 +134,7 @@ class DataOptions:
                 "and up to 1."
             )
         self._check_channels()
-        check_statistics("data.", self.mean, self.std, self.channels in (GREY, RGB))
+        check_statistics("data.", self.mean, self.std)
 
     def _check_channels(self) -> None:
         """Check that there is a mean and a deviation for each channel, or none yet."""
@@ -157,7 +157,7 @@ class DataOptions:
             raise ConfigError(
                 f"data.mean={list(self.mean)} and data.std={list(self.std)}: give both, or neither."
             )
-        if count not in (GREY, RGB) and self.interpolation == "lanczos":
+        if not has_pixels(count) and self.interpolation == "lanczos":
             raise ConfigError(
                 f"data.interpolation=lanczos is for RGB and grey images and data.channels is "
                 f"{count}; choose bilinear, bicubic or nearest."

@@ -1,7 +1,12 @@
 """How good a backbone is: frozen features, then a protocol ``features -> metrics``."""
 
 from erssl.evaluation.accuracies import classification_metrics, confusion_matrix
-from erssl.evaluation.features import cached_features, extract_features, stored_features
+from erssl.evaluation.features import (
+    FeatureOptions,
+    cached_features,
+    extract_features,
+    stored_features,
+)
 from erssl.evaluation.knn import knn_accuracy, knn_scores
 from erssl.evaluation.lens_quantities import lens_reading
 from erssl.evaluation.linear_on_features import linear_accuracy
@@ -9,6 +14,7 @@ from erssl.evaluation.rows import AnyFeatures, Features, StoredFeatures, StoredR
 
 __all__ = [
     "AnyFeatures",
+    "FeatureOptions",
     "Features",
     "StoredFeatures",
     "StoredRows",

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Required, Unpack
 
 from erssl.data.checks import check_choice, check_whole
 from erssl.data.datasets import ImagesWithTargets, TransformedDataset
@@ -69,23 +70,48 @@ def extract_features(
     return Features(torch.cat(features), torch.cat(labels))
 
 
+class FeatureOptions(TypedDict, total=False):
+    """How features are taken and kept; all but ``preprocessing`` may be left out.
+
+    Attributes:
+        preprocessing: What ``transform`` does: size, mean, std, interpolation; part of the key, as
+            is the text of ``transform`` itself.
+        weights_key: What stands for the weights in the key, in place of their digest.
+        data_key: What stands for the images in the key, in place of their digest.
+        dtype: How features are kept. ``"float16"`` halves the space, with a relative error of
+            at most 2⁻¹¹ (6e-8 absolutely below 6e-5); also of what is returned, on the first call
+            as on later ones.
+        precision: In what the backbone computes, float32 unless said; ``"bf16"`` is bfloat16, with
+            a relative error of about 2⁻⁸ in each layer, for processors that compute quicker in it.
+        batch_size: Images a step, 256 unless said; no batch reaches over the end of a shard.
+        num_workers: Loader processes, none unless said.
+        device: Where the backbone is, the CPU unless said.
+        shard_size: Images a shard, 4,096 unless said: 32 MiB of features of a ResNet-50.
+        share: Number of this process and of all that fill one cache: it computes each so-manieth
+            shard, and none of the others.
+        progress: Called with the number of images done and of all.
+    """
+
+    preprocessing: Required[Mapping[str, Any]]
+    weights_key: str | None
+    data_key: str | None
+    dtype: StoredType
+    precision: Precision
+    batch_size: int
+    num_workers: int
+    device: torch.device | str
+    shard_size: int
+    share: tuple[int, int] | None
+    progress: Callable[[int, int], None] | None
+
+
 def cached_features(
     backbone: nn.Module,
     images: ImagesWithTargets,
     transform: Callable[[Any], Tensor],
     *,
     cache_dir: Path | None,
-    preprocessing: Mapping[str, Any],
-    weights_key: str | None = None,
-    data_key: str | None = None,
-    dtype: StoredType = "float32",
-    precision: Precision = "float32",
-    batch_size: int = 256,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    shard_size: int = 4096,
-    share: tuple[int, int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[FeatureOptions],
 ) -> Features:
     """Frozen features of a data set, read from disk as far as they are there.
 
@@ -101,22 +127,8 @@ def cached_features(
             knows, unless ``data_key`` is given.
         transform: From an image to a tensor (3, H, W), without chance.
         cache_dir: Folder of the cache; ``None`` for no cache.
-        preprocessing: What ``transform`` does: size, mean, std, interpolation; part of the key, as
-            is the text of ``transform`` itself.
-        weights_key: What stands for the weights in the key, in place of their digest.
-        data_key: What stands for the images in the key, in place of their digest.
-        dtype: How features are kept. ``"float16"`` halves the space, with a relative error of
-            at most 2⁻¹¹ (6e-8 absolutely below 6e-5); also of what is returned, on the first call
-            as on later ones. ``"auto"`` is float32 here, where all are held in memory.
-        precision: In what the backbone computes; ``"bf16"`` is bfloat16, with a relative error of
-            about 2⁻⁸ in each layer, for processors that compute quicker in it.
-        batch_size: Images a step; no batch reaches over the end of a shard.
-        num_workers: Loader processes.
-        device: Where the backbone is.
-        shard_size: Images a shard; 4,096 features of a ResNet-50 are 32 MiB.
-        share: Number of this process and of all that fill one cache: it computes each so-manieth
-            shard, and none of the others.
-        progress: Called with the number of images done and of all.
+        options: See :class:`FeatureOptions`. ``dtype="auto"`` is float32, as is nothing said,
+            since all are held in memory.
 
     Returns:
         Features (N, d), float32, and labels (N,), or (N, K) where images show several classes,
@@ -126,15 +138,13 @@ def cached_features(
         ConfigError: If an option is out of range, or nothing tells when the images change.
         DataError: If there are no images, one cannot be read, or features are not finite.
     """
-    table = Table(len(images), progress)
-    kept = "float32" if dtype == "auto" else dtype
-    plan = _Plan(images, transform, preprocessing, precision, batch_size, num_workers, device)
-    shards = plan.shards(shard_size, dtype)
+    plan = _Plan(backbone, images, transform, **options)
+    table = Table(len(images), plan.progress)
+    kept = "float32" if plan.dtype == "auto" else plan.dtype
     cache = None
     if cache_dir is not None:
-        about = plan.about(backbone, weights_key, data_key)
-        cache = FeatureCache(cache_dir, about, kept, len(images), shard_size)
-    plan.fill(table, backbone, shards, cache, kept, share)
+        cache = FeatureCache(cache_dir, plan.about(), kept, len(images), plan.shard_size)
+    plan.fill(table, cache, kept)
     return table.features()
 
 
@@ -144,17 +154,7 @@ def stored_features(
     transform: Callable[[Any], Tensor],
     *,
     cache_dir: Path,
-    preprocessing: Mapping[str, Any],
-    weights_key: str | None = None,
-    data_key: str | None = None,
-    dtype: StoredType = "auto",
-    precision: Precision = "float32",
-    batch_size: int = 256,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    shard_size: int = 4096,
-    share: tuple[int, int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[FeatureOptions],
 ) -> StoredFeatures:
     """Frozen features of a data set that stay on disk, of which blocks are read when asked for.
 
@@ -167,19 +167,10 @@ def stored_features(
         images: The data set.
         transform: From an image to a tensor.
         cache_dir: Folder of the cache, which features are read from.
-        preprocessing: What ``transform`` does.
-        weights_key: What stands for the weights in the key.
-        data_key: What stands for the images in the key.
-        dtype: How features are kept. ``"auto"`` takes float32 shards where some are there already;
-            else float16, but for shards with a feature above 65,504 or rows that float16 rounds by
-            more than 2⁻¹⁰ of their length, as tiny ones; these are kept in float32, with a warning.
-        precision: In what the backbone computes.
-        batch_size: Images a step.
-        num_workers: Loader processes.
-        device: Where the backbone is.
-        shard_size: Images a shard.
-        share: Number of this process and of all that fill one cache.
-        progress: Called with the number of images done and of all.
+        options: See :class:`FeatureOptions`. ``dtype="auto"``, which is taken where nothing is
+            said, keeps float32 shards where some are there already; else float16, but for shards
+            with a feature above 65,504 or rows that float16 rounds by more than 2⁻¹⁰ of their
+            length, as tiny ones; these are kept in float32, with a warning.
 
     Returns:
         Features and labels in the order of ``images``; with a ``share`` those that are there.
@@ -189,67 +180,69 @@ def stored_features(
         DataError: If there are no images, one cannot be read, features are not finite, or the
             folder cannot take them.
     """
-    plan = _Plan(images, transform, preprocessing, precision, batch_size, num_workers, device)
-    shards = plan.shards(shard_size, dtype)
-    about = plan.about(backbone, weights_key, data_key)
-    key = (cache_dir, about)
-    if dtype == "auto" and FeatureCache.is_begun(*key, "float32", len(images), shard_size):
+    options.setdefault("dtype", "auto")
+    plan = _Plan(backbone, images, transform, **options)
+    size, dtype = plan.shard_size, plan.dtype
+    key = (cache_dir, plan.about())
+    if dtype == "auto" and FeatureCache.is_begun(*key, "float32", len(images), size):
         dtype = "float32"
-    cache = FeatureCache(*key, dtype, len(images), shard_size, required=True)
-    maps = MappedShards(len(images), progress, cache)
-    plan.fill(maps, backbone, shards, cache, dtype, share)
+    cache = FeatureCache(*key, dtype, len(images), size, required=True)
+    maps = MappedShards(len(images), plan.progress, cache)
+    plan.fill(maps, cache, dtype)
     return maps.features()
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How features are taken of which images."""
+    """How features are taken of which images; see :class:`FeatureOptions`."""
 
+    backbone: nn.Module
     images: ImagesWithTargets
     transform: Callable[[Any], Tensor]
     preprocessing: Mapping[str, Any]
-    precision: Precision
-    batch_size: int
-    num_workers: int
-    device: torch.device | str
+    weights_key: str | None = None
+    data_key: str | None = None
+    dtype: StoredType = "float32"
+    precision: Precision = "float32"
+    batch_size: int = 256
+    num_workers: int = 0
+    device: torch.device | str = "cpu"
+    shard_size: int = 4096
+    share: tuple[int, int] | None = None
+    progress: Callable[[int, int], None] | None = None
 
-    def shards(self, size: int, dtype: str) -> list[range]:
-        """Numbers of the images of each shard, once the options are known to be right."""
-        check_choice("dtype", dtype, tuple(DTYPES))
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_choice("dtype", self.dtype, tuple(DTYPES))
         check_choice("precision", self.precision, PRECISIONS)
         check_whole("batch_size", self.batch_size, 1, "a number of images")
-        check_whole("shard_size", size, 1, "a number of images")
-        total = len(self.images)
-        if total == 0:
+        check_whole("shard_size", self.shard_size, 1, "a number of images")
+        if len(self.images) == 0:
             raise DataError("There are no images to take features of; give at least one.")
-        return [range(a, min(a + size, total)) for a in range(0, total, size)]
 
-    def about(
-        self, backbone: nn.Module, weights_key: str | None, data_key: str | None
-    ) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """What the features depend on, beside how they are kept."""
+        weights = weights_digest(self.backbone) if self.weights_key is None else self.weights_key
         return {
-            "backbone": type(backbone).__qualname__,
-            "weights": weights_digest(backbone) if weights_key is None else weights_key,
-            "data": data_digest(self.images) if data_key is None else data_key,
+            "backbone": type(self.backbone).__qualname__,
+            "weights": weights,
+            "data": data_digest(self.images) if self.data_key is None else self.data_key,
             "preprocessing": dict(self.preprocessing),
             "transform": without_addresses(self.transform),
             "precision": self.precision,
         }
 
     def fill(
-        self,
-        table: Table | MappedShards,
-        backbone: nn.Module,
-        shards: list[range],
-        cache: FeatureCache | None,
-        dtype: StoredType,
-        share: tuple[int, int] | None,
+        self, table: Table | MappedShards, cache: FeatureCache | None, dtype: StoredType
     ) -> None:
         """Take what is in the cache, and compute the rest."""
+        total, backbone = len(self.images), self.backbone
+        starts = range(0, total, self.shard_size)
+        shards = [range(start, min(start + self.shard_size, total)) for start in starts]
         missing = list(range(len(shards))) if cache is None else _read(cache, shards, table)
-        if share is not None:
-            missing = [i for i in missing if i % share[1] == share[0]]
+        if self.share is not None:
+            own, processes = self.share
+            missing = [i for i in missing if i % processes == own]
         if cache is not None and (width := getattr(backbone, "feature_dim", None)) and missing:
             cache.check_room(sum(len(shards[i]) for i in missing), int(width))
         batches = [rows for i in missing for rows in split_range(shards[i], self.batch_size)]

@@ -8,11 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from erssl.entropy import alignment, effective_rank, kde_entropy
+from erssl.entropy import alignment, effective_rank
 from erssl.entropy.spectrum import eigenspectrum_decay, lidar
-from erssl.entropy.vmf import log_normalizer_value
 from erssl.evaluation.clid import cluster_learnability, intrinsic_dimension
-from erssl.evaluation.lens_quantities import KAPPAS, KDE_BELOW, KNN_BELOW, below_uniform
+from erssl.evaluation.lens_quantities import (
+    KAPPAS,
+    KDE_BELOW,
+    KNN_BELOW,
+    below_uniform,
+    entropy_and_reconstruction,
+)
 
 SPACES = ("features", "embedding")
 KAPPA = KAPPAS[0]  # of I_ER: the ER paper's
@@ -37,14 +42,11 @@ def label_free_reading(views: Sequence[Tensor]) -> dict[str, float]:
     """
     z0, z1 = (z if z.device.type == "mps" else z.double() for z in views)
     unit0, unit1 = F.normalize(z0, dim=1), F.normalize(z1, dim=1)
-    aligned = alignment(unit0, unit1)
-    entropy = 0.5 * (kde_entropy(unit0, KAPPA) + kde_entropy(unit1, KAPPA))
-    reconstruction = KAPPA * aligned + log_normalizer_value(z0.shape[1], KAPPA)
     return {
         **spectral_reading(views),
         **below_uniform(unit0, unit1),
-        "alignment": float(aligned),
-        "i_er": float(entropy + reconstruction),
+        "alignment": float(alignment(unit0, unit1)),
+        "i_er": float(sum(entropy_and_reconstruction(unit0, unit1, KAPPA))),
     }
 
 
@@ -62,8 +64,15 @@ def spectral_reading(views: Sequence[Tensor]) -> dict[str, float]:
 
 
 READINGS = (
-    *("rankme", "lidar", "alpha_req", "cluster_learnability", "intrinsic_dimension"),
-    *(KDE_BELOW, KNN_BELOW, "alignment", "i_er"),
+    "rankme",
+    "lidar",
+    "alpha_req",
+    "cluster_learnability",
+    "intrinsic_dimension",
+    KDE_BELOW,
+    KNN_BELOW,
+    "alignment",
+    "i_er",
 )
 
 

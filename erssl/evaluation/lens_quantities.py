@@ -85,8 +85,7 @@ def lens_reading(
     n, dim = z0.shape
     reading = below_uniform(z0, z1)
     for kappa in kappas:
-        entropy = 0.5 * (kde_entropy(z0, kappa) + kde_entropy(z1, kappa))
-        reconstruction = kappa * aligned + log_normalizer_value(dim, kappa)
+        entropy, reconstruction = entropy_and_reconstruction(z0, z1, kappa)
         similarities = kappa * (z0 @ z1.T)
         contrast = similarities.logsumexp(dim=1).mean() + similarities.logsumexp(dim=0).mean()
         name = _label(kappa)
@@ -107,6 +106,12 @@ def lens_reading(
         "log_sphere_area": float(sphere_log_area(dim)),
         "log_n": math.log(n),
     }
+
+
+def entropy_and_reconstruction(z0: Tensor, z1: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """The two terms of I_ER of unit rows (N, d), ``entropy_k…`` and ``reconstruction_k…``."""
+    entropy = 0.5 * (kde_entropy(z0, kappa) + kde_entropy(z1, kappa))
+    return entropy, kappa * alignment(z0, z1) + log_normalizer_value(z0.shape[1], kappa)
 
 
 def below_uniform(z0: Tensor, z1: Tensor) -> dict[str, float]:

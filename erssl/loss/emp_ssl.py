@@ -59,7 +59,7 @@ class EMPSSLLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        coding_rate(torch.ones(1, 1), distortion)  # refuses bad ones
+        coding_rate(torch.ones(1, 1, device="cpu"), distortion)  # refuses bad ones
         if not (invariance_weight >= 0 and entropy_weight >= 0):
             raise ValueError(
                 "Weights must be at least 0 but are "

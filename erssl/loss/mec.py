@@ -56,7 +56,7 @@ class MECLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        one = torch.ones(1, 1)
+        one = torch.ones(1, 1, device="cpu")  # also on "meta"
         coding_series(one, one, distortion_per_dim, order)  # refuses bad ones
         check_gather(gather_distributed)
         self.distortion_per_dim = distortion_per_dim

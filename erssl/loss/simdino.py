@@ -60,7 +60,7 @@ class SimDINOLoss(nn.Module):
         super().__init__()
         if gamma is not None and not gamma >= 0:
             raise ValueError(f"gamma must be at least 0 but is {gamma}.")
-        coding_rate(torch.ones(1, 1), distortion)  # refuses bad ones
+        coding_rate(torch.ones(1, 1, device="cpu"), distortion)  # refuses bad ones
         check_gather(gather_distributed)
         self.distortion = distortion
         self.gamma = gamma

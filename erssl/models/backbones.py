@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from erssl.errors import ConfigError, named
+from erssl.limits import check_images, lacks_memory
 from erssl.models.channels import RGB, widened_stem
 from erssl.models.given import WIDTH, backbone_given
 from erssl.models.timm_options import NORM_EPS, check_timm_options, timm_arguments
@@ -98,6 +99,8 @@ def build_backbone(options: BackboneOptions | str) -> nn.Module:
 
 
 def _remedy(error: Exception, size: int, channels: int) -> str:
+    if lacks_memory(error):
+        return "memory does not suffice for one image; set data.image_size to less"
     if "channels" in str(error):
         return f"its images have {channels} channels, so leave backbone.options.in_chans out"
     return (
@@ -121,6 +124,7 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int], channels: 
     backbone.eval()
     try:
         for size in image_sizes:
+            check_images("data.image_size", size, channels)
             with torch.no_grad():
                 shape = tuple(backbone(torch.zeros(1, channels, size, size)).flatten(1).shape)
             if shape != (1, backbone.feature_dim):
@@ -130,7 +134,7 @@ def check_input_size(backbone: nn.Module, image_sizes: Iterable[int], channels: 
                 )
     except ConfigError:
         raise
-    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+    except (AssertionError, MemoryError, RuntimeError, ValueError, TypeError) as error:
         kind = "RGB views" if channels == RGB else f"views of {channels} channels"
         raise ConfigError(
             f"The backbone cannot take {kind} of {size} x {size} pixels "

@@ -92,7 +92,6 @@ def checked_preprocessing(said: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: Naming the first that they cannot.
     """
-    from erssl.data.bands import GREY
     from erssl.data.checks import check_statistics
 
     channels = said.get("channels", RGB)
@@ -111,7 +110,7 @@ def checked_preprocessing(said: dict[str, Any]) -> dict[str, Any]:
         if not fits:
             raise ValueError(f"its preprocessing has {key}={value}")
     mean, std = said.get("mean") or (), said.get("std") or ()
-    check_statistics("", mean, std, of_pixels=channels in (GREY, RGB))
+    check_statistics("", mean, std)
     return said
 
 

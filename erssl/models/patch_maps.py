@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from erssl.errors import ConfigError
+from erssl.limits import check_images, lacks_memory
 from erssl.models.patch_tokens import PatchTokens, has_patch_tokens
 from erssl.models.weights_files import one_line
 
@@ -40,6 +41,7 @@ class PatchMap(nn.Module):
         super().__init__()
         self.backbone = copy.deepcopy(backbone).eval().requires_grad_(False)
         self.tokens: PatchTokens | None = None
+        check_images("image_size", image_size)
         try:
             if has_patch_tokens(self.backbone):
                 if hasattr(self.backbone, "set_input_size"):
@@ -47,12 +49,15 @@ class PatchMap(nn.Module):
                 self.tokens = PatchTokens(self.backbone, image_size)
             with torch.no_grad():
                 features = self(torch.zeros(1, 3, image_size, image_size))
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, MemoryError, RuntimeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
+            way = "set image_size to the size of its weights"
+            if lacks_memory(error):
+                way = "memory does not suffice for one image; set image_size to less"
             raise ConfigError(
                 f"{type(backbone).__name__} does not take images of {image_size} x {image_size} "
-                f"pixels ({one_line(error)}); set image_size to the size of its weights."
+                f"pixels ({one_line(error)}); {way}."
             ) from error
         if features.dim() != 4:
             raise self._no_map()

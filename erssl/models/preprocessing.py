@@ -49,7 +49,6 @@ def evaluation_transform(preprocessing: dict[str, Any], **changes: Any) -> Calla
         ConfigError: If a key is unknown, or size, means or deviations are.
     """
     from erssl.data import build_eval_transform
-    from erssl.data.bands import GREY
     from erssl.data.checks import check_statistics
 
     said = preprocessing | changes
@@ -66,7 +65,7 @@ def evaluation_transform(preprocessing: dict[str, Any], **changes: Any) -> Calla
             f"transform() needs a mean and a std for each of the {channels} channels but has "
             f"{len(said['mean'])} and {len(said['std'])}."
         )
-    check_statistics("", said["mean"], said["std"], channels in (GREY, RGB))
+    check_statistics("", said["mean"], said["std"])
     return partial(_transformed, channels, build_eval_transform(**said))
 
 

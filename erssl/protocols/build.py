@@ -14,7 +14,7 @@ from torch import nn
 
 from erssl.errors import ConfigError, DataError
 from erssl.layers import flat
-from erssl.limits import check_memory
+from erssl.limits import check_memory, lacks_memory
 from erssl.methods import MultiViewMethod, get_method
 from erssl.models import build_backbone, check_input_size
 from erssl.settings.pretrain_options import PretrainSettings
@@ -94,8 +94,8 @@ def build_method(
         return make()
     except ConfigError:
         raise
-    except RuntimeError as error:
-        if "allocate" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
             raise
         raise ConfigError(
             f"method={name} needs more memory than there is; choose smaller numbers for method.*."
@@ -135,7 +135,7 @@ def check_images(settings: PretrainSettings, batch_size: int) -> None:
     """
     views, side = settings.data.views, settings.data.image_size
     pixels = views.n_views * side**2 + views.n_local_views * views.local_image_size**2
-    need = batch_size * 3 * 4 * pixels
+    need = 4 * batch_size * settings.data.channels * pixels
     check_memory(
         f"data.image_size={side} with {batch_size} images on a device",
         need,

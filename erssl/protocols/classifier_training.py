@@ -29,7 +29,7 @@ from erssl.protocols.evaluation import Evaluated, Evaluation
 from erssl.protocols.trainer import make_trainer, resumed, train
 from erssl.run.console import Terminal
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RUN_DIR_VARIABLE
-from erssl.run.faults import loader_fault
+from erssl.run.faults import fault_from_outside
 from erssl.run.head_files import HEAD, save_head
 from erssl.run.signals import SignalWatch
 from erssl.settings.evaluation import TrainingSettings
@@ -98,7 +98,7 @@ def naming_folder(path: Path) -> Iterator[SignalWatch]:
         Stopped: At a signal, with the sentence that the command line ends with.
         KeyboardInterrupt: Likewise, where the signals are handled by somebody else.
         OSError: With the folder, where nothing else is named.
-        RunError: If loader processes ended it.
+        RunError: If loader processes or the memory ended it.
     """
     signals = SignalWatch(path, CONFIG)
     try:
@@ -112,7 +112,7 @@ def naming_folder(path: Path) -> Iterator[SignalWatch]:
     except ErsslError:
         raise  # RunError is an OSError too, and says where
     except Exception as error:
-        if (what := loader_fault(error)) is not None:
+        if (what := fault_from_outside(error)) is not None:
             raise RunError(f"{what}; go on with resume=true run_dir={path}.") from error
         _name_folder(error, path)
         raise

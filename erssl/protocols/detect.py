@@ -15,6 +15,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from torch import nn
+from torchvision.models import ResNet
 
 from erssl.data.options import loader_processes
 from erssl.downstream.detection.coco_data import CocoData
@@ -44,6 +45,7 @@ from erssl.settings.detection import MAY_CHANGE, DetectSettings, read_detect
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _WHOLE = {"coco": (118_287, 5_000), "voc": (16_551, 4_952)}  # images to train and to evaluate on
 _ROIS = 512  # of every recipe
+_STEM = (7, 7)  # kernel of a ResNet's first convolution
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
@@ -65,7 +67,7 @@ def detect(settings: DetectSettings, console: Console) -> Result:
     backend = find_backend(settings.backend, settings.evaluator)
     read = read_backbone(settings, console)
     require_rgb(read.backbone, "detect")
-    require_resnet(read.backbone, read.name)
+    require_resnet(read.backbone, read.name, settings.backend)
     schedule = scaled(
         settings.chosen, settings.batch_size, settings.iterations, settings.learning_rate
     )
@@ -136,19 +138,41 @@ def find_backend(
     return run_backend
 
 
-def require_resnet(backbone: nn.Module, name: str) -> None:
+def require_resnet(backbone: nn.Module, name: str, backend: str) -> None:
     """Make sure that a detector can be built on the backbone.
+
+    Args:
+        backbone: From :func:`erssl.load_backbone`.
+        name: What tables call it.
+        backend: ``"torchvision"``, or ``"detectron2"``, which builds a ResNet by its name.
 
     Raises:
         DataError: If it is no torchvision ResNet with its usual stem.
     """
     options = getattr(backbone, "architecture", None)
     library, what = getattr(options, "library", None), getattr(options, "name", "another network")
+    if library == "object":
+        _require_resnet_module(backbone, name, backend)
+        return
     if library != "torchvision" or getattr(options, "cifar_stem", False):
         stem = " with the stem for small images" if library == "torchvision" else ""
         raise DataError(
             f"checkpoint={name} is {what}{stem}, and the detectors are built on a torchvision "
             "ResNet with its 7x7 stem; name such a checkpoint, such as that of a resnet50."
+        )
+
+
+def _require_resnet_module(backbone: nn.Module, name: str, backend: str) -> None:
+    """Make sure of the same of a module that a Python program gave."""
+    if backend != "torchvision":
+        raise DataError(
+            f"checkpoint={name} is of a module that a Python program gave, and Detectron2 builds "
+            "its ResNet by name; use backend=torchvision."
+        )
+    if not isinstance(backbone, ResNet) or backbone.conv1.kernel_size != _STEM:
+        raise DataError(
+            f"checkpoint={name} is of a module of {type(backbone).__name__}, and the detectors are "
+            "built on a torchvision ResNet with its 7x7 stem; give such a module."
         )
 
 

@@ -19,6 +19,7 @@ from erssl.data import build_eval_transform
 from erssl.errors import ConfigError, counted
 from erssl.evaluation import Features, cached_features
 from erssl.files import remove_remains
+from erssl.limits import check_images
 from erssl.models import check_input_size
 from erssl.models.patch_tokens import PatchTokens
 from erssl.models.weights_files import SAFETENSORS
@@ -77,6 +78,9 @@ def embed(settings: EmbedSettings, about_data: Sequence[str], console: Console) 
     subject = dataclasses.replace(subject, data=subject.data.measured(datasets.train))
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split)
+    at_once = min(settings.feature_batch_size, max(len(images) for _, images in splits))
+    about = subject.data
+    check_images("data.image_size", about.image_size, about.channels, at_once, "feature_batch_size")
     rows = image_rows(splits, datasets)
     queries = check_queries(settings.queries, rows) if settings.page else []
     parts = open_parts(path)

@@ -37,6 +37,7 @@ from erssl.evaluation.plausibility import (
 )
 from erssl.evaluation.published import published
 from erssl.evaluation.storage import dtype_for, storage_for
+from erssl.limits import check_images
 from erssl.models.architectures import architecture_label
 from erssl.paths import erssl_home, user_path
 from erssl.protocols.ending import end_evaluation
@@ -63,6 +64,7 @@ from erssl.settings.fitting import departures, fit
 Training = TypeVar("Training", bound=TrainingSettings)
 Taking = TypeVar("Taking", bound=FeatureSettings)
 
+_BATCH = 256  # images whose features are taken together where nobody has said it
 OWN_FEATURES = "features"  # in the folder of the results, while they are needed
 
 
@@ -219,7 +221,15 @@ class Evaluation:
         """Features of training and validation images, from the cache as far as they are there.
 
         Those on disk lie in the cache, or without one in the folder of the results until the end.
+
+        Raises:
+            ConfigError: If the images of a batch do not fit in memory.
         """
+        data, most = self.subject.data, max(len(self.datasets.train), len(_val(self)))
+        at_once = min(options.feature_batch_size, most)
+        check_images(
+            "data.image_size", data.image_size, data.channels, at_once, "feature_batch_size"
+        )
         folder = user_path(options.cache_dir) if options.cache_dir else _default_cache()
         on_disk = options.features_storage == "disk"
         own = self.path / OWN_FEATURES if on_disk else None
@@ -246,10 +256,12 @@ class Evaluation:
             console: Where progress is shown.
             indices: Training images that were used; ``None`` for all.
         """
-        train = self._features(
-            "training", sample(self.datasets.train, MOST_VOTERS, indices), device, console
-        )
-        val = self._features("validation", sample(_val(self), MOST_ASKED), device, console)
+        assert isinstance(self.settings, TrainingSettings)
+        fits = min(_BATCH, self.settings.batch_size)
+        voters = sample(self.datasets.train, MOST_VOTERS, indices)
+        train = self._features("training", voters, device, console, batch_size=fits)
+        asked = sample(_val(self), MOST_ASKED)
+        val = self._features("validation", asked, device, console, batch_size=fits)
         return neighbours(train, val, self.datasets.num_classes)
 
     def _features(

@@ -18,6 +18,7 @@ from erssl.data.bands import as_shown
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation import cached_features, classification_metrics
 from erssl.files import remove_remains
+from erssl.limits import check_images
 from erssl.models import check_input_size, load_backbone
 from erssl.models.loading import WEIGHTS_FILE
 from erssl.paths import user_path
@@ -93,6 +94,8 @@ def predict(settings: PredictSettings, about_data: Sequence[str], console: Conso
     datasets = data.load().evaluated()
     say_images(datasets, console)
     splits = chosen_splits(datasets, settings.split or ("val" if datasets.val else "train"))
+    at_once = min(settings.feature_batch_size, max(len(images) for _, images in splits))
+    check_images("data.image_size", data.image_size, data.channels, at_once, "feature_batch_size")
     make_folder_of(settings.path)
     classes = classifier.head.classes
     logits = torch.cat([_logits(*split, classifier, data, settings, console) for split in splits])

@@ -32,6 +32,8 @@ from erssl.downstream.segmentation.windows import Windows
 from erssl.errors import ConfigError, RunError
 from erssl.evaluation.fingerprints import weights_digest
 from erssl.files import write_json, write_rows
+from erssl.limits import check_images
+from erssl.models.channels import RGB
 from erssl.models.patch_maps import PatchMap
 from erssl.paths import user_path
 from erssl.protocols.backbone_evaluation import BackboneEvaluation
@@ -44,6 +46,7 @@ from erssl.run.class_tables import write_classes
 from erssl.run.console import say
 from erssl.run.directory import PREDICTIONS
 from erssl.run.result import Result
+from erssl.run.signals import SignalWatch
 from erssl.settings.segmentation import MAY_CHANGE, SegmentSettings, read_segment
 
 _IMAGE_SIZE = 224  # of weights that do not say theirs
@@ -63,6 +66,7 @@ class _Task:
     device: torch.device
     workers: int
     console: Console
+    signals: SignalWatch
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:
@@ -84,6 +88,7 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
     require_rgb(read.backbone, "segment")
     size = settings.image_size or int(read.preprocessing.get("image_size") or _IMAGE_SIZE)
     maps = PatchMap(read.backbone, size)
+    check_images("image_size", size, RGB, settings.batch_size, "batch_size")
     _, height, width = maps.shape
     if settings.batch_norm and settings.batch_size * height * width < 2:
         raise ConfigError(
@@ -127,10 +132,11 @@ def segment(settings: SegmentSettings, console: Console) -> Result:
         evaluation.config["notes"] = notes
         inputs = _inputs(settings, size, read)
         folder = evaluation.path
-        task = _Task(
-            settings, maps, inputs, train, val, folder, best_device(), workers, console
-        )  # fmt: skip
-        with naming_folder(folder):
+        device = best_device()
+        with naming_folder(folder) as signals:
+            task = _Task(
+                settings, maps, inputs, train, val, folder, device, workers, console, signals
+            )  # fmt: skip
             matrices = [_seed(task, settings.seed + each) for each in range(settings.seeds)]
         return _finish(task, evaluation, matrices)
 
@@ -187,6 +193,7 @@ def _seed(task: _Task, seed: int) -> Tensor:
                 seed=seed,
                 folder=folder,
                 resume=settings.resume,
+                signals=task.signals,
                 progress=update,
                 **shared,
             )

@@ -96,8 +96,11 @@ class Transfer:
             with Children().ended_together() as children:
                 status = children.run(
                     [
-                        *("transfer", f"checkpoint={path}", *self.overrides),
-                        *(f"run_dir={folder}", state),
+                        "transfer",
+                        f"checkpoint={path}",
+                        *self.overrides,
+                        f"run_dir={folder}",
+                        state,
                     ]
                 )
             if status:

@@ -17,6 +17,7 @@ from torch import nn
 
 from erssl.data import DataOptions
 from erssl.errors import ConfigError, DataError
+from erssl.limits import check_images
 from erssl.models import BackboneOptions, build_backbone, load_backbone, named_architecture
 from erssl.models.channels import RGB
 from erssl.models.reports import LoadReport
@@ -125,6 +126,7 @@ def read_subject(
     checkpoint = str(settings.checkpoint)
     run = run_of(checkpoint.removeprefix(_RANDOM))
     data = _data(checkpoint, run, list(about_data))
+    check_images("data.image_size", data.image_size, data.channels)
     if checkpoint == PIXELS:
         return Subject(pixels(data), "raw pixels", data, console.quiet)
     read = read_backbone(settings, console)

@@ -14,6 +14,7 @@ from torch.distributed import DistError
 
 from erssl.errors import DataError, ErsslError, RunError, own_sentence
 from erssl.files import FAULTS_OF_PLACES
+from erssl.limits import lacks_memory
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT
 
@@ -31,8 +32,8 @@ def naming_run(path: Path) -> Iterator[None]:
 
     Raises:
         DataError: If an image could not be read.
-        RunError: If the disk is full, the folder cannot be written to, or a loader process or
-            another process of the run died.
+        RunError: If the disk or the memory is full, the folder cannot be written to, or a loader
+            process or another process of the run died.
     """
     try:
         yield
@@ -43,32 +44,32 @@ def naming_run(path: Path) -> Iterator[None]:
     except ErsslError:
         raise
     except Exception as error:
-        if (what := loader_fault(error)) is not None:
+        if (what := fault_from_outside(error)) is not None:
             raise RunError(f"{what}; {_way_on(path)}.") from error
         _name_others(error, path)
         raise
 
 
 @contextmanager
-def naming_loaders() -> Iterator[None]:
-    """Say of what ends a command through its loader processes what it was, in one sentence.
+def naming_faults() -> Iterator[None]:
+    """Say of what ends a command from outside what it was, in one sentence.
 
     Raises:
-        RunError: If one died, or their shared memory took no more.
+        RunError: If a loader process died, or memory, shared or not, took no more.
     """
     try:
         yield
     except ErsslError:
         raise
     except Exception as error:
-        what = loader_fault(error)
+        what = fault_from_outside(error)
         if what is None or (isinstance(error, ConnectionError) and not _by_a_loader(error)):
             raise
         raise RunError(f"{what}; then call the command again.") from error
 
 
-def loader_fault(error: BaseException) -> str | None:
-    """What loader processes met and what to do about it, if that is behind an error.
+def fault_from_outside(error: BaseException) -> str | None:
+    """What loader processes or the memory met and what to do about it, if that is behind an error.
 
     Args:
         error: What ended the work.
@@ -84,6 +85,11 @@ def loader_fault(error: BaseException) -> str | None:
         )
     if (what := _lost_loader(error)) is not None:
         return f"A loader process {what}, often for want of memory (set data.num_workers to less)"
+    if lacks_memory(error):
+        return (
+            "There is too little memory for this; take smaller batches (batch_size, "
+            "feature_batch_size), smaller images or fewer loader processes (data.num_workers)"
+        )
     return None
 
 

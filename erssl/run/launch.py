@@ -111,7 +111,8 @@ def launch(
         ConfigError: If hydra refuses the launcher's overrides.
     """
     if launcher:
-        return _launch_by_hydra(commands, launcher, folder or Path("launch"))
+        with _callers_hydra_aside():
+            return _launch_by_hydra(commands, launcher, folder or Path("launch"))
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(jobs):
         slots.put(slot)
@@ -163,6 +164,26 @@ def _launch_by_hydra(
             f"hydra refuses {' '.join(launcher)} ({what}); name a launcher that is installed."
         ) from error
     return [_read_end(Path(file)) for file in ends]
+
+
+@contextmanager
+def _callers_hydra_aside() -> Iterator[None]:
+    """Let hydra start anew inside, and give back what a program around it has made of it."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.singleton import Singleton
+    from hydra.core.utils import JobRuntime
+    from hydra.version import VersionBase
+
+    made = Singleton._instances  # hydra has no public name for all that it keeps of a program
+    states: tuple[type, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
+    before = {state: made.pop(state) for state in states if state in made}
+    try:
+        yield
+    finally:
+        for state in states:
+            made.pop(state, None)
+        made.update(before)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,14 @@ def save_figure(figure: Figure, path: Path, plots: Plots = "png") -> None:
             undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(file.suffix)
             with replacing(file, keep_suffix=True) as partial:
                 figure.savefig(partial, metadata=undated)
+
+
+def class_colour(number: int) -> tuple[float, float, float]:
+    """Red, green and blue of a class; those of neighbouring classes lie far apart.
+
+    Hues go around the circle by the golden ratio; none is so bright that white letters are lost.
+    """
+    return colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.85, (0.85, 0.65, 0.45)[number % 3])
 
 
 def run_style(number: int) -> dict[str, Any]:

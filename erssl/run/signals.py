@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from erssl.errors import Stopped
 from erssl.run.directory import LAST_CHECKPOINT
@@ -98,11 +98,11 @@ class SignalWatch:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def training_begins(self, trainer: Trainer) -> None:
-        """Take the signals back from Lightning, whose handlers communicate inside of a step.
+    def training_begins(self) -> None:
+        """From now on a signal waits for the end of the step, also with Lightning's trainer.
 
-        Lightning's for SIGTERM broadcasts, and for SIGUSR1 writes a checkpoint, wherever a step
-        is; here the flag is read between steps.
+        Its own handlers communicate inside of a step: that for SIGTERM broadcasts, and that for
+        SIGUSR1 writes a checkpoint, wherever a step is; here the flag is read between steps.
         """
         self._training = True
         if threading.current_thread() is threading.main_thread():
@@ -110,8 +110,19 @@ class SignalWatch:
                 signal.signal(number, self._hear)
 
     def training_ends(self) -> None:
-        """From now on a signal ends the run at once again."""
+        """From now on a signal ends the run at once again.
+
+        Raises:
+            Stopped: If one was heard after the last step, such as while its checkpoint was written.
+        """
         self._training = False
+        if self._signal is not None:
+            self._end(self._signal)
+
+    @property
+    def heard_here(self) -> bool:
+        """Whether this process has heard a signal."""
+        return self._signal is not None
 
     def heard(self, trainer: Trainer) -> bool:
         """Whether any process has heard a signal; every process has to ask after every step.
@@ -119,25 +130,28 @@ class SignalWatch:
         One process tells without communication. Several agree by one all-reduce of a number: a
         signal reaches them in different steps, and all must stop after the same one.
         """
-        own = self._signal is not None
         if trainer.world_size == 1:
-            return own
-        return bool(trainer.strategy.reduce_boolean_decision(own, all=False))
+            return self.heard_here
+        return bool(trainer.strategy.reduce_boolean_decision(self.heard_here, all=False))
 
-    def stop(self, trainer: Trainer) -> None:
+    def stop(self, step: int, first: bool = True) -> NoReturn:
         """End the run after its checkpoint.
 
+        Args:
+            step: Optimiser steps that the checkpoint has.
+            first: Whether this is the first process of several; the others are silent.
+
         Raises:
-            Stopped: Always; silent on other processes than the first.
+            Stopped: Always.
         """
         number = self._signal or signal.SIGTERM
         sentence = (
-            f"Stopped by {_NAMES[signal.Signals(number)]} at step {trainer.global_step}, with a "
+            f"Stopped by {_NAMES[signal.Signals(number)]} at step {step}, with a "
             f"checkpoint; go on with resume=true run_dir={self.run_dir}."
         )
-        if trainer.is_global_zero and number == signal.SIGUSR1:
+        if first and number == signal.SIGUSR1:
             sentence += _requeue()
-        raise Stopped(sentence if trainer.is_global_zero else "", number)
+        raise Stopped(sentence if first else "", number)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a process that was forked, such as a loader's
@@ -148,6 +162,9 @@ class SignalWatch:
         self._signal = number
         if self._training and first:
             return
+        self._end(number)
+
+    def _end(self, number: int) -> NoReturn:
         name = _NAMES[signal.Signals(number)]
         raise Stopped(f"Stopped by {name}{self._way_on()}.", number)
 

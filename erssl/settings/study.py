@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from erssl.errors import ConfigError
-from erssl.limits import check_least
+from erssl.limits import check_least, check_processes
 from erssl.paths import user_path
 from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, schema_from
@@ -31,6 +31,7 @@ class StudySettings:
     def __post_init__(self) -> None:
         """Refuse values that make no study."""
         check_least(vars(self), {"jobs": 1, "only": 0})
+        check_processes("jobs", self.jobs or 0)
         if self.seeds is not None and (
             not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)
         ):

@@ -27,8 +27,13 @@ _REFUSED = {
     ),
 }
 _LEAST = {
-    **{"max_steps": 1, "accumulate_grad_batches": 1, "num_nodes": 1, "check_val_every_n_epoch": 1},
-    **{"gradient_clip_val": 0, "log_every_n_steps": 0, "reload_dataloaders_every_n_epochs": 0},
+    "max_steps": 1,
+    "accumulate_grad_batches": 1,
+    "num_nodes": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "reload_dataloaders_every_n_epochs": 0,
 }
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 

@@ -441,9 +441,17 @@ def test_two_processes_train_one_classifier(tiny_run, tmp_path):
     assert int(after["bn1.num_batches_tracked"] - before) == 2  # a step an epoch
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("semi", signal.SIGTERM),
+        ("semi", signal.SIGINT),
+        ("augmented", signal.SIGTERM),
+        ("finetune", signal.SIGTERM),
+    ],
+)
 def test_a_signal_inside_an_epoch_leaves_a_checkpoint_and_the_same_end(
-    number, tiny_run, tmp_path, monkeypatch, capsys
+    command, number, tiny_run, evaluated, tmp_path, monkeypatch, capsys
 ):
     step, calls, before = ClassifierTraining.training_step, [], signal.getsignal(number)
 
@@ -453,8 +461,7 @@ def test_a_signal_inside_an_epoch_leaves_a_checkpoint_and_the_same_end(
             os.kill(os.getpid(), number)
         return step(self, batch, batch_idx)
 
-    overrides = ("semi", *QUICK, "fraction=0.2", "backbone_lr=0.01", "batch_size=64", "plots=false")
-    overrides = (*overrides, f"checkpoint={tiny_run}")
+    overrides = (*COMMANDS[command], f"checkpoint={tiny_run}")
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(ClassifierTraining, "training_step", stop)
@@ -463,12 +470,12 @@ def test_a_signal_inside_an_epoch_leaves_a_checkpoint_and_the_same_end(
     assert "at step 2, with a checkpoint; go on with resume=true" in capsys.readouterr().err
     assert not (run_dir / "results.json").exists()
     assert evaluate(run_dir, *overrides, "resume=true") == 0
-    assert evaluate(tmp_path / "whole", *overrides) == 0
-    one, other = (
-        load_file(p / "seed0" / "backbone.safetensors") for p in (run_dir, tmp_path / "whole")
-    )
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    assert results_of(run_dir)["metrics"] == results_of(tmp_path / "whole")["metrics"]
+    names = {path.name for path in (run_dir / "seed0").glob("*.safetensors")}
+    assert len(names) == 3 - (command == "augmented")  # which leaves the backbone as it is
+    for name in names:
+        one, other = (load_file(p / "seed0" / name) for p in (run_dir, evaluated / command))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert results_of(run_dir)["metrics"] == results_of(evaluated / command)["metrics"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from erssl.errors import ConfigError, DataError, RunError
-from erssl.run.faults import naming_loaders, naming_run, restarted
+from erssl.run.faults import naming_faults, naming_run, restarted
 from erssl.run.warning_lines import clean_warnings
 
 
@@ -30,6 +30,13 @@ from erssl.run.warning_lines import clean_warnings
             "took no more (File too large); make room in /dev/shm",
         ),
         (RuntimeError("received 0 items of ancdata"), RunError, "took no more (Too many open"),
+        (MemoryError(), RunError, "There is too little memory for this; take smaller batches"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+            RunError,
+            "There is too little memory for this; take smaller batches",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), RunError, "fewer loader processes"),
         (ConnectionResetError(104, "Connection reset by peer"), RunError, "process is gone,"),
         (
             RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer"),
@@ -62,9 +69,9 @@ def test_memory_that_holds_not_even_the_locks_of_loaders_is_named(tmp_path):
     names = {"__name__": "torch.utils.data.dataloader"}
     exec("def make(): raise OSError(28, 'No space left on device')", names)
     with pytest.raises(RunError, match=r"hand over images took no more \(No space left"):  # noqa: SIM117
-        with naming_loaders():
+        with naming_faults():
             names["make"]()
-    with pytest.raises(OSError, match="No space left"), naming_loaders():
+    with pytest.raises(OSError, match="No space left"), naming_faults():
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -25,8 +25,14 @@ SETTINGS = {
 
 def result(**changes):
     content = {
-        **{"protocol": "knn", "dataset": "digits", "method": "simclr", "metrics": {"top1": 0.5}},
-        **{"published": None, "seed": 0, "config": {"k": 20}, "environment": {"command": "erssl"}},
+        "protocol": "knn",
+        "dataset": "digits",
+        "method": "simclr",
+        "metrics": {"top1": 0.5},
+        "published": None,
+        "seed": 0,
+        "config": {"k": 20},
+        "environment": {"command": "erssl"},
     }
     return content | changes
 

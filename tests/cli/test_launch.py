@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from hydra.version import getbase
 
 import erssl
 from erssl.errors import ConfigError
@@ -68,9 +71,14 @@ def test_the_cores_are_shared_and_one_that_fails_stops_no_other(record, monkeypa
 
 def test_hydras_own_launcher_runs_them_and_leaves_the_process_as_it_was(record, tmp_path):
     before = list(sys.argv)
-    launch([["a", "0"], ["b", "0"]], 1, ["hydra/launcher=basic"], tmp_path / "by hydra")
+    with initialize_config_module("erssl.configs", version_base="1.2"):  # of a program around it
+        launch([["a", "0"], ["b", "0"]], 1, ["hydra/launcher=basic"], tmp_path / "by hydra")
+        assert (str(getbase()), compose("knn").k) == ("1.2", 200)
+        with pytest.raises(ConfigError, match="hydra refuses hydra/launcher=slurmm"):
+            launch([["a"]], 1, ["hydra/launcher=slurmm"], tmp_path)
+        assert (str(getbase()), compose("knn").k) == ("1.2", 200)
     assert record("a")[1] <= record("b")[0]
-    assert sys.argv == before
+    assert sys.argv == before and not HydraConfig.initialized()
     assert _launch.os.environ.get("HYDRA_FULL_ERROR") is None
 
 

@@ -120,9 +120,18 @@ def test_the_linear_rate_is_1_6_at_the_papers_batch():
 
 
 OTHER = {
-    **{"epochs": 7, "batch_size": 128, "head_lr": 0.7, "backbone_lr": 0.6, "momentum": 0.5},
-    **{"weight_decay": 0.25, "final_lr": 0.5, "k": 3, "temperature": 0.5},
-    **{"one_percent": [0.25, 0.5], "ten_percent": [0.125, 0.5], "crop_scale": [0.5, 0.75]},
+    "epochs": 7,
+    "batch_size": 128,
+    "head_lr": 0.7,
+    "backbone_lr": 0.6,
+    "momentum": 0.5,
+    "weight_decay": 0.25,
+    "final_lr": 0.5,
+    "k": 3,
+    "temperature": 0.5,
+    "one_percent": [0.25, 0.5],
+    "ten_percent": [0.125, 0.5],
+    "crop_scale": [0.5, 0.75],
 }
 
 

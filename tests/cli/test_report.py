@@ -27,8 +27,11 @@ def write(folder, protocol="knn", method="mveb", metrics=None, **config):
 
 SEEDS = {"top1": 0.25, "top1_std": 0.015625, "top1_seed0": 0.24, "best_on_val_top1": 0.75}
 PRETRAIN = {
-    **{"knn_top1": 0.625, "linear_top1": 0.875, "untrained_knn_top1": 0.125},
-    **{"untrained_linear_top1": 0.375, "train_loss": 4.5},
+    "knn_top1": 0.625,
+    "linear_top1": 0.875,
+    "untrained_knn_top1": 0.125,
+    "untrained_linear_top1": 0.375,
+    "train_loss": 4.5,
 }
 
 

@@ -15,6 +15,7 @@ from erssl.evaluation.fingerprints import data_digest
 from erssl.settings.pretrain import read_settings, run_settings
 
 from .data_images import noise
+from .test_registry import plain
 
 ORIENTATIONS = range(1, 9)
 
@@ -99,14 +100,8 @@ def test_runs_that_knew_no_orientation_stay_without(tmp_path):
     for exif in (True, False):
         if not exif:
             del config["data"]["exif"]
-        file.write_text(yaml.safe_dump(_plain(config)))
+        file.write_text(yaml.safe_dump(plain(config)))
         assert run_settings(tmp_path, []).data.exif is exif
-
-
-def _plain(node):
-    if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items()}
-    return [_plain(value) for value in node] if isinstance(node, list | tuple) else node
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)

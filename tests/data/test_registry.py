@@ -111,7 +111,7 @@ def test_another_package_adds_a_data_set_and_a_recipe_of_views(other_package, tm
         read_settings(["data=tiles", "data.fiel=x"])
     with pytest.raises(ConfigError, match=r"data\.root=x is not read by data\.name=tiles"):
         default_options("tiles", root="x")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(_plain(config)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config)))
     again = run_settings(tmp_path, ["data.val=true"]).data
     assert (again.file, again.val) == (str(tmp_path / "tiles.npy"), True)
 
@@ -184,22 +184,23 @@ def test_runs_and_evaluations_of_earlier_builds_go_on(tmp_path, name, read):
     _, config = read_settings([f"data={name}"])
     stored = {**config, "data": {**config["data"], **EARLIER, **read}}
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(_plain(stored)))
+    file.write_text(yaml.safe_dump(plain(stored)))
     data = run_settings(tmp_path, []).data
     assert {key: getattr(data, key) for key in read} == read
     again, _ = read_settings(["resume=true", f"run_dir={tmp_path}"])
     assert again.data == data
     # an evaluation keeps its data under the same keys, beside seeds and the like
     evaluation = {"checkpoint": "run", "seeds": 1, "data": stored["data"]}
-    file.write_text(yaml.safe_dump(_plain(evaluation)))
-    now = _plain(dataclasses.asdict(data))
+    file.write_text(yaml.safe_dump(plain(evaluation)))
+    now = plain(dataclasses.asdict(data))
     check_same_settings(file, {"checkpoint": "run", "seeds": 1, "data": now})
     with pytest.raises(ConfigError, match=r"data\.image_size=8 differs"):
         changed = {**now, "image_size": 8}
         check_same_settings(file, {"checkpoint": "run", "seeds": 1, "data": changed})
 
 
-def _plain(node):
+def plain(node):
+    """Lists for tuples, as YAML has them."""
     if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items()}
-    return [_plain(value) for value in node] if isinstance(node, list | tuple) else node
+        return {key: plain(value) for key, value in node.items()}
+    return [plain(value) for value in node] if isinstance(node, list | tuple) else node

@@ -7,23 +7,31 @@ import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 import erssl
 import erssl.protocols
-from erssl.data import DATASETS, available_datasets
+from erssl.data import DATASETS, RECIPES, ViewOptions, available_datasets, build_views
+from erssl.data.views import recipes
 from erssl.errors import ConfigError
 from erssl.layers import forget_config_file, read_config_file
 from erssl.methods import METHODS
 from erssl.methods.optimizer import OptimizerOptions
-from erssl.models import BackboneOptions, build_backbone, save_backbone
+from erssl.models import BackboneOptions, build_backbone, layouts, save_backbone
+from erssl.models.export import export_backbone, formats
 from erssl.protocols import knn, linear
 from erssl.protocols.evaluation import Evaluated
 from erssl.recipes import REGISTERED, read_recipe
+from erssl.settings.names import check_names
+
+from ..models.export_sources import saved_backbone
+from .test_typed_commands import examples, typed
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 QUIET = Console(quiet=True)
@@ -60,8 +68,8 @@ def test_the_data_set_of_the_page_is_evaluated(tiles, tmp_path, told, monkeypatc
     results = [knn.run([*overrides, f"run_dir={tmp_path / str(i)}"], QUIET) for i in range(2)]
     assert results[0].metrics == results[1].metrics and results[0].metrics["top1"] >= 0.9
     assert len(list((tmp_path / "home" / "features").iterdir())) >= 1
-    words = [*overrides, "mode=cached", "epochs=1", f"run_dir={tmp_path / 'linear'}"]
-    assert "top1" in linear.run(words, QUIET).metrics
+    trained = [*overrides, "mode=cached", "epochs=1", f"run_dir={tmp_path / 'linear'}"]
+    assert "top1" in linear.run(trained, QUIET).metrics
 
 
 @pytest.mark.parametrize(
@@ -76,17 +84,17 @@ def test_the_table_of_keys_has_those_of_every_data_set_and_of_the_optimiser():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     keys = text.split("\n## Keys\n")[1].split("\n## ")[0]
     for name in set(available_datasets()) - {"object", "digits"}:
-        row = next(
-            line for line in keys.splitlines() if line.startswith("|") and f"`{name}`" in line
-        )
-        assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == set(DATASETS[name].own_options())
+        rows = [line for line in keys.splitlines() if line.startswith("|") and f"`{name}`" in line]
+        assert len(rows) == 1, f"docs/data.md#keys needs a row of the keys of data={name}"
+        shown = set(re.findall(r"`(\w+)`", rows[0].split("|")[2]))
+        assert shown == set(DATASETS[name].own_options()), name
     for option in fields(OptimizerOptions):
         assert re.search(rf"`(optimizer\.)?{option.name}`", keys), option.name
 
 
-def _blocks(language, word):
-    """The one block of the page in which a word stands."""
-    (block,) = (b for b in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if word in b)
+def _blocks(language, text):
+    """The one block of the page in which a text stands."""
+    (block,) = (b for b in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if text in b)
     return block
 
 
@@ -137,15 +145,19 @@ def test_commands_of_the_page_are_found_by_their_files(with_config, tmp_path, mo
     for name in ("means", "spectrum"):
         (folder / f"{name}.py").write_text(_blocks("python", f'read_protocol("{name}"'))
         with_config(name, _blocks("yaml", f"# erssl {name}:"))
+        shown = list(typed(examples(tmp_path / "configs" / f"{name}.yaml")))
+        assert shown and all(command == name for command, *_ in shown)
+        for command, *overrides in shown:
+            check_names(command, overrides)
     assert {"means", "spectrum"} <= set(dir(erssl))
     assert list(inspect.signature(erssl.means).parameters)[:2] == ["checkpoint", "data"]
-    assert list(inspect.signature(erssl.spectrum).parameters)[:2] == ["checkpoint", "quiet"]
+    assert list(inspect.signature(erssl.spectrum).parameters)[:2] == ["checkpoint", "backbone"]
     checkpoint = tiles[1][0].partition("=")[2]
     means = importlib.import_module("erssl.protocols.means")
     result = means.run([*tiles[1], f"run_dir={tmp_path / 'means'}"], QUIET)
     assert result.metrics["top1"] >= 0.9 and (result.path / "report.md").is_file()
     monkeypatch.setattr(means, "Evaluated", lambda metrics, _: Evaluated(metrics))
-    plotted = [word.replace("plots=false", "plots=true") for word in tiles[1]]
+    plotted = [override.replace("plots=false", "plots=true") for override in tiles[1]]
     bare = means.run([*plotted, f"run_dir={tmp_path / 'bare'}"], QUIET)  # without predictions
     assert bare.metrics == result.metrics and not list(bare.path.glob("confusion*"))
     result = erssl.spectrum(checkpoint, run_dir=tmp_path / "spectrum", quiet=True)
@@ -159,3 +171,39 @@ def test_a_file_with_keys_of_a_whole_config_has_to_say_so(with_config):
     with_config("data/tiles", text.partition("\n")[2])
     with pytest.raises(ConfigError, match=r"tiles\.yaml is no file of data: .* '# @package _gl"):
         read_config_file("data/tiles")
+
+
+def test_the_recipe_of_views_of_the_page_makes_views():
+    try:
+        exec(_blocks("python", '@register_views("turned"'), dict(vars(recipes)))
+        options = ViewOptions("turned")
+        image = Image.fromarray(np.full((20, 30, 3), 255, np.uint8))
+        views = build_views(options, 8, (0.5,) * 3, (0.5,) * 3)(image)
+        assert [tuple(view.shape) for view in views] == [(3, 8, 8)] * 2
+        assert RECIPES["turned"].global_scale == (0.5, 1.0)
+    finally:
+        RECIPES.pop("turned", None)
+
+
+def test_the_layout_of_the_page_is_read(tmp_path, monkeypatch):
+    (row,) = eval(f"({_blocks('python', 'Layout(')})", {"Layout": layouts.Layout})
+    monkeypatch.setattr(layouts, "LAYOUTS", (row, *layouts.LAYOUTS))
+    state = build_backbone(BackboneOptions("resnet18")).state_dict()
+    theirs = {f"vision.{name}": tensor for name, tensor in state.items()}
+    theirs["vision.proj.weight"] = torch.ones(4, 512)
+    torch.save({"student": theirs}, tmp_path / "theirs.pth")
+    backbone = erssl.load_backbone(tmp_path / "theirs.pth")
+    assert "Two towers layout" in str(backbone.report)
+    assert backbone.preprocessing["interpolation"] == "bicubic"
+    torch.testing.assert_close(backbone.state_dict(), state, rtol=0, atol=0)
+
+
+def test_the_export_format_of_the_page_is_written_and_read_back(tmp_path, monkeypatch):
+    monkeypatch.setitem(formats.FORMATS, "numpy", None)  # so that it is not there afterwards
+    exec(_blocks("python", 'FORMATS["numpy"]'), dict(vars(formats)))
+    backbone = saved_backbone(tmp_path, BackboneOptions("resnet18"))
+    report = export_backbone(backbone, "numpy", tmp_path / "weights.npz")
+    names: dict[str, Any] = {}
+    exec(report.usage, names)
+    for name, tensor in backbone.state_dict().items():
+        assert np.array_equal(names["weights"][name], tensor.numpy()), name

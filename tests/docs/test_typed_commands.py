@@ -18,13 +18,13 @@ def typed(text):
     """The arguments of each ``erssl`` in shell commands; what follows a pipe is not ours."""
     for line in text.replace("\\\n", " ").splitlines():
         for part in re.split(r"&&|\||;|\bdone\b", line):
-            words = shlex.split(part, comments=True)
-            places = [i for i, word in enumerate(words) if word.rpartition("/")[2] == "erssl"]
-            if places and places[0] + 1 < len(words):
-                yield words[places[0] + 1 :]
+            arguments = shlex.split(part, comments=True)
+            places = [i for i, each in enumerate(arguments) if each.rpartition("/")[2] == "erssl"]
+            if places and places[0] + 1 < len(arguments):
+                yield arguments[places[0] + 1 :]
 
 
-def _examples(file):
+def examples(file):
     """Of a command's help; what stands behind two spaces says what the example does."""
     (text,) = _EXAMPLES.findall(file.read_text(encoding="utf-8")) or ("",)
     lines = [line.removeprefix("#   ") for line in text.splitlines()]
@@ -34,18 +34,18 @@ def _examples(file):
 PAGES = {
     page.relative_to(ROOT).as_posix(): "\n".join(_BLOCK.findall(page.read_text(encoding="utf-8")))
     for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-} | {file.name: _examples(file) for file in sorted((ROOT / "configs").glob("*.yaml"))}
-SHOWN = [(page, words) for page, text in PAGES.items() for words in typed(text)]
+} | {file.name: examples(file) for file in sorted((ROOT / "configs").glob("*.yaml"))}
+SHOWN = [(page, arguments) for page, text in PAGES.items() for arguments in typed(text)]
 
 
 @pytest.mark.parametrize(
-    ("page", "words"), SHOWN, ids=[f"{page}-{' '.join(words)[:60]}" for page, words in SHOWN]
+    ("page", "shown"), SHOWN, ids=[f"{page}-{' '.join(shown)[:60]}" for page, shown in SHOWN]
 )
-def test_a_command_that_is_shown_is_taken(page, words, tmp_path, monkeypatch):
+def test_a_command_that_is_shown_is_taken(page, shown, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()  # the reader's own images
-    command, *arguments = words
-    if {"--help", "--version"} & set(words):
+    command, *arguments = shown
+    if {"--help", "--version"} & set(shown):
         return
     assert command in commands(), page
     check_names(command, [each for each in arguments if each != "…"])
@@ -53,4 +53,5 @@ def test_a_command_that_is_shown_is_taken(page, words, tmp_path, monkeypatch):
 
 def test_commands_are_shown():
     assert len(SHOWN) > 80
-    assert {command for command in commands() if command != "zoo"} <= {w[0] for _, w in SHOWN}
+    commands_shown = {command for _, (command, *_) in SHOWN}
+    assert {command for command in commands() if command != "zoo"} <= commands_shown

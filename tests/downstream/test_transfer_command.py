@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+import erssl
 from erssl.cli.main import main
 from erssl.downstream.transfer.datasets import load_transfer
 from erssl.downstream.transfer.results import Row, published_rows
 from erssl.downstream.transfer.suite_metrics import transfer_metrics
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
+from erssl.errors import ConfigError
 from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.protocols import transfer as command
 from erssl.protocols import transfer_shares as _shares
@@ -56,6 +58,19 @@ def test_linear_writes_results_splits_and_one_table(overrides, tmp_path, capsys)
     assert "| MVEB (published) | 55.8 | 95.7 | 79.6 |" in capsys.readouterr().out
     assert "a part of the data set" in (tmp_path / "suite" / "transfer.md").read_text()
     assert Image.open(tmp_path / "suite" / "transfer.png").width > 600
+
+
+def test_a_module_of_a_python_program_is_transferred_as_a_network_by_name(overrides, tmp_path):
+    torch.manual_seed(0)
+    module = build_backbone(OPTIONS)
+    file = tmp_path / "object.safetensors"
+    save_backbone(module, file, BackboneOptions("object", "object"), SMALL)
+    said = {"data_root": tmp_path, "datasets": ["flowers"], "partial_ok": True, "num_workers": 0}
+    own = erssl.transfer(file, backbone=module, run_dir=tmp_path / "own", quiet=True, **said)
+    named = tmp_path / "backbone.safetensors"
+    assert own.metrics == erssl.transfer(named, run_dir=tmp_path / "b", quiet=True, **said).metrics
+    with pytest.raises(ConfigError, match="module that a Python program gave; give it again"):
+        erssl.transfer(file, run_dir=tmp_path / "c", quiet=True, **said)
 
 
 def test_penalties_that_do_not_converge_are_named_once(overrides, tmp_path, capsys, recwarn):

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from itertools import product
 
 import mpmath
 import numpy as np
@@ -52,11 +53,7 @@ def unit_rows(count, dim, seed=0, dtype=torch.float64):
 
 
 OPTIONS = pytest.mark.parametrize(
-    ("estimator", "leave_one_out"),
-    [
-        *(("joe", True), ("joe", False), ("plugin", True), ("plugin", False)),
-        *(("renyi2", True), ("renyi2", False)),
-    ],
+    ("estimator", "leave_one_out"), list(product(("joe", "plugin", "renyi2"), (True, False)))
 )
 
 

@@ -6,7 +6,6 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,57 +15,30 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from erssl.data import TransformedDataset, build_eval_transform
-from erssl.data.datasets import ImagesInMemory
 from erssl.data.folders import ImageFiles
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation import cached_features, extract_features
 from erssl.evaluation.fingerprints import data_digest, weights_digest
 from erssl.models import build_backbone
 
-N, SHARD, BATCH = 37, 8, 3  # five shards, the last one of five images
-TRANSFORM = build_eval_transform(8, (0.5,) * 3, (0.25,) * 3)
+from .counting import SHARD, TRANSFORM, Counting, N, shards, take
+
 PREPROCESSING = {"size": 8, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
-
-
-class Counting(nn.Sequential):
-    """A backbone that counts the images it sees, and may break down at one."""
-
-    def __init__(self, width=6):
-        torch.manual_seed(1)
-        super().__init__(nn.Flatten(), nn.Linear(192, width), nn.BatchNorm1d(width), nn.GELU())
-        self.seen, self._breaks_at = [], None
-
-    def forward(self, images):
-        self.seen.append(len(images))
-        if self._breaks_at is not None and sum(self.seen) > self._breaks_at:
-            raise KeyboardInterrupt
-        return super().forward(images)
-
-
-@pytest.fixture
-def images():
-    draw = np.random.default_rng(0)
-    pixels = draw.integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
-    return ImagesInMemory(pixels, draw.integers(0, 10, N))
 
 
 @pytest.fixture
 def backbone():
-    return Counting()
+    return counting()
+
+
+def counting(width=6):
+    return Counting(width, nn.BatchNorm1d(width))
 
 
 def features(backbone, images, cache_dir, **changes):
     """Features, and how many images the backbone saw for them."""
-    options = {"preprocessing": PREPROCESSING, "batch_size": BATCH, "shard_size": SHARD}
-    backbone.seen.clear()
-    actual = cached_features(
-        backbone, images, TRANSFORM, cache_dir=cache_dir, **(options | changes)
-    )
-    return actual, sum(backbone.seen)
-
-
-def shards(cache_dir):
-    return sorted(cache_dir.glob("*/*.safetensors"))
+    options = {"preprocessing": PREPROCESSING} | changes
+    return take(cached_features, backbone, images, cache_dir, **options)
 
 
 def same(actual, expected):
@@ -178,10 +150,10 @@ def test_a_change_of_version_is_a_miss(backbone, images, tmp_path, monkeypatch, 
     assert features(backbone, images, tmp_path)[1] == N
 
 
-def test_another_transform_is_a_miss(backbone, images, tmp_path, monkeypatch):
+def test_another_transform_is_a_miss(backbone, images, tmp_path):
     features(backbone, images, tmp_path)
-    monkeypatch.setattr(f"{__name__}.TRANSFORM", build_eval_transform(8, (0.5,) * 3, (0.5,) * 3))
-    assert features(backbone, images, tmp_path)[1] == N
+    other = build_eval_transform(8, (0.5,) * 3, (0.5,) * 3)
+    assert features(backbone, images, tmp_path, transform=other)[1] == N
 
 
 def test_neither_mode_nor_gradients_matter(backbone, images, tmp_path):
@@ -350,7 +322,7 @@ def test_a_folder_that_cannot_be_made_is_no_cache(backbone, images, tmp_path):
 
 
 def test_two_at_a_time_do_each_other_no_harm(backbone, images, tmp_path):
-    other, actual = Counting(), []
+    other, actual = counting(), []
 
     def interfere(done, total):
         if not actual and done > 2 * SHARD:

@@ -13,8 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import erssl
-from erssl.data import build_eval_transform
-from erssl.data.datasets import ImagesInMemory
 from erssl.errors import ConfigError, DataError, ErsslError
 from erssl.evaluation import (
     Features,
@@ -31,32 +29,14 @@ from erssl.evaluation.plausibility import neighbours
 from erssl.evaluation.rows import in_memory
 from erssl.evaluation.storage import dtype_for, storage_for
 
-N, SHARD = 37, 8
-TRANSFORM = build_eval_transform(8, (0.5,) * 3, (0.25,) * 3)
+from . import counting
+from .counting import SHARD, Counting, N, shards
 
 
-class Backbone(nn.Sequential):
-    """A layer that counts what it sees, and may break down at one image."""
+class Backbone(Counting):
+    """One that tells how wide its features are."""
 
     feature_dim = 6
-
-    def __init__(self):
-        torch.manual_seed(1)
-        super().__init__(nn.Flatten(), nn.Linear(192, 6), nn.GELU())
-        self.seen, self._breaks_at = [], None
-
-    def forward(self, images):
-        self.seen.append(len(images))
-        if self._breaks_at is not None and sum(self.seen) > self._breaks_at:
-            raise KeyboardInterrupt
-        return super().forward(images)
-
-
-@pytest.fixture
-def images():
-    draw = np.random.default_rng(0)
-    pixels = draw.integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
-    return ImagesInMemory(pixels, draw.integers(0, 10, N))
 
 
 @pytest.fixture
@@ -66,14 +46,7 @@ def backbone():
 
 def take(backbone, images, cache_dir, function=stored_features, **changes):
     """Features, and how many images the backbone saw for them."""
-    options = {"preprocessing": {}, "batch_size": 3, "shard_size": SHARD}
-    backbone.seen.clear()
-    taken = function(backbone, images, TRANSFORM, cache_dir=cache_dir, **(options | changes))
-    return taken, sum(backbone.seen)
-
-
-def shards(cache_dir):
-    return sorted(cache_dir.glob("*/*.safetensors"))
+    return counting.take(function, backbone, images, cache_dir, preprocessing={}, **changes)
 
 
 def test_they_are_those_in_memory_rounded_to_half(backbone, images, tmp_path):

@@ -68,7 +68,9 @@ def run_files() -> dict[str, bytes]:
         (folder / "lens.csv").write_text(LENS)
         checkpoint = {
             "state_dict": method.state_dict(),
-            **{"epoch": 1, "global_step": 2, "pytorch-lightning_version": "2.6.0"},
+            "epoch": 1,
+            "global_step": 2,
+            "pytorch-lightning_version": "2.6.0",
             **checkpoint_header(method.backbone, settings.data.preprocessing),
         }
         (folder / "checkpoints").mkdir()
@@ -133,14 +135,13 @@ def images() -> dict[str, bytes]:
     deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
     modes = {m: colour.convert(m) for m in ("RGB", "L", "P", "1", "RGBA", "CMYK")} | {"I": deep}
     kinds = {
-        **{"PNG": ("RGB", "L", "P", "1", "RGBA", "I"), "JPEG": ("RGB", "L", "CMYK")},
-        **{
-            "GIF": ("P", "RGB"),
-            "BMP": ("RGB", "P"),
-            "TIFF": ("RGB", "CMYK", "I"),
-            "WEBP": ("RGB",),
-        },
-        **{"PPM": ("RGB", "L", "I")},
+        "PNG": ("RGB", "L", "P", "1", "RGBA", "I"),
+        "JPEG": ("RGB", "L", "CMYK"),
+        "GIF": ("P", "RGB"),
+        "BMP": ("RGB", "P"),
+        "TIFF": ("RGB", "CMYK", "I"),
+        "WEBP": ("RGB",),
+        "PPM": ("RGB", "L", "I"),
     }
     files = {}
     for kind, own in kinds.items():

@@ -22,8 +22,12 @@ from .harness import Surface, check
 from .strategies import names
 
 _SETTINGS = {
-    **{"knn": KnnSettings, "linear": LinearSettings, "semi": SemiSettings},
-    **{"finetune": FinetuneSettings, "transfer": TransferSettings, "detect": DetectSettings},
+    "knn": KnnSettings,
+    "linear": LinearSettings,
+    "semi": SemiSettings,
+    "finetune": FinetuneSettings,
+    "transfer": TransferSettings,
+    "detect": DetectSettings,
     "embed": EmbedSettings,
 }
 # With these a command gets as far as it can.

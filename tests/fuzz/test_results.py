@@ -112,10 +112,10 @@ def _act_run(case: tuple[int, tuple[str, Any], Table, list[Change]], folder: Pat
 
 
 _ROW: dict[str, Any] = {
-    **{"method": "SimCLR", "url": "https://nowhere.invalid/a.pth", "epochs": 100},
-    **{"sha256": "0123456789abcdef", "preprocessing": {"image_size": 32, "mean": [0.5] * 3}},
-    **{"arch": {"name": "resnet18", "cifar_stem": True}, "measured": {"knn_top1": 0.5}},
-    **{"protocol": "pretrain", "data": "digits", "file": "/nowhere/x.safetensors", "note": "x"},
+    "method": "SimCLR", "url": "https://nowhere.invalid/a.pth", "epochs": 100,
+    "sha256": "0123456789abcdef", "preprocessing": {"image_size": 32, "mean": [0.5] * 3},
+    "arch": {"name": "resnet18", "cifar_stem": True}, "measured": {"knn_top1": 0.5},
+    "protocol": "pretrain", "data": "digits", "file": "/nowhere/x.safetensors", "note": "x",
 }  # fmt: skip
 _fields = st.dictionaries(
     st.sampled_from(["file_name", "url", "file", "sha256", "aliases", "layout", "arch", "run"]),

@@ -61,8 +61,13 @@ LOSSES = {
 }
 NEEDS_TWO = ("er_koleo", "e2mc")  # a neighbour, or a spacing
 NEEDS_OTHERS = (  # undefined for one row: left out itself
-    *("er", "er_plugin", "er_memory", "entrec"),
-    *("er_best", "er_learned", "er_renyi2"),
+    "er",
+    "er_plugin",
+    "er_memory",
+    "entrec",
+    "er_best",
+    "er_learned",
+    "er_renyi2",
 )
 LISTS = [name for name in LOSSES if name not in ("mvib", "frossl", "emp_ssl")]
 DIM = 16

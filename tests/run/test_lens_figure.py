@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -11,19 +10,6 @@ from erssl.run.lens_figure import plot_lens
 from erssl.run.plots import plot_curves
 
 AREA = {128: -127.2, 2048: -4898.4}
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were saved."""
-    figures, save = [], matplotlib.figure.Figure.savefig
-
-    def keep(self, path, **keywords):
-        figures.append(self)
-        save(self, path, **keywords)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
-    return figures
 
 
 def readings(dim, below=(-40.0, -30.0, -20.0), before=False):

@@ -14,19 +14,6 @@ from erssl.run.plots import plot_confusion, plot_curves, plot_recall, run_style
 from erssl.run.results_figure import bar_names, plot_results
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were saved."""
-    figures, save = [], matplotlib.figure.Figure.savefig
-
-    def keep(self, path, **keywords):
-        figures.append(self)
-        save(self, path, **keywords)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
-    return figures
-
-
 def bars(axes):
     return [p.get_width() for p in axes.patches if isinstance(p, Rectangle)]
 

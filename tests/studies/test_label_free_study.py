@@ -25,10 +25,19 @@ from erssl.settings.pretrain import run_settings
 
 QUIET = Console(quiet=True)
 TINY = (
-    *("data=digits", "data.views.recipe=digits", "data.image_size=8", "epochs=1"),
-    *("backbone=timm", "backbone.name=test_resnet", "method.projection_dim=8"),
-    *("trainer.limit_train_batches=2", "data.num_workers=0", "evaluation.linear=false"),
-    *("evaluation.untrained=false", "evaluation.every_n_epochs=0", "lens.probe_size=0"),
+    "data=digits",
+    "data.views.recipe=digits",
+    "data.image_size=8",
+    "epochs=1",
+    "backbone=timm",
+    "backbone.name=test_resnet",
+    "method.projection_dim=8",
+    "trainer.limit_train_batches=2",
+    "data.num_workers=0",
+    "evaluation.linear=false",
+    "evaluation.untrained=false",
+    "evaluation.every_n_epochs=0",
+    "lens.probe_size=0",
 )
 
 

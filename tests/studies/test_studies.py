@@ -38,11 +38,20 @@ SMALL: dict[str, Any] = {
         "tiny": {
             "about": "digits",
             "overrides": {
-                **{"data": "digits", "data.pipeline": "lightly", "data.image_size": 16},
-                **{"data.views.recipe": "digits", "epochs": 1, "trainer.precision": "32-true"},
-                **{"evaluation.knn_k": 20, "lens.probe_size": 0, "batch_size": 256},
-                **{"backbone": "timm", "backbone.name": "test_resnet", "data.num_workers": 0},
-                **{"method.projection_hidden_dim": 32, "method.projection_dim": 16},
+                "data": "digits",
+                "data.pipeline": "lightly",
+                "data.image_size": 16,
+                "data.views.recipe": "digits",
+                "epochs": 1,
+                "trainer.precision": "32-true",
+                "evaluation.knn_k": 20,
+                "lens.probe_size": 0,
+                "batch_size": 256,
+                "backbone": "timm",
+                "backbone.name": "test_resnet",
+                "data.num_workers": 0,
+                "method.projection_hidden_dim": 32,
+                "method.projection_dim": 16,
             },
         }
     },
@@ -95,8 +104,12 @@ def test_grid_is_the_product_without_what_is_skipped(tmp_path: Path) -> None:
     study = read_study(written(tmp_path))
     grid = study.grid(study.scale("tiny"), ["epochs=2"], seeds=(0, 1))
     assert [(*cell.labels, cell.seed) for cell in grid.cells] == [
-        *(("SimCLR", "128", 0), ("SimCLR", "256", 0), ("MVEB", "128", 0)),
-        *(("SimCLR", "128", 1), ("SimCLR", "256", 1), ("MVEB", "128", 1)),
+        ("SimCLR", "128", 0),
+        ("SimCLR", "256", 0),
+        ("MVEB", "128", 0),
+        ("SimCLR", "128", 1),
+        ("SimCLR", "256", 1),
+        ("MVEB", "128", 1),
     ]
     first = dict(word.partition("=")[::2] for word in grid.cells[0].overrides)
     assert (first["batch_size"], first["epochs"], first["seed"]) == ("128", "2", "0")

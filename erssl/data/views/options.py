@@ -9,7 +9,7 @@ from typing import Any
 from lightly.transforms.multi_view_transform import MultiViewTransform
 
 from erssl.announced import load_announced
-from erssl.data.bands import GREY, RGB
+from erssl.data.bands import RGB, has_pixels
 from erssl.data.checks import as_numbers, check_choice, check_whole
 from erssl.data.views.bands import BandView
 from erssl.data.views.draws import ViewSpec, read_view
@@ -212,7 +212,7 @@ def build_views(
         ConfigError: If the local views are larger than the global ones, or the recipe cannot be had
             for so many channels.
     """
-    if len(mean) not in (GREY, RGB):
+    if not has_pixels(len(mean)):
         rgb = build_views(options, image_size, (0.0,) * RGB, (1.0,) * RGB)
         return MultiViewTransform(
             [BandView(_spec(options.recipe, view, len(mean)), mean, std) for view in rgb.transforms]

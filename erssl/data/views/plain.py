@@ -10,7 +10,7 @@ import torch
 from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
 from PIL import Image
 
-from erssl.data.bands import GREY, RGB
+from erssl.data.bands import RGB, has_pixels
 from erssl.data.views.bands import BandView, ResizedBands
 from erssl.data.views.draws import ViewSpec
 from erssl.data.views.options import Scale
@@ -42,7 +42,7 @@ def build_eval_transform(
     resized = round(image_size * 256 / 224) if image_size >= 96 else image_size
     if crop_pct is not None:
         resized = int(image_size / crop_pct)  # as timm rounds
-    if len(mean) not in (GREY, RGB):
+    if not has_pixels(len(mean)):
         return ResizedBands(resized, image_size, mean, std, interpolation)
     return _EvalTransform(
         resized,
@@ -102,7 +102,7 @@ def build_crop_transform(
         A transform from a PIL image, or a tensor of other channels than one or three, to a tensor
         (C, image_size, image_size).
     """
-    if len(mean) not in (GREY, RGB):
+    if not has_pixels(len(mean)):
         ratio = (3 / 4, 4 / 3)  # torchvision's
         flip_prob = 0.5 if flip else 0.0
         return BandView(ViewSpec(image_size, scale, ratio, "bilinear", flip_prob), mean, std)

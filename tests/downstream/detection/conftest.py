@@ -17,8 +17,14 @@ def polygon(box):
 
 def annotation(number, image, category, box, **more):
     return {
-        **{"id": number, "image_id": image, "category_id": category, "bbox": list(box)},
-        **{"segmentation": polygon(box), "area": box[2] * box[3], "iscrowd": 0, **more},
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": list(box),
+        "segmentation": polygon(box),
+        "area": box[2] * box[3],
+        "iscrowd": 0,
+        **more,
     }
 
 

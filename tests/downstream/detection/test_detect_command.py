@@ -9,11 +9,17 @@ import time
 
 import pytest
 import torch
+import yaml
 from PIL import Image
+from torchvision.models import resnet18
 
+import erssl
 from erssl.cli.main import main
+from erssl.downstream.detection.torchvision_model import build_detector
+from erssl.errors import DataError
 from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.protocols import detect as command
+from erssl.protocols.detect import require_resnet
 from erssl.run.directory import read_metrics
 from erssl.settings.detection import read_detect
 
@@ -43,6 +49,38 @@ def refused(overrides, capsys):
     assert error.startswith("erssl: ") and error.endswith(".")
     assert "\n" not in error
     return error
+
+
+class _Begun(Exception):
+    """Work would begin."""
+
+
+def test_a_resnet_of_a_python_program_becomes_a_detector(coco, tmp_path, monkeypatch):
+    jobs = []
+
+    def backend(job):
+        jobs.append(job)
+        raise _Begun
+
+    monkeypatch.setattr(command, "find_backend", lambda *_: backend)
+    torch.manual_seed(0)
+    module = resnet18()
+    module.fc = torch.nn.Identity()
+    file = tmp_path / "own.safetensors"
+    save_backbone(module, file, BackboneOptions("object", "object"), {})
+    said = {"backbone": module, "feature_dim": 512, "data_root": coco, "quiet": True}
+    small = {key: yaml.safe_load(text) for key, text in (each.split("=") for each in SMALL)}
+    with pytest.raises(_Begun):
+        erssl.detect(file, run_dir=tmp_path / "own", **said, **small)
+    detector = build_detector(jobs[0].backbone, 2, jobs[0].preprocessing)
+    carried = detector.backbone.body.state_dict()
+    assert all(torch.equal(carried[name], value) for name, value in module.state_dict().items())
+    with pytest.raises(DataError, match="builds its ResNet by name; use backend=torchvision"):
+        require_resnet(jobs[0].backbone, "own", "detectron2")
+    module.conv1 = torch.nn.Conv2d(3, 64, 3, bias=False)
+    save_backbone(module, file, BackboneOptions("object", "object"), {})
+    with pytest.raises(DataError, match="a module of ResNet, and the detectors are built on"):
+        erssl.detect(file, run_dir=tmp_path / "stem", **said, **small)
 
 
 BAD = {

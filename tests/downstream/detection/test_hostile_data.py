@@ -15,13 +15,7 @@ from erssl.downstream.detection.weights import backbone_weights, is_detector
 from erssl.downstream.transfer.datasets import load_transfer
 from erssl.errors import DataError
 
-
-class Hostile:
-    def __init__(self, place):
-        self.place = place
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.place}",)
+from ...hostile import Hostile
 
 
 @pytest.mark.parametrize(

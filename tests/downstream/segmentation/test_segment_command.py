@@ -1,6 +1,8 @@
 """``erssl segment``: the command, its resuming, what it refuses, and maps of features."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,10 +13,13 @@ from torch import nn
 from torchvision.models import resnet18, vit_b_16
 
 import erssl
+from erssl.cli.main import main
 from erssl.downstream.detection.coco import coco_layout, read_coco
 from erssl.downstream.detection.image_files import open_image
+from erssl.downstream.segmentation import linear_head
 from erssl.downstream.segmentation.data import read_coco_masks, read_voc_masks
 from erssl.errors import ConfigError, DataError
+from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.models.patch_maps import PatchMap
 
 from ..detection.test_orientation import turn
@@ -67,6 +72,20 @@ def test_the_command_leaves_results_and_goes_on_with_more_seeds(root, tmp_path):
     )
     with pytest.raises(ConfigError, match="annotations to train on"):
         segment(root, run_dir=run_dir, resume=True, seeds=2)
+
+
+def test_a_module_of_a_python_program_is_segmented_as_a_network_by_name(root, tmp_path):
+    options = BackboneOptions("test_resnet", "timm")
+    torch.manual_seed(0)
+    module = build_backbone(options)
+    metrics = []
+    for kind, given in ((options, None), (BackboneOptions("object", "object"), module)):
+        file = tmp_path / f"{kind.library}.safetensors"
+        save_backbone(module, file, kind, {})
+        folder = tmp_path / kind.library
+        result = erssl.segment(file, root, backbone=given, run_dir=folder, plots=False, **SMALL)
+        metrics.append(result.metrics)
+    assert metrics[0] == metrics[1]
 
 
 def test_masks_that_do_not_fit_are_refused_before_training(root, tmp_path):
@@ -210,3 +229,34 @@ def test_what_is_noticed_of_a_coco_file_is_passed_on(tmp_path):
     assert read.remarks and set(read.remarks) <= set(train.notes)
     assert any("polygons of" in note and "left out" in note for note in train.notes)
     assert not any("left out of training" in note for note in (*train.notes, *val.notes))
+
+
+@pytest.mark.parametrize(("number", "at"), [(signal.SIGTERM, 2), (signal.SIGINT, 3)])
+def test_a_signal_leaves_a_checkpoint_of_its_step_and_the_same_end(
+    number, at, root, tmp_path, monkeypatch, capsys
+):
+    loss, calls, before = linear_head.pixel_loss, [], signal.getsignal(number)
+
+    def stop(logits, masks):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), number)
+        return loss(logits, masks)
+
+    small = {**SMALL, "iterations": 3, "class_names": "[" + ",".join(NAMES) + "]"}
+    del small["quiet"]
+    said = [f"{key}={value}" for key, value in small.items()]
+    line = ["segment", "checkpoint=random:resnet10t", f"data_root={root}", *said]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_head, "pixel_loss", stop)
+        assert main([*line, f"run_dir={stopped}"]) == 128 + number
+    assert signal.getsignal(number) == before and len(calls) == at
+    sentence = f"at step {at}, with a checkpoint; go on with resume=true run_dir={stopped}."
+    assert sentence in capsys.readouterr().err
+    kept = torch.load(stopped / "seed0" / "last.ckpt", weights_only=True)
+    assert kept["iteration"] == at and not (stopped / "results.json").exists()
+    assert main([*line, f"run_dir={stopped}", "resume=true"]) == 0
+    assert main([*line, f"run_dir={whole}"]) == 0
+    ends = [json.loads((each / "seed0" / "seed.json").read_text()) for each in (stopped, whole)]
+    assert ends[0] == ends[1]

@@ -11,10 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import erssl
+from erssl.downstream.detection.image_files import open_image
 from erssl.downstream.segmentation.batches import SquareImages, TrainingDraws
 from erssl.downstream.segmentation.data import read_voc_masks
 from erssl.downstream.segmentation.images import draw_maps, drawn_images
+from erssl.downstream.segmentation.linear_head import confusion_of
 from erssl.downstream.segmentation.masks import IGNORED
+from erssl.downstream.segmentation.metrics import count_pixels
 from erssl.downstream.segmentation.windows import Windows, places
 from erssl.errors import ConfigError
 from erssl.settings.segmentation import OF_WINDOWS
@@ -36,10 +39,9 @@ def images(tmp_path):
     return read_voc_masks(write_voc(tmp_path, 4, 3), 2012, ("train", "val"), NAMES)
 
 
-def only(inputs, image, size, maps, head=None, batch_size=2):
+def only(inputs, image, size, predict):
     with torch.no_grad():
-        whole = [inputs.whole(image)]
-        (scores,) = inputs.scores(maps, head or nn.Identity(), whole, [size], batch_size)
+        (scores,) = inputs.scores(predict, [inputs.whole(image)], [size])
     return scores
 
 
@@ -56,8 +58,7 @@ def test_windows_of_a_network_without_memory_of_place_are_the_whole_image():
     assert torch.allclose(scores, torch.tensor(pixels).permute(2, 0, 1).float(), atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5])
-def test_what_several_windows_see_is_averaged_as_mmsegmentation_does(batch_size):
+def test_what_several_windows_see_is_averaged_as_mmsegmentation_does():
     side, stride = 16, 7
     image = image_of(37, 20, seed=1)
     inputs = Windows(side, {"mean": [0, 0, 0], "std": [1, 1, 1]}, stride)
@@ -74,7 +75,7 @@ def test_what_several_windows_see_is_averaged_as_mmsegmentation_does(batch_size)
         counts[:, left:right] += 1
     mean = torch.tensor(total / counts)[None]
     expected = F.interpolate(mean, size=(20, 37), mode="bilinear", align_corners=False)[0]
-    scores = only(inputs, image, (20, 37), Here(), batch_size=batch_size)
+    scores = only(inputs, image, (20, 37), Here())
     assert steps > 2 and counts.max() == 3
     assert torch.allclose(scores.double(), expected, atol=1e-5)
 
@@ -90,6 +91,28 @@ def test_scales_and_mirrored_images_are_averaged_as_probabilities():
     scores = only(Windows(16, {}, 9, scales=[1.0, 1.5], mirrored=True), image, size, Here())
     assert torch.allclose(scores, expected, atol=1e-5)
     assert not torch.allclose(scores, plain[0].softmax(0), atol=1e-2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_so_many_windows_go_through_the_backbone_together(images, batch_size):
+    counts = []
+
+    class Counting(Here):
+        def forward(self, images):
+            counts.append(len(images))
+            return super().forward(images)
+
+    inputs = Windows(16, {}, 9, mirrored=True)
+    torch.manual_seed(0)
+    head = nn.Conv2d(3, len(NAMES), kernel_size=1)
+    shared = {"device": torch.device("cpu"), "workers": 0}
+    matrix = confusion_of(Counting(), head, images[1], inputs, batch_size=batch_size, **shared)
+    expected = torch.zeros_like(matrix)
+    for number, image in enumerate(images[1].images):
+        mask = images[1].mask(number)
+        scores = only(inputs, open_image(image), mask.shape, lambda x: head(Here()(x)))
+        expected += count_pixels(scores.argmax(0), torch.from_numpy(mask), len(NAMES))
+    assert max(counts) == batch_size and torch.equal(matrix, expected)
 
 
 def test_places_cover_every_pixel_and_stay_inside():

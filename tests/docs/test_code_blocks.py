@@ -1,0 +1,107 @@
+"""Python that README and the pages of docs/ show of a run: run as it stands, on one quick run."""
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import erssl
+from erssl.loss import TiCoLoss
+from erssl.models import BackboneOptions, build_backbone
+
+from ..test_commands import BACKBONE, QUICK
+
+ROOT = Path(__file__).resolve().parents[2]
+# How many blocks a page has; a further one needs a test, here, in tests/test_package.py or in
+# test_contributing.py.
+COUNTS = {
+    "CONTRIBUTING.md": 7,
+    "README.md": 4,
+    "docs/checkpoints.md": 1,
+    "docs/embed.md": 1,
+    "docs/lens.md": 1,
+    "docs/methods.md": 1,
+    "docs/python.md": 2,
+    "docs/scaling.md": 1,
+}
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run_block(page, mark, **names):
+    """What the names of the one block with a mark are after it; ``names`` are those of its text."""
+    (code,) = (block for block in blocks(page) if mark in block)
+    exec(code, names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """A folder in which the first lines of the README have made ``runs/mine``, in one epoch."""
+    folder, before = tmp_path_factory.mktemp("reader"), Path.cwd()
+    quick = {**BACKBONE, **QUICK, "run_dir": "runs/mine", "quiet": True}
+    os.chdir(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(erssl, "pretrain", partial(erssl.pretrain, **quick))
+        try:
+            yield folder, run_block("README.md", 'pretrain("mveb", data="digits")')
+        finally:
+            os.chdir(before)
+
+
+def test_every_block_of_a_page_is_one_that_a_test_runs():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    counts = {page.relative_to(ROOT).as_posix(): len(blocks(page)) for page in pages}
+    assert {page: count for page, count in counts.items() if count} == COUNTS
+
+
+def test_the_first_lines_of_the_readme_give_a_backbone(reader):
+    _, names = reader
+    images = torch.rand(2, 3, 32, 32)
+    assert names["backbone"](images).shape == (2, names["backbone"].feature_dim)
+    assert names["result"].metrics["knn_top1"] > 0.2
+    again = run_block("README.md", 'load_backbone("runs/mine")')["backbone"]
+    assert torch.equal(again(images), names["backbone"](images))
+
+
+def test_features_are_written_as_the_page_says(reader):
+    folder, names = reader
+    (folder / "photos").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
+    embedded = run_block("docs/embed.md", 'embed("runs/mine", "photos"')
+    assert embedded["features"].shape == (3, names["backbone"].feature_dim)
+    assert embedded["features"].dtype == np.float32
+    assert {"files", "shape", "skipped"} <= set(embedded["result"].results)
+
+
+def test_a_published_file_is_reported_as_the_page_says(reader, capsys):
+    """A stand-in of MoCo's file: its names, its size, other weights."""
+    state = build_backbone(BackboneOptions("resnet50")).state_dict()
+    theirs = {f"module.encoder_q.{name}": tensor for name, tensor in state.items()}
+    theirs["module.encoder_q.fc.0.weight"] = torch.ones(8, 2048)
+    torch.save({"state_dict": theirs}, "moco_v2_800ep_pretrain.pth.tar")
+    backbone = run_block("docs/checkpoints.md", "moco_v2_800ep")["backbone"]
+    said = re.search(r"# (318 .*?), …", blocks("docs/checkpoints.md")[0])[1]
+    assert capsys.readouterr().out.startswith(said)
+    assert {"mean", "std", "image_size", "interpolation"} <= set(backbone.preprocessing)
+
+
+def test_small_batches_of_a_step_move_a_loss_once_as_the_page_says():
+    z = torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0))
+    weight = torch.nn.Parameter(torch.eye(4))
+    optimizer, loss_fn, whole = torch.optim.SGD([weight], 0.1), TiCoLoss(4), TiCoLoss(4)
+    small_batches = [(part[0] @ weight, part[1] @ weight) for part in z.split(8, dim=1)]
+    names = {"loss_fn": loss_fn, "small_batches": small_batches, "optimizer": optimizer}
+    run_block("docs/scaling.md", "accumulate_state(loss_fn)", **names)
+    whole(*z)
+    torch.testing.assert_close(loss_fn.covariance, whole.covariance)
+    assert not torch.equal(weight, torch.eye(4))
