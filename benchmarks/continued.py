@@ -21,16 +21,27 @@ from erssl.files import write_json
 FILE = RESULTS / "continued.json"
 # the backbone of the continued run is that of its weights
 NETWORK = tuple(override for override in COMMON if not override.startswith("backbone"))
-BACKBONE = tuple(override for override in COMMON if override.startswith("backbone"))
-RUN = ("method=simclr", "batch_size=128", "evaluation.every_n_epochs=1", "lens.probe_size=0")
+BACKBONE = (
+    *(override for override in COMMON if override.startswith("backbone")),
+    "backbone.options.channels=[16,32,64,128]",  # a quarter of the width
+    "backbone.options.stem_width=16",
+)
+RUN = (
+    "method=simclr",
+    "batch_size=256",
+    "data.pipeline=device",
+    "trainer.precision=bf16-mixed",
+    "evaluation.every_n_epochs=1",
+    "lens.probe_size=0",
+)
 SEEDS = (0, 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--train-per-class", type=int, default=150, help="of each half")
-    parser.add_argument("--test-per-class", type=int, default=100)
+    parser.add_argument("--train-per-class", type=int, default=2500, help="of each half")
+    parser.add_argument("--test-per-class", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=8, help="on the first half")
     parser.add_argument("--continued-epochs", type=int, default=4, help="on the second half")
     arguments = parser.parse_args()

@@ -15,7 +15,7 @@ from .harness import WorkBegins
 
 # Where each command begins to compute, or to start others that do.
 _WORK = (
-    "erssl.protocols.pretrain._train",
+    "erssl.protocols.pretrain.train_and_measure",
     "erssl.protocols.evaluation.Evaluation.features",
     "erssl.protocols.linear.train_seeds",
     "erssl.protocols.semi.train_seeds",
