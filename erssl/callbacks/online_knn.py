@@ -22,7 +22,8 @@ class OnlineKNN(Callback):
         logged: Name of the metric.
         k: Neighbours that vote.
         untrained: Accuracy before training where it is known; ``None``: it is measured.
-        last: Features of both loaders after the last epoch, where they were read then.
+        last: Features of both loaders after the last epoch, of the images of the run, where they
+            were read then.
     """
 
     logged = "val_knn_top1"
@@ -72,7 +73,7 @@ class OnlineKNN(Callback):
         epoch = trainer.current_epoch + 1
         if self.every_n_epochs and epoch % self.every_n_epochs == 0:
             both = self._features(pl_module)
-            if epoch == trainer.max_epochs:
+            if epoch == trainer.max_epochs and not self.name:
                 self.last = both
             pl_module.log(self.logged, self._accuracy(*both), rank_zero_only=True)
 

@@ -50,14 +50,27 @@ def _main(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"erssl {erssl.__version__}")
         return 0
-    from erssl.run.children import end_with_parent
-    from erssl.run.signals import ended_by_signals
-    from erssl.run.warning_lines import clean_warnings
+    try:
+        return _hearing_signals(arguments)
+    except Stopped as again:  # by a second signal, while the first was told of
+        return 128 + again.signal
 
-    with clean_warnings(), ended_by_signals() as ending:
-        end_with_parent()
+
+def _hearing_signals(arguments: list[str]) -> int:
+    from erssl.run.signals import ended_by_signals
+
+    with ended_by_signals() as ending:  # before anything else is imported
         try:
-            return _status(arguments)
+            from erssl.run.children import end_with_parent
+            from erssl.run.warning_lines import clean_warnings
+
+            with clean_warnings():
+                end_with_parent()
+                return _status(arguments)
+        except Stopped as stopped:
+            if stopped.sentence:
+                _say(stopped.sentence)
+            return 128 + stopped.signal
         except Exception:  # what a library has made of a signal, such as an import that failed
             if ending.number is None:
                 raise
@@ -72,10 +85,6 @@ def _status(arguments: list[str]) -> int:
     except ErsslError as error:
         _say(own_sentence(error))
         return 2
-    except Stopped as stopped:
-        if stopped.sentence:
-            _say(stopped.sentence)
-        return 128 + stopped.signal
     except (KeyboardInterrupt, SystemExit) as end:
         if not was_interrupted(end):
             raise

@@ -104,8 +104,21 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     """
     if not z.isfinite().all():
         return z.new_tensor(math.nan)  # which svdvals would raise at
-    singular = torch.linalg.svdvals(z)
-    shares = singular / singular.sum().clamp_min(torch.finfo(z.dtype).tiny) + eps
+    return perplexity(torch.linalg.svdvals(z), eps)
+
+
+def perplexity(values: Tensor, eps: float) -> Tensor:
+    r"""Exponential of the entropy, :math:`\exp(-\sum_k p_k \log p_k)`, of values' shares p.
+
+    Args:
+        values: Values (K,), at least 0.
+        eps: Added to the shares, for a finite logarithm.
+
+    Returns:
+        Scalar tensor.
+    """
+    total = values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    shares = values / total + eps
     entropy: Tensor = -(shares * shares.log()).sum()
     return entropy.exp()
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_SMALLEST = 1e-30  # bandwidth of rows in one point, at which the score is 0
+_SMALLEST = 1e-30  # least bandwidth: a division by it stays finite where one given is below it
 
 
-def half_distances(z: Tensor) -> Tensor:
+def _half_distances(z: Tensor) -> Tensor:
     """Half squared distances (..., N, N) of rows (..., N, d), which of unit rows are 1 - cosine."""
     squares = z.square().sum(dim=-1)
     half = 0.5 * (squares[..., None] + squares[..., None, :]) - z @ z.mT
@@ -40,7 +40,7 @@ def rbf_score(
     """
     rows = z if z.device.type == "mps" else z.double()
     rows = rows - rows.mean(dim=-2, keepdim=True)  # which no distance feels, but rounding does
-    half = half_distances(rows)
+    half = _half_distances(rows)
     if bandwidth is None:
         delta = scale * _median(half, rows)
     else:

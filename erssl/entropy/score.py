@@ -23,6 +23,7 @@ from erssl.entropy.score_options import (
     ScoreOptions,
     ShrinkTo,
     check_score_options,
+    check_score_rows,
 )
 
 BANDWIDTH_FLOOR = 0.1  # MVEB's reference code
@@ -70,7 +71,9 @@ def stein_score(
         bandwidth: Bandwidth Δ of the kernel; ``None`` takes :func:`median_bandwidth`, and of
             ``kernel="rbf"`` the median of the half squared distances, without a least value.
         eta: Ridge η on the un-normalised kernel (MVEB's reference code: 0.01), or ``"auto"`` for
-            a ridge chosen by score matching on held-out rows (:func:`auto_ridge`).
+            a ridge chosen by score matching on held-out rows (:func:`auto_ridge`). The kernel of
+            ``"rbf"`` has the diagonal 1, that of ``"vmf"`` on unit rows exp(1/Δ): one η shrinks the
+            former's score as exp(1/Δ) η does the latter's.
         geometry: ``"euclidean"`` (the paper) or ``"sphere"``.
         columns: Dimensions to solve for, where others solve for the rest; ``None`` for all d.
         shrink_to: ``"zero"`` (the paper) or ``"vmf"``. With ``geometry="sphere", eta="auto"`` the
@@ -90,7 +93,8 @@ def stein_score(
     options = ScoreOptions(
         bandwidth, eta, geometry, shrink_to, columns or slice(None), bandwidth_scale, kernel
     )
-    check_score_options(z, options)
+    check_score_rows(z)
+    check_score_options(options)
     if _opaque.is_followed():
         return _opaque.opaque_score(z, *options)
     return _stein_score(z, *options)

@@ -24,11 +24,15 @@ class ScoreOptions(NamedTuple):
     kernel: Kernel
 
 
-def check_score_options(z: Tensor, options: ScoreOptions) -> None:
-    """Refuse what makes no score, with a ValueError."""
-    bandwidth, eta, geometry, shrink_to, _, scale, kernel = options
+def check_score_rows(z: Tensor) -> None:
+    """Refuse embeddings of another shape than (N, d) or (V, N, d), with a ValueError."""
     if z.ndim not in (2, 3) or z.shape[-2] < 1:
         raise ValueError(f"Embeddings must have shape (N, d) but have {tuple(z.shape)}.")
+
+
+def check_score_options(options: ScoreOptions) -> None:
+    """Refuse options that make no score, with a ValueError."""
+    bandwidth, eta, geometry, shrink_to, _, scale, kernel = options
     if bandwidth is not None and not bandwidth > 0:
         raise ValueError(f"The bandwidth must be above 0 or None but is {bandwidth}.")
     if isinstance(eta, str) and eta != "auto":

@@ -10,9 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from erssl.entropy.geometry import perplexity
 from erssl.entropy.precision import full_precision
-
-FIRST, LAST = 4, 100  # ranks of the eigenvalues that α-ReQ's authors fit
 
 
 @full_precision
@@ -32,7 +31,9 @@ def lidar(z: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
 
     Args:
         z: Embeddings (n, q, d) of q views of n images.
-        delta: Ridge δ on the spread within images.
+        delta: Ridge δ on the spread within images; of long embeddings at least 10 d eps times its
+            largest variance (ours; eps of the precision of the computation), below which it would
+            be lost to rounding where d > n (q - 1) leaves that spread singular.
         eps: Added to the shares, for a finite logarithm.
 
     Returns:
@@ -58,7 +59,8 @@ def lidar(z: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
     means = rows.mean(dim=1)
     within = (rows - means[:, None]).flatten(end_dim=1)
     spread = within.T @ within / len(within)
-    spread.diagonal().add_(delta)
+    rounding = 10 * z.shape[-1] * torch.finfo(rows.dtype).eps
+    spread.diagonal().add_(torch.clamp(rounding * spread.diagonal().max(), min=delta))
     between = means - means.mean(dim=0)
     factor = torch.linalg.cholesky(spread)
     # its eigenvalues are the squared singular values of Σ_w^(-1/2) (μ_i - μ), however rooted
@@ -67,13 +69,11 @@ def lidar(z: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
     total = eigenvalues.sum()
     if total <= torch.finfo(total.dtype).tiny:
         return z.new_ones(())
-    shares = eigenvalues / total + eps
-    entropy: Tensor = -(shares * shares.log()).sum()
-    return entropy.exp().to(z.dtype)
+    return perplexity(eigenvalues, eps).to(z.dtype)
 
 
 @full_precision
-def eigenspectrum_decay(z: Tensor, first: int = FIRST, last: int = LAST) -> Tensor:
+def eigenspectrum_decay(z: Tensor, first: int = 4, last: int = 100) -> Tensor:
     r"""The exponent α of the power law :math:`\lambda_k \propto k^{-\alpha}` (α-ReQ).
 
     Minus the slope of the logarithm of the covariance's eigenvalues against that of their rank k,

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from erssl.entropy._opaque import is_transformed
 from erssl.entropy.held_out import best_kappa
 from erssl.entropy.vmf import vmf_mean_resultant_length
 from erssl.loss.distributed import sum_over_ranks
@@ -53,7 +54,17 @@ class Concentration(StepState):
 
     @torch.no_grad()
     def of(self, z: Tensor) -> float:
-        """The concentration for unit rows (N, d) of all ranks, a number on the host."""
+        """The concentration for unit rows (N, d) of all ranks, a number on the host.
+
+        Raises:
+            RuntimeError: If a compiler, or a transformation of ``torch.func``, follows what is run.
+        """
+        # not is_followed(), of which a graph in parts would compile the answer
+        if torch.compiler.is_compiling() or is_transformed():
+            raise RuntimeError(
+                f"kappa={self.rule!r} reads its concentration from values, which torch.func, "
+                "torch.compile(fullgraph=True) and torch.export cannot follow; give kappa a number."
+            )
         if self.rule == "learned":
             return float(self.log_kappa.exp())
         kappa = best_kappa(z if z.device.type == "mps" else z.double())

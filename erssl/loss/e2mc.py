@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
+from lightly.loss.vicreg_loss import variance_loss
 from torch import Tensor, nn
 
 from erssl.entropy._opaque import is_transformed
@@ -12,7 +16,6 @@ from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, float_views, meet_targets
 
 _FLOOR = 1e-7  # spacing of equal values, which have no density
-_VARIANCE_EPS = 1e-4  # VICReg's
 
 
 class E2MCLoss(nn.Module):
@@ -52,7 +55,7 @@ class E2MCLoss(nn.Module):
             terms of the last call, detached.
 
     Raises:
-        ValueError: If a weight is negative, or torch.distributed missing where
+        ValueError: If a weight is negative or not finite, or torch.distributed missing where
             ``gather_distributed`` asks for it.
 
     Examples:
@@ -73,17 +76,21 @@ class E2MCLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        weights = {
-            "squared_error": invariance_weight,
-            "marginal_entropy": entropy_weight,
-            "covariance": covariance_weight,
-            "vicreg_variance": vicreg_variance_weight,
-            "vicreg_covariance": vicreg_covariance_weight,
-        }
-        if not all(weight >= 0 for weight in weights.values()):
-            raise ValueError(f"Weights must be at least 0 but are {weights}.")
+        for name, weight in (
+            ("invariance_weight", invariance_weight),
+            ("entropy_weight", entropy_weight),
+            ("covariance_weight", covariance_weight),
+            ("vicreg_variance_weight", vicreg_variance_weight),
+            ("vicreg_covariance_weight", vicreg_covariance_weight),
+        ):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite but is {weight}.")
         check_gather(gather_distributed)
-        self.weights = weights
+        self.invariance_weight = invariance_weight
+        self.entropy_weight = entropy_weight
+        self.covariance_weight = covariance_weight
+        self.vicreg_variance_weight = vicreg_variance_weight
+        self.vicreg_covariance_weight = vicreg_covariance_weight
         self.gather_distributed = gather_distributed
         self.terms: dict[str, Tensor] = {}
 
@@ -103,7 +110,7 @@ class E2MCLoss(nn.Module):
         views, targets = float_views(online, target)
         with outside_autocast(views[0]):
             met = meet_targets(targets, len(views))
-            errors = [(z - t).square().mean() for z, t in zip(views, met, strict=True)]
+            errors = [F.mse_loss(z, t) for z, t in zip(views, met, strict=True)]
             error = mean_over_ranks(torch.stack(errors), self.gather_distributed)
             rows = [gather_rows(z, self.gather_distributed) for z in views]
             cube = [z.sigmoid() for z in rows]
@@ -112,24 +119,22 @@ class E2MCLoss(nn.Module):
                 "squared_error": error,
                 "marginal_entropy": _mean([marginal_entropy(y, floor=_FLOOR) for y in cube]) / dim,
                 "covariance": _mean([_squared_covariances(y) for y in cube]) / dim,
-                "vicreg_variance": _mean([_missing_deviation(z) for z in rows]),
+                "vicreg_variance": _mean([variance_loss(z) for z in rows]),
                 "vicreg_covariance": _mean([_squared_covariances(z) for z in rows]) / dim,
             }
         if not is_transformed():
             self.terms = {name: term.detach() for name, term in terms.items()}
-        signs = {"marginal_entropy": -1.0}
-        return torch.stack(
-            [signs.get(name, 1.0) * self.weights[name] * term for name, term in terms.items()]
-        ).sum()
+        return (
+            self.invariance_weight * terms["squared_error"]
+            - self.entropy_weight * terms["marginal_entropy"]
+            + self.covariance_weight * terms["covariance"]
+            + self.vicreg_variance_weight * terms["vicreg_variance"]
+            + self.vicreg_covariance_weight * terms["vicreg_covariance"]
+        )
 
 
 def _mean(values: list[Tensor]) -> Tensor:
     return torch.stack(values).mean()
-
-
-def _missing_deviation(z: Tensor) -> Tensor:
-    """Mean over dimensions of how far the deviation of rows (N, d) falls short of 1 (VICReg)."""
-    return (1 - (z.var(dim=0) + _VARIANCE_EPS).sqrt()).relu().mean()
 
 
 def _squared_covariances(y: Tensor) -> Tensor:

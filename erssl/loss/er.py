@@ -148,6 +148,8 @@ class ERLoss(nn.Module):
 
         Raises:
             ValueError: If the views do not fit together.
+            RuntimeError: If ``torch.func``, a whole compiled graph or ``torch.export`` follows a
+                loss whose concentration is a rule, or a compiled graph one with a queue.
         """
         online, target = check_views(online, target)
         with outside_autocast(online[0]):
@@ -158,8 +160,12 @@ class ERLoss(nn.Module):
             spread = views
             if entropy_of is not None:
                 spread = [normalize_rows(z) for z in check_views(entropy_of, target)[0]]
-            kappas = [self._kernel(z) for z in spread]
-            entropies = [self._entropy(z, k, memory) for z, k in zip(spread, kappas, strict=True)]
+            gathered = [gather_rows(z, self.gather_distributed) for z in spread]
+            kappas = [self._kernel(z, keys) for z, keys in zip(spread, gathered, strict=True)]
+            entropies = [
+                self._entropy(z, keys, kappa, memory)
+                for z, keys, kappa in zip(spread, gathered, kappas, strict=True)
+            ]
             relative_entropy = torch.stack(entropies).mean()
             pairs = list(zip(views, targets, strict=True))
             if target is views:  # two views of a shared branch meet each other: once is enough
@@ -200,19 +206,18 @@ class ERLoss(nn.Module):
             "alignment": alignment,
         }
 
-    def _kernel(self, z: Tensor) -> float:
-        """The concentration by which the density of a view's rows is read."""
+    def _kernel(self, z: Tensor, keys: Tensor) -> float:
+        """The concentration by which a view's density is read, from the rows of all ranks."""
         if self.concentration is None:
             return float(self.kappa)
-        keys = gather_rows(z.detach(), self.gather_distributed)
+        keys = keys.detach()
         kappa = self.concentration.of(keys)
         if z.requires_grad:
             offset = rank_offset(z, self.gather_distributed)
             self.concentration.learn(z.detach(), keys, offset, kappa)
         return kappa
 
-    def _entropy(self, z: Tensor, kappa: float, memory: Tensor | None) -> Tensor:
-        keys = gather_rows(z, self.gather_distributed)
+    def _entropy(self, z: Tensor, keys: Tensor, kappa: float, memory: Tensor | None) -> Tensor:
         if memory is not None:
             keys = torch.cat([keys, memory.to(keys)])
         if self.estimator == "koleo":

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import outside_autocast, row_products
 from erssl.entropy.score import entropy_from_score, stein_score
-from erssl.entropy.score_options import Geometry, Kernel, ShrinkTo
+from erssl.entropy.score_options import (
+    Geometry,
+    Kernel,
+    ScoreOptions,
+    ShrinkTo,
+    check_score_options,
+)
 from erssl.loss._score import own_scores
 from erssl.loss.distributed import check_gather, mean_over_ranks
 from erssl.loss.views import (
@@ -110,9 +116,9 @@ class MVEBLoss(nn.Module):
                 "None for all rows."
             )
         check_gather(gather_distributed)
-        with torch.device("cpu"):  # also where a module is built on "meta"; refuses bad ones
-            rows = torch.ones(1, 2)
-            stein_score(rows, bandwidth, eta, geometry, None, shrink_to, bandwidth_scale, kernel)
+        check_score_options(
+            ScoreOptions(bandwidth, eta, geometry, shrink_to, slice(None), bandwidth_scale, kernel)
+        )
         if kernel == "rbf" and normalize_local_target:
             raise ValueError(
                 "kernel='rbf' is of rows that are not normalised, which "

@@ -73,7 +73,8 @@ class SimCLRER(MultiViewMethod):
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
             kappa: Concentration of the kernel; 10. Or ``"best"`` or ``"learned"``, by likelihood.
-            reconstruction_kappa: Of the reconstruction; ``None`` for that of the kernel.
+            reconstruction_kappa: Of the reconstruction; ``None``: kappa, or 10 where
+                that is a rule.
             estimator: ``"joe"``, ``"plugin"`` or ``"renyi2"`` of a kernel density, or ``"koleo"``
                 of nearest neighbours.
             entropy_weight: Weight of the entropy; 1. At 0 it collapses.

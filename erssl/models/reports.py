@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 PREPROCESSING = "preprocessing "  # how an assumption about images begins
@@ -48,6 +48,20 @@ class LoadReport:
     def assumed_of_network(self) -> tuple[str, ...]:
         """What is assumed of the network itself, and not of how images are prepared."""
         return tuple(each for each in self.assumed if not each.startswith(PREPROCESSING))
+
+    def where_said(self, known: Mapping[str, Any], said: Iterable[str]) -> LoadReport:
+        """The report once a user has said how images are prepared; the rest stays assumed.
+
+        Args:
+            known: How they are prepared by the checkpoint, or by what was assumed.
+            said: Keys of what the user has said.
+        """
+        assumed = list(self.assumed_of_network)
+        rest = {key: known[key] for key in known if key not in {*said, "channels"}}
+        for each in self.assumed:
+            if each.startswith(PREPROCESSING) and rest:
+                assumed.append(f"{PREPROCESSING}{listed(rest)} ({each.rpartition(' (')[2]}")
+        return dataclasses.replace(self, assumed=tuple(assumed))
 
     def __str__(self) -> str:
         """One sentence: the counts, which weights these are, and what is assumed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +51,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     if said:
         known: Any = backbone.preprocessing
         set_preprocessing(backbone, known | said)
-        backbone.report = report = dataclasses.replace(report, assumed=report.assumed_of_network)
+        backbone.report = report = report.where_said(known, said)
     lines = [f"{own['checkpoint']}: {report}"]
     lines += [f"Preprocessing: {listed(known | said)}, as asked for."] if said else []
     for line in lines:

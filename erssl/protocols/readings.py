@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from erssl.callbacks import ERLens
+from erssl.callbacks.er_lens import Embed
 from erssl.data import SSLDataModule
 from erssl.errors import DataError
 from erssl.evaluation.label_free import SPACES, label_free_reading
@@ -66,7 +67,8 @@ def readings_of(run: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     views = data.spread_views(images, size)
     method = trained_method(file, settings).to(best_device())
     readings: dict[str, float] = {}
-    for space, embed in zip(SPACES, (method, method.embed), strict=True):
+    embeds: tuple[Embed, ...] = (method, method.embed)
+    for space, embed in zip(SPACES, embeds, strict=True):
         outputs, _ = ERLens(views, embed=embed).outputs(method)
         values = label_free_reading([output.float().cpu() for output in outputs])
         readings |= {f"{space}_{name}": value for name, value in values.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from erssl.errors import Stopped
-from erssl.run.directory import LAST_CHECKPOINT
+from erssl.errors import Stopped  # and nothing that takes time: signals are heard from then on
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -72,12 +70,13 @@ class SignalWatch:
     want to wait for the checkpoint.
     """
 
-    def __init__(self, run_dir: Path, resume_from: str = LAST_CHECKPOINT) -> None:
+    def __init__(self, run_dir: Path, resume_from: str | None = None) -> None:
         """Name ``run_dir`` in the sentence how to go on.
 
         Args:
             run_dir: The folder of the run.
-            resume_from: The file in it without which there is nothing to go on with.
+            resume_from: The file in it without which there is nothing to go on with; ``None`` for
+                the last checkpoint.
         """
         self.run_dir = run_dir
         self.resume_from = resume_from
@@ -170,8 +169,9 @@ class SignalWatch:
 
     def _way_on(self) -> str:
         from erssl.run.checkpoint_files import has_checkpoint
+        from erssl.run.directory import LAST_CHECKPOINT
 
-        if self.resume_from != LAST_CHECKPOINT:
+        if self.resume_from is not None:
             begun = (self.run_dir / self.resume_from).is_file()
             return f"; go on with resume=true run_dir={self.run_dir}" if begun else ""
         if not has_checkpoint(self.run_dir / LAST_CHECKPOINT):
@@ -184,6 +184,8 @@ def _requeue() -> str:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return ""
+    import subprocess
+
     array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     job = f"{array}_{task}" if array and task else job
     try:

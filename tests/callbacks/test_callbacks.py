@@ -85,6 +85,14 @@ def test_online_knn_reads_the_module_as_it_is_and_before_training():
     )
 
 
+def test_online_knn_keeps_the_last_features_of_the_runs_own_images_alone():
+    own, other = (OnlineKNN(loader(64), loader(32), 3, k=5, name=name) for name in ("", "photos"))
+    fit(own)
+    fit(other)
+    assert [len(features.labels) for features in own.last] == [64, 32]
+    assert other.last is None
+
+
 def test_csv_logger_keeps_complete_rows_before_the_checkpoint(tmp_path):
     (tmp_path / "metrics.csv").write_text("loss,step\n0.5,0\n0.4,4\n0.3,9\n0.2")
     logger = ResumableCSVLogger(tmp_path, resume_step=9)

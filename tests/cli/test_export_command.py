@@ -95,3 +95,42 @@ def test_help_names_every_format(capsys):
     assert all(f"\n  {name} " in text for name in (*FORMATS, "detectron2"))
     assert main([]) == 0
     assert "export" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ([], "image_size 160, mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]"),
+        (["mean=[0.1,0.2,0.3]"], "image_size 160, std [0.5, 0.5, 0.5]"),
+        (["mean=[0.1,0.2,0.3]", "image_size=160"], "std [0.5, 0.5, 0.5]"),
+        (
+            [
+                "mean=[0.1,0.2,0.3]",
+                "std=[0.5,0.5,0.5]",
+                "image_size=160",
+                "interpolation=bicubic",
+                "crop_pct=0.95",
+            ],
+            None,
+        ),
+    ],
+)
+def test_what_is_said_is_no_longer_assumed_and_the_rest_still_is(said, left, tmp_path, capsys):
+    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "vit.pth")
+    overrides = [f"checkpoint={tmp_path / 'vit.pth'}", "arch=test_vit", "format=huggingface"]
+    folder = tmp_path / "folder"
+    assert main(["export", *overrides, *said, f"output={folder}"]) == 0
+    printed, card = capsys.readouterr().out, (folder / "README.md").read_text().replace("\\", "")
+    assumed = [
+        line for line in card.splitlines() if line.startswith("- Assumed by erssl, not said")
+    ]
+    if left is None:
+        assert assumed == [] and "ssumed" not in printed
+    else:
+        (line,) = assumed
+        assert f": preprocessing {left}, interpolation bicubic, crop_pct 0.95 (as timm" in line
+        assert f"assumed: preprocessing {left}, " in printed
+        assert f"Assumed, since the checkpoint does not say it: preprocessing {left}, " in printed
+    if said:
+        assert "mean [0.1, 0.2, 0.3]" in next(x for x in card.splitlines() if "- Images: " in x)
+        assert load_backbone(folder).preprocessing["mean"] == [0.1, 0.2, 0.3]

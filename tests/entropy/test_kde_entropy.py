@@ -306,14 +306,21 @@ def test_a_memory_of_another_dimension_is_named():
 
 @OPTIONS
 @pytest.mark.parametrize("count", [255, 256, 257, 600])
-@pytest.mark.parametrize("with_memory", [False, True])
+@pytest.mark.parametrize(
+    ("with_memory", "kept"),
+    [(True, 2**24), (False, 2**24), (False, 0)],  # 0: the gradient makes each tile again
+)
 def test_tiles_give_the_value_and_gradient_of_the_whole_matrix(
-    monkeypatch, estimator, leave_one_out, count, with_memory
+    monkeypatch, estimator, leave_one_out, count, with_memory, kept
 ):
     monkeypatch.setattr("erssl.entropy._kernel_sums._PAIRS", 2**16)  # a few rows a tile
+    monkeypatch.setattr("erssl.entropy._kernel_sums._KEPT", kept)
     z = unit_rows(count, 8).requires_grad_()
     memory = unit_rows(70, 8, seed=1) if with_memory else None
-    (gradient,) = torch.autograd.grad(kde_entropy(z, 12.0, estimator, leave_one_out, memory), z)
+    entropy = kde_entropy(z, 12.0, estimator, leave_one_out, memory)
+    (gradient,) = torch.autograd.grad(entropy, z, retain_graph=True)
+    (again,) = torch.autograd.grad(entropy, z)
+    torch.testing.assert_close(again, gradient, rtol=0, atol=0)
     # the definition on the whole matrix, left to autograd
     keys = z if memory is None else torch.cat([z, memory])
     exponents = 12.0 * z @ keys.T
@@ -332,12 +339,12 @@ def test_tiles_give_the_value_and_gradient_of_the_whole_matrix(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_grows_with_the_rows_not_with_their_pairs():
-    # All pairs of 16,384 rows are 1 GiB; a tile, its weights and the rows are below 100 MB.
+    # All pairs of 8,192 rows are 256 MiB; a tile, its weights and the rows are below 100 MB.
     script = textwrap.dedent("""
         import resource, torch
         from erssl.entropy import kde_entropy
         torch.set_num_threads(1)
-        z = torch.nn.functional.normalize(torch.randn(16384, 8), dim=1).requires_grad_()
+        z = torch.nn.functional.normalize(torch.randn(8192, 8), dim=1).requires_grad_()
         kde_entropy(z[:600], 10.0).backward()
         before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
         kde_entropy(z, 10.0).backward()

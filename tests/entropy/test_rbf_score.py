@@ -1,5 +1,7 @@
 """The Stein score of rows that are not normalised: formula, Gaussians, invariances."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -69,12 +71,17 @@ def test_it_moves_with_the_rows_turns_with_them_and_shrinks_as_they_grow():
 
 def test_on_the_sphere_it_is_the_other_kernel_but_for_the_own_rows_part():
     """Of unit rows K is MVEB's but for a factor; its gradient has the other row's part more."""
-    z = torch.nn.functional.normalize(torch.randn(50, 5, dtype=torch.float64), dim=1)
-    kernel = ((z @ z.T - 1) / 0.8).exp()
-    right = (kernel.sum(1, keepdim=True) * z - kernel @ z) / 0.8
-    expected = -torch.linalg.solve(kernel + 0.01 * torch.eye(50, dtype=torch.float64), right)
-    computed = stein_score(z, 0.8, 0.01, kernel="rbf")
-    torch.testing.assert_close(computed, expected, rtol=1e-8, atol=1e-8)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(50, 5, dtype=torch.float64, generator=generator)
+    z = torch.nn.functional.normalize(z, dim=1)
+    delta, eta = 0.8, 0.01
+    kernel = ((z @ z.T - 1) / delta).exp()
+    identity = torch.eye(50, dtype=torch.float64)
+    others_part = torch.linalg.solve(kernel + eta * identity, kernel @ z / delta)
+    ridge = eta * math.exp(1 / delta)  # of the kernel exp(z·z / Δ), whose diagonal is exp(1/Δ)
+    difference = stein_score(z, delta, eta, kernel="rbf") - stein_score(z, delta, ridge)
+    torch.testing.assert_close(difference, others_part, rtol=1e-9, atol=1e-11)
+    assert others_part.norm() > 0.1 * stein_score(z, delta, ridge).norm()
 
 
 def test_views_columns_and_points():

@@ -80,6 +80,26 @@ def test_lidar_of_points_and_of_what_is_not_finite():
             lidar(torch.randn(shape))
 
 
+@pytest.mark.parametrize("scale", [1e4, 1e6, 1e8, 1e12])
+@pytest.mark.parametrize("shape", [(64, 2, 256), (20, 3, 60), (40, 5, 6)])
+def test_lidar_of_long_embeddings_does_not_depend_on_their_length(shape, scale):
+    """Where d > n (q - 1) what counts is what no spread within an image reaches, by projection."""
+    z = views(*shape)
+    means = z.mean(axis=1)
+    between, within = means - means.mean(axis=0), (z - means[:, None]).reshape(-1, shape[2])
+    n, q, dim = shape
+    if dim > n * (q - 1):
+        reached = np.linalg.svd(within, full_matrices=False)
+        basis = reached[2][reached[1] > 1e-9 * reached[1].max()]
+        assert len(basis) == n * (q - 1)
+        eigenvalues = np.linalg.svd(between - between @ basis.T @ basis)[1] ** 2
+        shares = eigenvalues / eigenvalues.sum() + 1e-7
+        expected = np.exp(-(shares * np.log(shares)).sum())
+    else:
+        expected = reference_lidar(z, 0.0)
+    assert lidar(torch.from_numpy(scale * z)).item() == pytest.approx(expected, rel=1e-4)
+
+
 def with_spectrum(alpha, count=400, dim=120):
     """Rows whose covariance has exactly the eigenvalues k^-alpha."""
     random = np.random.default_rng(0)

@@ -115,3 +115,17 @@ def test_rows_in_one_point_leave_it_finite(rule):
         assert loss.isfinite()
         assert gradient.isfinite().all()
     assert loss_fn.terms["kappa"] <= MOST
+
+
+@pytest.mark.parametrize("kappa", [10.0, "best", "learned"])
+def test_rows_of_a_view_are_gathered_once(monkeypatch, kappa):
+    gathered = []
+
+    def gather(x, gather_distributed):
+        gathered.append(x.shape)
+        return x
+
+    monkeypatch.setattr("erssl.loss.er.gather_rows", gather)
+    z = [rows(seed=seed).requires_grad_() for seed in (0, 1)]
+    ERLoss(kappa)(*z)
+    assert [len(shape) for shape in gathered].count(2) == 2  # the rest are densities (N,)

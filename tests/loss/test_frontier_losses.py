@@ -28,7 +28,7 @@ from lightly.loss import (
     VISRegLoss as LightlyVISReg,
 )
 from lightly.loss.emp_ssl_loss import invariance_loss, tcr_loss
-from lightly.loss.vicreg_loss import covariance_loss, variance_loss
+from lightly.loss.vicreg_loss import covariance_loss
 from scipy.special import digamma
 
 from erssl.entropy import log_neighbour_distance, random_directions
@@ -134,8 +134,9 @@ def e2mc(online, target):
     errors = [F.mse_loss(z, t) for z, t in zip(online, met(online, target), strict=True)]
     total = 25 * torch.stack(errors).mean()
     for z in online:
-        # lightly's parts of VICReg, whose code sums the covariance of two views
-        total = total + (4 * variance_loss(z) + 0.5 * covariance_loss(z)) / len(online)
+        short = (1 - (torch.cov(z.T).diagonal() + 1e-4).sqrt()).clamp(min=0).mean()
+        # lightly's part of VICReg, whose code sums the covariance of two views
+        total = total + (4 * short + 0.5 * covariance_loss(z)) / len(online)
         y = z.sigmoid()
         ordered = y.sort(dim=0).values
         for j in range(D):

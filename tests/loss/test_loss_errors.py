@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
+from erssl.loss import DiscreteERLoss, E2MCLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss
 
 PAIRING = {
     "er": ERLoss,
@@ -32,6 +32,42 @@ def z(count=4, dim=3):
 def test_weights_that_make_no_loss_are_refused(make, weights, said):
     with pytest.raises(ValueError, match=said):
         make(entropy_weight=weights[0], reconstruction_weight=weights[1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "invariance_weight",
+        "entropy_weight",
+        "covariance_weight",
+        "vicreg_variance_weight",
+        "vicreg_covariance_weight",
+    ],
+)
+def test_a_weight_of_e2mc_is_kept_and_refused_by_its_name(name):
+    assert getattr(E2MCLoss(**{name: 3.5}), name) == 3.5
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 0 and finite but is"):
+            E2MCLoss(**{name: weight})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"eta": "large"}, r"eta must be a number or 'auto' but is 'large'\."),
+        ({"bandwidth": -1.0}, "bandwidth must be above 0 or None but is -1.0"),
+        ({"geometry": "torus"}, "must be 'euclidean' or 'sphere' but is 'torus'"),
+        ({"shrink_to": "mean"}, "shrink to 'zero' or 'vmf' but shrink_to='mean'"),
+        ({"bandwidth_scale": 0.0}, "must be a factor above 0 or 'auto' but is 0.0"),
+        ({"kernel": "imq"}, "must be 'vmf' or 'rbf' but is 'imq'"),
+        ({"kernel": "rbf", "eta": "auto"}, "numbers for eta"),
+    ],
+)
+def test_options_that_make_no_score_are_refused_before_any_rows(monkeypatch, options, said):
+    monkeypatch.setattr("erssl.loss.mveb.stein_score", None)
+    with pytest.raises(ValueError, match=said):
+        MVEBLoss(**options)
+    assert MVEBLoss().eta == 0.01
 
 
 @pairing_losses

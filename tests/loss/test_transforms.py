@@ -192,6 +192,40 @@ def test_an_exported_loss_gives_the_same_value(name):
         torch.testing.assert_close(exported, again(lambda: module(*z)))
 
 
+@pytest.mark.parametrize("rule", ["best", "learned"])
+def test_a_rule_for_the_concentration_is_refused_in_one_sentence(rule):
+    loss, a, b = ERLoss(kappa=rule), rows(3, N), rows(3, N, seed=1)
+    state = copy.deepcopy(loss.state_dict())
+    refused = pytest.raises(
+        RuntimeError, match=rf"^kappa='{rule}' reads .*; give kappa a number\.$"
+    )
+    with refused:
+        grad(loss)(a[0], b[0])
+    with refused:
+        vmap(loss)(a, b)
+    with refused:
+        jacrev(loss)(a[0], b[0])
+    said = pytest.raises(Exception, match=rf"kappa='{rule}' reads")
+    with said:
+        torch.export.export(loss, (a[0], b[0]))
+    torch._dynamo.reset()
+    with said:
+        torch.compile(loss, fullgraph=True, backend="eager")(leaf(0), leaf(1))
+    torch.testing.assert_close(dict(loss.state_dict()), dict(state), rtol=0, atol=0)
+    called = functional_call(loss, {}, (a[0], b[0]))
+    torch.testing.assert_close(called, ERLoss(kappa=rule)(a[0], b[0]))
+
+
+def test_a_rule_for_the_concentration_works_in_parts():
+    torch._dynamo.reset()
+    a, b = rows(N), rows(N, seed=1)
+    losses = [ERLoss(kappa="learned") for _ in range(2)]
+    for loss in losses:
+        loss.concentration.log_kappa.fill_(1.0)
+    torch.testing.assert_close(torch.compile(losses[0], backend="eager")(a, b), losses[1](a, b))
+    assert losses[0].terms["kappa"] == losses[1].terms["kappa"] != 10.0
+
+
 def test_a_queue_in_a_whole_graph_is_refused_and_works_in_parts():
     torch._dynamo.reset()
     losses = [ERLoss(memory_bank_size=(32, DIM)) for _ in range(2)]

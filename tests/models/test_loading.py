@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import os
 import pathlib
 import pickle
 import re
@@ -24,6 +23,8 @@ from erssl.errors import ConfigError, DataError
 from erssl.models import BackboneOptions, build_backbone
 from erssl.models.architectures import infer_architecture
 from erssl.models.layouts import LAYOUTS, find_backbone
+
+from ..hostile import Hostile
 
 
 @pytest.fixture(scope="module")
@@ -391,22 +392,12 @@ def test_less_than_every_weight_is_refused_with_counts_unless_allowed(resnet, tm
         load_backbone(tmp_path / "part.pth", "resnet34")
 
 
-class Runs:
-    """Pickled, it would make a file when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path, plain):
     trace = tmp_path / "it-ran"
-    content = {"state_dict": {"conv1.weight": torch.zeros(1)}, "extra": Runs(trace)}
+    content = {"state_dict": {"conv1.weight": torch.zeros(1)}, "extra": Hostile(trace)}
     if plain:
-        (tmp_path / "evil.pth").write_bytes(pickle.dumps(Runs(trace)))
+        (tmp_path / "evil.pth").write_bytes(pickle.dumps(Hostile(trace)))
     else:
         torch.save(content, tmp_path / "evil.pth")
     with pytest.raises(DataError, match="a pickle may run any code"):

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 import timm
@@ -14,6 +13,8 @@ from erssl.errors import ErsslError
 from erssl.models import BackboneOptions, build_backbone, load_backbone, save_backbone
 from erssl.models.timm_options import ALLOWED
 from erssl.models.zoo import rows as zoo_rows
+
+from ..hostile import Hostile
 
 NAME = "test_vit"
 #: Every argument of timm by which weights, code or a place of its own could be named.
@@ -46,22 +47,12 @@ KEY = "checkpoint_path"  # by which timm would read a file
 NAMES = ("local-dir:{place}", "hf-hub:evil/net", "hf_hub:evil/net", "timm/evil", "{place}/net.pth")
 
 
-class Marker:
-    """What leaves a file where somebody unpickles it."""
-
-    def __init__(self, place):
-        self.place = place
-
-    def __reduce__(self):
-        return Path.touch, (self.place,)
-
-
 @pytest.fixture
 def evil(tmp_path, monkeypatch):
     """A folder of weights whose reading would leave a trace; timm may be called for networks."""
     place = tmp_path / "evil"
     place.mkdir()
-    content = pickle.dumps(Marker(tmp_path / "ran"))
+    content = pickle.dumps(Hostile(tmp_path / "ran"))
     for name in ("net.pth", "pytorch_model.bin", "model.pth"):
         (place / name).write_bytes(content)
     (place / "config.json").write_text(json.dumps({"architecture": NAME}))
