@@ -13,11 +13,8 @@ import yaml
 from rich.console import Console
 
 import erssl
-<<<<<<< HEAD
-from erssl.data.places import content_of, images_digest
-=======
 from erssl.cli.main import main
->>>>>>> main
+from erssl.data.places import content_of, images_digest
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.protocols.study_transfer import read_study_transfer
