@@ -221,3 +221,14 @@ def test_the_sheet_names_the_files(monkeypatch, tmp_path):
     tile = prediction_files.Tile(Image.new("RGB", (8, 8)), "a", 0.5, "", "cats/" + "x$" * 30)
     prediction_files.plot_contact_sheet([("All", [tile])], tmp_path / "sheet.png")
     assert len([t for t in texts if t.startswith(r"x\$x\$") and len(t) < 50]) == 1
+
+
+def test_rows_are_in_one_order_whatever_the_number_of_workers(of_names, tmp_path):
+    written = []
+    for workers in (0, 2):
+        output = tmp_path / f"{workers}.csv"
+        given = {"data.num_workers": workers, "feature_batch_size": 3}
+        erssl.predict(of_names / "run", of_names / "val", output, **QUIET | given)
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+    assert len(table(tmp_path / "0.csv")) == 16

@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -13,6 +15,7 @@ from erssl.cli.main import main
 from erssl.methods import OptimizerOptions, get_method
 from erssl.methods.optimizer import build_optimizer
 from erssl.models import BackboneOptions, build_backbone
+from erssl.models.zoo import own_zoo
 from erssl.protocols.build import build_method
 from erssl.protocols.header import _method
 from erssl.protocols.start import load_heads, method_of_start, start_of, told
@@ -80,6 +83,58 @@ def test_targets_begin_as_copies_and_foreign_files_have_no_heads(tiny_run, tmp_p
     for name in ("backbone", "projection_head"):
         online, target = method.get_submodule(name), method.get_submodule(f"target_{name}")
         torch.testing.assert_close(target.state_dict(), online.state_dict(), rtol=0, atol=0)
+
+
+@pytest.fixture(params=["zoo", "timm", "huggingface"])
+def published(request, tmp_path, monkeypatch):
+    """What names published weights, those weights, and what takes them away again."""
+    torch.manual_seed(5)
+    network = timm.create_model("test_resnet", num_classes=0)
+    place = tmp_path / "published"
+    place.mkdir()
+    if request.param == "timm":
+
+        def fetch(*args, **keywords):
+            if not place.exists():
+                raise OSError("no route to host")
+            return dict(network.state_dict())
+
+        monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", fetch)
+        return "timm:test_resnet", network.state_dict(), place
+    if request.param == "huggingface":
+        timm.models.save_for_hf(network, str(place), safe_serialization=True)
+        return str(place), network.state_dict(), place
+    monkeypatch.setenv("TORCH_HOME", str(place / "torch"))
+    monkeypatch.setenv("ERSSL_HOME", str(tmp_path / "home"))
+    state = {f"module.encoder_q.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state}, place / "moco.pth.tar")
+    address = (place / "moco.pth.tar").as_uri()
+    arch = {"name": "test_resnet", "library": "timm"}
+    row = {"method": "MoCo v2", "url": address, "arch": arch, "layout": "MoCo"}
+    own_zoo().parent.mkdir()
+    own_zoo().write_text(yaml.safe_dump({"rows": {"mine": row}}))
+    return "zoo:mine", network.state_dict(), place
+
+
+def test_a_run_starts_from_published_weights_and_goes_on_without_them(published, tmp_path, capsys):
+    checkpoint, weights, place = published
+    run_dir = tmp_path / "run"
+    overrides = [*START, *QUICK, "method=simclr", "data=digits", "data.image_size=32"]
+    overrides += [f"checkpoint={checkpoint}", "freeze_epochs=1", "keep_checkpoints=2", "epochs=2"]
+    assert main(["pretrain", *overrides, f"run_dir={run_dir}"]) == 0
+    assert f"Starts from {checkpoint}: " in " ".join(capsys.readouterr().out.split())
+    first = torch.load(run_dir / "checkpoints" / "last-1.ckpt", weights_only=True)["state_dict"]
+    last = state_of(run_dir)
+    for name, tensor in weights.items():  # as they were published, after the epoch without them
+        torch.testing.assert_close(first[f"backbone.{name}"], tensor, rtol=0, atol=0)
+    assert any(not torch.equal(last[f"backbone.{n}"], t) for n, t in weights.items())
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["checkpoint"] == checkpoint
+    shutil.rmtree(place)
+    assert main(["pretrain", f"run_dir={run_dir}", "resume=true", "epochs=3"]) == 0
+    assert json.loads((run_dir / "results.json").read_text())["config"]["epochs"] == 3
+    capsys.readouterr()
+    assert main(["pretrain", *overrides, f"run_dir={tmp_path / 'another'}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_frozen_backbone_does_not_change_until_its_time_is_over(tiny_run, tmp_path):

@@ -4,15 +4,18 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.io import loadmat, savemat
 from torch import nn
 from torchvision import datasets as tv
+from torchvision.datasets.folder import default_loader
 
+from erssl.data.datasets import ImagesInMemory
 from erssl.downstream.transfer.datasets import TRANSFER_DATASETS, load_transfer, targets_of
 from erssl.downstream.transfer.readers import VOC_CLASSES
 from erssl.downstream.transfer.splits import draw_validation
@@ -21,7 +24,7 @@ from erssl.errors import ConfigError, DataError
 from erssl.evaluation import cached_features
 from erssl.evaluation.fingerprints import data_digest
 
-from .conftest import need
+from .conftest import image, need
 
 PARTS = {  # folder of the shared data, and train / val / test there
     "caltech101": ("caltech101", (324, 80, 404)),
@@ -476,3 +479,30 @@ def test_bad_values(tmp_path):
     ]:
         with pytest.raises(ConfigError, match=word):
             load_transfer(**{"name": "dtd", "root": tmp_path, **changes})
+
+
+@pytest.mark.parametrize("name", TRANSFER_DATASETS)
+def test_images_are_left_as_they_are_stored(name, request):
+    """Published protocols read them by torchvision, whose loader knows no EXIF orientation."""
+    if name in PARTS:
+        need(PARTS[name][0])
+        root = request.getfixturevalue("copy_of")(PARTS[name][0])
+    else:
+        root = request.getfixturevalue("voc" if name == "voc2007" else name)
+    data = load_transfer(name, root, partial_ok=True)
+    on_its_side = Image.Exif()
+    on_its_side[0x0112] = 6
+    for images in (data.train, data.val, data.train_val, data.test):
+        if isinstance(images, ImagesInMemory):
+            assert name.startswith("cifar")  # arrays, which have no orientation
+            continue
+        path = Path(images.samples[0][0])
+        path.unlink()
+        image(path)
+        with Image.open(path) as plain:
+            plain.save(path, exif=on_its_side.tobytes())
+        shown = images[0][0]
+        assert shown.size == (40, 30)
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(default_loader(str(path))))
+        with Image.open(path) as file:
+            assert ImageOps.exif_transpose(file).size == (30, 40)

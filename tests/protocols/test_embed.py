@@ -300,3 +300,22 @@ def test_names_that_are_no_utf8(photos, tmp_path):
         pytest.skip("this file system takes Unicode alone")
     erssl.embed(CNN, photos, tmp_path / "f", **SMALL)
     assert table(tmp_path / "f.csv")[-1]["file"].endswith("\\udcff.png")
+
+
+def test_rows_are_in_one_order_whatever_the_number_of_workers(tmp_path):
+    """The first images take longest to decode, so that later batches are ready before them."""
+    folder = tmp_path / "slow first"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        side = 1200 if number < 3 else 8
+        pixels = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    written = []
+    for workers, batch_size in ((0, 5), (1, 1), (3, 1), (3, 2)):
+        output = tmp_path / f"{workers}-{batch_size}.npy"
+        given = {"data.num_workers": workers, "feature_batch_size": batch_size}
+        erssl.embed("pixels", folder, output, **SMALL | given | {"data.image_size": 4})
+        written.append((output.read_bytes(), output.with_suffix(".csv").read_bytes()))
+    assert all(each == written[0] for each in written)
+    assert written[0][1].index(b"00.png") < written[0][1].index(b"11.png")
