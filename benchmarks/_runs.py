@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from erssl.entropy import sphere_log_area
+from erssl.recipes import read_recipe
 from erssl.run.directory import LENS, read_lens, read_metrics
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,6 +29,18 @@ COMMON = (
     "evaluation.knn_k=200",
     "trainer.log_every_n_steps=10",
 )
+
+
+def as_before(method: str) -> tuple[str, ...]:
+    """The method, with the options that it had when the stored runs were made (its ``earlier``).
+
+    With them a benchmark makes those runs again, and a new one may stand beside them.
+    """
+    earlier = read_recipe(method).file.earlier
+    return (
+        f"method={method}",
+        *(f"method.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in earlier.items()),
+    )
 
 
 def link_subset(source: Path, target: Path, per_class: int) -> Path:

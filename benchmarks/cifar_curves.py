@@ -16,33 +16,42 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._runs import COMMON as CIFAR
-from benchmarks._runs import RESULTS, SMOOTHED, drawn, link_subset, plot_curves, pretrain, summary
+from benchmarks._runs import (
+    RESULTS,
+    SMOOTHED,
+    as_before,
+    drawn,
+    link_subset,
+    plot_curves,
+    pretrain,
+    summary,
+)
 from erssl.files import write_json
 
 COMMON = (*CIFAR, "batch_size=256", "seed=0", "evaluation.every_n_epochs=2")
 SPHERE_AUTO = ("method.geometry=sphere", "method.eta=auto")
 RUNS: dict[str, tuple[str, ...]] = {
-    "mveb": ("method=mveb", "method.target=shared"),
-    "entrec": ("method=entrec",),
-    "simclr": ("method=simclr", "method.temperature=0.2"),
-    "mveb beta 0.001": ("method=mveb", "method.target=shared", "method.beta=0.001"),
-    "mveb beta 0.03": ("method=mveb", "method.target=shared", "method.beta=0.03"),
-    "mveb sphere auto": ("method=mveb", "method.target=shared", *SPHERE_AUTO),
+    "mveb": (*as_before("mveb"), "method.target=shared"),
+    "entrec": as_before("entrec"),
+    "simclr": (*as_before("simclr"), "method.temperature=0.2"),
+    "mveb beta 0.001": (*as_before("mveb"), "method.target=shared", "method.beta=0.001"),
+    "mveb beta 0.03": (*as_before("mveb"), "method.target=shared", "method.beta=0.03"),
+    "mveb sphere auto": (*as_before("mveb"), "method.target=shared", *SPHERE_AUTO),
     "mveb sphere auto beta 0.03": (
-        "method=mveb",
+        *as_before("mveb"),
         "method.target=shared",
         *SPHERE_AUTO,
         "method.beta=0.03",
     ),
-    "mveb seed 1": ("method=mveb", "method.target=shared", "seed=1"),
+    "mveb seed 1": (*as_before("mveb"), "method.target=shared", "seed=1"),
     "mveb sphere auto beta 0.03 seed 1": (
-        "method=mveb",
+        *as_before("mveb"),
         "method.target=shared",
         *SPHERE_AUTO,
         "method.beta=0.03",
         "seed=1",
     ),
-    "mveb momentum target": ("method=mveb", "method.target=momentum"),
+    "mveb momentum target": (*as_before("mveb"), "method.target=momentum"),
 }
 
 

@@ -18,13 +18,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks._runs import COMMON, RESULTS, link_subset, pretrain, summary
+from benchmarks._runs import COMMON, RESULTS, as_before, link_subset, pretrain, summary
 from erssl.files import write_json
-from erssl.run.plots import plot_results
+from erssl.run.results_figure import plot_results
 
 PRETRAIN = (
     *COMMON,
-    "method=mveb",
+    *as_before("mveb"),
     "method.target=shared",
     "method.geometry=sphere",
     "method.eta=auto",

@@ -23,7 +23,7 @@ from statistics import mean
 
 from benchmarks._runs import pretrain, summary
 from benchmarks._timing import device, result_file
-from erssl.data.options import default_options
+from erssl.data import default_options
 from erssl.files import write_json
 
 EPOCHS, EVERY = 200, 5.0

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks._runs import COMMON, RESULTS, link_subset, pretrain, summary
+from benchmarks._runs import COMMON, RESULTS, as_before, link_subset, pretrain, summary
 from erssl.files import write_json
 
 FILE, IMAGE = RESULTS / "er_figure.json", RESULTS / "er_figure.png"
@@ -33,12 +33,20 @@ DINO = (
     "method.momentum_start=0.99",
 )
 NETWORK = {
-    "simclr": ("method=simclr", "method.temperature=0.2"),
-    "simclr_er": ("method=simclr_er",),
-    "byol": ("method=byol", "method.prediction_hidden_dim=512", "method.momentum_start=0.99"),
-    "byol_er": ("method=byol_er", "method.prediction_hidden_dim=512", "method.momentum_start=0.99"),
-    "dino": ("method=dino", *DINO),
-    "dino_er": ("method=dino_er", *DINO),
+    "simclr": (*as_before("simclr"), "method.temperature=0.2"),
+    "simclr_er": as_before("simclr_er"),
+    "byol": (
+        *as_before("byol"),
+        "method.prediction_hidden_dim=512",
+        "method.momentum_start=0.99",
+    ),
+    "byol_er": (
+        *as_before("byol_er"),
+        "method.prediction_hidden_dim=512",
+        "method.momentum_start=0.99",
+    ),
+    "dino": (*as_before("dino"), *DINO),
+    "dino_er": (*as_before("dino_er"), *DINO),
 }
 EMA = ("method.momentum_start=0.8", "method.momentum_end=0.8")
 QUEUE = "method.memory_bank_size=[4096,256]"
@@ -62,7 +70,7 @@ for _seed in (0, 1):
         "leave-one-out, queue 4096": ("method.leave_one_out=true", QUEUE),
     }.items():
         RUNS[f"simclr_er {_entropy} batch 64 seed {_seed}"] = (
-            "method=simclr_er",
+            *as_before("simclr_er"),
             "batch_size=64",
             f"seed={_seed}",
             *_overrides,
@@ -75,16 +83,16 @@ CLUSTERS = ("batch_size=256", "method.num_prototypes=300")
 SWAV = (*CLUSTERS, "method.projection_dim=64", "optimizer.base_lr=0.3")
 KMEANS = (*CLUSTERS, "method.projection_dim=64", "method.memory_bank_size=6144")
 RUNS |= {
-    "swav": ("method=swav", *SWAV, "method.freeze_prototypes_epochs=0"),
+    "swav": (*as_before("swav"), *SWAV, "method.freeze_prototypes_epochs=0"),
     "swav without Sinkhorn": (
-        "method=swav",
+        *as_before("swav"),
         *SWAV,
         "method.freeze_prototypes_epochs=0",
         "method.sinkhorn_iterations=0",
     ),
-    "swav_er": ("method=swav_er", *SWAV),
-    "deepclusterv2": ("method=deepclusterv2", *KMEANS),
-    "deepcluster_er": ("method=deepcluster_er", *KMEANS),
+    "swav_er": (*as_before("swav_er"), *SWAV),
+    "deepclusterv2": (*as_before("deepclusterv2"), *KMEANS),
+    "deepcluster_er": (*as_before("deepcluster_er"), *KMEANS),
 }
 
 

@@ -16,12 +16,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks._runs import COMMON, RESULTS, SMOOTHED, link_subset, plot_curves, pretrain, summary
+from benchmarks._runs import (
+    COMMON,
+    RESULTS,
+    SMOOTHED,
+    as_before,
+    link_subset,
+    plot_curves,
+    pretrain,
+    summary,
+)
 from erssl.data.options import PIPELINES
 from erssl.files import write_json
 from erssl.run.directory import environment
 
-SETTING = (*COMMON, "method=mveb", "method.target=shared", "batch_size=256", "epochs=10")
+SETTING = (*COMMON, *as_before("mveb"), "method.target=shared", "batch_size=256", "epochs=10")
 DOUBLE = "float64 score"
 ALL_IN_FLOAT64 = "from erssl.entropy import score; score._TOLERANCE = 0.0"
 TRAIN_PER_CLASS, TEST_PER_CLASS, SEEDS = 600, 100, (0, 1)

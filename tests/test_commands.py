@@ -294,6 +294,6 @@ def test_public_names_of_earlier_builds_work_with_a_warning():
         former = erssl.data.PictureDataset
     assert former is erssl.data.ImageDataset
     with pytest.warns(FutureWarning, match="is called erssl.run.signals.SignalWatch now"):
-        assert erssl.callbacks.SignalWatch is not None
+        assert erssl.callbacks.SignalWatch is erssl.run.signals.SignalWatch
     with pytest.raises(AttributeError, match="has no attribute 'PictureDatasets'"):
         erssl.data.PictureDatasets  # noqa: B018

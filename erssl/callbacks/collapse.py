@@ -35,7 +35,8 @@ class CollapseGuard:
         max_cosine: Mean cosine of different images above which they lie in a cone. In the runs of
             benchmarks/results/er_figure.json those that learn stay below 0.85 once under way,
             those that collapse end above 0.93.
-        min_rank: Effective rank below which a single direction is left.
+        min_rank: Effective rank below which a single direction is left; 1.5 at most where images or
+            dimensions are two.
         min_rank_share: Share of the largest effective rank that counts as low. In the same runs
             0.09 and more where they learn, 0.04 and less in collapses that are no cone.
         patience: Readings in a row until it speaks.
@@ -136,7 +137,8 @@ class CollapseGuard:
             )
         rank = reading["effective_rank"]
         full = min(dim, round(math.exp(reading["log_n"])))
-        if rank < max(self.min_rank, self.min_rank_share * full):
+        least = min(self.min_rank, (1 + full) / 2)  # of two dimensions no rank passes 2
+        if rank < max(least, self.min_rank_share * full):
             signs.append(f"effective rank {rank:.2f} of {full}")
         return signs + self._of_outputs(reading)
 

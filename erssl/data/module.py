@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erssl.data.checks import check_whole
-from erssl.data.datasets import TransformedDataset
+from erssl.data.datasets import ImageDataset, TransformedDataset
 from erssl.data.draws import EpochSampler, place_in, place_to_begin, seed_worker
 from erssl.data.imbalance import long_tailed
 from erssl.data.options import DataOptions
@@ -180,6 +180,18 @@ class SSLDataModule(LightningDataModule):
             )
         side, channels = self.options.image_size, self.options.channels
         check_images("data.image_size", side, channels, 2 * size, "lens.probe_size")
+        return self.spread_views(images, size)
+
+    def spread_views(self, images: ImageDataset, size: int) -> tuple[Tensor, Tensor]:
+        """Draw two views of some images of a split, spread over it evenly; the seed alone counts.
+
+        Args:
+            images: The split.
+            size: Number N of images, 2 to all.
+
+        Returns:
+            Two tensors (N, C, image_size, image_size).
+        """
         places = np.linspace(0, len(images) - 1, size).round().astype(int).tolist()
         first, second = self.pipeline.probe(images, places, self.seed)
         return first, second

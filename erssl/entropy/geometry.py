@@ -7,7 +7,28 @@ import math
 import torch
 from torch import Tensor
 
-from erssl.entropy.precision import full_precision, product
+from erssl.entropy.precision import at_least_float32, full_precision, product
+
+
+def unit_rows(z: Tensor) -> Tensor:
+    """Rows of unit norm whatever their scale, for a reading of how they lie on the sphere.
+
+    A row of 0 has no direction. All of them are put at one point, the first axis, so that a network
+    whose embeddings have died reads as collapsed. (At 0, outside the sphere, they would be at right
+    angles to everything, themselves included, and read as uniform.)
+
+    Args:
+        z: Embeddings (N, d), rows as they are.
+
+    Returns:
+        Tensor (N, d), at least in float32; rows that are not finite hold NaN.
+    """
+    z = at_least_float32(z)
+    scale = z.detach().abs().amax(dim=-1, keepdim=True)  # squares overflow or vanish without
+    z = z / torch.where(scale > 0, scale, 1.0)
+    norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    first_axis = (torch.arange(z.shape[-1], device=z.device) == 0).to(z.dtype)
+    return torch.where(norm == 0, first_axis, z / torch.where(norm == 0, 1.0, norm))
 
 
 @full_precision

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from erssl.entropy._kernel_sums import log_kernel_sums
+from erssl.entropy.geometry import unit_rows
 from erssl.entropy.vmf import log_normalizer_value
 
 _ROWS = 512  # of a tile of cosines
@@ -40,7 +40,7 @@ def held_out_entropy(z: Tensor) -> Tensor:
             "kappa='best' chooses and reads on two halves and needs embeddings (N, d) with "
             f"N >= 4 and d >= 2; got {tuple(z.shape)}."
         )
-    rows = F.normalize(z if z.device.type == "mps" else z.double(), dim=1)
+    rows = unit_rows(z if z.device.type == "mps" else z.double())
     readings = []
     for keys, queries in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
         kappa = best_kappa(keys.detach())

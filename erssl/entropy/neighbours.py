@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from erssl.entropy.cap import cap_log_area
+from erssl.entropy.geometry import unit_rows
 from erssl.entropy.precision import full_precision
 
 _ROWS = 256  # that are compared with all others at a time
@@ -37,14 +37,14 @@ def knn_entropy(z: Tensor, k: int = 3) -> Tensor:
 
     Returns:
         Scalar tensor, at least in float32 and computed in float64; -inf where a row has k exact
-        duplicates, for then there is no density; NaN where a row is not finite.
+        duplicates (rows of 0 are), for then there is no density; NaN where a row is not finite.
 
     Raises:
         ValueError: If ``z`` is not a matrix of d >= 2 or ``k`` not in 1, …, N - 1.
 
     Examples:
         >>> z = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
-        >>> z = F.normalize(z, dim=1)  # uniform on the sphere of area 4π
+        >>> z = torch.nn.functional.normalize(z, dim=1)  # uniform on the sphere of area 4π
         >>> round(knn_entropy(z).exp().item() / torch.pi, 1)
         4.0
     """
@@ -54,7 +54,7 @@ def knn_entropy(z: Tensor, k: int = 3) -> Tensor:
         raise ValueError(
             f"The neighbour k must be an integer from 1 to N - 1 = {len(z) - 1} but is {k!r}."
         )
-    rows = F.normalize(z if z.device.type == "mps" else z.double(), dim=1)
+    rows = unit_rows(z if z.device.type == "mps" else z.double())
     nearest = rows[_kth_neighbours(rows.detach(), k)]
     chords = torch.linalg.vector_norm(rows - nearest, dim=1)
     angles = 2 * (0.5 * chords).clamp_max(1).asin()

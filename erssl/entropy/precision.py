@@ -51,8 +51,9 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x``, in float32 where it is of half precision."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    """``x``, in float32 where it is of half precision or holds whole numbers."""
+    narrow = x.dtype in (torch.float16, torch.bfloat16) or not x.is_floating_point()
+    return x.float() if narrow else x
 
 
 def mapped_first(x: Tensor, dim: int | None, size: int) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from erssl.entropy import alignment, effective_rank
+from erssl.entropy.geometry import unit_rows
 from erssl.entropy.spectrum import eigenspectrum_decay, lidar
 from erssl.evaluation.clid import cluster_learnability, intrinsic_dimension
 from erssl.evaluation.lens_quantities import (
@@ -41,7 +41,7 @@ def label_free_reading(views: Sequence[Tensor]) -> dict[str, float]:
         Values by name; NaN where a row is not finite.
     """
     z0, z1 = (z if z.device.type == "mps" else z.double() for z in views)
-    unit0, unit1 = F.normalize(z0, dim=1), F.normalize(z1, dim=1)
+    unit0, unit1 = unit_rows(z0), unit_rows(z1)
     return {
         **spectral_reading(views),
         **below_uniform(unit0, unit1),

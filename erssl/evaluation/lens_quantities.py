@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from erssl.entropy import (
@@ -25,6 +24,7 @@ from erssl.entropy import (
     spread,
     uniformity,
 )
+from erssl.entropy.geometry import unit_rows
 from erssl.entropy.precision import at_least_float32
 from erssl.entropy.vmf import log_normalizer_value
 
@@ -80,7 +80,7 @@ def lens_reading(
     Raises:
         ValueError: If shapes do not fit.
     """
-    z0, z1 = (F.normalize(_wide(z), dim=1) for z in embeddings)
+    z0, z1 = (unit_rows(_wide(z)) for z in embeddings)
     aligned = alignment(z0, z1)
     n, dim = z0.shape
     reading = below_uniform(z0, z1)

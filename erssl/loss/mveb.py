@@ -110,10 +110,10 @@ class MVEBLoss(nn.Module):
         super().__init__()
         if not 0 <= beta < math.inf:
             raise ValueError(f"The entropy weight beta must be at least 0 but is {beta}.")
-        if score_rows is not None and score_rows < 2:
+        if score_rows is not None and (not isinstance(score_rows, int) or score_rows < 2):
             raise ValueError(
-                f"A score needs at least 2 rows but score_rows is {score_rows}; give 2 or more, or "
-                "None for all rows."
+                f"A score needs at least 2 rows but score_rows is {score_rows}; give a whole "
+                "number from 2 on, or None for all rows."
             )
         check_gather(gather_distributed)
         check_score_options(

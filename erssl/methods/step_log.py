@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 
 from erssl.entropy import kde_entropy, knn_entropy, sphere_log_area
+from erssl.entropy.geometry import unit_rows
 from erssl.methods.info import StepOutput
 
 MONITOR_KAPPA = 10.0  # κ of the train_entropy that is logged for every method (ER paper)
@@ -27,8 +27,8 @@ def log_step(method: LightningModule, step: StepOutput, batch_size: int) -> None
         method.log(f"loss_{name}", value, batch_size=batch_size)
     every = int(method.trainer.log_every_n_steps)  # type: ignore[attr-defined]
     if every and ((method.trainer.global_step + 1) % every == 0 or method.trainer.is_last_batch):
-        online = F.normalize(step.online.float(), dim=-1)
-        target = F.normalize(step.target.float(), dim=-1)
+        online = unit_rows(step.online.float())
+        target = unit_rows(step.target.float())
         entropy = kde_entropy(online, MONITOR_KAPPA, leave_one_out=len(online) > 1)
         method.log("train_entropy", entropy, batch_size=batch_size)
         if len(online) > 1:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from erssl.callbacks import ERLens
+from erssl.callbacks.er_lens import Embed
 from erssl.data import SSLDataModule
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation.label_free import spectral_reading
@@ -37,7 +38,6 @@ from erssl.settings.pretrain_options import PretrainSettings
 
 _IMAGES = (".png", ".pdf", ".svg")
 _SHARED = ("data", "lens", "seed")  # groups and keys of erssl pretrain
-Embed = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
 def run(overrides: Sequence[str], console: Console) -> Result:

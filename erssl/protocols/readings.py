@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from erssl.callbacks import ERLens
+from erssl.callbacks.er_lens import Embed
 from erssl.data import SSLDataModule
 from erssl.errors import DataError
-from erssl.evaluation.features import eval_mode
 from erssl.evaluation.label_free import SPACES, label_free_reading
 from erssl.files import write_json
 from erssl.protocols.build import trained_method
@@ -24,7 +23,6 @@ from erssl.run.directory import LAST_CHECKPOINT, READINGS, RESULTS
 from erssl.settings.pretrain import run_settings
 
 IMAGES = 1024  # of training, or all where there are fewer
-_CHUNK = 256
 
 
 def kept_readings(run: Path) -> dict[str, float] | None:
@@ -66,13 +64,13 @@ def readings_of(run: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     size = min(IMAGES, len(images))
     if size < 4:
         raise DataError(f"{run} has {size} training images, and readings need at least 4.")
-    places = np.linspace(0, len(images) - 1, size).round().astype(int).tolist()
-    views = data.pipeline.probe(images, places, settings.seed)
-    device = best_device()
-    method = trained_method(file, settings).to(device)
+    views = data.spread_views(images, size)
+    method = trained_method(file, settings).to(best_device())
     readings: dict[str, float] = {}
-    for space, outputs in zip(SPACES, _outputs(method, views, device), strict=True):
-        values = label_free_reading(outputs)
+    embeds: tuple[Embed, ...] = (method, method.embed)
+    for space, embed in zip(SPACES, embeds, strict=True):
+        outputs, _ = ERLens(views, embed=embed).outputs(method)
+        values = label_free_reading([output.float().cpu() for output in outputs])
         readings |= {f"{space}_{name}": value for name, value in values.items()}
     finite = {name: value for name, value in readings.items() if np.isfinite(value)}
     content = {"images": size, "views": 2, "of": _training(run), "readings": finite}
@@ -83,16 +81,3 @@ def readings_of(run: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
 def _training(run: Path) -> str:
     """What tells one training's results in this directory from another's."""
     return hashlib.sha256((run / RESULTS).read_bytes()).hexdigest()
-
-
-def _outputs(method: Any, views: Sequence[Tensor], device: torch.device) -> list[list[Tensor]]:
-    """Features and embeddings of every view."""
-    module: nn.Module = method
-    with eval_mode(module), torch.no_grad():
-        return [
-            [
-                torch.cat([of(c.to(device)).flatten(1).float().cpu() for c in view.split(_CHUNK)])
-                for view in views
-            ]
-            for of in (method, method.embed)
-        ]

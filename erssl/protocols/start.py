@@ -17,6 +17,7 @@ from erssl.models.layouts import is_head
 from erssl.models.state_dicts import named_tensors, under
 from erssl.models.weights_files import check_finite, read_checkpoint
 from erssl.paths import user_path
+from erssl.protocols.subject import run_of
 from erssl.run.checkpoint_files import newest_whole
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT
 from erssl.settings.pretrain import stored_config
@@ -85,14 +86,10 @@ def load_heads(method: MultiViewMethod, settings: PretrainSettings) -> list[str]
 
 def method_of_start(settings: PretrainSettings) -> str | None:
     """The method of the run of ours that a run starts from; ``None`` where it is no such run."""
-    if not settings.checkpoint:
-        return None
-    path = user_path(settings.checkpoint)
-    for folder in (path, path.parent, path.parent.parent):  # of the run, its weights, checkpoints
-        if (folder / CONFIG).is_file():
-            with contextlib.suppress(RunError):
-                return str(stored_config(folder / CONFIG)["method"]["name"])
-            return None
+    run = run_of(settings.checkpoint) if settings.checkpoint else None
+    if run is not None:
+        with contextlib.suppress(RunError):
+            return str(stored_config(run / CONFIG)["method"]["name"])
     return None
 
 

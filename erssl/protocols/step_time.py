@@ -15,9 +15,7 @@ from erssl.data import DataOptions, default_options
 from erssl.data.imbalance import long_tailed
 from erssl.protocols.build import build_method
 from erssl.protocols.evaluation import best_device
-from erssl.protocols.precision import quick_half
 from erssl.settings.pretrain_options import PretrainSettings
-from erssl.settings.trainer import AUTO
 
 _STEPS = 2  # after one that is not counted
 _CLASSES = 10
@@ -83,10 +81,7 @@ def _seconds_of_step(settings: PretrainSettings) -> float:
     if settings.channels_last:
         images = [each.to(memory_format=torch.channels_last) for each in images]
     half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-    asked = str(settings.trainer.get("precision"))
-    if asked == AUTO and quick_half(device)[0]:
-        asked = "bf16-mixed"
-    dtype = half.get(asked)
+    dtype = half.get(str(settings.trainer.get("precision")))
     precision = torch.autocast(device.type, dtype) if dtype else nullcontext()
     began = 0.0
     for step in range(1 + _STEPS):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from erssl.data.places import images_digest
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.files import write_json, write_text
 from erssl.protocols.readings import kept_readings
@@ -32,12 +33,7 @@ from erssl.settings.trainer import AUTO
 from erssl.studies.figure import plot_study
 from erssl.studies.page import FIGURE, PAGE, RECORD, Outcome, page, record
 from erssl.studies.plan import Cell, Grid, Scale, Study, read_study
-from erssl.studies.store import (
-    RunStore,
-    images_digest,
-    is_finished,
-    key_of,
-)
+from erssl.studies.store import RunStore, is_finished, key_of
 from erssl.studies.study_files import available_studies
 
 

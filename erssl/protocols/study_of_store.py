@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from erssl.data.places import images_digest
 from erssl.errors import DataError, ErsslError
 from erssl.files import write_json, write_text
 from erssl.paths import user_path
@@ -25,7 +26,7 @@ from erssl.studies.label_free_page import label_free_page, plot_taus
 from erssl.studies.page import FIGURE, PAGE, RECORD
 from erssl.studies.plan import Scale, Study
 from erssl.studies.ranking import ReadRun, rank_readings
-from erssl.studies.store import IMAGES, images_digest
+from erssl.studies.store import IMAGES
 
 _LOGGED = ("train_loss", "train_nats_below_uniform", "train_alignment")  # while training
 _LEAST = 3

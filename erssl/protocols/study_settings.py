@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from erssl.errors import named
 from erssl.escaping import markdown_code, markdown_text
 from erssl.models.architectures import architecture_label
 from erssl.settings.pretrain_options import PretrainSettings
 
-_SHOWN = 4  # values of a setting that differs between the runs
 _PACKAGES = ("erssl", "torch", "lightly")
 
 
@@ -30,7 +30,9 @@ def settings_paragraph(runs: Sequence[PretrainSettings], surroundings: Mapping[s
         "batch": (run.batch_size for run in runs),
         "network": (architecture_label(run.backbone) for run in runs),
     }
-    said = [f"{name} {markdown_text(_values(values))}" for name, values in settings.items()]
+    said = [
+        f"{name} {markdown_text(named(dict.fromkeys(values)))}" for name, values in settings.items()
+    ]
     packages = surroundings["packages"]
     versions = [f"{name} {packages[name]}" for name in _PACKAGES if name in packages]
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
@@ -38,9 +40,3 @@ def settings_paragraph(runs: Sequence[PretrainSettings], surroundings: Mapping[s
         f"Settings: {'; '.join(said)}. Written on {day} with {markdown_text(', '.join(versions))} "
         f"by {markdown_code(surroundings['command'])}."
     )
-
-
-def _values(values: Iterable[Any]) -> str:
-    different = list(dict.fromkeys(str(value) for value in values))
-    more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
-    return ", ".join(different[:_SHOWN]) + more

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from erssl.downstream.transfer.datasets import TRANSFER_DATASETS
 from erssl.errors import ErsslError
+from erssl.protocols.transfer_shares import SHARED_OUT, part_folder
 from erssl.run.children import Children
 from erssl.run.console import say
 from erssl.run.directory import CONFIG, RESULTS
 from erssl.run.summary import read_results
 from erssl.run.waiting import wait_for_one
 from erssl.settings.arguments import overrides_of
+from erssl.settings.evaluation_resume import may_change
 from erssl.settings.transfer import TransferSettings, read_transfer
+from erssl.studies.page import TRANSFER_PREFIXES
 from erssl.studies.plan import Overrides
 
-PREFIX = "transfer_"  # of the metrics
 _GROUP = "transfer."  # before what a user says of it
-_PLACES = ("data_root", "num_workers", "cache_dir", "cache", "download")  # of no account
 
 
 @dataclass(frozen=True)
@@ -41,30 +44,45 @@ class Transfer:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """One for each data set, in the order in which they were asked for."""
-        return tuple(f"{PREFIX}{name}" for name in self.settings.names)
+        return tuple(map(self._metric_name, self.settings.names))
 
     def folder(self, run: Path) -> Path:
-        """Where the transfers of a run lie: by what they are, not by where the images are."""
-        counted = sorted(o for o in self.overrides if o.partition("=")[0] not in _PLACES)
-        digest = hashlib.sha256(json.dumps(counted).encode()).hexdigest()
-        return run / f"transfer-{digest[:8]}"
+        """Where the transfers of a run lie: by what they are, not by where the images are.
+
+        Each seed has a folder of its own below, so that there may be more of them later.
+        """
+        counted = {
+            key: value
+            for key, value in asdict(self.settings).items()
+            if key not in SHARED_OUT and not may_change(key)
+        }
+        counted["datasets"] = sorted(self.settings.names)
+        text = json.dumps(counted, sort_keys=True)
+        return run / f"transfer-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def missing(self, run: Path) -> bool:
-        """Whether a run has not been through all of them."""
-        done = {file.parent.name for file in self.folder(run).glob(f"seed*/*/{RESULTS}")}
-        return not done >= set(self.settings.names)
+        """Whether a run has not been through all of them, with every seed."""
+        return not all(
+            file.is_file() for name in self.settings.names for file in self._files(run, name)
+        )
 
     def metrics(self, run: Path) -> dict[str, float]:
-        """The metric of each data set that is finished, by ``transfer_<data set>``."""
+        """The metric of each data set that is finished with every seed, on average over them."""
         values = {}
-        for file in sorted(self.folder(run).glob(f"seed{self.settings.seed}/*/{RESULTS}")):
-            try:
-                metrics = read_results(file)["metrics"]
-            except ErsslError:
-                continue
-            name = file.parent.name
-            values[f"{PREFIX}{name}"] = float(metrics[TRANSFER_DATASETS[name].metric])
+        for name in self.settings.names:
+            metric = TRANSFER_DATASETS[name].metric
+            with contextlib.suppress(ErsslError, KeyError):
+                of_seeds = [read_results(f)["metrics"][metric] for f in self._files(run, name)]
+                values[self._metric_name(name)] = statistics.fmean(of_seeds)
         return values
+
+    def _metric_name(self, name: str) -> str:
+        return f"{TRANSFER_PREFIXES[self.settings.mode]}{name}"
+
+    def _files(self, run: Path, name: str) -> list[Path]:
+        """The results of a data set, one file a seed."""
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.seeds)
+        return [part_folder(self.folder(run), seed, name) / RESULTS for seed in seeds]
 
     def run(self, runs: Sequence[Path], console: Console) -> None:
         """Transfer every run that lacks some; what fails is said, and the others go on."""

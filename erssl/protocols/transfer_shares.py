@@ -22,8 +22,9 @@ from erssl.settings.arguments import MULTIRUN, launcher_overrides
 from erssl.settings.transfer import TransferSettings, read_transfer
 
 _SHARE = ("datasets", "seed", "seeds", "points", "table", "jobs", "verify")  # said of each anew
-# What a suite that goes on may say differently: which share of it, and where its images are now.
-SHARED_OUT = (*_SHARE, "data_root")
+# What a suite that goes on may say differently: which share of it, and where its images and its
+# weights, which have a digest, are now.
+SHARED_OUT = (*_SHARE, "data_root", "checkpoint")
 _STATE = ("run_dir", "resume", "overwrite", "download")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from erssl.errors import named
 from erssl.run.console import say
 from erssl.run.lock import holder_of
 
@@ -35,11 +36,11 @@ def wait_for_one(folders: Sequence[Path], console: Console) -> bool:
         if None in users:
             return True
         if not told:
-            named = ", ".join(dict.fromkeys(user for user in users if user))
-            places = ", ".join(folder.name for folder in folders)
+            by = named(dict.fromkeys(filter(None, users)))
+            places = named(folder.name for folder in folders)
             say(
                 console,
-                f"{places}: in use by {named}; waiting for its end, at most {PATIENCE:.0f} s.",
+                f"{places}: in use by {by}; waiting for its end, at most {PATIENCE:.0f} s.",
             )
             told = True
         if time.monotonic() > until:

@@ -24,14 +24,11 @@ _PATHS = ("train_images", "train_annotations", "val_images", "val_annotations")
 MAY_CHANGE = (
     "device",
     "devices",
-    "num_workers",
     "verify",
     "eval_period",
     "checkpoint_period",
     "eval_only",
     "evaluator",
-    "plots",
-    "logger",
     "checkpoint",
     "data_root",
     *_PATHS,  # whose content has a digest

@@ -12,27 +12,19 @@ from omegaconf import OmegaConf
 from erssl.data.registry import available_datasets, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.layers import flat
+from erssl.settings.resume import OF_ANY_RUN, is_of_loggers
+from erssl.settings.segmentation import OF_WINDOWS
 from erssl.yaml_text import read_settings_file
 
 # Of an evaluation that is resumed: where and how it runs, not what it computes.
 _MAY_CHANGE = (
-    "resume",
-    "overwrite",
-    "run_dir",
-    "plots",
+    *OF_ANY_RUN,
     "cache",
     "cache_dir",
     "features_storage",
     "feature_batch_size",
-    "data.num_workers",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.log_every_n_steps",
     "num_workers",
     "download",
-    "logger",
 )
 # Of what is evaluated and on what, which may change under the same name; after the terms for it.
 _DIGESTS = {
@@ -48,23 +40,23 @@ _DIGESTS = {
 _FORMER = {
     "data.exif": False,
     "features_precision": "float32",
-    "inputs": "square",  # of segmentation, and what belongs to other inputs
-    "scale_range": [0.5, 2.0],
-    "stride": None,
-    "scales": [1.0],
-    "evaluate_mirrored": False,
+    "inputs": "square",  # of segmentation, and what other inputs read
+    **OF_WINDOWS,
 }
 
 
-def check_same_settings(
-    file: Path, config: Mapping[str, Any], may_change: Sequence[str] = ()
-) -> None:
+def may_change(key: str) -> bool:
+    """Whether a key says where and how any evaluation is done, not what it computes."""
+    return key in _MAY_CHANGE or is_of_loggers(key)
+
+
+def check_same_settings(file: Path, config: Mapping[str, Any], also: Sequence[str] = ()) -> None:
     """Make sure that an evaluation goes on as it began.
 
     Args:
         file: The settings that it began with.
         config: Those that it is resumed with.
-        may_change: Keys of the command that say where and how it runs, not what it computes.
+        also: Keys of the command too that say where and how it runs, not what it computes.
 
     Raises:
         ConfigError: Naming the first key that differs.
@@ -94,9 +86,9 @@ def check_same_settings(
     # every data set had the options of all once, none of which it reads
     unread = {key for key in before if key.startswith("data.") and key not in now}
     for key in sorted({*before, *now} - {"features_k", "fitted", "assumed"} - unread):
-        if key.startswith("logger_options"):
+        if may_change(key) or key in (*also, *_DIGESTS):
             continue
-        if key not in (*_MAY_CHANGE, *may_change, *_DIGESTS) and before.get(key) != now.get(key):
+        if before.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}={now.get(key)} differs from {before.get(key)} in {file}; an evaluation "
                 "that is resumed keeps its settings, so say the same, or name a new run_dir."

@@ -152,7 +152,10 @@ def _told(settings: TrainingSettings) -> str:
 
 
 def _steps(settings: TrainingSettings, images: int) -> str:
-    return f"{counted(-(-images // settings.batch_size), 'step')} an epoch"
+    whole, rest = divmod(images, settings.batch_size)
+    # a last batch that is not full is left out where a backbone is trained, but for an only one
+    steps = whole + bool(rest and (settings.frozen or not whole))
+    return f"{counted(steps, 'step')} an epoch"
 
 
 def _text(value: Any) -> str:

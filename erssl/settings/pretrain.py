@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pytorch_lightning import Trainer
 
 from erssl.data import DataOptions, ViewOptions, default_options
+from erssl.data.places import is_place
 from erssl.data.registry import earlier_options, get_dataset
 from erssl.errors import ConfigError, RunError
 from erssl.layers import flat
@@ -57,8 +58,8 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
     """Read settings from overrides, their resolved config, and where each of its values comes from.
 
     A resumed run takes its settings from its own ``config.yaml``; overrides may repeat them, and
-    may change where it runs but not what it computes, except for more ``epochs``. A run that
-    starts from weights takes architecture and preprocessing from them.
+    may change where it runs and where its images lie, but not what it computes, except for more
+    ``epochs``. A run that starts from weights takes architecture and preprocessing from them.
 
     Returns:
         The settings, nested plain values, and sources by dotted key, such as ``method simsiam``.
@@ -96,7 +97,7 @@ def read_sources(overrides: list[str]) -> tuple[PretrainSettings, dict[str, Any]
         check_same(key, flat(resolved), before, named_only)
     stored |= {"run_dir": settings.run_dir, "resume": True, "overwrite": settings.overwrite}
     take_loggers(stored, resolved, said)
-    for key in filter(may_change, said):
+    for key in (key for key in said if may_change(key) or is_place(key)):
         node, _, name = key.rpartition(".")
         if node and node in stored:
             stored[node][name] = resolved[node][name]

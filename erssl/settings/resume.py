@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
+from erssl.data.places import is_moved, is_place, is_same_everywhere
 from erssl.errors import ConfigError
 from erssl.layers import Layer, flat, merge_layers
 from erssl.methods import get_method
@@ -17,30 +18,41 @@ from erssl.settings.loggers import logger_names, option_key
 from erssl.settings.trainer import AUTO
 
 _PRECISION = "trainer.precision"
-MAY_CHANGE = (
+# Of pretrainings and evaluations: where and how they run, not what they compute.
+OF_ANY_RUN = (
     "run_dir",
     "plots",
     "resume",
     "overwrite",
     "data.num_workers",
+    "data.download",
+    "data.verify",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.log_every_n_steps",
+    "logger",
+)
+MAY_CHANGE = (
+    *OF_ANY_RUN,
     "lens.on_collapse",
     "lens.every_n_steps",
     "checkpoint_every_n_steps",
     "keep_checkpoints",
-    "logger",
     "on_nonfinite",
     "save_nonfinite_batch",
 )
 
 
 def may_change(key: str) -> bool:
-    """Whether a key says where and how a run is done, not what it computes."""
-    return key in MAY_CHANGE or f"{key}.".startswith("logger_options.")
+    """Whether a key says where and how a pretraining is done, not what it computes."""
+    return key in MAY_CHANGE or is_of_loggers(key)
+
+
+def is_of_loggers(key: str) -> bool:
+    """Whether a key is an option of loggers, or all of them."""
+    return f"{key}.".startswith("logger_options.")
 
 
 def check_same(
@@ -68,7 +80,8 @@ def check_same(
         under = [k for k in given if f"{k}.".startswith(f"{key}.")]
     for name in under:
         changed = name in stored and stored[name] != given.get(name)  # absent: came in later
-        if changed and not (may_change(name) or _was_chosen(name, key, given)):
+        excused = may_change(name) or _was_chosen(name, key, given)
+        if changed and not (excused or _is_moved(name, given, stored)):
             raise ConfigError(
                 f"{name}={given.get(name)} differs from {stored.get(name)} in the run's own "
                 f"{CONFIG}; a resumed run keeps its settings, so leave {key} out, or name a new "
@@ -80,6 +93,16 @@ def _was_chosen(name: str, key: str, given: Mapping[str, Any]) -> bool:
     """Whether the run's own value of a key stands for ``auto``, which is given again."""
     follows = name == "channels_last" and key != name
     return given.get(_PRECISION) == AUTO and (name == _PRECISION or follows)
+
+
+def _is_moved(name: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    """Whether a key says where the run's own images lie now."""
+    if not is_place(name) or given["data.name"] != stored["data.name"]:
+        return False
+    new, old = given.get(name), stored[name]
+    if is_same_everywhere(str(stored["data.name"])):
+        return True
+    return bool(new and old) and is_moved(name, str(new), str(old))
 
 
 def unsaid(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from erssl.settings.evaluation import PIXELS, EvaluationSettings
 MAY_CHANGE = (
     "checkpoint",  # whose weights have a digest, as have the masks
     "data_root",
-    "num_workers",
     "verify",
     "checkpoint_period",
 )
+# What inputs=windows alone reads, as it is where nobody says it: as in configs/segment.yaml.
 OF_WINDOWS: dict[str, Any] = {
     "scale_range": [0.5, 2.0],
     "stride": None,

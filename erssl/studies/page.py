@@ -21,8 +21,10 @@ _LABELS = {
     "wall_seconds": "seconds a run",
 }
 _PERCENT = ("top1", "top5")
-_TRANSFER = "transfer_"  # before the name of a data set
+# Before the name of a data set, by the mode of the transfer; the first begins all of them.
+TRANSFER_PREFIXES = {"linear": "transfer_", "finetune": "transfer_finetuned_"}
 _TITLES = {"train_nats_below_uniform": "nats below uniform", "train_alignment": "alignment"}
+_MODES = {"linear": "linear", "finetune": "fine-tuned"}
 NOT_RUN, FAILED = "–", "failed"
 PAGE, RECORD, FIGURE = "study.md", "study.json", "study.png"  # of a study's folder
 
@@ -105,17 +107,15 @@ def page(
 
 def is_share(metric: str) -> bool:
     """Whether a metric is an accuracy, which is shown in per cent."""
-    return metric.endswith(_PERCENT) or metric.startswith(_TRANSFER)
+    return metric.endswith(_PERCENT) or metric.startswith(TRANSFER_PREFIXES["linear"])
 
 
 def label_of(metric: str) -> str:
     """A metric's name as tables and figures have it."""
-    named = (
-        f"{metric.removeprefix('transfer_')}, linear (%)"
-        if metric.startswith(_TRANSFER)
-        else metric
-    )
-    return _LABELS.get(metric, named)
+    for mode, prefix in reversed(TRANSFER_PREFIXES.items()):
+        if metric.startswith(prefix):
+            return f"{metric.removeprefix(prefix)}, {_MODES[mode]} (%)"
+    return _LABELS.get(metric, metric)
 
 
 def title_of(metric: str) -> str:

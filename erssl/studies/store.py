@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from erssl.data.registry import available_datasets, get_dataset
+from erssl.data.places import images_digest, is_place
 from erssl.errors import ConfigError, RunError
 from erssl.files import write_json
 from erssl.layers import flat
@@ -27,9 +25,6 @@ from erssl.settings.resume import may_change
 
 IMAGES = "images.json"  # what the run was trained on, where it was trained for a store
 FAILURE = "failure.json"  # why it ended without results
-_NOT_COUNTED = ("data.download", "data.verify")
-_PLACES = ("root", "file", "path", "folder")  # options that name where images are, and these:
-_ENDINGS = ("_dir", "_file")
 
 
 class RunStore:
@@ -76,7 +71,8 @@ def key_of(config: Mapping[str, Any], images: str | None = None) -> str:
 
     Args:
         config: Its fully resolved settings.
-        images: Digest of its images, by :func:`images_digest`; ``None`` to read their folders now.
+        images: Digest of its images, by :func:`~erssl.data.places.images_digest`; ``None`` to
+            read their folders now.
 
     Returns:
         SHA-256 in hexadecimal.
@@ -84,51 +80,11 @@ def key_of(config: Mapping[str, Any], images: str | None = None) -> str:
     counted = {
         key: _plain(value)
         for key, value in flat(config).items()
-        if not (may_change(key) or key in _NOT_COUNTED or _is_place(key) or _is_empty(value))
+        if not (may_change(key) or is_place(key) or _is_empty(value))
     }
     counted["images"] = images or images_digest(config["data"])
     text = json.dumps(counted, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def images_digest(data: Mapping[str, Any]) -> str:
-    """Digest of what a run's images are: relative paths and sizes in folders, the bytes of a table.
-
-    Of a data set that is the same wherever it lies, its name.
-
-    Args:
-        data: The run's settings of data.
-    """
-    name = str(data["name"])
-    if name in available_datasets() and get_dataset(name).same_everywhere:
-        return name
-    digest = hashlib.sha256(name.encode())
-    for key in sorted(data):
-        if _is_place(f"data.{key}") and data[key]:
-            digest.update(f"|{key}|".encode())
-            digest.update(_content(str(user_path(data[key]))))
-    return digest.hexdigest()
-
-
-def _is_place(key: str) -> bool:
-    group, _, name = key.partition(".")
-    return group == "data" and (name in _PLACES or name.endswith(_ENDINGS))
-
-
-@cache
-def _content(place: str) -> bytes:
-    """Digest of a file's bytes, or of the names and sizes below a folder, read once a process."""
-    digest = hashlib.sha256()
-    if os.path.isfile(place):
-        with open(place, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    elif os.path.isdir(place):
-        for line in sorted(_lines(place, len(place))):
-            digest.update(line)
-    else:  # such as the name of a data set on a hub
-        digest.update(place.encode(errors="surrogateescape"))
-    return digest.digest()
 
 
 def mark_images(run: Path, digest: str) -> None:
@@ -150,20 +106,6 @@ def failure_of(run: Path) -> str | None:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         return "it failed, and why cannot be read"
-
-
-def _lines(folder: str, start: int) -> list[bytes]:
-    lines = []
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:  # said where the images are read
-        return []
-    for entry in entries:
-        if entry.is_dir():
-            lines += _lines(entry.path, start)
-        else:
-            lines.append(os.fsencode(f"{entry.path[start:]}:{entry.stat().st_size}\n"))
-    return lines
 
 
 def _plain(value: Any) -> Any:

@@ -353,6 +353,20 @@ def test_guard_names_a_point_and_knows_states_of_before():
     assert guard.check(6, reading, 8) is None
 
 
+def test_guard_names_embeddings_that_died():
+    dead = torch.zeros(64, 8)
+    sentence = CollapseGuard(patience=1, grace_steps=0).check(5, read(dead, dead), 8)
+    assert "entropy -inf: images share their embeddings; mean cosine 1.000" in sentence
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_guard_asks_no_rank_that_so_few_dimensions_cannot_have(dim):
+    guard = CollapseGuard(patience=1, grace_steps=0)
+    assert guard.check(5, read(rows(64, dim), rows(64, dim, seed=1)), dim) is None
+    line = rows(64, dim, rank=1)
+    assert f"effective rank 1.00 of {dim}" in guard.check(6, read(line, line), dim)
+
+
 @pytest.mark.parametrize("options", [{"max_cosine": 0}, {"min_rank_share": 1.0}])
 def test_guard_refuses_cosines_and_shares_out_of_range(options):
     with pytest.raises(ValueError, match="The guard needs max_cosine"):

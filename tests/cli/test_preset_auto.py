@@ -44,6 +44,16 @@ def test_the_sentence_counts_the_steps():
     assert "(SGD, batch 256, 90 epochs, 2 steps an epoch)" in sentence
 
 
+@pytest.mark.parametrize(
+    ("images", "batch", "steps"), [(14, 16, 1), (31, 16, 1), (65, 16, 4), (257, 64, 4)]
+)
+@pytest.mark.parametrize("command", ["semi", "finetune"])
+def test_a_last_batch_that_is_left_out_is_not_counted(command, images, batch, steps):
+    settings, sentence = fitted(command, images)
+    assert settings.batch_size == batch
+    assert f", {steps} step{'s' if steps > 1 else ''} an epoch)" in sentence
+
+
 def test_overrides_stay_whatever_is_chosen():
     overrides = ("epochs=7", "head_lr=0.5", "schedule=step", "crop_scale=[0.5,1.0]", "flip=false")
     for images in (400, 1_281_167):

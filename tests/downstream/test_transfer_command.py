@@ -119,10 +119,13 @@ def test_a_killed_suite_goes_on_with_the_data_sets_that_are_left(overrides, tmp_
 
 
 def test_a_suite_goes_on_with_what_it_lacked(overrides, tmp_path, monkeypatch):
-    """Loader processes and downloads are no part of what is computed."""
+    """Loader processes, downloads and where the weights lie are no part of what is computed."""
     assert main(["transfer", *overrides, "datasets=[aircraft]"]) == 0
-    again = [override for override in overrides if not override.startswith("num_workers")]
+    left_out = ("num_workers", "checkpoint")
+    again = [override for override in overrides if not override.startswith(left_out)]
+    moved = (tmp_path / "backbone.safetensors").rename(tmp_path / "moved.safetensors")
     more = ["datasets=[aircraft]", "resume=true", "num_workers=1", "download=true"]
+    more += [f"checkpoint={moved}"]
     assert main(["transfer", *again, *more]) == 0
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from erssl.entropy import alignment, effective_rank, spread, uniformity
+from erssl.entropy.geometry import unit_rows
 
 
 def unit(n, d, seed=0, dtype=torch.float64):
@@ -60,3 +61,27 @@ def test_shapes_that_do_not_fit_are_refused():
         alignment(unit(4, 3), unit(5, 3))
     with pytest.raises(ValueError, match="N >= 2"):
         uniformity(unit(1, 3))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-20, 1.0, 1e200])
+def test_rows_of_any_scale_are_brought_to_unit_norm(scale):
+    z = unit(6, 5)
+    torch.testing.assert_close(unit_rows(scale * z), z, rtol=1e-13, atol=1e-15)
+    single = unit_rows((min(scale, 1e30) * z).float())
+    if scale > 1e-40:  # what float32 has
+        torch.testing.assert_close(single, z.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_zero_share_a_point_and_take_no_gradient():
+    z = unit(4, 3)
+    z[1:3] = 0
+    z.requires_grad_()
+    rows = unit_rows(z)
+    assert torch.equal(rows[1], rows[2])
+    assert rows.norm(dim=1).tolist() == pytest.approx([1] * 4)
+    (gradient,) = torch.autograd.grad(rows[:, 1].sum(), z)
+    assert gradient.isfinite().all()
+    assert not gradient[1:3].any()
+    broken = z.detach().clone()
+    broken[0, 0], broken[3, 1] = math.nan, math.inf
+    assert unit_rows(broken).isnan().any(dim=1).tolist() == [True, False, False, True]

@@ -133,6 +133,22 @@ def test_duplicates_have_no_density():
     assert math.isnan(kde_entropy(z, "best").item())
 
 
+@pytest.mark.parametrize("estimate", [knn_entropy, lambda z: kde_entropy(z, "best")])
+def test_only_directions_count_and_rows_without_one_are_copies(estimate):
+    z = unit_rows(30, 6, pull=2.0)
+    expected = estimate(z).item()
+    for scale in (1e-300, 1e-20, 1e200):
+        assert estimate(scale * z).item() == pytest.approx(expected, rel=1e-9)
+    assert estimate(torch.zeros(12, 6)).item() == -math.inf
+
+
+def test_whole_numbers_are_read_as_such():
+    z = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0], [0, -1, 0], [0, 0, -1]])
+    for estimate in (knn_entropy, lambda z: kde_entropy(z, 10.0), lambda z: kde_entropy(z, "best")):
+        assert estimate(z).dtype == torch.float32
+        assert estimate(z).item() == pytest.approx(estimate(z.double()).item(), rel=1e-5)
+
+
 def test_gradients_equal_finite_differences():
     z = unit_rows(12, 4, pull=2.0).requires_grad_()
 

@@ -87,6 +87,17 @@ def test_a_single_point_reads_as_the_floor():
     assert reading["discrete_i_er"] == pytest.approx(0, abs=1e-6)  # logits in float32
 
 
+def test_embeddings_that_died_read_as_a_point_and_tiny_ones_as_they_lie():
+    point, dead = rows(1, 8).repeat(10, 1), torch.zeros(10, 8)
+    alive = [rows(10, 8), rows(10, 8, seed=1)]
+    tiny = [1e-30 * z.float() for z in alive]
+    for given, expected in (([dead, dead], [point, point]), (tiny, alive)):
+        reading, wanted = lens_reading(given), lens_reading(expected)
+        for name in wanted:
+            # the rank is of rows with rounding, singular values of 1e-8 and less
+            assert reading[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-5), name
+
+
 def test_views_of_different_shape_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         lens_reading([rows(4, 3), rows(5, 3)])

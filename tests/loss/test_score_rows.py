@@ -97,7 +97,7 @@ def test_the_method_takes_128_rows_and_the_loss_all_of_them():
     assert MVEBLoss().score_rows is None
 
 
-@pytest.mark.parametrize("score_rows", [1, 0, -128])
+@pytest.mark.parametrize("score_rows", [1, 0, -128, 128.0, 2.5, float("nan"), True])
 def test_fewer_than_two_rows_are_refused(score_rows):
     with pytest.raises(ValueError, match=f"at least 2 rows but score_rows is {score_rows};"):
         MVEBLoss(score_rows=score_rows)

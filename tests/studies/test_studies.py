@@ -14,6 +14,7 @@ from rich.console import Console
 
 import erssl
 from erssl.cli.main import main
+from erssl.data.places import content_of, images_digest
 from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.protocols.study_transfer import read_study_transfer
@@ -21,11 +22,11 @@ from erssl.run.children import Children
 from erssl.run.lock import holder_of, locked
 from erssl.run.result import Result
 from erssl.settings.pretrain import read_settings
-from erssl.studies import RunStore, available_studies, read_study, store
+from erssl.studies import RunStore, available_studies, read_study
 from erssl.studies.figure import plot_study
 from erssl.studies.page import Outcome, agreement, metric_table, page
 from erssl.studies.plan import Axis, Cell, Grid, Published
-from erssl.studies.store import images_digest, key_of, mark_failure
+from erssl.studies.store import key_of, mark_failure
 
 SMALL: dict[str, Any] = {
     "question": "Does the batch matter?",
@@ -210,7 +211,7 @@ def test_key_counts_what_a_run_computes_and_nothing_else(tmp_path: Path) -> None
         folders.append({"name": "imagefolder", "train_dir": str(tmp_path / name)})
     assert images_digest(folders[0]) == images_digest(folders[1])
     (tmp_path / "b" / "class" / "image.png").write_bytes(b"1234")
-    store._content.cache_clear()  # folders are read once a process
+    content_of.cache_clear()  # folders are read once a process
     assert images_digest(folders[0]) != images_digest(folders[1])
 
 
@@ -310,7 +311,7 @@ def test_images_count_by_their_content(tmp_path: Path) -> None:
     folder.mkdir()
 
     def digests() -> list[str]:
-        store._content.cache_clear()
+        content_of.cache_clear()
         return [
             images_digest({"name": "table", "file": str(table)}),
             images_digest({"name": "imagenet", "root": str(folder)}),
@@ -330,8 +331,8 @@ def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     small = written(tmp_path, axes={"method": {"SimCLR": {"method": "simclr"}}}, skip=[])
     places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr("erssl.run.lock.SILENT", 0.5)  # seconds that it waits for another machine
-    (tmp_path / "out" / ".erssl-lock").write_text("{}")
+    lock = tmp_path / "out" / ".erssl-lock"
+    lock.write_text("{}")
     planned = command._planned(
         read_study(small).grid(read_study(small).scale("tiny")).cells[0],
         RunStore(tmp_path / "store"),
@@ -339,7 +340,10 @@ def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     planned.path.mkdir(parents=True)
     (planned.path / "results.json").write_text("")
     result = run(small, "only=0", *places)
-    assert "results.json" in result.results["runs"][0]["failure"]
+    damaged = planned.path / "results.json"
+    assert result.results["runs"][0]["failure"].startswith(f"{damaged} is not what a run writes")
+    assert str(damaged) in (tmp_path / "out" / "study.md").read_text().replace("\\", "")
+    assert not lock.exists()
 
 
 def _one_run(folder: Path) -> tuple[str, tuple[str, ...], command.Planned]:
@@ -356,14 +360,15 @@ def test_a_run_that_was_stopped_or_is_trained_elsewhere_has_not_failed(
     """The first by its status, the second by its lock; both go on, or are read, the next time."""
     monkeypatch.setattr("erssl.run.waiting.PATIENCE", 0.1)
     small, places, planned = _one_run(tmp_path)
-    for status, lock, failed in ((143, False, False), (-9, False, False), (2, True, False)):
+    for status, lock in ((143, False), (-9, False), (2, True)):
         planned.path.mkdir(parents=True, exist_ok=True)
         if lock:
             (planned.path / ".erssl-lock").write_text("{}")
         monkeypatch.setattr(Children, "run", lambda *_, s=status, **__: s)
         result = run(small, *places)
-        assert bool(result.results["runs"][0]["failure"]) is failed
-    assert result.results["runs"][0]["in_use_by"] == "another process"
+        (outcome,) = result.results["runs"]
+        in_use_by = "another process" if lock else None
+        assert (outcome["failure"], outcome["in_use_by"]) == (None, in_use_by), status
     assert "1 are in use by another process" in (tmp_path / "out" / "study.md").read_text()
     (planned.path / ".erssl-lock").unlink()
     result = run(small, *places)

@@ -25,9 +25,9 @@ RESULTS = {
 }
 
 
-def leave(folder: Path, name: str, **metrics: float) -> None:
+def leave(folder: Path, name: str, seed: int = 0, **metrics: float) -> None:
     """The results of a data set, as ``erssl transfer`` leaves them."""
-    place = folder / "seed0" / name
+    place = folder / f"seed{seed}" / name
     place.mkdir(parents=True)
     content = {**RESULTS, "dataset": name, "metrics": metrics}
     (place / "results.json").write_text(json.dumps(content))
@@ -46,6 +46,13 @@ def test_transfers_lie_by_what_they_are(tmp_path: Path) -> None:
         for own in (["data_root=/a"], ["data_root=/b"], ["data_root=/a", "datasets=[dtd]"])
     ]
     assert folders[0] == folders[1] != folders[2]
+    plain = read_study_transfer(SAID, ["data_root=/a"]).folder(tmp_path)
+    for same in ("tolerance=1e-06", "cache=true", "feature_batch_size=7", "datasets=[pets,dtd]"):
+        own = ["data_root=/a", same]
+        assert read_study_transfer(SAID, own).folder(tmp_path) == plain, same
+    for other in ("tolerance=0.01", "partial_ok=false", "features_precision=bf16"):
+        own = ["data_root=/a", other]
+        assert read_study_transfer(SAID, own).folder(tmp_path) != plain, other
     with pytest.raises(ConfigError, match="data_root"):
         read_study_transfer(SAID, [])
 
@@ -62,6 +69,27 @@ def test_metrics_are_each_data_sets_own_and_shown_in_per_cent(tmp_path: Path) ->
     assert transfer.metrics(tmp_path) == {"transfer_dtd": 0.25, "transfer_pets": 0.5}
     assert value_of("transfer_dtd", 0.25) == 25
     assert label_of("transfer_dtd") == "dtd, linear (%)"
+
+
+def test_every_seed_counts(tmp_path: Path) -> None:
+    """After the first of two a data set is missing; then its value is their mean."""
+    transfer = read_study_transfer({**SAID, "datasets": ["dtd"]}, ["data_root=/a", "seeds=2"])
+    leave(transfer.folder(tmp_path), "dtd", top1=0.25)
+    assert transfer.missing(tmp_path)
+    assert transfer.metrics(tmp_path) == {}
+    leave(transfer.folder(tmp_path), "dtd", seed=1, top1=0.75)
+    assert not transfer.missing(tmp_path)
+    assert transfer.metrics(tmp_path) == {"transfer_dtd": 0.5}
+
+
+def test_fine_tuned_is_not_called_linear(tmp_path: Path) -> None:
+    """By the metric's name, and so in tables and figures."""
+    transfer = read_study_transfer({**SAID, "mode": "finetune"}, ["data_root=/a"])
+    leave(transfer.folder(tmp_path), "dtd", top1=0.25)
+    (name,) = transfer.metrics(tmp_path)
+    assert name == transfer.metric_names[0] != "transfer_dtd"
+    assert label_of(name) == "dtd, fine-tuned (%)"
+    assert value_of(name, 0.25) == 25
 
 
 def test_a_transfer_that_was_begun_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

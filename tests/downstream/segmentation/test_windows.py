@@ -1,8 +1,11 @@
 """Random crops and overlapping windows, and the sheet of what was predicted."""
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +20,7 @@ from erssl.downstream.segmentation.masks import IGNORED
 from erssl.downstream.segmentation.metrics import count_pixels
 from erssl.downstream.segmentation.windows import Windows, places
 from erssl.errors import ConfigError
+from erssl.settings.segmentation import OF_WINDOWS
 
 from .test_segment_command import SMALL
 from .voc_files import COLOURS, NAMES, write_voc
@@ -187,6 +191,12 @@ def test_what_makes_no_windows_is_refused(tmp_path, said, sentence):
     with pytest.raises(ConfigError, match=sentence):
         erssl.segment("random:resnet10t", tmp_path, **{**SMALL, **said}, run_dir=tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+def test_defaults_of_windows_are_those_of_the_file():
+    written = yaml.safe_load((files("erssl.configs") / "segment.yaml").read_text())
+    assert {key: written[key] for key in OF_WINDOWS} == OF_WINDOWS
+    assert written["inputs"] == "square"
 
 
 def test_squares_are_evaluated_as_before_the_windows(images):
