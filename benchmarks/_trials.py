@@ -134,6 +134,7 @@ class Study:
         self.references: dict[tuple[str, ...], tuple[Path, float]] = {}
         self.counts: dict[str, dict[str, Any]] = {}
         self.commands: list[str] = []  # those that are killed; empty for all
+        self.methods: list[str] = []  # those that are resumed; empty for all
 
     def overrides(self, method: str, *more: str) -> tuple[str, ...]:
         """Of a short run of a method."""
@@ -283,8 +284,8 @@ PROMISES = {
     "a damaged file": (
         "a file beside a whole checkpoint is damaged: each command does without, or one sentence"
     ),
-    "resumed between epochs": "each of the methods, from an epoch's end: ends the same",
-    "resumed inside an epoch": "each of the methods, from the middle of an epoch: ends the same",
+    "resumed between epochs": "methods resumed from an epoch's end: end the same",
+    "resumed inside an epoch": "methods resumed from the middle of an epoch: end the same",
     "kill -9 at a random moment": "`kill -9` at any moment: resumes, ends the same",
     "kill -9 while writing": "`kill -9` while a checkpoint is written: resumes, ends the same",
     "SIGTERM": "SIGTERM: checkpoint, a sentence, status 143; ends the same",

@@ -290,7 +290,7 @@ def spoil(study: Study, method: str) -> None:
 
 
 def study_all(study: Study, quick: bool) -> None:
-    """Every kind of trial but those of two processes."""
+    """Every kind of trial of one process."""
     pick = itertools.cycle(KILLED)
     for _ in range(2 if quick else 30):
         kill(study, next(pick), in_writing=False)
@@ -310,7 +310,11 @@ def study_all(study: Study, quick: bool) -> None:
     images = digit_folder(study.folder / "images")
     for index in range(1 if quick else 4):
         break_image(study, images, workers=index % 2)
-    for method in ("mae", "byol") if quick else available_methods():
+
+
+def study_methods(study: Study, quick: bool) -> None:
+    """Every method, resumed."""
+    for method in study.methods or (("mae", "byol") if quick else available_methods()):
         resume_everywhere(study, method)
 
 
@@ -329,6 +333,7 @@ def study_two(study: Study, quick: bool) -> None:
 
 PARTS = {
     "one": study_all,
+    "methods": study_methods,
     "loader": study_loaders,
     "two": study_two,
     "settings": study_settings,
@@ -345,13 +350,16 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="a part alone, the others as they were")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", nargs="+", default=[], help="of that part these alone")
+    parser.add_argument(
+        "--methods", nargs="+", default=[], help="resume these; others stay, and are counted too"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         study = Study(Path(folder), options.seed)
-        study.commands = options.commands
+        study.commands, study.methods = options.commands, options.methods
         for name, part in PARTS.items():
             if options.only in (None, name):
                 part(study, options.quick)
@@ -370,6 +378,11 @@ def main() -> None:
     if options.only and file.is_file():  # the other part stays, with what was said of its run
         earlier = json.loads(file.read_text(encoding="utf-8"))
         added = {k: report[k] for k in ("seed", "seconds", "environment")}
+        if options.methods:
+            added |= {"methods": options.methods}
+            for name, count in study.counts.items():
+                before = earlier["trials"][name]
+                count |= {key: before[key] + count[key] for key in count}
         earlier["trials"] |= study.counts
         report = earlier | {f"{options.only}_processes": added}
     print(table(report["trials"]))
