@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from erssl.announced import ENTRY_POINT_GROUPS, announced_file
 from erssl.errors import ConfigError
@@ -130,9 +132,16 @@ def parse_config_file(text: str, group: str = "") -> ConfigFile:
         group: The group whose keys it holds unless it says ``# @package _global_``.
 
     Raises:
-        ConfigError: If it holds the keys of a whole config and does not say so.
+        ConfigError: If it is no YAML of keys and values, or holds the keys of a whole config and
+            does not say so.
     """
-    values: Any = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+    except (YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"It is no YAML of keys and values ({reason}).") from error
+    if not isinstance(values, dict):
+        raise ConfigError("It is a list, not keys and values.")
     defaults = list(values.pop("defaults", []))
     apart = [values.pop(key, {}) for key in ("in_place_of", "methods", "earlier", "small")]
     if _SELF not in defaults:

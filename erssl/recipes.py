@@ -141,6 +141,8 @@ def recipe_from_text(name: str, text: str) -> Recipe:
     comments = comments_of(text)
     for entry in file.defaults:
         if isinstance(entry, str) and entry != "_self_":
+            if entry == name:
+                raise ValueError("it names itself in its defaults")
             above = read_recipe(entry)
             own = leaves(above.file.values)
             inherited = {k: f"{entry}: {c}" if k in own else c for k, c in above.comments.items()}

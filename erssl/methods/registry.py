@@ -11,7 +11,7 @@ import difflib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {}
 """``{name: {"model": class, "transform": its ImageNet views}}``, as in lightly's benchmarks."""
 
 M = TypeVar("M", bound=type[MultiViewMethod])
+Options = TypeVar("Options", OptimizerOptions, BackboneOptions, ViewOptions)
 
 
 def register_method(
@@ -92,11 +93,13 @@ def _apply_recipe(
         REGISTERED[name] = recipe
     values = recipe.values
     if "optimizer" in values:
-        method.default_optimizer = OptimizerOptions(**values["optimizer"])
+        method.default_optimizer = _options(
+            OptimizerOptions, name, "optimizer", values["optimizer"]
+        )
     if "backbone" in values:
-        method.default_backbone = BackboneOptions(**values["backbone"])
+        method.default_backbone = _options(BackboneOptions, name, "backbone", values["backbone"])
     if recipe.views is not None:
-        method.default_views = ViewOptions(**recipe.views)
+        method.default_views = _options(ViewOptions, name, "data.views", recipe.views)
     start, end = method.default_momentum
     options = recipe.options
     method.default_momentum = (
@@ -104,6 +107,27 @@ def _apply_recipe(
         options.get("momentum_end", end),
     )
     return recipe
+
+
+def _options(kind: type[Options], name: str, node: str, values: Mapping[str, Any]) -> Options:
+    """A node of a recipe as the options that it sets.
+
+    Raises:
+        ConfigError: If there is no such option, or a value is none that it takes.
+    """
+    known = [field.name for field in fields(kind)]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {node}.{close[0]}?" if close else "."
+            raise ConfigError(
+                f"The recipe of method={name} sets {node}.{key}, which does not exist{hint} Choose "
+                f"from: {', '.join(known)}."
+            )
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The recipe of method={name} does not fit: {error}") from error
 
 
 def _beside(name: str, method: type[MultiViewMethod]) -> Recipe | None:

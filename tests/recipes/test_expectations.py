@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from erssl.layers import flat
 from erssl.methods import METHODS, available_methods, get_method
 from erssl.models import BackboneOptions, build_backbone
 from erssl.recipes import read_recipe
@@ -236,8 +238,10 @@ def check_recipe(name, settings):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_method_on_imagenet_trains_as_its_paper_says(name):
-    settings, _ = read_settings([f"method={name}", "data=imagenet", "data.root=/x"])
+    settings, resolved = read_settings([f"method={name}", "data=imagenet", "data.root=/x"])
     check_recipe(name, settings)
+    shown = flat(yaml.safe_load(read_recipe(name).text))  # by erssl methods <name>
+    assert {key: flat(resolved)[key] for key in shown} == shown
     views = settings.data.views
     crops = (views.recipe, views.n_local_views, views.global_scale, views.local_scale)
     assert crops == VIEWS[name]

@@ -279,11 +279,32 @@ def test_a_method_may_be_given_its_recipe_or_say_it_in_the_class(forgotten, tmp_
         ("method: {name: other}\n", "its method.name is other"),
         ("method: {name: mine}\nepochs: 3\n", "it sets epochs, but a recipe sets method"),
         ("method: {name: mine}\ndata: {name: digits}\n", "of data only its views"),
+        ("defaults: [mine]\nmethod: {name: mine}\n", "names itself in its defaults"),
+        ("method: [\n", "no YAML of keys and values"),
+        ("method: {name: mine, kappa: 1, kappa: 2}\n", "no YAML of keys and values"),
+        ("- method\n", "a list, not keys and values"),
     ],
 )
 def test_what_is_no_recipe_is_refused(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         recipe_from_text("mine", text)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"optimizer": {"base_lrr": 1.0}}, r"optimizer\.base_lrr, .* mean optimizer\.base_lr\?"),
+        ({"optimizer": {"base_lr": -1.0}}, r"recipe of method=mine does not fit: .*base_lr"),
+        ({"optimizer": {"base_lr": "high"}}, r"recipe of method=mine does not fit"),
+        ({"data": {"views": {"recipee": "dino"}}}, r"data\.views\.recipee"),
+    ],
+)
+def test_what_a_recipe_sets_wrongly_is_named(values, sentence, forgotten):
+    class Mine(SimCLR):
+        pass
+
+    with pytest.raises(ConfigError, match=sentence):
+        register_method("mine", recipe=values)(Mine)
 
 
 def test_recipes_are_read_without_torch():
