@@ -30,9 +30,9 @@ def test_every_name_that_a_script_imports_of_erssl_is_there(folder):
 
 def test_benchmarks_whose_runs_are_stored_train_by_what_those_had(tmp_path):
     """Defaults have changed since: recipes name the earlier ones."""
-    from benchmarks import cifar_curves, cifar_evaluation, er_figure, same_learning
+    from benchmarks import cifar_curves, er_figure, same_learning
 
-    runs = {**er_figure.RUNS, **cifar_curves.RUNS, "evaluation": cifar_evaluation.PRETRAIN}
+    runs = {**er_figure.RUNS, **cifar_curves.RUNS}
     had = {
         "mveb": {"score_rows": None, "shrink_to": "zero"},
         "simclr": {"loss_scale": 1.0, "output_norm": False},
