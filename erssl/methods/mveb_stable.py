@@ -50,8 +50,8 @@ class MVEBStable(MVEB):
         Args:
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
-            beta: Weight of the entropy; open. The true score grows with d: 0.03 did well at d = 256
-                (docs/score.md), of which d = 2048 makes 0.004.
+            beta: Weight of the entropy; open. The true score grows with d: at d = 256 the best lay
+                at 0.01 and 0.02 (docs/score.md), of which d = 2048 makes 0.002.
             eta: Ridge of the score estimate, or ``"auto"``.
             geometry: ``"euclidean"`` or ``"sphere"``.
             score_rows: Rows of which a score is estimated; more rows, a smaller error.
