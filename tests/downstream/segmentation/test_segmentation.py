@@ -56,7 +56,7 @@ def options(**said):
     return HeadOptions(**{**values, **said})
 
 
-def trained(maps, data, folder, resume=False, **said):
+def trained(maps, data, folder, resume=False, progress=lambda done, total: None, **said):
     head = build_head(3, len(NAMES), True, seed=0)
     losses = train_head(
         maps,
@@ -69,6 +69,7 @@ def trained(maps, data, folder, resume=False, **said):
         workers=0,
         folder=folder,
         resume=resume,
+        progress=progress,
     )
     return head, losses
 
@@ -150,10 +151,19 @@ def test_logits_are_compared_at_the_size_of_each_mask(data, head):
 
 
 def test_a_training_goes_on_to_the_same_bits(data, tmp_path):
+    def killed(done, total):
+        if done == 7:
+            raise KeyboardInterrupt
+
     said = {"iterations": 9, "checkpoint_period": 5}
-    whole, losses = trained(MeanColours(), data[0], tmp_path, **said)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["iteration"] == 5
-    again, same = trained(MeanColours(), data[0], tmp_path, resume=True, **said)
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole, losses = trained(MeanColours(), data[0], tmp_path / "whole", **said)
+    with pytest.raises(KeyboardInterrupt):
+        trained(MeanColours(), data[0], tmp_path / "killed", progress=killed, **said)
+    kept = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
+    assert kept["iteration"] == 5
+    again, same = trained(MeanColours(), data[0], tmp_path / "killed", resume=True, **said)
     assert losses == same
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
