@@ -71,8 +71,9 @@ EVALUATIONS = {
 @pytest.mark.parametrize("checkpoint", ["random:resnet10t", "pixels"])
 @pytest.mark.parametrize("command", EVALUATIONS)
 def test_an_evaluation_of_images_that_no_memory_holds_is_refused(
-    command, checkpoint, tmp_path, capsys
+    command, checkpoint, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(limits, "main_memory", lambda: 2**40)
     place = EVALUATIONS[command].format(folder=tmp_path)
     size = "data.image_size=1000000"
     assert main([command, f"checkpoint={checkpoint}", "data=digits", size, place]) == 2

@@ -1,7 +1,6 @@
 """Files among images that would be waited for, be handed to a program, or never end."""
 
 import os
-import time
 
 import pytest
 
@@ -32,9 +31,7 @@ def test_links_to_the_folder_above_do_not_multiply_the_images(make_folder):
     folder = make_folder(count=2)
     for name in ("up", "again", "more"):  # three ways at each of 40 levels
         (folder / "cat" / name).symlink_to(".", target_is_directory=True)
-    began = time.perf_counter()
     images = scan_folder("data.train_dir", folder)
-    assert time.perf_counter() - began < 5
     assert [os.path.relpath(path, folder) for path, _ in images.samples] == [
         "cat/0.png",
         "cat/1.png",

@@ -1,6 +1,5 @@
 """Python that README and the pages of docs/ show of a run: run as it stands, on one quick run."""
 
-import os
 import re
 from functools import partial
 from pathlib import Path
@@ -45,15 +44,12 @@ def run_block(page, mark, **names):
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     """A folder in which the first lines of the README have made ``runs/mine``, in one epoch."""
-    folder, before = tmp_path_factory.mktemp("reader"), Path.cwd()
+    folder = tmp_path_factory.mktemp("reader")
     quick = {**BACKBONE, **QUICK, "run_dir": "runs/mine", "quiet": True}
-    os.chdir(folder)
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         patch.setattr(erssl, "pretrain", partial(erssl.pretrain, **quick))
-        try:
-            yield folder, run_block("README.md", 'pretrain("mveb", data="digits")')
-        finally:
-            os.chdir(before)
+        yield folder, run_block("README.md", 'pretrain("mveb", data="digits")')
 
 
 def test_every_block_of_a_page_is_one_that_a_test_runs():

@@ -50,6 +50,7 @@ def tiles(tmp_path, monkeypatch):
     pixels[1::2] += 120
     np.savez(tmp_path / "tiles.npz", x=pixels.astype(np.uint8), y=labels)
     options = BackboneOptions("resnet10t", "timm", options={"channels": [32, 32, 32, 64]})
+    torch.manual_seed(0)
     save_backbone(build_backbone(options).eval(), tmp_path / "w.safetensors", options, {})
     overrides = [f"data.{key}={tmp_path / 'tiles.npz'}" for key in ("file", "val_file")]
     overrides += ["data=tiles", "data.image_size=16", "data.num_workers=0", "plots=false"]
@@ -177,9 +178,13 @@ def test_the_recipe_of_views_of_the_page_makes_views():
     try:
         exec(_blocks("python", '@register_views("turned"'), dict(vars(recipes)))
         options = ViewOptions("turned")
-        image = Image.fromarray(np.full((20, 30, 3), 255, np.uint8))
+        ramp = np.linspace(20, 120, 30).astype(np.uint8)  # from left to right
+        image = Image.fromarray(np.broadcast_to(ramp[None, :, None], (30, 30, 3)).copy())
         views = build_views(options, 8, (0.5,) * 3, (0.5,) * 3)(image)
         assert [tuple(view.shape) for view in views] == [(3, 8, 8)] * 2
+        for view in views:  # turned by a quarter: from one end of the height to the other
+            assert torch.equal(view, view[..., :1].expand_as(view))
+            assert (view.amax(1) - view.amin(1)).max() > 0
         assert RECIPES["turned"].global_scale == (0.5, 1.0)
     finally:
         RECIPES.pop("turned", None)

@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks._runs import RESULTS
 from benchmarks._trials import table
-from erssl.methods import available_methods
 from erssl.settings.commands import commands
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
@@ -33,14 +32,15 @@ def test_the_promises_are_those_that_were_tried():
         assert said.format(trials[name]["refused"], trials[name]["trials"]) in WORDS
 
 
-def test_methods_are_counted_and_every_command_is_killed_or_named():
-    trials, methods = recorded("reliability")["trials"], len(available_methods())
+def test_methods_and_killed_commands_are_those_that_were_tried():
+    """One more method or command changes nothing here: the page tells what was recorded."""
+    trials = recorded("reliability")["trials"]
     for when in ("inside an epoch", "between epochs"):
         tried = trials[f"resumed {when}"]["trials"]
-        assert f"resuming was tried with {tried} of the {methods} methods" in WORDS
+        assert f"resuming was tried with {tried} methods" in WORDS
     killed = {name.removesuffix(" killed"): c for name, c in trials.items() if "killed" in name}
-    left = set(commands()) - set(killed) - {"pretrain"}
-    assert left == {"zoo", "methods"}
+    processes = {"a loader process", "a rank of three"}
+    assert set(killed) - processes <= set(commands()) - {"pretrain", "zoo", "methods"}
     uncounted = [name for name in commands() if name in killed and "kills" not in killed[name]]
     assert uncounted == ["finetune", "semi", "transfer"]
     assert "of `semi`, `finetune` and `transfer` it was not counted whether a kill hit" in WORDS

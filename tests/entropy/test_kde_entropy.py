@@ -339,12 +339,12 @@ def test_tiles_give_the_value_and_gradient_of_the_whole_matrix(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_grows_with_the_rows_not_with_their_pairs():
-    # All pairs of 8,192 rows are 256 MiB; a tile, its weights and the rows are below 100 MB.
+    # All pairs of 16,384 rows are 1 GiB; a tile, its weights and the rows are below 100 MB.
     script = textwrap.dedent("""
         import resource, torch
         from erssl.entropy import kde_entropy
         torch.set_num_threads(1)
-        z = torch.nn.functional.normalize(torch.randn(8192, 8), dim=1).requires_grad_()
+        z = torch.nn.functional.normalize(torch.randn(16384, 8), dim=1).requires_grad_()
         kde_entropy(z[:600], 10.0).backward()
         before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
         kde_entropy(z, 10.0).backward()
