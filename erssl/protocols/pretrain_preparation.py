@@ -138,18 +138,18 @@ def prepare(
             f"{LAST_CHECKPOINT} back, or name a new run_dir."
         )
     return Prepared(
-        settings,
-        config,
-        sources,
-        path,
-        probe,
-        data,
-        method,
-        resumed_from,
-        before,
-        precision,
-        said,
-        tell,
+        settings=settings,
+        config=config,
+        sources=sources,
+        path=path,
+        probe=probe,
+        data=data,
+        method=method,
+        resumed_from=resumed_from,
+        epochs_before=before,
+        precision=precision,
+        start=said,
+        tell=tell,
     )
 
 
