@@ -29,7 +29,7 @@ PRETRAIN = (
     *COMMON,
     "method=mveb",
     "method.target=shared",
-    "method.beta=0.03",  # the best of five at 128 rows and d = 256 (docs/studies.md)
+    "method.beta=0.03",  # the highest of five at 128 rows and d = 256 (docs/studies.md)
     "batch_size=256",
     "data.pipeline=device",
     "trainer.precision=bf16-mixed",

@@ -3,8 +3,8 @@
     python -m benchmarks.continued <folder with train/ and test/ of CIFAR-10 as images>
 
 For each of two seeds: SimCLR on one half of the images; then, with the same steps on the other
-half, once from those weights (``checkpoint=``) and once from scratch. kNN after every epoch. A
-subset is taken so that a run takes minutes on two CPU cores: a trend, not a published number.
+half, once from those weights (``checkpoint=``) and once from scratch. kNN after every epoch. The
+network is small, so that a run takes minutes on a CPU core: a trend, not a published number.
 Writes ``benchmarks/results/continued.json``.
 """
 

@@ -5,7 +5,7 @@
 MVEB on a part of CIFAR-10 by ``erssl pretrain``, from two seeds in float32, channels-last, and with
 ``trainer.precision=auto``, which on a processor with AVX512-BF16 or AMX comes to bf16-mixed and
 channels-last. One run after the other on one thread. Writes ``benchmarks/results/precision.json``
-and ``precision.png``; six minutes.
+and ``precision.png``; about eleven minutes.
 """
 
 from __future__ import annotations

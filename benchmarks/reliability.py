@@ -1,7 +1,8 @@
 """Do runs that are killed, stopped or damaged end as they would have ended?
 
-    python -m benchmarks.reliability            # all, about a quarter of an hour on one core
+    python -m benchmarks.reliability            # all, about an hour on one core
     python -m benchmarks.reliability --quick    # a few trials of each
+    python -m benchmarks.reliability --only methods --methods mveb  # a part, or some of its kind
 
 Short runs of ``erssl pretrain`` on scikit-learn's digits, each in a process of its own, forked from
 one that has everything imported. A trial ends the process, or takes something from it, at a random
@@ -290,7 +291,7 @@ def spoil(study: Study, method: str) -> None:
 
 
 def study_all(study: Study, quick: bool) -> None:
-    """Every kind of trial of one process."""
+    """Kills, signals, damage, disks and images, of one process."""
     pick = itertools.cycle(KILLED)
     for _ in range(2 if quick else 30):
         kill(study, next(pick), in_writing=False)
@@ -354,6 +355,8 @@ def main() -> None:
         "--methods", nargs="+", default=[], help="resume these; others stay, and are counted too"
     )
     options = parser.parse_args()
+    if options.methods and options.only != "methods":
+        parser.error("--methods is for --only methods; give both.")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     began = time.perf_counter()
