@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from twine.commands.check import check
 
@@ -244,43 +243,6 @@ def test_precision_is_set_by_the_helpers_alone():
     for folder in ("methods", "loss", "callbacks"):
         for file in (ROOT / "erssl" / folder).glob("*.py"):
             assert "enabled=False" not in file.read_text(), f"{file}: use outside_autocast"
-
-
-@pytest.mark.parametrize(
-    ("page", "mark"),
-    [
-        ("README.md", "from erssl.loss import MVEBLoss"),
-        ("README.md", "from erssl.entropy import"),
-        ("docs/lens.md", "ERLens"),
-        ("docs/methods.md", "register_method"),
-    ],
-)
-def test_code_in_the_docs_runs(page, mark):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if mark in block]
-    namespace: dict[str, object] = {"__name__": "docs"}
-    exec(block, namespace)
-    if "loss" in namespace:
-        assert namespace["loss"].isfinite()
-        assert namespace["model"][0].conv1.weight.grad is not None
-    if "Mine" in namespace:
-        method = namespace["Mine"](8, 2, backbone="resnet18")
-        views = list(torch.rand(2, 4, 3, 32, 32))
-        assert method.multi_view_step(views).loss.isfinite()
-        METHODS.pop("mine")
-
-
-@pytest.mark.parametrize("mark", ["erssl.report(", "class Scans"])
-def test_commands_in_the_docs_run(mark, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL
-    )
-    (block,) = [block for block in blocks if mark in block]
-    namespace: dict[str, object] = {"__name__": "docs"}
-    exec(block, namespace)
-    assert 0 <= namespace["knn"].metrics["top1"] <= 1
-    assert list(tmp_path.glob("runs/*/results.json"))
 
 
 def test_every_method_has_a_config_and_the_docs_name_no_other():

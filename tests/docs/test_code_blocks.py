@@ -2,7 +2,6 @@
 
 import re
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +10,13 @@ from PIL import Image
 
 import erssl
 from erssl.loss import TiCoLoss
+from erssl.methods import METHODS
 from erssl.models import BackboneOptions, build_backbone
 
 from ..test_commands import BACKBONE, QUICK
+from .pages import ROOT, blocks, run_block
 
-ROOT = Path(__file__).resolve().parents[2]
-# How many blocks a page has; a further one needs a test, here, in tests/test_package.py or in
-# test_contributing.py.
+# How many blocks a page has; a further one needs a test, here or in test_contributing.py.
 COUNTS = {
     "CONTRIBUTING.md": 7,
     "README.md": 4,
@@ -30,17 +29,6 @@ COUNTS = {
 }
 
 
-def blocks(page):
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-
-
-def run_block(page, mark, **names):
-    """What the names of the one block with a mark are after it; ``names`` are those of its text."""
-    (code,) = (block for block in blocks(page) if mark in block)
-    exec(code, names)
-    return names
-
-
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     """A folder in which the first lines of the README have made ``runs/mine``, in one epoch."""
@@ -48,8 +36,10 @@ def reader(tmp_path_factory):
     quick = {**BACKBONE, **QUICK, "run_dir": "runs/mine", "quiet": True}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(erssl, "pretrain", partial(erssl.pretrain, **quick))
-        yield folder, run_block("README.md", 'pretrain("mveb", data="digits")')
+        with patch.context() as quicker:
+            quicker.setattr(erssl, "pretrain", partial(erssl.pretrain, **quick))
+            names = run_block("README.md", 'pretrain("mveb", data="digits")')
+        yield folder, names
 
 
 def test_every_block_of_a_page_is_one_that_a_test_runs():
@@ -101,3 +91,32 @@ def test_small_batches_of_a_step_move_a_loss_once_as_the_page_says():
     whole(*z)
     torch.testing.assert_close(loss_fn.covariance, whole.covariance)
     assert not torch.equal(weight, torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("page", "mark"),
+    [
+        ("README.md", "from erssl.loss import MVEBLoss"),
+        ("README.md", "from erssl.entropy import"),
+        ("docs/lens.md", "ERLens"),
+        ("docs/methods.md", "register_method"),
+    ],
+)
+def test_code_of_losses_methods_and_the_lens_runs(page, mark):
+    names = run_block(page, mark, __name__="docs")
+    if "loss" in names:
+        assert names["loss"].isfinite()
+        assert names["model"][0].conv1.weight.grad is not None
+    if "Mine" in names:
+        method = names["Mine"](8, 2, backbone="resnet18")
+        views = list(torch.rand(2, 4, 3, 32, 32))
+        assert method.multi_view_step(views).loss.isfinite()
+        METHODS.pop("mine")
+
+
+@pytest.mark.parametrize("mark", ["erssl.report(", "class Scans"])
+def test_commands_as_functions_run(mark, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_block("docs/python.md", mark, __name__="docs")
+    assert 0 <= names["knn"].metrics["top1"] <= 1
+    assert list(tmp_path.glob("runs/*/results.json"))

@@ -31,6 +31,7 @@ from erssl.recipes import REGISTERED, read_recipe
 from erssl.settings.names import check_names
 
 from ..models.export_sources import saved_backbone
+from .pages import block
 from .test_typed_commands import examples, typed
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -41,7 +42,7 @@ QUIET = Console(quiet=True)
 def tiles(tmp_path, monkeypatch):
     """The data set of the page, its images, and weights to evaluate on them."""
     monkeypatch.setenv("ERSSL_HOME", str(tmp_path / "home"))
-    (code,) = (c for c in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "Tiles" in c)
+    code = block("CONTRIBUTING.md", "Tiles")
     (tmp_path / "tiles_of_the_page.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     names = vars(importlib.import_module("tiles_of_the_page"))
@@ -93,12 +94,6 @@ def test_the_table_of_keys_has_those_of_every_data_set_and_of_the_optimiser():
         assert re.search(rf"`(optimizer\.)?{option.name}`", keys), option.name
 
 
-def _blocks(language, text):
-    """The one block of the page in which a text stands."""
-    (block,) = (b for b in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if text in b)
-    return block
-
-
 @pytest.fixture
 def with_config(tmp_path, monkeypatch):
     """Lets a file of the page be one of ours."""
@@ -114,10 +109,10 @@ def with_config(tmp_path, monkeypatch):
 
 
 def test_the_method_of_the_page_computes_its_loss_and_has_its_recipe(with_config):
-    with_config("method/wang_isola", _blocks("yaml", "name: wang_isola"))
+    with_config("method/wang_isola", block("CONTRIBUTING.md", "name: wang_isola", "yaml"))
     page = {"__name__": "page"}
     try:
-        exec(_blocks("python", "class WangIsola"), page)
+        exec(block("CONTRIBUTING.md", "class WangIsola"), page)
         recipe = read_recipe("wang_isola")
         method = page["WangIsola"](4, 2, backbone=_Pixels(), **recipe.small_options)
     finally:
@@ -144,8 +139,8 @@ def test_commands_of_the_page_are_found_by_their_files(with_config, tmp_path, mo
     folder.mkdir()
     monkeypatch.setattr(erssl.protocols, "__path__", [*erssl.protocols.__path__, str(folder)])
     for name in ("means", "spectrum"):
-        (folder / f"{name}.py").write_text(_blocks("python", f'read_protocol("{name}"'))
-        with_config(name, _blocks("yaml", f"# erssl {name}:"))
+        (folder / f"{name}.py").write_text(block("CONTRIBUTING.md", f'read_protocol("{name}"'))
+        with_config(name, block("CONTRIBUTING.md", f"# erssl {name}:", "yaml"))
         shown = list(typed(examples(tmp_path / "configs" / f"{name}.yaml")))
         assert shown and all(command == name for command, *_ in shown)
         for command, *overrides in shown:
@@ -168,7 +163,7 @@ def test_commands_of_the_page_are_found_by_their_files(with_config, tmp_path, mo
 
 
 def test_a_file_with_keys_of_a_whole_config_has_to_say_so(with_config):
-    text = _blocks("yaml", "name: tiles")
+    text = block("CONTRIBUTING.md", "name: tiles", "yaml")
     with_config("data/tiles", text.partition("\n")[2])
     with pytest.raises(ConfigError, match=r"tiles\.yaml is no file of data: .* '# @package _gl"):
         read_config_file("data/tiles")
@@ -176,7 +171,7 @@ def test_a_file_with_keys_of_a_whole_config_has_to_say_so(with_config):
 
 def test_the_recipe_of_views_of_the_page_makes_views():
     try:
-        exec(_blocks("python", '@register_views("turned"'), dict(vars(recipes)))
+        exec(block("CONTRIBUTING.md", '@register_views("turned"'), dict(vars(recipes)))
         options = ViewOptions("turned")
         ramp = np.linspace(20, 120, 30).astype(np.uint8)  # from left to right
         image = Image.fromarray(np.broadcast_to(ramp[None, :, None], (30, 30, 3)).copy())
@@ -191,7 +186,7 @@ def test_the_recipe_of_views_of_the_page_makes_views():
 
 
 def test_the_layout_of_the_page_is_read(tmp_path, monkeypatch):
-    (row,) = eval(f"({_blocks('python', 'Layout(')})", {"Layout": layouts.Layout})
+    (row,) = eval(f"({block('CONTRIBUTING.md', 'Layout(')})", {"Layout": layouts.Layout})
     monkeypatch.setattr(layouts, "LAYOUTS", (row, *layouts.LAYOUTS))
     state = build_backbone(BackboneOptions("resnet18")).state_dict()
     theirs = {f"vision.{name}": tensor for name, tensor in state.items()}
@@ -205,7 +200,7 @@ def test_the_layout_of_the_page_is_read(tmp_path, monkeypatch):
 
 def test_the_export_format_of_the_page_is_written_and_read_back(tmp_path, monkeypatch):
     monkeypatch.setitem(formats.FORMATS, "numpy", None)  # so that it is not there afterwards
-    exec(_blocks("python", 'FORMATS["numpy"]'), dict(vars(formats)))
+    exec(block("CONTRIBUTING.md", 'FORMATS["numpy"]'), dict(vars(formats)))
     backbone = saved_backbone(tmp_path, BackboneOptions("resnet18"))
     report = export_backbone(backbone, "numpy", tmp_path / "weights.npz")
     names: dict[str, Any] = {}
