@@ -129,7 +129,7 @@ def value_of(metric: str, value: float) -> float:
 
 
 def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
-    """Markdown table of one metric: the last axis across, the others down.
+    """Markdown table of one metric: the last axis across, named once, and the others down.
 
     A cell is the mean over the seeds that are finished, with the sample standard deviation where
     there are several; what is not run and what failed is said. The best accuracy of a row
@@ -148,7 +148,8 @@ def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
                 *map(_line, ([label] for label in last.options), ([text] for text in texts)),
             ]
         )
-    heads = [*(axis.name for axis in down), *(f"{last.name} {label}" for label in last.options)]
+    first, *others = last.options
+    heads = [*(axis.name for axis in down), f"{last.name}: {first}", *others]
     lines = [markdown_row(heads), "|" + "---|" * len(heads)]
     for row in itertools.product(*(axis.options for axis in down)):
         texts = _row([cells.get((*row, label), []) for label in last.options], metric)

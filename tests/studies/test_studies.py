@@ -474,7 +474,7 @@ def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
         Outcome(("B", "1"), 0, {"knn_top1": 0.25}),
     ]
     lines = metric_table(grid, outcomes, "knn_top1").splitlines()
-    assert lines[0] == "| method | batch 1 | batch 2 |"
+    assert lines[0] == "| method | batch: 1 | 2 |"
     assert lines[2] == "| A | 60.0 ± 14.1 | failed |"
     assert lines[3] == "| B | 25.0 | – |"
     outcomes.append(Outcome(("B", "2"), 0, {"knn_top1": 0.375}))
