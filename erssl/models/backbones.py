@@ -18,7 +18,7 @@ from erssl.errors import ConfigError, named
 from erssl.limits import check_images, lacks_memory
 from erssl.models.channels import RGB, widened_stem
 from erssl.models.given import WIDTH, backbone_given
-from erssl.models.timm_options import NORM_EPS, check_timm_options, timm_arguments
+from erssl.models.timm_options import NORM_EPS, STEM_POOL, check_timm_options, timm_arguments
 from erssl.models.torchvision_nets import build_torchvision, torchvision_names
 from erssl.models.weights_files import one_line
 
@@ -38,8 +38,8 @@ class BackboneOptions:
             of a ResNet's 7x7 stem (lightly's CIFAR benchmark).
         stem_padding: Padding of that convolution; 1 in lightly, 2 in solo-learn.
         options: Keyword arguments for ``timm.create_model``, such as ``img_size``, those of
-            :data:`erssl.models.timm_options.ALLOWED`; of lightly's ResNets ``width`` and
-            ``num_ftrs``.
+            :data:`erssl.models.timm_options.ALLOWED`, and ``stem_pool=False`` of a timm ResNet
+            without the max-pooling of its stem; of lightly's ResNets ``width`` and ``num_ftrs``.
         in_channels: Channels of its images; a run takes them from ``data.channels``.
     """
 
@@ -193,6 +193,13 @@ def _timm(options: BackboneOptions) -> nn.Module:
         for module in backbone.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = eps
+    if not options.options.get(STEM_POOL, True):
+        if not isinstance(getattr(backbone, "maxpool", None), nn.MaxPool2d):
+            raise ConfigError(
+                f"backbone.options.{STEM_POOL}=false is for a ResNet with a max-pooling after its "
+                f"stem, which {options.name} has not; remove it."
+            )
+        backbone.maxpool = nn.Identity()
     backbone.feature_dim = width
     return backbone
 

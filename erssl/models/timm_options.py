@@ -15,6 +15,8 @@ from erssl.models.channels import RGB
 
 #: Own option: epsilon of every layer normalisation, which timm takes as a Python function only.
 NORM_EPS = "layer_norm_eps"
+#: Own option: false takes the max-pooling of a ResNet's stem away, for images of some 32 pixels.
+STEM_POOL = "stem_pool"
 
 #: Arguments of timm's models that hold sizes, switches and names of layers.
 ALLOWED = frozenset(
@@ -52,7 +54,7 @@ ALLOWED = frozenset(
         # what is drawn while training, and how weights begin
         "drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate",
         "patch_drop_rate", "drop_block_rate", "weight_init", "fix_init", "zero_init_last",
-        NORM_EPS,
+        NORM_EPS, STEM_POOL,
     }
 )  # fmt: skip
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_]{0,40}")  # of layers and kinds; no path, no address
@@ -78,6 +80,8 @@ def check_timm_options(options: Mapping[str, Any]) -> None:
                 f"backbone.options.{name} is not handed on to timm, since it does not describe the "
                 f"network; leave it out ({_HINT})."
             )
+        if name == STEM_POOL and not isinstance(value, bool):
+            raise ConfigError(f"backbone.options.{name}={value!r} is neither true nor false.")
         if not _is_plain(value):
             raise ConfigError(
                 f"backbone.options.{name}={value!r} is no number, switch, name of a layer or list "
@@ -93,9 +97,9 @@ def timm_arguments(options: Mapping[str, Any], in_channels: int = RGB) -> dict[s
         in_channels: Its channels.
 
     Returns:
-        The backbone's own options, but for the epsilon of its normalisations.
+        The backbone's own options, but for those that are erssl's and not timm's.
     """
-    own = {key: value for key, value in options.items() if key != NORM_EPS}
+    own = {key: value for key, value in options.items() if key not in (NORM_EPS, STEM_POOL)}
     return own if in_channels == RGB else own | {"in_chans": in_channels}
 
 

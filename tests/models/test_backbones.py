@@ -50,6 +50,22 @@ def test_timm_model_gives_what_timm_gives():
     assert backbone.feature_dim == 256
 
 
+def test_a_timm_resnet_without_its_stems_pool_is_timms_but_for_that():
+    options = BackboneOptions("resnet10t", "timm", options={"stem_pool": False})
+    backbone = build_backbone(options).eval()
+    reference = timm.create_model("resnet10t", num_classes=0).eval()
+    reference.load_state_dict(backbone.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        stem = reference.act1(reference.bn1(reference.conv1(images)))  # half the side of the images
+        maps = reference.layer4(reference.layer3(reference.layer2(reference.layer1(stem))))
+        torch.testing.assert_close(backbone(images), maps.mean((2, 3)))
+        kept = build_backbone(BackboneOptions("resnet10t", "timm", options={"stem_pool": True}))
+        kept.load_state_dict(backbone.state_dict())
+        torch.testing.assert_close(kept.eval()(images), reference(images))
+    assert stem.shape[-1] == 16
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -59,6 +75,11 @@ def test_timm_model_gives_what_timm_gives():
         (BackboneOptions("resnet18", options={"a": 1}), "for backbone=timm only"),
         (BackboneOptions("vit_tiny_patch16_224", "timm", options={"nope": 1}), "is not handed"),
         (BackboneOptions("vit_tiny_patch16_224", "timm", options={"channels": 1}), "does not fit"),
+        (BackboneOptions("resnet10t", "timm", options={"stem_pool": "no"}), "neither true nor"),
+        (
+            BackboneOptions("vit_tiny_patch16_224", "timm", options={"stem_pool": False}),
+            "stem, which vit_tiny_patch16_224 has not",
+        ),
     ],
 )
 def test_wrong_backbones_are_refused_in_a_sentence(options, sentence):

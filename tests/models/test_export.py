@@ -26,6 +26,7 @@ VIT = BackboneOptions("vit_tiny_patch16_224", "timm", options=SHALLOW)
 EPSILON = BackboneOptions(
     "vit_tiny_patch16_224", "timm", options=SHALLOW | {"layer_norm_eps": 1e-12}
 )
+NO_POOL = BackboneOptions("resnet10t", "timm", options=NARROW.options | {"stem_pool": False})
 MOBILE = BackboneOptions("mobilenet_v3_small")
 RESNET18, RESNET50 = BackboneOptions("resnet18"), BackboneOptions("resnet50")
 
@@ -276,6 +277,7 @@ def test_an_export_that_lacks_a_weight_is_removed(source, tmp_path, monkeypatch)
         (RESNET18, "detectron2", "a.pth", {"pickle": True}, "must end in .pkl .* pickle=true"),
         (RESNET18, "torchvision", "a.pth", {"pickle": True}, "for format=detectron2 only"),
         (MOBILE, "timm", "a.pth", {}, "format=timm has torchvision's ResNets only"),
+        (NO_POOL, "timm", "a.pth", {}, r"without the max-pooling of its stem \(stem_pool\)"),
         (EPSILON, "huggingface", "a", {}, r"another epsilon than timm's \(1e-12\)"),
     ],
 )

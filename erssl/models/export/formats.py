@@ -18,7 +18,7 @@ from erssl.models.export import detectron, onnx_files, timm_files
 from erssl.models.loading import load_backbone
 from erssl.models.reports import listed
 from erssl.models.saving import save_backbone
-from erssl.models.timm_options import NORM_EPS, timm_arguments
+from erssl.models.timm_options import NORM_EPS, STEM_POOL, timm_arguments
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ def _refusal_of_names(options: BackboneOptions, format: str) -> str:
             f"{options.name} has normalisations of another epsilon than timm's "
             f"({options.options[NORM_EPS]:g}), which format={format} cannot say; choose "
             "format=safetensors or onnx."
+        )
+    if not options.options.get(STEM_POOL, True):
+        return (
+            f"{options.name} is without the max-pooling of its stem ({STEM_POOL}), which "
+            f"format={format} cannot say; choose format=safetensors or onnx."
         )
     if options.name not in RESNETS and options.library == "torchvision" and format != "torchvision":
         return (
