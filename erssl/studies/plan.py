@@ -21,6 +21,7 @@ from typing import Any
 from erssl.errors import ConfigError
 from erssl.paths import user_path
 from erssl.settings.arguments import overrides_of
+from erssl.studies.published import Published, read_published
 from erssl.studies.study_files import available_studies, check_keys, read_file, study_folder
 
 _KEYS = {"question", "source", "axes", "scales", "overrides", "metrics", "published", "skip"}
@@ -65,23 +66,6 @@ class Cell:
     def name(self) -> str:
         """The options and the seed, as a message has them."""
         return ", ".join([*self.labels, f"seed {self.seed}"])
-
-
-@dataclass(frozen=True)
-class Published:
-    """A table of a paper.
-
-    Attributes:
-        title: What it shows.
-        source: Paper and table.
-        columns: Names of its columns.
-        rows: Values of each row by its label; ``None`` where the paper has none.
-    """
-
-    title: str
-    source: str
-    columns: tuple[str, ...]
-    rows: Mapping[str, tuple[float | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -249,7 +233,7 @@ def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
         axes=_axes(said.get("axes") or {}, name),
         scales=scales,
         metrics=tuple(said.get("metrics") or METRICS),
-        published=tuple(_published(table) for table in said.get("published") or ()),
+        published=tuple(read_published(table) for table in said.get("published") or ()),
         skip=tuple(tuple(map(str, labels)) for labels in said.get("skip") or ()),
         notes=tuple(" ".join(str(note).split()) for note in said.get("notes") or ()),
         reads_store=reads is not None,
@@ -296,12 +280,3 @@ def _fixed(option: Overrides) -> Iterator[str]:
 def _matches(labels: tuple[str, ...], skip: set[tuple[str, ...]]) -> bool:
     """Whether a rule such as ``[SimCLR, EMA 0.8]`` names these labels, in any order."""
     return any(set(rule) <= set(labels) for rule in skip)
-
-
-def _published(said: Mapping[str, Any]) -> Published:
-    rows = {
-        str(label): tuple(None if value is None else float(value) for value in values)
-        for label, values in said["rows"].items()
-    }
-    columns = tuple(str(column) for column in said["columns"])
-    return Published(str(said["title"]), str(said["source"]), columns, rows)
