@@ -97,10 +97,10 @@ def swav(crops: Crops) -> list[View]:
     return _multi_crop(crops, every, every, every)
 
 
-_CIFAR = {"beside_local": (0.4, 1.0), "local_scale": (0.05, 0.4)}  # as "dino"
+_BESIDE, _LOCAL = (0.4, 1.0), (0.05, 0.4)  # as "dino"
 
 
-@register_views("cifar", **_CIFAR)
+@register_views("cifar", beside_local=_BESIDE, local_scale=_LOCAL)
 def cifar(crops: Crops) -> list[View]:
     """lightly's CIFAR-10 benchmark for SimCLR, bicubic.
 
@@ -111,21 +111,21 @@ def cifar(crops: Crops) -> list[View]:
     return _multi_crop(crops, every, every, every)
 
 
-@register_views("cifar_no_jitter", **_CIFAR)
+@register_views("cifar_no_jitter", beside_local=_BESIDE, local_scale=_LOCAL)
 def cifar_no_jitter(crops: Crops) -> list[View]:
     """``"cifar"`` without jitter: views that share their colours, but where one is grey."""
     every = _cifar_strengths(0.0)
     return _multi_crop(crops, every, every, every)
 
 
-@register_views("cifar_double_jitter", **_CIFAR)
+@register_views("cifar_double_jitter", beside_local=_BESIDE, local_scale=_LOCAL)
 def cifar_double_jitter(crops: Crops) -> list[View]:
     """``"cifar"`` with twice its jitter, which is SimCLR's for ImageNet: 0.8/0.8/0.8/0.2."""
     every = _cifar_strengths(1.0)
     return _multi_crop(crops, every, every, every)
 
 
-@register_views("cifar_one_grey", **_CIFAR)
+@register_views("cifar_one_grey", beside_local=_BESIDE, local_scale=_LOCAL)
 def cifar_one_grey(crops: Crops) -> list[View]:
     """``"cifar"`` whose first view keeps its colours and whose second has none; local ones do."""
     every = _cifar_strengths(0.5) | {"random_gray_scale": 0.0}
