@@ -487,7 +487,7 @@ def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
     three = Grid((*axes, Axis("rows", {"x": {}, "y": {}})), ())
     deep = [Outcome(("B", "1", "y"), 0, {"knn_top1": 0.5})]
     table = metric_table(three, deep, "knn_top1").splitlines()
-    assert table[0] == "| method | batch | rows x | rows y |"
+    assert table[0] == "| method | batch | rows: x | y |"
     assert table[4] == "| B | 1 | – | 50.0 |"
 
 
