@@ -12,7 +12,7 @@ from erssl.errors import ErsslError
 from erssl.protocols.readings import readings_of
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.console import say
-from erssl.run.directory import CONFIG, LAST_CHECKPOINT, only_begun
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, only_begun
 from erssl.run.launch import Ended, count_jobs, launch, run_one
 from erssl.run.lock import holder_of
 from erssl.run.waiting import wait_for_one
@@ -122,6 +122,7 @@ def _command(run: Planned) -> list[str]:
     """The pretraining, which goes on where it can and deletes no run that came to be meanwhile."""
     goes_on = (run.path / CONFIG).is_file() and has_checkpoint(run.path / LAST_CHECKPOINT)
     in_the_way = holds_run(run.path) and not only_begun(run.path)
+    (run.path / RESULTS).unlink(missing_ok=True)  # damaged, of a run that is tried again
     mark_planned(run.path, run.key, run.digest)
     state = [f"resume={goes_on}".lower(), f"overwrite={in_the_way and not goes_on}".lower()]
     return ["pretrain", *run.cell.overrides, f"run_dir={run.path}", *state]

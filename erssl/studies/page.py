@@ -5,51 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from erssl.escaping import markdown_code, markdown_row, markdown_text
-from erssl.studies.plan import Grid, Published, Scale, Study
+from erssl.studies.metrics import is_share, label_of, value_of
+from erssl.studies.outcome import Outcome
+from erssl.studies.plan import Grid, Scale, Study
+from erssl.studies.published import Published
 
-_LABELS = {
-    "knn_top1": "kNN top-1 (%)",
-    "linear_top1": "linear top-1 (%)",
-    "train_nats_below_uniform": "entropy of the last batches as logged, nats below uniform",
-    "train_alignment": "alignment (mean cosine)",
-    "train_loss": "loss",
-    "wall_seconds": "seconds a run",
-}
-_PERCENT = ("top1", "top5")
-# Before the name of a data set, by the mode of the transfer; the first begins all of them.
-TRANSFER_PREFIXES = {"linear": "transfer_", "finetune": "transfer_finetuned_"}
-_TITLES = {"train_nats_below_uniform": "nats below uniform", "train_alignment": "alignment"}
-_MODES = {"linear": "linear", "finetune": "fine-tuned"}
 NOT_RUN, FAILED = "–", "failed"
 PAGE, RECORD, FIGURE = "study.md", "study.json", "study.png"  # of a study's folder
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one run came to.
-
-    Attributes:
-        labels: Its option of each axis.
-        seed: Its seed.
-        metrics: Values of its ``results.json``; empty where it has none.
-        failure: Why it has none although it was tried.
-        folder: Name of its run directory.
-        version: erssl's version that trained it.
-        in_use_by: The process that trains it now, where another one does.
-    """
-
-    labels: tuple[str, ...]
-    seed: int
-    metrics: Mapping[str, float]
-    failure: str | None = None
-    folder: str = ""
-    version: str = ""
-    in_use_by: str | None = None
 
 
 def page(
@@ -103,29 +70,6 @@ def page(
         reasons = (f"{', '.join(f.labels)}, seed {f.seed}: {f.failure}" for f in failures)
         lines += [f"- {markdown_text(reason)}" for reason in reasons]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is an accuracy, which is shown in per cent."""
-    return metric.endswith(_PERCENT) or metric.startswith(TRANSFER_PREFIXES["linear"])
-
-
-def label_of(metric: str) -> str:
-    """A metric's name as tables and figures have it."""
-    for mode, prefix in reversed(TRANSFER_PREFIXES.items()):
-        if metric.startswith(prefix):
-            return f"{metric.removeprefix(prefix)}, {_MODES[mode]} (%)"
-    return _LABELS.get(metric, metric)
-
-
-def title_of(metric: str) -> str:
-    """A metric's name as short as the title of a panel has to be."""
-    return _TITLES.get(metric, label_of(metric))
-
-
-def value_of(metric: str, value: float) -> float:
-    """A metric's value in the unit of its label."""
-    return 100 * value if is_share(metric) else value
 
 
 def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:

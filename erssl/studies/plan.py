@@ -23,6 +23,7 @@ from erssl.paths import user_path
 from erssl.settings.arguments import overrides_of
 from erssl.settings.compose import override_value
 from erssl.settings.study import check_seeds
+from erssl.studies.published import Published, read_published
 from erssl.studies.study_files import available_studies, check_keys, read_file, study_folder
 
 _KEYS = {"question", "source", "axes", "scales", "overrides", "metrics", "published", "skip"}
@@ -67,23 +68,6 @@ class Cell:
     def name(self) -> str:
         """The options and the seed, as a message has them."""
         return ", ".join([*self.labels, f"seed {self.seed}"])
-
-
-@dataclass(frozen=True)
-class Published:
-    """A table of a paper.
-
-    Attributes:
-        title: What it shows.
-        source: Paper and table.
-        columns: Names of its columns.
-        rows: Values of each row by its label; ``None`` where the paper has none.
-    """
-
-    title: str
-    source: str
-    columns: tuple[str, ...]
-    rows: Mapping[str, tuple[float | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -252,7 +236,7 @@ def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
         axes=_axes(said.get("axes") or {}, name),
         scales=scales,
         metrics=_texts(said, "metrics") or METRICS,
-        published=tuple(_published(table) for table in said.get("published") or ()),
+        published=tuple(read_published(table) for table in said.get("published") or ()),
         skip=_skip(said.get("skip")),
         notes=tuple(" ".join(note.split()) for note in _texts(said, "notes")),
         reads_store=reads is not None,
@@ -346,12 +330,3 @@ def _places(rule: Sequence[str], axes: Sequence[Axis], study: str) -> dict[int, 
             raise ConfigError(f"skip of the study {study} names {label!r}, which no axis has.")
         named[free[0]] = label
     return named
-
-
-def _published(said: Mapping[str, Any]) -> Published:
-    rows = {
-        str(label): tuple(None if value is None else float(value) for value in values)
-        for label, values in said["rows"].items()
-    }
-    columns = tuple(str(column) for column in said["columns"])
-    return Published(str(said["title"]), str(said["source"]), columns, rows)

@@ -87,10 +87,19 @@ class RunStore:
 
 def is_finished(run: Path) -> bool:
     """Whether a run directory holds results of a pretraining that can be read."""
+    return (run / RESULTS).exists() and damage_of(run) is None
+
+
+def damage_of(run: Path) -> str | None:
+    """Why the results of a run directory are none of a pretraining; ``None`` without results."""
+    file = run / RESULTS
+    if not file.exists():
+        return None
     try:
-        return bool(read_results(run / RESULTS)["protocol"] == "pretrain")
-    except DataError:
-        return False
+        protocol = read_results(file)["protocol"]
+    except DataError as error:
+        return str(error)
+    return None if protocol == "pretrain" else f"{file} is of erssl {protocol}; move it away."
 
 
 def holds_run(run: Path) -> bool:
@@ -160,7 +169,9 @@ def mark_failure(run: Path, reason: str) -> None:
 
 
 def failure_of(run: Path) -> str | None:
-    """Why a run ended without results; ``None`` for one that did not."""
+    """Why a run has no results that can be read, although it was tried; ``None`` of any other."""
+    if damage := damage_of(run):
+        return damage
     try:
         return str(json.loads((run / FAILURE).read_text(encoding="utf-8"))["reason"])
     except FileNotFoundError:

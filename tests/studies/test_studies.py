@@ -19,13 +19,11 @@ from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.protocols.study_transfer import read_study_transfer
 from erssl.run.children import Children
+from erssl.run.directory import environment, make_results
 from erssl.run.lock import holder_of, locked
 from erssl.run.result import Result
 from erssl.settings.pretrain import read_settings
 from erssl.studies import RunStore, available_studies, read_study
-from erssl.studies.figure import plot_study
-from erssl.studies.page import Outcome, agreement, metric_table, page
-from erssl.studies.plan import Axis, Cell, Grid, Published
 from erssl.studies.store import key_of, mark_failure
 
 SMALL: dict[str, Any] = {
@@ -66,6 +64,15 @@ def written(folder: Path, **changes: Any) -> str:
     return str(file)
 
 
+def finish(planned: command.Planned, **metrics: float) -> None:
+    """Leave what a pretraining leaves, with these metrics."""
+    config = read_settings(list(planned.cell.overrides))[1]
+    planned.path.mkdir(parents=True, exist_ok=True)
+    (planned.path / "config.yaml").write_text(yaml.safe_dump(config))
+    results = make_results("pretrain", "digits", "simclr", metrics, 0, config, environment(), 1.0)
+    (planned.path / "results.json").write_text(json.dumps(results))
+
+
 def run(*words: str) -> Result:
     """The command, silent."""
     return command.run(words, Console(quiet=True))
@@ -90,14 +97,6 @@ def test_every_run_of_every_study_is_one_that_pretrain_takes(name: str) -> None:
             settings, _ = read_settings(list(cell.overrides))
             assert settings.seed == cell.seed
         assert told == {label for axis in grid.axes for label in axis.options}
-
-
-def test_published_rows_have_a_value_for_every_column() -> None:
-    """A table with a hole would shift its columns."""
-    tables = [table for name in available_studies() for table in read_study(name).published]
-    assert tables
-    for table in tables:
-        assert all(len(values) == len(table.columns) for values in table.rows.values())
 
 
 def test_grid_is_the_product_without_what_is_skipped(tmp_path: Path) -> None:
@@ -181,7 +180,15 @@ def test_what_cannot_be_is_refused_before_any_training(
         ({"scales": [1]}, "is not written as a study is"),
         ({"scales": {"tiny": 3}}, "is not written as a study is"),
         ({"published": [{"title": "no rows"}]}, "is not written as a study is"),
-        ({"skip": 3}, "is not written as a study is"),
+        ({"skip": 3}, "skip is a list of lists of labels and not 3"),
+        ({"skip": [["SimCLR", "1024"]]}, "names '1024', which no axis has"),
+        ({"metrics": "knn_top1"}, "metrics is a list of texts and not 'knn_top1'"),
+        ({"notes": [3]}, r"notes is a list of texts and not \[3\]"),
+        ({"scales": {"tiny": {"seeds": [0, 0]}}}, r"seeds=\[0, 0\] must be different whole"),
+        ({"scales": {"tiny": {"seeds": [0.5]}}}, r"seeds=\[0.5\] must be different whole"),
+        ({"scales": {"tiny": {"seeds": "01"}}}, "seeds=01 must be different whole"),
+        ({"scales": {"tiny": {"axes": [1]}}}, "is not written as a study is"),
+        ({"axes": {"batch": {"1": {}, 1: {}}}}, "has a label twice"),
         ({"reads": "folder"}, "a study reads the store, or has axes"),
     ],
 )
@@ -290,7 +297,7 @@ def test_a_run_that_failed_is_said_and_not_tried_again_unasked(tmp_path: Path) -
 
 
 def test_a_scale_of_ones_own_says_what_it_is(tmp_path: Path) -> None:
-    """And what a study or its user changes of a shared one stands on the page."""
+    """Images, network and length."""
     own = {"mine": {**SMALL["scales"]["tiny"], "seeds": [3]}}
     study = read_study(written(tmp_path, scales=own))
     assert study.scale("mine").about == "digits"
@@ -298,10 +305,6 @@ def test_a_scale_of_ones_own_says_what_it_is(tmp_path: Path) -> None:
     silent = read_study(written(tmp_path, scales={"mine": {"seeds": [3]}}))
     with pytest.raises(ConfigError, match="says nothing about its runs"):
         silent.scale("mine")
-    shared = read_study(written(tmp_path, scales={"tiny": {"overrides": {"epochs": 1}}}))
-    grid = shared.grid(shared.scale("tiny"), ["data=digits"])
-    text = page(shared, shared.scale("tiny"), grid, [], None)
-    assert "But with `epochs=1`, `data=digits`." in text
 
 
 def test_images_count_by_their_content(tmp_path: Path) -> None:
@@ -338,6 +341,8 @@ def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         RunStore(tmp_path / "store"),
     )
     planned.path.mkdir(parents=True)
+    config = read_settings(list(planned.cell.overrides))[1]
+    (planned.path / "config.yaml").write_text(yaml.safe_dump(config))
     (planned.path / "results.json").write_text("")
     result = run(small, "only=0", *places)
     damaged = planned.path / "results.json"
@@ -427,7 +432,7 @@ def test_a_run_that_another_process_finishes_is_read(
         with locked(planned.path):
             taken.set()
             time.sleep(0.3)
-            (planned.path / "results.json").write_text("{}")
+            finish(planned)
 
     holder = threading.Thread(target=other)
     holder.start()
@@ -461,44 +466,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         run(small, store, f"output={out}")
     with pytest.raises(RunError, match="is no folder"):
         run(small, store, f"output={small}")
-
-
-def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
-    """Against numbers made by hand."""
-    axes = (Axis("method", {"A": {}, "B": {}}), Axis("batch", {"1": {}, "2": {}}))
-    grid = Grid(axes, (Cell(("A", "1"), 0, ()),))
-    outcomes = [
-        Outcome(("A", "1"), 0, {"knn_top1": 0.5}),
-        Outcome(("A", "1"), 1, {"knn_top1": 0.7}),
-        Outcome(("A", "2"), 0, {}, "diverged"),
-        Outcome(("B", "1"), 0, {"knn_top1": 0.25}),
-    ]
-    lines = metric_table(grid, outcomes, "knn_top1").splitlines()
-    assert lines[0] == "| method | batch: 1 | 2 |"
-    assert lines[2] == "| A | 60.0 ± 14.1 | failed |"
-    assert lines[3] == "| B | 25.0 | – |"
-    outcomes.append(Outcome(("B", "2"), 0, {"knn_top1": 0.375}))
-    assert metric_table(grid, outcomes, "knn_top1").splitlines()[3] == "| B | 25.0 | 37.5 |"
-    outcomes += [Outcome(("B", n), 1, {"knn_top1": v}) for n, v in (("1", 0.27), ("2", 0.395))]
-    row = metric_table(grid, outcomes, "knn_top1").splitlines()[3]
-    assert row == "| B | 26.0 ± 1.4 | **38.5 ± 1.4** |"
-    outcomes += [Outcome(("B", n), 2, {"knn_top1": v}) for n, v in (("1", 0.5), ("2", 0.4))]
-    assert "**" not in metric_table(grid, outcomes, "knn_top1")
-    three = Grid((*axes, Axis("rows", {"x": {}, "y": {}})), ())
-    deep = [Outcome(("B", "1", "y"), 0, {"knn_top1": 0.5})]
-    table = metric_table(three, deep, "knn_top1").splitlines()
-    assert table[0] == "| method | batch | rows: x | y |"
-    assert table[4] == "| B | 1 | – | 50.0 |"
-
-
-def test_agreement_is_kendalls_tau_of_the_rows() -> None:
-    """Of three rows with one pair the other way round: (2 - 1) / 3."""
-    grid = Grid((Axis("m", {"A": {}, "B": {}, "C": {}}),), ())
-    table = Published("", "", ("accuracy",), {"A": (1.0,), "B": (2.0,), "C": (3.0,)})
-    values = {"A": 0.1, "B": 0.3, "C": 0.2}
-    outcomes = [Outcome((k,), 0, {"knn_top1": v}) for k, v in values.items()]
-    (sentence,) = agreement(table, grid, outcomes)
-    assert "tau +0.33; best published C, here B" in sentence
 
 
 def test_dry_run_estimates_and_trains_nothing(tmp_path: Path) -> None:
@@ -537,20 +504,3 @@ def test_two_processes_on_one_study_are_refused(tmp_path: Path) -> None:
     with locked(tmp_path / "out"), pytest.raises(RunError, match=r"output=.* is in use by process"):
         run(small, f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
     assert not (tmp_path / "store").exists()
-
-
-def test_the_figure_has_what_was_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A level where it is known, and titles that fit their panels."""
-    figures: list[Any] = []
-    monkeypatch.setattr("erssl.studies.figure.save_figure", lambda f, *_: figures.append(f))
-    grid = Grid((Axis("method", {"A": {}, "B": {}}),), ())
-    metrics = {"knn_top1": 0.5, "untrained_knn_top1": 0.3, "train_nats_below_uniform": 2.0}
-    outcomes = [Outcome((label,), 0, metrics) for label in "AB"]
-    names = ("knn_top1", "train_nats_below_uniform")
-    assert plot_study(grid, outcomes, names, tmp_path / "study.png")
-    first, second = figures[0].axes
-    assert [line.get_ydata()[0] for line in first.lines] == pytest.approx([50, 30])
-    assert [text.get_text() for text in first.texts] == ["untrained"] and not second.texts
-    assert second.get_title() == "nats below uniform"

@@ -11,7 +11,7 @@ from rich.console import Console
 from erssl.errors import ConfigError
 from erssl.protocols import study_transfer
 from erssl.protocols.study_transfer import read_study_transfer, split_overrides
-from erssl.studies.page import label_of, value_of
+from erssl.studies.metrics import label_of, value_of
 
 SAID = {"datasets": ["dtd", "pets"], "mode": "linear", "partial_ok": True}
 RESULTS = {
