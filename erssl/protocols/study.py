@@ -74,6 +74,8 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         missing = missing_of(runs, settings.retry)[: settings.only]
         if missing:
             check_before_training(missing)
+            if transfer is not None:
+                transfer.check_images()
             there = sum(is_finished(path) for path in {each.path for each in runs})
             say(console, f"{there} of {len({each.path for each in runs})} runs are there.")
         train_all(missing, settings, launcher, console)
