@@ -30,9 +30,10 @@ def check_before_training(runs: Sequence[Planned]) -> None:
     for run in runs:
         settings = run.settings
         count_images(settings.data)
-        parts = [settings.method, asdict(settings.backbone), asdict(settings.data.views)]
-        parts += [settings.data.image_size, settings.data.channels, settings.batch_size]
-        kind = json.dumps([*parts, asdict(settings.optimizer)], sort_keys=True, default=str)
+        data = settings.data
+        views = [asdict(data.views), data.image_size, data.channels, settings.batch_size]
+        parts = [settings.method, asdict(settings.backbone), asdict(settings.optimizer), *views]
+        kind = json.dumps(parts, sort_keys=True, default=str)
         if kind in built:
             continue
         built.add(kind)

@@ -50,10 +50,11 @@ def check_seeds(seeds: object) -> tuple[int, ...]:
     Raises:
         ConfigError: If they are not.
     """
-    numbers = isinstance(seeds, (list, tuple)) and all(type(seed) is int for seed in seeds)
-    if not (numbers and seeds and min(seeds) >= 0 and len(set(seeds)) == len(seeds)):
+    given = tuple(seeds) if isinstance(seeds, (list, tuple)) else ()
+    whole = bool(given) and all(type(seed) is int for seed in given)
+    if not whole or min(given) < 0 or len(set(given)) < len(given):
         raise ConfigError(f"seeds={seeds} must be different whole numbers of at least 0.")
-    return tuple(seeds)
+    return given
 
 
 def read_study_settings(overrides: Sequence[str]) -> tuple[StudySettings, list[str]]:

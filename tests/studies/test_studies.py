@@ -140,7 +140,7 @@ def test_an_option_with_images_of_its_own_takes_none_of_the_others(tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("transfer", "data=digits"), "needs data_root"),
+        (("transfer", "data=digits"), "needs transfer.data_root"),
         (("transfer", "transfer.datasets=[mnist]", "transfer.data_root=/"), "datasets=mnist"),
         (("terms", "transfer.data_root=/"), "transfer"),
         (("label_free", "scale=imagenet"), "has no scale 'imagenet'"),
