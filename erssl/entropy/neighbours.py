@@ -17,7 +17,7 @@ _MORE = 5  # candidates beyond k, lest the rounding of inner products mistakes t
 
 
 @full_precision
-def knn_entropy(z: Tensor, k: int = 3) -> Tensor:
+def knn_entropy(z: Tensor, k: int = 3, closest: float = 0.0) -> Tensor:
     r"""Estimate the entropy on the sphere from nearest neighbours, in nats.
 
     .. math:: \hat H = \psi(N) - \psi(k) + \frac1N \sum_i \log |\mathrm{cap}(\theta_i)|
@@ -34,10 +34,13 @@ def knn_entropy(z: Tensor, k: int = 3) -> Tensor:
         z: Embeddings (N, d) with rows of unit norm, d of at least 2.
         k: Which neighbour; 3 keeps its variance low at little bias (Kraskov et al. 2004 take 2
             to 4).
+        closest: Distance that nearer neighbours count as, such as 1e-8 in a loss, which then is
+            finite at copies, and pushes them in no direction.
 
     Returns:
         Scalar tensor, at least in float32 and computed in float64; -inf where a row has k exact
-        duplicates (rows of 0 are), for then there is no density; NaN where a row is not finite.
+        duplicates (rows of 0 are), for then there is no density, unless ``closest`` is above 0;
+        NaN where a row is not finite.
 
     Raises:
         ValueError: If ``z`` is not a matrix of d >= 2 or ``k`` not in 1, …, N - 1.
@@ -57,7 +60,8 @@ def knn_entropy(z: Tensor, k: int = 3) -> Tensor:
     rows = unit_rows(z if z.device.type == "mps" else z.double())
     nearest = rows[_kth_neighbours(rows.detach(), k)]
     chords = torch.linalg.vector_norm(rows - nearest, dim=1)
-    angles = 2 * (0.5 * chords).clamp_max(1).asin()
+    # just below 1, where the slope of the arc sine is finite
+    angles = 2 * (0.5 * chords).clamp(0.5 * closest, 1 - torch.finfo(rows.dtype).eps).asin()
     digammas = math.fsum(1 / j for j in range(k, len(z)))  # ψ(N) - ψ(k)
     return digammas + cap_log_area(z.shape[1], angles).mean().to(z)
 

@@ -19,6 +19,12 @@ from erssl.entropy.score_options import (
     ShrinkTo,
     check_score_options,
 )
+from erssl.loss.direct_entropy import (
+    DirectEntropy,
+    Estimate,
+    direct_estimate,
+    entropy_in_groups,
+)
 from erssl.loss._score import own_scores
 from erssl.loss.distributed import check_gather, mean_over_ranks
 from erssl.loss.views import (
@@ -77,9 +83,15 @@ class MVEBLoss(nn.Module):
         shrink_to:
             What the ridge shrinks the score towards: ``"zero"`` ([0]), or ``"vmf"``, the score of
             the von Mises-Fisher density that fits the rows (docs/score.md).
+        entropy:
+            ``None`` for the gradient by the score ([0]), or in its place an estimate in nats with a
+            gradient of its own, of the same groups of rows: ``"kde"``, of a kernel density with the
+            kernel exp(z·z / ``bandwidth``), which has to be a number, or ``"knn"``, of the third
+            neighbour (Kozachenko-Leonenko).
         terms:
             Alignment (mean cosine; with ``"rbf"`` in its place ``half_squared_distance``) and the
-            entropy surrogate of the last call, detached.
+            entropy surrogate (with ``"kde"`` and ``"knn"`` the ``entropy``) of the last call,
+            detached.
 
     Raises:
         ValueError: If beta is negative, score_rows below 2, an option of the score is none, or
@@ -105,6 +117,7 @@ class MVEBLoss(nn.Module):
         shrink_to: ShrinkTo = "zero",
         bandwidth_scale: float | Literal["auto"] = 1.0,
         kernel: Kernel = "vmf",
+        entropy: DirectEntropy | None = None,
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
@@ -124,6 +137,11 @@ class MVEBLoss(nn.Module):
                 "kernel='rbf' is of rows that are not normalised, which "
                 "normalize_local_target=True asks for; give one of them."
             )
+        self._estimate: Estimate | None = None
+        if entropy is not None:
+            of_score = (eta, geometry, shrink_to, bandwidth_scale, kernel)
+            is_plain = of_score == (0.01, "euclidean", "zero", 1.0, "vmf")
+            self._estimate = direct_estimate(entropy, bandwidth, is_plain)
         self.beta = beta
         self.eta: float | Literal["auto"] = eta
         self.geometry: Geometry = geometry
@@ -134,6 +152,7 @@ class MVEBLoss(nn.Module):
         self.shrink_to: ShrinkTo = shrink_to
         self.bandwidth_scale: float | Literal["auto"] = bandwidth_scale
         self.kernel: Kernel = kernel
+        self.entropy: DirectEntropy | None = entropy
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, online: Views, target: Views) -> Tensor:
@@ -164,24 +183,36 @@ class MVEBLoss(nn.Module):
             else:
                 near = [row_products(z, t).mean() for z, t in pairs]
             alignment = self._mean(near)
-            score = partial(
-                stein_score,
-                bandwidth=self.bandwidth,
-                eta=self.eta,
-                geometry=self.geometry,
-                shrink_to=self.shrink_to,
-                bandwidth_scale=self.bandwidth_scale,
-                kernel=self.kernel,
-            )
-            scores = own_scores(views, self.gather_distributed, self.score_rows, score)
-            entropy = self._mean(
-                [entropy_from_score(z, score) for z, score in zip(views, scores, strict=True)]
-            )
+            entropy = self._entropy(views)
         if not is_transformed():
             held = alignment.detach()
             aligned = {"half_squared_distance": -held} if as_they_are else {"alignment": held}
-            self.terms = {**aligned, "entropy_surrogate": entropy.detach()}
+            name = "entropy_surrogate" if self.entropy is None else "entropy"
+            self.terms = {**aligned, name: entropy.detach()}
         return -(alignment + self.beta * entropy)
+
+    def _entropy(self, views: list[Tensor]) -> Tensor:
+        """What stands for the entropy, in the mean over the views."""
+        if self._estimate is not None:
+            return torch.stack(
+                [
+                    entropy_in_groups(z, self._estimate, self.gather_distributed, self.score_rows)
+                    for z in views
+                ]
+            ).mean()
+        score = partial(
+            stein_score,
+            bandwidth=self.bandwidth,
+            eta=self.eta,
+            geometry=self.geometry,
+            shrink_to=self.shrink_to,
+            bandwidth_scale=self.bandwidth_scale,
+            kernel=self.kernel,
+        )
+        scores = own_scores(views, self.gather_distributed, self.score_rows, score)
+        return self._mean(
+            [entropy_from_score(z, score) for z, score in zip(views, scores, strict=True)]
+        )
 
     def _mean(self, of_views: list[Tensor]) -> Tensor:
         return mean_over_ranks(torch.stack(of_views), self.gather_distributed)

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from erssl.entropy.score_options import Geometry, Kernel, ShrinkTo
 from erssl.errors import ConfigError
 from erssl.loss import MVEBLoss
+from erssl.loss.direct_entropy import DirectEntropy
 from erssl.methods.base import MultiViewMethod
 from erssl.methods.info import MethodInfo, StepOutput
 from erssl.methods.options import Target, TargetOptions
@@ -66,6 +67,7 @@ class MVEB(MultiViewMethod):
         gather_distributed: bool = OPTIONS["gather_distributed"],
         score_rows: int | None = OPTIONS["score_rows"],
         shrink_to: ShrinkTo = OPTIONS["shrink_to"],
+        entropy: DirectEntropy | None = OPTIONS["entropy"],
         projection_hidden_dim: int = OPTIONS["projection_hidden_dim"],
         projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TargetOptions],
@@ -88,6 +90,8 @@ class MVEB(MultiViewMethod):
             score_rows: Rows of which a score is estimated; 128 in the authors' main run, whose
                 code takes the rows of one device (batch 4096 on 32 GPUs). ``None`` for all rows.
             shrink_to: What a ridge shrinks the score towards: ``"zero"`` (the paper) or ``"vmf"``.
+            entropy: ``None``: its gradient by the score (the paper). ``"kde"`` of a kernel density
+                at concentration 1 / bandwidth, or ``"knn"`` of the third neighbour.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding.
             **training: See :class:`MultiViewMethod`.
@@ -109,6 +113,7 @@ class MVEB(MultiViewMethod):
             shrink_to,
             bandwidth_scale,
             kernel,
+            entropy,
         )
         if target == "momentum":
             self.add_target()

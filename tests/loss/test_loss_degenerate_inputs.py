@@ -47,6 +47,8 @@ LOSSES = {
     "er_renyi2": lambda: ERLoss(estimator="renyi2"),
     "mveb_bandwidth": lambda: MVEBLoss(bandwidth_scale="auto"),
     "er_koleo": lambda: ERLoss(estimator="koleo"),
+    "mveb_kde": lambda: MVEBLoss(entropy="kde", bandwidth=0.1),
+    "mveb_knn": lambda: MVEBLoss(entropy="knn"),
     "corinfomax": lambda: CorInfoMaxLoss(DIM),
     "e2mc": lambda: E2MCLoss(),
     "emp_ssl": lambda: EMPSSLLoss(),
@@ -59,7 +61,7 @@ LOSSES = {
     "tico": lambda: TiCoLoss(DIM),
     "visreg": lambda: VISRegLoss(num_slices=8),
 }
-NEEDS_TWO = ("er_koleo", "e2mc")  # a neighbour, or a spacing
+NEEDS_TWO = ("er_koleo", "e2mc", "mveb_kde", "mveb_knn")  # a neighbour, or a spacing
 NEEDS_OTHERS = (  # undefined for one row: left out itself
     "er",
     "er_plugin",

@@ -91,6 +91,10 @@ LOSSES = {
     "er best": lambda gather: ERLoss("best", gather_distributed=gather),
     "er learned": lambda gather: ERLoss("learned", gather_distributed=gather),
     "er renyi2": _er("renyi2"),
+    "mveb kde rows 3": lambda gather: MVEBLoss(
+        0.3, bandwidth=0.2, gather_distributed=gather, score_rows=3, entropy="kde"
+    ),
+    "mveb knn": lambda gather: MVEBLoss(0.3, gather_distributed=gather, entropy="knn"),
     "mveb rbf": lambda gather: MVEBLoss(0.3, gather_distributed=gather, kernel="rbf"),
     "mveb bandwidth": lambda gather: MVEBLoss(
         0.3, gather_distributed=gather, bandwidth_scale="auto"

@@ -65,6 +65,8 @@ TRANSFORMED = {
     "corinfomax": lambda: CorInfoMaxLoss(DIM),
     "emp_ssl": EMPSSLLoss,
     "frossl": FroSSLLoss,
+    "mveb kde": lambda: MVEBLoss(entropy="kde", bandwidth=0.2),
+    "mveb knn": lambda: MVEBLoss(entropy="knn"),
     "tico": lambda: TiCoLoss(DIM),
     "visreg": lambda: VISRegLoss(num_slices=3),
 }
