@@ -233,7 +233,7 @@ def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
         axes=_axes(said.get("axes") or {}, name),
         scales=scales,
         metrics=tuple(said.get("metrics") or METRICS),
-        published=tuple(read_published(table) for table in said.get("published") or ()),
+        published=tuple(read_published(table, about) for table in said.get("published") or ()),
         skip=tuple(tuple(map(str, labels)) for labels in said.get("skip") or ()),
         notes=tuple(" ".join(str(note).split()) for note in said.get("notes") or ()),
         reads_store=reads is not None,
