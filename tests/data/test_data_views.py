@@ -104,6 +104,42 @@ def test_dino_strengths_are_the_papers() -> None:
         assert crop.interpolation == v2.InterpolationMode.BICUBIC
 
 
+@pytest.mark.parametrize(
+    ("recipe", "jitter", "grey"),
+    [
+        ("cifar", 0.5, (0.2, 0.2)),
+        ("cifar_no_jitter", 0.0, (0.2, 0.2)),
+        ("cifar_double_jitter", 1.0, (0.2, 0.2)),
+        ("cifar_one_grey", 0.5, (0.0, 1.0)),
+    ],
+)
+def test_views_that_share_less_are_lightlys_for_cifar_but_for_one_thing(
+    recipe: str, jitter: float, grey: tuple[float, float]
+) -> None:
+    """Jitter, grey, blur and flip of lightly's transform at the strength of each."""
+    normalize = {"mean": list(MEAN), "std": list(STD)}
+    ours = build_views(ViewOptions(recipe), 32, MEAN, STD)
+    for view, p in zip(ours.transforms, grey, strict=True):
+        [theirs, _] = SimCLRTransform(
+            32, cj_strength=jitter, gaussian_blur=0.0, random_gray_scale=p, normalize=normalize
+        ).transforms
+        assert _part(view, v2.RandomGrayscale).p == p
+        assert repr(_part(view, v2.Normalize)) == repr(_part(theirs, v2.Normalize))
+        assert _part(view, v2.RandomHorizontalFlip).p == 0.5
+        assert _part(view, GaussianBlur).prob == 0.0
+        if jitter:
+            for key, value in _jitter(view).items():
+                assert value == pytest.approx(_jitter(theirs)[key])
+        assert tuple(_part(view, v2.RandomResizedCrop).scale) == (0.08, 1.0)
+    first, second = ours(noise((40, 40)))
+    raw = [
+        v * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+        for v in (first, second)
+    ]
+    if recipe == "cifar_one_grey":
+        assert (raw[1].std(dim=0) < 1e-3).all() and (raw[0].std(dim=0) > 0.01).any()
+
+
 def test_ours_is_dinos_own_transform_at_its_default_strength() -> None:
     """At strength 0.5 lightly's fault does not show, so the two must agree in every part."""
     ours = build_views(ViewOptions("dino", n_local_views=2), 224, MEAN, STD)

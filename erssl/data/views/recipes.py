@@ -97,19 +97,39 @@ def swav(crops: Crops) -> list[View]:
     return _multi_crop(crops, every, every, every)
 
 
-@register_views("cifar", beside_local=(0.4, 1.0), local_scale=(0.05, 0.4))  # as "dino"
+_BESIDE, _LOCAL = (0.4, 1.0), (0.05, 0.4)  # as "dino"
+
+
+@register_views("cifar", beside_local=_BESIDE, local_scale=_LOCAL)
 def cifar(crops: Crops) -> list[View]:
     """lightly's CIFAR-10 benchmark for SimCLR, bicubic.
 
     ``SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)``: jitter 0.4/0.4/0.4/0.1,
     and no blur, which would wipe out images of 32 × 32.
     """
-    every = _jitter(0.8, 0.8, 0.8, 0.2) | {
-        "cj_strength": 0.5,
-        "gaussian_blur": 0.0,
-        "solarization_prob": 0.0,
-    }
+    every = _cifar_strengths(0.5)
     return _multi_crop(crops, every, every, every)
+
+
+@register_views("cifar_no_jitter", beside_local=_BESIDE, local_scale=_LOCAL)
+def cifar_no_jitter(crops: Crops) -> list[View]:
+    """``"cifar"`` without jitter: views that share their colours, but where one is grey."""
+    every = _cifar_strengths(0.0)
+    return _multi_crop(crops, every, every, every)
+
+
+@register_views("cifar_double_jitter", beside_local=_BESIDE, local_scale=_LOCAL)
+def cifar_double_jitter(crops: Crops) -> list[View]:
+    """``"cifar"`` with twice its jitter, which is SimCLR's for ImageNet: 0.8/0.8/0.8/0.2."""
+    every = _cifar_strengths(1.0)
+    return _multi_crop(crops, every, every, every)
+
+
+@register_views("cifar_one_grey", beside_local=_BESIDE, local_scale=_LOCAL)
+def cifar_one_grey(crops: Crops) -> list[View]:
+    """``"cifar"`` whose first view keeps its colours and whose second has none; local ones do."""
+    every = _cifar_strengths(0.5) | {"random_gray_scale": 0.0}
+    return _multi_crop(crops, every, every | {"random_gray_scale": 1.0}, every)
 
 
 @register_views(
@@ -133,6 +153,15 @@ def digits(crops: Crops) -> list[View]:
         "solarization_prob": 0.0,
     }
     return _multi_crop(crops, every, every, every)
+
+
+def _cifar_strengths(jitter: float) -> dict[str, Any]:
+    """Keywords of the views of ``"cifar"``, with a strength of the jitter."""
+    return _jitter(0.8, 0.8, 0.8, 0.2) | {
+        "cj_strength": jitter,
+        "gaussian_blur": 0.0,
+        "solarization_prob": 0.0,
+    }
 
 
 def _jitter(brightness: float, contrast: float, saturation: float, hue: float) -> dict[str, Any]:
