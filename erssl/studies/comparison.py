@@ -58,11 +58,11 @@ def compare(
             compared.append(Compared(column.name, None, metric, {}, reason=column.reason))
         for of_paper in column.places:
             place = table.place(of_paper, scale.name)
-            if reason := _no_place(place, table, scale, grid):
+            if reason := _no_place(of_paper, table, scale, grid):
                 compared.append(Compared(column.name, None, metric, {}, reason=reason))
                 continue
             ours = {
-                row: tuple(_over_seeds(place, table.label(row, scale.name), values))
+                row: tuple(_over_seeds(place.kind, table.cells(of_paper, row, scale.name), values))
                 for row in table.rows
             }
             paper = {row: row_values[number] for row, row_values in table.rows.items()}
@@ -77,8 +77,9 @@ def _metric(table: Published, outcomes: Sequence[Outcome]) -> str:
     return _STAND_IN if lacking and is_share(table.metric) else table.metric
 
 
-def _no_place(place: Place, table: Published, scale: Scale, grid: Grid) -> str:
+def _no_place(of_paper: Place, table: Published, scale: Scale, grid: Grid) -> str:
     """Why a place is none of this grid; empty where it is one."""
+    place = table.place(of_paper, scale.name)
     axes = len(grid.axes)
     if axes != (1 if ROW in place.option else 2):
         return f"the study has {axes} {'axis' if axes == 1 else 'axes'} at scale {scale.name}"
@@ -86,19 +87,19 @@ def _no_place(place: Place, table: Published, scale: Scale, grid: Grid) -> str:
         if option and ROW not in option and option not in grid.axes[-1].options:
             return f"there is no {grid.axes[-1].name} {option} at scale {scale.name}"
     cells = {cell.labels for cell in grid.cells}
-    if not any(cells.issuperset(place.cells(table.label(row, scale.name))) for row in table.rows):
+    if not any(cells.issuperset(table.cells(of_paper, row, scale.name)) for row in table.rows):
         return f"none of its rows is run at scale {scale.name}"
     return ""
 
 
-def _over_seeds(place: Place, row: str, values: Values) -> Iterator[float]:
+def _over_seeds(kind: str, cells: Sequence[tuple[str, ...]], values: Values) -> Iterator[float]:
     """A value for each seed; a difference is of two runs of one seed."""
-    option, *base = (values.get(labels, {}) for labels in place.cells(row))
+    option, *base = (values.get(labels, {}) for labels in cells)
     for seed, value in option.items():
         if not base:
             yield value
         elif seed in base[0]:
-            yield base[0][seed] - value if place.kind == "drop" else value - base[0][seed]
+            yield base[0][seed] - value if kind == "drop" else value - base[0][seed]
 
 
 def _ordered(compared: Compared, paper: Mapping[str, float | None]) -> Compared:

@@ -5,7 +5,7 @@ of the last axis, ``{drop: X, from: Y}`` its value at Y minus that at X, ``{chan
 the other way round, ``{}`` the row alone (a study of one axis) and ``{reason: text}`` nothing of
 ours. ``{row}`` in an option stands for the label of the row, where one axis of ours holds rows and
 columns. A list of such places compares a column with each. Rows are ours of equal label;
-``labels`` maps labels of the paper to ours at a scale that has others.
+``labels`` maps what is said of rows and options to our labels at a scale that has others.
 """
 
 from __future__ import annotations
@@ -46,11 +46,6 @@ class Place:
         if self.kind == "option":
             return f"here: {option}"
         return f"here: {base} − {option}" if self.kind == "drop" else f"here: {option} − {base}"
-
-    def cells(self, row: str) -> tuple[tuple[str, ...], ...]:
-        """Labels of our cells that it takes for a row, the base last."""
-        options = (self.option,) if self.base is None else (self.option, self.base)
-        return tuple((o.replace(ROW, row),) if ROW in o else (row, o) for o in options)
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,16 @@ class Published:
         """A place by the labels of a scale."""
         base = None if place.base is None else self.label(place.base, scale)
         return Place(place.kind, self.label(place.option, scale), base)
+
+    def cells(self, place: Place, row: str, scale: str) -> tuple[tuple[str, ...], ...]:
+        """Labels of our cells that a place takes for a row of the paper, the base last."""
+        options = (place.option,) if place.base is None else (place.option, place.base)
+        return tuple(
+            (self.label(option.replace(ROW, row), scale),)
+            if ROW in option
+            else (self.label(row, scale), self.label(option, scale))
+            for option in options
+        )
 
 
 def read_published(said: Mapping[str, Any], about: str) -> Published:

@@ -248,12 +248,10 @@ def test_every_published_column_has_cells_at_every_scale_or_a_reason(
     for number, column in enumerate(table.columns):
         assert bool(column.places) != bool(column.reason)
         for each in column.places:
-            place = table.place(each, size)
             missing = {
                 row
                 for row, values in table.rows.items()
-                if values[number] is not None
-                and not cells.issuperset(place.cells(table.label(row, size)))
+                if values[number] is not None and not cells.issuperset(table.cells(each, row, size))
             }
             assert missing == lacking, column.name
 
