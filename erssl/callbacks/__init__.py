@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from erssl.callbacks.checkpoint import RunCheckpoint, SeededSteps
 from erssl.callbacks.collapse import CollapseGuard
 from erssl.callbacks.csv_logger import ResumableCSVLogger
+from erssl.callbacks.elapsed import Elapsed
 from erssl.callbacks.er_lens import ERLens
 from erssl.callbacks.nonfinite import NonFiniteGuard, OnNonFinite
 from erssl.callbacks.online_knn import OnlineKNN
@@ -16,6 +17,7 @@ from erssl.former_names import former
 __all__ = [
     "CollapseGuard",
     "ERLens",
+    "Elapsed",
     "FrozenBackbone",
     "LengthenedSchedule",
     "LiveProgress",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -92,7 +93,7 @@ def _status(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:  # erssl methods | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 0
+        return 128 + signal.SIGPIPE
     except OSError as error:
         from erssl.files import FAULTS_OF_PLACES
 

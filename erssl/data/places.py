@@ -84,8 +84,12 @@ def _lines(folder: str, start: int) -> list[bytes]:
     except OSError:  # said where the images are read
         return []
     for entry in entries:
-        if entry.is_dir():
-            lines += _lines(entry.path, start)
-        else:
-            lines.append(os.fsencode(f"{entry.path[start:]}:{entry.stat().st_size}\n"))
+        try:
+            if entry.is_dir():
+                lines += _lines(entry.path, start)
+                continue
+            size = str(entry.stat().st_size)
+        except OSError:  # a link to nothing, or to itself
+            size = "none"
+        lines.append(os.fsencode(f"{entry.path[start:]}:{size}\n"))
     return lines

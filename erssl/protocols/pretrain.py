@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from torch import nn
 
-from erssl.callbacks import LengthenedSchedule, LiveProgress
+from erssl.callbacks import Elapsed, LengthenedSchedule, LiveProgress
 from erssl.files import write_json, write_text
 from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.pretrain_measures import callbacks_of, doubts_of
@@ -106,7 +106,8 @@ def _pretrain(
     try:
         if settings.resume and run.finished and not run.longer:  # seen by all alike
             return _show_again(run, console)
-        callbacks = _callbacks(run, console)
+        elapsed = Elapsed(began)
+        callbacks = [*_callbacks(run, console), elapsed]
         run_dir = _directory(run)
         step = None if run.resumed_from is None else run.resumed_from.step
         # before anything is written: a run whose logger does not start is none that began
@@ -118,10 +119,16 @@ def _pretrain(
             report(metrics)
         if run_dir is None:
             return {}
-        seconds = time.perf_counter() - began
         doubted = doubts_of(metrics, run.data, run.settings.evaluation)
         return finish(
-            run.settings, run.config, run.method, metrics, run_dir, seconds, console, doubted
+            run.settings,
+            run.config,
+            run.method,
+            metrics,
+            run_dir,
+            elapsed.seconds,
+            console,
+            doubted,
         )
     finally:
         os.environ.pop(RUN_DIR_VARIABLE, None)

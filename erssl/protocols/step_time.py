@@ -43,7 +43,7 @@ def seconds_of_run(settings: PretrainSettings, known: dict[str, float]) -> float
     text = json.dumps(_without_fractions(kind), sort_keys=True, default=str)
     if text not in known:
         known[text] = _seconds_of_step(settings)
-    steps = max(1, _images(data) // settings.batch_size)
+    steps = max(1, count_images(data) // settings.batch_size)
     return known[text] * steps * settings.epochs
 
 
@@ -58,7 +58,7 @@ def _without_fractions(settings: Any) -> Any:
     return settings
 
 
-def _images(data: DataOptions) -> int:
+def count_images(data: DataOptions) -> int:
     """Number of training images, counted once for all ways to read the same ones."""
     own = {key: getattr(data, key) for key in (*data.own_options(), "imbalance")}
     unchecked = {key: value for key, value in _UNCHECKED.items() if key in own}

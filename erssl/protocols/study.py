@@ -7,14 +7,16 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from erssl.data.places import images_digest
-from erssl.errors import ConfigError, ErsslError, RunError
+from erssl.data.places import is_place
+from erssl.errors import ConfigError, RunError
 from erssl.files import write_json, write_text
 from erssl.protocols.readings import kept_readings
 from erssl.protocols.step_time import seconds_of_run
+from erssl.protocols.study_checks import check_before_training
 from erssl.protocols.study_of_store import study_store
 from erssl.protocols.study_runs import Planned, complete_all, missing_of, train_all
 from erssl.protocols.study_settings import settings_paragraph
@@ -28,13 +30,14 @@ from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.arguments import launcher_overrides
 from erssl.settings.pretrain import read_settings
+from erssl.settings.resume import may_change
 from erssl.settings.study import StudySettings, read_study_settings
 from erssl.settings.trainer import AUTO
 from erssl.studies.figure import plot_study
 from erssl.studies.outcome import Outcome
 from erssl.studies.page import FIGURE, PAGE, RECORD, page, record
 from erssl.studies.plan import Cell, Grid, Scale, Study, read_study
-from erssl.studies.store import RunStore, is_finished, key_of
+from erssl.studies.store import RunStore, diverged, inputs_digest, is_finished, key_of
 from erssl.studies.study_files import available_studies
 
 
@@ -53,13 +56,14 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     study = read_study(settings.study)
     scale = study.scale(settings.scale or study.default_scale)
     settings = dataclasses.replace(settings, scale=scale.name)
-    _check_folder(settings.folder, study, scale)
+    held = _held_in(settings.folder, study, scale)
     further, transfer = _transfers(study, further)
     if transfer is not None:
         study = dataclasses.replace(study, metrics=(*transfer.metric_names, *study.metrics))
     if study.reads_store:
         return study_store(study, scale, settings, further, console)
     grid = study.grid(scale, further, settings.seeds or ())
+    _check_changed(settings.folder, held, grid)
     store = RunStore(settings.store)
     for path, reason in store.unread.items():
         say(console, f"{path} is passed over: {reason}")
@@ -69,9 +73,11 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     with locked(settings.folder, "output"):
         missing = missing_of(runs, settings.retry)[: settings.only]
         if missing:
-            say(
-                console, f"{len(runs) - len(missing_of(runs, True))} of {len(runs)} runs are there."
-            )
+            check_before_training(missing)
+            if transfer is not None:
+                transfer.check_images()
+            there = sum(is_finished(path) for path in {each.path for each in runs})
+            say(console, f"{there} of {len({each.path for each in runs})} runs are there.")
         train_all(missing, settings, launcher, console)
         if settings.only != 0:
             complete_all(runs, console)
@@ -100,9 +106,9 @@ def _planned(cell: Cell, store: RunStore) -> Planned:
             f"The run {cell.name} has trainer.precision=auto, which may come to something else on "
             "another machine, and the runs of a study are compared; write 32-true or bf16-mixed."
         )
-    images = images_digest(config["data"])
-    key = key_of(config, images)
-    return Planned(cell, settings, store.place(key, settings.method["name"]), images)
+    digest = inputs_digest(config)
+    key = key_of(config, digest)
+    return Planned(cell, settings, store.place(key, settings.method["name"]), key, digest)
 
 
 def _write(
@@ -117,12 +123,16 @@ def _write(
     folder = settings.folder
     outcomes = [_outcome(each, transfer) for each in runs]
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob(f"{Path(FIGURE).stem}.*"):
+        if earlier.name not in (PAGE, RECORD):
+            earlier.unlink()
     drawn = plot_study(grid, outcomes, study.metrics, folder / FIGURE, settings.plots)
     surroundings = environment()
     said = settings_paragraph([each.settings for each in runs], surroundings)
     text = page(study, scale, grid, outcomes, FIGURE if drawn else None, said)
     write_text(folder / PAGE, text)
-    content = record(study, scale, grid, outcomes) | {"environment": surroundings}
+    content = record(study, scale, grid, outcomes)
+    content |= {"changed": list(grid.changed), "environment": surroundings}
     write_json(folder / RECORD, content)
     say_lines(console, f"\n{text}")
     say(console, f"See {folder}.")
@@ -135,14 +145,16 @@ def _outcome(run: Planned, transfer: Transfer | None = None) -> Outcome:
         user = holder_of(run.path)
         failure = None if user else run.failure
         return Outcome(labels, seed, {}, failure, run.path.name, in_use_by=user)
-    try:
-        results = read_results(run.path / RESULTS)
-    except ErsslError as error:
-        return Outcome(labels, seed, {}, str(error), run.path.name)
-    kept = kept_readings(run.path) or {}
-    kept |= {} if transfer is None else transfer.metrics(run.path)
-    metrics = {**kept, **results["metrics"], "wall_seconds": results.get("wall_seconds", 0.0)}
-    version = str(results.get("environment", {}).get("packages", {}).get("erssl", ""))
+    results = read_results(run.path / RESULTS)
+    packages = results["environment"].get("packages")
+    version = str(packages.get("erssl", "")) if isinstance(packages, dict) else ""
+    if diverged(results["metrics"]):
+        reason = f"it diverged: its last loss is {results['metrics']['train_loss']}"
+        return Outcome(labels, seed, {}, reason, run.path.name, version)
+    metrics = {**(kept_readings(run.path) or {}), **results["metrics"]}
+    metrics |= {} if transfer is None else transfer.metrics(run.path)
+    if isinstance(seconds := results.get("wall_seconds"), int | float):
+        metrics["wall_seconds"] = seconds
     return Outcome(labels, seed, metrics, None, run.path.name, version)
 
 
@@ -171,23 +183,23 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def _check_folder(folder: Path, study: Study, scale: Scale) -> None:
-    """Refuse a folder that holds something else.
+def _held_in(folder: Path, study: Study, scale: Scale) -> dict[str, Any]:
+    """The record of this study that a folder holds; empty where there is none yet.
 
     Raises:
-        RunError: If it does.
+        RunError: If it holds something else.
     """
     if not folder.exists():
-        return
+        return {}
     if not folder.is_dir():
         raise RunError(f"output={folder} is no folder; name another.")
     file = folder / RECORD
     if not file.is_file():
         if any(entry.name not in ("launch", LOCK) for entry in folder.iterdir()):
             raise RunError(f"output={folder} holds something else than a study; name another.")
-        return
+        return {}
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         name, size = held["study"], held["scale"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
@@ -199,3 +211,24 @@ def _check_folder(folder: Path, study: Study, scale: Scale) -> None:
             f"output={folder} holds the study {name} at scale {size}; name another output for "
             f"{study.name} at scale {scale.name}."
         )
+    return held
+
+
+def _check_changed(folder: Path, held: dict[str, Any], grid: Grid) -> None:
+    """Refuse to write over the page of the same study with other settings.
+
+    Raises:
+        RunError: If what the page was made with computes something else.
+    """
+    before, now = (_that_count(changed) for changed in (held.get("changed", ()), grid.changed))
+    if "changed" in held and before != now:
+        raise RunError(
+            f"output={folder} holds this study with {', '.join(sorted(before)) or 'nothing'} "
+            f"changed, and this is with {', '.join(sorted(now)) or 'nothing'}; name another output."
+        )
+
+
+def _that_count(changed: Sequence[str]) -> set[str]:
+    """Overrides but for those that say where images lie, or how a run works."""
+    keys = {override: override.partition("=")[0] for override in changed}
+    return {o for o, key in keys.items() if not (is_place(key) or may_change(key))}

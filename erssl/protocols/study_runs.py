@@ -12,24 +12,41 @@ from erssl.errors import ErsslError
 from erssl.protocols.readings import readings_of
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.console import say
-from erssl.run.directory import CONFIG, LAST_CHECKPOINT
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, only_begun
 from erssl.run.launch import Ended, count_jobs, launch, run_one
 from erssl.run.lock import holder_of
 from erssl.run.waiting import wait_for_one
 from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.study import StudySettings
 from erssl.studies.plan import Cell
-from erssl.studies.store import IMAGES, failure_of, is_finished, mark_failure, mark_images
+from erssl.studies.store import (
+    IMAGES,
+    failure_of,
+    holds_run,
+    is_finished,
+    mark_failure,
+    mark_finished,
+    mark_planned,
+)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a study and where it lies in the store."""
+    """A run of a study and where it lies in the store.
+
+    Attributes:
+        cell: Its place in the grid.
+        settings: What it is asked to be.
+        path: Its run directory.
+        key: By which the store knows it.
+        digest: Of what it reads.
+    """
 
     cell: Cell
     settings: PretrainSettings
     path: Path
-    images: str
+    key: str
+    digest: str
 
     @property
     def failure(self) -> str | None:
@@ -77,29 +94,37 @@ def _train(
         elif not ended.was_stopped:  # what was stopped goes on the next time
             mark_failure(run.path, ended.sentence or f"it ended with status {ended.status}.")
 
-    unfinished = []
-    for each in runs:  # which another process may have finished
-        if is_finished(each.path):
-            _keep_readings(each, console)
-        else:
-            unfinished.append(each)
     jobs = count_jobs(settings.jobs)
-    folder = settings.folder / "launch"
     if launcher or jobs > 1:
+        unfinished = [each for each in runs if not _is_there(each, console)]
         commands = [_command(each) for each in unfinished]
+        folder = settings.folder / "launch"
         ends = launch(commands, jobs, launcher, folder) if commands else []
         for each, ended in zip(unfinished, ends, strict=True):
             end(each, ended)
         return refused
-    for number, each in enumerate(unfinished, 1):
-        say(console, f"\nRun {number} of {len(unfinished)}: {each.cell.name}")
-        end(each, run_one(_command(each)))
+    for number, each in enumerate(runs, 1):
+        if not _is_there(each, console):
+            say(console, f"\nRun {number} of {len(runs)}: {each.cell.name}")
+            end(each, run_one(_command(each)))
     return refused
 
 
+def _is_there(run: Planned, console: Console) -> bool:
+    """Whether another process has finished a run since the study began; it is read then."""
+    if is_finished(run.path):
+        _keep_readings(run, console)
+        return True
+    return False
+
+
 def _command(run: Planned) -> list[str]:
+    """The pretraining, which goes on where it can and deletes no run that came to be meanwhile."""
     goes_on = (run.path / CONFIG).is_file() and has_checkpoint(run.path / LAST_CHECKPOINT)
-    state = [f"resume={goes_on}".lower(), f"overwrite={not goes_on}".lower()]
+    in_the_way = holds_run(run.path) and not only_begun(run.path)
+    (run.path / RESULTS).unlink(missing_ok=True)  # damaged, of a run that is tried again
+    mark_planned(run.path, run.key, run.digest)
+    state = [f"resume={goes_on}".lower(), f"overwrite={in_the_way and not goes_on}".lower()]
     return ["pretrain", *run.cell.overrides, f"run_dir={run.path}", *state]
 
 
@@ -115,4 +140,4 @@ def _keep_readings(run: Planned, console: Console) -> None:
         readings_of(run.path)
     except ErsslError as error:
         say(console, f"No readings without labels: {error}")
-    mark_images(run.path, run.images)  # the last, so that it says that this was done
+    mark_finished(run.path, run.key, run.digest)  # the last, so that it says that this was done

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from erssl.data.places import content_of
 from erssl.downstream.transfer.datasets import TRANSFER_DATASETS
-from erssl.errors import ErsslError
+from erssl.errors import ConfigError, DataError
+from erssl.paths import user_path
 from erssl.protocols.transfer_shares import SHARED_OUT, part_folder
 from erssl.run.children import Children
 from erssl.run.console import say
@@ -63,7 +65,7 @@ class Transfer:
     def missing(self, run: Path) -> bool:
         """Whether a run has not been through all of them, with every seed."""
         return not all(
-            file.is_file() for name in self.settings.names for file in self._files(run, name)
+            self._read(file) for name in self.settings.names for file in self._files(run, name)
         )
 
     def metrics(self, run: Path) -> dict[str, float]:
@@ -71,10 +73,40 @@ class Transfer:
         values = {}
         for name in self.settings.names:
             metric = TRANSFER_DATASETS[name].metric
-            with contextlib.suppress(ErsslError, KeyError):
-                of_seeds = [read_results(f)["metrics"][metric] for f in self._files(run, name)]
-                values[self._metric_name(name)] = statistics.fmean(of_seeds)
+            of_seeds = [self._read(file).get(metric) for file in self._files(run, name)]
+            having = [value for value in of_seeds if value is not None]
+            if len(having) == len(of_seeds):
+                values[self._metric_name(name)] = statistics.fmean(having)
         return values
+
+    def check_images(self) -> None:
+        """Refuse a folder of the data sets that is not there, before hours of pretraining.
+
+        Raises:
+            ConfigError: If it is not, and nothing is to be downloaded to it.
+        """
+        root = user_path(str(self.settings.data_root))
+        if not (root.is_dir() or self.settings.download):
+            raise ConfigError(
+                f"transfer.data_root={self.settings.data_root} does not exist; name the folder of "
+                "the data sets."
+            )
+
+    def _read(self, file: Path) -> dict[str, float]:
+        """The metrics of a file; none where it is not there, or of other images than these.
+
+        Images that are gone are taken on trust.
+        """
+        try:
+            results = read_results(file)
+        except DataError:
+            return {}
+        now = str(user_path(str(self.settings.data_root)))
+        before = str(user_path(str(results["config"].get("data_root") or now)))
+        moved = now != before and os.path.exists(now) and os.path.exists(before)
+        if moved and content_of(now) != content_of(before):
+            return {}
+        return dict(results["metrics"])
 
     def _metric_name(self, name: str) -> str:
         return f"{TRANSFER_PREFIXES[self.settings.mode]}{name}"
@@ -124,5 +156,7 @@ def read_study_transfer(said: Overrides, own: Sequence[str]) -> Transfer:
         ConfigError: If a key or value is wrong, or nobody says where the data sets are.
     """
     given = dict(override.partition("=")[::2] for override in own)
+    if "data_root" not in {*said, *given}:
+        raise ConfigError("This study needs transfer.data_root=<the folder of the data sets>.")
     overrides = overrides_of({**said, **given})
     return Transfer(tuple(overrides), read_transfer([*overrides, "checkpoint=the run"]))

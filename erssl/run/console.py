@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import signal
+import sys
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.text import Text
 
-from erssl.errors import printable
+from erssl.errors import Stopped, printable
 
 
 class Terminal(Console):
@@ -20,6 +23,16 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         """Take what rich's console takes."""
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """End the command as by a signal where nobody reads any more (``erssl pretrain | head``).
+
+        Raises:
+            Stopped: Always; rich would exit with status 1, as of an error.
+        """
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        raise Stopped("", signal.SIGPIPE)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make a text of what is printed, or stands in a cell of a table."""

@@ -242,7 +242,8 @@ def make_results(
         seed: Of the run.
         config: The resolved settings.
         environment: What :func:`environment` gave.
-        wall_seconds: Seconds that the run took (of a resumed run, its last part).
+        wall_seconds: Seconds that the run took: of a pretraining all its parts together, of what
+            else was resumed the last one.
         published: Published values of the same protocol, a group for each source and setting,
             where there are some.
         warnings: Sentences on why a metric may not be what it is taken for; a key of its own where

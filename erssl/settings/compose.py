@@ -98,7 +98,7 @@ def compose_sources(
         content: Any = value  # of a key that has a group's name but is none here
         if key not in GROUPS or key not in schema:
             _check_name(key, value, pairs)
-            content = _value(key, value, _takes_text(hint_of(key, schema, value)))
+            content = override_value(key, value, _takes_text(hint_of(key, schema, value)))
         said = merge_layers([Layer("", said), Layer("", nested(key, content), renewed=())])[0]
     layers.append(Layer("override", said, renewed=("data.views",)))
     values, sources = merge_layers(layers)
@@ -144,7 +144,7 @@ def config_layers(config_name: str, chosen: Mapping[str, str | None]) -> list[La
     return layers
 
 
-def _value(key: str, value: str, text: bool) -> Any:
+def override_value(key: str, value: str, text: bool) -> Any:
     """The value of an override: a text as it stands, else by hydra's grammar."""
     if text and value != "null":
         return value  # hydra's grammar refuses many folder names

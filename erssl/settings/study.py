@@ -12,6 +12,8 @@ from erssl.paths import user_path
 from erssl.run.plots import Plots
 from erssl.settings.compose import compose_config, schema_from
 
+_OF_THE_STORE = ("run_dir", "resume", "overwrite")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
@@ -32,16 +34,27 @@ class StudySettings:
         """Refuse values that make no study."""
         check_least(vars(self), {"jobs": 1, "only": 0})
         check_processes("jobs", self.jobs or 0)
-        if self.seeds is not None and (
-            not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)
-        ):
-            raise ConfigError(f"seeds={self.seeds} must be different numbers of at least 0.")
+        if self.seeds is not None:
+            check_seeds(self.seeds)
 
     @property
     def folder(self) -> Path:
         """Where the page goes."""
         name = Path(str(self.study)).stem
         return user_path(self.output or f"runs/study-{name}-{self.scale}")
+
+
+def check_seeds(seeds: object) -> tuple[int, ...]:
+    """Refuse seeds that are no list of different whole numbers of at least 0.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    given = tuple(seeds) if isinstance(seeds, (list, tuple)) else ()
+    whole = bool(given) and all(type(seed) is int for seed in given)
+    if not whole or min(given) < 0 or len(set(given)) < len(given):
+        raise ConfigError(f"seeds={seeds} must be different whole numbers of at least 0.")
+    return given
 
 
 def read_study_settings(overrides: Sequence[str]) -> tuple[StudySettings, list[str]]:
@@ -63,6 +76,11 @@ def read_study_settings(overrides: Sequence[str]) -> tuple[StudySettings, list[s
             own.append(f"study={override}")
         else:
             (own if key in schema else further).append(override)
+    if of_the_store := [o for o in further if o.partition("=")[0] in _OF_THE_STORE]:
+        raise ConfigError(
+            f"{of_the_store[0]} is for erssl pretrain; a study says itself where its runs lie and "
+            "which go on. Leave it out."
+        )
     named = [override for override in own if override.startswith("study=")]
     if len(named) > 1:
         raise ConfigError("erssl study runs one study at a time; name one.")

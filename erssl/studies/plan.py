@@ -21,6 +21,8 @@ from typing import Any
 from erssl.errors import ConfigError
 from erssl.paths import user_path
 from erssl.settings.arguments import overrides_of
+from erssl.settings.compose import override_value
+from erssl.settings.study import check_seeds
 from erssl.studies.published import Published, read_published
 from erssl.studies.study_files import available_studies, check_keys, read_file, study_folder
 
@@ -144,12 +146,12 @@ class Study:
                 f"The scale {name} of the study {self.name} is its own and says nothing about its "
                 "runs; add about: <images, network, length>, and overrides."
             )
-        seeds = own.get("seeds", shared.get("seeds", [0]))
+        seeds = check_seeds(own.get("seeds", shared.get("seeds", [0])))
         mine = {**self.overrides, **(own.get("overrides") or {})}
         changed = () if own.get("about") else tuple(overrides_of(mine))
         about = str(own.get("about") or shared["about"])
         overrides = {**shared.get("overrides", {}), **mine}
-        return Scale(name, about, changed, overrides, tuple(int(seed) for seed in seeds))
+        return Scale(name, about, changed, overrides, seeds)
 
     def grid(self, scale: Scale, further: Sequence[str] = (), seeds: Sequence[int] = ()) -> Grid:
         """Every run at a scale, those of the first seed first.
@@ -164,10 +166,11 @@ class Study:
         """
         own = self.scales[scale.name]
         axes = _axes(own["axes"], self.name) if own.get("axes") else self.axes
-        skip = {tuple(map(str, labels)) for labels in own.get("skip", self.skip)}
+        skip = [_places(rule, axes, self.name) for rule in _skip(own.get("skip", self.skip))]
         given = dict(override.partition("=")[::2] for override in further)
         options = [option for axis in axes for option in axis.options.values()]
-        if clash := sorted(set(given) & ({key for o in options for key in _fixed(o)} | {"seed"})):
+        varied = {key for option in options for key in _leaves(_fixed(option))} | {"seed"}
+        if clash := sorted(set(_leaves(given)) & varied):
             raise ConfigError(
                 f"{clash[0]} varies between the runs of the study {self.name}; leave it out, or "
                 "write a study of your own."
@@ -176,7 +179,7 @@ class Study:
             Cell(labels, seed, tuple(overrides_of({"seed": seed, **overrides})))
             for seed in seeds or scale.seeds
             for labels, overrides in _product(axes, scale.overrides, given)
-            if not _matches(labels, skip)
+            if not any(all(labels[at] == label for at, label in rule.items()) for rule in skip)
         ]
         if not cells:
             raise ConfigError(f"The study {self.name} has no run at scale {scale.name}.")
@@ -225,20 +228,41 @@ def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
         raise ConfigError(f"{about} says nothing of {', '.join(missing)}.")
     for scale, own_scale in scales.items():
         check_keys(own_scale, _OWN_SCALE_KEYS, f"{about}, scale {scale},")
-    return Study(
+    study = Study(
         name=name,
         question=" ".join(str(said["question"]).split()),
         source=str(said.get("source", "")),
         overrides=dict(said.get("overrides") or {}),
         axes=_axes(said.get("axes") or {}, name),
         scales=scales,
-        metrics=tuple(said.get("metrics") or METRICS),
+        metrics=_texts(said, "metrics") or METRICS,
         published=tuple(read_published(table, about) for table in said.get("published") or ()),
-        skip=tuple(tuple(map(str, labels)) for labels in said.get("skip") or ()),
-        notes=tuple(" ".join(str(note).split()) for note in said.get("notes") or ()),
+        skip=_skip(said.get("skip")),
+        notes=tuple(" ".join(note.split()) for note in _texts(said, "notes")),
         reads_store=reads is not None,
         transfer=dict(said["transfer"]) if said.get("transfer") else None,
     )
+    if not reads:
+        for scale, own_scale in scales.items():  # what a scale says of its own is read with it
+            check_seeds(own_scale.get("seeds", [0]))
+            study.grid(Scale(scale, "", (), dict(own_scale.get("overrides") or {}), (0,)))
+    return study
+
+
+def _texts(said: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """A list of texts; anything else is refused with a ConfigError."""
+    texts = said.get(key) or ()
+    if not isinstance(texts, list | tuple) or not all(isinstance(each, str) for each in texts):
+        raise ConfigError(f"{key} is a list of texts and not {texts!r}.")
+    return tuple(texts)
+
+
+def _skip(said: Any) -> tuple[tuple[str, ...], ...]:
+    """The rules of ``skip``; anything but a list of lists is refused with a ConfigError."""
+    rules = said or ()
+    if not isinstance(rules, list | tuple) or not all(isinstance(r, list | tuple) for r in rules):
+        raise ConfigError(f"skip is a list of lists of labels and not {said!r}.")
+    return tuple(tuple(map(str, rule)) for rule in rules)
 
 
 def _axes(said: Mapping[str, Any], study: str) -> tuple[Axis, ...]:
@@ -246,6 +270,8 @@ def _axes(said: Mapping[str, Any], study: str) -> tuple[Axis, ...]:
     for name, options in said.items():
         if not isinstance(options, Mapping) or not options:
             raise ConfigError(f"The axis {name} of the study {study} maps no label to overrides.")
+        if len({str(label) for label in options}) < len(options):
+            raise ConfigError(f"The axis {name} of the study {study} has a label twice.")
         axes.append(Axis(str(name), {str(k): dict(v or {}) for k, v in options.items()}))
     return tuple(axes)
 
@@ -272,11 +298,35 @@ def _is_of_images(key: str) -> bool:
     return key.partition(".")[0] == DATA
 
 
-def _fixed(option: Overrides) -> Iterator[str]:
-    """The keys of an option that nobody may give for all runs."""
-    return (key for key in option if not (DATA in option and _is_of_images(key)))
+def _fixed(option: Overrides) -> Overrides:
+    """Of an option what nobody may give for all runs."""
+    return {k: v for k, v in option.items() if not (DATA in option and _is_of_images(k))}
 
 
-def _matches(labels: tuple[str, ...], skip: set[tuple[str, ...]]) -> bool:
-    """Whether a rule such as ``[SimCLR, EMA 0.8]`` names these labels, in any order."""
-    return any(set(rule) <= set(labels) for rule in skip)
+def _leaves(overrides: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted keys that are set, those inside of a mapping or a text such as ``{a: 1}`` too."""
+    for key, value in overrides.items():
+        inner = value
+        if isinstance(value, str) and value.startswith("{"):
+            inner = override_value(key, value, text=False)
+        if isinstance(inner, Mapping):
+            yield from _leaves({f"{key}.{name}": each for name, each in inner.items()})
+        else:
+            yield key
+
+
+def _places(rule: Sequence[str], axes: Sequence[Axis], study: str) -> dict[int, str]:
+    """Which option of which axis a rule such as ``[SimCLR, EMA 0.8]`` names.
+
+    Labels may come in any order; one that several axes have is of the first that is not named yet.
+
+    Raises:
+        ConfigError: If no axis is left that has a label.
+    """
+    named: dict[int, str] = {}
+    for label in rule:
+        free = [at for at, axis in enumerate(axes) if label in axis.options and at not in named]
+        if not free:
+            raise ConfigError(f"skip of the study {study} names {label!r}, which no axis has.")
+        named[free[0]] = label
+    return named

@@ -2,33 +2,46 @@
 
 A store is a folder of run directories. A run is found by its resolved settings, whatever its
 folder is called, so that a run of ``erssl pretrain`` may be laid beside the others. Settings that
-say where and how a run works, not what it computes, do not count, and image folders count by what
-is in them, not by their path.
+say where and how a run works, not what it computes, do not count; images, and the weights that a
+run begins with, count by what is in them, not by their path.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erssl.data.places import images_digest, is_place
-from erssl.errors import ConfigError, RunError
+from erssl.data.places import content_of, images_digest, is_place
+from erssl.errors import ConfigError, DataError, RunError
 from erssl.files import write_json
 from erssl.layers import flat
 from erssl.paths import user_path
-from erssl.run.directory import CONFIG, RESULTS
+from erssl.run.checkpoint_files import has_checkpoint
+from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS
+from erssl.run.summary import read_results
 from erssl.settings.pretrain import resolved_config
 from erssl.settings.resume import may_change
 
-IMAGES = "images.json"  # what the run was trained on, where it was trained for a store
+IMAGES = "images.json"  # what a finished run was asked to be, and trained on
 FAILURE = "failure.json"  # why it ended without results
+_PLANNED = ".planned"  # folder of the store: what unfinished runs are to be
+_CHECKPOINT = "checkpoint"  # the weights that a run begins with
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+# Changes what is computed, and a run that goes on may be told it.
+_NONFINITE, _STOP = "on_nonfinite", "stop"
+# Of these 1 is one batch and 1.0 are all.
+_COUNTS_OR_SHARES = ("trainer.limit_train_batches", "trainer.limit_val_batches")
 
 
 class RunStore:
     """The runs of a folder by what they were asked to be.
+
+    A run may have fitted its settings to its images, such as the batch to a few of them; it is
+    found by what was asked for as well as by what it came to.
 
     Attributes:
         folder: The folder, which need not exist yet.
@@ -36,60 +49,117 @@ class RunStore:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Read the settings of every run in the folder."""
+        """Read the settings of every run in the folder.
+
+        Raises:
+            ConfigError: If the folder is a file.
+        """
         self.folder = user_path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"store={folder} is a file; name a folder.")
         self.unread: dict[Path, str] = {}
         self._runs: dict[str, Path] = {}
         for config in sorted(self.folder.glob(f"*/{CONFIG}")):
+            run = config.parent
+            mark = _mark_of(run)
             try:
-                key = key_of(resolved_config(config), self._digest_of(config.parent))
+                key = key_of(resolved_config(config), mark.get("digest"))
             except (ConfigError, RunError) as error:
-                self.unread[config.parent] = str(error)
+                self.unread[run] = str(error)
                 continue
-            if key not in self._runs or is_finished(config.parent):
-                self._runs[key] = config.parent
+            unchanged = mark.get("key", key) == key  # nobody has gone on with it otherwise
+            for each in {key, mark.get("asked", key) if unchanged else key}:
+                held = self._runs.get(each)
+                if held is None or (is_finished(run) and not is_finished(held)):
+                    self._runs[each] = run
 
     def place(self, key: str, method: str) -> Path:
-        """Where the run of a key lies, or shall lie."""
-        return self._runs.get(key) or self.folder / f"{method}-{key[:12]}"
-
-    def _digest_of(self, run: Path) -> str | None:
-        try:
-            digest = json.loads((run / IMAGES).read_text(encoding="utf-8"))["digest"]
-        except (OSError, ValueError, KeyError, TypeError):  # a run that was trained by hand
-            return None
-        return str(digest)
+        """Where the run of a key lies, or shall lie, which is no folder of another run."""
+        if key in self._runs:
+            return self._runs[key]
+        name = f"{method}-{key[:12]}"
+        place, number = self.folder / name, 1
+        while _is_taken(place):
+            number += 1
+            place = self.folder / f"{name}-{number}"
+        return place
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a run directory holds results."""
-    return (run / RESULTS).is_file()
+    """Whether a run directory holds results of a pretraining that can be read."""
+    return (run / RESULTS).exists() and damage_of(run) is None
 
 
-def key_of(config: Mapping[str, Any], images: str | None = None) -> str:
+def damage_of(run: Path) -> str | None:
+    """Why the results of a run directory are none of a pretraining; ``None`` without results."""
+    file = run / RESULTS
+    if not file.exists():
+        return None
+    try:
+        protocol = read_results(file)["protocol"]
+    except DataError as error:
+        return str(error)
+    return None if protocol == "pretrain" else f"{file} is of erssl {protocol}; move it away."
+
+
+def holds_run(run: Path) -> bool:
+    """Whether a run has left something in a directory that another one would delete."""
+    files = (run / CONFIG, run / RESULTS)
+    return any(file.exists() for file in files) or has_checkpoint(run / LAST_CHECKPOINT)
+
+
+def key_of(config: Mapping[str, Any], digest: str | None = None) -> str:
     """Digest of what a run computes.
 
     Args:
         config: Its fully resolved settings.
-        images: Digest of its images, by :func:`~erssl.data.places.images_digest`; ``None`` to
-            read their folders now.
+        digest: Of what it reads, by :func:`inputs_digest`; ``None`` to read that now.
 
     Returns:
         SHA-256 in hexadecimal.
     """
     counted = {
-        key: _plain(value)
+        key: _plain(value, key)
         for key, value in flat(config).items()
-        if not (may_change(key) or is_place(key) or _is_empty(value))
+        if not (may_change(key) or is_place(key) or key == _CHECKPOINT or _is_empty(value))
     }
-    counted["images"] = images or images_digest(config["data"])
+    if config.get(_NONFINITE, _STOP) != _STOP:
+        counted[_NONFINITE] = config[_NONFINITE]
+    counted["images"] = digest or inputs_digest(config)
     text = json.dumps(counted, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def mark_images(run: Path, digest: str) -> None:
-    """Keep the digest of a run's images beside it, so that it is found where they are gone."""
-    write_json(run / IMAGES, {"digest": digest})
+def inputs_digest(config: Mapping[str, Any]) -> str:
+    """Digest of the images of a run, and of the weights that it begins with where it has some."""
+    images = images_digest(config["data"])
+    start = config.get(_CHECKPOINT)
+    if not start:
+        return images
+    return hashlib.sha256(f"{images}|{_weights_digest(str(start))}".encode()).hexdigest()
+
+
+def mark_planned(run: Path, key: str, digest: str) -> None:
+    """Keep what a run is to be and of what, before it begins, beside the runs of its store.
+
+    Its own folder is its own to clear.
+    """
+    file = _planned_file(run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"asked": key, "digest": digest})
+
+
+def mark_finished(run: Path, asked: str, digest: str) -> None:
+    """Keep what a run was asked to be, and the digest of what it read, where its images are gone.
+
+    Args:
+        run: Its directory.
+        asked: The key that it was planned by.
+        digest: By :func:`inputs_digest`.
+    """
+    key = key_of(resolved_config(run / CONFIG), digest)
+    write_json(run / IMAGES, {"digest": digest, "asked": asked, "key": key})
+    _planned_file(run).unlink(missing_ok=True)
 
 
 def mark_failure(run: Path, reason: str) -> None:
@@ -99,7 +169,9 @@ def mark_failure(run: Path, reason: str) -> None:
 
 
 def failure_of(run: Path) -> str | None:
-    """Why a run ended without results; ``None`` for one that did not."""
+    """Why a run has no results that can be read, although it was tried; ``None`` of any other."""
+    if damage := damage_of(run):
+        return damage
     try:
         return str(json.loads((run / FAILURE).read_text(encoding="utf-8"))["reason"])
     except FileNotFoundError:
@@ -108,10 +180,48 @@ def failure_of(run: Path) -> str | None:
         return "it failed, and why cannot be read"
 
 
-def _plain(value: Any) -> Any:
+def diverged(metrics: Mapping[str, float]) -> bool:
+    """Whether the training of a finished run came to a loss that is no number."""
+    return not math.isfinite(metrics.get("train_loss", 0.0))
+
+
+def _mark_of(run: Path) -> dict[str, str]:
+    """What was kept of a run when it was planned or finished; nothing of one trained by hand."""
+    for file in (run / IMAGES, _planned_file(run)):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return {str(name): str(value) for name, value in content.items()}
+        except (OSError, ValueError, AttributeError):
+            continue
+    return {}
+
+
+def _planned_file(run: Path) -> Path:
+    return run.parent / _PLANNED / f"{run.name}.json"
+
+
+def _is_taken(place: Path) -> bool:
+    """Whether a place is that of a run, or a file."""
+    return (place.exists() and not place.is_dir()) or holds_run(place)
+
+
+def _weights_digest(start: str) -> str:
+    """Digest of a file, of the weights in a folder, or of the name of what is no place."""
+    place = user_path(start)
+    digest = hashlib.sha256(content_of(str(place)))
+    if place.is_dir():
+        for file in sorted(place.iterdir()):
+            if file.suffix in _WEIGHTS and file.is_file():
+                digest.update(content_of(str(file)))
+    return digest.hexdigest()
+
+
+def _plain(value: Any, key: str = "") -> Any:
     """A value as it counts: 1 and 1.0 are one number, which a file need not tell apart."""
     if isinstance(value, list):
         return [_plain(each) for each in value]
+    if key in _COUNTS_OR_SHARES:
+        return value
     return float(value) if type(value) is int else value
 
 

@@ -19,6 +19,7 @@ from erssl.errors import ConfigError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.protocols.study_transfer import read_study_transfer
 from erssl.run.children import Children
+from erssl.run.directory import environment, make_results
 from erssl.run.lock import holder_of, locked
 from erssl.run.result import Result
 from erssl.settings.pretrain import read_settings
@@ -61,6 +62,15 @@ def written(folder: Path, **changes: Any) -> str:
     file = folder / "small.yaml"
     file.write_text(yaml.safe_dump({**SMALL, **changes}, sort_keys=False))
     return str(file)
+
+
+def finish(planned: command.Planned, **metrics: float) -> None:
+    """Leave what a pretraining leaves, with these metrics."""
+    config = read_settings(list(planned.cell.overrides))[1]
+    planned.path.mkdir(parents=True, exist_ok=True)
+    (planned.path / "config.yaml").write_text(yaml.safe_dump(config))
+    results = make_results("pretrain", "digits", "simclr", metrics, 0, config, environment(), 1.0)
+    (planned.path / "results.json").write_text(json.dumps(results))
 
 
 def run(*words: str) -> Result:
@@ -130,7 +140,7 @@ def test_an_option_with_images_of_its_own_takes_none_of_the_others(tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("transfer", "data=digits"), "needs data_root"),
+        (("transfer", "data=digits"), "needs transfer.data_root"),
         (("transfer", "transfer.datasets=[mnist]", "transfer.data_root=/"), "datasets=mnist"),
         (("terms", "transfer.data_root=/"), "transfer"),
         (("label_free", "scale=imagenet"), "has no scale 'imagenet'"),
@@ -170,7 +180,15 @@ def test_what_cannot_be_is_refused_before_any_training(
         ({"scales": [1]}, "is not written as a study is"),
         ({"scales": {"tiny": 3}}, "is not written as a study is"),
         ({"published": [{"title": "no rows"}]}, "is not written as a study is"),
-        ({"skip": 3}, "is not written as a study is"),
+        ({"skip": 3}, "skip is a list of lists of labels and not 3"),
+        ({"skip": [["SimCLR", "1024"]]}, "names '1024', which no axis has"),
+        ({"metrics": "knn_top1"}, "metrics is a list of texts and not 'knn_top1'"),
+        ({"notes": [3]}, r"notes is a list of texts and not \[3\]"),
+        ({"scales": {"tiny": {"seeds": [0, 0]}}}, r"seeds=\[0, 0\] must be different whole"),
+        ({"scales": {"tiny": {"seeds": [0.5]}}}, r"seeds=\[0.5\] must be different whole"),
+        ({"scales": {"tiny": {"seeds": "01"}}}, "seeds=01 must be different whole"),
+        ({"scales": {"tiny": {"axes": [1]}}}, "is not written as a study is"),
+        ({"axes": {"batch": {"1": {}, 1: {}}}}, "has a label twice"),
         ({"reads": "folder"}, "a study reads the store, or has axes"),
     ],
 )
@@ -323,6 +341,8 @@ def test_a_study_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         RunStore(tmp_path / "store"),
     )
     planned.path.mkdir(parents=True)
+    config = read_settings(list(planned.cell.overrides))[1]
+    (planned.path / "config.yaml").write_text(yaml.safe_dump(config))
     (planned.path / "results.json").write_text("")
     result = run(small, "only=0", *places)
     damaged = planned.path / "results.json"
@@ -412,7 +432,7 @@ def test_a_run_that_another_process_finishes_is_read(
         with locked(planned.path):
             taken.set()
             time.sleep(0.3)
-            (planned.path / "results.json").write_text("{}")
+            finish(planned)
 
     holder = threading.Thread(target=other)
     holder.start()

@@ -53,7 +53,7 @@ def test_transfers_lie_by_what_they_are(tmp_path: Path) -> None:
     for other in ("tolerance=0.01", "partial_ok=false", "features_precision=bf16"):
         own = ["data_root=/a", other]
         assert read_study_transfer(SAID, own).folder(tmp_path) != plain, other
-    with pytest.raises(ConfigError, match="data_root"):
+    with pytest.raises(ConfigError, match=r"needs transfer\.data_root="):
         read_study_transfer(SAID, [])
 
 
@@ -69,6 +69,25 @@ def test_metrics_are_each_data_sets_own_and_shown_in_per_cent(tmp_path: Path) ->
     assert transfer.metrics(tmp_path) == {"transfer_dtd": 0.25, "transfer_pets": 0.5}
     assert value_of("transfer_dtd", 0.25) == 25
     assert label_of("transfer_dtd") == "dtd, linear (%)"
+
+
+def test_a_value_on_other_images_is_not_shown(tmp_path: Path) -> None:
+    """Such as those of a part of a data set in another folder; equal copies are the same."""
+    for name, content in (("part", b"1"), ("whole", b"123"), ("copy", b"1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image").write_bytes(content)
+    said = {**SAID, "datasets": ["dtd"]}
+    folder = read_study_transfer(said, [f"data_root={tmp_path / 'part'}"]).folder(tmp_path / "run")
+    leave(folder, "dtd", top1=0.25)
+    file = folder / "seed0" / "dtd" / "results.json"
+    config = {"data_root": str(tmp_path / "part")}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"config": config}))
+    for name, value in (("part", 0.25), ("copy", 0.25), ("whole", None), ("gone", 0.25)):
+        transfer = read_study_transfer(said, [f"data_root={tmp_path / name}"])
+        assert transfer.metrics(tmp_path / "run").get("transfer_dtd") == value, name
+        assert transfer.missing(tmp_path / "run") is (value is None)
+    with pytest.raises(ConfigError, match="gone does not exist"):
+        transfer.check_images()
 
 
 def test_every_seed_counts(tmp_path: Path) -> None:
