@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erssl.run.plots import GREY, Plots, plain, run_style, save_figure, shortened
+from erssl.studies.grid import Grid
 from erssl.studies.metrics import title_of, value_of
 from erssl.studies.outcome import Outcome
-from erssl.studies.plan import Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from erssl.escaping import markdown_code, markdown_row, markdown_text
+from erssl.studies.grid import Grid
 from erssl.studies.metrics import is_share, label_of, value_of
 from erssl.studies.outcome import Outcome
-from erssl.studies.plan import Grid, Scale, Study
+from erssl.studies.plan import Scale, Study
 from erssl.studies.published import Published
 
 NOT_RUN, FAILED = "–", "failed"

@@ -9,9 +9,9 @@ import pytest
 
 from erssl.studies import available_studies, read_study
 from erssl.studies.figure import plot_study
+from erssl.studies.grid import Axis, Cell, Grid
 from erssl.studies.outcome import Outcome
 from erssl.studies.page import agreement, metric_table
-from erssl.studies.plan import Axis, Cell, Grid
 from erssl.studies.published import Published
 
 
