@@ -85,6 +85,16 @@ def goodness(name: str, value: float) -> float:
         name: Name of the reading, with or without ``features_`` or ``embedding_`` before it.
         value: Its value.
     """
-    if name.endswith("alpha_req"):
+    if name.endswith(_BEST_AT_ONE):
         return -abs(value - 1)
-    return -value if name.endswith("loss") else value
+    return -value if name.endswith(_BEST_LOW) else value
+
+
+def better(name: str) -> str:
+    """A sentence on which value of a reading is the best, as :func:`goodness` turns it."""
+    if name.endswith(_BEST_AT_ONE):
+        return f"The {name} nearest to 1 comes first."
+    return f"The {'lowest' if name.endswith(_BEST_LOW) else 'highest'} {name} comes first."
+
+
+_BEST_AT_ONE, _BEST_LOW = "alpha_req", "loss"

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from erssl.data.places import images_digest
-from erssl.errors import DataError, ErsslError
+from erssl.data.places import is_place
+from erssl.data.registry import available_datasets, get_dataset
+from erssl.errors import ConfigError, DataError, ErsslError
 from erssl.files import write_json, write_text
 from erssl.paths import user_path
-from erssl.protocols.readings import kept_readings, readings_of
+from erssl.protocols.read_runs import read_run
+from erssl.protocols.readings import kept_readings
 from erssl.run.console import say, say_lines
-from erssl.run.directory import CONFIG, RESULTS, environment
+from erssl.run.directory import RESULTS, environment
 from erssl.run.lock import locked
 from erssl.run.result import Result
-from erssl.run.summary import read_results
-from erssl.settings.pretrain import resolved_config
 from erssl.settings.study import StudySettings
 from erssl.studies.label_free_page import label_free_page, plot_taus
 from erssl.studies.page import FIGURE, PAGE, RECORD
 from erssl.studies.plan import Scale, Study
 from erssl.studies.ranking import ReadRun, rank_readings
-from erssl.studies.store import IMAGES
 
-_LOGGED = ("train_loss", "train_nats_below_uniform", "train_alignment")  # while training
 _LEAST = 3
 
 
@@ -45,8 +43,10 @@ def study_store(
         console: Where it is said.
 
     Raises:
+        ConfigError: If something else is said, which only a training would heed.
         ErsslError: If there are not three runs with an accuracy.
     """
+    _refuse_what_trains(study, settings, overrides)
     store = user_path(settings.store)
     folders = [file.parent for file in sorted(store.glob(f"*/{RESULTS}"))]
     unread = [folder for folder in folders if kept_readings(folder) is None]
@@ -57,15 +57,8 @@ def study_store(
         return Result(settings.folder, metrics={"missing": len(unread)})
     with locked(settings.folder, "output"):
         later = [] if settings.only is None else unread[settings.only :]
-        left_out = dict.fromkeys(later, "it is read the next time")
-        runs = []
-        for folder in folders:
-            if folder in left_out:
-                continue
-            try:
-                runs.append(_read(folder, overrides))
-            except ErsslError as error:
-                left_out[folder] = " ".join(str(error).split())
+        runs, left_out = _read_all([f for f in folders if f not in later], overrides)
+        left_out |= dict.fromkeys(later, "it is read the next time")
         if len(runs) < _LEAST:
             said = f" ({next(iter(left_out.values()))})" if left_out else ""
             raise DataError(
@@ -75,28 +68,53 @@ def study_store(
         return _write(study, scale, settings, runs, left_out, console)
 
 
-def _read(folder: Path, overrides: Sequence[str]) -> ReadRun:
-    results = read_results(folder / RESULTS)
-    if results["protocol"] != "pretrain" or "knn_top1" not in results["metrics"]:
-        raise DataError(f"{folder} is no pretraining with kNN accuracy.")
-    metrics = results["metrics"]
-    logged = {name: metrics[name] for name in _LOGGED if name in metrics}
-    readings = {**readings_of(folder, overrides), **logged}
-    method = str(results["method"])
-    return ReadRun(folder.name, method, _setting(folder), float(metrics["knn_top1"]), readings)
+def _refuse_what_trains(study: Study, settings: StudySettings, overrides: Sequence[str]) -> None:
+    """Refuse all that only a training would heed.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    places = {f"data.{o}" for name in available_datasets() for o in get_dataset(name).own_options()}
+    known = set(filter(is_place, places))
+    said = [override for override in overrides if override.partition("=")[0] not in known]
+    said += [f"seeds={settings.seeds}"] if settings.seeds is not None else []
+    said += [f"jobs={settings.jobs}"] if settings.jobs is not None else []
+    said += ["retry=true"] if settings.retry else []
+    if said:
+        raise ConfigError(
+            f"The study {study.name} reads runs that are there and trains none, so that it has no "
+            f"use for {said[0]}; leave it out. Where the images of the runs are now can be said "
+            "(data.root=, data.train_dir=)."
+        )
 
 
-def _setting(folder: Path) -> str:
-    """What an accuracy was measured on and of: images, their size, network and neighbours."""
-    config = resolved_config(folder / CONFIG)
-    try:
-        images = json.loads((folder / IMAGES).read_text(encoding="utf-8"))["digest"]
-    except (OSError, ValueError, KeyError, TypeError):
-        images = images_digest(config["data"])
-    evaluation = config["evaluation"]
-    parts: list[Any] = [images, config["data"]["image_size"], config["backbone"]]
-    parts += [evaluation["knn_k"], evaluation["knn_temperature"]]
-    return json.dumps(parts, sort_keys=True, default=str)
+def _read_all(
+    folders: Sequence[Path], places: Sequence[str]
+) -> tuple[list[ReadRun], dict[Path, str]]:
+    """The runs that count, each once, and why others do not.
+
+    A copy of a run would weigh it twice, as would a second training of equal settings.
+    """
+    runs: list[ReadRun] = []
+    left_out: dict[Path, str] = {}
+    known: dict[str, str] = {}
+    for folder in folders:
+        try:
+            run = read_run(folder, places)
+            digest = hashlib.sha256((folder / RESULTS).read_bytes()).hexdigest()
+        except (ErsslError, OSError) as error:
+            left_out[folder] = " ".join(str(error).split())
+            continue
+        if not math.isfinite(run.accuracy):
+            left_out[folder] = "it has no kNN accuracy, or one that is not finite"
+        elif digest in known:
+            left_out[folder] = f"it is a copy of {known[digest]}, which counts once"
+        elif run.key in known:
+            left_out[folder] = f"it has the settings of {known[run.key]}, which count once"
+        else:
+            runs.append(run)
+            known |= dict.fromkeys((digest, run.key), folder.name)
+    return runs, left_out
 
 
 def _write(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from erssl.errors import counted
 from erssl.escaping import markdown_row, markdown_text
 from erssl.run.plots import Plots, plain, save_figure
 from erssl.studies.plan import Scale, Study
@@ -39,7 +40,8 @@ def label_free_page(
     lines += [f"Source: {markdown_text(study.source)}.", ""] if study.source else []
     listed = ", ".join(f"{markdown_text(name)} {count}" for name, count in methods.most_common())
     lines += [
-        f"{markdown_text(scale.about)} {len(runs)} runs of {settings} settings: {listed}.",
+        f"{markdown_text(scale.about)} {counted(len(runs), 'run')} of "
+        f"{counted(settings, 'setting')}: {listed}.",
         "",
     ]
     if len(runs) < _MANY:
@@ -54,7 +56,8 @@ def label_free_page(
     lines += [
         "",
         "Kendall's τ-b with kNN top-1 over pairs of runs of one setting (images, network, "
-        "neighbours); in brackets the 5 % and 95 % of a bootstrap over runs.",
+        "neighbours); in brackets the 5 % and 95 % of a bootstrap over runs. Copies of a run, and "
+        "trainings of equal settings, count once.",
         "",
     ]
     lines += [f"- {markdown_text(note)}" for note in study.notes]

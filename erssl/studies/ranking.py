@@ -21,9 +21,10 @@ class ReadRun:
     Attributes:
         name: Its folder.
         method: Its method.
-        setting: What its accuracy was measured on; only runs of one setting are compared.
-        accuracy: kNN top-1.
+        setting: What it was trained and measured on, as JSON; only runs of one are compared.
+        accuracy: kNN top-1, NaN where it was not measured.
         readings: Values without labels, by name.
+        key: Digest of its resolved settings (:func:`erssl.studies.store.key_of`).
     """
 
     name: str
@@ -31,6 +32,7 @@ class ReadRun:
     setting: str
     accuracy: float
     readings: Mapping[str, float]
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def rank_readings(runs: Sequence[ReadRun]) -> list[Ranked]:
     (:func:`erssl.evaluation.label_free.goodness`); CLID is added, the sum of its parts, each less
     its mean and divided by its deviation over the runs of a setting.
     """
-    table = [{**run.readings, **_clid(runs, run)} for run in runs]
+    table = [{**run.readings, **clid(runs, run)} for run in runs]
     names = list(dict.fromkeys(name for row in table for name in row))
     ranked = []
     for name in names:
@@ -125,11 +127,16 @@ def rank_readings(runs: Sequence[ReadRun]) -> list[Ranked]:
 
 
 KEYS = ("setting", "method")
+CLID = "clid"
 _PARTS = ("cluster_learnability", "intrinsic_dimension")
 
 
-def _clid(runs: Sequence[ReadRun], run: ReadRun) -> dict[str, float]:
-    """CLID of a run in each space, relative to the runs of its setting."""
+def clid(runs: Sequence[ReadRun], run: ReadRun) -> dict[str, float]:
+    """CLID of a run in each space, relative to the runs of its setting.
+
+    The sum of cluster learnability and intrinsic dimension, each less its mean over these runs and
+    divided by its deviation.
+    """
     sums = {}
     for name in run.readings:
         space = name.removesuffix(_PARTS[0])
@@ -145,5 +152,5 @@ def _clid(runs: Sequence[ReadRun], run: ReadRun) -> dict[str, float]:
             deviation = float(np.nanstd(peers))
             mean = float(np.nanmean(peers))
             total += (run.readings[f"{space}{part}"] - mean) / deviation if deviation else 0.0
-        sums[f"{space}clid"] = total
+        sums[f"{space}{CLID}"] = total
     return sums
