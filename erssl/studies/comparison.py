@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from erssl.studies.grid import Grid
 from erssl.studies.metrics import is_share, value_of
 from erssl.studies.outcome import Outcome
-from erssl.studies.plan import Grid, Scale
+from erssl.studies.plan import Scale
 from erssl.studies.published import ROW, Place, Published
 from erssl.studies.seeds import mean
 

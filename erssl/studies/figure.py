@@ -15,9 +15,9 @@ from typing import Any
 
 from erssl.run.plots import MARKERS, PALETTE, Plots, plain, save_figure, shortened
 from erssl.studies.figure_panel import LABEL, SHORT, Layout, Series, draw_panel, write_ticks
+from erssl.studies.grid import Grid
 from erssl.studies.metrics import title_of
 from erssl.studies.outcome import Outcome
-from erssl.studies.plan import Grid
 
 _PANELS = 4  # metrics at most
 _LEGEND = 4  # names in a line below the panels at most

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from erssl.run.plots import GREY, plain, shortened
+from erssl.studies.grid import Grid
 from erssl.studies.metrics import value_of
 from erssl.studies.outcome import Outcome, is_of_start, untrained_levels
-from erssl.studies.plan import Grid
 from erssl.studies.seeds import mean
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from erssl.studies.grid import DATA, Axis, Grid
 from erssl.studies.metrics import value_of
-from erssl.studies.plan import DATA, Axis, Grid
 
 
 @dataclass(frozen=True)

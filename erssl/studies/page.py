@@ -11,9 +11,10 @@ from typing import Any
 from erssl.errors import listed_and
 from erssl.escaping import markdown_code, markdown_row, markdown_text
 from erssl.studies.comparison import compare
+from erssl.studies.grid import Grid
 from erssl.studies.metrics import digits_of, is_share, label_of, value_of
 from erssl.studies.outcome import Outcome, untrained_levels
-from erssl.studies.plan import DEFAULT_SCALE, Grid, Scale, Study
+from erssl.studies.plan import DEFAULT_SCALE, Scale, Study
 from erssl.studies.published_page import published_lines
 from erssl.studies.seeds import deviation, mean, mean_text
 

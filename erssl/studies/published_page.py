@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from erssl.errors import listed_and
 from erssl.escaping import markdown_code, markdown_row, markdown_text
 from erssl.studies.comparison import Compared, compare
+from erssl.studies.grid import Grid
 from erssl.studies.metrics import digits_of, name_of
 from erssl.studies.outcome import Outcome
-from erssl.studies.plan import Grid, Scale
+from erssl.studies.plan import Scale
 from erssl.studies.published import Published
 from erssl.studies.seeds import mean_text
 

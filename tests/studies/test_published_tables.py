@@ -9,8 +9,9 @@ import pytest
 
 from erssl.errors import ConfigError
 from erssl.studies import available_studies, read_study
+from erssl.studies.grid import Axis, Cell, Grid
 from erssl.studies.outcome import Outcome
-from erssl.studies.plan import Axis, Cell, Grid, Scale
+from erssl.studies.plan import Scale
 from erssl.studies.published import Place, Published, read_published
 from erssl.studies.published_page import published_lines
 

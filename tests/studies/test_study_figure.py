@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from erssl.studies.figure import plot_study
+from erssl.studies.grid import Axis, Grid
 from erssl.studies.outcome import Outcome
-from erssl.studies.plan import Axis, Grid
 
 KNN, BELOW = "knn_top1", "train_nats_below_uniform"
 

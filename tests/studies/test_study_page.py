@@ -9,9 +9,9 @@ import statistics
 import pytest
 
 from erssl.studies import read_study
+from erssl.studies.grid import Axis, Cell, Grid
 from erssl.studies.outcome import Outcome
 from erssl.studies.page import metric_table, page, record
-from erssl.studies.plan import Axis, Cell, Grid
 from erssl.studies.seeds import deviation, mean, mean_text
 
 KNN = "knn_top1"
