@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from erssl.studies.grid import DATA, Axis, Grid
+from erssl.studies.grid import Axis, Grid, leaves
 from erssl.studies.metrics import value_of
+
+_OF_START = {"data", "backbone", "evaluation", "checkpoint", "experiment"}
+_OF_TRAINING = ("data.views", "data.imbalance", "data.pipeline")
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ def untrained_levels(
         metric: The metric, such as ``knn_top1``.
 
     Returns:
-        A value of each run that measured it, by its labels of the axes that vary images or
-        network: no labels where none does.
+        A value of each run that measured it, by its labels of the axes that vary images, network
+        or protocol: no labels where none does.
     """
     places = [place for place, axis in enumerate(grid.axes) if is_of_start(axis)]
     levels: dict[tuple[str, ...], dict[str | int, float]] = {}
@@ -58,8 +61,8 @@ def untrained_levels(
 
 
 def is_of_start(axis: Axis) -> bool:
-    """Whether an axis varies what there is before training: the images, or the network."""
-    keys = {key for option in axis.options.values() for key in option}
+    """Whether an axis varies what an accuracy before training is of: images, network, protocol."""
+    keys = {key for option in axis.options.values() for key in leaves(option)}
     return any(
-        key in (DATA, f"{DATA}.image_size") or key.partition(".")[0] == "backbone" for key in keys
+        key.partition(".")[0] in _OF_START and not key.startswith(_OF_TRAINING) for key in keys
     )

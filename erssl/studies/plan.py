@@ -196,7 +196,7 @@ def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
         axes=read_axes(said.get("axes") or {}, name),
         scales=scales,
         metrics=_texts(said, "metrics") or METRICS,
-        published=tuple(read_published(table, about) for table in said.get("published") or ()),
+        published=tuple(read_published(t, about, scales) for t in said.get("published") or ()),
         skip=read_skip(said.get("skip")),
         notes=tuple(" ".join(note.split()) for note in _texts(said, "notes")),
         reads_store=reads is not None,

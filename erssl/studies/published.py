@@ -10,7 +10,7 @@ columns. A list of such places compares a column with each. Rows are ours of equ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,15 +104,17 @@ class Published:
         )
 
 
-def read_published(said: Mapping[str, Any], about: str) -> Published:
+def read_published(said: Mapping[str, Any], about: str, scales: Collection[str]) -> Published:
     """Read a table from the ``published`` of a study.
 
     Args:
         said: Its keys.
         about: The study, as a message names it.
+        scales: Names of its scales.
 
     Raises:
-        ConfigError: If its columns say no place in our grid, or a row lacks a value.
+        ConfigError: If its columns say no place in our grid, a row lacks a value, or a scale is
+            none.
     """
     check_keys(said, _KEYS, f"{about}, published,")
     title = str(said["title"])
@@ -137,6 +139,10 @@ def read_published(said: Mapping[str, Any], about: str) -> Published:
         str(scale): {str(theirs): str(ours) for theirs, ours in mapping.items()}
         for scale, mapping in (said.get("labels") or {}).items()
     }
+    if unknown := sorted(set(labels) - set(scales)):
+        raise ConfigError(
+            f"{about} has labels of the scale {unknown[0]}; the study has {', '.join(scales)}."
+        )
     return Published(title, str(said["source"]), str(said["metric"]), columns, rows, labels)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from erssl.errors import listed_and
 from erssl.escaping import markdown_code, markdown_row, markdown_text
@@ -45,7 +45,8 @@ def _table(table: Published, compared: Sequence[Compared]) -> list[str]:
     heads, cells = [""], {row: [row] for row in table.rows}
     for number, column in enumerate(table.columns):
         heads.append(f"{column.name}, paper")
-        form = "+g" if any(place.kind == "change" for place in column.places) else "g"
+        sign = "+" if any(place.kind == "change" for place in column.places) else ""
+        form = f"{sign}.{_digits(v[number] for v in table.rows.values())}f"
         for row, values in table.rows.items():
             value = values[number]
             cells[row].append(_ABSENT if value is None else f"{value:{form}}")
@@ -56,6 +57,11 @@ def _table(table: Published, compared: Sequence[Compared]) -> list[str]:
                 for row, ours in each.ours.items():
                     cells[row].append(mean_text(ours, digits, signed) if ours else _ABSENT)
     return [markdown_row(heads), "|" + "---|" * len(heads), *map(markdown_row, cells.values())]
+
+
+def _digits(values: Iterable[float | None]) -> int:
+    """Digits behind the point that a column was published with."""
+    return max((len(f"{v:g}".partition(".")[2]) for v in values if v is not None), default=0)
 
 
 def _scale(scale: Scale, grid: Grid) -> str:
@@ -75,10 +81,7 @@ def _metric(table: Published, metric: str) -> str:
     """Which metric of ours is beside the paper's."""
     if metric == table.metric:
         return f"The metric is {name_of(metric)}, in the paper and here."
-    return (
-        f"The paper's metric is {name_of(table.metric)}; our {name_of(metric)} stands for it, "
-        "which every run has."
-    )
+    return f"The paper's metric is {name_of(table.metric)}; our {name_of(metric)} stands for it."
 
 
 def _options(compared: Sequence[Compared], grid: Grid) -> list[str]:
@@ -109,7 +112,7 @@ def _sentence(compared: Compared, table: Published) -> str:
     else:
         said = f"our {here} orders the {compared.rows} rows {_order(compared, paper)}"
     if compared.left_out:
-        said += f" Without a number here: {markdown_text(listed_and(compared.left_out))}."
+        said += f" Without a number here: {markdown_text('; '.join(compared.left_out))}."
     return f"{column}: {said}"
 
 

@@ -51,7 +51,9 @@ def outcomes_of(
 def lines_of(said: dict[str, Any], grid: Grid, outcomes: list[Outcome], **of: Any) -> list[str]:
     """The section on a table, without empty lines."""
     scale = Scale(**{**vars(SCALE), **of})
-    lines = published_lines(read_published(said, "The study x"), scale, grid, outcomes)
+    lines = published_lines(
+        read_published(said, "The study x", ("tiny", "imagenet")), scale, grid, outcomes
+    )
     return [line for line in lines if line]
 
 
@@ -74,12 +76,12 @@ def test_values_and_drops_stand_beside_the_papers() -> None:
         "## Published: linear top-1 (%)",
         "|  | 4096, paper | here: big | drop, paper | here: big − small |",
         "|---|---|---|---|---|",
-        "| A | 70 | 35.0 ± 7.1 | 1.5 | 1.5 ± 0.7 |",
-        "| B | 72.25 | 50.0 | 9 | -40.0 |",
-        "| C | 68 | 20.0 | – | – |",
+        "| A | 70.00 | 35.0 ± 7.1 | 1.5 | 1.5 ± 0.7 |",
+        "| B | 72.25 | 50.0 | 9.0 | -40.0 |",
+        "| C | 68.00 | 20.0 | – | – |",
         "Source: a paper. Ours are of scale tiny, which is not the paper's: compare orders and "
-        "signs, not values. The paper's metric is linear top-1; our kNN top-1 stands for it, which "
-        "every run has. Here big is `batch_size=256` and small is `batch_size=32`.",
+        "signs, not values. The paper's metric is linear top-1; our kNN top-1 stands for it. "
+        "Here big is `batch_size=256` and small is `batch_size=32`.",
         "- Column 4096: our kNN top-1 orders the 3 rows as the paper's linear top-1 does "
         "(Kendall's tau +1.00). Best in the paper: B; here: B.",
         "- Column drop: our drop of kNN top-1 orders the 2 rows the other way round from the "
@@ -101,7 +103,7 @@ def test_a_change_is_the_other_way_round_and_best_where_it_is_largest() -> None:
     }
     lines = lines_of(table, grid_of(method("A", "B"), BATCH), outcomes_of(values))
     assert "|  | change, paper | here: small − big |" in lines
-    assert "| A | -3 | -10.0 |" in lines and "| B | +0.5 | +10.0 |" in lines
+    assert "| A | -3.0 | -10.0 |" in lines and "| B | +0.5 | +10.0 |" in lines
     assert lines[-1].endswith(
         "our change of kNN top-1 orders the 2 rows as the paper's change of linear top-1 does. "
         "Best in the paper: B; here: B."
@@ -131,14 +133,14 @@ def test_what_has_no_counterpart_is_said() -> None:
             "alone": {},
             "small": {"option": "small"},
         },
-        "rows": {"A": [1, 1, 1, 1, 1], "B": [2, 2, 2, 2, 2], "D": [3, 3, 3, 3, 3]},
+        "rows": {row: [value] * 5 for value, row in enumerate(["A", "B", "D, big", "E"])},
     }
     grid = grid_of(method("A", "B", "C"), BATCH, skip=(("A", "small"), ("B", "small")))
     values = {("A", "big"): [0.3], ("B", "big"): [0.2], ("C", "small"): [0.9]}
     lines = lines_of(table, grid, outcomes_of(values))
     assert lines[-5:] == [
         "- Column 4096: our kNN top-1 orders the 2 rows the other way round from the paper's "
-        "linear top-1. Best in the paper: B; here: A. Without a number here: D.",
+        "linear top-1. Best in the paper: B; here: A. Without a number here: D, big; E.",
         "- Column 512 cannot be compared: there is no batch tiny at scale tiny.",
         "- Column other cannot be compared: nobody trains it.",
         "- Column alone cannot be compared: the study has 2 axes at scale tiny.",
@@ -168,7 +170,7 @@ def test_labels_of_a_scale_and_rows_within_an_option_find_their_cells() -> None:
     scaled = TABLE | {"labels": {"tiny": {"big": "256", "small": "32", "A": "ours"}}}
     grid = grid_of(method("ours", "B"), Axis("batch", {"256": {}, "32": {}}))
     lines = lines_of(scaled, grid, outcomes_of({("ours", "256"): [0.5], ("B", "256"): [0.4]}))
-    assert "| A | 70 | 50.0 | 1.5 | – |" in lines
+    assert "| A | 70.00 | 50.0 | 1.5 | – |" in lines
     assert "|  | 4096, paper | here: 256 | drop, paper | here: 256 − 32 |" in lines
     assert "cannot be compared: there is no batch big" in lines_of(scaled, grid, [], name="x")[-2]
 
@@ -216,12 +218,13 @@ def test_the_papers_scale_and_metric_are_said_where_they_are_ours() -> None:
         ({"columns": {"a": "x", "b": {}}}, "column a, is no place of ours"),
         ({"columns": {"a": {"reason": "r", "option": "x"}, "b": {}}}, "both a place and a reason"),
         ({"label": {}}, "has no key 'label'"),
+        ({"labels": {"tny": {"big": "256"}}}, "labels of the scale tny; the study has tiny"),
     ],
 )
 def test_a_table_that_says_no_place_is_refused(changes: dict[str, Any], said: str) -> None:
     """In a sentence that names the study, the table and what lacks."""
     with pytest.raises(ConfigError, match=said) as caught:
-        read_published(TABLE | changes, "The study x")
+        read_published(TABLE | changes, "The study x", ("tiny",))
     assert str(caught.value).startswith("The study x, published")
 
 

@@ -126,6 +126,9 @@ def test_the_level_before_training_is_that_of_the_runs_that_have_it() -> None:
     images = grid_of({"A": {}, "B": {"data": "digits", "epochs": 3}})
     separate = [*outcomes[:1], Outcome(("B",), 0, {KNN: 0.9, level: 0.8})]
     assert "Before training: kNN 30.0 % (A) and 80.0 % (B)." in _page(images, separate)
+    for key, level_of_each in (("data.views.n_local_views", False), ("evaluation.knn_k", True)):
+        varied = grid_of({"A": {}, "B": {key: 2}})
+        assert ("(B)" in _page(varied, separate).partition("Before training")[2]) == level_of_each
     assert "Before training" not in _page(grid, outcomes[3:])
 
 
