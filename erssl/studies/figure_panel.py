@@ -77,12 +77,13 @@ def draw_panel(
             finite = [value for value in values if math.isfinite(value)]
             x, y = layout.points([place + shift] * len(finite), finite)
             axes.scatter(x, y, s=8, color=series.style["color"], alpha=0.5)  # the spread
-            failed = not values and any(each.failure for each in here)
-            if failed or not (values == [] or math.isfinite(level)):
-                reason = "failed" if failed else f"{level:.0f}"
+            reason = f"{level:.0f}" if values and not math.isfinite(level) else ""
+            if not values and any(each.failure for each in here):
+                reason = "failed"
+            if reason:
                 missing.setdefault((place, reason), []).append(place + aside)
                 _mark_missing(axes, layout, place + aside, series)
-        style = {**series.style} if layout.joined else {**series.style, "linestyle": "none"}
+        style = dict(series.style) if layout.joined else {**series.style, "linestyle": "none"}
         places = [place + shift for place in layout.options.values()]
         points = layout.points(places, means)
         axes.plot(*points, **style, markersize=5, linewidth=1.3, label=series.name)
@@ -100,6 +101,7 @@ def _mark_missing(axes: Axes, layout: Layout, place: float, series: Series) -> N
 
 
 def _say_missing(axes: Axes, layout: Layout, place: float, text: str) -> None:
+    """Write why there is no value, beside the marks of a place."""
     foot = axes.get_yaxis_transform() if layout.sideways else axes.get_xaxis_transform()
     at: Any = (0.06, place) if layout.sideways else (place, 0.06)
     axes.annotate(

@@ -129,13 +129,15 @@ def _best(
     means = {labels: mean(of) for labels, of in values.items() if of}
     if not is_share(metric) or len(means) < 2 or not all(map(math.isfinite, means.values())):
         return None
-    spread = {labels: deviation(values[labels]) for labels in means}
+    spread = {labels: _known(deviation(values[labels])) for labels in means}
     best, *others = sorted(means, key=means.__getitem__, reverse=True)
-    for other in others:
-        within = (spread[best], spread[other])
-        if None in within or means[best] - means[other] <= max(each or 0.0 for each in within):
-            return None
-    return best
+    ahead = all(means[best] - means[o] > max(spread[best], spread[o]) for o in others)
+    return best if ahead else None
+
+
+def _known(spread: float | None) -> float:
+    """A deviation; infinite where it is not known, so that nothing is ahead by more."""
+    return math.inf if spread is None else spread
 
 
 def _values(outcomes: Sequence[Outcome], metric: str) -> list[float]:

@@ -129,6 +129,8 @@ def read_published(said: Mapping[str, Any], about: str, scales: Collection[str])
             "{option: a label of the last axis} or {} for the row itself."
         )
     columns = tuple(_column(str(k), v, about) for k, v in said["columns"].items())
+    if not columns or not rows:
+        raise ConfigError(f"{about} needs columns and rows.")
     for label, values in rows.items():
         if len(values) != len(columns):
             raise ConfigError(

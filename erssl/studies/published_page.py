@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 from erssl.errors import listed_and
 from erssl.escaping import markdown_code, markdown_row, markdown_text
@@ -17,6 +18,7 @@ from erssl.studies.seeds import mean_text
 
 PAPER_SCALE = "imagenet"  # whose settings and images are those of the papers
 _ABSENT = "–"
+_NOISE = "Orders are of the means; a difference below the deviation over the seeds is none."
 
 
 def published_lines(
@@ -28,6 +30,8 @@ def published_lines(
     if any(each.metrics for each in outcomes):
         said.append(_metric(table, compared[0].metric))
     said += _options(compared, grid)
+    if any(each.tau is not None for each in compared):
+        said.append(_NOISE)
     return [
         f"## Published: {markdown_text(table.title)}",
         "",
@@ -61,20 +65,22 @@ def _table(table: Published, compared: Sequence[Compared]) -> list[str]:
 
 def _digits(values: Iterable[float | None]) -> int:
     """Digits behind the point that a column was published with."""
-    return max((len(f"{v:g}".partition(".")[2]) for v in values if v is not None), default=0)
+    powers = (Decimal(str(v)).normalize().as_tuple().exponent for v in values if v is not None)
+    return max((-power for power in powers if isinstance(power, int) and power < 0), default=0)
 
 
 def _scale(scale: Scale, grid: Grid) -> str:
     """Whether ours are measured as the paper's are."""
     images = {o for cell in grid.cells for o in cell.overrides if o.startswith("data=")}
-    if scale.name != PAPER_SCALE or images != {f"data={PAPER_SCALE}"}:
-        return (
-            f"Ours are of scale {markdown_text(scale.name)}, which is not the paper's: compare "
-            "orders and signs, not values."
-        )
-    if any(not override.startswith("data.root=") for override in grid.changed):
-        return "Ours are of the paper's scale, but for what this page changed."
-    return "Ours are of the paper's scale."
+    if scale.name != PAPER_SCALE:
+        differs = f"of scale {markdown_text(scale.name)}, which is not the paper's"
+    elif images != {f"data={PAPER_SCALE}"}:
+        differs = "of the paper's scale, but of other images"
+    elif any(not override.startswith("data.root=") for override in grid.changed):
+        differs = "of the paper's scale, but for what this page changed"
+    else:
+        return "Ours are of the paper's scale."
+    return f"Ours are {differs}: compare orders and signs, not values."
 
 
 def _metric(table: Published, metric: str) -> str:
