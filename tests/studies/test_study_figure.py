@@ -131,6 +131,7 @@ def test_nine_series_are_told_apart(drawn: Any, axes: list[str]) -> None:
     (panel,) = drawn([list(axis) for axis in axes], outcomes).axes
     lines = panel.lines
     assert len(lines) == len(outcomes) / 2
+    assert all(list(line.get_xdata()) == [0, 1] for line in lines)
     for parts in (
         lambda line: (line.get_color(), str(line._dash_pattern)),
         lambda line: (line.get_color(), line.get_marker(), line.get_markerfacecolor()),
