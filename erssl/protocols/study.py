@@ -34,9 +34,10 @@ from erssl.settings.resume import may_change
 from erssl.settings.study import StudySettings, read_study_settings
 from erssl.settings.trainer import AUTO
 from erssl.studies.figure import plot_study
+from erssl.studies.grid import Cell, Grid
 from erssl.studies.outcome import Outcome
 from erssl.studies.page import FIGURE, PAGE, RECORD, page, record
-from erssl.studies.plan import Cell, Grid, Scale, Study, read_study
+from erssl.studies.plan import Scale, Study, read_study
 from erssl.studies.store import RunStore, diverged, inputs_digest, is_finished, key_of
 from erssl.studies.study_files import available_studies
 

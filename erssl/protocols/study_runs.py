@@ -18,7 +18,7 @@ from erssl.run.lock import holder_of
 from erssl.run.waiting import wait_for_one
 from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.study import StudySettings
-from erssl.studies.plan import Cell
+from erssl.studies.grid import Cell
 from erssl.studies.store import (
     IMAGES,
     failure_of,

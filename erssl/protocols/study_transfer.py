@@ -25,8 +25,8 @@ from erssl.run.waiting import wait_for_one
 from erssl.settings.arguments import overrides_of
 from erssl.settings.evaluation_resume import may_change
 from erssl.settings.transfer import TransferSettings, read_transfer
+from erssl.studies.grid import Overrides
 from erssl.studies.metrics import TRANSFER_PREFIXES
-from erssl.studies.plan import Overrides
 
 _GROUP = "transfer."  # before what a user says of it
 

@@ -1,6 +1,7 @@
 """Studies: grids of pretrainings that answer a question, their store of runs and their pages."""
 
-from erssl.studies.plan import Cell, Grid, Scale, Study, read_study
+from erssl.studies.grid import Cell, Grid
+from erssl.studies.plan import Scale, Study, read_study
 from erssl.studies.store import RunStore
 from erssl.studies.study_files import available_studies
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from erssl.errors import listed_and
 from erssl.escaping import markdown_code, markdown_row, markdown_text
-from erssl.studies.metrics import is_share, label_of, value_of
-from erssl.studies.outcome import Outcome
-from erssl.studies.plan import Grid, Scale, Study
-from erssl.studies.published import Published
+from erssl.studies.comparison import compare
+from erssl.studies.grid import Grid
+from erssl.studies.metrics import digits_of, is_share, label_of, value_of
+from erssl.studies.outcome import Outcome, untrained_levels
+from erssl.studies.plan import DEFAULT_SCALE, Scale, Study
+from erssl.studies.published_page import published_lines
+from erssl.studies.seeds import deviation, mean, mean_text
 
 NOT_RUN, FAILED = "–", "failed"
 PAGE, RECORD, FIGURE = "study.md", "study.json", "study.png"  # of a study's folder
@@ -44,25 +47,18 @@ def page(
     named = f"{markdown_text(study.name)}, scale {markdown_text(scale.name)}"
     lines = [f"# {named}", "", markdown_text(study.question), ""]
     lines += [f"Source: {markdown_text(study.source)}.", ""] if study.source else []
-    lines += [f"Scale: {markdown_text(scale.about)}", ""]
-    if grid.changed:
-        lines += [f"But with {', '.join(map(markdown_code, grid.changed))}.", ""]
+    lines += [_of_scale(scale, grid), ""]
     lines += [settings, ""] if settings else []
-    lines += [_state(grid, outcomes), ""]
+    lines += [" ".join([_state(grid, outcomes), *_shared(outcomes)]), ""]
     if figure and done:
         lines += [f"![{markdown_text(study.name)}]({figure})", ""]
     for number, metric in enumerate(study.metrics):
         if number == 0 or any(metric in each.metrics for each in done):
             table_of_metric = metric_table(grid, outcomes, metric)
             lines += [f"## {markdown_text(label_of(metric))}", "", table_of_metric, ""]
-    if any("untrained_knn_top1" in each.metrics for each in done):
-        values = [each.metrics.get("untrained_knn_top1", math.nan) for each in done]
-        lines += [f"Before training: kNN {100 * statistics.fmean(values):.1f} %.", ""]
+    lines += _before_training(grid, outcomes)
     for table in study.published:
-        lines += [f"## Published: {markdown_text(table.title)}", "", published_table(table), ""]
-        source = markdown_text(table.source)
-        lines += [f"Source: {source}. Measured at another scale than the tables above.", ""]
-        lines += [*agreement(table, grid, outcomes), ""]
+        lines += published_lines(table, scale, grid, outcomes)
     lines += [f"- {markdown_text(note)}" for note in study.notes]
     failures = [each for each in outcomes if each.failure]
     if failures:
@@ -76,69 +72,31 @@ def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
     """Markdown table of one metric: the last axis across, named once, and the others down.
 
     A cell is the mean over the seeds that are finished, with the sample standard deviation where
-    there are several; what is not run and what failed is said. The best accuracy of a row
-    is bold where it is ahead by more than the deviation.
+    there are several; what is not run and what failed is said. The best accuracy of a row, of a
+    column where a row has one cell, is bold where it is ahead by more than the deviation.
     """
     cells: dict[tuple[str, ...], list[Outcome]] = {}
     for each in outcomes:
         cells.setdefault(each.labels, []).append(each)
     *down, last = grid.axes
-    if not down:
-        lines = [markdown_row((last.name, label_of(metric))), "|---|---|"]
-        texts = _row([cells.get((label,), []) for label in last.options], metric)
-        return "\n".join(
-            [
-                *lines,
-                *map(_line, ([label] for label in last.options), ([text] for text in texts)),
-            ]
-        )
     first, *others = last.options
-    heads = [*(axis.name for axis in down), f"{last.name}: {first}", *others]
+    if down:
+        heads = [*(axis.name for axis in down), f"{last.name}: {first}", *others]
+        rows = list(itertools.product(*(axis.options for axis in down)))
+        places = [[(*row, option) for option in last.options] for row in rows]
+    else:
+        heads = [last.name, label_of(metric)]
+        rows = [(option,) for option in last.options]
+        places = [[row] for row in rows]
+    compared = places if len(places[0]) > 1 else [[row[0] for row in places]]
+    bold = {
+        _best({labels: cells.get(labels, []) for labels in group}, metric) for group in compared
+    }
     lines = [markdown_row(heads), "|" + "---|" * len(heads)]
-    for row in itertools.product(*(axis.options for axis in down)):
-        texts = _row([cells.get((*row, label), []) for label in last.options], metric)
-        lines.append(_line(row, texts))
+    for row, row_places in zip(rows, places, strict=True):
+        texts = [_cell(cells.get(labels, []), metric, labels in bold) for labels in row_places]
+        lines.append(f"| {' | '.join([*map(markdown_text, row), *texts])} |")
     return "\n".join(lines)
-
-
-def published_table(table: Published) -> str:
-    """Markdown table of a paper's numbers."""
-    lines = [markdown_row(["", *table.columns]), "|" + "---|" * (1 + len(table.columns))]
-    for label, values in table.rows.items():
-        texts = [NOT_RUN if value is None else f"{value:g}" for value in values]
-        lines.append(_line([label], texts))
-    return "\n".join(lines)
-
-
-def agreement(table: Published, grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
-    """Sentences on how far the order of the rows is the published one, column by column.
-
-    Columns and rows are those of equal labels; kNN top-1 stands for the published accuracy.
-    """
-    from scipy.stats import kendalltau
-
-    sentences = []
-    for index, column in enumerate(table.columns):
-        pairs = []
-        for row, values in table.rows.items():
-            ours = [
-                each.metrics["knn_top1"]
-                for each in outcomes
-                if set(each.labels) <= {row, column} and row in each.labels and each.metrics
-            ]
-            if ours and values[index] is not None:
-                pairs.append((row, float(values[index] or 0.0), statistics.fmean(ours)))
-        if len(pairs) < 3:
-            continue
-        tau = float(kendalltau([p[1] for p in pairs], [p[2] for p in pairs]).statistic)
-        best = max(pairs, key=lambda pair: pair[1])[0]
-        ours_best = max(pairs, key=lambda pair: pair[2])[0]
-        sentences.append(
-            f"- {markdown_text(column)}: order of {len(pairs)} rows against the published "
-            f"one, Kendall's tau {tau:+.2f}; best published {markdown_text(best)}, here "
-            f"{markdown_text(ours_best)}."
-        )
-    return sentences
 
 
 def record(study: Study, scale: Scale, grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -150,51 +108,86 @@ def record(study: Study, scale: Scale, grid: Grid, outcomes: Sequence[Outcome]) 
         "scale": {"name": scale.name, "about": scale.about, "overrides": scale.overrides},
         "axes": {axis.name: dict(axis.options) for axis in grid.axes},
         "published": [asdict(table) for table in study.published],
+        "compared": [
+            asdict(column)
+            for table in study.published
+            for column in compare(table, scale, grid, outcomes)
+        ],
         "runs": [asdict(each) for each in outcomes],
     }
 
 
-def _line(names: Sequence[str], texts: Sequence[str]) -> str:
-    """A line of a table: names of options, escaped, and texts of ours."""
-    return f"| {' | '.join([*map(markdown_text, names), *texts])} |"
-
-
-def _row(cells: Sequence[Sequence[Outcome]], metric: str) -> list[str]:
-    """The cells of a row as text; bold the best accuracy, where no other is within the deviation.
+def _best(
+    cells: Mapping[tuple[str, ...], Sequence[Outcome]], metric: str
+) -> tuple[str, ...] | None:
+    """Labels of the cell with the best accuracy, if no other is within the deviation.
 
     The larger standard deviation of the two cells counts. Of cells with one seed none is known, so
-    that nothing is bold.
+    that none is the best.
     """
-    texts = [_cell(outcomes, metric) for outcomes in cells]
-    means = {
-        place: statistics.fmean(values)
-        for place, outcomes in enumerate(cells)
-        if (values := [o.metrics[metric] for o in outcomes if metric in o.metrics])
-    }
-    if is_share(metric) and len(means) > 1:
-        best, *others = sorted(means, key=means.__getitem__, reverse=True)
-        spread = {place: _deviation(cells[place], metric) for place in means}
-        if all(means[best] - means[o] > max(spread[best], spread[o]) for o in others):
-            texts[best] = f"**{texts[best]}**"
-    return texts
+    values = {labels: _values(outcomes, metric) for labels, outcomes in cells.items()}
+    means = {labels: mean(of) for labels, of in values.items() if of}
+    if not is_share(metric) or len(means) < 2 or not all(map(math.isfinite, means.values())):
+        return None
+    spread = {labels: _known(deviation(values[labels])) for labels in means}
+    best, *others = sorted(means, key=means.__getitem__, reverse=True)
+    ahead = all(means[best] - means[o] > max(spread[best], spread[o]) for o in others)
+    return best if ahead else None
 
 
-def _deviation(outcomes: Sequence[Outcome], metric: str) -> float:
-    """Sample standard deviation over the seeds; infinite where one seed tells nothing of it."""
-    values = [o.metrics[metric] for o in outcomes if metric in o.metrics]
-    return statistics.stdev(values) if len(values) > 1 else math.inf
+def _known(spread: float | None) -> float:
+    """A deviation; infinite where it is not known, so that nothing is ahead by more."""
+    return math.inf if spread is None else spread
 
 
-def _cell(outcomes: Sequence[Outcome], metric: str) -> str:
-    values = [value_of(metric, o.metrics[metric]) for o in outcomes if metric in o.metrics]
-    if not values:
-        return FAILED if any(o.failure for o in outcomes) else NOT_RUN
-    digits = 1 if is_share(metric) else 2
-    text = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.{digits}f}"
+def _values(outcomes: Sequence[Outcome], metric: str) -> list[float]:
+    """The values of a metric over the seeds that have it, in the unit of its label."""
+    return [value_of(metric, o.metrics[metric]) for o in outcomes if metric in o.metrics]
+
+
+def _cell(outcomes: Sequence[Outcome], metric: str, bold: bool) -> str:
+    """The cell of a table, in Markdown."""
+    values = _values(outcomes, metric)
     failed = sum(bool(o.failure) for o in outcomes)
-    return f"{text} ({failed} failed)" if failed else text
+    if not values:
+        return FAILED if failed else NOT_RUN
+    text = mean_text(values, digits_of(metric))
+    text = f"{text} ({failed} failed)" if failed else text
+    return f"**{text}**" if bold else text
+
+
+def _of_scale(scale: Scale, grid: Grid) -> str:
+    """What the scale is, what this page changed of it, and what its runs can show."""
+    text = f"Scale {markdown_text(scale.name)} is: {markdown_text(scale.about.rstrip('.'))}."
+    if grid.changed:
+        text += f" This page changed: {', '.join(map(markdown_code, grid.changed))}."
+    if scale.name == DEFAULT_SCALE:
+        text += " It shows a trend of short runs of a small network, not a paper's result."
+    return text
+
+
+def _shared(outcomes: Sequence[Outcome]) -> list[str]:
+    """Say which cells are one run, since their settings are the same."""
+    cells: dict[tuple[str, int], list[str]] = {}
+    for each in outcomes:
+        if each.folder:
+            cells.setdefault((each.folder, each.seed), []).append(", ".join(each.labels))
+    groups = dict.fromkeys(tuple(names) for names in cells.values() if len(names) > 1)
+    return [
+        f"One run stands in the cells {listed_and([f'({markdown_text(n)})' for n in names])}: they "
+        "have the same settings."
+        for names in groups
+    ]
+
+
+def _before_training(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
+    """The accuracy of the networks before training, for each set of images and network."""
+    levels = untrained_levels(grid, outcomes, "knn_top1")
+    texts = []
+    for labels, values in levels.items():
+        of = f" ({markdown_text(', '.join(labels))})" if labels else ""
+        texts.append(f"{mean_text(values, digits_of('knn_top1'))} %{of}")
+    return [f"Before training: kNN {listed_and(texts)}.", ""] if texts else []
 
 
 def _state(grid: Grid, outcomes: Sequence[Outcome]) -> str:

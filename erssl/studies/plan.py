@@ -13,16 +13,26 @@ share runs.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from erssl.errors import ConfigError
 from erssl.paths import user_path
 from erssl.settings.arguments import overrides_of
-from erssl.settings.compose import override_value
 from erssl.settings.study import check_seeds
+from erssl.studies.grid import (
+    Axis,
+    Cell,
+    Grid,
+    Overrides,
+    fixed,
+    leaves,
+    places_of,
+    product,
+    read_axes,
+    read_skip,
+)
 from erssl.studies.published import Published, read_published
 from erssl.studies.study_files import available_studies, check_keys, read_file, study_folder
 
@@ -33,41 +43,6 @@ _OWN_SCALE_KEYS = {"about", "overrides", "seeds", "axes", "skip"}
 METRICS = ("knn_top1", "linear_top1", "train_nats_below_uniform", "train_alignment")
 
 DEFAULT_SCALE = "tiny"
-DATA = "data"  # which images, and the group of their settings
-Overrides = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One direction of a grid.
-
-    Attributes:
-        name: What varies along it.
-        options: Overrides of each option by its label, in order.
-    """
-
-    name: str
-    options: Mapping[str, Overrides]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One place of a grid and one seed: one pretraining.
-
-    Attributes:
-        labels: Its option of each axis.
-        seed: Its seed.
-        overrides: All that is said to ``erssl pretrain``, but where the run lies.
-    """
-
-    labels: tuple[str, ...]
-    seed: int
-    overrides: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The options and the seed, as a message has them."""
-        return ", ".join([*self.labels, f"seed {self.seed}"])
 
 
 @dataclass(frozen=True)
@@ -87,21 +62,6 @@ class Scale:
     changed: tuple[str, ...]
     overrides: Overrides
     seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The runs of a study at one scale.
-
-    Attributes:
-        axes: What varies between them.
-        cells: The runs, those of the first seed first.
-        changed: Overrides of all of them that are not those of the scale's description.
-    """
-
-    axes: tuple[Axis, ...]
-    cells: tuple[Cell, ...]
-    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,12 +125,12 @@ class Study:
             ConfigError: If an override of the user sets what varies between the runs.
         """
         own = self.scales[scale.name]
-        axes = _axes(own["axes"], self.name) if own.get("axes") else self.axes
-        skip = [_places(rule, axes, self.name) for rule in _skip(own.get("skip", self.skip))]
+        axes = read_axes(own["axes"], self.name) if own.get("axes") else self.axes
+        skip = [places_of(rule, axes, self.name) for rule in read_skip(own.get("skip", self.skip))]
         given = dict(override.partition("=")[::2] for override in further)
         options = [option for axis in axes for option in axis.options.values()]
-        varied = {key for option in options for key in _leaves(_fixed(option))} | {"seed"}
-        if clash := sorted(set(_leaves(given)) & varied):
+        varied = {key for option in options for key in leaves(fixed(option))} | {"seed"}
+        if clash := sorted(set(leaves(given)) & varied):
             raise ConfigError(
                 f"{clash[0]} varies between the runs of the study {self.name}; leave it out, or "
                 "write a study of your own."
@@ -178,7 +138,7 @@ class Study:
         cells = [
             Cell(labels, seed, tuple(overrides_of({"seed": seed, **overrides})))
             for seed in seeds or scale.seeds
-            for labels, overrides in _product(axes, scale.overrides, given)
+            for labels, overrides in product(axes, scale.overrides, given)
             if not any(all(labels[at] == label for at, label in rule.items()) for rule in skip)
         ]
         if not cells:
@@ -233,11 +193,11 @@ def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
         question=" ".join(str(said["question"]).split()),
         source=str(said.get("source", "")),
         overrides=dict(said.get("overrides") or {}),
-        axes=_axes(said.get("axes") or {}, name),
+        axes=read_axes(said.get("axes") or {}, name),
         scales=scales,
         metrics=_texts(said, "metrics") or METRICS,
-        published=tuple(read_published(table) for table in said.get("published") or ()),
-        skip=_skip(said.get("skip")),
+        published=tuple(read_published(t, about, scales) for t in said.get("published") or ()),
+        skip=read_skip(said.get("skip")),
         notes=tuple(" ".join(note.split()) for note in _texts(said, "notes")),
         reads_store=reads is not None,
         transfer=dict(said["transfer"]) if said.get("transfer") else None,
@@ -255,78 +215,3 @@ def _texts(said: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(texts, list | tuple) or not all(isinstance(each, str) for each in texts):
         raise ConfigError(f"{key} is a list of texts and not {texts!r}.")
     return tuple(texts)
-
-
-def _skip(said: Any) -> tuple[tuple[str, ...], ...]:
-    """The rules of ``skip``; anything but a list of lists is refused with a ConfigError."""
-    rules = said or ()
-    if not isinstance(rules, list | tuple) or not all(isinstance(r, list | tuple) for r in rules):
-        raise ConfigError(f"skip is a list of lists of labels and not {said!r}.")
-    return tuple(tuple(map(str, rule)) for rule in rules)
-
-
-def _axes(said: Mapping[str, Any], study: str) -> tuple[Axis, ...]:
-    axes = []
-    for name, options in said.items():
-        if not isinstance(options, Mapping) or not options:
-            raise ConfigError(f"The axis {name} of the study {study} maps no label to overrides.")
-        if len({str(label) for label in options}) < len(options):
-            raise ConfigError(f"The axis {name} of the study {study} has a label twice.")
-        axes.append(Axis(str(name), {str(k): dict(v or {}) for k, v in options.items()}))
-    return tuple(axes)
-
-
-def _product(
-    axes: Sequence[Axis], shared: Overrides, given: Overrides
-) -> Iterator[tuple[tuple[str, ...], Overrides]]:
-    """Labels and overrides of every cell; what the user has given is the strongest.
-
-    An option that names images of its own (``data``) takes no images of the scale or the user.
-    """
-    for options in itertools.product(*(axis.options.items() for axis in axes)):
-        own: Overrides = {}
-        for _, overrides in options:
-            own |= overrides
-        below, above = (
-            {k: v for k, v in each.items() if not (DATA in own and _is_of_images(k))}
-            for each in (shared, given)
-        )
-        yield tuple(label for label, _ in options), {**below, **own, **above}
-
-
-def _is_of_images(key: str) -> bool:
-    return key.partition(".")[0] == DATA
-
-
-def _fixed(option: Overrides) -> Overrides:
-    """Of an option what nobody may give for all runs."""
-    return {k: v for k, v in option.items() if not (DATA in option and _is_of_images(k))}
-
-
-def _leaves(overrides: Mapping[str, Any]) -> Iterator[str]:
-    """The dotted keys that are set, those inside of a mapping or a text such as ``{a: 1}`` too."""
-    for key, value in overrides.items():
-        inner = value
-        if isinstance(value, str) and value.startswith("{"):
-            inner = override_value(key, value, text=False)
-        if isinstance(inner, Mapping):
-            yield from _leaves({f"{key}.{name}": each for name, each in inner.items()})
-        else:
-            yield key
-
-
-def _places(rule: Sequence[str], axes: Sequence[Axis], study: str) -> dict[int, str]:
-    """Which option of which axis a rule such as ``[SimCLR, EMA 0.8]`` names.
-
-    Labels may come in any order; one that several axes have is of the first that is not named yet.
-
-    Raises:
-        ConfigError: If no axis is left that has a label.
-    """
-    named: dict[int, str] = {}
-    for label in rule:
-        free = [at for at, axis in enumerate(axes) if label in axis.options and at not in named]
-        if not free:
-            raise ConfigError(f"skip of the study {study} names {label!r}, which no axis has.")
-        named[free[0]] = label
-    return named

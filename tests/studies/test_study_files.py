@@ -13,7 +13,8 @@ import yaml
 from erssl.layers import flat
 from erssl.settings.pretrain import read_settings
 from erssl.studies import available_studies, read_study
-from erssl.studies.plan import Cell, Study
+from erssl.studies.grid import Cell
+from erssl.studies.plan import Study
 from erssl.studies.store import key_of
 
 Said = dict[str, str]
