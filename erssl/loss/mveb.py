@@ -19,13 +19,13 @@ from erssl.entropy.score_options import (
     ShrinkTo,
     check_score_options,
 )
+from erssl.loss._score import own_scores
 from erssl.loss.direct_entropy import (
     DirectEntropy,
     Estimate,
     direct_estimate,
     entropy_in_groups,
 )
-from erssl.loss._score import own_scores
 from erssl.loss.distributed import check_gather, mean_over_ranks
 from erssl.loss.views import (
     Views,
