@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from erssl.errors import ErsslError
-from erssl.protocols.readings import readings_of
+from erssl.protocols.readings import kept_readings, readings_of
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.console import say
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, only_begun
@@ -131,7 +131,7 @@ def _command(run: Planned) -> list[str]:
 def complete_all(runs: Sequence[Planned], console: Console) -> None:
     """Read what finished runs lack: those of a study that was killed then, or trained by hand."""
     for each in {run.path: run for run in runs if is_finished(run.path)}.values():
-        if not (each.path / IMAGES).is_file():
+        if kept_readings(each.path) is None or not (each.path / IMAGES).is_file():
             _keep_readings(each, console)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -424,7 +425,14 @@ def test_a_run_that_another_process_finishes_is_read(
     monkeypatch.setattr("erssl.run.waiting._LOOK", 0.02)
     monkeypatch.setattr(Children, "run", lambda *_, **__: pytest.fail("it was trained"))
     read: list[Path] = []
-    monkeypatch.setattr("erssl.protocols.study_runs.readings_of", read.append)
+
+    def readings(folder: Path) -> None:
+        read.append(folder)
+        digest = hashlib.sha256((folder / "results.json").read_bytes()).hexdigest()
+        content = {"of": digest, "readings": {"features_rankme": 1.0}}
+        (folder / "readings.json").write_text(json.dumps(content))
+
+    monkeypatch.setattr("erssl.protocols.study_runs.readings_of", readings)
     small, places, planned = _one_run(tmp_path)
     taken = threading.Event()
 
@@ -445,7 +453,10 @@ def test_a_run_that_another_process_finishes_is_read(
     run(small, "only=0", *places)
     assert read == [planned.path]
     run(small, *places)
-    assert read == [planned.path, planned.path]
+    assert read == [planned.path] * 2
+    (planned.path / "readings.json").unlink()  # as of a build that had none, or could make none
+    run(small, *places)
+    assert read == [planned.path] * 3
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
