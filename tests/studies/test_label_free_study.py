@@ -223,7 +223,7 @@ def test_report_ranks_within_a_setting_and_tells_runs_apart(store: Path, tmp_pat
     (moved / "readings.json").unlink()
     (moved / "checkpoints" / "last.ckpt").unlink()
     text = ranking(collect([str(tmp_path)]), "features_rankme")
-    first, second = text.split("data.image_size=16:".replace("_", "\\_"))
+    first, second = text.split("data.image_size=16:")
     rows = [line for line in first.splitlines() if line[:4] in ("| 1 ", "| 2 ", "| 3 ", "| 4 ")]
     order = [row.split("|")[-2].strip().rpartition("/")[2] for row in rows]
     assert order == ["b2", "b1", "b0", "s"]
