@@ -192,6 +192,7 @@ def differences(run_dir: Path, other: Path) -> str:
     for state in states:
         for reading in state["callbacks"]["ERLens"]["readings"]:
             del reading["seconds"]
+        state["callbacks"].pop("Elapsed", None)
     where = unlike(*states)
     if where:
         return f"checkpoints differ at {where}"

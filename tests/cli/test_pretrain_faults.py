@@ -48,6 +48,7 @@ def assert_same_run(run_dir, whole):
         checkpoint = torch.load(path / LAST, weights_only=True)
         for reading in checkpoint["callbacks"]["ERLens"]["readings"]:
             del reading["seconds"]
+        assert checkpoint["callbacks"].pop("Elapsed")["seconds"] > 0
         return checkpoint
 
     assert differences(state(run_dir), state(whole)) == []
