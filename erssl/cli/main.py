@@ -40,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from erssl.run.streams import spelling_out
 
     with spelling_out():
-        return _main(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
+        except BrokenPipeError:  # erssl methods | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+            return 128 + signal.SIGPIPE
 
 
 def _main(arguments: list[str]) -> int:
@@ -91,9 +95,6 @@ def _status(arguments: list[str]) -> int:
             raise
         _say(_sentence_of(end))
         return 130
-    except BrokenPipeError:  # erssl methods | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 128 + signal.SIGPIPE
     except OSError as error:
         from erssl.files import FAULTS_OF_PLACES
 

@@ -1,5 +1,6 @@
 """A signal that comes while a command imports what it needs."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -48,3 +49,15 @@ def test_a_signal_before_torch_is_there_ends_a_command_in_a_sentence(command):
 def test_a_signal_is_heard_from_the_first_import_on(module, number, said):
     ended = run_until(number, module, "knn")
     assert (ended.returncode, ended.stderr) == (128 + number, f"erssl: Stopped by {said}.\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["methods"]])
+def test_a_pipe_that_nobody_reads_ends_a_command_as_a_signal_does(arguments):
+    """``erssl methods | head -1``: 128 + SIGPIPE and no traceback; a study takes it for a stop."""
+    command = [sys.executable, "-m", "erssl.cli.main", *arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody:
+        ended = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, check=False)
+    assert ended.stderr == b""
+    assert ended.returncode == 128 + signal.SIGPIPE
