@@ -11,7 +11,7 @@ from typing import Any
 from erssl.errors import listed_and
 from erssl.escaping import markdown_code, markdown_row, markdown_text
 from erssl.studies.comparison import compare
-from erssl.studies.grid import Grid
+from erssl.studies.grid import DATA, Grid
 from erssl.studies.metrics import digits_of, is_share, label_of, value_of
 from erssl.studies.outcome import Outcome, untrained_levels
 from erssl.studies.plan import DEFAULT_SCALE, Scale, Study
@@ -73,7 +73,8 @@ def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
 
     A cell is the mean over the seeds that are finished, with the sample standard deviation where
     there are several; what is not run and what failed is said. The best accuracy of a row, of a
-    column where a row has one cell, is bold where it is ahead by more than the deviation.
+    column where a row has one cell or a column images of its own, is bold where it is ahead by
+    more than the deviation.
     """
     cells: dict[tuple[str, ...], list[Outcome]] = {}
     for each in outcomes:
@@ -88,7 +89,9 @@ def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
         heads = [last.name, label_of(metric)]
         rows = [(option,) for option in last.options]
         places = [[row] for row in rows]
-    compared = places if len(places[0]) > 1 else [[row[0] for row in places]]
+    own_images = any(DATA in overrides for overrides in last.options.values())
+    of_columns = own_images or len(places[0]) == 1
+    compared = list(zip(*places, strict=True)) if of_columns else places
     bold = {
         _best({labels: cells.get(labels, []) for labels in group}, metric) for group in compared
     }

@@ -60,6 +60,20 @@ def test_tables_hold_mean_deviation_gaps_and_failures() -> None:
     assert table[4] == "| B | 1 | – | 50.0 |"
 
 
+def test_accuracies_on_different_images_are_not_compared() -> None:
+    """Where the last axis says images, the best of each of them is bold."""
+    axes = (Axis("loss", {"A": {}, "B": {}}), Axis("images", {"x": {}, "y": {"data": "digits"}}))
+    shares = {("A", "x"): 0.5, ("A", "y"): 0.8, ("B", "x"): 0.4, ("B", "y"): 0.9}
+    outcomes = [
+        Outcome(labels, seed, {"knn_top1": share + 0.01 * seed})
+        for labels, share in shares.items()
+        for seed in (0, 1)
+    ]
+    _, _, first, second = metric_table(Grid(axes, ()), outcomes, "knn_top1").splitlines()
+    assert first == "| A | **50.5 ± 0.7** | 80.5 ± 0.7 |"
+    assert second == "| B | 40.5 ± 0.7 | **90.5 ± 0.7** |"
+
+
 def test_the_best_of_a_column_is_bold_where_a_row_has_one_cell() -> None:
     """By the rule of a row: ahead of every other by more than the larger deviation."""
     grid = grid_of({"A": {}, "B": {}, "C": {}})
