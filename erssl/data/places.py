@@ -70,14 +70,18 @@ def content_of(place: str) -> bytes:
             while block := file.read(2**20):
                 digest.update(block)
     elif os.path.isdir(place):
-        for line in sorted(_lines(place, len(place))):
+        for line in sorted(_lines(place, len(place), ())):
             digest.update(line)
     else:  # such as the name of a data set on a hub
         digest.update(place.encode(errors="surrogateescape"))
     return digest.digest()
 
 
-def _lines(folder: str, start: int) -> list[bytes]:
+def _lines(folder: str, start: int, above: tuple[str, ...]) -> list[bytes]:
+    """Path and size of every file below a folder; not of a link to a folder that it lies in."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
     lines = []
     try:
         entries = list(os.scandir(folder))
@@ -86,7 +90,7 @@ def _lines(folder: str, start: int) -> list[bytes]:
     for entry in entries:
         try:
             if entry.is_dir():
-                lines += _lines(entry.path, start)
+                lines += _lines(entry.path, start, (*above, real))
                 continue
             size = str(entry.stat().st_size)
         except OSError:  # a link to nothing, or to itself

@@ -97,7 +97,8 @@ def swav(crops: Crops) -> list[View]:
     return _multi_crop(crops, every, every, every)
 
 
-_BESIDE, _LOCAL = (0.4, 1.0), (0.05, 0.4)  # as "dino"
+_BESIDE = (0.4, 1.0)  # as "dino"
+_LOCAL = (0.05, 0.4)
 
 
 @register_views("cifar", beside_local=_BESIDE, local_scale=_LOCAL)
