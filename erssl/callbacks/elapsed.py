@@ -11,6 +11,9 @@ from pytorch_lightning.callbacks import Callback
 class Elapsed(Callback):
     """Count the seconds of a run; those up to a checkpoint count again where it goes on from it.
 
+    Lightning's ``Timer`` does so for the training alone; here the images are listed, and
+    accuracies measured, in that time too.
+
     Attributes:
         before: Seconds of the parts before this one, up to the checkpoint that it goes on from.
     """

@@ -37,14 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Loader processes and torch's threads share the cores: threads that spin while they wait make
     # a run much slower there. Read when torch is loaded, hence before anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from erssl.run.streams import spelling_out
+    from erssl.run.streams import discard_output, nobody_reads, spelling_out
 
-    with spelling_out():
-        try:
+    try:
+        with spelling_out():  # which writes out what is buffered at its end
             return _main(list(sys.argv[1:] if arguments is None else arguments))
-        except BrokenPipeError:  # erssl methods | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-            return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
+        discard_output()
+        return 128 + signal.SIGPIPE
 
 
 def _main(arguments: list[str]) -> int:

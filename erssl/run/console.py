@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.text import Text
 
 from erssl.errors import Stopped, printable
+from erssl.run.streams import discard_output
 
 
 class Terminal(Console):
@@ -28,10 +27,11 @@ class Terminal(Console):
         """End the command as by a signal where nobody reads any more (``erssl pretrain | head``).
 
         Raises:
-            Stopped: Always; rich would exit with status 1, as of an error.
+            Stopped: Always; rich would exit with status 1, as of an error. In a Python program
+                that calls erssl nothing catches it.
         """
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        discard_output()
         raise Stopped("", signal.SIGPIPE)
 
     def render_str(self, text: str, **options: Any) -> Text:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +34,18 @@ def spelling_out() -> Iterator[None]:
         for stream, errors in changed:
             if not stream.closed:
                 stream.reconfigure(errors=errors)
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader is gone (``erssl methods | head``)."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def discard_output() -> None:
+    """Let what is still written to standard output go nowhere, such as by the flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import erssl
+from erssl.callbacks import Elapsed
 from erssl.cli.main import main
 from erssl.methods import MultiViewMethod
 from erssl.run.checkpoint_files import newest_whole
@@ -93,8 +94,12 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(
         f"run_dir={run_dir}."
     )
     assert newest_whole(run_dir / LAST).step == step
+    first = torch.load(run_dir / LAST, weights_only=True)["callbacks"]["Elapsed"]["seconds"]
+    seconds = Elapsed.seconds.fget
+    monkeypatch.setattr(Elapsed, "seconds", property(lambda self: 1000 + seconds(self)))
     assert main(["pretrain", f"run_dir={run_dir}", "resume=true"]) == 0
     assert_same_run(run_dir, whole)
+    assert results_of(run_dir)["wall_seconds"] > 1000 + first
 
 
 def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, capsys):

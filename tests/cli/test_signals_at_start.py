@@ -51,13 +51,18 @@ def test_a_signal_is_heard_from_the_first_import_on(module, number, said):
     assert (ended.returncode, ended.stderr) == (128 + number, f"erssl: Stopped by {said}.\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["methods"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["methods"], ["pretrain", "--help"]]
+)
 def test_a_pipe_that_nobody_reads_ends_a_command_as_a_signal_does(arguments):
     """``erssl methods | head -1``: 128 + SIGPIPE and no traceback; a study takes it for a stop."""
     command = [sys.executable, "-m", "erssl.cli.main", *arguments]
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as nobody:
-        ended = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, check=False)
+        variables = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that output waits for a flush
+        ended = subprocess.run(
+            command, stdout=nobody, stderr=subprocess.PIPE, env=variables, check=False
+        )
     assert ended.stderr == b""
     assert ended.returncode == 128 + signal.SIGPIPE
