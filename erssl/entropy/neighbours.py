@@ -12,12 +12,13 @@ from erssl.entropy.geometry import unit_rows
 from erssl.entropy.precision import full_precision
 
 _ROWS = 256  # that are compared with all others at a time
-_CLOSE = 1e-8  # distance that exact copies count as, DINOv2's
+CLOSE = 1e-8  # distance that exact copies count as in a loss, DINOv2's
+NEIGHBOUR = 3  # keeps the variance low at little bias (Kraskov et al. 2004 take 2 to 4)
 _MORE = 5  # candidates beyond k, lest the rounding of inner products mistakes the neighbour
 
 
 @full_precision
-def knn_entropy(z: Tensor, k: int = 3, closest: float = 0.0) -> Tensor:
+def knn_entropy(z: Tensor, k: int = NEIGHBOUR, closest: float = 0.0) -> Tensor:
     r"""Estimate the entropy on the sphere from nearest neighbours, in nats.
 
     .. math:: \hat H = \psi(N) - \psi(k) + \frac1N \sum_i \log |\mathrm{cap}(\theta_i)|
@@ -98,7 +99,7 @@ def log_neighbour_distance(z: Tensor, keys: Tensor | None = None, own_offset: in
     if z.ndim != 2 or len(keys) < 2:
         raise ValueError(f"A neighbour needs embeddings (N, d), N >= 2; got {tuple(keys.shape)}.")
     nearest = keys[_kth_neighbours(z.detach(), 1, keys.detach(), own_offset)]
-    return 0.5 * ((z - nearest).square().sum(dim=1) + _CLOSE**2).log()
+    return 0.5 * ((z - nearest).square().sum(dim=1) + CLOSE**2).log()
 
 
 def _kth_neighbours(z: Tensor, k: int, keys: Tensor | None = None, own_offset: int = 0) -> Tensor:

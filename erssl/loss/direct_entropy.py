@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from erssl.entropy.kde import kde_entropy
-from erssl.entropy.neighbours import knn_entropy
+from erssl.entropy.neighbours import CLOSE, NEIGHBOUR, knn_entropy
 from erssl.loss._score import row_groups
 from erssl.loss.distributed import gather_rows
 
 DirectEntropy = Literal["kde", "knn"]
 Estimate = Callable[[Tensor], Tensor]
-_NEIGHBOUR = 3  # erssl.entropy.knn_entropy's
-_CLOSEST = 1e-8  # distance that copies count as, KoLeo's in DINOv2
 
 
-def direct_estimate(kind: str, bandwidth: float | None, is_plain: bool) -> Estimate:
+def direct_estimate(kind: str, bandwidth: float | None, of_score: Sequence[str]) -> Estimate:
     """The estimate of a name, from unit rows (N, d) to a scalar in nats.
 
     Args:
@@ -28,18 +26,15 @@ def direct_estimate(kind: str, bandwidth: float | None, is_plain: bool) -> Estim
             third neighbour (Kozachenko-Leonenko), of the last where there are fewer.
         bandwidth: Bandwidth Δ of the kernel exp(z·z / Δ) of ``"kde"``, which is 1 / κ; ``None``
             for ``"knn"``.
-        is_plain: Whether the options that a score alone has are at their default.
+        of_score: Names of the options that a score alone has which are not at their defaults.
 
     Raises:
         ValueError: If the name is none, or an option is not the estimate's.
     """
-    if kind not in ("kde", "knn"):
+    if kind not in get_args(DirectEntropy):
         raise ValueError(f"The entropy must be None, 'kde' or 'knn' but is {kind!r}.")
-    if not is_plain:
-        raise ValueError(
-            f"entropy={kind!r} has no score; leave eta, geometry, shrink_to, bandwidth_scale and "
-            "kernel, which are a score's, at the defaults of MVEBLoss."
-        )
+    if of_score:
+        raise ValueError(f"entropy={kind!r} has no score; leave {', '.join(of_score)} out.")
     if kind == "knn":
         if bandwidth is not None:
             raise ValueError(f"entropy='knn' has no kernel; leave bandwidth={bandwidth} out.")
@@ -79,4 +74,4 @@ def entropy_in_groups(
 
 
 def _third_neighbour(z: Tensor) -> Tensor:
-    return knn_entropy(z, min(_NEIGHBOUR, len(z) - 1), _CLOSEST)
+    return knn_entropy(z, min(NEIGHBOUR, len(z) - 1), CLOSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from functools import partial
 from typing import Literal
@@ -139,9 +140,16 @@ class MVEBLoss(nn.Module):
             )
         self._estimate: Estimate | None = None
         if entropy is not None:
-            of_score = (eta, geometry, shrink_to, bandwidth_scale, kernel)
-            is_plain = of_score == (0.01, "euclidean", "zero", 1.0, "vmf")
-            self._estimate = direct_estimate(entropy, bandwidth, is_plain)
+            of_score = {
+                "eta": eta,
+                "geometry": geometry,
+                "shrink_to": shrink_to,
+                "bandwidth_scale": bandwidth_scale,
+                "kernel": kernel,
+            }
+            defaults = inspect.signature(MVEBLoss).parameters
+            said = [name for name, value in of_score.items() if value != defaults[name].default]
+            self._estimate = direct_estimate(entropy, bandwidth, said)
         self.beta = beta
         self.eta: float | Literal["auto"] = eta
         self.geometry: Geometry = geometry

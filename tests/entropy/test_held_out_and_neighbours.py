@@ -161,6 +161,25 @@ def test_gradients_equal_finite_differences():
     assert gradient.norm() > 0
 
 
+def test_a_pair_on_opposite_sides_has_a_finite_gradient():
+    """ψ(2) - ψ(1) and the logarithm of the whole sphere; the slope of the arc sine has no end."""
+    z = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    entropy = knn_entropy(z, k=1)
+    entropy.backward()
+    assert entropy.item() == pytest.approx(1 + math.log(4 * math.pi), abs=1e-6)
+    assert z.grad.isfinite().all()
+
+
+def test_copies_count_as_closest_and_are_pushed_nowhere():
+    """On the circle: a cap of angle θ has the length 2θ."""
+    z = torch.tensor([[1.0, 0.0]] * 4, dtype=torch.float64, requires_grad=True)
+    entropy = knn_entropy(z, k=3, closest=1e-3)
+    entropy.backward()
+    expected = digamma(4) - digamma(3) + math.log(2 * 2 * math.asin(0.5e-3))
+    assert entropy.item() == pytest.approx(expected, abs=1e-9)
+    assert (z.grad == 0).all()
+
+
 def test_neighbours_out_of_range_are_named():
     z = unit_rows(5, 3)
     for k in (0, 5, 1.5, True):
