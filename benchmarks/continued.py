@@ -4,8 +4,8 @@
 
 For each of two seeds: SimCLR on one half of the images; then, with the same steps on the other
 half, once from those weights (``checkpoint=``) and once from scratch. kNN after every epoch. The
-network is small, so that a run takes minutes on a CPU core: a trend, not a published number.
-Writes ``benchmarks/results/continued.json``.
+network is small, so that a run takes a quarter to half an hour on a CPU core: a trend, not a
+published number. Writes ``benchmarks/results/continued.json``.
 """
 
 from __future__ import annotations

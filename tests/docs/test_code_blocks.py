@@ -108,10 +108,10 @@ def test_code_of_losses_methods_and_the_lens_runs(page, mark):
         assert names["loss"].isfinite()
         assert names["model"][0].conv1.weight.grad is not None
     if "Mine" in names:
+        METHODS.pop("mine")
         method = names["Mine"](8, 2, backbone="resnet18")
         views = list(torch.rand(2, 4, 3, 32, 32))
         assert method.multi_view_step(views).loss.isfinite()
-        METHODS.pop("mine")
 
 
 @pytest.mark.parametrize("mark", ["erssl.report(", "class Scans"])
