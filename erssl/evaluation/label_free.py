@@ -63,6 +63,8 @@ def spectral_reading(views: Sequence[Tensor]) -> dict[str, float]:
     }
 
 
+_BEST_AT_ONE = "alpha_req"
+_BEST_LOW = "loss"
 READINGS = (
     "rankme",
     "lidar",
@@ -95,6 +97,3 @@ def better(name: str) -> str:
     if name.endswith(_BEST_AT_ONE):
         return f"The {name} nearest to 1 comes first."
     return f"The {'lowest' if name.endswith(_BEST_LOW) else 'highest'} {name} comes first."
-
-
-_BEST_AT_ONE, _BEST_LOW = "alpha_req", "loss"

@@ -22,6 +22,7 @@ from erssl.settings.pretrain import resolved_config
 from erssl.settings.resume import may_change
 from erssl.studies.ranking import CLID, ReadRun, clid
 
+_IMAGES = "images"  # of a setting: their digest
 RANKED_BY = (*(f"{space}_{name}" for space in SPACES for name in (*READINGS, CLID)), *LOGGED)
 
 
@@ -101,7 +102,7 @@ def _table(placed: Sequence[Placed], by: str) -> list[str]:
     for place, i in enumerate(order, 1):
         known = math.isfinite(values[i])
         cells = [str(place) if known else "–", runs[i].method, *([told[i]] if any(told) else [])]
-        cells += [str(placed[i].seed), f"{values[i]:.4g}" if known else "not finite"]
+        cells += [str(placed[i].seed), f"{values[i]:.4g}" if known else "none"]
         lines.append(markdown_row([*cells, str(placed[i].folder)]))
     return lines
 
@@ -135,9 +136,6 @@ def _titles(settings: Sequence[str]) -> list[str]:
         return titles
     digests = [f"images {each[_IMAGES][:12]}" for each in parts]
     return [", ".join(filter(None, pair)) for pair in zip(titles, digests, strict=True)]
-
-
-_IMAGES = "images"  # of a setting: their digest
 
 
 def _text(value: Any) -> str:

@@ -15,7 +15,7 @@ from erssl.run.directory import CONFIG, RESULTS
 from erssl.run.summary import read_results
 from erssl.settings.pretrain import resolved_config
 from erssl.studies.ranking import ReadRun
-from erssl.studies.store import IMAGES, key_of
+from erssl.studies.store import digest_of, inputs_digest, key_of
 
 LOGGED = ("train_loss", "train_nats_below_uniform", "train_alignment")  # while training
 ACCURACY = "knn_top1"
@@ -42,22 +42,17 @@ def read_run(folder: Path, places: Sequence[str] = (), logged_only: bool = False
     readings = {} if logged_only else readings_of(folder, own)
     readings |= {name: float(metrics[name]) for name in LOGGED if name in metrics}
     there = dict(place.removeprefix("data.").partition("=")[::2] for place in own)
-    images = _images_of(folder, {**config["data"], **there})
+    data = {**config["data"], **there}
+    digest = digest_of(folder) or inputs_digest({**config, "data": data})
+    images = images_digest(data) if config.get("checkpoint") else digest
     return ReadRun(
         name=folder.name,
         method=str(results["method"]),
         setting=_setting(config, images),
-        key=key_of(config, images),
+        key=key_of(config, digest),
         accuracy=float(metrics.get(ACCURACY, float("nan"))),
         readings=readings,
     )
-
-
-def _images_of(folder: Path, data: dict[str, Any]) -> str:
-    try:
-        return str(json.loads((folder / IMAGES).read_text(encoding="utf-8"))["digest"])
-    except (OSError, ValueError, KeyError, TypeError):  # a run that was trained by hand
-        return images_digest(data)
 
 
 def _setting(config: dict[str, Any], images: str) -> str:

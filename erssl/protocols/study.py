@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from erssl.data.places import is_place
 from erssl.errors import ConfigError, RunError
 from erssl.files import write_json, write_text
 from erssl.protocols.readings import kept_readings
@@ -26,11 +25,11 @@ from erssl.run.directory import RESULTS, environment
 from erssl.run.launch import count_jobs
 from erssl.run.lock import NAME as LOCK
 from erssl.run.lock import holder_of, locked
+from erssl.run.plots import figure_files, remove_figure
 from erssl.run.result import Result
 from erssl.run.summary import read_results
 from erssl.settings.arguments import launcher_overrides
 from erssl.settings.pretrain import read_settings
-from erssl.settings.resume import may_change
 from erssl.settings.study import StudySettings, read_study_settings
 from erssl.settings.trainer import AUTO
 from erssl.studies.figure import plot_study
@@ -38,7 +37,15 @@ from erssl.studies.grid import Cell, Grid
 from erssl.studies.outcome import Outcome
 from erssl.studies.page import FIGURE, PAGE, RECORD, page, record
 from erssl.studies.plan import Scale, Study, read_study
-from erssl.studies.store import RunStore, diverged, inputs_digest, is_finished, key_of
+from erssl.studies.store import (
+    FITTED,
+    Plan,
+    RunStore,
+    diverged,
+    inputs_digest,
+    is_finished,
+    key_of,
+)
 from erssl.studies.study_files import available_studies
 
 
@@ -64,6 +71,8 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     if study.reads_store:
         return study_store(study, scale, settings, further, console)
     grid = study.grid(scale, further, settings.seeds or ())
+    if transfer is not None:
+        grid = grid.with_given(transfer.that_counts)
     _check_changed(settings.folder, held, grid)
     store = RunStore(settings.store)
     for path, reason in store.unread.items():
@@ -73,10 +82,10 @@ def run(overrides: Sequence[str], console: Console) -> Result:
         return _tell(runs, settings, study, console)
     with locked(settings.folder, "output"):
         missing = missing_of(runs, settings.retry)[: settings.only]
+        if transfer is not None and settings.only != 0:
+            transfer.check_images([each.path for each in runs])
         if missing:
             check_before_training(missing)
-            if transfer is not None:
-                transfer.check_images()
             there = sum(is_finished(path) for path in {each.path for each in runs})
             say(console, f"{there} of {len({each.path for each in runs})} runs are there.")
         train_all(missing, settings, launcher, console)
@@ -109,7 +118,8 @@ def _planned(cell: Cell, store: RunStore) -> Planned:
         )
     digest = inputs_digest(config)
     key = key_of(config, digest)
-    return Planned(cell, settings, store.place(key, settings.method["name"]), key, digest)
+    plan = Plan(key, key_of(config, digest, FITTED), digest)
+    return Planned(cell, settings, store.place(key, settings.method["name"]), plan)
 
 
 def _write(
@@ -124,16 +134,14 @@ def _write(
     folder = settings.folder
     outcomes = [_outcome(each, transfer) for each in runs]
     folder.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.glob(f"{Path(FIGURE).stem}.*"):
-        if earlier.name not in (PAGE, RECORD):
-            earlier.unlink()
+    remove_figure(folder / FIGURE)
     drawn = plot_study(grid, outcomes, study.metrics, folder / FIGURE, settings.plots)
     surroundings = environment()
     said = settings_paragraph([each.settings for each in runs], surroundings)
     text = page(study, scale, grid, outcomes, FIGURE if drawn else None, said)
     write_text(folder / PAGE, text)
     content = record(study, scale, grid, outcomes)
-    content |= {"changed": list(grid.changed), "environment": surroundings}
+    content |= {"given": sorted(grid.that_counts), "environment": surroundings}
     write_json(folder / RECORD, content)
     say_lines(console, f"\n{text}")
     say(console, f"See {folder}.")
@@ -196,7 +204,8 @@ def _held_in(folder: Path, study: Study, scale: Scale) -> dict[str, Any]:
         raise RunError(f"output={folder} is no folder; name another.")
     file = folder / RECORD
     if not file.is_file():
-        if any(entry.name not in ("launch", LOCK) for entry in folder.iterdir()):
+        begun = {"launch", LOCK, PAGE, *figure_files(folder / FIGURE)}  # stopped before its record
+        if any(entry.name not in begun for entry in folder.iterdir()):
             raise RunError(f"output={folder} holds something else than a study; name another.")
         return {}
     try:
@@ -221,15 +230,9 @@ def _check_changed(folder: Path, held: dict[str, Any], grid: Grid) -> None:
     Raises:
         RunError: If what the page was made with computes something else.
     """
-    before, now = (_that_count(changed) for changed in (held.get("changed", ()), grid.changed))
-    if "changed" in held and before != now:
+    now, before = grid.that_counts, set(held.get("given", grid.that_counts))
+    if before != now:
         raise RunError(
             f"output={folder} holds this study with {', '.join(sorted(before)) or 'nothing'} "
             f"changed, and this is with {', '.join(sorted(now)) or 'nothing'}; name another output."
         )
-
-
-def _that_count(changed: Sequence[str]) -> set[str]:
-    """Overrides but for those that say where images lie, or how a run works."""
-    keys = {override: override.partition("=")[0] for override in changed}
-    return {o for o, key in keys.items() if not (is_place(key) or may_change(key))}

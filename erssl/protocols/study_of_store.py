@@ -20,6 +20,7 @@ from erssl.protocols.readings import kept_readings
 from erssl.run.console import say, say_lines
 from erssl.run.directory import RESULTS, environment
 from erssl.run.lock import locked
+from erssl.run.plots import remove_figure
 from erssl.run.result import Result
 from erssl.settings.study import StudySettings
 from erssl.studies.label_free_page import label_free_page, plot_taus
@@ -128,6 +129,7 @@ def _write(
     folder = settings.folder
     ranked = rank_readings(runs)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_figure(folder / FIGURE)
     plot_taus(ranked, folder / FIGURE, settings.plots)
     reasons = {path.name: reason for path, reason in left_out.items()}
     text = label_free_page(study, scale, ranked, runs, reasons, FIGURE)

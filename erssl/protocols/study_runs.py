@@ -21,9 +21,12 @@ from erssl.settings.study import StudySettings
 from erssl.studies.grid import Cell
 from erssl.studies.store import (
     IMAGES,
+    Plan,
+    damage_of,
     failure_of,
     holds_run,
     is_finished,
+    is_of_another,
     mark_failure,
     mark_finished,
     mark_planned,
@@ -38,15 +41,13 @@ class Planned:
         cell: Its place in the grid.
         settings: What it is asked to be.
         path: Its run directory.
-        key: By which the store knows it.
-        digest: Of what it reads.
+        plan: By which the store knows it.
     """
 
     cell: Cell
     settings: PretrainSettings
     path: Path
-    key: str
-    digest: str
+    plan: Plan
 
     @property
     def failure(self) -> str | None:
@@ -59,7 +60,8 @@ def missing_of(runs: Sequence[Planned], retry: bool) -> list[Planned]:
     wanted = {
         each.path: each
         for each in runs
-        if not is_finished(each.path) and (retry or each.failure is None)
+        if not (is_finished(each.path) or is_of_another(each.path))
+        if retry or each.failure is None
     }
     return list(wanted.values())
 
@@ -122,8 +124,9 @@ def _command(run: Planned) -> list[str]:
     """The pretraining, which goes on where it can and deletes no run that came to be meanwhile."""
     goes_on = (run.path / CONFIG).is_file() and has_checkpoint(run.path / LAST_CHECKPOINT)
     in_the_way = holds_run(run.path) and not only_begun(run.path)
-    (run.path / RESULTS).unlink(missing_ok=True)  # damaged, of a run that is tried again
-    mark_planned(run.path, run.key, run.digest)
+    if damage_of(run.path):  # of a run that is tried again
+        (run.path / RESULTS).unlink()
+    mark_planned(run.path, run.plan)
     state = [f"resume={goes_on}".lower(), f"overwrite={in_the_way and not goes_on}".lower()]
     return ["pretrain", *run.cell.overrides, f"run_dir={run.path}", *state]
 
@@ -140,4 +143,4 @@ def _keep_readings(run: Planned, console: Console) -> None:
         readings_of(run.path)
     except ErsslError as error:
         say(console, f"No readings without labels: {error}")
-    mark_finished(run.path, run.key, run.digest)  # the last, so that it says that this was done
+    mark_finished(run.path, run.plan)  # the last, so that it says that this was done

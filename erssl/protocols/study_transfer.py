@@ -38,10 +38,12 @@ class Transfer:
     Attributes:
         overrides: Of ``erssl transfer``, the user's last.
         settings: The same, checked.
+        given: The user's alone, as the user says them.
     """
 
     overrides: tuple[str, ...]
     settings: TransferSettings
+    given: tuple[str, ...] = ()
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -79,11 +81,21 @@ class Transfer:
                 values[self._metric_name(name)] = statistics.fmean(having)
         return values
 
-    def check_images(self) -> None:
-        """Refuse a folder of the data sets that is not there, before hours of pretraining.
+    @property
+    def that_counts(self) -> tuple[str, ...]:
+        """Of what the user has given, what a transfer lies by."""
+        keys = {o: o.removeprefix(_GROUP).partition("=")[0] for o in self.given}
+        return tuple(o for o, k in keys.items() if not (k in SHARED_OUT or may_change(k)))
+
+    def check_images(self, runs: Sequence[Path]) -> None:
+        """Refuse a folder of the data sets before hours of pretraining.
+
+        Args:
+            runs: The directories of the study's runs.
 
         Raises:
-            ConfigError: If it is not, and nothing is to be downloaded to it.
+            ConfigError: If it is not there, and nothing is to be downloaded to it, or if transfers
+                that are there are of another folder with other content.
         """
         root = user_path(str(self.settings.data_root))
         if not (root.is_dir() or self.settings.download):
@@ -91,6 +103,14 @@ class Transfer:
                 f"transfer.data_root={self.settings.data_root} does not exist; name the folder of "
                 "the data sets."
             )
+        for run in runs:
+            for file in (f for name in self.settings.names for f in self._files(run, name)):
+                if file.is_file() and not self._read(file):
+                    raise ConfigError(
+                        f"{file} cannot be read, or is of other images than those in "
+                        f"transfer.data_root={self.settings.data_root}; name the folder that it "
+                        f"was made with, or move {self.folder(run)} away."
+                    )
 
     def _read(self, file: Path) -> dict[str, float]:
         """The metrics of a file; none where it is not there, or of other images than these.
@@ -159,4 +179,5 @@ def read_study_transfer(said: Overrides, own: Sequence[str]) -> Transfer:
     if "data_root" not in {*said, *given}:
         raise ConfigError("This study needs transfer.data_root=<the folder of the data sets>.")
     overrides = overrides_of({**said, **given})
-    return Transfer(tuple(overrides), read_transfer([*overrides, "checkpoint=the run"]))
+    settings = read_transfer([*overrides, "checkpoint=the run"])
+    return Transfer(tuple(overrides), settings, tuple(f"{_GROUP}{each}" for each in own))

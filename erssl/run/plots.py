@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from erssl.errors import printable
 from erssl.files import replacing
@@ -35,6 +35,21 @@ _DASHES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)), (0, (3
 # Letters as journals take them; names of paths that do not differ from one writing to the next.
 _VECTOR: Any = {"pdf.fonttype": 42, "svg.hashsalt": "erssl"}
 Plots = Literal["png", "pdf", "svg"]
+
+
+def figure_files(path: Path) -> tuple[str, ...]:
+    """Names of the files that a figure may have, one of each format."""
+    return tuple(path.with_suffix(f".{kind}").name for kind in get_args(Plots))
+
+
+def remove_figure(path: Path) -> None:
+    """Delete a figure that was drawn before, in every format.
+
+    Args:
+        path: The file that :func:`save_figure` was given.
+    """
+    for name in figure_files(path):
+        path.with_name(name).unlink(missing_ok=True)
 
 
 def save_figure(figure: Figure, path: Path, plots: Plots = "png") -> None:

@@ -93,8 +93,8 @@ def plot_study(
 
 def _layout(options: Sequence[str]) -> Layout:
     """Join options that are numbers in order; write long names at the side."""
-    found = [_NUMBER.match(option) for option in options]
-    numbers = [float(m.group().replace("−", "-").replace(",", "")) for m in found if m]
+    matches = [_NUMBER.match(option) for option in options]
+    numbers = [float(m.group().replace("−", "-").replace(",", "")) for m in matches if m]
     steps = {after > before for before, after in pairwise(numbers)}
     joined = len(numbers) == len(options) and len(set(numbers)) == len(numbers) and len(steps) == 1
     longest = max(map(len, options))

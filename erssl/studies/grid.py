@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from erssl.data.places import is_place
 from erssl.errors import ConfigError
+from erssl.layers import flat
 from erssl.settings.compose import override_value
+from erssl.settings.resume import may_change
 
 DATA = "data"  # which images, and the group of their settings
 Overrides = dict[str, Any]
@@ -55,11 +58,23 @@ class Grid:
         axes: What varies between them.
         cells: The runs, those of the first seed first.
         changed: Overrides of all of them that are not those of the scale's description.
+        given: Those of them that the user has given.
     """
 
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
     changed: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+
+    def with_given(self, further: Sequence[str]) -> Grid:
+        """The same runs, of which more is said on the page."""
+        return replace(self, changed=(*self.changed, *further), given=(*self.given, *further))
+
+    @property
+    def that_counts(self) -> set[str]:
+        """What the user has given, but for where images lie and how a run works."""
+        keys = {override: override.partition("=")[0] for override in self.given}
+        return {o for o, key in keys.items() if not (is_place(key) or may_change(key))}
 
 
 def read_axes(said: Mapping[str, Any], study: str) -> tuple[Axis, ...]:
@@ -113,16 +128,15 @@ def fixed(option: Overrides) -> Overrides:
     return {k: v for k, v in option.items() if not (DATA in option and _is_of_images(k))}
 
 
-def leaves(overrides: Mapping[str, Any]) -> Iterator[str]:
+def keys_of(overrides: Mapping[str, Any]) -> set[str]:
     """The dotted keys that are set, those inside of a mapping or a text such as ``{a: 1}`` too."""
-    for key, value in overrides.items():
-        inner = value
-        if isinstance(value, str) and value.startswith("{"):
-            inner = override_value(key, value, text=False)
-        if isinstance(inner, Mapping):
-            yield from leaves({f"{key}.{name}": each for name, each in inner.items()})
-        else:
-            yield key
+    read = {
+        key: override_value(key, value, text=False)
+        if isinstance(value, str) and value.startswith("{")
+        else value
+        for key, value in overrides.items()
+    }
+    return set(flat(read))
 
 
 def places_of(rule: Sequence[str], axes: Sequence[Axis], study: str) -> dict[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from erssl.studies.grid import Axis, Grid, leaves
+from erssl.studies.grid import Axis, Grid, keys_of
 from erssl.studies.metrics import value_of
 
 _OF_START = {"data", "backbone", "evaluation", "checkpoint", "experiment"}
@@ -62,7 +62,7 @@ def untrained_levels(
 
 def is_of_start(axis: Axis) -> bool:
     """Whether an axis varies what an accuracy before training is of: images, network, protocol."""
-    keys = {key for option in axis.options.values() for key in leaves(option)}
+    keys = {key for option in axis.options.values() for key in keys_of(option)}
     return any(
         key.partition(".")[0] in _OF_START and not key.startswith(_OF_TRAINING) for key in keys
     )

@@ -27,7 +27,7 @@ from erssl.studies.grid import (
     Grid,
     Overrides,
     fixed,
-    leaves,
+    keys_of,
     places_of,
     product,
     read_axes,
@@ -129,8 +129,8 @@ class Study:
         skip = [places_of(rule, axes, self.name) for rule in read_skip(own.get("skip", self.skip))]
         given = dict(override.partition("=")[::2] for override in further)
         options = [option for axis in axes for option in axis.options.values()]
-        varied = {key for option in options for key in leaves(fixed(option))} | {"seed"}
-        if clash := sorted(set(leaves(given)) & varied):
+        varied = {"seed"}.union(*(keys_of(fixed(option)) for option in options))
+        if clash := sorted(keys_of(given) & varied):
             raise ConfigError(
                 f"{clash[0]} varies between the runs of the study {self.name}; leave it out, or "
                 "write a study of your own."
@@ -143,7 +143,7 @@ class Study:
         ]
         if not cells:
             raise ConfigError(f"The study {self.name} has no run at scale {scale.name}.")
-        return Grid(axes, tuple(cells), (*scale.changed, *further))
+        return Grid(axes, tuple(cells), (*scale.changed, *further), tuple(further))
 
 
 def read_study(name: str) -> Study:

@@ -76,7 +76,7 @@ def _scale(scale: Scale, grid: Grid) -> str:
         differs = f"of scale {markdown_text(scale.name)}, which is not the paper's"
     elif images != {f"data={PAPER_SCALE}"}:
         differs = "of the paper's scale, but of other images"
-    elif any(not override.startswith("data.root=") for override in grid.changed):
+    elif grid.that_counts:
         differs = "of the paper's scale, but for what this page changed"
     else:
         return "Ours are of the paper's scale."

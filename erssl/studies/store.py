@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from erssl.files import write_json
 from erssl.layers import flat
 from erssl.paths import user_path
 from erssl.run.checkpoint_files import has_checkpoint
-from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS
+from erssl.run.directory import CHECKPOINTS, CONFIG, LAST_CHECKPOINT, RESULTS
 from erssl.run.summary import read_results
 from erssl.settings.pretrain import resolved_config
 from erssl.settings.resume import may_change
@@ -33,8 +34,25 @@ _CHECKPOINT = "checkpoint"  # the weights that a run begins with
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 # Changes what is computed, and a run that goes on may be told it.
 _NONFINITE, _STOP = "on_nonfinite", "stop"
+# What a run may fit to its images, so that it is not what was asked for.
+FITTED = ("batch_size", "optimizer.warmup_epochs", "data.mean", "data.std")
 # Of these 1 is one batch and 1.0 are all.
 _COUNTS_OR_SHARES = ("trainer.limit_train_batches", "trainer.limit_val_batches")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is asked to be.
+
+    Attributes:
+        asked: Its key.
+        rest: Its key without what it may fit to its images.
+        digest: Of what it reads, by :func:`inputs_digest`.
+    """
+
+    asked: str
+    rest: str
+    digest: str
 
 
 class RunStore:
@@ -61,14 +79,12 @@ class RunStore:
         self._runs: dict[str, Path] = {}
         for config in sorted(self.folder.glob(f"*/{CONFIG}")):
             run = config.parent
-            mark = _mark_of(run)
             try:
-                key = key_of(resolved_config(config), mark.get("digest"))
+                keys = _keys_of(run)
             except (ConfigError, RunError) as error:
                 self.unread[run] = str(error)
                 continue
-            unchanged = mark.get("key", key) == key  # nobody has gone on with it otherwise
-            for each in {key, mark.get("asked", key) if unchanged else key}:
+            for each in keys:
                 held = self._runs.get(each)
                 if held is None or (is_finished(run) and not is_finished(held)):
                     self._runs[each] = run
@@ -87,19 +103,31 @@ class RunStore:
 
 def is_finished(run: Path) -> bool:
     """Whether a run directory holds results of a pretraining that can be read."""
-    return (run / RESULTS).exists() and damage_of(run) is None
+    return _protocol_of(run) == "pretrain"
+
+
+def is_of_another(run: Path) -> bool:
+    """Whether a run directory holds results of something else than a pretraining."""
+    return _protocol_of(run) not in (None, "pretrain")
+
+
+def _protocol_of(run: Path) -> str | None:
+    try:
+        return str(read_results(run / RESULTS)["protocol"])
+    except DataError:
+        return None
 
 
 def damage_of(run: Path) -> str | None:
-    """Why the results of a run directory are none of a pretraining; ``None`` without results."""
+    """Why the results of a run directory cannot be read; ``None`` of others and without results."""
     file = run / RESULTS
     if not file.exists():
         return None
     try:
-        protocol = read_results(file)["protocol"]
+        read_results(file)
     except DataError as error:
         return str(error)
-    return None if protocol == "pretrain" else f"{file} is of erssl {protocol}; move it away."
+    return None
 
 
 def holds_run(run: Path) -> bool:
@@ -108,12 +136,15 @@ def holds_run(run: Path) -> bool:
     return any(file.exists() for file in files) or has_checkpoint(run / LAST_CHECKPOINT)
 
 
-def key_of(config: Mapping[str, Any], digest: str | None = None) -> str:
+def key_of(
+    config: Mapping[str, Any], digest: str | None = None, without: Collection[str] = ()
+) -> str:
     """Digest of what a run computes.
 
     Args:
         config: Its fully resolved settings.
         digest: Of what it reads, by :func:`inputs_digest`; ``None`` to read that now.
+        without: Dotted keys that do not count.
 
     Returns:
         SHA-256 in hexadecimal.
@@ -121,7 +152,8 @@ def key_of(config: Mapping[str, Any], digest: str | None = None) -> str:
     counted = {
         key: _plain(value, key)
         for key, value in flat(config).items()
-        if not (may_change(key) or is_place(key) or key == _CHECKPOINT or _is_empty(value))
+        if not (may_change(key) or is_place(key) or _is_empty(value))
+        if key != _CHECKPOINT and key not in without
     }
     if config.get(_NONFINITE, _STOP) != _STOP:
         counted[_NONFINITE] = config[_NONFINITE]
@@ -139,26 +171,25 @@ def inputs_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(f"{images}|{_weights_digest(str(start))}".encode()).hexdigest()
 
 
-def mark_planned(run: Path, key: str, digest: str) -> None:
+def mark_planned(run: Path, plan: Plan) -> None:
     """Keep what a run is to be and of what, before it begins, beside the runs of its store.
 
     Its own folder is its own to clear.
     """
     file = _planned_file(run)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"asked": key, "digest": digest})
+    write_json(file, asdict(plan))
 
 
-def mark_finished(run: Path, asked: str, digest: str) -> None:
+def mark_finished(run: Path, plan: Plan) -> None:
     """Keep what a run was asked to be, and the digest of what it read, where its images are gone.
 
-    Args:
-        run: Its directory.
-        asked: The key that it was planned by.
-        digest: By :func:`inputs_digest`.
+    Of one that was asked for in two ways, the first, which it has fitted to its images.
     """
-    key = key_of(resolved_config(run / CONFIG), digest)
-    write_json(run / IMAGES, {"digest": digest, "asked": asked, "key": key})
+    key = key_of(resolved_config(run / CONFIG), plan.digest)
+    before = _mark_of(run)
+    asked = before.get("asked", plan.asked) if before.get("key") == key else plan.asked
+    write_json(run / IMAGES, {"digest": plan.digest, "asked": asked, "key": key})
     _planned_file(run).unlink(missing_ok=True)
 
 
@@ -172,6 +203,8 @@ def failure_of(run: Path) -> str | None:
     """Why a run has no results that can be read, although it was tried; ``None`` of any other."""
     if damage := damage_of(run):
         return damage
+    if is_of_another(run):
+        return f"{run / RESULTS} is of erssl {_protocol_of(run)}; move it away."
     try:
         return str(json.loads((run / FAILURE).read_text(encoding="utf-8"))["reason"])
     except FileNotFoundError:
@@ -183,6 +216,28 @@ def failure_of(run: Path) -> str | None:
 def diverged(metrics: Mapping[str, float]) -> bool:
     """Whether the training of a finished run came to a loss that is no number."""
     return not math.isfinite(metrics.get("train_loss", 0.0))
+
+
+def digest_of(run: Path) -> str | None:
+    """The digest of what a run has read, where that was kept."""
+    return _mark_of(run).get("digest")
+
+
+def _keys_of(run: Path) -> set[str]:
+    """What a run is found by: what it came to, and what it was asked to be.
+
+    The latter only while nobody has gone on with it otherwise.
+    """
+    config, mark = resolved_config(run / CONFIG), _mark_of(run)
+    digest = mark.get("digest")
+    key = key_of(config, digest)
+    if "asked" not in mark:
+        return {key}
+    if "key" in mark:
+        same = mark["key"] == key
+    else:  # planned alone
+        same = mark.get("rest") == key_of(config, digest, FITTED)
+    return {key, mark["asked"]} if same else {key}
 
 
 def _mark_of(run: Path) -> dict[str, str]:
@@ -208,11 +263,13 @@ def _is_taken(place: Path) -> bool:
 def _weights_digest(start: str) -> str:
     """Digest of a file, of the weights in a folder, or of the name of what is no place."""
     place = user_path(start)
-    digest = hashlib.sha256(content_of(str(place)))
-    if place.is_dir():
-        for file in sorted(place.iterdir()):
-            if file.suffix in _WEIGHTS and file.is_file():
-                digest.update(content_of(str(file)))
+    files = [place]
+    if place.is_dir():  # such as of a run, which keeps more than weights
+        below = sorted([*place.iterdir(), *(place / CHECKPOINTS).glob("*")])
+        files = [file for file in below if file.suffix in _WEIGHTS and file.is_file()]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(content_of(str(file)))
     return digest.hexdigest()
 
 

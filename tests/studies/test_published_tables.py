@@ -194,7 +194,7 @@ def test_the_papers_scale_and_metric_are_said_where_they_are_ours() -> None:
 
     def said(name: str, *changed: str, data: str = "imagenet") -> str:
         cells = tuple(Cell((row,), 0, (f"data={data}", "seed=0")) for row in "AB")
-        grid = Grid((method("A", "B"),), cells, changed)
+        grid = Grid((method("A", "B"),), cells, ("method=mine", *changed), changed)
         outcomes = outcomes_of({("A",): [0.1], ("B",): [0.2]}, "linear_top1")
         return " ".join(lines_of(table, grid, outcomes, name=name))
 

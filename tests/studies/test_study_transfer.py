@@ -87,7 +87,19 @@ def test_a_value_on_other_images_is_not_shown(tmp_path: Path) -> None:
         assert transfer.metrics(tmp_path / "run").get("transfer_dtd") == value, name
         assert transfer.missing(tmp_path / "run") is (value is None)
     with pytest.raises(ConfigError, match="gone does not exist"):
-        transfer.check_images()
+        transfer.check_images([])
+    whole = read_study_transfer(said, [f"data_root={tmp_path / 'whole'}"])
+    with pytest.raises(
+        ConfigError, match=r"of other images than those in transfer\.data_root=.*away"
+    ):
+        whole.check_images([tmp_path / "run"])
+    read_study_transfer(said, [f"data_root={tmp_path / 'copy'}"]).check_images([tmp_path / "run"])
+
+
+def test_what_a_user_says_of_transfers_counts_for_the_page() -> None:
+    """But for what may be added later, and where the images are."""
+    own = ["data_root=/a", "seeds=2", "datasets=[dtd]", "cache=true", "tolerance=0.01"]
+    assert read_study_transfer(SAID, own).that_counts == ("transfer.tolerance=0.01",)
 
 
 def test_every_seed_counts(tmp_path: Path) -> None:
