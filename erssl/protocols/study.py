@@ -13,7 +13,7 @@ from rich.console import Console
 
 from erssl.errors import ConfigError, RunError
 from erssl.files import write_json, write_text
-from erssl.protocols.readings import kept_readings
+from erssl.protocols.readings import kept_linear, kept_readings
 from erssl.protocols.step_time import seconds_of_run
 from erssl.protocols.study_checks import check_before_training
 from erssl.protocols.study_of_store import study_store
@@ -77,7 +77,7 @@ def run(overrides: Sequence[str], console: Console) -> Result:
     store = RunStore(settings.store)
     for path, reason in store.unread.items():
         say(console, f"{path} is passed over: {reason}")
-    runs = [_planned(cell, store) for cell in grid.cells]
+    runs = [_planned(cell, store, study.linear) for cell in grid.cells]
     if settings.dry_run:
         return _tell(runs, settings, study, console)
     with locked(settings.folder, "output"):
@@ -105,7 +105,7 @@ def _transfers(study: Study, further: list[str]) -> tuple[list[str], Transfer | 
     return rest, read_study_transfer(study.transfer, own)
 
 
-def _planned(cell: Cell, store: RunStore) -> Planned:
+def _planned(cell: Cell, store: RunStore, linear: bool = False) -> Planned:
     """A run of the grid, checked as ``erssl pretrain`` checks it."""
     try:
         settings, config = read_settings(list(cell.overrides))
@@ -119,7 +119,7 @@ def _planned(cell: Cell, store: RunStore) -> Planned:
     digest = inputs_digest(config)
     key = key_of(config, digest)
     plan = Plan(key, key_of(config, digest, FITTED), digest)
-    return Planned(cell, settings, store.place(key, settings.method["name"]), plan)
+    return Planned(cell, settings, store.place(key, settings.method["name"]), plan, linear)
 
 
 def _write(
@@ -160,7 +160,8 @@ def _outcome(run: Planned, transfer: Transfer | None = None) -> Outcome:
     if diverged(results["metrics"]):
         reason = f"it diverged: its last loss is {results['metrics']['train_loss']}"
         return Outcome(labels, seed, {}, reason, run.path.name, version)
-    metrics = {**(kept_readings(run.path) or {}), **results["metrics"]}
+    measured = {**(kept_readings(run.path) or {}), **kept_linear(run.path)}
+    metrics = {**measured, **results["metrics"]}
     metrics |= {} if transfer is None else transfer.metrics(run.path)
     if isinstance(seconds := results.get("wall_seconds"), int | float):
         metrics["wall_seconds"] = seconds

@@ -9,16 +9,18 @@ from pathlib import Path
 from rich.console import Console
 
 from erssl.errors import ErsslError
-from erssl.protocols.readings import kept_readings, readings_of
+from erssl.protocols.readings import kept_linear, kept_readings, linear_of, readings_of
 from erssl.run.checkpoint_files import has_checkpoint
 from erssl.run.console import say
 from erssl.run.directory import CONFIG, LAST_CHECKPOINT, RESULTS, only_begun
 from erssl.run.launch import Ended, count_jobs, launch, run_one
 from erssl.run.lock import holder_of
+from erssl.run.summary import read_results
 from erssl.run.waiting import wait_for_one
 from erssl.settings.pretrain_options import PretrainSettings
 from erssl.settings.study import StudySettings
 from erssl.studies.grid import Cell
+from erssl.studies.plan import LINEAR
 from erssl.studies.store import (
     IMAGES,
     Plan,
@@ -42,12 +44,14 @@ class Planned:
         settings: What it is asked to be.
         path: Its run directory.
         plan: By which the store knows it.
+        linear: Whether its linear accuracy is wanted, also where it ended without one.
     """
 
     cell: Cell
     settings: PretrainSettings
     path: Path
     plan: Plan
+    linear: bool = False
 
     @property
     def failure(self) -> str | None:
@@ -134,13 +138,22 @@ def _command(run: Planned) -> list[str]:
 def complete_all(runs: Sequence[Planned], console: Console) -> None:
     """Read what finished runs lack: those of a study that was killed then, or trained by hand."""
     for each in {run.path: run for run in runs if is_finished(run.path)}.values():
-        if kept_readings(each.path) is None or not (each.path / IMAGES).is_file():
+        there = kept_readings(each.path) is not None and (each.path / IMAGES).is_file()
+        if not there or _lacks_linear(each):
             _keep_readings(each, console)
+
+
+def _lacks_linear(run: Planned) -> bool:
+    """Whether its linear accuracy is wanted and has not been measured."""
+    measured = {**kept_linear(run.path), **read_results(run.path / RESULTS)["metrics"]}
+    return run.linear and LINEAR not in measured
 
 
 def _keep_readings(run: Planned, console: Console) -> None:
     try:
         readings_of(run.path)
+        if _lacks_linear(run):
+            linear_of(run.path)
     except ErsslError as error:
-        say(console, f"No readings without labels: {error}")
+        say(console, f"No readings of {run.path.name}: {error}")
     mark_finished(run.path, run.plan)  # the last, so that it says that this was done

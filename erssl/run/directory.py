@@ -40,6 +40,7 @@ RUN_DIR_VARIABLE = "ERSSL_RUN_DIR"  # how the processes of one run agree on a de
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
 _EVALUATION_FILES = ("subset.txt", "confusion.csv", "per_class.csv")
 READINGS = "readings.json"  # without labels, of a finished pretraining
+LINEAR = "linear.json"  # its linear accuracy, where that was measured afterwards
 _OF_STORES = ("images.json", "failure.json")  # see erssl.studies.store
 _TABLE_FILES = ("transfer.md", "transfer.csv", "transfer.json")
 _FIGURES = tuple(
@@ -207,6 +208,7 @@ def _written(folder: Path) -> list[Path]:
         "hparams.yaml",
         "loggers.json",
         READINGS,
+        LINEAR,
         *_OF_STORES,
     )
     files = [folder / name for name in names]

@@ -12,6 +12,8 @@ _LABELS = {
     "embedding_nats_below_uniform_kde": f"{_BELOW_UNIFORM}, embeddings, kernel density",
     "embedding_nats_below_uniform_knn": f"{_BELOW_UNIFORM}, embeddings, neighbours",
     "train_alignment": "alignment (mean cosine)",
+    "features_rankme": "effective rank of the features (RankMe)",
+    "embedding_rankme": "effective rank of the embeddings (RankMe)",
     "train_loss": "loss",
     "wall_seconds": "seconds a run",
 }
@@ -25,6 +27,8 @@ _TITLES = {
     "embedding_nats_below_uniform_kde": "entropy minus uniform (nats)",
     "embedding_nats_below_uniform_knn": "entropy minus uniform (nats)",
     "train_alignment": "alignment",
+    "features_rankme": "effective rank",
+    "embedding_rankme": "effective rank",
 }
 _MODES = {"linear": "linear", "finetune": "fine-tuned"}
 

@@ -12,7 +12,7 @@ from erssl.errors import listed_and
 from erssl.escaping import markdown_code, markdown_row, markdown_text
 from erssl.studies.comparison import compare
 from erssl.studies.grid import DATA, Grid
-from erssl.studies.metrics import digits_of, is_share, label_of, value_of
+from erssl.studies.metrics import digits_of, is_share, label_of, title_of, value_of
 from erssl.studies.outcome import Outcome, untrained_levels
 from erssl.studies.plan import DEFAULT_SCALE, Scale, Study
 from erssl.studies.published_page import published_lines
@@ -52,8 +52,13 @@ def page(
     lines += [" ".join([_state(grid, outcomes), *_shared(outcomes)]), ""]
     if figure and done:
         lines += [f"![{markdown_text(study.name)}]({figure})", ""]
-    for number, metric in enumerate(study.metrics):
-        if number == 0 or any(metric in each.metrics for each in done):
+    first, *others = study.metrics
+    metrics = [first, *(m for m in others if any(m in each.metrics for each in done))]
+    if len(grid.axes) == 1:
+        lines += ["## Results", "", option_table(grid, outcomes, metrics), ""]
+        lines += [*_in_full(metrics), ""]
+    else:
+        for metric in metrics:
             table_of_metric = metric_table(grid, outcomes, metric)
             lines += [f"## {markdown_text(label_of(metric))}", "", table_of_metric, ""]
     lines += _before_training(grid, outcomes)
@@ -76,21 +81,14 @@ def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
     column where a row has one cell or a column images of its own, is bold where it is ahead by
     more than the deviation.
     """
-    cells: dict[tuple[str, ...], list[Outcome]] = {}
-    for each in outcomes:
-        cells.setdefault(each.labels, []).append(each)
+    cells = _by_labels(outcomes)
     *down, last = grid.axes
     first, *others = last.options
-    if down:
-        heads = [*(axis.name for axis in down), f"{last.name}: {first}", *others]
-        rows = list(itertools.product(*(axis.options for axis in down)))
-        places = [[(*row, option) for option in last.options] for row in rows]
-    else:
-        heads = [last.name, label_of(metric)]
-        rows = [(option,) for option in last.options]
-        places = [[row] for row in rows]
+    heads = [*(axis.name for axis in down), f"{last.name}: {first}", *others]
+    rows = list(itertools.product(*(axis.options for axis in down)))
+    places = [[(*row, option) for option in last.options] for row in rows]
     own_images = any(DATA in overrides for overrides in last.options.values())
-    of_columns = own_images or len(places[0]) == 1
+    of_columns = own_images or not others
     compared = list(zip(*places, strict=True)) if of_columns else places
     bold = {
         _best({labels: cells.get(labels, []) for labels in group}, metric) for group in compared
@@ -100,6 +98,37 @@ def metric_table(grid: Grid, outcomes: Iterable[Outcome], metric: str) -> str:
         texts = [_cell(cells.get(labels, []), metric, labels in bold) for labels in row_places]
         lines.append(f"| {' | '.join([*map(markdown_text, row), *texts])} |")
     return "\n".join(lines)
+
+
+def option_table(grid: Grid, outcomes: Iterable[Outcome], metrics: Sequence[str]) -> str:
+    """Markdown table of a study of one axis: its options down, and the metrics across.
+
+    Cells are those of :func:`metric_table`; the best accuracy of a column is bold.
+    """
+    cells = _by_labels(outcomes)
+    (axis,) = grid.axes
+    of_options = {(option,): cells.get((option,), []) for option in axis.options}
+    best = {metric: _best(of_options, metric) for metric in metrics}
+    heads = [axis.name, *map(title_of, metrics)]
+    lines = [markdown_row(heads), "|" + "---|" * len(heads)]
+    for labels, of in of_options.items():
+        texts = [_cell(of, metric, labels == best[metric]) for metric in metrics]
+        lines.append(f"| {' | '.join([*map(markdown_text, labels), *texts])} |")
+    return "\n".join(lines)
+
+
+def _in_full(metrics: Sequence[str]) -> list[str]:
+    """What columns are whose heads are short."""
+    short = [m for m in metrics if title_of(m) != label_of(m)]
+    return [f"- {markdown_text(title_of(m))}: {markdown_text(label_of(m))}" for m in short]
+
+
+def _by_labels(outcomes: Iterable[Outcome]) -> dict[tuple[str, ...], list[Outcome]]:
+    """The runs of each cell."""
+    cells: dict[tuple[str, ...], list[Outcome]] = {}
+    for each in outcomes:
+        cells.setdefault(each.labels, []).append(each)
+    return cells
 
 
 def record(study: Study, scale: Scale, grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, Any]:

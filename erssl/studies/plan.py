@@ -3,12 +3,12 @@
 A file of ``configs/study`` holds ``question``, ``source``, ``axes`` and ``scales``; ``reads:
 store`` in place of axes makes it a study of the runs that a store holds. It may hold ``overrides``
 of all its runs, ``metrics``, ``published``, ``skip``, ``notes`` and ``transfer``, overrides of
-``erssl transfer`` for each finished run. An axis maps the
-label of each of its options to overrides of ``erssl pretrain``; the grid is the product of the
-axes. An option that says ``data`` has images of its own, and takes no setting of images from the
-scale or the user. A scale may replace axes and overrides by its own. What all studies have in
-common at a scale (images, network, length) is ``configs/study/scale/SCALE.yaml``, so that they
-share runs.
+``erssl transfer`` for each finished run. Where ``metrics`` names ``linear_top1``, it is measured
+of finished runs that lack it. An axis maps the label of each of its options to overrides of
+``erssl pretrain``; the grid is the product of the axes. An option that says ``data`` has images of
+its own, and takes no setting of images from the scale or the user. A scale may replace axes and
+overrides by its own. What all studies have in common at a scale (images, network, length) is
+``configs/study/scale/SCALE.yaml``, so that they share runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _KEYS = {"question", "source", "axes", "scales", "overrides", "metrics", "publis
 _KEYS |= {"notes", "reads", "transfer"}
 _SCALE_KEYS = {"about", "overrides", "seeds"}
 _OWN_SCALE_KEYS = {"about", "overrides", "seeds", "axes", "skip"}
-METRICS = ("knn_top1", "linear_top1", "train_nats_below_uniform", "train_alignment")
+LINEAR = "linear_top1"
+METRICS = ("knn_top1", LINEAR, "train_nats_below_uniform", "train_alignment")
 
 DEFAULT_SCALE = "tiny"
 
@@ -80,6 +81,7 @@ class Study:
     notes: tuple[str, ...]
     reads_store: bool = False
     transfer: Overrides | None = None
+    linear: bool = False  # ask it of every run, also of one that ended without it
 
     @property
     def default_scale(self) -> str:
@@ -201,6 +203,7 @@ def _study(name: str, said: Mapping[str, Any], about: str) -> Study:
         notes=tuple(" ".join(note.split()) for note in _texts(said, "notes")),
         reads_store=reads is not None,
         transfer=dict(said["transfer"]) if said.get("transfer") else None,
+        linear=LINEAR in _texts(said, "metrics"),
     )
     if not reads:
         for scale, own_scale in scales.items():  # what a scale says of its own is read with it

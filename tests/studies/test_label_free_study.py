@@ -21,7 +21,13 @@ from erssl.protocols import study as command
 from erssl.protocols.build import trained_method
 from erssl.protocols.rank import RANKED_BY, ranking
 from erssl.protocols.read_runs import read_run
-from erssl.protocols.readings import _training, kept_readings, readings_of
+from erssl.protocols.readings import (
+    _training,
+    kept_linear,
+    kept_readings,
+    linear_of,
+    readings_of,
+)
 from erssl.run.summary import collect
 from erssl.settings.pretrain import run_settings
 from erssl.studies.ranking import rank_readings
@@ -272,3 +278,19 @@ def test_there_is_nothing_to_rank_among_other_protocols(store: Path, tmp_path: P
     (tmp_path / "results.json").write_text(json.dumps({**results, "protocol": "knn"}))
     with pytest.raises(DataError, match="none here"):
         ranking(collect([tmp_path]), "features_rankme")
+
+
+def test_the_linear_accuracy_of_a_finished_run_is_the_one_that_a_run_ends_with(
+    store: Path, tmp_path: Path
+) -> None:
+    """Measured from the checkpoint, kept, and not that of a training made longer since."""
+    run = Path(shutil.copytree(store / "run0", tmp_path / "run"))
+    again = tmp_path / "again"
+    with_linear = ("method=mveb", "seed=0", f"run_dir={again}", "evaluation.linear=true")
+    pretrain.run([*TINY, *with_linear], QUIET)
+    expected = json.loads((again / "results.json").read_text())["metrics"]["linear_top1"]
+    assert kept_linear(run) == {}
+    assert linear_of(run) == kept_linear(run) == {"linear_top1": expected}
+    longer = (f"run_dir={run}", "resume=true", "epochs=2", "data.num_workers=0")
+    pretrain.run(longer, QUIET)
+    assert kept_linear(run) == {}

@@ -11,7 +11,7 @@ import pytest
 from erssl.studies import read_study
 from erssl.studies.grid import Axis, Cell, Grid
 from erssl.studies.outcome import Outcome
-from erssl.studies.page import metric_table, page, record
+from erssl.studies.page import metric_table, option_table, page, record
 from erssl.studies.seeds import deviation, mean, mean_text
 
 KNN = "knn_top1"
@@ -78,17 +78,37 @@ def test_the_best_of_a_column_is_bold_where_a_row_has_one_cell() -> None:
     """By the rule of a row: ahead of every other by more than the larger deviation."""
     grid = grid_of({"A": {}, "B": {}, "C": {}})
     values = {("A",): [0.40, 0.42], ("B",): [0.50, 0.52], ("C",): [0.30, 0.34]}
-    lines = metric_table(grid, outcomes_of(values), KNN).splitlines()
+    lines = option_table(grid, outcomes_of(values), [KNN]).splitlines()
     assert lines[:2] == ["| a | kNN top-1 (%) |", "|---|---|"]
     assert lines[2:] == ["| A | 41.0 ± 1.4 |", "| B | **51.0 ± 1.4** |", "| C | 32.0 ± 2.8 |"]
     narrow = grid_of({"A": {}, "B": {}}, {"x": {}})
     two = {(*labels, "x"): seeds for labels, seeds in values.items() if labels != ("C",)}
     assert "| B | **51.0 ± 1.4** |" in metric_table(narrow, outcomes_of(two), KNN)
     one_seed = {labels: seeds[:1] for labels, seeds in values.items()}
-    assert "**" not in metric_table(grid, outcomes_of(one_seed), KNN)
+    assert "**" not in option_table(grid, outcomes_of(one_seed), [KNN])
     within = {**values, ("A",): [0.48, 0.56]}  # 52.0 ± 5.7 against 51.0
-    assert "**" not in metric_table(grid, outcomes_of(within), KNN)
-    assert "**" not in metric_table(grid, outcomes_of(values, "train_loss"), "train_loss")
+    assert "**" not in option_table(grid, outcomes_of(within), [KNN])
+    assert "**" not in option_table(grid, outcomes_of(values, "train_loss"), ["train_loss"])
+
+
+def test_a_study_of_one_axis_has_one_table_with_a_column_a_metric() -> None:
+    """Short heads, whose whole names stand below; a metric that no run has is left out."""
+    study = dataclasses.replace(read_study("methods"), metrics=(KNN, BELOW, "linear_top1"))
+    outcomes = [
+        Outcome(("A",), 0, {KNN: 0.5, BELOW: -3.0}),
+        Outcome(("B",), 0, {KNN: 0.25, BELOW: -1.5}),
+    ]
+    text = page(study, study.scale("tiny"), grid_of({"A": {}, "B": {}}), outcomes, None)
+    _, _, table = text.partition("## Results\n\n")
+    assert table.splitlines()[:6] == [
+        "| a | kNN top-1 (%) | entropy minus uniform (nats) |",
+        "|---|---|---|",
+        "| A | 50.0 | -3.00 |",
+        "| B | 25.0 | -1.50 |",
+        "",
+        "- entropy minus uniform (nats): entropy minus that of the uniform density (nats), last "
+        "batches as logged",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -107,9 +127,8 @@ def test_cells_of_a_collapsed_run_are_not_finite_and_have_no_deviation(
 ) -> None:
     """``statistics.stdev`` has no answer to them."""
     outcomes = outcomes_of({("A",): values}, BELOW)
-    table = metric_table(grid_of({"A": {}}), outcomes, BELOW).splitlines()
-    label = "entropy minus that of the uniform density (nats), last batches as logged"
-    assert table == [f"| a | {label} |", "|---|---|", f"| A | {text} |"]
+    table = option_table(grid_of({"A": {}}), outcomes, [BELOW]).splitlines()
+    assert table == ["| a | entropy minus uniform (nats) |", "|---|---|", f"| A | {text} |"]
 
 
 def test_mean_and_deviation_are_those_of_the_standard_library() -> None:

@@ -164,3 +164,37 @@ def test_a_run_that_another_process_finishes_is_read(
     (planned.path / "readings.json").unlink()  # as of a build that had none, or could make none
     run(small, *places)
     assert read == [planned.path] * 3
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_study_that_names_the_linear_accuracy_measures_it_of_finished_runs(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and not where a run ended with one, nor where the study's file does not name it."""
+    measured: list[Path] = []
+
+    def linear(folder: Path) -> dict[str, float]:
+        measured.append(folder)
+        digest = hashlib.sha256((folder / "results.json").read_bytes()).hexdigest()
+        (folder / "linear.json").write_text(
+            json.dumps({"of": digest, "readings": {"linear_top1": 0.75}})
+        )
+        return {"linear_top1": 0.75}
+
+    monkeypatch.setattr("erssl.protocols.study_runs.linear_of", linear)
+    monkeypatch.setattr("erssl.protocols.study_runs.readings_of", lambda _: {})
+    named = {"metrics": ["knn_top1", "linear_top1"]} if asked else {}
+    axes = {"method": {"SimCLR": {"method": "simclr"}, "MVEB": {"method": "mveb"}}}
+    small = written(tmp_path, axes=axes, skip=[], **named)
+    study = read_study(small)
+    store = RunStore(tmp_path / "store")
+    cells = study.grid(study.scale("tiny")).cells
+    first, second = (command._planned(cell, store) for cell in cells)
+    finish(first, knn_top1=0.5)
+    finish(second, knn_top1=0.25, linear_top1=0.5)
+    places = (f"store={tmp_path / 'store'}", f"output={tmp_path / 'out'}")
+    for _ in range(2):
+        runs = run(small, *places).results["runs"]
+        values = [each["metrics"].get("linear_top1") for each in runs]
+        assert values == [0.75 if asked else None, 0.5]
+    assert measured == ([first.path] if asked else [])
