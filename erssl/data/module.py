@@ -166,7 +166,7 @@ class SSLDataModule(LightningDataModule):
             size: Number N of images; ``None`` for 256, or all where there are fewer.
 
         Returns:
-            Two tensors (N, C, image_size, image_size).
+            Two tensors (N, C, side, side), of the side of the run's global views.
 
         Raises:
             ConfigError: If there are fewer images.
@@ -178,8 +178,9 @@ class SSLDataModule(LightningDataModule):
                 f"lens.probe_size={size} does not fit the {len(images)} images of the split "
                 f"that it is drawn from; set it to {len(images)} or less and at least 2."
             )
-        side, channels = self.options.image_size, self.options.channels
-        check_images("data.image_size", side, channels, 2 * size, "lens.probe_size")
+        views, channels = self.options.views, self.options.channels
+        side, *_ = views.sides(self.options.image_size)
+        check_images(views.size_key, side, channels, 2 * size, "lens.probe_size")
         return self.spread_views(images, size)
 
     def spread_views(self, images: ImageDataset, size: int) -> tuple[Tensor, Tensor]:
@@ -190,7 +191,7 @@ class SSLDataModule(LightningDataModule):
             size: Number N of images, 2 to all.
 
         Returns:
-            Two tensors (N, C, image_size, image_size).
+            Two tensors (N, C, side, side), of the side of the run's global views.
         """
         places = np.linspace(0, len(images) - 1, size).round().astype(int).tolist()
         first, second = self.pipeline.probe(images, places, self.seed)

@@ -53,9 +53,8 @@ def build_method(
         if large:
             _check_memory("backbone", backbone_of_settings)
         backbone = backbone_of_settings()
-    sizes = [settings.data.image_size]
-    if views.n_local_views:
-        sizes.append(views.local_image_size)
+    side = settings.data.image_size
+    sizes = dict.fromkeys([side, *views.sides(side)])  # it evaluates images of the first
     check_input_size(backbone, sizes, settings.data.channels)
     if settings.optimizer.layer_decay != 1 and not hasattr(backbone, "blocks"):
         raise ConfigError(
@@ -133,13 +132,14 @@ def check_images(settings: PretrainSettings, batch_size: int) -> None:
     Raises:
         ConfigError: If they do not.
     """
-    views, side = settings.data.views, settings.data.image_size
-    pixels = views.n_views * side**2 + views.n_local_views * views.local_image_size**2
+    views = settings.data.views
+    sides = views.sides(settings.data.image_size)
+    pixels = sum(side**2 for side in sides)
     need = 4 * batch_size * settings.data.channels * pixels
     check_memory(
-        f"data.image_size={side} with {batch_size} images on a device",
+        f"{views.size_key}={sides[0]} with {batch_size} images on a device",
         need,
-        "set data.image_size, batch_size or data.views.n_local_views to less",
+        f"set {views.size_key}, batch_size or data.views.n_local_views to less",
     )
 
 

@@ -132,6 +132,9 @@ def _preprocessing(settings: PretrainSettings, sources: Mapping[str, str]) -> li
     data = settings.data
     mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (data.mean, data.std))
     size = f"{data.image_size} x {data.image_size} pixels"
+    large, *_ = data.views.sides(data.image_size)
+    if large != data.image_size:
+        size = f"{large} x {large} pixels and evaluated at {size}"
     lines = [f"Trained at {size}, mean {mean}, std {std} ({_whose(data, sources)})"]
     return lines if data.channels == RGB else [*lines, f"Channels: {data.channels}"]
 

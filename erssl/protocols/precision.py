@@ -149,9 +149,8 @@ def _advice(settings: PretrainSettings, device: torch.device, backbone: nn.Modul
 
 
 def _sides(settings: PretrainSettings) -> list[int]:
-    views = settings.data.views
-    sides = [settings.data.image_size]
-    return [*sides, views.local_image_size] if views.n_local_views else sides
+    """Sides of the views that a step sees, each once."""
+    return list(dict.fromkeys(settings.data.views.sides(settings.data.image_size)))
 
 
 def _listed(names: list[str]) -> str:

@@ -72,9 +72,7 @@ def _counted(data: DataOptions) -> int:
 
 def _seconds_of_step(settings: PretrainSettings) -> float:
     device = best_device()
-    views = settings.data.views
-    sizes = [settings.data.image_size] * views.n_views
-    sizes += [views.local_image_size] * views.n_local_views
+    sizes = settings.data.views.sides(settings.data.image_size)
     method = build_method(settings, _CLASSES, settings.batch_size).to(device).train()
     shape = (settings.batch_size, settings.data.channels)
     images = [torch.randn(*shape, size, size, device=device) for size in sizes]

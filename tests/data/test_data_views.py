@@ -292,6 +292,8 @@ def test_digits_stay_grey() -> None:
         ({"n_local_views": 2.5}, ("data.views.n_local_views=2.5",)),
         ({"global_scale": 0.5}, ("data.views.global_scale=0.5",)),
         ({"local_image_size": 0}, ("data.views.local_image_size=0",)),
+        ({"global_image_size": 0}, ("data.views.global_image_size=0",)),
+        ({"global_image_size": 2.5}, ("data.views.global_image_size=2.5",)),
         ({"global_scale": (0.5, 0.2)}, ("data.views.global_scale",)),
         ({"global_scale": (0.0, 1.0)}, ("data.views.global_scale",)),
         ({"local_scale": (0.1, 1.5)}, ("data.views.local_scale",)),
@@ -310,6 +312,26 @@ def test_wrong_options_are_one_sentence(keywords, words) -> None:
 def test_local_views_larger_than_global_ones_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"local_image_size=96 is larger than data.image_size=32"):
         build_views(ViewOptions("cifar", n_local_views=2), 32, MEAN, STD)
+    options = ViewOptions("cifar", 2, 24, global_image_size=16)
+    with pytest.raises(ConfigError, match=r"=24 is larger than data.views.global_image_size=16"):
+        build_views(options, 32, MEAN, STD)
+
+
+@pytest.mark.parametrize(
+    ("options", "sides"),
+    [
+        (ViewOptions("cifar"), [32, 32]),
+        (ViewOptions("cifar", global_image_size=24), [24, 24]),
+        (ViewOptions("byol", global_image_size=48), [48, 48]),
+        (ViewOptions("cifar", 3, 12, global_image_size=24), [24, 24, 12, 12, 12]),
+        (ViewOptions("mae", global_image_size=16), [16]),
+    ],
+)
+def test_views_have_the_sides_that_options_say(options: ViewOptions, sides: list[int]) -> None:
+    """Global ones those of evaluation images where nothing is said, local ones their own."""
+    assert options.sides(32) == sides
+    views = build_views(options, 32, MEAN, STD)(noise((40, 40)))
+    assert [tuple(view.shape) for view in views] == [(3, side, side) for side in sides]
 
 
 def test_evaluation_of_small_images_keeps_every_pixel() -> None:

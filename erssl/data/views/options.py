@@ -16,6 +16,7 @@ from erssl.data.views.draws import ViewSpec, read_view
 from erssl.errors import ConfigError
 
 Scale = tuple[float, float]
+_GLOBAL_SIZE = "data.views.global_image_size"
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ class ViewOptions:
         recipe: Which augmentation; :mod:`erssl.data.views.recipes` says what each does.
         n_local_views: Number of small crops beside the two global views.
         local_image_size: Side of the local views in pixels, at most that of the global views.
+        global_image_size: Side of the global views in pixels; ``None``: ``data.image_size``, the
+            side of the images that a run evaluates. A smaller one trains faster.
         global_scale: Smallest and largest share of the image's area in a global view. ``None`` is
             the recipe's own, which is another one for some where there are local views.
         local_scale: The same for the local views.
@@ -158,6 +161,7 @@ class ViewOptions:
     recipe: str = "dino"
     n_local_views: int = 0
     local_image_size: int = 96
+    global_image_size: int | None = None
     global_scale: Scale | None = None
     local_scale: Scale | None = None
 
@@ -167,6 +171,8 @@ class ViewOptions:
             check_choice("data.views.recipe", self.recipe, available_views())
         check_whole("data.views.n_local_views", self.n_local_views, 0, "a number of views")
         check_whole("data.views.local_image_size", self.local_image_size, 1, "a size in pixels")
+        if self.global_image_size is not None:
+            check_whole(_GLOBAL_SIZE, self.global_image_size, 1, "a size in pixels")
         row = RECIPES[self.recipe]
         if self.n_local_views > 0 and row.local_scale is None:
             raise ConfigError(
@@ -188,6 +194,21 @@ class ViewOptions:
         """Number of views of an image, global and local."""
         return RECIPES[self.recipe].n_global + self.n_local_views
 
+    @property
+    def size_key(self) -> str:
+        """The setting that says the side of the global views."""
+        return "data.image_size" if self.global_image_size is None else _GLOBAL_SIZE
+
+    def sides(self, image_size: int) -> list[int]:
+        """Sides of all views of an image in pixels, the global ones first.
+
+        Args:
+            image_size: ``data.image_size``.
+        """
+        n_global = self.n_views - self.n_local_views
+        large = self.global_image_size or image_size
+        return [large] * n_global + [self.local_image_size] * self.n_local_views
+
 
 def build_views(
     options: ViewOptions, image_size: int, mean: Sequence[float], std: Sequence[float]
@@ -199,14 +220,14 @@ def build_views(
 
     Args:
         options: The recipe and its sizes.
-        image_size: Side of the global views in pixels.
+        image_size: Side of the global views in pixels, where the options say none.
         mean: Channel means to subtract, one value a channel for pixels in 0..1.
         std: Channel deviations to divide by.
 
     Returns:
         A transform from a PIL image, or a tensor of other channels than one or three, to a list of
-        ``options.n_views`` tensors: the global ones of (C, image_size, image_size), then the local
-        ones of (C, local_image_size, local_image_size).
+        ``options.n_views`` tensors (C, side, side), the global ones before the local ones, of the
+        sides of :meth:`ViewOptions.sides`.
 
     Raises:
         ConfigError: If the local views are larger than the global ones, or the recipe cannot be had
@@ -217,16 +238,16 @@ def build_views(
         return MultiViewTransform(
             [BandView(_spec(options.recipe, view, len(mean)), mean, std) for view in rgb.transforms]
         )
-    if options.n_local_views > 0 and options.local_image_size > image_size:
+    side = options.global_image_size or image_size
+    if options.n_local_views > 0 and options.local_image_size > side:
         raise ConfigError(
             f"data.views.local_image_size={options.local_image_size} is larger than "
-            f"data.image_size={image_size}; local views are the small ones, so give at most "
-            f"{image_size}."
+            f"{options.size_key}={side}; local views are the small ones, so give at most {side}."
         )
     row = RECIPES[options.recipe]
     own_scale = row.beside_local if options.n_local_views > 0 else row.global_scale
     crops = Crops(
-        image_size,
+        side,
         options.global_scale or own_scale,
         options.n_local_views,
         options.local_image_size,
