@@ -37,8 +37,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "results.md"
 STEPS = result_file("method_steps")
 TURNS = 5
-KNN, LINEAR, BELOW = "knn_top1", "linear_top1", "train_nats_below_uniform"
-ALIGNMENT, RANK = "train_alignment", "features_rankme"
+KNN, LINEAR = "knn_top1", "linear_top1"
+BELOW, ALIGNMENT = "train_nats_below_uniform", "train_alignment"
+RANK = "features_rankme"
+ENTROPY = "entropy minus uniform (nats)"
 OFF = ", off"
 Record = Mapping[str, Any]
 
@@ -91,7 +93,7 @@ def all_methods(content: Record, steps: Mapping[str, float]) -> str:
     (axis,) = content["axes"].values()
     rows = sorted(axis, key=lambda label: -mean(values(content, KNN, label)))
     heads = ["method", "keeps the entropy up by", "kNN (%)", "linear (%)"]
-    heads += ["nats below uniform", "effective rank", "alignment", "s a step"]
+    heads += [ENTROPY, "effective rank", "alignment", "s a step"]
     lines = _head(heads)
     for label in rows:
         info = get_method(axis[label]["method"]).info
@@ -102,9 +104,7 @@ def all_methods(content: Record, steps: Mapping[str, float]) -> str:
 
 def switched_off(content: Record) -> str:
     """Each method beside itself without its entropy term."""
-    lines = _head(
-        ["method", "kNN (%)", "off", "nats below uniform", "off", "alignment", "off"],
-    )
+    lines = _head(["method", "kNN (%)", "off", ENTROPY, "off", "alignment", "off"])
     (axis,) = content["axes"].values()
     for label in (label for label in axis if not label.endswith(OFF)):
         pairs = [
@@ -126,7 +126,7 @@ def batches(content: Record) -> str:
         return 100 * (means[0] - means[1])
 
     heads = ["method", *(f"kNN, batch {size} (%)" for size in batch), "gain"]
-    heads += [f"nats below uniform, {size}" for size in batch]
+    heads += [f"{ENTROPY}, {size}" for size in batch]
     lines = _head(heads)
     for method in sorted(methods, key=gain, reverse=True):
         accuracies = [_text(content, KNN, method, size) for size in batch]
@@ -137,7 +137,7 @@ def batches(content: Record) -> str:
 
 def weights(content: Record) -> str:
     """Each setting of a weight."""
-    lines = _head(["setting", "kNN (%)", "nats below uniform", "effective rank", "alignment"])
+    lines = _head(["setting", "kNN (%)", ENTROPY, "effective rank", "alignment"])
     (axis,) = content["axes"].values()
     for label in axis:
         keys = (KNN, BELOW, RANK, ALIGNMENT)
