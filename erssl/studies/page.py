@@ -107,7 +107,9 @@ def option_table(grid: Grid, outcomes: Iterable[Outcome], metrics: Sequence[str]
     """
     cells = _by_labels(outcomes)
     (axis,) = grid.axes
-    of_options = {(option,): cells.get((option,), []) for option in axis.options}
+    of_options: dict[tuple[str, ...], list[Outcome]] = {
+        (option,): cells.get((option,), []) for option in axis.options
+    }
     best = {metric: _best(of_options, metric) for metric in metrics}
     heads = [axis.name, *map(title_of, metrics)]
     lines = [markdown_row(heads), "|" + "---|" * len(heads)]
