@@ -43,6 +43,7 @@ from erssl.loss import (
     TiCoLoss,
     VISRegLoss,
 )
+from erssl.methods.cmc import InfoNCELoss
 from erssl.run.directory import environment
 
 DIM, SIZES, ROUNDS = 2048, (256, 512, 1024, 2048, 4096, 8192), 5
@@ -87,6 +88,7 @@ OPERATIONS: dict[str, Callable[[int, int], float]] = {
     "E2MCLoss": lambda n, d: 2 * 2 * 6.0 * n * d * d,
     "ERLoss, KoLeo": lambda n, d: 4.0 * n * n * d,
     "KoLeoLoss (lightly)": lambda n, d: 4.0 * n * n * d,
+    "InfoNCELoss": lambda n, d: 12.0 * n * n * d,
 }
 
 
@@ -102,7 +104,7 @@ def _log_dets(n: int, d: int) -> float:
 
 def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """The contenders, by the names of `OPERATIONS`."""
-    frossl, koleo = LightlyFroSSL(), KoLeoLoss()
+    frossl, koleo, info_nce = LightlyFroSSL(), KoLeoLoss(), InfoNCELoss(0.1)
     return {
         "NTXentLoss (lightly)": NTXentLoss(),
         "MVEBLoss": MVEBLoss(),
@@ -129,6 +131,7 @@ def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
         "E2MCLoss": E2MCLoss(),
         "ERLoss, KoLeo": ERLoss(estimator="koleo"),
         "KoLeoLoss (lightly)": lambda z0, z1: koleo(z0) + koleo(z1),
+        "InfoNCELoss": lambda z0, z1: (info_nce(z0, z1) + info_nce(z1, z0)) / 2,
     }
 
 

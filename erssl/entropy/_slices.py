@@ -114,7 +114,7 @@ def epps_pulley(
                 slopes[rows] = torch.bmm(of_waves, own.flatten(1, 2))[:, 0]
         if gradient is not None and slopes is not None:
             gradient.addmm_(slopes.T, columns, alpha=2 / slices)
-    return (statistic * (n * world / slices)).to(x), gradient
+    return (statistic * (n * world / max(1, slices))).to(x), gradient
 
 
 def _waves(angles: Tensor, waves: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._opaque import is_followed
+from erssl.entropy._shapes import check_matrix
 from erssl.entropy.precision import full_precision, product
 
 
@@ -24,14 +25,16 @@ def gaussian_entropy(z: Tensor, noise: float = 0.0) -> Tensor:
     any density on ℝ^d. With that of N rows it is an estimate, too low by about d²/4N for N well
     above d, and -inf for N <= d unless ``noise`` says how far to look (CorInfoMax,
     arXiv 2209.07999, has such a term). Rows on the sphere have no density on ℝ^d; for them it is
-    an estimate alone, near the truth where √d z is nearly Gaussian.
+    an estimate alone, near the truth where √d z is nearly Gaussian. In float64 inside, but on
+    Apple's GPUs.
 
     Args:
         z: Embeddings (N, d) of any norm.
         noise: Variance ν that is added to every dimension, at least 0.
 
     Returns:
-        Scalar tensor, at least in float32; -inf where the covariance has no full rank.
+        Scalar tensor, at least in float32; -inf where rounding leaves the covariance no full rank,
+        with a gradient of 0.
 
     Raises:
         ValueError: If ``z`` is not a matrix or ``noise`` negative.
@@ -41,20 +44,20 @@ def gaussian_entropy(z: Tensor, noise: float = 0.0) -> Tensor:
         >>> round(gaussian_entropy(z).item(), 1)  # log 2πe = 2.84
         2.8
     """
-    _check_matrix(z)
+    check_matrix(z)
     if not noise >= 0:
         raise ValueError(f"The noise must be a variance of at least 0 but is {noise}.")
     n, dim = z.shape
-    centred = z - z.mean(dim=0)
+    rows = z if z.device.type == "mps" else z.double()
+    centred = rows - rows.mean(dim=0)
     constant = 0.5 * dim * math.log(2 * math.pi * math.e)
     if noise > 0:
-        return 0.5 * _log_det_plus_identity(centred / math.sqrt(n * noise)) + (
-            constant + 0.5 * dim * math.log(noise)
-        )
+        rate = 0.5 * _log_det_plus_identity(centred / math.sqrt(n * noise))
+        return (rate + constant + 0.5 * dim * math.log(noise)).to(z)
     if n <= dim:  # N centred rows span N - 1 dimensions at most
         total = z.sum()  # of the rows, with a gradient of 0
         return total.masked_fill(torch.ones_like(total, dtype=torch.bool), -math.inf)
-    return 0.5 * log_det(product(centred.T, centred) / n) + constant
+    return (0.5 * log_det(product(centred.T, centred) / n) + constant).to(z)
 
 
 @full_precision
@@ -81,7 +84,7 @@ def coding_rate(z: Tensor, distortion: float = 0.5) -> Tensor:
         >>> round(coding_rate(torch.eye(2), 0.5).item(), 4), round(math.log(3), 4)
         (1.0986, 1.0986)
     """
-    _check_matrix(z)
+    check_matrix(z)
     if not distortion > 0:
         raise ValueError(f"The distortion must be above 0 but is {distortion}.")
     n, dim = z.shape
@@ -116,7 +119,7 @@ def coding_series(z0: Tensor, z1: Tensor, distortion: float, order: int = 4) -> 
         >>> torch.isclose(coding_series(z, z, 1.0), 2 * coding_rate(z, 1.0), atol=1e-6).item()
         True
     """
-    _check_matrix(z0)
+    check_matrix(z0)
     if z0.shape != z1.shape or z0.dtype != z1.dtype:
         raise ValueError(
             "Both views must have one shape (N, d) and precision but have "
@@ -174,16 +177,19 @@ class _LogDet(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> Tensor:
         value, factor = _log_det_and_factor(matrix)
-        ctx.save_for_backward(matrix, factor)
+        ctx.save_for_backward(matrix, factor, value > -math.inf)
         return value
 
     @staticmethod
     @full_precision
     def backward(ctx: Any, of_value: Tensor) -> Tensor:
-        matrix, factor = ctx.saved_tensors
-        again = torch.is_grad_enabled()  # a second derivative follows
-        inverse = torch.linalg.inv(matrix) if again else torch.cholesky_inverse(factor)
-        gradient: Tensor = of_value * inverse
+        matrix, factor, regular = ctx.saved_tensors
+        unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        if torch.is_grad_enabled():  # a second derivative follows
+            inverse = torch.linalg.inv(torch.where(regular, matrix, unit))
+        else:
+            inverse = torch.cholesky_inverse(torch.where(regular, factor, unit))
+        gradient: Tensor = of_value * torch.where(regular, inverse, 0.0)
         return gradient
 
 
@@ -213,8 +219,3 @@ def _log_det_and_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
     value = 2 * factor.diagonal().log().sum()
     lost = torch.where(matrix.isfinite().all(), -math.inf, math.nan).to(value)
     return torch.where(failed > 0, lost, value), factor
-
-
-def _check_matrix(z: Tensor) -> None:
-    if z.ndim != 2 or len(z) < 1:
-        raise ValueError(f"Embeddings must have shape (N, d) with N >= 1; got {tuple(z.shape)}.")

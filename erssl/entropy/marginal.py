@@ -45,8 +45,10 @@ def marginal_entropy(z: Tensor, m: int | None = None, floor: float = 0.0) -> Ten
         )
     n = len(z)
     m = max(1, round(math.sqrt(n))) if m is None else m
-    if not 1 <= m < n:
+    if not isinstance(m, int) or not 1 <= m < n:
         raise ValueError(f"The spacing m must be from 1 to N - 1 = {n - 1} but is {m}.")
+    if not floor >= 0:
+        raise ValueError(f"The floor of spacings must be at least 0 but is {floor}.")
     ordered = z.sort(dim=0).values
     spacings = ordered[m:] - ordered[:-m]
     digammas = math.fsum(1 / j for j in range(m, n + 1))  # ψ(N + 1) - ψ(m)

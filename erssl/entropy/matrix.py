@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from erssl.entropy._opaque import is_followed
+from erssl.entropy._shapes import check_matrix
 from erssl.entropy.precision import full_precision, product
 
 _SMALLEST = 1e-6  # singular value that has a gradient, of the largest
@@ -56,7 +57,7 @@ def matrix_renyi2_entropy(z: Tensor) -> Tensor:
         z: Embeddings (N, d), of unit norm for the linear kernel to be one at each row itself.
 
     Returns:
-        Scalar tensor in [0, log min(N, d)], at least in float32.
+        Scalar tensor in [0, log min(N, d)], at least in float32; NaN where a row is not finite.
 
     Raises:
         ValueError: If ``z`` is not a matrix.
@@ -66,7 +67,7 @@ def matrix_renyi2_entropy(z: Tensor) -> Tensor:
         4.0
     """
     purity = _unit_trace(z).square().sum()
-    return -torch.where(purity > 0, purity, 1.0).log()  # rows of 0 are a point
+    return -torch.where(purity == 0, 1.0, purity).log()  # rows of 0 are a point
 
 
 @full_precision
@@ -94,7 +95,7 @@ def nuclear_norm(z: Tensor) -> Tensor:
         >>> round(nuclear_norm(torch.eye(3)).item(), 4)
         3.0
     """
-    _check_matrix(z)
+    check_matrix(z)
     if is_followed():
         return _plain_nuclear_norm(z)
     norm: Tensor = _NuclearNorm.apply(z)
@@ -139,12 +140,10 @@ class _NuclearNorm(torch.autograd.Function):
 
 
 def _unit_trace(z: Tensor) -> Tensor:
-    """The smaller of ZZᵀ and ZᵀZ, divided by its trace."""
-    _check_matrix(z)
+    """The smaller of ZZᵀ and ZᵀZ, divided by its trace; of rows of 0 it is 0."""
+    check_matrix(z)
+    largest = z.detach().abs().amax()  # a matter of scale, which a square would leave the range by
+    z = z / torch.where(largest == 0, 1.0, largest)
     gram = product(z, z.T) if len(z) < z.shape[1] else product(z.T, z)
-    return gram / gram.diagonal().sum().clamp_min(torch.finfo(z.dtype).tiny)
-
-
-def _check_matrix(z: Tensor) -> None:
-    if z.ndim != 2 or len(z) < 1:
-        raise ValueError(f"Embeddings must have shape (N, d) with N >= 1; got {tuple(z.shape)}.")
+    trace = gram.diagonal().sum()
+    return gram / torch.where(trace == 0, 1.0, trace)

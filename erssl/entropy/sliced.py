@@ -41,7 +41,7 @@ def random_directions(
         like: A tensor whose device the directions get.
     """
     device = torch.device("cpu") if like is None else like.device
-    directions = torch.randn(dim, count, generator=generator, device=device)
+    directions = torch.randn(dim, count, generator=generator, device=device, dtype=torch.float32)
     return F.normalize(directions, dim=0)
 
 
@@ -79,7 +79,7 @@ def sliced_epps_pulley(
     _check_shapes(x, directions)
     directions = directions.to(x)
     plain = _plain_epps_pulley if total is None else _refuse_shared_batch
-    if is_followed():
+    if is_followed() or directions.requires_grad:
         return plain(x, directions)
     measure = partial(epps_pulley, spacing=_SPACING, count=_KNOTS - 1, total=total, world=world)
     value: Tensor = SliceSum.apply(x, directions, measure, plain)
@@ -142,7 +142,7 @@ def sliced_wasserstein(x: Tensor, directions: Tensor, position: float = 0.5) -> 
         ordered = (x @ directions).sort(dim=0).values
         return (ordered - quantiles[:, None]).square().mean()
 
-    if is_followed():
+    if is_followed() or directions.requires_grad:
         return plain(x, directions)
     measure = partial(wasserstein, quantiles=quantiles)
     value: Tensor = SliceSum.apply(x, directions, measure, plain)

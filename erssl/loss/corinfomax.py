@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from erssl.entropy.precision import outside_autocast, product
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.state import StepState
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
+from erssl.loss.weights import check_counts, check_weights
 
 
 class CorInfoMaxLoss(StepState):
@@ -24,7 +27,7 @@ class CorInfoMaxLoss(StepState):
     Up to constants -log det is minus twice the entropy of a Gaussian of the covariance, an upper
     bound of that of any density with it; of a moving one an estimate. The gradient passes through
     the newest batch. Rows are normalised inside ([0]'s ``normalize_on``); moments are kept in
-    ``state_dict`` and move once an optimiser step. In float64 inside, as [0]'s code.
+    ``state_dict``, in float64, and move once an optimiser step. In float64 inside, as [0]'s code.
 
     - [0] Self-Supervised Learning with an Information Maximization Criterion, 2022,
       https://arxiv.org/abs/2209.07999
@@ -70,10 +73,11 @@ class CorInfoMaxLoss(StepState):
     ) -> None:
         """Begin with unit covariances and means of 0; see the class for the options."""
         super().__init__()
-        if not (alpha >= 0 and entropy_weight >= 0 and 0 <= forgetting < 1 and ridge > 0):
+        check_counts(dim=dim)
+        check_weights(alpha=alpha, entropy_weight=entropy_weight)
+        if not (0 <= forgetting < 1 and 0 < ridge < math.inf):
             raise ValueError(
-                "CorInfoMax needs weights of at least 0, a forgetting in [0, 1) and a ridge above "
-                f"0 but has alpha={alpha}, entropy_weight={entropy_weight}, "
+                "CorInfoMax needs a forgetting in [0, 1) and a ridge above 0 but has "
                 f"forgetting={forgetting} and ridge={ridge}."
             )
         check_gather(gather_distributed)
@@ -83,8 +87,8 @@ class CorInfoMaxLoss(StepState):
         self.ridge = ridge
         self.gather_distributed = gather_distributed
         self.terms: dict[str, Tensor] = {}
-        self.add_state("covariance", torch.eye(dim).repeat(2, 1, 1))
-        self.add_state("mean", torch.zeros(2, dim))
+        self.add_state("covariance", torch.eye(dim, dtype=torch.float64).repeat(2, 1, 1))
+        self.add_state("mean", torch.zeros(2, dim, dtype=torch.float64))
 
     def forward(self, online: Views, target: Views) -> Tensor:
         """Compute the loss.
@@ -118,7 +122,7 @@ class CorInfoMaxLoss(StepState):
             _, covariance = self._moved(sums, squares, rows.new_full((), rows.shape[1]))
             shifted = covariance + self.ridge * torch.eye(dim, dtype=rows.dtype, device=rows.device)
             entropy = torch.stack([log_det(matrix) for matrix in shifted]).sum().to(error) / dim
-        if torch.is_grad_enabled():
+        if rows.requires_grad:
             self.collect(sums=sums, squares=squares, count=sums.new_full((), rows.shape[1]))
         if not is_transformed():
             self.terms = {"log_det": entropy.detach() / 2, "squared_error": error.detach()}

@@ -14,7 +14,7 @@ from erssl.loss._softmax import softmax_terms
 from erssl.loss.center import MovingCenter
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, check_views, meet_targets
-from erssl.loss.weights import check_weights
+from erssl.loss.weights import check_both_terms
 
 
 class DiscreteERLoss(nn.Module):
@@ -94,7 +94,7 @@ class DiscreteERLoss(nn.Module):
             )
         if not 0 < local_view_weight < math.inf:
             raise ValueError(f"local_view_weight must be above 0 but is {local_view_weight}.")
-        check_weights(entropy_weight, reconstruction_weight)
+        check_both_terms(entropy_weight, reconstruction_weight)
         if center and output_dim is None:
             raise ValueError("center=True needs output_dim, the number of outputs K.")
         check_gather(gather_distributed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from lightly.loss.vicreg_loss import variance_loss
@@ -14,6 +12,7 @@ from erssl.entropy.marginal import marginal_entropy
 from erssl.entropy.precision import outside_autocast, product
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, float_views, meet_targets
+from erssl.loss.weights import check_weights
 
 _FLOOR = 1e-7  # spacing of equal values, which have no density
 
@@ -76,15 +75,13 @@ class E2MCLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        for name, weight in (
-            ("invariance_weight", invariance_weight),
-            ("entropy_weight", entropy_weight),
-            ("covariance_weight", covariance_weight),
-            ("vicreg_variance_weight", vicreg_variance_weight),
-            ("vicreg_covariance_weight", vicreg_covariance_weight),
-        ):
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite but is {weight}.")
+        check_weights(
+            invariance_weight=invariance_weight,
+            entropy_weight=entropy_weight,
+            covariance_weight=covariance_weight,
+            vicreg_variance_weight=vicreg_variance_weight,
+            vicreg_covariance_weight=vicreg_covariance_weight,
+        )
         check_gather(gather_distributed)
         self.invariance_weight = invariance_weight
         self.entropy_weight = entropy_weight

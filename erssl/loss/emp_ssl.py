@@ -10,6 +10,7 @@ from erssl.entropy.gaussian import coding_rate
 from erssl.entropy.precision import outside_autocast, row_products
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, normalize_rows, shared_views
+from erssl.loss.weights import check_weights
 
 
 class EMPSSLLoss(nn.Module):
@@ -60,11 +61,7 @@ class EMPSSLLoss(nn.Module):
         """Create the loss; see the class for the options."""
         super().__init__()
         coding_rate(torch.ones(1, 1, device="cpu"), distortion)  # refuses bad ones
-        if not (invariance_weight >= 0 and entropy_weight >= 0):
-            raise ValueError(
-                "Weights must be at least 0 but are "
-                f"invariance_weight={invariance_weight} and entropy_weight={entropy_weight}."
-            )
+        check_weights(invariance_weight=invariance_weight, entropy_weight=entropy_weight)
         check_gather(gather_distributed)
         self.distortion = distortion
         self.invariance_weight = invariance_weight

@@ -24,7 +24,7 @@ from erssl.loss.distributed import (
 )
 from erssl.loss.memory import PersistentMemoryBank
 from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
-from erssl.loss.weights import check_weights
+from erssl.loss.weights import check_both_terms
 
 
 class ERLoss(nn.Module):
@@ -117,7 +117,7 @@ class ERLoss(nn.Module):
         for name, value in (("kappa", kappa), ("reconstruction_kappa", reconstruction_kappa)):
             if isinstance(value, int | float) and not value > 0:
                 raise ValueError(f"The concentration {name} must be above 0 but is {value}.")
-        check_weights(entropy_weight, reconstruction_weight)
+        check_both_terms(entropy_weight, reconstruction_weight)
         check_gather(gather_distributed)
         self.kappa = kappa
         if reconstruction_kappa is None:

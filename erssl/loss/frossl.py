@@ -10,6 +10,7 @@ from erssl.entropy.matrix import matrix_renyi2_entropy
 from erssl.entropy.precision import outside_autocast
 from erssl.loss.distributed import check_gather, gather_rows
 from erssl.loss.views import Views, normalize_rows, shared_views
+from erssl.loss.weights import check_weights
 
 
 class FroSSLLoss(nn.Module):
@@ -58,11 +59,7 @@ class FroSSLLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        if not (invariance_weight >= 0 and entropy_weight >= 0):
-            raise ValueError(
-                "Weights must be at least 0 but are "
-                f"invariance_weight={invariance_weight} and entropy_weight={entropy_weight}."
-            )
+        check_weights(invariance_weight=invariance_weight, entropy_weight=entropy_weight)
         check_gather(gather_distributed)
         self.invariance_weight = invariance_weight
         self.entropy_weight = entropy_weight

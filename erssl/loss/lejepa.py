@@ -18,6 +18,7 @@ from erssl.loss.distributed import (
     sum_over_ranks,
 )
 from erssl.loss.views import Views, float_views
+from erssl.loss.weights import check_counts
 
 
 class LeJEPALoss(nn.Module):
@@ -116,5 +117,4 @@ def check_slices(lambda_param: float, num_slices: int) -> None:
     """Refuse a weight that is no share, and fewer slices than one."""
     if not 0 <= lambda_param <= 1:
         raise ValueError(f"lambda_param must be from 0 to 1 but is {lambda_param}.")
-    if num_slices < 1:
-        raise ValueError(f"num_slices must be at least 1 but is {num_slices}.")
+    check_counts(num_slices=num_slices)

@@ -10,6 +10,7 @@ from erssl.entropy.gaussian import coding_series
 from erssl.entropy.precision import outside_autocast, product
 from erssl.loss.distributed import check_gather, gather_rows
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
+from erssl.loss.weights import check_counts, check_weights
 
 
 class MECLoss(nn.Module):
@@ -56,6 +57,7 @@ class MECLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
+        check_counts(order=order)
         one = torch.ones(1, 1, device="cpu")  # also on "meta"
         coding_series(one, one, distortion_per_dim, order)  # refuses bad ones
         check_gather(gather_distributed)
@@ -141,11 +143,8 @@ class MatrixSSLLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        if not (uniformity_weight >= 0 and gamma >= 0) or order < 1:
-            raise ValueError(
-                "Weights must be at least 0 and the order at least 1 but are "
-                f"uniformity_weight={uniformity_weight}, gamma={gamma} and order={order}."
-            )
+        check_weights(uniformity_weight=uniformity_weight, gamma=gamma)
+        check_counts(order=order)
         check_gather(gather_distributed)
         self.uniformity_weight = uniformity_weight
         self.gamma = gamma

@@ -13,6 +13,7 @@ from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss._information import MINE, mige
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
+from erssl.loss.weights import check_weights
 
 Estimator = Literal["infonce", "mine", "mige"]
 
@@ -71,8 +72,7 @@ class MVIBLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        if not multiplier >= 0:
-            raise ValueError(f"The multiplier must be at least 0 but is {multiplier}.")
+        check_weights(multiplier=multiplier)
         if not temperature > 0:
             raise ValueError(f"The temperature must be above 0 but is {temperature}.")
         if estimator not in get_args(Estimator):

@@ -10,6 +10,7 @@ from erssl.entropy.gaussian import coding_rate
 from erssl.entropy.precision import outside_autocast, row_products
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, check_views, normalize_views
+from erssl.loss.weights import check_weights
 
 
 class SimDINOLoss(nn.Module):
@@ -58,8 +59,8 @@ class SimDINOLoss(nn.Module):
     ) -> None:
         """Create the loss; see the class for the options."""
         super().__init__()
-        if gamma is not None and not gamma >= 0:
-            raise ValueError(f"gamma must be at least 0 but is {gamma}.")
+        if gamma is not None:
+            check_weights(gamma=gamma)
         coding_rate(torch.ones(1, 1, device="cpu"), distortion)  # refuses bad ones
         check_gather(gather_distributed)
         self.distortion = distortion

@@ -1,4 +1,4 @@
-"""State that a loss or a method moves: once an optimiser step, in float32, and a rank's own.
+"""State that a loss or a method moves: once an optimiser step, in float32 or better, a rank's own.
 
 A centre, a queue or a moment is no parameter. Nor is it one of torch's buffers, which would take
 the precision of a network (in bfloat16 a mean of momentum 0.9 ceases to move) and which torch's
@@ -33,19 +33,23 @@ class StepState(nn.Module):
     def __init__(self) -> None:
         """Begin without state; see :meth:`add_state`."""
         super().__init__()
-        self._state_names: list[str] = []
+        self._least: dict[str, torch.dtype] = {}  # the precision of each, by name
         self._pending: dict[str, Tensor] = {}
         self.held = False
 
     def add_state(self, name: str, value: Tensor) -> None:
-        """Keep a tensor as the attribute ``name`` and in ``state_dict``."""
-        self._state_names.append(name)
+        """Keep a tensor as the attribute ``name`` and in ``state_dict``.
+
+        It stays in the precision that it has here, or more, whatever the module is cast to.
+        """
         # torch's default precision may be half where the module is made
-        setattr(self, name, at_least_float32(lambda x: x, value))
+        value = at_least(torch.float32, lambda x: x, value)
+        self._least[name] = value.dtype
+        setattr(self, name, value)
 
     def named_state(self) -> Iterator[tuple[str, Tensor]]:
         """Name and tensor of everything that was added."""
-        return ((name, getattr(self, name)) for name in self._state_names)
+        return ((name, getattr(self, name)) for name in self._least)
 
     def move(self, collected: dict[str, Tensor]) -> None:
         """Move the state by what one step has given.
@@ -83,11 +87,11 @@ class StepState(nn.Module):
         self._pending = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepState:
-        """Go to another device; a lower precision than float32 is not taken."""
+        """Go to another device; a lower precision than each began with is not taken."""
         super()._apply(fn, recurse)
         for name, value in list(self.named_state()):
-            setattr(self, name, at_least_float32(fn, value))
-        self._pending = {n: at_least_float32(fn, value) for n, value in self._pending.items()}
+            setattr(self, name, at_least(self._least[name], fn, value))
+        self._pending = {n: at_least(x.dtype, fn, x) for n, x in self._pending.items()}
         return self
 
     def _save_to_state_dict(
@@ -114,7 +118,7 @@ class StepState(nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected, error_msgs
         )
         pending = prefix + _PENDING
-        own = {prefix + name for name in self._state_names}
+        own = {prefix + name for name in self._least}
         unexpected_keys += [k for k in unexpected if k not in own and not k.startswith(pending)]
         device = None
         for name, own_value in self.named_state():
@@ -147,12 +151,17 @@ class StepState(nn.Module):
             own.copy_(value)
 
 
-def at_least_float32(fn: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
-    """``fn``, which brings a module's tensors elsewhere, but not to half precision."""
+def at_least(least: torch.dtype, fn: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """``fn``, which brings a module's tensors elsewhere, but not to a lower precision.
+
+    Apple's GPUs, which have no float64, hold such a tensor in float32.
+    """
+    if value.dtype == torch.float64 and fn(torch.empty(0)).device.type == "mps":
+        least, value = torch.float32, value.float()
     moved = fn(value)
     if not value.is_floating_point():
         return moved
-    dtype = torch.promote_types(moved.dtype, torch.float32)
+    dtype = torch.promote_types(moved.dtype, least)
     # from the value itself: half precision has rounded it already
     return moved if moved.dtype == dtype else value.to(moved.device, dtype)
 

@@ -10,6 +10,7 @@ from erssl.entropy.precision import outside_autocast, product, row_products
 from erssl.loss.distributed import check_gather, mean_over_ranks, sum_over_ranks
 from erssl.loss.state import StepState
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
+from erssl.loss.weights import check_counts, check_weights
 
 
 class TiCoLoss(StepState):
@@ -63,10 +64,10 @@ class TiCoLoss(StepState):
     ) -> None:
         """Begin with a covariance of 0; see the class for the options."""
         super().__init__()
-        if not (0 <= beta < 1 and rho >= 0):
-            raise ValueError(
-                f"TiCo needs beta in [0, 1) and rho of at least 0 but has {beta} and {rho}."
-            )
+        check_counts(dim=dim)
+        check_weights(rho=rho)
+        if not 0 <= beta < 1:
+            raise ValueError(f"TiCo needs beta in [0, 1) but has {beta}.")
         check_gather(gather_distributed)
         self.beta = beta
         self.rho = rho
@@ -108,7 +109,7 @@ class TiCoLoss(StepState):
                 for z, c in zip(views, moved, strict=True)
             ]
             contrast = mean_over_ranks(torch.stack(spread), self.gather_distributed)
-        if torch.is_grad_enabled():
+        if contrast.requires_grad:
             self.collect(squares=squares.mean(dim=0), count=count)
         if not is_transformed():
             self.terms = {

@@ -11,6 +11,7 @@ from erssl.entropy.sliced import sliced_wasserstein
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks, rank_columns
 from erssl.loss.lejepa import center_errors, check_slices, draw_slices
 from erssl.loss.views import Views, float_views
+from erssl.loss.weights import check_weights
 
 _EPS = 1e-4  # added to deviations before they divide (lightly)
 
@@ -65,8 +66,7 @@ class VISRegLoss(nn.Module):
         """Create the loss; see the class for the options."""
         super().__init__()
         check_slices(lambda_param, num_slices)
-        if not shape_weight >= 0:
-            raise ValueError(f"shape_weight must be at least 0 but is {shape_weight}.")
+        check_weights(shape_weight=shape_weight)
         check_gather(gather_distributed)
         self.lambda_param = lambda_param
         self.num_slices = num_slices

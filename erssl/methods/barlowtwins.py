@@ -26,7 +26,7 @@ class BarlowTwins(MultiViewMethod):
         paper="Zbontar et al. 2021, arXiv 2103.03230",
         family="redundancy reduction",
         target="shared",
-        entropy="decorrelation",
+        entropy="decorrelation (a surrogate)",
         reconstruction="correlation of 1",
     )
 

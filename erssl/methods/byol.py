@@ -34,7 +34,7 @@ class BYOL(MultiViewMethod):
         paper="Grill et al. 2020, arXiv 2006.07733",
         family="distillation",
         target="momentum",
-        entropy="a predictor and a slow target",
+        entropy="a predictor and a slow target (no term)",
         reconstruction="alignment",
     )
 

@@ -29,7 +29,7 @@ class BYOLER(BYOL):
         paper="Rodríguez-Gálvez et al. 2023, arXiv 2307.10907",
         family="entropy-reconstruction",
         target="momentum",
-        entropy="kernel density",
+        entropy="kernel density (an upper bound of the entropy, in expectation)",
         reconstruction="vMF density around a prediction",
     )
 

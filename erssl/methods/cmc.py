@@ -68,7 +68,7 @@ class CMC(MultiViewMethod):
         paper="Tian et al. 2019, arXiv 1906.05849; as in OpenReview UHpva3PuKLN",
         family="contrastive",
         target="shared",
-        entropy="negatives of the other view (symmetric InfoNCE)",
+        entropy="negatives of the other view (InfoNCE, a lower bound of the information)",
         reconstruction="temperature",
     )
 

@@ -30,7 +30,7 @@ class DeepClusterER(DeepClusterV2):
         family="entropy-reconstruction",
         target="k-means clusters",
         multi_crop=True,
-        entropy="entropy of the mean soft-max",
+        entropy="entropy of the mean soft-max (a lower bound, in expectation)",
         reconstruction="cross-entropy with k-means clusters",
     )
 

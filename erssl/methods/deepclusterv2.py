@@ -52,7 +52,7 @@ class DeepClusterV2(MultiViewMethod):
         family="clustering",
         target="k-means clusters",
         multi_crop=True,
-        entropy="k-means anew every epoch",
+        entropy="k-means anew every epoch (no term)",
         reconstruction="cross-entropy with k-means clusters",
     )
 

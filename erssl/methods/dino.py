@@ -45,7 +45,7 @@ class DINO(MultiViewMethod):
         family="distillation",
         target="momentum",
         multi_crop=True,
-        entropy="centring and a slow target",
+        entropy="centring and a slow target (no term)",
         reconstruction="cross-entropy",
     )
 

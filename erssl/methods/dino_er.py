@@ -24,7 +24,7 @@ class DINOER(DINO):
         family="entropy-reconstruction",
         target="momentum",
         multi_crop=True,
-        entropy="entropy of the mean soft-max",
+        entropy="entropy of the mean soft-max (a lower bound, in expectation)",
         reconstruction="cross-entropy",
     )
 

@@ -27,7 +27,7 @@ class EntRec(MultiViewMethod):
         paper="ICLR 2023 submission, OpenReview UHpva3PuKLN",
         family="entropy-reconstruction",
         target="shared",
-        entropy="kernel density, or entropy of the mean soft-max",
+        entropy="kernel density (an upper bound, in expectation) or mean soft-max (a lower one)",
         reconstruction="vMF density, or cross-entropy",
     )
 

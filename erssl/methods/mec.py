@@ -62,6 +62,10 @@ class MEC(TargetViews):
             **training: See :class:`MultiViewMethod`.
         """
         super().__init__(batch_size_per_device, num_classes, **training)
+        if not distortion_warmup_epochs >= 0:
+            raise ValueError(
+                f"distortion_warmup_epochs must be at least 0 but is {distortion_warmup_epochs}."
+            )
         self.projection_head = mlp_head(
             self.feature_dim,
             projection_hidden_dim,

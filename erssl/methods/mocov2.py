@@ -87,7 +87,7 @@ class MoCoV2(MultiViewMethod):
         paper="Chen et al. 2020, arXiv 2003.04297",
         family="contrastive",
         target="momentum",
-        entropy="a queue of negatives",
+        entropy="a queue of negatives (a surrogate)",
         reconstruction="temperature",
     )
 

@@ -25,7 +25,7 @@ class MoCoV3(MultiViewMethod):
         paper="Chen et al. 2021, arXiv 2104.02057",
         family="contrastive",
         target="momentum",
-        entropy="negatives of the other view",
+        entropy="negatives of the other view (InfoNCE, a lower bound of the information)",
         reconstruction="temperature, predictor",
     )
 

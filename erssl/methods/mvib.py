@@ -25,7 +25,7 @@ class MVIB(MultiViewMethod):
         paper="Federici et al. 2020, arXiv 2002.07017",
         family="information bottleneck",
         target="shared",
-        entropy="InfoNCE, MINE or MIGE",
+        entropy="InfoNCE or MINE (lower bounds of the information), or MIGE (an estimate)",
         reconstruction="the same, less what one view alone knows",
     )
 

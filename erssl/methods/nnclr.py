@@ -75,6 +75,11 @@ class NNCLR(MultiViewMethod):
             projection_dim, prediction_hidden_dim, projection_dim, num_layers=2
         )
         self.gather_distributed = gather_distributed
+        if memory_bank_size < 1:
+            raise ValueError(
+                "NNCLR finds neighbours among memory_bank_size embeddings, at least 1, but has "
+                f"memory_bank_size={memory_bank_size}."
+            )
         self.memory_bank = PersistentMemoryBank([memory_bank_size, projection_dim])
         self.criterion = InfoNCELoss(temperature, gather_distributed)
 

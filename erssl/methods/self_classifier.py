@@ -110,7 +110,7 @@ class SelfClassifier(MultiViewMethod):
         family="clustering",
         target="shared",
         multi_crop=True,
-        entropy="a uniform prior over classes",
+        entropy="a uniform prior over classes (a constraint)",
         reconstruction="cross-entropy",
     )
 

@@ -25,7 +25,7 @@ class SimCLR(MultiViewMethod):
         paper="Chen et al. 2020, arXiv 2002.05709",
         family="contrastive",
         target="shared",
-        entropy="negatives of both views",
+        entropy="negatives of both views (a surrogate)",
         reconstruction="temperature",
     )
 

@@ -45,7 +45,7 @@ class SimCLRER(MultiViewMethod):
         paper="Rodríguez-Gálvez et al. 2023, arXiv 2307.10907",
         family="entropy-reconstruction",
         target="shared",
-        entropy="kernel density",
+        entropy="kernel density (an upper bound of the entropy, in expectation)",
         reconstruction="vMF density",
     )
 

@@ -25,7 +25,7 @@ class SimSiam(MultiViewMethod):
         paper="Chen & He 2021, arXiv 2011.10566",
         family="distillation",
         target="stop-gradient",
-        entropy="a predictor and a stop-gradient",
+        entropy="a predictor and a stop-gradient (no term)",
         reconstruction="alignment",
     )
     constant_lr = ("prediction_head",)

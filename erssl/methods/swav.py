@@ -35,7 +35,7 @@ class SwAV(MultiViewMethod):
         family="clustering",
         target="stop-gradient",
         multi_crop=True,
-        entropy="Sinkhorn-Knopp",
+        entropy="Sinkhorn-Knopp (a constraint)",
         reconstruction="cross-entropy with balanced codes",
     )
 

@@ -33,7 +33,7 @@ class SwAVER(MultiViewMethod):
         family="entropy-reconstruction",
         target="shared",
         multi_crop=True,
-        entropy="entropy of the mean code",
+        entropy="entropy of the mean code (a lower bound, in expectation)",
         reconstruction="cross-entropy with soft codes",
     )
 

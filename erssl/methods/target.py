@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from erssl.loss.state import at_least_float32
+from erssl.loss.state import at_least
 
 
 def make_target(online: nn.Module) -> nn.Module:
@@ -97,7 +97,7 @@ class TargetBranch(LightningModule):
         slow = {id(x): x for x in self.slow_tensors()}  # held, lest an id be given anew
 
         def move(x: Tensor) -> Tensor:
-            return at_least_float32(fn, x) if id(x) in slow else fn(x)
+            return at_least(torch.float32, fn, x) if id(x) in slow else fn(x)
 
         return cast(Self, super()._apply(move, recurse))
 

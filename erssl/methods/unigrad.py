@@ -98,7 +98,7 @@ class UniGrad(MultiViewMethod):
         paper="Tao et al. 2022, arXiv 2112.05141",
         family="redundancy reduction",
         target="momentum",
-        entropy="a moving second moment",
+        entropy="a moving second moment (a surrogate)",
         reconstruction="alignment",
     )
 

@@ -26,7 +26,7 @@ class VICReg(MultiViewMethod):
         paper="Bardes et al. 2022, arXiv 2105.04906",
         family="redundancy reduction",
         target="shared",
-        entropy="variance and covariance",
+        entropy="variance and covariance (a surrogate)",
         reconstruction="mean squared error",
     )
 

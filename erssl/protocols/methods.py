@@ -24,13 +24,16 @@ def run(arguments: Sequence[str], console: Console) -> None:
         for name in arguments:
             _show(name)
         return
-    table = Table("method", "family", "views", "target branch", "paper", box=None, pad_edge=False)
+    heads = ("method", "keeps the entropy up by", "views", "target branch", "paper")
+    table = Table(*heads, box=None, pad_edge=False)
     for name in available_methods():
         info = get_method(name).info
-        table.add_row(name, info.family, info.views, info.target, info.paper)
+        table.add_row(name, info.entropy or info.family, info.views, info.target, info.paper)
     console.width = 140
     console.print(table)
-    console.print("\nDefaults (erssl methods <name> shows the source of each):")
+    console.print(
+        "\nDefaults (erssl methods <name> shows the source of each, and what reconstructs):"
+    )
     for name in available_methods():
         say(console, f"  {name} {_defaults(name)}")
 

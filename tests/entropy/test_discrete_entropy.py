@@ -71,3 +71,18 @@ def test_autocast_does_not_change_the_value():
 def test_what_is_not_a_matrix_is_refused():
     with pytest.raises(ValueError, match=r"must have shape \(N, K\) but have \(3,\)\."):
         discrete_entropy(torch.ones(3) / 3)
+
+
+@pytest.mark.parametrize("rows", [2, 8, 64])
+def test_the_entropy_of_a_batchs_mean_is_a_lower_bound_in_expectation(rows):
+    # Jensen: the entropy is concave, so that of a mean of few rows is below that of the true mean
+    generator = torch.Generator().manual_seed(rows)
+    weights = torch.tensor([0.5, 0.2, 0.2, 0.1], dtype=torch.float64)
+    drawn = torch.multinomial(weights, 4000 * rows, replacement=True, generator=generator)
+    batches = torch.eye(4, dtype=torch.float64)[drawn].view(4000, rows, 4)
+    reads = torch.stack([discrete_entropy(batch) for batch in batches])
+    truth = scipy.stats.entropy(weights.numpy())
+    assert reads.mean() < truth
+    bias = -3 / (2 * rows)  # (K - 1) / 2N, of Miller and Madow, in the limit of many rows
+    if rows == 64:
+        assert (reads.mean() - truth).item() == pytest.approx(bias, rel=0.15)

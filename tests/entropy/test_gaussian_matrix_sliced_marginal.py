@@ -82,6 +82,31 @@ def test_a_covariance_without_full_rank_has_no_entropy():
     assert math.isnan(gaussian_entropy(z, 0.1).item())
 
 
+@pytest.mark.parametrize("n", [4, 10])
+def test_a_point_has_no_entropy_and_a_gradient_of_0(n):
+    """Also of more rows than dimensions, whose determinant has no factor."""
+    z = torch.ones(n, 6, dtype=torch.float64, requires_grad=True)
+    value = gaussian_entropy(z)
+    assert value.item() == -math.inf
+    (first,) = torch.autograd.grad(value, z, create_graph=True)
+    assert first.eq(0).all()
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("unit", [False, True])
+def test_gaussian_entropy_of_float32_rows_is_that_of_float64(noise, unit):
+    """Also where the noise is far below what float32 tells apart in a covariance."""
+    z = rows(64, 128, dtype=torch.float32)
+    z = torch.nn.functional.normalize(z, dim=1) if unit else z
+    expected = gaussian_entropy(z.double(), noise)
+    computed = gaussian_entropy(z, noise)
+    assert computed.dtype == torch.float32
+    assert computed.item() == pytest.approx(expected.item(), rel=1e-6)
+    covariance = np.cov(z.double().numpy().T, bias=True) + noise * np.eye(128)
+    exact = 0.5 * np.linalg.slogdet(2 * math.pi * math.e * covariance)[1]
+    assert expected.item() == pytest.approx(exact, rel=1e-5)
+
+
 @pytest.mark.parametrize(("n", "d"), [(40, 6), (6, 40)])
 def test_coding_rate_equals_the_determinant_on_either_side(n, d):
     z = torch.nn.functional.normalize(rows(n, d), dim=1).numpy()
@@ -112,6 +137,25 @@ def test_matrix_entropies_at_their_ends():
     assert math.isnan(von_neumann_entropy(point * math.nan).item())
     # the squared singular values' shares; RankMe takes those of the singular values themselves
     assert von_neumann_entropy(rows(20, 8)).exp() < effective_rank(rows(20, 8))
+
+
+@pytest.mark.parametrize("function", [von_neumann_entropy, matrix_renyi2_entropy])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_matrix_entropies_do_not_mind_the_scale(function, dtype):
+    """Nor hide what is not finite: the spectrum has trace 1, whatever the size of the rows."""
+    z = rows(6, 3)
+    expected = function(z).item()
+    for scale in (1e-30, 1e-21, 1e-10, 1e10, 1e21, 1e30):
+        scaled = (scale * z).to(dtype).requires_grad_()
+        value = function(scaled)
+        assert value.item() == pytest.approx(expected, rel=1e-5), scale
+        (gradient,) = torch.autograd.grad(value, scaled)
+        wanted = z.clone().requires_grad_()
+        (exact,) = torch.autograd.grad(function(wanted), wanted)
+        torch.testing.assert_close(scale * gradient.double(), exact, rtol=1e-4, atol=1e-5)
+    for lost in (math.nan, math.inf):
+        z[0, 0] = lost
+        assert math.isnan(function(z).item())
 
 
 def test_epps_pulley_equals_the_integral():
@@ -147,6 +191,26 @@ def test_sliced_wasserstein_equals_a_loop_over_quantiles():
     assert sliced_wasserstein(x, slices(4)).item() == pytest.approx(total)
     near = sliced_wasserstein(rows(20000, 4), slices(4)).item()
     assert near < 0.01 < total
+
+
+@pytest.mark.parametrize("function", [sliced_epps_pulley, sliced_wasserstein])
+def test_directions_that_ask_for_a_gradient_get_one(function):
+    """As max-sliced distances do; by finite differences."""
+    x, w = rows(7, 3), slices(3).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: function(x, w), w)
+    plain = function(x, w.detach())
+    torch.testing.assert_close(function(x, w), plain)
+
+
+def test_directions_are_of_float32_whatever_the_default_precision():
+    """Columns of bfloat16 would not have unit norm."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        directions = random_directions(8, 64)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert directions.dtype == torch.float32
+    torch.testing.assert_close(directions.norm(dim=0), torch.ones(64))
 
 
 def test_directions_are_unit_columns_and_follow_the_generator():
@@ -201,9 +265,15 @@ def test_wrong_arguments_are_named():
         marginal_entropy(z, 6)
     with pytest.raises(ValueError, match="must have one dimension d but have shapes"):
         sliced_wasserstein(z, torch.ones(4, 2))
-    for function in (gaussian_entropy, coding_rate, von_neumann_entropy, matrix_renyi2_entropy):
-        with pytest.raises(ValueError, match=r"shape \(N, d\)"):
-            function(z[0])
+    with pytest.raises(ValueError, match=r"spacing m must be from 1 to N - 1 = 5 but is 1\.5"):
+        marginal_entropy(z, 1.5)
+    with pytest.raises(ValueError, match="floor of spacings must be at least 0 but is nan"):
+        marginal_entropy(z, floor=math.nan)
+    of_matrices = (gaussian_entropy, coding_rate, von_neumann_entropy, matrix_renyi2_entropy)
+    for function in (*of_matrices, nuclear_norm):
+        for wrong in (z[0], z[:, :0], z[:0]):
+            with pytest.raises(ValueError, match=r"shape \(N, d\)"):
+                function(wrong)
     with pytest.raises(ValueError, match="N >= 2"):
         marginal_entropy(z[:1])
 

@@ -306,6 +306,49 @@ def test_lightlys_frossl_is_nan_at_zeros_and_ours_is_not():
     assert FroSSLLoss()([torch.zeros(N, D)] * 2).isfinite()
 
 
+def test_lightlys_tico_loses_its_covariance_with_the_run_and_rounds_it():
+    theirs = LightlyTiCo()
+    views = [z.float() for z in draw(2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs(*views)
+        ours = TiCoLoss(D)
+        ours(*(z.requires_grad_() for z in views))
+    assert not theirs.state_dict()
+    assert theirs.C.dtype == torch.bfloat16
+    assert ours.state_dict()["covariance"].dtype == torch.float32
+
+
+def test_lightlys_koleo_has_no_gradient_at_a_collapse():
+    z = unit(torch.ones(N, D)).requires_grad_()
+    KoLeoLoss()(z).backward()
+    along = (z.grad * z).sum(dim=1, keepdim=True) * z  # which changes no direction
+    assert (z.grad - along).abs().max() < 1e-6
+
+
+def test_lightlys_lejepa_refuses_a_pair_of_views_and_ours_does_not():
+    pair = torch.stack([z.float() for z in draw(2)])
+    with pytest.raises((ValueError, TypeError, RuntimeError, IndexError)):
+        LightlyLeJEPA()(local_proj=pair[:0], global_proj=pair)
+    assert LeJEPALoss()(*pair).isfinite()
+
+
+def test_the_entropies_of_frossl_do_not_tell_opposite_views_from_equal_ones():
+    z = unit(draw(1)[0])
+    same, opposite = FroSSLLoss(invariance_weight=0.0)([z, z]), FroSSLLoss(0.0)([z, -z])
+    torch.testing.assert_close(same, opposite)
+    assert FroSSLLoss()([z, -z]) > FroSSLLoss()([z, z])
+
+
+def test_lightlys_lewm_stops_the_gradient_that_its_docstring_says_it_needs_no_stop_of():
+    from lightly.loss import LeWMLoss
+
+    predicted, target, frames = (torch.randn(4, 3, D).requires_grad_() for _ in range(3))
+    LeWMLoss()(predicted=predicted, target=target, embeddings=frames).backward()
+    assert target.grad is None or target.grad.abs().max() == 0
+    assert predicted.grad.abs().max() > 0
+    assert "LeWM needs no\n    stop-gradient" in LeWMLoss.__doc__
+
+
 def test_koleo_at_exact_copies_has_no_gradient_and_near_them_one():
     z = torch.ones(4, 3).requires_grad_()
     log_neighbour_distance(F.normalize(z, dim=1)).mean().backward()
@@ -331,6 +374,19 @@ def test_koleo_at_exact_copies_has_no_gradient_and_near_them_one():
         lambda **o: EMPSSLLoss(distortion=0.0, **o),
         lambda **o: E2MCLoss(entropy_weight=-1.0, **o),
         lambda **o: ERLoss(entropy_weight=-1.0, **o),
+        lambda **o: VISRegLoss(shape_weight=float("inf"), **o),
+        lambda **o: VISRegLoss(num_slices=1.5, **o),
+        lambda **o: LeJEPALoss(num_slices=True, **o),
+        lambda **o: MECLoss(order=2.5, **o),
+        lambda **o: MatrixSSLLoss(order=0, **o),
+        lambda **o: MatrixSSLLoss(uniformity_weight=float("inf"), **o),
+        lambda **o: CorInfoMaxLoss(-1, **o),
+        lambda **o: CorInfoMaxLoss(4, alpha=float("inf"), **o),
+        lambda **o: TiCoLoss(0, **o),
+        lambda **o: TiCoLoss(4, rho=float("inf"), **o),
+        lambda **o: FroSSLLoss(entropy_weight=float("inf"), **o),
+        lambda **o: EMPSSLLoss(invariance_weight=float("nan"), **o),
+        lambda **o: SimDINOLoss(gamma=float("inf"), **o),
     ],
 )
 def test_options_out_of_range_are_refused(make):

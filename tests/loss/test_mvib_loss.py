@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_loss_and_another_does_not():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match=r"multiplier must be at least 0 but is -1\."):
+    with pytest.raises(ValueError, match=r"multiplier must be at least 0 and finite but is -1\."):
         MVIBLoss(multiplier=-1)
     for temperature in (0, -0.5):
         with pytest.raises(ValueError, match=f"temperature must be above 0 but is {temperature}"):

@@ -9,7 +9,16 @@ from lightly.models.modules.center import Center
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from erssl.loss import DiscreteERLoss, EntRecLoss, ERLoss, MVEBLoss, MVIBLoss, accumulate_state
+from erssl.loss import (
+    CorInfoMaxLoss,
+    DiscreteERLoss,
+    EntRecLoss,
+    ERLoss,
+    MVEBLoss,
+    MVIBLoss,
+    TiCoLoss,
+    accumulate_state,
+)
 from erssl.loss.center import SteadyDINOLoss
 from erssl.loss.state import hold_state, states_of
 from erssl.methods.mocov2 import QueueContrastLoss
@@ -122,11 +131,37 @@ def test_state_is_never_of_half_precision(name, dtype):
     before = state(loss_fn)
     loss_fn.to(dtype)
     kept = {n: v for m in states_of(loss_fn) for n, v in m.named_state()}
-    floats = [v for v in kept.values() if v.is_floating_point()]
-    assert {v.dtype for v in floats} == {torch.promote_types(dtype, torch.float32)}
+    least = {n: v for m in states_of(STATEFUL[name]()) for n, v in m.named_state()}
+    for key, value in kept.items():
+        if value.is_floating_point():
+            assert value.dtype == torch.promote_types(dtype, least[key].dtype)
+            assert least[key].dtype in (torch.float32, torch.float64)
     for key, value in before.items():
         if "critic" not in key:
             assert torch.equal(loss_fn.state_dict()[key].to(value.dtype), value)
+
+
+def test_moments_in_float64_stay_so_and_make_the_loss_of_a_float64_module():
+    """A float32 module of CorInfoMax has the moments that its docstring says."""
+    ours, theirs = CorInfoMaxLoss(64), CorInfoMaxLoss(64).double()
+    generator = torch.Generator().manual_seed(0)
+    for step in range(12):
+        z = torch.randn(16, 64, generator=generator).requires_grad_()
+        gradients = [torch.autograd.grad(loss(z, z * 1), z)[0] for loss in (ours, theirs)]
+        torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
+        ours = ours.float() if step % 2 else ours.half()
+    assert {value.dtype for _, value in ours.named_state()} == {torch.float64}
+
+
+@pytest.mark.parametrize("make", [lambda: CorInfoMaxLoss(4), lambda: TiCoLoss(4)])
+def test_what_is_only_read_moves_no_state(make):
+    """Validation without a gradient, whether or not torch records one."""
+    loss_fn = make()
+    before = state(loss_fn)
+    loss_fn(*torch.randn(2, 8, 4))
+    assert all(torch.equal(value, before[key]) for key, value in state(loss_fn).items())
+    loss_fn(*torch.randn(2, 8, 4, requires_grad=True))
+    assert not all(torch.equal(value, before[key]) for key, value in state(loss_fn).items())
 
 
 def test_state_follows_to_another_device():

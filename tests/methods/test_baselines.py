@@ -547,3 +547,43 @@ def test_mae_default_is_the_papers_vit_and_optimiser():
         masked("mae", decoder_heads=3)
     with pytest.raises(ConfigError, match="mask_ratio must lie between 0 and 1 but is 1"):
         masked("mae", mask_ratio=1.0)
+
+
+def test_nnclr_is_its_papers_algorithm():
+    """Neighbours of each view among earlier rows, against the predictions of all images."""
+    method, images = double("nnclr", memory_bank_size=16, prediction_hidden_dim=8)
+    temperature = 0.3
+    method.criterion.temperature = temperature
+    dim = method.memory_bank.size[1]
+    bank = F.normalize(torch.randn(16, dim, dtype=torch.float64), dim=1)
+    method.memory_bank.push(bank)
+    bank = method.memory_bank.rows().double()
+    with torch.no_grad():
+        loss = method.multi_view_step(images).loss
+        z = [method.projection_head(method(image)) for image in images]
+        p = [method.prediction_head(each) for each in z]
+    total = 0.0
+    for own, other in ((0, 1), (1, 0)):
+        rows, predictions = unit(z[own]), unit(p[other])
+        for i, row in enumerate(rows):
+            neighbour = max(bank, key=lambda each, row=row: float(each @ row))
+            logits = [float(neighbour @ each) / temperature for each in predictions]
+            top = max(logits)
+            total -= logits[i] - top - math.log(sum(math.exp(x - top) for x in logits))
+    assert loss.item() == pytest.approx(total / (2 * len(images[0])), rel=1e-6)
+    lightly = NTXentLoss(temperature)
+    with torch.no_grad():
+        theirs = lightly(torch.stack(unit(z[0])), torch.stack(unit(p[1])))
+    assert abs(theirs.item() - loss.item()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("nnclr", {"memory_bank_size": 0}, "at least 1, but has memory_bank_size=0"),
+        ("mec", {"distortion_warmup_epochs": -1}, "must be at least 0 but is -1"),
+    ],
+)
+def test_options_that_would_train_something_else_are_refused(name, options, said):
+    with pytest.raises(ValueError, match=said):
+        build(name, **options)
