@@ -212,3 +212,17 @@ def test_layer_decay_gives_each_block_its_rate():
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert decay[id(backbone.norm.weight)] == 0
     assert decay[id(backbone.blocks[0].mlp.fc1.weight)] == 0.1
+
+
+def test_e2mc_goes_on_from_a_run_of_another_method(tiny_run, tmp_path):
+    """A few epochs of marginal entropies on a trained model (arXiv 2411.15931)."""
+    run_dir = tmp_path / "run"
+    overrides = [*START, "method=e2mc", f"checkpoint={tiny_run}", "data=digits"]
+    overrides += ["optimizer=sgd", "optimizer.base_lr=1e-6", "epochs=1", f"run_dir={run_dir}"]
+    assert main(["pretrain", *overrides, *QUICK]) == 0
+    before, after = state_of(tiny_run), state_of(run_dir)
+    weights = [name for name in before if name.startswith("backbone.") and "weight" in name]
+    assert weights
+    for name in weights:
+        torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-4)
+    assert any(not torch.equal(after[name], before[name]) for name in weights)

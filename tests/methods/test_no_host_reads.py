@@ -109,12 +109,12 @@ class Watch(Callback):
             raise Done
 
 
-def take_steps(name, folder, monkeypatch, optimizer=None):
+def take_steps(name, folder, monkeypatch, optimizer=None, **options):
     """Copies from the host in the steps of a method, with all that ``erssl pretrain`` calls."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
     copies = Copies()
     with META:
-        method = build(name, optimizer=optimizer)
+        method = build(name, optimizer=optimizer, **options)
         views = [torch.randn(8, 3, 32, 32) for _ in range(2)]
         batch = views, torch.randint(2, (8,)), ["a.jpg"] * 8
     guard = NonFiniteGuard("stop", folder)
@@ -132,6 +132,20 @@ def take_steps(name, folder, monkeypatch, optimizer=None):
     with copies, Made(copies), pytest.raises(Done):
         trainer.fit(method, Endless(batch))
     return copies.host_reads, trainer
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("simclr_er", {"estimator": "koleo"}),
+        ("byol_er", {"estimator": "koleo"}),
+        ("dino", {"koleo_weight": 0.1}),
+        ("dino_er", {"koleo_weight": 0.1}),
+    ],
+)
+def test_nearest_neighbours_wait_for_nothing_either(name, options, tmp_path, monkeypatch):
+    host_reads, _ = take_steps(name, tmp_path, monkeypatch, **options)
+    assert host_reads == []
 
 
 @pytest.mark.parametrize("name", sorted({*available_methods()} - WAITING))
