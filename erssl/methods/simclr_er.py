@@ -39,12 +39,16 @@ class SimCLREROptions(TrainingOptions, total=False):
 
 @register_method("simclr_er")
 class SimCLRER(MultiViewMethod):
-    """Two views of one branch; their entropy takes the place of negatives."""
+    """Views of one branch; their entropy takes the place of negatives.
+
+    The paper has two views. Local ones meet the mean of both global ones, as in MVEB.
+    """
 
     info = MethodInfo(
         paper="Rodríguez-Gálvez et al. 2023, arXiv 2307.10907",
         family="entropy-reconstruction",
         target="shared",
+        multi_crop=True,
         entropy="kernel density (an upper bound of the entropy, in expectation)",
         reconstruction="vMF density",
     )
@@ -108,6 +112,8 @@ class SimCLRER(MultiViewMethod):
         )
 
     def multi_view_step(self, views: list[Tensor]) -> StepOutput:
-        """Two views of one branch, each the other's target."""
-        features, (z0, z1) = self.online_branch(views)
-        return StepOutput(self.criterion(z0, z1), features, z0, z1)
+        """Views of one branch, of which the global ones are targets too."""
+        features, online = self.online_branch(views)
+        z0, z1 = online[:2]
+        loss = self.criterion(online, online[:2]) if online[2:] else self.criterion(z0, z1)
+        return StepOutput(loss, features, z0, z1)

@@ -54,6 +54,23 @@ def test_simclr_er_is_the_bound_on_shared_branches(options):
     assert step.target.requires_grad
 
 
+def test_simclr_ers_local_views_meet_the_mean_of_both_global_ones():
+    """Each view's entropy, and each view's cosine with what it meets, by a double sum."""
+    method = build("simclr_er")
+    images = views(local=3)
+    step = method.multi_view_step(images)
+    z = [F.normalize(method.embed(v).double(), dim=1) for v in images]
+    kappa, n = 10.0, len(z[0])
+    entropies, reconstructions = [], []
+    for v, rows in enumerate(z):
+        density = (kappa * rows @ rows.T).exp().fill_diagonal_(0).sum(dim=1) / (n - 1)
+        entropies.append(-density.log().mean())
+        met = z[1 - v] if v < 2 else (z[0] + z[1]) / 2
+        reconstructions.append(kappa * (rows * met).sum(dim=1).mean())
+    expected = -(torch.stack(entropies).mean() + torch.stack(reconstructions).mean())
+    torch.testing.assert_close(step.loss.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_byol_is_the_papers_squared_distance_of_predictions_and_crossed_targets():
     method = build("byol", prediction_hidden_dim=16)
     images = views()
