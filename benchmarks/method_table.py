@@ -38,7 +38,7 @@ PAGE = DOCS / "results.md"
 STEPS = result_file("method_steps")
 TURNS = 5
 KNN, LINEAR = "knn_top1", "linear_top1"
-BELOW, ALIGNMENT = "train_nats_below_uniform", "train_alignment"
+BELOW, ALIGNMENT = "embedding_nats_below_uniform_knn", "embedding_alignment"
 RANK = "features_rankme"
 ENTROPY = "entropy minus uniform (nats)"
 OFF = ", off"
@@ -62,11 +62,12 @@ def measure_steps(overrides: Sequence[str]) -> dict[str, Any]:
             known: dict[str, float] = {}
             seconds_of_run(each, known)
             seconds[name] += known.values()
+    command = "python -m benchmarks.method_table --steps"
     return {
-        "command": "python -m benchmarks.method_table --steps",
+        "command": command,
         "seconds_a_step": {name: statistics.median(of) for name, of in seconds.items()},
         "threads": torch.get_num_threads(),
-        "environment": environment(),
+        "environment": {**environment(), "command": command},
     }
 
 

@@ -205,7 +205,8 @@ class NonFiniteGuard(Callback):
 
     def _way_on(self) -> str:
         return (
-            " Lower optimizer.base_lr in a new run, or go on from the last checkpoint with "
+            " Lower optimizer.base_lr in a new run (or, in half precision, set "
+            "trainer.precision=32-true), or go on from the last checkpoint with "
             f"resume=true run_dir={self.run_dir} on_nonfinite=skip or backoff."
         )
 

@@ -27,7 +27,9 @@ class CorInfoMaxLoss(StepState):
     Up to constants -log det is minus twice the entropy of a Gaussian of the covariance, an upper
     bound of that of any density with it; of a moving one an estimate. The gradient passes through
     the newest batch. Rows are normalised inside ([0]'s ``normalize_on``); moments are kept in
-    ``state_dict``, in float64, and move once an optimiser step. In float64 inside, as [0]'s code.
+    ``state_dict``, in float64. They begin at I and 0, so that the loss rises at first, and move
+    with every call that has a gradient, of calls in
+    :func:`erssl.loss.state.accumulate_state` once. In float64 inside, as [0]'s code.
 
     - [0] Self-Supervised Learning with an Information Maximization Criterion, 2022,
       https://arxiv.org/abs/2209.07999

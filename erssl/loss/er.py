@@ -114,6 +114,11 @@ class ERLoss(nn.Module):
                     f"estimator={estimator!r} with leave_one_out={leave_one_out} has none that "
                     "may be chosen so; give kappa a number."
                 )
+        if estimator == "koleo" and not leave_one_out:
+            raise ValueError(
+                "estimator='koleo' measures the distance to another row, so that it has no "
+                "leave_one_out=False; leave it out."
+            )
         for name, value in (("kappa", kappa), ("reconstruction_kappa", reconstruction_kappa)):
             if isinstance(value, int | float) and not value > 0:
                 raise ValueError(f"The concentration {name} must be above 0 but is {value}.")

@@ -20,7 +20,8 @@ class TiCoLoss(StepState):
               + \rho\, \overline{z_v^\top C_v z_v} \Big], \quad
               C_v = \beta C + (1 - \beta) \frac1N Z_v^\top Z_v
 
-    with no gradient through C, which moves on by the mean over views. The contrast is least
+    with no gradient through C, which moves on by the mean over views, with every call that has a
+    gradient, of calls in :func:`erssl.loss.state.accumulate_state` once. The contrast is least
     where the covariance is I/d: a surrogate of the spectrum's (Rényi-2) entropy. Rows are
     normalised inside.
 

@@ -160,8 +160,8 @@ def _outcome(run: Planned, transfer: Transfer | None = None) -> Outcome:
     if diverged(results["metrics"]):
         reason = f"it diverged: its last loss is {results['metrics']['train_loss']}"
         return Outcome(labels, seed, {}, reason, run.path.name, version)
-    measured = {**(kept_readings(run.path) or {}), **kept_linear(run.path)}
-    metrics = {**measured, **results["metrics"]}
+    metrics = {**(kept_readings(run.path) or {}), **results["metrics"]}
+    metrics |= kept_linear(run.path) if run.linear else {}  # that of a few runs is no column
     metrics |= {} if transfer is None else transfer.metrics(run.path)
     if isinstance(seconds := results.get("wall_seconds"), int | float):
         metrics["wall_seconds"] = seconds

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import Any
 
 from erssl.errors import listed_and
@@ -14,7 +15,7 @@ from erssl.studies.comparison import compare
 from erssl.studies.grid import DATA, Grid
 from erssl.studies.metrics import digits_of, is_share, label_of, title_of, value_of
 from erssl.studies.outcome import Outcome, untrained_levels
-from erssl.studies.plan import DEFAULT_SCALE, Scale, Study
+from erssl.studies.plan import DEFAULT_SCALE, LINEAR, Scale, Study
 from erssl.studies.published_page import published_lines
 from erssl.studies.seeds import deviation, mean, mean_text
 
@@ -61,6 +62,7 @@ def page(
         for metric in metrics:
             table_of_metric = metric_table(grid, outcomes, metric)
             lines += [f"## {markdown_text(label_of(metric))}", "", table_of_metric, ""]
+    lines += _of_no_run(study.metrics, done)
     lines += _before_training(grid, outcomes)
     for table in study.published:
         lines += published_lines(table, scale, grid, outcomes)
@@ -123,6 +125,21 @@ def _in_full(metrics: Sequence[str]) -> list[str]:
     """What columns are whose heads are short."""
     short = [m for m in metrics if title_of(m) != label_of(m)]
     return [f"- {markdown_text(title_of(m))}: {markdown_text(label_of(m))}" for m in short]
+
+
+def _of_no_run(metrics: Sequence[str], done: Sequence[Outcome]) -> list[str]:
+    """Which metrics no finished run has, and what may have been meant.
+
+    Linear accuracy is one of every study's, and measured where its file names it.
+    """
+    known = sorted({name for each in done for name in each.metrics})
+    lines = []
+    for metric in metrics:
+        if known and metric not in known and metric != LINEAR:
+            close = get_close_matches(metric, known, n=1, cutoff=0.5)
+            meant = f"; did you mean {markdown_code(close[0])}?" if close else "."
+            lines += [f"No run has the metric {markdown_code(metric)}{meant}", ""]
+    return lines
 
 
 def _by_labels(outcomes: Iterable[Outcome]) -> dict[tuple[str, ...], list[Outcome]]:

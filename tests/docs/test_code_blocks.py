@@ -88,7 +88,7 @@ def test_small_batches_of_a_step_move_a_loss_once_as_the_page_says():
     small_batches = [(part[0] @ weight, part[1] @ weight) for part in z.split(8, dim=1)]
     names = {"loss_fn": loss_fn, "small_batches": small_batches, "optimizer": optimizer}
     run_block("docs/scaling.md", "accumulate_state(loss_fn)", **names)
-    whole(*z)
+    whole(*z.clone().requires_grad_())
     torch.testing.assert_close(loss_fn.covariance, whole.covariance)
     assert not torch.equal(weight, torch.eye(4))
 

@@ -4,6 +4,7 @@ MMCR's nuclear norm is one term, and the alignment of MatrixSSL grows with its c
 these two nothing can be left out that would let rows collapse.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from erssl.entropy import random_directions
+from erssl.entropy import coding_series, random_directions
 from erssl.loss import (
     CorInfoMaxLoss,
     E2MCLoss,
@@ -123,3 +124,21 @@ def test_without_the_term_a_collapse_is_an_optimum(name):
                 make, point + width * draw(seed), point + width * draw(seed + 9), **without
             )
             assert other > loss
+
+
+def test_beyond_its_radius_mec_prefers_views_turned_by_45_degrees_to_views_that_agree():
+    """Eigenvalues r exp(±iπ/4): the fourth term, -r⁴/4 of real ones, is +r⁴/4 of each."""
+    n = dim = 64
+    angles = torch.arange(n, dtype=torch.float64) * 2 * math.pi / n
+    plane = torch.zeros(2, n, dim, dtype=torch.float64)
+    for view, turn in enumerate((0.0, math.pi / 4)):
+        plane[view, :, 0], plane[view, :, 1] = (angles + turn).cos(), (angles + turn).sin()
+    distortion = dim / 32  # MEC's
+    r = dim / (n * distortion) * n / 2
+    assert r == 16
+    terms = [(-1) ** (k + 1) / k * 2 * r**k * math.cos(k * math.pi / 4) for k in range(1, 5)]
+    assert coding_series(*plane, distortion).item() == pytest.approx(sum(terms), rel=1e-9)
+    assert terms[3] > 2 * abs(sum(terms[:3]))
+    spread = torch.eye(n, dtype=torch.float64)  # the optimum of the log-determinant
+    loss_fn = MECLoss()
+    assert loss_fn(*plane) < loss_fn(spread, spread) < loss_fn(plane[0], plane[0])

@@ -111,6 +111,20 @@ def test_a_study_of_one_axis_has_one_table_with_a_column_a_metric() -> None:
     ]
 
 
+def test_a_metric_that_no_run_has_is_said() -> None:
+    """Such as a misspelt one; linear accuracy is every study's, and may be missing."""
+    study = dataclasses.replace(read_study("methods"), metrics=(KNN, "linear_top1", "train_los"))
+    outcomes = [
+        Outcome(("A",), 0, {KNN: 0.5, "train_loss": 1.0}),
+        Outcome(("B",), 0, {}, "it fell"),
+    ]
+    grid = grid_of({"A": {}, "B": {}})
+    text = page(study, study.scale("tiny"), grid, outcomes, None)
+    assert "No run has the metric `train_los`; did you mean `train_loss`?" in text
+    assert text.count("No run has the metric") == 1
+    assert "No run has" not in page(study, study.scale("tiny"), grid, [], None)
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [

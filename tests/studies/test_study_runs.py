@@ -198,3 +198,6 @@ def test_a_study_that_names_the_linear_accuracy_measures_it_of_finished_runs(
         values = [each["metrics"].get("linear_top1") for each in runs]
         assert values == [0.75 if asked else None, 0.5]
     assert measured == ([first.path] if asked else [])
+    other = written(tmp_path, axes=axes, skip=[])  # which does not ask, of the same runs
+    (run_, _) = run(other, places[0], f"output={tmp_path / 'other'}").results["runs"]
+    assert "linear_top1" not in run_["metrics"]
