@@ -14,6 +14,8 @@ _LABELS = {
     "train_alignment": "alignment (mean cosine)",
     "features_rankme": "effective rank of the features (RankMe)",
     "embedding_rankme": "effective rank of the embeddings (RankMe)",
+    "embedding_alignment": "alignment (mean cosine), embeddings",
+    "features_alignment": "alignment (mean cosine), features",
     "train_loss": "loss",
     "wall_seconds": "seconds a run",
 }
@@ -27,6 +29,8 @@ _TITLES = {
     "embedding_nats_below_uniform_kde": "entropy minus uniform (nats)",
     "embedding_nats_below_uniform_knn": "entropy minus uniform (nats)",
     "train_alignment": "alignment",
+    "embedding_alignment": "alignment",
+    "features_alignment": "features, alignment",
     "features_rankme": "effective rank",
     "embedding_rankme": "effective rank",
 }
