@@ -52,6 +52,8 @@ SCORE_ROWS = 128  # of method=mveb
 KEPT_ROWS = 4096  # of which the kernel sums keep a triangle for the gradient
 LEJEPA_SLICES, VISREG_SLICES = 1024, 4096  # lightly's defaults
 VIEWS, VIEW_SIZES = 8, (64, 256, 1024)
+NEWER = "LeJEPALoss"  # the first of the losses of 2022 to 2026
+_MARKERS = ("o", "s", "^")
 
 # Multiply-adds count as two. N²d is a product of rows with rows: NT-Xent has four and eight more in
 # its gradient; a Gram matrix needs half of one, the score's solve two triangles of N²d each and a
@@ -238,23 +240,39 @@ def _compared(costs: dict[str, Any], peer: str, setting: dict[str, int]) -> list
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
-    """Time against N, both logarithmic."""
+    """Time against N, both logarithmic: NT-Xent in both panels, then the others by their age."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.4), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    for number, name in enumerate(OPERATIONS):
-        own = [row for row in rows if row["loss"] == name]
-        style = {"linestyle": "--", "marker": "s"} if "lightly" in name else {"marker": "o"}
-        times = [seconds(row) * 1e3 for row in own]
-        axes.plot([row["n"] for row in own], times, label=name, color=f"C{number}", **style)
+    figure = Figure(figsize=(10.5, 5.6), dpi=110, layout="constrained")
+    peer, *others = OPERATIONS
+    split = others.index(NEWER)
     sizes = sorted({row["n"] for row in rows})
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
-    axes.set(xlabel="rows N of each of two views, d = 2048", ylabel="forward + backward, ms")
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
+    for axes, names in zip(
+        figure.subplots(1, 2, sharey=True), (others[:split], others[split:]), strict=True
+    ):
+        for number, name in enumerate([peer, *names]):
+            own = [row for row in rows if row["loss"] == name]
+            style = {"linestyle": "--"} if "lightly" in name else {}
+            marker = _MARKERS[number // 10 % len(_MARKERS)]
+            times = [seconds(row) * 1e3 for row in own]
+            axes.plot(
+                [row["n"] for row in own],
+                times,
+                label=name,
+                color=f"C{number % 10}",
+                marker=marker,
+                markersize=4,
+                linewidth=1.2,
+                **style,
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axes.set_xlabel("rows N of each of two views, d = 2048")
+        axes.grid(alpha=0.25)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.11)}
+        axes.legend(fontsize=7, frameon=False, ncols=2 if len(names) < 10 else 3, **below)
+    figure.axes[0].set_ylabel("forward + backward, ms")
     figure.savefig(result_file("losses", "png"))
 
 

@@ -41,9 +41,9 @@ def random_directions(
         like: A tensor whose device the directions get.
     """
     device = torch.device("cpu") if like is None else like.device
+    directions = torch.randn(dim, count, generator=generator, device=device, dtype=torch.float32)
     # as rows in memory, by which sums over slices go a block of them at a time
-    rows = torch.randn(count, dim, generator=generator, device=device, dtype=torch.float32)
-    return F.normalize(rows, dim=1).T
+    return F.normalize(directions, dim=0).T.contiguous().T
 
 
 @full_precision
