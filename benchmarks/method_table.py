@@ -31,6 +31,7 @@ from erssl.protocols.step_time import seconds_of_run
 from erssl.run.directory import environment
 from erssl.settings.pretrain import read_settings
 from erssl.studies import read_study
+from erssl.studies.metrics import title_of, value_of
 from erssl.studies.seeds import mean, mean_text
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -40,7 +41,7 @@ TURNS = 5
 KNN, LINEAR = "knn_top1", "linear_top1"
 BELOW, ALIGNMENT = "embedding_nats_below_uniform_knn", "embedding_alignment"
 RANK = "features_rankme"
-ENTROPY = "entropy minus uniform (nats)"
+ENTROPY = title_of(BELOW)
 OFF = ", off"
 Record = Mapping[str, Any]
 
@@ -159,9 +160,8 @@ def _text(content: Record, metric: str, *labels: str) -> str:
     of = values(content, metric, *labels)
     if not of:
         return "failed" if any(run["failure"] for run in _runs(content, labels)) else "–"
-    share = metric in (KNN, LINEAR)
     digits = 2 if metric == ALIGNMENT else 1
-    return mean_text([100 * value if share else value for value in of], digits)
+    return mean_text([value_of(metric, value) for value in of], digits)
 
 
 def _head(names: Sequence[str]) -> list[str]:

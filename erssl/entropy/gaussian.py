@@ -177,19 +177,21 @@ class _LogDet(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> Tensor:
         value, factor = _log_det_and_factor(matrix)
-        ctx.save_for_backward(matrix, factor, value > -math.inf)
+        ctx.save_for_backward(matrix, factor, value)
         return value
 
     @staticmethod
     @full_precision
     def backward(ctx: Any, of_value: Tensor) -> Tensor:
-        matrix, factor, regular = ctx.saved_tensors
+        matrix, factor, value = ctx.saved_tensors
+        regular = value > -math.inf  # which NaN is not
+        without = torch.where(value.isnan(), math.nan, 0.0).to(value)
         unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
         if torch.is_grad_enabled():  # a second derivative follows
             inverse = torch.linalg.inv(torch.where(regular, matrix, unit))
         else:
             inverse = torch.cholesky_inverse(torch.where(regular, factor, unit))
-        gradient: Tensor = of_value * torch.where(regular, inverse, 0.0)
+        gradient: Tensor = of_value * torch.where(regular, inverse, without)
         return gradient
 
 

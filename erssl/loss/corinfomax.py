@@ -10,10 +10,10 @@ from torch import Tensor
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.gaussian import log_det
 from erssl.entropy.precision import outside_autocast, product
+from erssl.loss.checks import check_counts, check_weights
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.state import StepState
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
-from erssl.loss.weights import check_counts, check_weights
 
 
 class CorInfoMaxLoss(StepState):

@@ -12,9 +12,9 @@ from erssl.entropy.discrete import discrete_entropy
 from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss._softmax import softmax_terms
 from erssl.loss.center import MovingCenter
+from erssl.loss.checks import check_both_terms
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, check_views, meet_targets
-from erssl.loss.weights import check_both_terms
 
 
 class DiscreteERLoss(nn.Module):

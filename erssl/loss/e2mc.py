@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.marginal import marginal_entropy
 from erssl.entropy.precision import outside_autocast, product
+from erssl.loss.checks import check_weights
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
 from erssl.loss.views import Views, float_views, meet_targets
-from erssl.loss.weights import check_weights
 
 _FLOOR = 1e-7  # spacing of equal values, which have no density
 

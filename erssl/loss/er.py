@@ -14,6 +14,7 @@ from erssl.entropy.kde import Estimator, entropy_from_log_density, log_kernel_me
 from erssl.entropy.neighbours import log_neighbour_distance
 from erssl.entropy.precision import outside_autocast, row_products
 from erssl.entropy.vmf import log_normalizer_value
+from erssl.loss.checks import check_both_terms
 from erssl.loss.concentration import START, Concentration, Rule
 from erssl.loss.distributed import (
     check_gather,
@@ -24,7 +25,6 @@ from erssl.loss.distributed import (
 )
 from erssl.loss.memory import PersistentMemoryBank
 from erssl.loss.views import Views, check_views, meet_targets, normalize_rows, normalize_views
-from erssl.loss.weights import check_both_terms
 
 
 class ERLoss(nn.Module):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.matrix import matrix_renyi2_entropy
 from erssl.entropy.precision import outside_autocast
+from erssl.loss.checks import check_weights
 from erssl.loss.distributed import check_gather, gather_rows
 from erssl.loss.views import Views, normalize_rows, shared_views
-from erssl.loss.weights import check_weights
 
 
 class FroSSLLoss(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import outside_autocast
 from erssl.entropy.sliced import random_directions, sliced_epps_pulley
+from erssl.loss.checks import check_counts
 from erssl.loss.distributed import (
     check_gather,
     mean_over_ranks,
@@ -18,7 +19,6 @@ from erssl.loss.distributed import (
     sum_over_ranks,
 )
 from erssl.loss.views import Views, float_views
-from erssl.loss.weights import check_counts
 
 
 class LeJEPALoss(nn.Module):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.gaussian import coding_series
 from erssl.entropy.precision import outside_autocast, product
+from erssl.loss.checks import check_counts, check_weights
 from erssl.loss.distributed import check_gather, gather_rows
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
-from erssl.loss.weights import check_counts, check_weights
 
 
 class MECLoss(nn.Module):

@@ -12,8 +12,8 @@ from torch.distributions import Normal
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import at_least_float32, outside_autocast
 from erssl.loss._information import MINE, mige
+from erssl.loss.checks import check_weights
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks
-from erssl.loss.weights import check_weights
 
 Estimator = Literal["infonce", "mine", "mige"]
 

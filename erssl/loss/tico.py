@@ -7,10 +7,10 @@ from torch import Tensor
 
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import outside_autocast, product, row_products
+from erssl.loss.checks import check_counts, check_weights
 from erssl.loss.distributed import check_gather, mean_over_ranks, sum_over_ranks
 from erssl.loss.state import StepState
 from erssl.loss.views import Views, check_views, meet_targets, normalize_views
-from erssl.loss.weights import check_counts, check_weights
 
 
 class TiCoLoss(StepState):

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from erssl.entropy._opaque import is_transformed
 from erssl.entropy.precision import outside_autocast
 from erssl.entropy.sliced import sliced_wasserstein
+from erssl.loss.checks import check_weights
 from erssl.loss.distributed import check_gather, gather_rows, mean_over_ranks, rank_columns
 from erssl.loss.lejepa import center_errors, check_slices, draw_slices
 from erssl.loss.views import Views, float_views
-from erssl.loss.weights import check_weights
 
 _EPS = 1e-4  # added to deviations before they divide (lightly)
 

@@ -8,8 +8,8 @@ from typing_extensions import Unpack
 
 from erssl.entropy import log_neighbour_distance
 from erssl.entropy.precision import at_least_float32, outside_autocast
-from erssl.errors import ConfigError
 from erssl.loss.center import SteadyDINOLoss
+from erssl.loss.checks import check_weights
 from erssl.loss.views import normalize_rows
 from erssl.methods.base import MultiViewMethod
 from erssl.methods.info import MethodInfo, StepOutput
@@ -98,8 +98,7 @@ class DINO(MultiViewMethod):
         self.temperature = temperature
         self.target_temperature = target_temperature
         self.freeze_prototypes_epochs = freeze_prototypes_epochs
-        if not koleo_weight >= 0:
-            raise ConfigError(f"method.koleo_weight must be at least 0 but is {koleo_weight}.")
+        check_weights(koleo_weight=koleo_weight)
         self.koleo_weight = koleo_weight
         self.criterion: nn.Module = SteadyDINOLoss(
             num_prototypes,

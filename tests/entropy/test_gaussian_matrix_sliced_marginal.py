@@ -25,6 +25,7 @@ from erssl.entropy import (
     von_neumann_entropy,
 )
 from erssl.entropy._slices import _order
+from erssl.entropy.gaussian import log_det
 
 
 def rows(n, d, seed=0, dtype=torch.float64):
@@ -90,6 +91,14 @@ def test_a_point_has_no_entropy_and_a_gradient_of_0(n):
     assert value.item() == -math.inf
     (first,) = torch.autograd.grad(value, z, create_graph=True)
     assert first.eq(0).all()
+
+
+def test_a_determinant_that_is_no_number_has_no_gradient_that_is_one():
+    matrix = torch.eye(3, dtype=torch.float64)
+    matrix[0, 0] = math.nan
+    matrix.requires_grad_()
+    (gradient,) = torch.autograd.grad(log_det(matrix), matrix)
+    assert gradient.isnan().all()
 
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-9, 1e-12])

@@ -238,7 +238,7 @@ def build_views(
         return MultiViewTransform(
             [BandView(_spec(options.recipe, view, len(mean)), mean, std) for view in rgb.transforms]
         )
-    side = options.global_image_size or image_size
+    side, *_ = options.sides(image_size)
     if options.n_local_views > 0 and options.local_image_size > side:
         raise ConfigError(
             f"data.views.local_image_size={options.local_image_size} is larger than "
