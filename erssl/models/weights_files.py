@@ -165,7 +165,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
             return state, weights.metadata() or {}
     except (SafetensorError, OSError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not a readable safetensors file ({error}).") from error
+        raise DataError(
+            f"{path} is not a readable safetensors file ({error}); copy or download it again."
+        ) from error
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

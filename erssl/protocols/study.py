@@ -173,18 +173,19 @@ def _tell(
 ) -> Result:
     """Print the runs and how long those take that are missing."""
     missing = missing_of(runs, settings.retry)
+    began = time.perf_counter()
+    known: dict[str, float] = {}
+    total = sum(seconds_of_run(each.settings, known) for each in missing)  # refuses wrong images
+    measured = time.perf_counter() - began
     for each in runs:
         state = "finished" if is_finished(each.path) else each.failure or "missing"
         say(console, f"{each.cell.name}: {state} ({each.path})")
-    began = time.perf_counter()
-    known: dict[str, float] = {}
-    total = sum(seconds_of_run(each.settings, known) for each in missing)
     jobs = count_jobs(settings.jobs)
     say(
         console,
         f"{len(missing)} of {len(runs)} runs of {study.name} are missing: about "
         f"{_duration(total / jobs)} with {jobs} at once, by a step of each kind measured on "
-        f"this machine ({time.perf_counter() - began:.0f} s), without loading and evaluation.",
+        f"this machine ({measured:.0f} s), without loading and evaluation.",
     )
     return Result(settings.folder, metrics={"missing": len(missing), "seconds": total / jobs})
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 import erssl
 from erssl.cli.main import main
 from erssl.data.places import content_of, images_digest
-from erssl.errors import ErsslError, RunError
+from erssl.errors import DataError, ErsslError, RunError
 from erssl.protocols import study as command
 from erssl.run.children import Children
 from erssl.run.lock import locked
@@ -185,6 +186,17 @@ def test_dry_run_estimates_and_trains_nothing(tmp_path: Path) -> None:
     assert result.metrics["missing"] == 2
     assert result.metrics["seconds"] > 0
     assert not (tmp_path / "store").exists()
+
+
+def test_a_dry_run_of_images_that_are_not_there_says_so_before_all_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not after a list of runs."""
+    (tmp_path / "empty").mkdir()
+    images = ("data=imagefolder", f"data.train_dir={tmp_path / 'empty'}")
+    with pytest.raises(DataError, match="holds no images"):
+        command.run(("mveb_beta", *images, "dry_run=true", f"store={tmp_path / 's'}"), Console())
+    assert capsys.readouterr().out == ""
 
 
 def test_a_step_is_measured_once_for_runs_that_differ_by_weights(
