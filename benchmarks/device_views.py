@@ -44,7 +44,7 @@ BACKBONE = (
     if ON_GPU
     else BackboneOptions("resnet10t", "timm", options={"channels": [32, 64, 128, 256]})
 )
-STEPS, ROUNDS = (20, 5) if ON_GPU else (3, 3)
+STEPS, ROUNDS = (10, 3) if ON_GPU else (3, 3)
 PIPELINES = ("lightly", "device")
 SECONDS = 3.0  # of measuring each rate
 

@@ -1,6 +1,7 @@
 """Everything that only a GPU can answer, within a given time and in the order of its worth.
 
-    python -m benchmarks.on_gpu [--minutes 12] [--images <folder with train/ and test/>] [--dry]
+    python -m benchmarks.on_gpu [--minutes 12] [--only device_views features] [--dry]
+        [--images <folder with train/ and test/>]
 
 Runs the tests that need CUDA, then the benchmarks whose ``*_cuda.json`` is missing, each in a
 process of its own with a limit of seconds and none once the time is over, so that whatever was
@@ -45,12 +46,16 @@ def questions(images: Path | None) -> list[Question]:
             90,
             "views and kNN on the device equal those on the CPU",
         ),
-        Question("losses", ("-m", "benchmarks.losses"), 100, "time of each loss beside NT-Xent"),
+        Question("losses", ("-m", "benchmarks.losses"), 90, "time of each loss beside NT-Xent"),
         Question("loss_memory", ("-m", "benchmarks.loss_memory"), 60, "peak memory of each loss"),
-        Question("score_rows", ("-m", "benchmarks.score_rows"), 40, "MVEB's score of 128 rows"),
         Question("step", ("-m", "benchmarks.step"), 150, "a ResNet-50 step beside lightly's BYOL"),
-        Question("features", ("-m", "benchmarks.features"), 60, "features in float32 and bf16"),
-        Question("device_views", ("-m", "benchmarks.device_views"), 60, "the 5 % of device views"),
+        Question(
+            "features",
+            ("-m", "benchmarks.features", "--images", "512"),
+            60,
+            "features in float32 and bf16",
+        ),
+        Question("device_views", ("-m", "benchmarks.device_views"), 90, "the 5 % of device views"),
         Question("linear", ("-m", "benchmarks.linear", "-n", "3"), 60, "a cached linear layer"),
     ]
     if images is not None:
@@ -84,9 +89,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--images", type=Path, help="CIFAR-10 as folders of images")
+    parser.add_argument("--only", nargs="+", help="names of what is asked, in this order")
     parser.add_argument("--dry", action="store_true", help="print the order and its limits")
     arguments = parser.parse_args()
-    asked = questions(arguments.images)
+    known = {each.name: each for each in questions(arguments.images)}
+    if unknown := set(arguments.only or ()) - set(known):
+        parser.error(f"{', '.join(sorted(unknown))} is not asked; known are {', '.join(known)}.")
+    asked = [known[name] for name in arguments.only or known]
     if arguments.dry:
         for each in asked:
             print(f"{each.name:<16}{each.seconds:>4} s  {each.answers}")
@@ -96,6 +105,7 @@ def main() -> None:
     end = time.perf_counter() + 60 * arguments.minutes
     report: dict[str, Any] = {"asked": {}, "no_time_for": []}
     report["environment"] = environment(torch.device("cuda"))
+    report["environment"]["command"] = "python -m benchmarks.on_gpu"
     for each in asked:
         left = end - time.perf_counter()
         if left < 20:

@@ -108,7 +108,8 @@ def _in_groups(z: Tensor, sizes: list[int], score: Callable[..., Tensor]) -> Ten
         for first in range(0, count, at_once):
             stop = start + size * min(at_once, count - first)
             batch = z[:, start:stop].unflatten(1, (-1, size))
-            scores[:, start:stop] = score(batch.flatten(0, 1)).view(z[:, start:stop].shape)
+            # solved systems lie column by column on a GPU, so that no view of them has this shape
+            scores[:, start:stop] = score(batch.flatten(0, 1)).reshape(z[:, start:stop].shape)
             start = stop
     return scores
 

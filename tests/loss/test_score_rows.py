@@ -55,6 +55,20 @@ def unit_rows(count, dim, seed=0, around=0.0):
     return torch.nn.functional.normalize(z, dim=1)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_scores_that_lie_column_by_column_are_those_that_lie_row_by_row(number):
+    """As CUDA's solver gives them; on a CPU torch 2.14 gives rows."""
+    z = [unit_rows(12, 5, seed) for seed in range(number)]
+
+    def by_columns(rows):
+        return stein_score(rows).mT.contiguous().mT
+
+    for actual, expected in zip(
+        own_scores(z, False, 4, by_columns), own_scores(z, False, 4), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("count", [640, 650, 4100])
 @pytest.mark.parametrize("geometry", ["euclidean", "sphere"])
 def test_groups_of_many_rows_in_batches_have_the_scores_of_each(count, geometry):
