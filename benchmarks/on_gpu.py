@@ -24,7 +24,7 @@ from benchmarks._runs import RESULTS
 from erssl.files import write_json
 from erssl.run.directory import environment
 
-_TAIL = 25  # lines of what failed
+_TAIL = 40  # lines of what failed
 
 
 class Question(NamedTuple):
@@ -38,13 +38,19 @@ class Question(NamedTuple):
 
 def questions(images: Path | None) -> list[Question]:
     """What is asked, the most wanted first."""
-    tests = ("-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider")
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-n")
     asked = [
         Question(
             "tests",
-            (*tests, "tests/data/test_device_views.py", "tests/evaluation/test_knn.py"),
+            (*tests, "0", "tests/data/test_device_views.py", "tests/evaluation/test_knn.py"),
             90,
             "views and kNN on the device equal those on the CPU",
+        ),
+        Question(
+            "training_tests",
+            (*tests, "auto", "tests/methods", "tests/models", "tests/run"),
+            150,
+            "what is trained and resumed there is as on the CPU",
         ),
         Question("losses", ("-m", "benchmarks.losses"), 90, "time of each loss beside NT-Xent"),
         Question("loss_memory", ("-m", "benchmarks.loss_memory"), 60, "peak memory of each loss"),
