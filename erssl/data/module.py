@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightly.transforms.multi_view_transform import MultiViewTransform
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,7 +22,7 @@ from erssl.data.draws import EpochSampler, place_in, place_to_begin, seed_worker
 from erssl.data.imbalance import long_tailed
 from erssl.data.options import DataOptions
 from erssl.data.views import build_eval_transform, build_views
-from erssl.data.views.pipelines import make_pipeline
+from erssl.data.views.pipelines import PartImages, last_part, make_pipeline
 from erssl.errors import ConfigError, DataError
 from erssl.limits import check_images
 
@@ -108,13 +110,13 @@ class SSLDataModule(LightningDataModule):
         self.seed = seed
         # Before the images, since a wrong recipe is quicker to find than a broken file.
         unknown = (1.0,) * options.channels
-        views = build_views(options.views, options.image_size, unknown, unknown)
-        make_pipeline(options.pipeline, views)
+        make_pipeline(options.pipeline, _transforms(options, unknown, unknown))
         self.datasets = long_tailed(options.load(), options.imbalance, seed)
         self.options = options = options.measured(self.datasets.train)
         size, mean, std = options.image_size, options.mean, options.std
-        self.train_transform = build_views(options.views, size, mean, std)
-        self.pipeline = make_pipeline(options.pipeline, self.train_transform, options.workers)
+        transforms = _transforms(options, mean, std)
+        self.train_transform = transforms[-1]
+        self.pipeline = make_pipeline(options.pipeline, transforms, options.workers)
         self.eval_transform = build_eval_transform(
             size, mean, std, options.interpolation, options.crop_pct
         )
@@ -166,7 +168,7 @@ class SSLDataModule(LightningDataModule):
             size: Number N of images; ``None`` for 256, or all where there are fewer.
 
         Returns:
-            Two tensors (N, C, side, side), of the side of the run's global views.
+            Two tensors (N, C, side, side), of the side of the run's last global views.
 
         Raises:
             ConfigError: If there are fewer images.
@@ -179,7 +181,7 @@ class SSLDataModule(LightningDataModule):
                 f"that it is drawn from; set it to {len(images)} or less and at least 2."
             )
         views, channels = self.options.views, self.options.channels
-        side, *_ = views.sides(self.options.image_size)
+        side, *_ = views.parts()[-1].sides(self.options.image_size)
         check_images(views.size_key, side, channels, 2 * size, "lens.probe_size")
         return self.spread_views(images, size)
 
@@ -191,7 +193,7 @@ class SSLDataModule(LightningDataModule):
             size: Number N of images, 2 to all.
 
         Returns:
-            Two tensors (N, C, side, side), of the side of the run's global views.
+            Two tensors (N, C, side, side), of the side of the run's last global views.
         """
         places = np.linspace(0, len(images) - 1, size).round().astype(int).tolist()
         first, second = self.pipeline.probe(images, places, self.seed)
@@ -215,6 +217,8 @@ class SSLDataModule(LightningDataModule):
         spread = int(np.random.SeedSequence([self.seed]).generate_state(1, np.uint64)[0]) >> 1
         sampler = EpochSampler(self._drawn, world, rank, seed=spread, drop_last=True)
         sampler.go_on(epoch, batches * self.batch_size)
+        if isinstance(self._drawn, PartImages):
+            self._drawn.part_at = self._part_at()
         loading = self.pipeline.loading(self.options.workers)
         return self._loader(self._drawn, sampler=sampler, drop_last=True, **loading)
 
@@ -230,7 +234,8 @@ class SSLDataModule(LightningDataModule):
         """
         if not (isinstance(batch, list | tuple) and batch and isinstance(batch[0], list)):
             return batch  # images to evaluate on
-        views = self.pipeline.finish(batch[0])
+        epoch = 0 if self.trainer is None else int(self.trainer.current_epoch)
+        views = self.pipeline.finish(batch[0], self._part_at()(epoch))
         if self.trainer is not None:  # which did so to what there was of the batch before
             views = self.trainer.precision_plugin.convert_input(views)
         return [views, *batch[1:]]
@@ -268,6 +273,21 @@ class SSLDataModule(LightningDataModule):
         there = self.datasets.val is not None and self.trains_with_labels
         return self.eval_dataloader("val") if there else []
 
+    def _part_at(self) -> Callable[[int], int]:
+        """What part of the training an epoch belongs to; the last where it has no length."""
+        epochs = None if self.trainer is None else self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            return last_part
+        return partial(self.options.views.part_at, epochs=epochs)
+
     def _loader(self, dataset: Dataset[Any], **keywords: Any) -> DataLoader[Any]:
         keywords = {"num_workers": self.options.workers} | keywords
         return make_loader(dataset, self.batch_size, seed=self.seed, **keywords)
+
+
+def _transforms(
+    options: DataOptions, mean: Sequence[float], std: Sequence[float]
+) -> list[MultiViewTransform]:
+    """The transform of each part of the training."""
+    parts = options.views.parts()
+    return [build_views(part, options.image_size, mean, std) for part in parts]

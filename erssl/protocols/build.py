@@ -54,7 +54,7 @@ def build_method(
             _check_memory("backbone", backbone_of_settings)
         backbone = backbone_of_settings()
     side = settings.data.image_size
-    sizes = dict.fromkeys([side, *views.sides(side)])  # it evaluates images of the first
+    sizes = dict.fromkeys([side, *views.every_side(side)])  # it evaluates images of the first
     check_input_size(backbone, sizes, settings.data.channels)
     if settings.optimizer.layer_decay != 1 and not hasattr(backbone, "blocks"):
         raise ConfigError(

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,10 @@ def _preprocessing(settings: PretrainSettings, sources: Mapping[str, str]) -> li
     data = settings.data
     mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (data.mean, data.std))
     size = f"{data.image_size} x {data.image_size} pixels"
-    large, *_ = data.views.sides(data.image_size)
-    if large != data.image_size:
-        size = f"{large} x {large} pixels and evaluated at {size}"
+    sides = [part.sides(data.image_size)[0] for part in data.views.parts()]
+    if set(sides) != {data.image_size}:
+        trained = ", then ".join(f"{side} x {side}" for side, _ in groupby(sides))
+        size = f"{trained} pixels and evaluated at {size}"
     lines = [f"Trained at {size}, mean {mean}, std {std} ({_whose(data, sources)})"]
     return lines if data.channels == RGB else [*lines, f"Channels: {data.channels}"]
 

@@ -150,7 +150,7 @@ def _advice(settings: PretrainSettings, device: torch.device, backbone: nn.Modul
 
 def _sides(settings: PretrainSettings) -> list[int]:
     """Sides of the views that a step sees, each once."""
-    return list(dict.fromkeys(settings.data.views.sides(settings.data.image_size)))
+    return settings.data.views.every_side(settings.data.image_size)
 
 
 def _listed(names: list[str]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache
@@ -13,6 +15,7 @@ import torch
 
 from erssl.data import DataOptions, default_options
 from erssl.data.imbalance import long_tailed
+from erssl.methods import MultiViewMethod
 from erssl.protocols.build import build_method
 from erssl.protocols.evaluation import best_device
 from erssl.settings.pretrain_options import PretrainSettings
@@ -71,9 +74,15 @@ def _counted(data: DataOptions) -> int:
 
 
 def _seconds_of_step(settings: PretrainSettings) -> float:
+    """Mean over the parts of the training, whose views have sizes of their own."""
+    method = build_method(settings, _CLASSES, settings.batch_size).to(best_device()).train()
+    parts = settings.data.views.parts()
+    sides = Counter(tuple(part.sides(settings.data.image_size)) for part in parts)
+    return sum(n * _seconds_at(each, method, settings) for each, n in sides.items()) / len(parts)
+
+
+def _seconds_at(sizes: Sequence[int], method: MultiViewMethod, settings: PretrainSettings) -> float:
     device = best_device()
-    sizes = settings.data.views.sides(settings.data.image_size)
-    method = build_method(settings, _CLASSES, settings.batch_size).to(device).train()
     shape = (settings.batch_size, settings.data.channels)
     images = [torch.randn(*shape, size, size, device=device) for size in sizes]
     if settings.channels_last:

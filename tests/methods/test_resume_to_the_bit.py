@@ -96,3 +96,10 @@ def test_resumed_inside_an_epoch_and_between_two(name, tmp_path):
 )
 def test_resumed_with_another_setting_of_the_trainer(run, tmp_path):
     assert_every_resumption_ends_alike("mocov2", tmp_path, (2, STEPS, STEPS + 1), **run)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_while_views_grow(workers, tmp_path):
+    views = ViewOptions("digits", global_image_size=(12, 20))
+    steps = (2, STEPS, STEPS + 1)
+    assert_every_resumption_ends_alike("mveb", tmp_path, steps, views=views, workers=workers)

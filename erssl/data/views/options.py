@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightly.transforms.multi_view_transform import MultiViewTransform
@@ -149,7 +149,9 @@ class ViewOptions:
         n_local_views: Number of small crops beside the two global views.
         local_image_size: Side of the local views in pixels, at most that of the global views.
         global_image_size: Side of the global views in pixels; ``None``: ``data.image_size``, the
-            side of the images that a run evaluates. A smaller one trains faster.
+            side of the images that a run evaluates. A smaller one trains faster. Several sides
+            share the epochs, each as many one after the other: (16, 16, 32) trains two thirds of
+            them at 16 pixels and the last third at 32.
         global_scale: Smallest and largest share of the image's area in a global view. ``None`` is
             the recipe's own, which is another one for some where there are local views.
         local_scale: The same for the local views.
@@ -161,7 +163,7 @@ class ViewOptions:
     recipe: str = "dino"
     n_local_views: int = 0
     local_image_size: int = 96
-    global_image_size: int | None = None
+    global_image_size: int | tuple[int, ...] | None = None
     global_scale: Scale | None = None
     local_scale: Scale | None = None
 
@@ -171,8 +173,12 @@ class ViewOptions:
             check_choice("data.views.recipe", self.recipe, available_views())
         check_whole("data.views.n_local_views", self.n_local_views, 0, "a number of views")
         check_whole("data.views.local_image_size", self.local_image_size, 1, "a size in pixels")
-        if self.global_image_size is not None:
-            check_whole(_GLOBAL_SIZE, self.global_image_size, 1, "a size in pixels")
+        if isinstance(self.global_image_size, list | tuple):
+            object.__setattr__(self, "global_image_size", tuple(self.global_image_size))
+            if not self.global_image_size:
+                raise ConfigError(f"{_GLOBAL_SIZE}=[] names no size in pixels; give one or more.")
+        for side in self._given_sides:
+            check_whole(_GLOBAL_SIZE, side, 1, "a size in pixels")
         row = RECIPES[self.recipe]
         if self.n_local_views > 0 and row.local_scale is None:
             raise ConfigError(
@@ -199,15 +205,43 @@ class ViewOptions:
         """The setting that says the side of the global views."""
         return "data.image_size" if self.global_image_size is None else _GLOBAL_SIZE
 
+    @property
+    def _given_sides(self) -> tuple[int, ...]:
+        given = self.global_image_size
+        return () if given is None else given if isinstance(given, tuple) else (given,)
+
+    def parts(self) -> list[ViewOptions]:
+        """The options of each part of a training, which have one side of global views each."""
+        return [replace(self, global_image_size=side) for side in self._given_sides] or [self]
+
+    def part_at(self, epoch: int, epochs: int) -> int:
+        """Number of the part that an epoch belongs to.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            epochs: Epochs of the training; later ones belong to the last part.
+        """
+        count = max(1, len(self._given_sides))
+        return min(count * epoch // max(1, epochs), count - 1)
+
     def sides(self, image_size: int) -> list[int]:
-        """Sides of all views of an image in pixels, the global ones first.
+        """Sides of all views in pixels, the global ones first, each the largest of all parts.
 
         Args:
             image_size: ``data.image_size``.
         """
         n_global = self.n_views - self.n_local_views
-        large = self.global_image_size or image_size
+        large = max(self._given_sides, default=image_size)
         return [large] * n_global + [self.local_image_size] * self.n_local_views
+
+    def every_side(self, image_size: int) -> list[int]:
+        """Sides that views have in any part, each once.
+
+        Args:
+            image_size: ``data.image_size``.
+        """
+        sides = [side for part in self.parts() for side in part.sides(image_size)]
+        return list(dict.fromkeys(sides))
 
 
 def build_views(
@@ -219,7 +253,7 @@ def build_views(
     (:mod:`erssl.data.views.bands`).
 
     Args:
-        options: The recipe and its sizes.
+        options: The recipe and its sizes; of several sides of global views the largest is taken.
         image_size: Side of the global views in pixels, where the options say none.
         mean: Channel means to subtract, one value a channel for pixels in 0..1.
         std: Channel deviations to divide by.
