@@ -1,0 +1,104 @@
+"""What does each step towards ``experiment=cifar10_cpu`` buy, and what does it reach in an hour?
+
+    python -m benchmarks.cifar_cpu <folder with train/ and test/> [--only <names>] [--seeds 0 1 2]
+
+Runs of ``erssl pretrain experiment=cifar10_cpu`` with overrides. ``steps``: one thread each, some
+seven minutes, so that two run side by side on two cores; each differs from the row that it names in
+one thing. ``hour``: the experiment as it stands and other methods with its epochs, on all cores.
+kNN (k = 200, temperature 0.1) of the last epoch, 10,000 test images. A run that is in the JSON
+already is not run again. Writes ``benchmarks/results/cifar_cpu.json`` and prints its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks._runs import RESULTS, pretrain, summary
+from erssl.files import write_json
+
+OUT = RESULTS / "cifar_cpu.json"
+FIXED = "data.views.global_image_size=32"  # the experiment's own sizes grow
+SHORT = ("evaluation.untrained=false", "evaluation.every_n_epochs=0", "lens.probe_size=0")
+AT_16 = "data.views.global_image_size=16"
+WIDE = "backbone.options={channels:[64,128,256,512],stem_width:16,stem_pool:false}"
+STEPS: dict[str, tuple[str, ...]] = {
+    "32 pixels": ("epochs=6", FIXED),
+    "24 pixels and four local views of 16": (
+        "epochs=4",
+        "data.views.global_image_size=24",
+        "data.views.n_local_views=4",
+        "data.views.local_image_size=16",
+    ),
+    "16 pixels": ("epochs=10", AT_16),
+    "16 pixels, longer": ("epochs=18", AT_16),
+    "16 pixels, much longer": ("epochs=60", AT_16),
+    "16 pixels, twice the width": ("epochs=9", AT_16, WIDE),
+    "16 pixels, longer, batch 128": ("epochs=18", AT_16, "batch_size=128"),
+    "16 pixels, kappa 5": ("epochs=10", AT_16, "method.kappa=5"),
+}
+HOUR: dict[str, tuple[str, ...]] = {
+    "cifar10_cpu": (),
+    "simclr": ("method=simclr",),
+    "byol": ("method=byol",),
+}
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run what is missing."""
+    report: dict[str, Any] = json.loads(OUT.read_text()) if OUT.is_file() else {"rows": []}
+    report["command"] = "python -m benchmarks.cifar_cpu"
+    paths = [f"data.{split}_dir={options.images / folder}" for split, folder in FOLDERS.items()]
+    for name, seed, overrides, threads in asked(options):
+        if any((row["name"], row["seed"]) == (name, seed) for row in report["rows"]):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            run_dir = Path(folder, "run")
+            pretrain(overrides, paths, run_dir, threads)
+            report["rows"].append(row_of(name, run_dir, overrides, threads))
+        write_json(OUT, report)
+    print(table(report["rows"]))
+
+
+FOLDERS = {"train": "train", "val": "test"}
+
+
+def asked(options: argparse.Namespace) -> list[tuple[str, int, list[str], int]]:
+    """Name, seed, overrides and threads (0: all cores) of each run."""
+    images = ["experiment=cifar10_cpu", "data=imagefolder", "data.verify=false"]
+    runs = [
+        (name, seed, [*images, *own, *more, f"seed={seed}"], threads)
+        for group, more, threads in ((STEPS, SHORT, 1), (HOUR, SHORT, 0))
+        for name, own in group.items()
+        for seed in options.seeds
+    ]
+    return [run for run in runs if options.only is None or run[0] in options.only]
+
+
+def row_of(name: str, run_dir: Path, overrides: list[str], threads: int) -> dict[str, Any]:
+    """What is kept of a run."""
+    run = summary(run_dir, overrides)
+    kept = {key: run[key] for key in ("command", "metrics", "wall_seconds", "seed", "environment")}
+    return {"name": name, "threads": threads or "all", **kept}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = ["| run | threads | seed | minutes | kNN |", "|---" * 5 + "|"]
+    lines += [
+        f"| {row['name']} | {row['threads']} | {row['seed']} | {row['wall_seconds'] / 60:.1f} "
+        f"| {100 * row['metrics']['knn_top1']:.1f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", type=Path, help="CIFAR-10 as folders of images")
+    parser.add_argument("--only", nargs="+", choices=[*STEPS, *HOUR])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    main(parser.parse_args())
