@@ -71,7 +71,7 @@ def asked(options: argparse.Namespace) -> list[tuple[str, int, list[str], int]]:
     images = ["experiment=cifar10_cpu", "data=imagefolder", "data.verify=false"]
     runs = [
         (name, seed, [*images, *own, *more, f"seed={seed}"], threads)
-        for group, more, threads in ((STEPS, SHORT, 1), (HOUR, SHORT, 0))
+        for group, more, threads in ((STEPS, SHORT, 1), (HOUR, (), 0))
         for name, own in group.items()
         for seed in options.seeds
     ]
@@ -82,7 +82,8 @@ def row_of(name: str, run_dir: Path, overrides: list[str], threads: int) -> dict
     """What is kept of a run."""
     run = summary(run_dir, overrides)
     kept = {key: run[key] for key in ("command", "metrics", "wall_seconds", "seed", "environment")}
-    return {"name": name, "threads": threads or "all", **kept}
+    knn = run["curves"].get("val_knn_top1", [])
+    return {"name": name, "threads": threads or "all", **kept, "knn_by_step": knn}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
