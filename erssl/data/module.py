@@ -234,8 +234,10 @@ class SSLDataModule(LightningDataModule):
         """
         if not (isinstance(batch, list | tuple) and batch and isinstance(batch[0], list)):
             return batch  # images to evaluate on
-        epoch = 0 if self.trainer is None else int(self.trainer.current_epoch)
-        views = self.pipeline.finish(batch[0], self._part_at()(epoch))
+        part = -1
+        if self.trainer is not None and len(self.options.views.parts()) > 1:
+            part = self._part_at()(self.trainer.current_epoch)
+        views = self.pipeline.finish(batch[0], part)
         if self.trainer is not None:  # which did so to what there was of the batch before
             views = self.trainer.precision_plugin.convert_input(views)
         return [views, *batch[1:]]
