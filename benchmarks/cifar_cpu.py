@@ -2,9 +2,9 @@
 
     python -m benchmarks.cifar_cpu <folder with train/ and test/> [--only <names>] [--seeds 0 1 2]
 
-Runs of ``erssl pretrain experiment=cifar10_cpu`` with overrides. ``steps``: one thread each, some
-seven minutes, so that two run side by side on two cores; each differs from the row that it names in
-one thing. ``hour``: the experiment as it stands and other methods with its epochs, on all cores.
+Runs of ``erssl pretrain experiment=cifar10_cpu`` with overrides. `STEPS` are short, of one thread
+each, so that two can run side by side on two cores; `HOUR` are the experiment as it stands, and
+other methods with its network, views and epochs, on all cores.
 kNN (k = 200, temperature 0.1) of the last epoch, 10,000 test images. A run that is in the JSON
 already is not run again. Writes ``benchmarks/results/cifar_cpu.json`` and prints its table.
 """
@@ -21,12 +21,13 @@ from benchmarks._runs import RESULTS, pretrain, summary
 from erssl.files import write_json
 
 OUT = RESULTS / "cifar_cpu.json"
-FIXED = "data.views.global_image_size=32"  # the experiment's own sizes grow
+FOLDERS = {"train": "train", "val": "test"}
 SHORT = ("evaluation.untrained=false", "evaluation.every_n_epochs=0", "lens.probe_size=0")
+AT_32 = "data.views.global_image_size=32"  # the experiment's own sizes grow
 AT_16 = "data.views.global_image_size=16"
 WIDE = "backbone.options={channels:[64,128,256,512],stem_width:16,stem_pool:false}"
 STEPS: dict[str, tuple[str, ...]] = {
-    "32 pixels": ("epochs=6", FIXED),
+    "32 pixels": ("epochs=6", AT_32),
     "24 pixels and four local views of 16": (
         "epochs=4",
         "data.views.global_image_size=24",
@@ -61,9 +62,6 @@ def main(options: argparse.Namespace) -> None:
             report["rows"].append(row_of(name, run_dir, overrides, threads))
         write_json(OUT, report)
     print(table(report["rows"]))
-
-
-FOLDERS = {"train": "train", "val": "test"}
 
 
 def asked(options: argparse.Namespace) -> list[tuple[str, int, list[str], int]]:

@@ -3,8 +3,8 @@
     python -m benchmarks.on_gpu [--minutes 12] [--only device_views features] [--dry]
         [--images <folder with train/ and test/>]
 
-Runs the tests that need CUDA, then the benchmarks whose ``*_cuda.json`` is missing, each in a
-process of its own with a limit of seconds and none once the time is over, so that whatever was
+Runs tests that need CUDA or train there, then the benchmarks, or what is named, each in a process
+of its own with a limit of seconds and none once the time is over, so that whatever was
 measured until then is there. ``benchmarks/results/on_gpu.json`` says what ran, for how long, what
 failed with its last lines, and what there was no time for.
 """
@@ -53,7 +53,7 @@ def questions(images: Path | None) -> list[Question]:
             "what is trained and resumed there is as on the CPU",
         ),
         Question("losses", ("-m", "benchmarks.losses"), 90, "time of each loss beside NT-Xent"),
-        Question("loss_memory", ("-m", "benchmarks.loss_memory"), 60, "peak memory of each loss"),
+        Question("device_views", ("-m", "benchmarks.device_views"), 90, "the 5 % of device views"),
         Question("step", ("-m", "benchmarks.step"), 150, "a ResNet-50 step beside lightly's BYOL"),
         Question(
             "features",
@@ -61,8 +61,8 @@ def questions(images: Path | None) -> list[Question]:
             60,
             "features in float32 and bf16",
         ),
-        Question("device_views", ("-m", "benchmarks.device_views"), 90, "the 5 % of device views"),
         Question("linear", ("-m", "benchmarks.linear", "-n", "3"), 60, "a cached linear layer"),
+        Question("loss_memory", ("-m", "benchmarks.loss_memory"), 180, "peak memory of each loss"),
     ]
     if images is not None:
         training = ("-m", "benchmarks.cifar_training", str(images), "--epochs", "20")
