@@ -4,7 +4,8 @@
 
 Runs of ``erssl pretrain experiment=cifar10_cpu`` with overrides. `STEPS` are short, of one thread
 each, so that two can run side by side on two cores; `HOUR` are the experiment as it stands, and
-other methods with its network, views and epochs, on all cores.
+other methods with its network, views and epochs, on all cores; with ``--threads 1`` of one thread
+too, for seeds side by side, whose minutes then are not the experiment's.
 kNN (k = 200, temperature 0.1) of the last epoch, 10,000 test images. A run that is in the JSON
 already is not run again. Writes ``benchmarks/results/cifar_cpu.json`` and prints its table.
 """
@@ -50,18 +51,24 @@ HOUR: dict[str, tuple[str, ...]] = {
 
 def main(options: argparse.Namespace) -> None:
     """Run what is missing."""
-    report: dict[str, Any] = json.loads(OUT.read_text()) if OUT.is_file() else {"rows": []}
-    report["command"] = "python -m benchmarks.cifar_cpu"
     paths = [f"data.{split}_dir={options.images / folder}" for split, folder in FOLDERS.items()]
     for name, seed, overrides, threads in asked(options):
-        if any((row["name"], row["seed"]) == (name, seed) for row in report["rows"]):
+        if any((row["name"], row["seed"]) == (name, seed) for row in stored()["rows"]):
             continue
         with tempfile.TemporaryDirectory() as folder:
             run_dir = Path(folder, "run")
             pretrain(overrides, paths, run_dir, threads)
-            report["rows"].append(row_of(name, run_dir, overrides, threads))
+            row = row_of(name, run_dir, overrides, threads)
+        report = stored()  # anew: others may have run beside this one
+        report["rows"].append(row)
         write_json(OUT, report)
-    print(table(report["rows"]))
+    print(table(stored()["rows"]))
+
+
+def stored() -> dict[str, Any]:
+    """What has been run."""
+    empty = {"command": "python -m benchmarks.cifar_cpu", "rows": []}
+    return json.loads(OUT.read_text()) if OUT.is_file() else empty
 
 
 def asked(options: argparse.Namespace) -> list[tuple[str, int, list[str], int]]:
@@ -69,7 +76,7 @@ def asked(options: argparse.Namespace) -> list[tuple[str, int, list[str], int]]:
     images = ["experiment=cifar10_cpu", "data=imagefolder", "data.verify=false"]
     runs = [
         (name, seed, [*images, *own, *more, f"seed={seed}"], threads)
-        for group, more, threads in ((STEPS, SHORT, 1), (HOUR, (), 0))
+        for group, more, threads in ((STEPS, SHORT, 1), (HOUR, (), options.threads))
         for name, own in group.items()
         for seed in options.seeds
     ]
@@ -100,4 +107,5 @@ if __name__ == "__main__":
     parser.add_argument("images", type=Path, help="CIFAR-10 as folders of images")
     parser.add_argument("--only", nargs="+", choices=[*STEPS, *HOUR])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=0, help="of the long runs; 0: all cores")
     main(parser.parse_args())
