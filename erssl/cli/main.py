@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,9 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 2 where the input was wrong, or 128 and the number of the signal that ended it, such as
         130 of Ctrl-C.
     """
-    # Loader processes and torch's threads share the cores: threads that spin while they wait make
-    # a run much slower there. Read when torch is loaded, hence before anything else.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from erssl.run.streams import discard_output, nobody_reads, spelling_out
 
     try:
@@ -134,8 +130,10 @@ def _run(command: str, arguments: list[str]) -> int:
     started = "torch" in sys.modules
     if not started:  # else the settings themselves are read as quickly
         from erssl.settings.names import check_names
+        from erssl.settings.waiting import let_threads_sleep
 
         check_names(command, arguments)
+        let_threads_sleep(command, arguments)
     from erssl.run.console import Terminal
 
     with nullcontext() if started else _all_that_is_made_stays():
