@@ -11,6 +11,8 @@ under the AGPL, and nothing else here may import it).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,15 @@ def peers(specs: Sequence[ViewSpec]) -> dict[str, _Batch]:
         except ImportError:
             print(f"{name} is not installed and left out")
     return made
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that are installed, by the names that an index knows them by."""
+    return {
+        package: version(package)
+        for package in ("torchvision", "kornia", "albumentationsx")
+        if find_spec(package.removesuffix("x")) is not None
+    }
 
 
 def _torchvision(specs: Sequence[ViewSpec]) -> _Batch:
@@ -94,7 +105,7 @@ def _albumentations(specs: Sequence[ViewSpec]) -> _Batch:
     ways = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
     def view(spec: ViewSpec) -> Any:
-        names = ("brightness", "contrast", "saturation", "hue")
+        names = ("brightness_range", "contrast_range", "saturation_range", "hue_range")
         jitter = dict(zip(names, map(tuple, spec.jitter), strict=True))
         crop = {"size": (spec.size, spec.size), "scale": spec.scale, "ratio": spec.ratio}
         return A.Compose(

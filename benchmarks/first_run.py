@@ -63,6 +63,7 @@ def main(options: argparse.Namespace) -> None:
         "rows": rows,
         "environment": environment(),
     }
+    report["environment"]["command"] = report["command"]  # without folders of this machine
     if len(builds) > 1:
         report["ratio"] = {
             key: round(middle(rows, "this build", key) / middle(rows, "before", key), 3)

@@ -71,6 +71,7 @@ def main(options: argparse.Namespace) -> None:
             "protocols": {},
             "environment": environment(),
         }
+        report["environment"]["command"] = report["command"]  # without folders of this machine
         for protocol in options.only:
             report["protocols"][protocol] = compare(protocol, folder, options)
             print(json.dumps({protocol: report["protocols"][protocol]}, indent=2), flush=True)

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from benchmarks._runs import RESULTS
-from benchmarks._view_peers import peers
+from benchmarks._view_peers import peers, versions
 from erssl.data import ImageDataset, TransformedDataset, ViewOptions, build_views, load_image
 from erssl.data.datasets import ImagesInMemory
 from erssl.data.folders import ImageFiles
@@ -72,6 +72,7 @@ def main() -> None:
         "floor": floor,
         "rows": rows,
         "operations": steps,
+        "peers": versions(),
         "environment": environment(),
     }
     report["environment"]["command"] = report["command"]
