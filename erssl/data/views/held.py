@@ -17,7 +17,7 @@ from erssl.data.views.draws import ViewSpec, draw_view, numbers_of, streams
 from erssl.errors import ConfigError
 
 MOST_BYTES = 2**32  # of images; ImageNet at 32 x 32 is 3.7 GiB, STL-10's unlabelled part 2.6 GiB
-_BLOCK = 8192
+_BLOCK = 64  # images that a thread reads at once
 
 
 class HeldImages(Dataset[Any]):
@@ -114,19 +114,19 @@ def _read(images: Any, workers: int) -> tuple[Tensor, Tensor]:
     shape = (len(images), height, width) if depth == 1 else (len(images), height, width, depth)
     pixels = np.empty(shape, dtype=np.uint8)
 
-    def read(index: int) -> None:
-        image, _ = images[index]
-        if image.size != (width, height):
-            raise ConfigError(
-                f"data.pipeline=device needs images of one size, but {_name(images, 0)} "
-                f"has {width} x {height} pixels and {_name(images, index)} {image.width} "
-                f"x {image.height}; resize them, or set another data.pipeline."
-            )
-        pixels[index] = np.asarray(image)
+    def read(start: int) -> None:
+        for index in range(start, min(start + _BLOCK, len(images))):
+            image, _ = images[index]
+            if image.size != (width, height):
+                raise ConfigError(
+                    f"data.pipeline=device needs images of one size, but {_name(images, 0)} "
+                    f"has {width} x {height} pixels and {_name(images, index)} {image.width} "
+                    f"x {image.height}; resize them, or set another data.pipeline."
+                )
+            pixels[index] = np.asarray(image)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for start in range(0, len(images), _BLOCK):  # a pool makes an object for each that waits
-            list(pool.map(read, range(start, min(start + _BLOCK, len(images)))))
+        list(pool.map(read, range(0, len(images), _BLOCK)))
     return torch.from_numpy(pixels), torch.from_numpy(labels_of(images))
 
 
