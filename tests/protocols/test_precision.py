@@ -27,7 +27,7 @@ def _probe(kind="cpu", first=True):
 
 def _chosen(tmp_path, *overrides, probe=None, asked="auto"):
     settings, config, sources = read_sources(
-        ["method=byol", "data=digits", f"trainer.precision={asked}", *overrides]
+        ["method=byol", "data=cifar10", f"trainer.precision={asked}", *overrides]
     )
     method = BYOL(4, 10, backbone="resnet18")
     made = with_precision(settings, config, sources, probe or _probe(), tmp_path, method)
