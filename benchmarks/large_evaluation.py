@@ -72,10 +72,14 @@ def main(options: argparse.Namespace) -> None:
             "environment": environment(),
         }
         report["environment"]["command"] = report["command"]  # without folders of this machine
+        out = RESULTS / "large_evaluation.json"
+        before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+        if before.get("command") == report["command"]:  # those that are not asked for now
+            report["protocols"] |= before["protocols"]
         for protocol in options.only:
             report["protocols"][protocol] = compare(protocol, folder, options)
             print(json.dumps({protocol: report["protocols"][protocol]}, indent=2), flush=True)
-            write_json(RESULTS / "large_evaluation.json", report)
+            write_json(out, report)
 
 
 def compare(protocol: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

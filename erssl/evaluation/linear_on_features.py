@@ -69,7 +69,9 @@ def train_linear(
     batches = -(-len(train.features) // size)
     history: list[dict[str, float]] = []
     for epoch in range(options.epochs):
-        losses: list[Tensor] = []
+        # In one tensor, read at the epoch's end: a GPU is not waited for, and thousands of numbers
+        # that lie between freed logits would keep glibc from giving that memory out again.
+        losses = torch.empty(batches, device=device)
         order = torch.randperm(len(train.features), generator=generator)
         taken = _gathered(train.features, order, size)
         for number, (rows, chosen) in enumerate(zip(order.split(size), taken, strict=True)):
@@ -84,10 +86,10 @@ def train_linear(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(loss.detach())  # read at the epoch's end: a GPU is not waited for
+            losses[number] = loss.detach()
         scores = _scores(head, val.features, device)
         sizes = map(len, order.split(size))
-        total = sum(a * n for a, n in zip(torch.stack(losses).tolist(), sizes, strict=True))
+        total = sum(a * n for a, n in zip(losses.tolist(), sizes, strict=True))
         row = {"epoch": float(epoch), "train_loss": total / len(order)}
         history.append(row | classification_metrics(scores, val.labels))
         if on_epoch is not None:

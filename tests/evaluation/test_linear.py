@@ -1,6 +1,9 @@
 """The linear layer on features taken once, against scikit-learn's logistic regression."""
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,3 +128,32 @@ def test_global_random_numbers_are_left_alone():
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
     assert random.getstate() == states[2]
+
+
+GROWTH = """
+import torch
+from erssl.evaluation import Features
+from erssl.evaluation.classifier import ClassifierOptions
+from erssl.evaluation.linear_on_features import train_linear
+
+def held():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+
+torch.set_num_threads(1)
+rows = Features(torch.randn(40 * 1024, 8), torch.arange(40 * 1024) % 1000)
+few = Features(rows.features[:1024], rows.labels[:1024])
+options = ClassifierOptions(epochs=1, batch_size=1024)
+train_linear(few, few, 1000, options)
+before = held()
+train_linear(rows, few, 1000, options)
+print((held() - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
+def test_memory_does_not_grow_with_the_batches():
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    logits = 4 * 1024 * 1000  # bytes of a batch, of which there are 40
+    assert int(done.stdout) < 10 * logits
