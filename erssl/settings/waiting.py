@@ -1,9 +1,11 @@
 """What torch's threads do while they wait for their next operation, said before torch is loaded.
 
-Threads that spin take the core from a loader process: views by lightly's transforms come at 0.71
-times the rate on two cores. Threads that sleep are woken late at each of a step's many small
-operations: where no loader process has work, a fifth of the rate is lost
-(``python -m benchmarks.waiting_threads``). libgomp, which PyTorch brings on Linux, reads it once.
+Threads that spin take the core from a loader process, or from another program: views by lightly's
+transforms come at 0.71 times the rate on two cores. Threads that sleep at once are woken late at
+each of a step's many small operations: where no loader process has work, a fifth of the rate is lost
+(``python -m benchmarks.waiting_threads``). So they sleep at once where there are loader processes,
+and look a little before they sleep where there are none. libgomp, which PyTorch brings on Linux,
+reads it once.
 """
 
 from __future__ import annotations
@@ -23,21 +25,30 @@ from erssl.yaml_text import read_settings_file
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
+#: How often libgomp looks for work before a thread sleeps, where no loader process waits: some ten
+#: microseconds. Its own 300,000 cost a run most of its rate beside another busy program.
+SPINS = 1000
+
+
 def let_threads_sleep(command: str, arguments: Sequence[str]) -> None:
-    """Have torch's threads sleep as soon as they wait, where loader processes share the cores.
+    """Have torch's threads sleep as soon as they wait, or soon after where no loader process works.
 
     Args:
         command: Such as ``pretrain``.
         arguments: What follows it on the command line, whose names are known.
     """
-    if not any(name in os.environ for name in VARIABLES) and _has_loaders(command, arguments):
+    if any(name in os.environ for name in VARIABLES):
+        return
+    if command == "study" or not set(arguments).isdisjoint(MULTIRUN):
+        return  # which start commands that say it for themselves
+    if _has_loaders(command, arguments):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    else:
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
 def _has_loaders(command: str, arguments: Sequence[str]) -> bool:
     """Whether a command works beside loader processes of its own; where unknown, it does."""
-    if command == "study" or not set(arguments).isdisjoint(MULTIRUN):
-        return False  # which start commands that say it for themselves
     if command != "pretrain":
         return True
     said = dict(split_override(each, command) for each in arguments if is_setting(each))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from erssl.settings.waiting import VARIABLES, let_threads_sleep
+from erssl.settings.waiting import SPINS, VARIABLES, let_threads_sleep
 
 # Stops where torch is first looked for, and prints what is set by then.
 CODE = """
@@ -25,6 +25,9 @@ main(sys.argv[1:])
 """
 
 
+SAID = {("PASSIVE", None): "PASSIVE", (None, str(SPINS)): "spins", (None, None): None}
+
+
 @pytest.fixture
 def unset(monkeypatch):
     for name in VARIABLES:
@@ -34,20 +37,21 @@ def unset(monkeypatch):
 
 def policy(command, *arguments):
     let_threads_sleep(command, arguments)
-    return os.environ.pop("OMP_WAIT_POLICY", None)
+    said = os.environ.pop("OMP_WAIT_POLICY", None), os.environ.pop("GOMP_SPINCOUNT", None)
+    return SAID[said]
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["data=cifar10"], "PASSIVE"),
-        (["data=digits"], None),  # whose pipeline is the device's
+        (["data=digits"], "spins"),  # whose pipeline is the device's
         (["data=digits", "data.pipeline=lightly"], "PASSIVE"),
-        (["data=cifar10", "data.pipeline=device"], None),
-        (["data=cifar10", "data.num_workers=0"], None),
+        (["data=cifar10", "data.pipeline=device"], "spins"),
+        (["data=cifar10", "data.num_workers=0"], "spins"),
         (["data=digits", "data.pipeline=fast", "data.num_workers=2"], "PASSIVE"),
-        (["experiment=cifar10_cpu"], None),
-        (["experiment=cifar10_cpu", "data=imagefolder"], None),
+        (["experiment=cifar10_cpu"], "spins"),
+        (["experiment=cifar10_cpu", "data=imagefolder"], "spins"),
         (["method=mveb,simclr", "data=cifar10", "--multirun"], None),  # its runs say it themselves
     ],
 )
@@ -63,7 +67,7 @@ def test_evaluations_sleep_and_studies_leave_it_to_their_runs(unset):
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ("data: {pipeline: device}", None),
+        ("data: {pipeline: device}", "spins"),
         ("data: {pipeline: fast}", "PASSIVE"),
         ("data: [", "PASSIVE"),
         ("data", "PASSIVE"),
