@@ -2,7 +2,7 @@
 
 Threads that spin take the core from a loader process, or from another program: views by lightly's
 transforms come at 0.71 times the rate on two cores. Threads that sleep at once are woken late at
-each of a step's many small operations: where no loader process has work, a fifth of the rate is lost
+each of a step's many small operations: where no loader process has work, a fifth is lost of it
 (``python -m benchmarks.waiting_threads``). So they sleep at once where there are loader processes,
 and look a little before they sleep where there are none. libgomp, which PyTorch brings on Linux,
 reads it once.
