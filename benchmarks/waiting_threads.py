@@ -3,12 +3,13 @@
     python -m benchmarks.waiting_threads [-n 3]
 
 Between two operations the threads that share them wait for the next. One that sleeps is woken late;
-one that spins takes the core from a loader process. libgomp, which PyTorch brings on Linux, spins
-as often as ``GOMP_SPINCOUNT`` says: `SPINS` are what ``OMP_WAIT_POLICY=PASSIVE`` comes to, which
-erssl sets where a run has loader processes, something between, and what libgomp does by itself.
-Runs of ``erssl pretrain`` on the digits in processes of their own, by turns, with views made in the
-training process and in a loader process; the rate of the steps that the console tells. Writes
-``benchmarks/results/waiting_threads.json``; about eleven minutes.
+one that spins takes the core from a loader process, or from another program. libgomp, which PyTorch
+brings on Linux, spins as often as ``GOMP_SPINCOUNT`` says: `SPINS` are what
+``OMP_WAIT_POLICY=PASSIVE`` comes to, which erssl sets where a run has loader processes, what it
+sets where a run has none, and what libgomp does by itself. Runs of ``erssl pretrain`` on the digits
+in processes of their own, by turns, with views made in the training process and in a loader
+process, alone and beside a program that multiplies matrices on all cores; the rate of the steps
+that the console tells. Writes ``benchmarks/results/waiting_threads.json``; a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,11 +29,12 @@ from typing import Any
 from benchmarks._runs import RESULTS
 from erssl.files import write_json
 from erssl.run.directory import environment
+from erssl.settings.waiting import SPINS as OURS
 
-SPINS = (0, 10_000, 300_000)
+SPINS = (0, OURS, 300_000)
 COMMON = (
     "method=simclr_er",
-    "epochs=6",
+    "epochs=3",
     "trainer.precision=bf16-mixed",
     "channels_last=true",
     "evaluation.untrained=false",
@@ -43,6 +47,9 @@ RUNS = {
     "a loader process, fast": ("data.pipeline=fast", "data.num_workers=1"),
     "a loader process, lightly": ("data.pipeline=lightly", "data.num_workers=1"),
 }
+BUSY = "no loader process, a busy machine"
+RUNS[BUSY] = RUNS["no loader process"]
+OTHER_PROGRAM = "import torch; x = torch.randn(2048, 2048)\nwhile True: x @ x"
 
 
 def main(options: argparse.Namespace) -> None:
@@ -50,7 +57,8 @@ def main(options: argparse.Namespace) -> None:
     rates: dict[tuple[str, int], list[float]] = {(name, n): [] for name in RUNS for n in SPINS}
     for _ in range(options.n):
         for name, spins in rates:
-            rates[name, spins].append(rate(RUNS[name], spins))
+            with other_program() if name == BUSY else nullcontext():
+                rates[name, spins].append(rate(RUNS[name], spins))
     report = {
         "command": "python -m benchmarks.waiting_threads",
         "rows": [
@@ -62,6 +70,16 @@ def main(options: argparse.Namespace) -> None:
     report["environment"]["command"] = report["command"]
     write_json(RESULTS / "waiting_threads.json", report)
     print(table(report["rows"]))
+
+
+@contextmanager
+def other_program() -> Iterator[None]:
+    """One that takes every core, as another training does."""
+    with subprocess.Popen([sys.executable, "-c", OTHER_PROGRAM]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def rate(overrides: tuple[str, ...], spins: int) -> float:

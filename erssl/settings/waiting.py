@@ -24,7 +24,6 @@ from erssl.yaml_text import read_settings_file
 #: What OpenMP's libraries read; what a user has set stays.
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
-
 #: How often libgomp looks for work before a thread sleeps, where no loader process waits: some ten
 #: microseconds. Its own 300,000 cost a run most of its rate beside another busy program.
 SPINS = 1000
