@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from erssl.errors import ConfigError, ErsslWarning, counted
 from erssl.methods.lars import LARS
 
-OptimizerName = Literal["lars", "sgd", "adamw"]
+OptimizerName = Literal["lars", "sgd", "adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class OptimizerOptions:
     """Optimiser and learning-rate schedule; a method's own is in its recipe.
 
     Attributes:
-        name: ``"lars"``, ``"sgd"`` or ``"adamw"``.
+        name: ``"lars"``, ``"sgd"``, ``"adamw"`` or ``"muon"``, which makes the steps of each weight
+            matrix (of a convolution: output channels times all else) orthogonal, and is NAdamW
+            for biases, normalisation layers and the online probe (Jordan et al. 2024; timm's).
         base_lr: Learning rate for a batch of 256; it is scaled by batch / 256 (Goyal et al.
             2017).
         bias_base_lr: The same for biases and normalisation layers (Barlow Twins' code); ``None``
             for ``base_lr``.
-        momentum: Momentum of LARS and SGD; β1 of AdamW.
+        momentum: Momentum of LARS, SGD and Muon (Nesterov's); β1 of AdamW.
         beta2: β2 of AdamW.
         weight_decay: Of the weights.
         exclude_norms: Leave biases and normalisation layers out of weight decay and of LARS's
@@ -132,6 +134,7 @@ def build_optimizer(
             "name": "online_classifier",
             "params": list(online_classifier.parameters()),
             "weight_decay": 0.0,
+            **({"use_fallback": True} if options.name == "muon" else {}),
         }
     )
     groups += _groups(constant, options, "_constant_lr") if constant else []
@@ -152,6 +155,17 @@ def build_optimizer(
     elif options.name == "sgd":
         optimizer = torch.optim.SGD(
             groups, lr=lr, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+    elif options.name == "muon":
+        from timm.optim.muon import Muon  # here: all of timm's optimisers are read with it
+
+        optimizer = Muon(
+            groups,
+            lr=lr,
+            momentum=options.momentum,
+            nesterov=True,
+            betas=(options.momentum, options.beta2),
+            weight_decay=options.weight_decay,
         )
     else:
         optimizer = torch.optim.AdamW(

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 _BYTES = (
     4  # of a weight, a gradient and an optimiser's moment, also where autocast computes in less
 )
-# Moments that an optimiser keeps of each weight.
-MOMENTS: dict[str, int] = {"sgd": 1, "lars": 1, "adamw": 2}
+# Moments that an optimiser keeps of each weight; Muon has two of the few biases and norms.
+MOMENTS: dict[str, int] = {"sgd": 1, "lars": 1, "adamw": 2, "muon": 1}
 _BATCHES = (2, 4)  # of which what grows with the batch and what does not are told apart
 
 
@@ -87,7 +87,7 @@ def saved_bytes(network: nn.Module, images: Tensor) -> int:
 
 
 def training_bytes(
-    counted: Footprint, images: int, optimizer: Literal["sgd", "lars", "adamw"], ema: bool
+    counted: Footprint, images: int, optimizer: Literal["sgd", "lars", "adamw", "muon"], ema: bool
 ) -> dict[str, float]:
     """Bytes of a training step on one device, by what takes them.
 
@@ -114,7 +114,7 @@ def largest_batch(
     counted: Footprint,
     memory: float,
     views: int,
-    optimizer: Literal["sgd", "lars", "adamw"],
+    optimizer: Literal["sgd", "lars", "adamw", "muon"],
     ema: bool,
 ) -> int:
     """Images of a batch of which all views fit into so many bytes; 0 where not one does."""

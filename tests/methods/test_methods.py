@@ -216,7 +216,9 @@ def test_same_seed_same_loss_curve():
     assert curves[0] == curves[1]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("lars", "LARS"), ("sgd", "SGD"), ("adamw", "AdamW")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("lars", "LARS"), ("sgd", "SGD"), ("adamw", "AdamW"), ("muon", "Muon")]
+)
 def test_optimizer_groups_rate_and_schedule(name, kind):
     backbone, classifier = TinyBackbone(), nn.Linear(12, 2)
     options = OptimizerOptions(name, base_lr=0.3, weight_decay=0.1, warmup_epochs=2)
@@ -241,6 +243,34 @@ def test_optimizer_groups_rate_and_schedule(name, kind):
     assert rates[-1] == pytest.approx(peak / 1000)
     middle = rates[20:][len(rates[20:]) // 2]
     assert middle == pytest.approx(peak / 2, rel=0.05)  # a cosine is half way down at half time
+
+
+def test_muon_makes_the_steps_of_matrices_orthogonal_and_is_nadamw_for_the_rest():
+    seed_everything(0)
+    backbone, classifier = TinyBackbone(), nn.Linear(12, 2)
+    modules = nn.ModuleList([backbone, classifier])
+    options = OptimizerOptions(
+        "muon", base_lr=0.01, momentum=0.95, beta2=0.95, weight_decay=0.1, warmup_epochs=0
+    )
+    made = build_optimizer(options, [backbone], classifier, 256, total_steps=100, epochs=1)
+    before = {name: p.detach().clone() for name, p in modules.named_parameters()}
+    for parameter in modules.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    made["optimizer"].step()
+    step = {name: p.detach() - before[name] for name, p in modules.named_parameters()}
+    # arXiv 2502.16982 eq. 4: W - lr (0.2 sqrt(max(out, in)) U V^T + wd W)
+    kernel = before["0.conv.weight"]
+    turned = (step["0.conv.weight"] + 0.01 * 0.1 * kernel).flatten(1) / -0.01
+    scale = 0.2 * max(turned.shape) ** 0.5
+    values = torch.linalg.svdvals(turned) / scale
+    assert values.min() > 0.6 and values.max() < 1.3  # five iterations in bfloat16 come that near
+    u, _, v = torch.linalg.svd(backbone.conv.weight.grad.flatten(1), full_matrices=False)
+    assert (turned * (u @ v)).sum() / turned.norm() / (u @ v).norm() > 0.98
+    gradients = {name: p.grad for name, p in modules.named_parameters()}
+    for name in step.keys() - {"0.conv.weight"}:  # NAdam's first step
+        torch.testing.assert_close(
+            step[name], -0.01 * (1 + 0.95) * gradients[name].sign(), rtol=1e-3, atol=1e-6
+        )
 
 
 def test_biases_and_norms_may_have_a_rate_of_their_own_as_in_barlow_twins_code():

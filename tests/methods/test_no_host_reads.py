@@ -156,7 +156,7 @@ def test_no_step_waits_for_the_device(name, tmp_path, monkeypatch):
     assert "epoch 1" in (tmp_path / "shown").read_text()
 
 
-@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "muon"])
 def test_no_optimizer_waits_for_the_device(name, tmp_path, monkeypatch):
     options = OptimizerOptions(name, weight_decay=1e-4, warmup_epochs=0)
     assert take_steps("mveb", tmp_path, monkeypatch, options)[0] == []
