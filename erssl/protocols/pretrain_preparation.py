@@ -15,6 +15,7 @@ from erssl.data import SSLDataModule
 from erssl.data.phases import telling
 from erssl.errors import RunError
 from erssl.methods import MultiViewMethod
+from erssl.models.small_maps import quicken_small_maps
 from erssl.protocols.build import build_method, check_images, check_method
 from erssl.protocols.folder_defaults import fit_to_images, may_fit
 from erssl.protocols.header import header_lines
@@ -126,6 +127,8 @@ def prepare(
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     method = build_method(settings, data.training_classes, data.batch_size, start)
+    if probe.strategy.root_device.type == "cpu" and not settings.compile:
+        quicken_small_maps(method)
     settings, config, sources, precision = with_precision(
         settings, config, sources, probe, path, method
     )

@@ -1,0 +1,114 @@
+"""Convolutions over maps of a few pixels, trained on a CPU in a fraction of the time.
+
+oneDNN computes the gradient of a convolution's weights slowly where its output has few pixels:
+for 256 channels, a kernel of 3 x 3 and maps of one pixel in ten times the time of the same as a
+product of matrices (torch 2.14, two cores). Here it is that product. The taps of a kernel
+that meet nothing but padding, eight of nine on a map of one pixel, are left out.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+_FEW, _FEW_STRIDED = 8, 16  # pixels of the output up to which the product is quicker
+
+
+def quicken_small_maps(network: nn.Module) -> None:
+    """Let the convolutions of a network compute their gradients so on the CPU, wherever it pays.
+
+    Values and gradients are those of `torch.nn.Conv2d` up to rounding; parameters and their names
+    stay. Convolutions with groups, dilation, a bias or another padding than zeros stay as they are.
+
+    Args:
+        network: Whose convolutions are changed in place.
+    """
+    for module in network.modules():
+        if type(module) is nn.Conv2d and _suits(module):
+            module._conv_forward = partial(_forward, module)  # type: ignore[method-assign]
+
+
+def _suits(conv: nn.Conv2d) -> bool:
+    plain = conv.groups == 1 and conv.bias is None and conv.padding_mode == "zeros"
+    square = all(
+        isinstance(value, tuple) and value[0] == value[1]
+        for value in (conv.kernel_size, conv.stride, conv.padding)
+    )
+    return plain and square and conv.dilation == (1, 1) and conv.kernel_size[0] > 1
+
+
+def _forward(conv: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """In place of ``torch.nn.Conv2d._conv_forward``; images (N, C, H, W)."""
+    stride, padding, kernel = conv.stride[0], int(conv.padding[0]), conv.kernel_size[0]
+    pixels = [(side + 2 * padding - kernel) // stride + 1 for side in images.shape[-2:]]
+    few = _FEW if stride == 1 else _FEW_STRIDED
+    plain = bias is not None or images.device.type != "cpu" or images.dim() != 4
+    if plain or pixels[0] * pixels[1] > few:  # a bias comes in where layers were fused
+        return F.conv2d(images, weight, bias, stride, padding)
+    if torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu")
+        images, weight = images.to(half), weight.to(half)
+    if images.shape[-1] == images.shape[-2]:
+        first, last = _met(images.shape[-1], pixels[0], kernel, stride, padding)
+        weight, padding = weight[:, :, first:last, first:last], padding - first
+    result: Tensor = _ByColumns.apply(images, weight, stride, padding)
+    return result
+
+
+def _met(side: int, pixels: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """First and last tap of a kernel, along a side, that meet pixels and not padding alone.
+
+    All of them where a convolution with those alone would give another number of pixels.
+    """
+    starts = range(-padding, pixels * stride - padding, stride)
+    met = [tap for tap in range(kernel) if any(0 <= start + tap < side for start in starts)]
+    first, last = min(met, default=0), max(met, default=kernel - 1) + 1
+    left = side + 2 * (padding - first) - (last - first)
+    if first > padding or left < 0 or left // stride + 1 != pixels:
+        return 0, kernel
+    return first, last
+
+
+class _ByColumns(torch.autograd.Function):
+    """A convolution whose weights' gradient is a product of matrices."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, images: Tensor, weight: Tensor, stride: int, padding: int
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.shape = (stride, padding)  # type: ignore[attr-defined]
+        return F.conv2d(images, weight, None, stride, padding)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        images, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        stride, padding = ctx.shape  # type: ignore[attr-defined]
+        of_images = of_weight = None
+        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+            of_images = torch.ops.aten.convolution_backward(
+                gradient, images, weight, None, [stride] * 2, [padding] * 2, [1, 1], False,
+                [0, 0], 1, [True, False, False],
+            )[0]  # fmt: skip
+        if ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
+            columns = _columns(images, weight.shape[-1], stride, padding, gradient.shape[-2:])
+            rows = gradient.movedim(1, -1).reshape(-1, gradient.shape[1])
+            channels, taps = images.shape[1], weight.shape[-2:]
+            of_weight = (rows.t() @ columns).view(-1, *taps, channels).movedim(-1, 1)
+        return of_images, of_weight, None, None
+
+
+def _columns(
+    images: Tensor, kernel: int, stride: int, padding: int, pixels: torch.Size
+) -> Tensor:
+    """What a kernel meets at each output pixel: (N * pixels, kernel * kernel * C)."""
+    padded = F.pad(images.movedim(1, -1), (0, 0, *[padding] * 4))
+    windows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # N, h, w, C, k, k
+    windows = windows[:, : pixels[0], : pixels[1]]
+    return windows.movedim(3, -1).reshape(-1, kernel * kernel * images.shape[1])
