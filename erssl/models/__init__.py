@@ -6,6 +6,7 @@ from erssl.models.heads import Prototypes, mlp_head, shiftless_norm
 from erssl.models.loading import LoadReport, load_backbone
 from erssl.models.named import named_architecture
 from erssl.models.saving import save_backbone
+from erssl.models.small_maps import quicken_small_maps
 
 __all__ = [
     "BackboneOptions",
@@ -16,6 +17,7 @@ __all__ = [
     "load_backbone",
     "mlp_head",
     "named_architecture",
+    "quicken_small_maps",
     "save_backbone",
     "shiftless_norm",
     "with_channels",

@@ -24,8 +24,16 @@ def quicken_small_maps(network: nn.Module) -> None:
     Values and gradients are those of `torch.nn.Conv2d` up to rounding; parameters and their names
     stay. Convolutions with groups, dilation, a bias or another padding than zeros stay as they are.
 
+    ``erssl pretrain`` does it by itself where it trains on a CPU, unless the network is compiled.
+
     Args:
-        network: Whose convolutions are changed in place.
+        network: Whose convolutions are changed in place; a copy of it trains weights of its own.
+
+    Example:
+        >>> net = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        >>> quicken_small_maps(net)
+        >>> net(torch.zeros(2, 8, 1, 1)).shape
+        torch.Size([2, 8, 1, 1])
     """
     for module in network.modules():
         if type(module) is nn.Conv2d and _suits(module):
@@ -104,9 +112,7 @@ class _ByColumns(torch.autograd.Function):
         return of_images, of_weight, None, None
 
 
-def _columns(
-    images: Tensor, kernel: int, stride: int, padding: int, pixels: torch.Size
-) -> Tensor:
+def _columns(images: Tensor, kernel: int, stride: int, padding: int, pixels: torch.Size) -> Tensor:
     """What a kernel meets at each output pixel: (N * pixels, kernel * kernel * C)."""
     padded = F.pad(images.movedim(1, -1), (0, 0, *[padding] * 4))
     windows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # N, h, w, C, k, k

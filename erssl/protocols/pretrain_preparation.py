@@ -15,7 +15,7 @@ from erssl.data import SSLDataModule
 from erssl.data.phases import telling
 from erssl.errors import RunError
 from erssl.methods import MultiViewMethod
-from erssl.models.small_maps import quicken_small_maps
+from erssl.models import quicken_small_maps
 from erssl.protocols.build import build_method, check_images, check_method
 from erssl.protocols.folder_defaults import fit_to_images, may_fit
 from erssl.protocols.header import header_lines
