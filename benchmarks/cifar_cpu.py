@@ -27,40 +27,40 @@ SHORT = ("evaluation.untrained=false", "evaluation.every_n_epochs=0", "lens.prob
 AT_32 = "data.views.global_image_size=32"  # the experiment's own sizes grow
 AT_16 = "data.views.global_image_size=16"
 WIDE = "backbone.options={channels:[64,128,256,512],stem_width:16,stem_pool:false}"
-SGD = ("optimizer=sgd", "batch_size=256")  # as the experiment was before Muon
+MUON_512 = ("optimizer=muon", "optimizer.base_lr=0.01", "batch_size=512")
 STEPS: dict[str, tuple[str, ...]] = {
-    "32 pixels": ("epochs=6", AT_32, *SGD),
+    "32 pixels": ("epochs=6", AT_32),
     "24 pixels and four local views of 16": (
         "epochs=4",
         "data.views.global_image_size=24",
         "data.views.n_local_views=4",
         "data.views.local_image_size=16",
-        *SGD,
     ),
-    "16 pixels": ("epochs=10", AT_16, *SGD),
-    "16 pixels, longer": ("epochs=18", AT_16, *SGD),
-    "16 pixels, much longer": ("epochs=60", AT_16, *SGD),
-    "16 pixels, twice the width": ("epochs=9", AT_16, WIDE, *SGD),
-    "16 pixels, longer, batch 128": ("epochs=18", AT_16, "optimizer=sgd", "batch_size=128"),
-    "16 pixels, kappa 5": ("epochs=10", AT_16, "method.kappa=5", *SGD),
-    "6 epochs, SGD": ("epochs=6", AT_16, *SGD),
-    "6 epochs, SGD at a third of the rate": (
-        "epochs=6", AT_16, *SGD, "optimizer.base_lr=0.04"
-    ),
-    "6 epochs, SGD at three times the rate": (
-        "epochs=6", AT_16, *SGD, "optimizer.base_lr=0.36"
-    ),
+    "16 pixels": ("epochs=10", AT_16),
+    "16 pixels, longer": ("epochs=18", AT_16),
+    "16 pixels, much longer": ("epochs=60", AT_16),
+    "16 pixels, twice the width": ("epochs=9", AT_16, WIDE),
+    "16 pixels, longer, batch 128": ("epochs=18", AT_16, "batch_size=128"),
+    "16 pixels, kappa 5": ("epochs=10", AT_16, "method.kappa=5"),
+    "6 epochs, SGD": ("epochs=6", AT_16),
+    "6 epochs, SGD at a third of the rate": ("epochs=6", AT_16, "optimizer.base_lr=0.04"),
+    "6 epochs, SGD at three times the rate": ("epochs=6", AT_16, "optimizer.base_lr=0.36"),
     "6 epochs, AdamW": (
-        "epochs=6", AT_16, "optimizer=adamw", "optimizer.base_lr=1e-3",
-        "optimizer.warmup_epochs=0", "optimizer.weight_decay=0.05", "batch_size=256",
+        "epochs=6",
+        AT_16,
+        "optimizer=adamw",
+        "optimizer.base_lr=1e-3",
+        "optimizer.warmup_epochs=0",
+        "optimizer.weight_decay=0.05",
     ),
-    "6 epochs, Muon": ("epochs=6", AT_16, "batch_size=256", "optimizer.base_lr=0.012"),
-    "6 epochs, Muon, batch 512": ("epochs=6", AT_16),
-}  # fmt: skip
+    "6 epochs, Muon": ("epochs=6", AT_16, "optimizer=muon"),
+    "6 epochs, Muon, batch 512": ("epochs=6", AT_16, *MUON_512),
+}
 HOUR: dict[str, tuple[str, ...]] = {
     "cifar10_cpu": (),
     "simclr": ("method=simclr",),
     "byol": ("method=byol",),
+    "78 epochs, Muon, batch 512": (*MUON_512, "epochs=78", "evaluation.every_n_epochs=26"),
 }
 
 

@@ -1,9 +1,10 @@
-"""Convolutions over maps of a few pixels, trained on a CPU in a fraction of the time.
+"""Convolutions over maps of a few pixels, trained in bfloat16 on a CPU in less time.
 
-oneDNN computes the gradient of a convolution's weights slowly where its output has few pixels:
-for 256 channels, a kernel of 3 x 3 and maps of one pixel in ten times the time of the same as a
-product of matrices (torch 2.14, two cores). Here it is that product. The taps of a kernel
-that meet nothing but padding, eight of nine on a map of one pixel, are left out.
+oneDNN computes the gradient of a convolution's weights slowly where its output has few pixels; here
+it is a product of matrices. The taps of a kernel that meet nothing but padding, eight of nine on a
+map of one pixel, are left out: a pass over such a map with 256 channels takes a third of the time
+(``python -m benchmarks.small_maps``). Gradients that oneDNN leaves unwritten in bfloat16
+(`erssl.models.half_precision`) are right so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def quicken_small_maps(network: nn.Module) -> None:
     Values and gradients are those of `torch.nn.Conv2d` up to rounding; parameters and their names
     stay. Convolutions with groups, dilation, a bias or another padding than zeros stay as they are.
 
-    ``erssl pretrain`` does it by itself where it trains on a CPU, unless the network is compiled.
+    ``erssl pretrain`` does it by itself where it trains on a CPU in bfloat16 (float32 gains
+    nothing), unless the network is compiled.
 
     Args:
         network: Whose convolutions are changed in place; a copy of it trains weights of its own.

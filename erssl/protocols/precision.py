@@ -80,6 +80,12 @@ def with_precision(
     return settings, {**config, **changed}, {**sources, **told}, f"auto: {chosen.why}"
 
 
+def may_be_half(settings: PretrainSettings) -> bool:
+    """Whether a run computes in bfloat16, or is to find out whether it should."""
+    asked = str(settings.trainer.get("precision"))
+    return asked == AUTO or asked.startswith("bf16")
+
+
 def quick_half(device: torch.device) -> tuple[bool, str]:
     """Whether a device is quick at bfloat16, and why it is thought to be or not to be."""
     if device.type == "cuda":

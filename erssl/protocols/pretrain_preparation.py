@@ -19,7 +19,7 @@ from erssl.models import quicken_small_maps
 from erssl.protocols.build import build_method, check_images, check_method
 from erssl.protocols.folder_defaults import fit_to_images, may_fit
 from erssl.protocols.header import header_lines
-from erssl.protocols.precision import with_precision
+from erssl.protocols.precision import may_be_half, with_precision
 from erssl.protocols.pretrain_measures import with_neighbours
 from erssl.protocols.start import load_heads, start_of, told
 from erssl.protocols.trainer import resumed
@@ -127,8 +127,8 @@ def prepare(
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     method = build_method(settings, data.training_classes, data.batch_size, start)
-    if probe.strategy.root_device.type == "cpu" and not settings.compile:
-        quicken_small_maps(method)
+    if probe.strategy.root_device.type == "cpu" and may_be_half(settings) and not settings.compile:
+        quicken_small_maps(method)  # before it is tried in half precision
     settings, config, sources, precision = with_precision(
         settings, config, sources, probe, path, method
     )

@@ -126,13 +126,14 @@ def test_half_precision_is_right_where_onednn_is_not():
     assert tried.cosine > 0.9
 
 
-def test_pretraining_on_a_cpu_uses_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("precision", "used"), [("bf16-mixed", True), ("32-true", False)])
+def test_pretraining_in_half_precision_uses_them(precision, used, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "erssl.protocols.pretrain_preparation.quicken_small_maps",
         lambda network: seen.append(type(network).__name__),
     )
     options = {"epochs": 1, "evaluation.linear": False, "run_dir": str(tmp_path / "run")}
-    limits = {"trainer.limit_train_batches": 1, "trainer.accelerator": "cpu"}
-    erssl.pretrain("mveb", quiet=True, **options, **limits)
-    assert seen == ["MVEB"]
+    trainer = {"limit_train_batches": 1, "accelerator": "cpu", "precision": precision}
+    erssl.pretrain("mveb", quiet=True, **options, **{f"trainer.{k}": v for k, v in trainer.items()})
+    assert seen == ["MVEB"] * used
