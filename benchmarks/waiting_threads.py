@@ -5,11 +5,11 @@
 Between two operations the threads that share them wait for the next. One that sleeps is woken late;
 one that spins takes the core from a loader process, or from another program. libgomp, which PyTorch
 brings on Linux, spins as often as ``GOMP_SPINCOUNT`` says: `SPINS` are what
-``OMP_WAIT_POLICY=PASSIVE`` comes to, which erssl sets where a run has loader processes, what it
-sets where a run has none, and what libgomp does by itself. Runs of ``erssl pretrain`` on the digits
-in processes of their own, by turns, with views made in the training process and in a loader
-process, alone and beside a program that multiplies matrices on all cores; the rate of the steps
-that the console tells. Writes ``benchmarks/results/waiting_threads.json``; a quarter of an hour.
+``OMP_WAIT_POLICY=PASSIVE`` comes to, what erssl sets, and what libgomp does by itself. Runs of
+``erssl pretrain`` on the digits in processes of their own, by turns, with views made in the
+training process and in a loader process, alone and beside a program that multiplies matrices on all
+cores; the rate of the steps that the console tells. Writes
+``benchmarks/results/waiting_threads.json``; a quarter of an hour.
 """
 
 from __future__ import annotations
