@@ -10,11 +10,11 @@ map of one pixel, are left out: a pass over such a map with 256 channels takes a
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 _FEW, _FEW_STRIDED = 8, 16  # pixels of the output up to which the product is quicker
 
@@ -87,26 +87,22 @@ class _ByColumns(torch.autograd.Function):
     """A convolution whose weights' gradient is a product of matrices."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, images: Tensor, weight: Tensor, stride: int, padding: int
-    ) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(images, weight)
-        ctx.shape = (stride, padding)  # type: ignore[attr-defined]
+        ctx.shape = (stride, padding)
         return F.conv2d(images, weight, None, stride, padding)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        images, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        stride, padding = ctx.shape  # type: ignore[attr-defined]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        images, weight = ctx.saved_tensors
+        stride, padding = ctx.shape
         of_images = of_weight = None
-        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+        if ctx.needs_input_grad[0]:
             of_images = torch.ops.aten.convolution_backward(
                 gradient, images, weight, None, [stride] * 2, [padding] * 2, [1, 1], False,
                 [0, 0], 1, [True, False, False],
             )[0]  # fmt: skip
-        if ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
+        if ctx.needs_input_grad[1]:
             columns = _columns(images, weight.shape[-1], stride, padding, gradient.shape[-2:])
             rows = gradient.movedim(1, -1).reshape(-1, gradient.shape[1])
             channels, taps = images.shape[1], weight.shape[-2:]
