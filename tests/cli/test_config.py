@@ -40,7 +40,7 @@ def test_a_data_set_brings_a_backbone_and_overrides_win():
         (["method=mvbe"], r"did you mean mveb\?"),
         (["data=digit"], r"did you mean digits\?"),
         (["backbone=resnet51"], r"did you mean resnet50\?"),
-        (["optimizer=lamb"], "Choose from: adamw, lars, sgd"),
+        (["optimizer=lamb"], "Choose from: adamw, lars, muon, sgd"),
         (["experiment=mveb"], "choose from: barlowtwins_imagenet"),
         (["method.bta=1"], r"key method.bta is unknown; did you mean method.beta\?"),
         (["epoch=3"], r"key epoch is unknown; did you mean epochs\?"),
