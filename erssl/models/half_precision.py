@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from erssl.models.small_maps import met_taps
+
 _LEAST_IMAGES, _PIXELS = 8, 8 * 224**2  # of a pass; a ResNet-50 takes seconds for them
 _TRIES, _BUFFERS = 2, 8  # of a convolution, on memory that was filled with NaN in this many pieces
 _TOLERANCE = 0.05  # of a weight's gradient in bfloat16, which rounds to 0.004
@@ -160,7 +162,7 @@ def _idle_taps(convolution: nn.Conv2d, sides: Sequence[int]) -> bool:
         convolution.dilation,
         strict=True,
     )
-    return any(_idle(*each) for each in geometry)
+    return any(len(met_taps(*each)) < each[1] for each in geometry)
 
 
 def _padding(convolution: nn.Conv2d) -> tuple[int, int]:
@@ -173,13 +175,6 @@ def _padding(convolution: nn.Conv2d) -> tuple[int, int]:
         return rows, columns
     rows, columns = convolution.padding
     return int(rows), int(columns)
-
-
-def _idle(side: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
-    starts = range(-padding, side + padding - dilation * (kernel - 1), stride)
-    return any(
-        all(not 0 <= start + dilation * tap < side for start in starts) for tap in range(kernel)
-    )
 
 
 def _is_faulty(seen: _Seen) -> bool:

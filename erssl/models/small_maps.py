@@ -63,20 +63,27 @@ def _forward(conv: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | Non
         half = torch.get_autocast_dtype("cpu")
         images, weight = images.to(half), weight.to(half)
     if images.shape[-1] == images.shape[-2]:
-        first, last = _met(images.shape[-1], pixels[0], kernel, stride, padding)
+        first, last = _span(images.shape[-1], pixels[0], kernel, stride, padding)
         weight, padding = weight[:, :, first:last, first:last], padding - first
     result: Tensor = _ByColumns.apply(images, weight, stride, padding)
     return result
 
 
-def _met(side: int, pixels: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
-    """First and last tap of a kernel, along a side, that meet pixels and not padding alone.
+def met_taps(side: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> list[int]:
+    """Taps of a kernel, along a side, that meet pixels somewhere and not padding alone."""
+    starts = range(-padding, side + padding - dilation * (kernel - 1), stride)
+    return [
+        tap for tap in range(kernel) if any(0 <= start + dilation * tap < side for start in starts)
+    ]
+
+
+def _span(side: int, pixels: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """First tap that meets pixels, and the one after the last.
 
     All of them where a convolution with those alone would give another number of pixels.
     """
-    starts = range(-padding, pixels * stride - padding, stride)
-    met = [tap for tap in range(kernel) if any(0 <= start + tap < side for start in starts)]
-    first, last = min(met, default=0), max(met, default=kernel - 1) + 1
+    met = met_taps(side, kernel, stride, padding) or [0, kernel - 1]
+    first, last = met[0], met[-1] + 1
     left = side + 2 * (padding - first) - (last - first)
     if first > padding or left < 0 or left // stride + 1 != pixels:
         return 0, kernel
@@ -111,7 +118,10 @@ class _ByColumns(torch.autograd.Function):
 
 
 def _columns(images: Tensor, kernel: int, stride: int, padding: int, pixels: torch.Size) -> Tensor:
-    """What a kernel meets at each output pixel: (N * pixels, kernel * kernel * C)."""
+    """What a kernel meets at each output pixel: (N * pixels, kernel * kernel * C).
+
+    ``F.unfold`` copies channels-last images to channels-first before, and takes longer.
+    """
     padded = F.pad(images.movedim(1, -1), (0, 0, *[padding] * 4))
     windows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # N, h, w, C, k, k
     windows = windows[:, : pixels[0], : pixels[1]]
