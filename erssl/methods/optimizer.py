@@ -35,8 +35,8 @@ class OptimizerOptions:
             2017).
         bias_base_lr: The same for biases and normalisation layers (Barlow Twins' code); ``None``
             for ``base_lr``.
-        momentum: Momentum of LARS, SGD and Muon (Nesterov's); β1 of AdamW.
-        beta2: β2 of AdamW.
+        momentum: Momentum of LARS, SGD and Muon (Nesterov's); β1 of AdamW and NAdamW.
+        beta2: β2 of AdamW and NAdamW.
         weight_decay: Of the weights.
         exclude_norms: Leave biases and normalisation layers out of weight decay and of LARS's
             adaptation (SimCLR, BYOL). ``False``: they are treated as all others (MoCo's and

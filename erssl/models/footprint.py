@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 _BYTES = (
     4  # of a weight, a gradient and an optimiser's moment, also where autocast computes in less
 )
+Optimizer = Literal["sgd", "lars", "adamw", "muon"]
 # Moments that an optimiser keeps of each weight; Muon has two of the few biases and norms.
-MOMENTS: dict[str, int] = {"sgd": 1, "lars": 1, "adamw": 2, "muon": 1}
+MOMENTS: dict[Optimizer, int] = {"sgd": 1, "lars": 1, "adamw": 2, "muon": 1}
 _BATCHES = (2, 4)  # of which what grows with the batch and what does not are told apart
 
 
@@ -87,7 +88,7 @@ def saved_bytes(network: nn.Module, images: Tensor) -> int:
 
 
 def training_bytes(
-    counted: Footprint, images: int, optimizer: Literal["sgd", "lars", "adamw", "muon"], ema: bool
+    counted: Footprint, images: int, optimizer: Optimizer, ema: bool
 ) -> dict[str, float]:
     """Bytes of a training step on one device, by what takes them.
 
@@ -114,7 +115,7 @@ def largest_batch(
     counted: Footprint,
     memory: float,
     views: int,
-    optimizer: Literal["sgd", "lars", "adamw", "muon"],
+    optimizer: Optimizer,
     ema: bool,
 ) -> int:
     """Images of a batch of which all views fit into so many bytes; 0 where not one does."""

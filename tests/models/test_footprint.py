@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.optim.muon import Muon
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -96,6 +97,20 @@ def test_the_states_formula_is_what_is_allocated(kind):
     assert said["gradients"] == size(p.grad for p in net.parameters())
     assert said["optimizer"] == size(v for v in states if torch.is_tensor(v) and v.dim() > 0)
     assert said["target"] == size([*target.parameters(), *target.buffers()])
+
+
+def test_muon_keeps_little_more_than_one_moment_of_each_weight():
+    options = BackboneOptions("test_resnet", "timm")
+    net = build_backbone(options)
+    optimizer = Muon(net.parameters(), lr=0.1)
+    net(torch.randn(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    states = [v for state in optimizer.state.values() for v in state.values()]
+    kept = sum(v.numel() * v.element_size() for v in states if torch.is_tensor(v) and v.dim() > 0)
+    said = training_bytes(footprint(on_meta(options), 32), 0, "muon", ema=False)
+    norms = sum(p.numel() for p in net.parameters() if p.dim() == 1)
+    assert kept == said["optimizer"] + 4 * norms
+    assert norms < 0.02 * sum(p.numel() for p in net.parameters())
 
 
 def test_the_largest_batch_is_the_last_that_fits():
