@@ -108,13 +108,18 @@ def row_of(name: str, run_dir: Path, overrides: list[str], threads: int) -> dict
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| run | threads | seed | minutes | kNN |", "|---" * 5 + "|"]
+    lines = ["| run | threads | seed | minutes | kNN | whitened |", "|---" * 6 + "|"]
     lines += [
         f"| {row['name']} | {row['threads']} | {row['seed']} | {row['wall_seconds'] / 60:.1f} "
-        f"| {100 * row['metrics']['knn_top1']:.1f} |"
+        f"| {_percent(row, 'knn_top1')} | {_percent(row, 'knn_whitened_top1')} |"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _percent(row: dict[str, Any], metric: str) -> str:
+    value = row["metrics"].get(metric)
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":

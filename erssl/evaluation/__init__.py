@@ -11,6 +11,7 @@ from erssl.evaluation.knn import knn_accuracy, knn_scores
 from erssl.evaluation.lens_quantities import lens_reading
 from erssl.evaluation.linear_on_features import linear_accuracy
 from erssl.evaluation.rows import AnyFeatures, Features, StoredFeatures, StoredRows
+from erssl.evaluation.whitening import Whitening, fit_whitening, whitened
 
 __all__ = [
     "AnyFeatures",
@@ -18,13 +19,16 @@ __all__ = [
     "Features",
     "StoredFeatures",
     "StoredRows",
+    "Whitening",
     "cached_features",
     "classification_metrics",
     "confusion_matrix",
     "extract_features",
+    "fit_whitening",
     "knn_accuracy",
     "knn_scores",
     "lens_reading",
     "linear_accuracy",
     "stored_features",
+    "whitened",
 ]

@@ -50,6 +50,12 @@ class StoredRows:
         """Number of rows."""
         return self.shape[0]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What holds every row as it is stored: float16 where all of them are of it."""
+        half = all(shard.dtype == torch.float16 for shard in self._shards)
+        return torch.float16 if half else torch.float32
+
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Rows (…, d) by consecutive numbers or by numbers (…) in any order, float32."""
         if isinstance(rows, slice):
@@ -101,11 +107,9 @@ class StoredRows:
         place = torch.device(device)
         if place.type == "cpu":
             return self
-        half = all(shard.dtype == torch.float16 for shard in self._shards)
-        dtype = torch.float16 if half else torch.float32
-        whole = torch.empty(self.shape, dtype=dtype, device=place)
+        whole = torch.empty(self.shape, dtype=self.dtype, device=place)
         for start in range(0, len(self), BLOCK):
-            whole[start : start + BLOCK] = self[start : start + BLOCK].to(place, dtype)
+            whole[start : start + BLOCK] = self[start : start + BLOCK].to(place, self.dtype)
         return whole
 
     def _gather(self, numbers: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ from erssl.settings.pretrain_options import PretrainSettings
 
 _PATHS = ("run_dir", "data.root", "data.train_dir", "data.val_dir")  # may hold commas
 _OF_A_RUN = (CONFIG, RESULTS, LAST_CHECKPOINT)
-_METRICS = {"knn_top1": "kNN top-1", "linear_top1": "linear top-1"}
+_WHITENED = "knn_whitened_top1"  # a column where it was measured
+_METRICS = {"knn_top1": "kNN top-1", _WHITENED: "whitened", "linear_top1": "linear top-1"}
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
     table = []
     for row, all_results in rows.items():
         values: dict[str, Any] = {}
-        for metric in ("knn_top1", "linear_top1", "untrained_knn_top1", "untrained_linear_top1"):
+        for metric in (*_METRICS, *(f"untrained_{m}" for m in _METRICS)):
             measured = [r["metrics"][metric] for r in all_results if metric in r["metrics"]]
             if measured:
                 values[metric] = _mean_and_deviation(measured)
@@ -240,19 +241,21 @@ def table_text(report: Mapping[str, Any]) -> str:
     table = report["table"]
     keys = list(table[0]["choices"])
     labels = sorted({entry["knn"] for entry in report["runs"]})
-    heads = {**_METRICS, "knn_top1": " or ".join(labels)}.values()
+    heads = {**_METRICS, "knn_top1": " or ".join(labels)}
+    if not any(_WHITENED in row["metrics"] for row in table):
+        del heads[_WHITENED]
     lines = [
-        markdown_row([*keys, "seeds", *heads, "seconds"]),
-        "|" + "---|" * (len(keys) + len(_METRICS) + 2),
+        markdown_row([*keys, "seeds", *heads.values(), "seconds"]),
+        "|" + "---|" * (len(keys) + len(heads) + 2),
     ]
     untrained = table[0]["metrics"]
-    if any(f"untrained_{m}" in untrained for m in _METRICS):
-        cells = [_percent(untrained.get(f"untrained_{m}")) for m in _METRICS]
+    if any(f"untrained_{m}" in untrained for m in heads):
+        cells = [_percent(untrained.get(f"untrained_{m}")) for m in heads]
         before = report["runs"][0].get("before", "untrained")
         lines.append(markdown_row([before, *[""] * len(keys), *cells, ""]))
     for row in table:
         cells = [*row["choices"].values(), ", ".join(map(str, row["seeds"]))]
-        cells += [_percent(row["metrics"].get(metric)) for metric in _METRICS]
+        cells += [_percent(row["metrics"].get(metric)) for metric in heads]
         lines.append(markdown_row([*cells, format(row["wall_seconds"]["mean"], ".0f")]))
     note = "Last epoch on the validation split; mean ± standard deviation over the seeds."
     return "\n".join([*lines, "", note])

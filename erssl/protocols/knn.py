@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from erssl.evaluation import classification_metrics, knn_scores
+from erssl.evaluation import classification_metrics, knn_scores, whitened
 from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.rows import moved
-from erssl.protocols.evaluation import Evaluated, Evaluation, best_device
+from erssl.protocols.evaluation import OWN_FEATURES, Evaluated, Evaluation, best_device
 from erssl.protocols.subject import read_subject
 from erssl.run.console import say
 from erssl.run.result import Result
@@ -43,6 +43,8 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
     with evaluation.opened(console):
         device = best_device()
         train, val = evaluation.features(settings, device, console)
+        if settings.whiten:
+            train, val = whitened(train, val, evaluation.path / OWN_FEATURES)
         classes = evaluation.datasets.num_classes
         try:
             bank, queries = (moved(each, device) for each in (train, val))
@@ -50,4 +52,7 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
         except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
             scores = knn_scores(train, val, classes, k, settings.temperature)
         evaluated = Evaluated([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
-        return evaluation.finish(evaluated, device, console, k=k, temperature=settings.temperature)
+        setting = {"k": k, "temperature": settings.temperature}
+        if settings.whiten:  # as no published number was measured
+            setting["whiten"] = True
+        return evaluation.finish(evaluated, device, console, **setting)

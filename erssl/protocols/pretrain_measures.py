@@ -13,7 +13,13 @@ from torch import nn
 
 from erssl.callbacks import CollapseGuard, ERLens, FrozenBackbone, OnlineKNN
 from erssl.data import SSLDataModule, labels_of
-from erssl.evaluation import Features, extract_features, knn_accuracy, linear_accuracy
+from erssl.evaluation import (
+    Features,
+    extract_features,
+    knn_accuracy,
+    linear_accuracy,
+    whitened,
+)
 from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.plausibility import Neighbours, doubts
 from erssl.protocols.probes import probe_callbacks
@@ -108,8 +114,11 @@ def accuracy(
         )
     train, val = read
     classes = data.datasets.num_classes
-    knn = knn_accuracy(train, val, classes, options.knn_k, options.knn_temperature)
-    metrics = {f"{prefix}knn_top1": knn}
+    votes = classes, options.knn_k, options.knn_temperature
+    metrics = {f"{prefix}knn_top1": knn_accuracy(train, val, *votes)}
+    if options.whiten:
+        white = whitened(train, val)
+        metrics[f"{prefix}knn_whitened_top1"] = knn_accuracy(*white, *votes)
     if options.linear:
         metrics[f"{prefix}linear_top1"] = linear_accuracy(train, val)
     return metrics

@@ -122,10 +122,13 @@ def _print_summary(results: Mapping[str, Any], path: Path, console: Console) -> 
     probes = probe_metrics(results)
     if "knn_top1" in metrics:
         knn = metric_label("knn_top1", results).replace("knn_top1", "kNN top-1")
-        table = Table("backbone", knn, "linear top-1", box=None, pad_edge=False)
+        shown = {"knn": knn, "knn_whitened": "whitened", "linear": "linear top-1"}
+        if "knn_whitened_top1" not in metrics:
+            del shown["knn_whitened"]
+        table = Table("backbone", *shown.values(), box=None, pad_edge=False)
         first = "before" if results["config"].get("checkpoint") else "untrained"
         for label, prefix in ((first, "untrained_"), (f"{results['method']}", "")):
-            values = [metrics.get(f"{prefix}{protocol}_top1") for protocol in ("knn", "linear")]
+            values = [metrics.get(f"{prefix}{protocol}_top1") for protocol in shown]
             table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
         console.print(table)
         for sentence in results.get("warnings", ()):

@@ -160,7 +160,7 @@ def warning_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def metric_label(name: str, results: Mapping[str, Any]) -> str:
-    """A metric's name, with the number of neighbours where it is an accuracy of kNN.
+    """A metric's name, with what else kNN was asked where it is an accuracy of kNN.
 
     Args:
         name: Of the metric.
@@ -175,7 +175,10 @@ def metric_label(name: str, results: Mapping[str, Any]) -> str:
         k = config.get("evaluation", {}).get("knn_k")
     else:
         return name
-    return name if k is None else f"{name} (k={k})"
+    if k is None:
+        return name
+    white = ", whitened" if results["protocol"] == "knn" and config.get("whiten") else ""
+    return f"{name} (k={k}{white})"
 
 
 def before_training(config: Mapping[str, Any]) -> str:

@@ -19,8 +19,10 @@ _METRICS = ("top1", "top5", "mean_per_class", "best_on_val_top1")  # the others:
 # What erssl pretrain measures at its end, by the beginning of the metric's name.
 _AT_THE_END = {
     "knn_": "kNN at the end of pretraining",
+    "knn_whitened_": "kNN of whitened features at the end of pretraining",
     "linear_": "logistic regression at the end of pretraining",
     "untrained_knn_": "kNN before training",
+    "untrained_knn_whitened_": "kNN of whitened features before training",
     "untrained_linear_": "logistic regression before training",
 }
 _TOLD = {  # by other columns, or of no account for the result
@@ -203,7 +205,7 @@ def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
             own = {
                 key.removeprefix(prefix): value
                 for key, value in metrics.items()
-                if key.startswith(prefix) and key not in probes
+                if _beginning(key) == prefix and key not in probes
             }
             said = f"k={k}" if "knn" in prefix and k is not None else ""
             line = {"method": result["method"], "protocol": protocol, "setting": said} | common
@@ -220,6 +222,11 @@ def _entries(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     said = " ".join(dict.fromkeys(settings))
     own = {"method": result["method"], "protocol": result["protocol"], "setting": said}
     return [own | common | metrics]
+
+
+def _beginning(metric: str) -> str | None:
+    """What says how a pretraining's metric was measured: the longest of the beginnings."""
+    return max(filter(metric.startswith, _AT_THE_END), key=len, default=None)
 
 
 def _percent(entry: Mapping[str, Any], name: str) -> str:

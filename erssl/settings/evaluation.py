@@ -119,6 +119,7 @@ class KnnSettings(EvaluationSettings, FeatureSettings):
     preset: str
     k: int
     temperature: float
+    whiten: bool
 
     def __post_init__(self) -> None:
         """Refuse values that no protocol takes."""

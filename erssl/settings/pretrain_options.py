@@ -24,6 +24,8 @@ class EvaluationOptions:
         knn_k: Neighbours of kNN (lightly's benchmarks: 200).
         knn_temperature: Temperature of its votes (0.1; DINO: 0.07).
         every_n_epochs: Epochs between points of the kNN curve; 0 for none.
+        whiten: Read kNN at the end of whitened features too
+            (:func:`erssl.evaluation.whitened`), as ``knn_whitened_top1``.
         linear: Fit logistic regression to the final features.
         untrained: Measure the same backbone before training too.
         probes: Further labelled images by name, each with a kNN curve of its own: a folder, or a
@@ -33,6 +35,7 @@ class EvaluationOptions:
     knn_k: int = 200
     knn_temperature: float = 0.1
     every_n_epochs: int = 2
+    whiten: bool = False
     linear: bool = True
     untrained: bool = True
     probes: dict[str, str] = field(default_factory=dict)

@@ -101,6 +101,19 @@ def test_table_gives_mean_and_deviation_over_seeds(tmp_path):
     assert "Last epoch" in text
 
 
+def test_neighbours_of_whitened_features_have_a_column_where_they_were_measured(tmp_path):
+    runs = fake_runs(tmp_path, [0.5, 0.6, 0.4, 0.41])
+    file = runs[0].path / "results.json"
+    results = json.loads(file.read_text())
+    results["metrics"] |= {"knn_whitened_top1": 0.7, "untrained_knn_whitened_top1": 0.35}
+    file.write_text(json.dumps(results))
+    text = table_text(summarize(runs))
+    assert "| kNN top-1 | whitened | linear top-1 | seconds |" in text
+    assert "| mveb | 0, 1 | 55.0 ± 7.1 | 70.0" in text
+    assert "| untrained |  | 30.0 ± 0.0 | 35.0" in text
+    assert "| simclr | 0, 1 | 40.5 ± 0.7 | - | - | 10 |" in text
+
+
 def test_two_methods_end_in_one_table_and_are_not_run_twice(tmp_path, capfd, monkeypatch):
     def in_this_process(overrides):  # a process of its own costs ten seconds of importing
         return main(["pretrain", *overrides]), ""

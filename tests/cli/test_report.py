@@ -199,6 +199,8 @@ def test_wrong_overrides_are_one_sentence(tmp_path, capsys):
     ("protocol", "name", "config", "label"),
     [
         ("knn", "top1", {"k": 200}, "top1 (k=200)"),
+        ("knn", "top1", {"k": 200, "whiten": True}, "top1 (k=200, whitened)"),
+        ("knn", "top1", {"k": 200, "whiten": False}, "top1 (k=200)"),
         ("linear", "top1", {"features_k": 142}, "top1"),
         ("linear", "features_knn_top1", {"features_k": 142}, "features_knn_top1 (k=142)"),
         ("pretrain", "knn_top1", {"evaluation": {"knn_k": 20}}, "knn_top1 (k=20)"),

@@ -1,0 +1,178 @@
+"""Whitened features: the map beside scikit-learn's, where the truth is known, and at its edges."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import fractional_matrix_power
+from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
+
+import erssl
+from erssl.cli.main import main
+from erssl.errors import DataError
+from erssl.evaluation import (
+    Features,
+    StoredFeatures,
+    StoredRows,
+    fit_whitening,
+    knn_accuracy,
+    knn_scores,
+    whitened,
+)
+from erssl.run.summary import collect
+
+from ..cli.test_pretrain import TINY, results_of
+
+
+def correlated(count, width, seed=0, dtype=torch.float32):
+    """Rows of a random covariance, far from the origin."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    rows = torch.randn(count, width, generator=generator, dtype=torch.float64) @ mix + 30
+    return rows.to(dtype), mix.T @ mix
+
+
+def labelled(rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Features(rows, torch.randint(0, 3, (len(rows),), generator=generator))
+
+
+@pytest.mark.parametrize(("count", "width"), [(20_000, 5), (300, 40), (30, 64), (3, 8), (2, 4)])
+def test_the_map_is_the_inverse_root_of_scikit_learns_correlations(count, width):
+    rows, _ = correlated(count, width, dtype=torch.float64)
+    rows[:, 1] *= 1e4  # one dimension that is far larger
+    mean, matrix, share = fit_whitening(rows)
+    standard = StandardScaler().fit(rows.numpy())
+    correlations, expected = ledoit_wolf(standard.transform(rows.numpy()))
+    assert share == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert torch.allclose(mean, rows.mean(0), rtol=1e-12)
+    if expected == 0:  # two rows: a line, outside of which there is nothing
+        root = fractional_matrix_power(np.linalg.pinv(correlations, hermitian=True), 0.5).real
+    else:
+        root = fractional_matrix_power(correlations, -0.5)
+    expected = root / standard.scale_[:, None]
+    np.testing.assert_allclose(matrix.numpy(), expected, rtol=1e-6, atol=1e-9 * abs(root).max())
+
+
+def test_cosines_are_those_of_the_true_density():
+    rows, covariance = correlated(200_000, 6, dtype=torch.float64)
+    white, _ = whitened(labelled(rows), labelled(rows[:1]))
+    some = (rows[:400] - 30) @ torch.linalg.cholesky(torch.linalg.inv(covariance))
+    expected = F.normalize(some) @ F.normalize(some).T
+    unit = F.normalize(white.features[:400])
+    assert (unit @ unit.T - expected).abs().max() < 0.03
+    assert (white.features.mean(0)).abs().max() < 1e-9
+    assert torch.allclose(torch.cov(white.features.T), torch.eye(6, dtype=torch.float64), atol=0.01)
+
+
+def test_neighbours_are_those_of_scikit_learns_principal_components():
+    rows, _ = correlated(50_000, 5, dtype=torch.float64)
+    train, val = labelled(rows[:49_000]), labelled(rows[49_000:], seed=1)
+    components = PCA(whiten=True).fit(train.features.numpy())
+    expected = [
+        Features(torch.from_numpy(components.transform(each.features.numpy())), each.labels)
+        for each in (train, val)
+    ]
+    votes = knn_scores(*whitened(train, val), 3, 20)
+    assert (votes.argmax(1) == knn_scores(*expected, 3, 20).argmax(1)).float().mean() > 0.995
+
+
+def test_classes_apart_in_a_direction_of_little_variance_are_found():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4_000) % 2
+    rows = torch.randn(4_000, 10, generator=generator) * torch.tensor([0.02] + [10.0] * 9)
+    rows[:, 0] += 0.2 * labels
+    train, val = Features(rows[:3_000], labels[:3_000]), Features(rows[3_000:], labels[3_000:])
+    assert knn_accuracy(train, val, 2, 200) < 0.6
+    assert knn_accuracy(*whitened(train, val), 2, 200) > 0.85
+
+
+def test_scale_and_offset_of_features_do_not_count():
+    rows, _ = correlated(2_000, 12)
+    train, val = labelled(rows[:1_500]), labelled(rows[1_500:])
+    moved = [Features(each.features * 64 - 5, each.labels) for each in (train, val)]
+    one, other = knn_scores(*whitened(train, val), 3), knn_scores(*whitened(*moved), 3)
+    assert torch.allclose(one, other, rtol=1e-3)
+
+
+def test_features_that_are_all_the_same_stay_without_neighbours():
+    same = labelled(torch.full((50, 4), 7.0))
+    white, one = whitened(same, labelled(torch.ones(1, 4)))
+    assert not white.features.any() and not one.features.any()
+    votes = knn_scores(white, one, 3, k=10)
+    assert votes.isfinite().all()
+    single, _ = whitened(labelled(torch.ones(1, 4)), same)
+    assert not single.features.any()
+
+
+def test_features_that_are_not_finite_read_zero_as_without_whitening():
+    rows, _ = correlated(100, 4)
+    rows[3, 1] = torch.nan
+    train, val = labelled(rows), labelled(correlated(20, 4, seed=1)[0])
+    assert knn_accuracy(*whitened(train, val), 3, 10) == 0 == knn_accuracy(train, val, 3, 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_features_in_files_become_files_of_the_same_type(tmp_path, dtype):
+    rows, _ = correlated(20_000, 6, dtype=dtype)
+    train, val = labelled(rows[:19_000]), labelled(rows[19_000:])
+    stored = [
+        StoredFeatures(StoredRows([each.features[:500], each.features[500:]]), each.labels)
+        for each in (train, val)
+    ]
+    held = whitened(train, val)
+    for expected, found in zip(held, whitened(*stored, tmp_path / "own"), strict=True):
+        assert isinstance(found.features, StoredRows) and found.features.dtype == dtype
+        assert torch.equal(found.features[0 : len(found.labels)], expected.features.float())
+        assert torch.equal(found.labels, expected.labels)
+    with pytest.raises(DataError, match="leave whiten out"):
+        (tmp_path / "file").touch()
+        whitened(*stored, tmp_path / "file" / "below")
+
+
+def test_the_command_reads_what_the_functions_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("ERSSL_HOME", str(tmp_path / "home"))
+    scans = erssl.data.load_datasets(erssl.data.default_options("digits"))
+    options = {"checkpoint": "pixels", "data": "digits", "data.image_size": 8, "whiten": True}
+    options |= {"data.num_workers": 0, "features_dtype": "float32"}
+    held = erssl.knn(run_dir=tmp_path / "held", **options)
+    disk = erssl.knn(run_dir=tmp_path / "disk", features_storage="disk", cache=False, **options)
+    plain = erssl.knn(run_dir=tmp_path / "plain", **{**options, "whiten": False})
+    assert disk.metrics == held.metrics != plain.metrics
+    assert not (tmp_path / "disk" / "features").exists()
+    assert "| top1 (k=200, whitened) |" in (tmp_path / "held" / "report.md").read_text()
+    assert "| top1 (k=200) |" in (tmp_path / "plain" / "report.md").read_text()
+    pixels = [
+        Features(
+            torch.stack([torch.from_numpy(np.array(image)).float().flatten() for image, _ in part]),
+            torch.from_numpy(np.array(erssl.data.labels_of(part))),
+        )
+        for part in (scans.train, scans.val)
+    ]
+    grey = [Features(each.features[:, ::3], each.labels) for each in pixels]  # three equal channels
+    expected = knn_accuracy(*whitened(*grey), 10)
+    assert held.metrics["top1"] == pytest.approx(expected, abs=0.02)
+
+
+def test_a_pretraining_ends_with_both_kinds_of_neighbours(tmp_path, capsys):
+    run = tmp_path / "run"
+    short = ["trainer.limit_train_batches=3", "epochs=1", "lens.probe_size=0"]
+    overrides = [*TINY, *short, "method=simclr", "evaluation.whiten=true"]
+    assert main(["pretrain", *overrides, f"run_dir={run}"]) == 0
+    metrics = results_of(run)["metrics"]
+    again = erssl.knn(checkpoint=run, run_dir=tmp_path / "knn", whiten=True, cache=False)
+    assert metrics["knn_whitened_top1"] == pytest.approx(again.metrics["top1"], abs=0.01)
+    assert metrics["untrained_knn_whitened_top1"] > 0.2
+    last = capsys.readouterr().out.split("whitened", 1)[1]
+    assert f"{metrics['knn_whitened_top1']:.1%}" in last
+    assert "| knn_whitened_top1 (k=200) |" in (run / "report.md").read_text()
+    lines = {line["protocol"]: line for line in collect([run]).entries}
+    for protocol, metric in (
+        ("kNN at the end of pretraining", "knn_top1"),
+        ("kNN of whitened features at the end of pretraining", "knn_whitened_top1"),
+        ("kNN of whitened features before training", "untrained_knn_whitened_top1"),
+    ):
+        assert lines[protocol]["top1"] == metrics[metric]
+        assert "whitened_top1" not in lines[protocol]
