@@ -92,9 +92,9 @@ def whitened(
 
     Cosines of whitened features are what kNN compares with ``whiten=true``: in the features of a
     backbone few directions hold most of the variance, and decide most of a cosine. Retrieval has
-    long whitened for that reason (Jégou and Chum 2012, Negative evidences and co-occurrences in image
-    retrieval: the benefit of PCA and whitening). Rotations change no cosine, so that PCA and ZCA
-    whitening are one.
+    long whitened for that reason (Jégou and Chum 2012, Negative evidences and co-occurrences in
+    image retrieval: the benefit of PCA and whitening). Rotations change no cosine, so that PCA and
+    ZCA whitening are one.
 
     Args:
         train: Features (N, d), which the map is fitted to.
