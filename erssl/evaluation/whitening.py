@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from erssl.errors import DataError
+from erssl.errors import ConfigError, DataError
 from erssl.evaluation.rows import (
     BLOCK,
     AnyFeatures,
@@ -105,6 +105,7 @@ def whitened(
         Both, with their labels, types and places as they were.
 
     Raises:
+        ConfigError: If features lie in files and there is no folder.
         DataError: If a file cannot be written.
 
     Example:
@@ -124,7 +125,10 @@ def whitened(
 def _through(whitening: Whitening, features: AnyFeatures, path: Path | None) -> AnyFeatures:
     rows, labels = features
     if isinstance(rows, StoredRows):
-        assert path is not None, "features in files need a folder for their whitened ones"
+        if path is None:
+            raise ConfigError(
+                "Features that lie in files need a folder for whitened ones; name it."
+            )
         return StoredFeatures(_written(whitening, rows, path), labels)
     white = torch.empty_like(rows)
     for start in range(0, len(rows), BLOCK):

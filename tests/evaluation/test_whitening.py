@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import erssl
 from erssl.cli.main import main
-from erssl.errors import DataError
+from erssl.errors import ConfigError, DataError
 from erssl.evaluation import (
     Features,
     StoredFeatures,
@@ -127,6 +127,8 @@ def test_features_in_files_become_files_of_the_same_type(tmp_path, dtype):
         assert isinstance(found.features, StoredRows) and found.features.dtype == dtype
         assert torch.equal(found.features[0 : len(found.labels)], expected.features.float())
         assert torch.equal(found.labels, expected.labels)
+    with pytest.raises(ConfigError, match="need a folder"):
+        whitened(*stored)
     with pytest.raises(DataError, match="leave whiten out"):
         (tmp_path / "file").touch()
         whitened(*stored, tmp_path / "file" / "below")
