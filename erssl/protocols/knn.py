@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -52,7 +53,7 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
         except torch.cuda.OutOfMemoryError:  # slower, but features of any number fit
             scores = knn_scores(train, val, classes, k, settings.temperature)
         evaluated = Evaluated([classification_metrics(scores, val.labels)], scores.argmax(dim=1))
-        setting = {"k": k, "temperature": settings.temperature}
+        setting: dict[str, Any] = {"k": k, "temperature": settings.temperature}
         if settings.whiten:  # as no published number was measured
             setting["whiten"] = True
         return evaluation.finish(evaluated, device, console, **setting)

@@ -14,6 +14,7 @@ from torch import nn
 from erssl.callbacks import CollapseGuard, ERLens, FrozenBackbone, OnlineKNN
 from erssl.data import SSLDataModule, labels_of
 from erssl.evaluation import (
+    AnyFeatures,
     Features,
     extract_features,
     knn_accuracy,
@@ -113,12 +114,14 @@ def accuracy(
             extract_features(backbone, data.eval_dataloader("val"), device),
         )
     train, val = read
-    classes = data.datasets.num_classes
-    votes = classes, options.knn_k, options.knn_temperature
-    metrics = {f"{prefix}knn_top1": knn_accuracy(train, val, *votes)}
+    kinds: dict[str, tuple[AnyFeatures, AnyFeatures]] = {"knn_top1": read}
     if options.whiten:
-        white = whitened(train, val)
-        metrics[f"{prefix}knn_whitened_top1"] = knn_accuracy(*white, *votes)
+        kinds["knn_whitened_top1"] = whitened(train, val)
+    classes = data.datasets.num_classes
+    metrics = {
+        f"{prefix}{name}": knn_accuracy(*both, classes, options.knn_k, options.knn_temperature)
+        for name, both in kinds.items()
+    }
     if options.linear:
         metrics[f"{prefix}linear_top1"] = linear_accuracy(train, val)
     return metrics
