@@ -27,6 +27,7 @@ SHORT = ("evaluation.untrained=false", "evaluation.every_n_epochs=0", "lens.prob
 AT_32 = "data.views.global_image_size=32"  # the experiment's own sizes grow
 AT_16 = "data.views.global_image_size=16"
 WIDE = "backbone.options={channels:[64,128,256,512],stem_width:16,stem_pool:false}"
+LAST = "backbone.options={channels:[32,64,128,512],stem_width:16,stem_pool:false}"
 MUON_512 = ("optimizer=muon", "optimizer.base_lr=0.01", "batch_size=512")
 STEPS: dict[str, tuple[str, ...]] = {
     "32 pixels": ("epochs=6", AT_32),
@@ -53,6 +54,12 @@ STEPS: dict[str, tuple[str, ...]] = {
         "optimizer.warmup_epochs=0",
         "optimizer.weight_decay=0.05",
     ),
+    "6 epochs, crops of 0.2 to 1": ("epochs=6", AT_16, "data.views.global_scale=[0.2,1]"),
+    "6 epochs, crops of 0.4 to 1": ("epochs=6", AT_16, "data.views.global_scale=[0.4,1]"),
+    "6 epochs, 24 pixels": ("epochs=6", "data.views.global_image_size=24"),
+    "6 epochs, wider last stage": ("epochs=6", AT_16, LAST),
+    "6 epochs, kappa 20": ("epochs=6", AT_16, "method.kappa=20"),
+    "6 epochs, three times the weight decay": ("epochs=6", AT_16, "optimizer.weight_decay=1.5e-3"),
     "6 epochs, Muon": ("epochs=6", AT_16, "optimizer=muon"),
     "6 epochs, Muon, batch 512": ("epochs=6", AT_16, *MUON_512),
 }
@@ -107,7 +114,9 @@ def row_of(name: str, run_dir: Path, overrides: list[str], threads: int) -> dict
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Markdown, in the order of the runs above."""
+    names = [*STEPS, *HOUR]
+    rows = sorted(rows, key=lambda row: (names.index(row["name"]), row["seed"]))
     lines = ["| run | threads | seed | minutes | kNN | whitened |", "|---" * 6 + "|"]
     lines += [
         f"| {row['name']} | {row['threads']} | {row['seed']} | {row['wall_seconds'] / 60:.1f} "
