@@ -18,7 +18,7 @@ from erssl.evaluation.rows import (
     StoredRows,
     blocks,
 )
-from erssl.limits import size
+from erssl.limits import check_memory, size
 
 _ROUNDING = 1e-12  # of a mean: deviations below it are of float64's sums, not of features
 
@@ -41,6 +41,19 @@ class Whitening(NamedTuple):
         return _deviations(rows, self.mean) @ self.matrix
 
 
+def check_whitening(width: int) -> None:
+    """Refuse features whose correlations do not fit in memory, as those of large images' pixels.
+
+    Args:
+        width: Their number of dimensions d.
+
+    Raises:
+        ConfigError: If four matrices of d x d do not.
+    """
+    need = 4 * torch.float64.itemsize * width**2
+    check_memory(f"Whitening of {width:,} dimensions", need, "leave whiten out")
+
+
 @torch.no_grad()
 def fit_whitening(rows: Rows) -> Whitening:
     """The whitening of features by their own mean and covariance, without any label.
@@ -49,15 +62,19 @@ def fit_whitening(rows: Rows) -> Whitening:
     root of the correlations. These are shrunk towards the identity by as much as Ledoit and Wolf
     (2004, A well-conditioned estimator for large-dimensional covariance matrices, section 3.3)
     estimate is best, so that fewer images than dimensions do too. Sums are of float64, a block at
-    a time.
+    a time, since scikit-learn's estimate takes all rows at once.
 
     Args:
         rows: Features (N, d) of any floating type.
 
     Returns:
         The map: NaN where a feature is not finite; 0 in a dimension that is the same in all rows.
+
+    Raises:
+        ConfigError: If the correlations do not fit in memory.
     """
     count, width = rows.shape
+    check_whitening(width)
     mean, variance = torch.zeros(2, width, dtype=torch.float64)
     fourth = torch.zeros((), dtype=torch.float64)
     correlations = torch.zeros(width, width, dtype=torch.float64)
@@ -73,9 +90,10 @@ def fit_whitening(rows: Rows) -> Whitening:
         correlations.addmm_(standard.T, standard, alpha=1 / count)
         fourth += standard.square().sum(1).square().sum() / count
     # Of the correlations less their mean times 1, and of their error, which is no more than that.
-    unit = correlations.trace() / width
+    live = max(1, int(scale.count_nonzero()))  # a dimension that never changes has no correlations
+    unit = correlations.trace() / live
     squares = correlations.square().sum()
-    distance = squares - width * unit.square()
+    distance = squares - live * unit.square()
     error = torch.minimum((fourth - squares) / count, distance)
     share = float(error / distance) if error > 0 else 0.0
     values, vectors = torch.linalg.eigh(correlations)
@@ -105,7 +123,8 @@ def whitened(
         Both, with their labels, types and places as they were.
 
     Raises:
-        ConfigError: If features lie in files and there is no folder.
+        ConfigError: If features lie in files and there is no folder, or the correlations do not
+            fit in memory.
         DataError: If a file cannot be written.
 
     Example:

@@ -12,6 +12,7 @@ from rich.console import Console
 from erssl.evaluation import classification_metrics, knn_scores, whitened
 from erssl.evaluation.knn import cut_sentence
 from erssl.evaluation.rows import moved
+from erssl.evaluation.whitening import check_whitening
 from erssl.protocols.evaluation import OWN_FEATURES, Evaluated, Evaluation, best_device
 from erssl.protocols.subject import read_subject
 from erssl.run.console import say
@@ -35,6 +36,8 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
         ErsslError: If it cannot be done.
     """
     subject = read_subject(settings, about_data, console)
+    if settings.whiten:
+        check_whitening(int(getattr(subject.backbone, "feature_dim", 0)))
     evaluation = Evaluation("knn", settings, subject)
     asked = settings.k
     k = min(asked, len(evaluation.datasets.train))

@@ -107,6 +107,17 @@ def test_features_that_are_all_the_same_stay_without_neighbours():
     assert not single.features.any()
 
 
+def test_a_dimension_that_never_changes_counts_for_nothing():
+    rows, _ = correlated(3_000, 4, dtype=torch.float64)
+    train, val = labelled(rows[:2_500]), labelled(rows[2_500:])
+    wider = [
+        Features(F.pad(part.features, (0, 1), value=0.1), part.labels) for part in (train, val)
+    ]
+    white, _ = whitened(*wider)
+    assert not white.features[:, 4].any()
+    assert torch.allclose(white.features[:, :4], whitened(train, val)[0].features)
+
+
 def test_features_that_are_not_finite_read_zero_as_without_whitening():
     rows, _ = correlated(100, 4)
     rows[3, 1] = torch.nan
@@ -132,6 +143,13 @@ def test_features_in_files_become_files_of_the_same_type(tmp_path, dtype):
     with pytest.raises(DataError, match="leave whiten out"):
         (tmp_path / "file").touch()
         whitened(*stored, tmp_path / "file" / "below")
+
+
+def test_correlations_that_do_not_fit_are_refused_before_any_work(tmp_path):
+    options = {"checkpoint": "pixels", "data": "digits", "data.image_size": 224, "whiten": True}
+    with pytest.raises(ConfigError, match="Whitening of 150,528 dimensions"):
+        erssl.knn(run_dir=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_reads_what_the_functions_read(tmp_path, monkeypatch):
