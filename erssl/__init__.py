@@ -9,6 +9,9 @@ methods. The commands are functions too: ``erssl.pretrain``, ``erssl.knn`` and s
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,6 +65,25 @@ __all__ = [
     "study",
     "transfer",
 ]
+
+
+def _find_beside_checkout() -> None:
+    """Find ``erssl.configs`` and ``erssl.downstream``, which a checkout has beside this folder.
+
+    An installation has them inside. Python that starts in a checkout takes the checkout's
+    ``erssl``, wherever another one is installed.
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name in ("configs", "downstream"):
+        module = f"{__name__}.{name}"
+        file = os.path.join(os.path.dirname(here), name, "__init__.py")
+        if not os.path.isdir(os.path.join(here, name)) and os.path.isfile(file):
+            spec: Any = importlib.util.spec_from_file_location(module, file)
+            sys.modules[module] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[module])
+
+
+_find_beside_checkout()
 
 
 def __getattr__(name: str) -> Any:

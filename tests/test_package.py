@@ -77,6 +77,18 @@ def test_one_version():
     assert citation["version"] == erssl.__version__ == version("erssl")
 
 
+def test_python_in_a_checkout_finds_its_configs_though_erssl_is_installed_elsewhere():
+    code = (
+        "import erssl.downstream.transfer, importlib.resources as r;"
+        "print(r.files('erssl.configs') / 'pretrain.yaml', erssl.downstream.transfer.__file__)"
+    )
+    # -S: without this environment's packages, an editable erssl among them
+    command = [sys.executable, "-S", "-c", code]
+    here = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / "configs" / "pretrain.yaml", ROOT / "downstream" / "transfer" / "__init__.py"]
+    assert here.stdout.split() == [str(file) for file in files]
+
+
 def test_built_wheel_runs_from_another_folder(wheel, tmp_path):
     # Only the wheel is installed; what it depends on is borrowed from this environment, without
     # this environment's own (editable) erssl, whose .pth file a plain path entry does not run.
