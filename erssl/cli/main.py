@@ -133,7 +133,7 @@ def _run(command: str, arguments: list[str]) -> int:
         from erssl.settings.waiting import let_threads_sleep
 
         check_names(command, arguments)
-        let_threads_sleep()
+        let_threads_sleep(command, arguments)
     from erssl.run.console import Terminal
 
     with nullcontext() if started else _all_that_is_made_stays():

@@ -35,13 +35,47 @@ def said(command, *arguments, **variables):
     return {name: value for name, value in found.items() if value is not None}
 
 
+LOOKS = {"GOMP_SPINCOUNT": str(SPINS)}
+
+
 @pytest.mark.parametrize(
-    "call", [("pretrain", "data=cifar10"), ("pretrain", "data=digits"), ("knn", "checkpoint=x")]
+    "call",
+    [
+        ("pretrain", "data=cifar10"),
+        ("pretrain", "data=digits", "data.pipeline=lightly"),
+        ("pretrain", "method=mveb", "data.pipeline=device,fast", "--multirun"),
+        ("pretrain", "experiment=mveb_imagenet_2view"),
+        ("knn", "checkpoint=x"),
+    ],
 )
 def test_threads_look_a_little_before_they_sleep(call):
-    assert said(*call) == {"GOMP_SPINCOUNT": str(SPINS)}
+    assert said(*call) == LOOKS
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (),
+        ("data=cifar10", "data.pipeline=device"),
+        ("experiment=cifar10_cpu",),
+        ("experiment=cifar10_cpu", "data=imagefolder", "seed=0,1", "--multirun"),
+    ],
+)
+def test_threads_spin_as_they_do_by_themselves_where_no_other_process_makes_views(call):
+    assert said("pretrain", *call) == {}
+
+
+def test_a_run_that_goes_on_is_asked_for_its_own_pipeline(tmp_path):
+    call = ("pretrain", f"run_dir={tmp_path}", "resume=true")
+    for pipeline, expected in (("lightly", LOOKS), ("device", {})):
+        (tmp_path / "config.yaml").write_text(f"data: {{pipeline: {pipeline}}}")
+        assert said(*call) == expected
+    (tmp_path / "config.yaml").write_text("data: [")  # which is refused later, in a sentence
+    assert said(*call) == LOOKS
+    (tmp_path / "config.yaml").unlink()
+    assert said(*call, "data=cifar10") == LOOKS
 
 
 @pytest.mark.parametrize("name", VARIABLES)
 def test_what_a_user_has_set_stays(name):
-    assert said("pretrain", "data=digits", **{name: "7"}) == {name: "7"}
+    assert said("pretrain", "data=cifar10", **{name: "7"}) == {name: "7"}
