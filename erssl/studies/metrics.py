@@ -5,6 +5,7 @@ from __future__ import annotations
 _BELOW_UNIFORM = "entropy minus that of the uniform density (nats)"
 _LABELS = {
     "knn_top1": "kNN top-1 (%)",
+    "knn_whitened_top1": "kNN top-1, whitened features (%)",
     "linear_top1": "linear top-1 (%)",
     "train_nats_below_uniform": f"{_BELOW_UNIFORM}, last batches as logged",
     "features_nats_below_uniform_kde": f"{_BELOW_UNIFORM}, features, kernel density",
