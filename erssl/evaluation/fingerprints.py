@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import types
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Subset
+from torchvision.datasets.folder import default_loader
 
 from erssl.data.given import GivenImages
 from erssl.errors import ConfigError, DataError
@@ -52,7 +54,8 @@ def data_digest(images: Any) -> str:
 
     Of image files the path, size, time of change and class number of each count, not the bytes;
     of images in memory the pixels. A data set of another kind says itself when its images change,
-    by a text ``fingerprint``; of one that does not, every image is read.
+    by a text ``fingerprint``; of one that does not, or has a transform or a loader of its own,
+    every image is read.
 
     Args:
         images: A data set with ``samples`` (``ImageFiles``, torchvision's ``ImageFolder``; the
@@ -83,12 +86,14 @@ def _quick_digest(images: Any) -> str | None:
         digest.update(np.asarray(images.indices, dtype=np.int64).tobytes())
         return digest.hexdigest()
     kind = type(images)
+    name = f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(told := getattr(images, "fingerprint", None), str):  # it says itself when
-        digest.update(repr((f"{kind.__module__}.{kind.__qualname__}", told)).encode())
+        digest.update(repr((name, told)).encode())
         digest.update(np.asarray(images.targets, dtype=np.int64).tobytes())
         return digest.hexdigest()
-    own = [without_addresses(getattr(images, name, None)) for name in _TRANSFORMS]
-    digest.update(repr((f"{kind.__module__}.{kind.__qualname__}", own)).encode())
+    if not _gives_what_it_holds(images):
+        return None
+    digest.update(repr((name, ["None", "None"])).encode())  # no transforms
     pixels = getattr(images, "pixels", getattr(images, "data", None))
     if hasattr(images, "samples"):
         for line in _files(images.samples):
@@ -159,19 +164,42 @@ def without_addresses(thing: object) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
 
 
-_TRANSFORMS = ("transform", "target_transform")
+def _gives_what_it_holds(images: Any) -> bool:
+    """Whether a data set's items are its files or pixels, as they lie there.
+
+    What a transform does, a loader or a class of somebody's own, no text of theirs tells.
+    """
+    stock = type(images).__module__.partition(".")[0] in ("erssl", "torchvision")
+    changes = any(getattr(images, name, None) is not None for name in _TRANSFORMS)
+    return stock and not changes and getattr(images, "loader", default_loader) is default_loader
+
+
+_TRANSFORMS = ("transform", "transforms", "target_transform")
 
 
 def _options(part: nn.Module) -> list[tuple[str, object]]:
-    options = {k: v for k, v in vars(part).items() if not k.startswith("_") and _is_plain(v)}
+    named = {k: _told(v) for k, v in vars(part).items() if not k.startswith("_")}
+    options = {k: v for k, v in named.items() if v is not _UNTOLD}
     options.pop("training")
     return sorted(options.items())
 
 
-def _is_plain(value: object) -> bool:
+_UNTOLD = object()
+
+
+def _told(value: object) -> Any:
+    """An option as its text says all of it: functions and classes by name, no other objects."""
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
+        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, tuple | list):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, bool | int | float | str)
+        each = [_told(v) for v in value]
+        whole = tuple(each) if isinstance(value, tuple) else each
+        return _UNTOLD if any(v is _UNTOLD for v in each) else whole
+    if isinstance(value, dict):
+        items = [(_told(k), _told(v)) for k, v in value.items()]
+        return _UNTOLD if any(_UNTOLD in pair for pair in items) else items
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return value if plain else _UNTOLD
 
 
 def _files(samples: Sequence[tuple[str, int]]) -> Iterator[bytes]:

@@ -13,9 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets.folder import default_loader
+from torchvision.transforms import Lambda
 
 from erssl.data import TransformedDataset, build_eval_transform
 from erssl.data.folders import ImageFiles
+from erssl.data.given import GivenImages
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation import cached_features, extract_features
 from erssl.evaluation.fingerprints import data_digest, weights_digest
@@ -195,6 +199,50 @@ def test_other_data_sets_are_known_by_every_image_or_by_a_key(backbone, images, 
     assert features(backbone, plain, tmp_path, data_key="a list")[1] == N
     with pytest.raises(ConfigError, match=r"Features of a list cannot be kept.*set cache=false"):
         data_digest([{"image": image} for image, _ in plain])
+
+
+class OfSomebody(CIFAR10):
+    """Pixels and class numbers of one's own."""
+
+    def __init__(self, pixels, transform=None):
+        self.data, self.targets = pixels, [0] * len(pixels)
+        self.transform, self.target_transform = transform, None
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_what_somebodys_own_code_does_to_images_is_seen_in_them(images, tmp_path, given):
+    for index, pixels in enumerate(images.pixels):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{index}.png")
+    black = [lambda image: image, lambda image: image.point(lambda value: 0)]
+    for make in (
+        lambda change: OfSomebody(images.pixels, change),
+        lambda change: ImageFolder(tmp_path, change),
+        lambda change: ImageFolder(tmp_path, Lambda(change)),
+        lambda change: ImageFolder(tmp_path, loader=lambda path: change(default_loader(path))),
+    ):
+        both = [make(change) for change in black]
+        if given:
+            both = [GivenImages(each) for each in both]
+        assert data_digest(both[0]) != data_digest(both[1])
+        assert data_digest(both[0]) == data_digest(both[0])
+
+
+def test_files_are_not_read_where_nothing_comes_between(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(b"no image")
+    assert len({data_digest(ImageFolder(tmp_path)) for _ in range(2)}) == 1
+
+
+def test_functions_that_a_network_holds_count():
+    class Net(nn.Module):
+        def __init__(self, act):
+            super().__init__()
+            self.act = act
+
+    acts = [nn.functional.relu, nn.functional.gelu, nn.ReLU, {"act": nn.ReLU}, {"act": nn.GELU}]
+    assert len({weights_digest(Net(act)) for act in acts}) == len(acts)
+    assert weights_digest(Net(acts[3])) == weights_digest(Net({"act": nn.ReLU}))
 
 
 def test_after_a_kill_the_missing_shards_are_computed(backbone, images, tmp_path):
