@@ -120,7 +120,7 @@ def whitened(
         folder: Where whitened features go of which the originals lie in files.
 
     Returns:
-        Both, with their labels, types and places as they were.
+        Both, with their labels and places as they were, of float32 at least.
 
     Raises:
         ConfigError: If features lie in files and there is no folder, or the correlations do not
@@ -149,7 +149,7 @@ def _through(whitening: Whitening, features: AnyFeatures, path: Path | None) -> 
                 "Features that lie in files need a folder for whitened ones; name it."
             )
         return StoredFeatures(_written(whitening, rows, path), labels)
-    white = torch.empty_like(rows)
+    white = torch.empty_like(rows, dtype=_wide(rows.dtype))
     for start in range(0, len(rows), BLOCK):
         white[start : start + BLOCK] = whitening(rows[start : start + BLOCK])
     return Features(white, labels)
@@ -157,19 +157,25 @@ def _through(whitening: Whitening, features: AnyFeatures, path: Path | None) -> 
 
 def _written(whitening: Whitening, rows: StoredRows, path: Path) -> StoredRows:
     """Whitened rows in a file of their own, which is mapped into memory."""
-    need = rows.shape.numel() * rows.dtype.itemsize
+    dtype = _wide(rows.dtype)
+    need = rows.shape.numel() * dtype.itemsize
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for block in blocks(rows):
-                file.write(whitening(block).to(rows.dtype).numpy().tobytes())
+                file.write(whitening(block).to(dtype).numpy().tobytes())
     except OSError as error:
         raise DataError(
             f"Whitened features need {size(need)} in {path.parent} ({error.strerror or error}); "
             "make room there, or leave whiten out."
         ) from error
-    held = torch.from_file(str(path), shared=False, size=rows.shape.numel(), dtype=rows.dtype)
+    held = torch.from_file(str(path), shared=False, size=rows.shape.numel(), dtype=dtype)
     return StoredRows([held.view(rows.shape)], folder=path.parent)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Not float16: what hardly changes in the training images may pass its 65,504 in others."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _deviations(rows: Tensor, mean: Tensor) -> Tensor:

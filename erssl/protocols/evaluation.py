@@ -334,7 +334,12 @@ class Evaluation:
         )
 
     def _published(self, setting: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-        """Published numbers of the same protocol, data set and backbone, where there are some."""
+        """Published numbers of the same protocol, data set and backbone, where there are some.
+
+        Of whitened features there are none.
+        """
+        if setting.get("whiten"):
+            return None
         data, images = self.subject.data, self.datasets
         name = data.name
         options = getattr(self.subject.backbone, "architecture", None)

@@ -41,6 +41,8 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
     evaluation = Evaluation("knn", settings, subject)
     asked = settings.k
     k = min(asked, len(evaluation.datasets.train))
+    if settings.whiten and settings.features_dtype == "auto":  # small deviations count there
+        settings = dataclasses.replace(settings, features_dtype="float32")
     evaluation.settings = settings = dataclasses.replace(evaluation.placed(settings), k=k)
     if k < asked:
         say(console, cut_sentence(asked, k))

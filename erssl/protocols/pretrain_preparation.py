@@ -14,8 +14,10 @@ from rich.console import Console
 from erssl.data import SSLDataModule
 from erssl.data.phases import telling
 from erssl.errors import RunError
+from erssl.evaluation.whitening import check_whitening
 from erssl.methods import MultiViewMethod
 from erssl.models import quicken_small_maps
+from erssl.models.small_maps import as_torch_computes
 from erssl.protocols.build import build_method, check_images, check_method
 from erssl.protocols.folder_defaults import fit_to_images, may_fit
 from erssl.protocols.header import header_lines
@@ -127,11 +129,17 @@ def prepare(
     data.validate(probe.world_size)
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     method = build_method(settings, data.training_classes, data.batch_size, start)
-    if probe.strategy.root_device.type == "cpu" and may_be_half(settings) and not settings.compile:
+    if settings.evaluation.whiten and data.measurable:
+        check_whitening(int(getattr(method.backbone, "feature_dim", 0)))
+    on_cpu = probe.strategy.root_device.type == "cpu"
+    quickened = on_cpu and may_be_half(settings) and not settings.compile
+    if quickened:
         quicken_small_maps(method)  # before it is tried in half precision
     settings, config, sources, precision = with_precision(
         settings, config, sources, probe, path, method
     )
+    if quickened and not may_be_half(settings):  # as in this run, resumed
+        as_torch_computes(method)
     said = "" if start is None else told(settings, start, load_heads(method, settings))
     settings = with_neighbours(settings, data, console if probe.is_global_zero else None)
     before = int(stored_config(path / CONFIG)["epochs"]) if settings.resume else settings.epochs

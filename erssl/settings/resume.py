@@ -36,6 +36,7 @@ OF_ANY_RUN = (
 )
 MAY_CHANGE = (
     *OF_ANY_RUN,
+    "evaluation.whiten",
     "lens.on_collapse",
     "lens.every_n_steps",
     "checkpoint_every_n_steps",

@@ -1,5 +1,7 @@
 """Whitened features: the map beside scikit-learn's, where the truth is known, and at its edges."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,8 @@ from erssl.evaluation import (
     knn_scores,
     whitened,
 )
+from erssl.models import BackboneOptions
+from erssl.protocols.evaluation import Evaluation
 from erssl.run.summary import collect
 
 from ..cli.test_pretrain import TINY, results_of
@@ -126,7 +130,7 @@ def test_features_that_are_not_finite_read_zero_as_without_whitening():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_features_in_files_become_files_of_the_same_type(tmp_path, dtype):
+def test_features_in_files_become_files(tmp_path, dtype):
     rows, _ = correlated(20_000, 6, dtype=dtype)
     train, val = labelled(rows[:19_000]), labelled(rows[19_000:])
     stored = [
@@ -135,14 +139,62 @@ def test_features_in_files_become_files_of_the_same_type(tmp_path, dtype):
     ]
     held = whitened(train, val)
     for expected, found in zip(held, whitened(*stored, tmp_path / "own"), strict=True):
-        assert isinstance(found.features, StoredRows) and found.features.dtype == dtype
-        assert torch.equal(found.features[0 : len(found.labels)], expected.features.float())
+        assert isinstance(found.features, StoredRows) and found.features.dtype == torch.float32
+        assert torch.equal(found.features[0 : len(found.labels)], expected.features)
         assert torch.equal(found.labels, expected.labels)
     with pytest.raises(ConfigError, match="need a folder"):
         whitened(*stored)
     with pytest.raises(DataError, match="leave whiten out"):
         (tmp_path / "file").touch()
         whitened(*stored, tmp_path / "file" / "below")
+
+
+def test_what_hardly_changes_in_training_may_change_by_more_than_float16_holds(tmp_path):
+    rows, _ = correlated(1_000, 6, dtype=torch.float16)
+    rows[:, 0] = 1.0
+    rows[0, 0] = 1 + 2**-10
+    rows[-1, 0] = 100.0
+    stored = [
+        StoredFeatures(StoredRows([r]), torch.zeros(len(r))) for r in (rows[:900], rows[900:])
+    ]
+    _, val = whitened(*stored, tmp_path / "own")
+    values = val.features[0:100]
+    assert values.isfinite().all() and values.abs().max() > 65504
+
+
+def test_no_published_number_stands_beside_whitened_features(monkeypatch):
+    data = erssl.data.default_options("cifar10")
+    counts = data.published
+    evaluation = object.__new__(Evaluation)
+    evaluation.protocol, evaluation.settings = "knn", None
+    evaluation.datasets = SimpleNamespace(
+        num_classes=counts.classes, train=range(counts.train), val=range(counts.val)
+    )
+    architecture = BackboneOptions("resnet18", cifar_stem=True)
+    network = SimpleNamespace(architecture=architecture)
+    evaluation.subject = SimpleNamespace(data=data, backbone=network)
+    setting = {"k": 200, "temperature": 0.1}
+    assert evaluation._published(setting)
+    assert evaluation._published({**setting, "whiten": True}) is None
+
+
+def test_whitening_that_does_not_fit_ends_a_pretraining_before_it_trains(tmp_path, monkeypatch):
+    def refuse(width):
+        raise ConfigError(f"{width} dimensions")
+
+    monkeypatch.setattr("erssl.protocols.pretrain_preparation.check_whitening", refuse)
+    run = tmp_path / "run"
+    assert main(["pretrain", *TINY, "evaluation.whiten=true", f"run_dir={run}"]) == 2
+    assert not run.exists()
+
+
+def test_a_run_that_goes_on_may_leave_whitening_out(tmp_path):
+    run = tmp_path / "run"
+    short = ["trainer.limit_train_batches=1", "epochs=1", "lens.probe_size=0"]
+    assert main(["pretrain", *TINY, *short, "evaluation.whiten=true", f"run_dir={run}"]) == 0
+    (run / "results.json").unlink()
+    assert main(["pretrain", f"run_dir={run}", "resume=true", "evaluation.whiten=false"]) == 0
+    assert "knn_whitened_top1" not in results_of(run)["metrics"]
 
 
 def test_correlations_that_do_not_fit_are_refused_before_any_work(tmp_path):
@@ -156,7 +208,7 @@ def test_the_command_reads_what_the_functions_read(tmp_path, monkeypatch):
     monkeypatch.setenv("ERSSL_HOME", str(tmp_path / "home"))
     scans = erssl.data.load_datasets(erssl.data.default_options("digits"))
     options = {"checkpoint": "pixels", "data": "digits", "data.image_size": 8, "whiten": True}
-    options |= {"data.num_workers": 0, "features_dtype": "float32"}
+    options |= {"data.num_workers": 0}
     held = erssl.knn(run_dir=tmp_path / "held", **options)
     disk = erssl.knn(run_dir=tmp_path / "disk", features_storage="disk", cache=False, **options)
     plain = erssl.knn(run_dir=tmp_path / "plain", **{**options, "whiten": False})

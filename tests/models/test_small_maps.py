@@ -13,6 +13,7 @@ from torch.fx.experimental.optimization import fuse
 import erssl
 from erssl.models import BackboneOptions, build_backbone, quicken_small_maps
 from erssl.models.half_precision import compare_precisions
+from erssl.models.small_maps import as_torch_computes
 
 
 def pair(*geometry, **options):
@@ -83,6 +84,15 @@ def test_other_convolutions_stay_torchs(options):
     assert "_conv_forward" not in vars(conv)
 
 
+def test_it_can_be_taken_back():
+    plain, quick = pair(3, 1, 1)
+    as_torch_computes(quick)
+    assert vars(quick).keys() == vars(plain).keys()
+    quick._conv_forward = own = nn.Conv2d._conv_forward  # somebody else's stays
+    as_torch_computes(quick)
+    assert quick._conv_forward is own
+
+
 def test_a_copy_trains_its_own_weights():
     _, quick = pair(3, 1, 1)
     copied = copy.deepcopy(quick)
@@ -138,3 +148,15 @@ def test_pretraining_in_half_precision_uses_them(precision, used, tmp_path, monk
     trainer = {"limit_train_batches": 1, "accelerator": "cpu", "precision": precision}
     erssl.pretrain("mveb", quiet=True, **options, **{f"trainer.{k}": v for k, v in trainer.items()})
     assert seen == ["MVEB"] * used
+
+
+def test_a_run_that_ends_up_in_float32_computes_as_torch_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("erssl.protocols.precision.quick_half", lambda device: (False, "old"))
+    seen = []
+    train = "erssl.protocols.pretrain.train_and_measure"
+    monkeypatch.setattr(train, lambda run, *rest: seen.append(run.method) or {})
+    erssl.pretrain(
+        "mveb", quiet=True, run_dir=str(tmp_path / "run"), **{"trainer.precision": "auto"}
+    )
+    convolutions = [part for part in seen[0].modules() if isinstance(part, nn.Conv2d)]
+    assert convolutions and not any("_conv_forward" in vars(part) for part in convolutions)
