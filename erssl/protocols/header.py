@@ -133,7 +133,9 @@ def _preprocessing(settings: PretrainSettings, sources: Mapping[str, str]) -> li
     data = settings.data
     mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (data.mean, data.std))
     size = f"{data.image_size} x {data.image_size} pixels"
-    sides = [part.sides(data.image_size)[0] for part in data.views.parts()]
+    parts, epochs = data.views.parts(), settings.epochs
+    reached = [parts[data.views.part_at(epoch, epochs)] for epoch in range(epochs)]
+    sides = [part.sides(data.image_size)[0] for part in reached]
     if set(sides) != {data.image_size}:
         trained = ", then ".join(f"{side} x {side}" for side, _ in groupby(sides))
         size = f"{trained} pixels and evaluated at {size}"

@@ -48,9 +48,10 @@ def views_of(data, epoch, epochs):
     [
         (1, 3, [0, 0, 0]),
         (3, 3, [0, 1, 2]),
-        (3, 7, [0, 0, 0, 1, 1, 2, 2]),
-        (2, 1, [0]),
-        (4, 2, [0, 2]),
+        (3, 7, [0, 0, 1, 1, 2, 2, 2]),
+        (2, 1, [1]),
+        (4, 2, [1, 3]),
+        (3, 1, [2]),
     ],
 )
 def test_parts_share_the_epochs_in_order(count, epochs, parts):
@@ -137,6 +138,8 @@ def test_a_run_says_its_sizes_and_trains_at_each(tmp_path):
     settings, _ = read_settings(overrides)
     (line,) = _preprocessing(settings, {})
     assert line.startswith("Trained at 8 x 8, then 16 x 16 pixels and evaluated at 32 x 32 pixels,")
+    (short,) = _preprocessing(read_settings([*overrides, "epochs=1"])[0], {})
+    assert short.startswith("Trained at 16 x 16 pixels and evaluated at 32 x 32 pixels,")
     result = pretrain.run([*overrides, f"run_dir={tmp_path / 'run'}"], Console(quiet=True))
     assert 0.3 < result.metrics["knn_top1"] <= 1
     assert line in (tmp_path / "run" / "header.txt").read_text()

@@ -151,7 +151,8 @@ class ViewOptions:
         global_image_size: Side of the global views in pixels; ``None``: ``data.image_size``, the
             side of the images that a run evaluates. A smaller one trains faster. Several sides
             share the epochs, each as many one after the other: (16, 16, 32) trains two thirds of
-            them at 16 pixels and the last third at 32.
+            them at 16 pixels and the last third at 32. Fewer epochs than sides have the last of
+            them; a run that is made longer divides all of its epochs anew.
         global_scale: Smallest and largest share of the image's area in a global view. ``None`` is
             the recipe's own, which is another one for some where there are local views.
         local_scale: The same for the local views.
@@ -215,14 +216,14 @@ class ViewOptions:
         return [replace(self, global_image_size=side) for side in self._given_sides] or [self]
 
     def part_at(self, epoch: int, epochs: int) -> int:
-        """Number of the part that an epoch belongs to.
+        """Number of the part that an epoch belongs to; the last epoch's is the last, always.
 
         Args:
             epoch: Number of the epoch, from 0.
             epochs: Epochs of the training; later ones belong to the last part.
         """
         count = max(1, len(self._given_sides))
-        return min(count * epoch // max(1, epochs), count - 1)
+        return count - 1 - count * max(0, epochs - 1 - epoch) // max(1, epochs)
 
     def sides(self, image_size: int) -> list[int]:
         """Sides of all views in pixels, the global ones first, each the largest of all parts.
