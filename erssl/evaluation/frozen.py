@@ -161,7 +161,9 @@ def _same(backbone: nn.Module, quick: nn.Module) -> bool:
         tf32 = torch.backends.cudnn.allow_tf32  # on by default, and rounds to 1e-3 of the features
         torch.backends.cudnn.allow_tf32 = False
         try:
-            before, after = backbone(images), quick(images)
+            quick.to(memory_format=torch.channels_last)  # as it computes from then on
+            before = backbone(images)
+            after = quick(images.to(memory_format=torch.channels_last))
         except Exception:  # of a size that it does not take: it is not known to be the same
             return False
         finally:

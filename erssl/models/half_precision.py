@@ -131,14 +131,14 @@ def faulty_convolutions(backbone: nn.Module, images: Sequence[Tensor]) -> list[s
     """
     seen: dict[Any, _Seen] = {}
 
-    def look(name: str, module: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0]
+    def look(name: str, module: nn.Conv2d, inputs: tuple[Tensor, ...], named: Any) -> None:
+        x = inputs[0] if inputs else named["input"]
         last = x.is_contiguous(memory_format=torch.channels_last)
         if _idle_taps(module, x.shape[-2:]):
             seen[name, x.shape] = _Seen(name, module, x.shape, last)
 
     hooks = [
-        module.register_forward_pre_hook(partial(look, name))
+        module.register_forward_pre_hook(partial(look, name), with_kwargs=True)
         for name, module in backbone.named_modules()
         if type(module) is nn.Conv2d and max(module.kernel_size) > 1
     ]

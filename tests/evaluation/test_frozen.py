@@ -117,6 +117,20 @@ def test_what_cannot_be_traced_computes_as_it_comes():
     assert torch.equal(quick.forward(images(3)), net(images(3)))
 
 
+class Viewing(Branching):
+    """Which asks for its maps to lie channels-first."""
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).relu().view(len(x), -1)
+
+
+@torch.no_grad()
+def test_what_cannot_compute_channels_last_computes_as_it_comes():
+    net = awake(Viewing())
+    quick = freeze(net)
+    assert torch.equal(quick.forward(images(3)), net(images(3)))
+
+
 @torch.no_grad()
 def test_bfloat16_is_near_and_leaves_the_weights_alone():
     net = built("resnet18")

@@ -95,3 +95,17 @@ def test_rounding_to_half_is_not_blamed(monkeypatch):
     monkeypatch.setattr(half_precision, "_weight_gradient", rounded)
     assert faulty_in_half(_Tiny(64, kernel_size=3, stride=2, padding=1), [1], 3) == []
     assert tried == {"first", "second"}
+
+
+def test_an_image_may_be_given_by_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, 2, 1)
+
+        def forward(self, images):
+            return self.conv(input=images)
+
+    named = Named()
+    images = [torch.randn(2, 3, 1, 1)]
+    assert bool(faulty_convolutions(named, images)) == bool(faulty_convolutions(named.conv, images))
