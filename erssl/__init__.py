@@ -81,6 +81,7 @@ def _find_beside_checkout() -> None:
             spec: Any = importlib.util.spec_from_file_location(module, file)
             sys.modules[module] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(sys.modules[module])
+            globals()[name] = sys.modules[module]
 
 
 _find_beside_checkout()

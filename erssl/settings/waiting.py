@@ -17,7 +17,7 @@ from typing import Any
 from erssl.layers import merge_layers
 from erssl.paths import user_path
 from erssl.run.directory import CONFIG
-from erssl.settings.arguments import is_setting
+from erssl.settings.arguments import MULTIRUN, is_setting
 from erssl.settings.compose import PRETRAIN_GROUPS, config_layers, own_options, split_override
 from erssl.yaml_text import read_settings_file
 
@@ -35,14 +35,18 @@ def let_threads_sleep(command: str, arguments: Sequence[str]) -> None:
         command: Such as ``pretrain``.
         arguments: What follows it on the command line, with names that there are.
     """
-    if any(name in os.environ for name in VARIABLES):
+    several = command == "study" or bool({*MULTIRUN} & {*arguments})  # whose processes say it
+    if several or any(name in os.environ for name in VARIABLES):
         return
     if command != "pretrain" or _pipeline(arguments) != "device":
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
 def _pipeline(arguments: Sequence[str]) -> Any:
-    """What ``data.pipeline`` will be in a pretraining, or in one that goes on."""
+    """What ``data.pipeline`` will be in a pretraining, or in one that goes on.
+
+    ``None`` where it is not known yet, as of a data set that another package brings.
+    """
     said = dict(split_override(each) for each in arguments if is_setting(each))
     if "data.pipeline" in said:
         return said["data.pipeline"]
@@ -52,5 +56,7 @@ def _pipeline(arguments: Sequence[str]) -> Any:
             return read_settings_file(file)["data"]["pipeline"]
         except (OSError, ValueError, TypeError, LookupError):
             return None  # who reads all of it says what is wrong
-    chosen = {key: said[key] for key in PRETRAIN_GROUPS if said.get(key) in own_options(key)}
+    chosen = {key: said[key] for key in PRETRAIN_GROUPS if said.get(key, "null") != "null"}
+    if any(value not in own_options(key) for key, value in chosen.items()):
+        return None
     return merge_layers(config_layers("pretrain", chosen))[0]["data"]["pipeline"]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from erssl.settings.waiting import SPINS, VARIABLES
+from erssl.settings.waiting import SPINS, VARIABLES, let_threads_sleep
 
 # Stops where torch is first looked for, and prints what is set by then.
 CODE = """
@@ -43,7 +43,6 @@ LOOKS = {"GOMP_SPINCOUNT": str(SPINS)}
     [
         ("pretrain", "data=cifar10"),
         ("pretrain", "data=digits", "data.pipeline=lightly"),
-        ("pretrain", "method=mveb", "data.pipeline=device,fast", "--multirun"),
         ("pretrain", "experiment=mveb_imagenet_2view"),
         ("knn", "checkpoint=x"),
     ],
@@ -58,7 +57,9 @@ def test_threads_look_a_little_before_they_sleep(call):
         (),
         ("data=cifar10", "data.pipeline=device"),
         ("experiment=cifar10_cpu",),
-        ("experiment=cifar10_cpu", "data=imagefolder", "seed=0,1", "--multirun"),
+        ("experiment=cifar10_cpu", "data=imagefolder", "seed=0"),
+        ("experiment=null",),
+        ("method=mveb", "data.pipeline=lightly,fast", "--multirun"),  # each run says its own
     ],
 )
 def test_threads_spin_as_they_do_by_themselves_where_no_other_process_makes_views(call):
@@ -74,6 +75,13 @@ def test_a_run_that_goes_on_is_asked_for_its_own_pipeline(tmp_path):
     assert said(*call) == LOOKS
     (tmp_path / "config.yaml").unlink()
     assert said(*call, "data=cifar10") == LOOKS
+
+
+def test_data_of_another_package_may_come_from_loader_processes(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    let_threads_sleep("pretrain", ["data=brought_by_another_package"])
+    assert os.environ.pop("GOMP_SPINCOUNT") == str(SPINS)
 
 
 @pytest.mark.parametrize("name", VARIABLES)
