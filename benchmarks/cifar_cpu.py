@@ -62,11 +62,18 @@ STEPS: dict[str, tuple[str, ...]] = {
     "6 epochs, three times the weight decay": ("epochs=6", AT_16, "optimizer.weight_decay=1.5e-3"),
     "6 epochs, Muon": ("epochs=6", AT_16, "optimizer=muon"),
     "6 epochs, Muon, batch 512": ("epochs=6", AT_16, *MUON_512),
+    "12 epochs, the last 4 at 24 pixels": (
+        "epochs=12",
+        "data.views.global_image_size=[16,16,24]",
+    ),
+    "12 epochs, the last 4 at 32 pixels": ("epochs=12",),
 }
 HOUR: dict[str, tuple[str, ...]] = {
     "cifar10_cpu": (),
     "simclr": ("method=simclr",),
     "byol": ("method=byol",),
+    "96 epochs": ("epochs=96", "evaluation.every_n_epochs=24"),
+    "102 epochs": ("epochs=102", "evaluation.every_n_epochs=34"),
     "78 epochs, Muon, batch 512": (*MUON_512, "epochs=78", "evaluation.every_n_epochs=26"),
 }
 
