@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
-_CLOSE = 1e-4  # of the largest feature; folding rounds to about 3e-7 of it
+_CLOSE = 1e-5  # of the largest feature, as documented; folding rounds to about 3e-7 of it
 _TRACES = threading.Lock()  # tracing, and the switch of TF32, are the whole process's
 _PART = 32  # images that a CPU computes at a time: larger activations are new memory at each layer
 
