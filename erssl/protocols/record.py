@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from erssl.errors import RunError
 from erssl.files import write_json
 from erssl.protocols.subject import run_of
-from erssl.run.directory import CHECKPOINTS, CONFIG, RunDirectory, make_results
+from erssl.run.directory import CHECKPOINTS, CONFIG, RunDirectory, default_run_dir, make_results
 from erssl.run.launch import given_folder
 from erssl.settings.evaluation_resume import check_same_settings
 from erssl.settings.loggers import LoggerError
@@ -29,7 +28,7 @@ def folder_for(run_dir: str | None, *names: str) -> Path:
     """
     if named := given_folder(run_dir):
         return named
-    return Path("runs") / "-".join([*names, time.strftime("%Y%m%d-%H%M%S")])
+    return default_run_dir(*names)
 
 
 def open_folder(

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,9 +266,11 @@ def make_results(
     return results | ({"warnings": list(warnings)} if warnings else {})
 
 
-def default_run_dir(method: str, data: str) -> Path:
-    """``runs/<method>-<data>-<time>``."""
-    return Path("runs") / f"{method}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+def default_run_dir(*names: str) -> Path:
+    """``runs/<names>-<time>``, with a number behind it for further ones of the same second."""
+    name = "-".join([*names, time.strftime("%Y%m%d-%H%M%S")])
+    numbered = (Path("runs", name if n == 1 else f"{name}-{n}") for n in count(1))
+    return next(path for path in numbered if not path.exists())
 
 
 @contextmanager

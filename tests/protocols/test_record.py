@@ -55,3 +55,14 @@ def test_processes_that_were_started_together_need_a_named_folder(monkeypatch):
     with pytest.raises(ConfigError, match="run_dir"):
         folder_for(None, "knn", "mveb")
     assert folder_for("mine", "knn").name == "mine"
+
+
+def test_evaluations_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("erssl.run.directory.time.strftime", lambda _: "now")
+    names = []
+    for _ in range(3):
+        folder = folder_for(None, "knn", "mveb")
+        folder.mkdir(parents=True)
+        names.append(folder.name)
+    assert names == ["knn-mveb-now", "knn-mveb-now-2", "knn-mveb-now-3"]
