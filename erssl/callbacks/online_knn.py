@@ -22,6 +22,7 @@ class OnlineKNN(Callback):
         logged: Name of the metric.
         k: Neighbours that vote.
         untrained: Accuracy before training where it is known; ``None``: it is measured.
+        epoch: Epochs that were trained before the last reading.
         last: Features of both loaders after the last epoch, of the images of the run, where they
             were read then.
     """
@@ -59,6 +60,7 @@ class OnlineKNN(Callback):
         self.k = k
         self.temperature = temperature
         self.untrained: float | None = None
+        self.epoch = 0
         self.last: tuple[Features, Features] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,6 +75,7 @@ class OnlineKNN(Callback):
         epoch = trainer.current_epoch + 1
         if self.every_n_epochs and epoch % self.every_n_epochs == 0:
             both = self._features(pl_module)
+            self.epoch = epoch
             if epoch == trainer.max_epochs and not self.name:
                 self.last = both
             pl_module.log(self.logged, self._accuracy(*both), rank_zero_only=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console, RenderableType
@@ -40,10 +41,17 @@ class LiveProgress(ProgressBar):
     anyway.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        """Write to ``console``, by default the standard error stream."""
+    def __init__(self, console: Console | None = None, pixels: Sequence[int] = ()) -> None:
+        """Say where the lines go, and what an epoch costs.
+
+        Args:
+            console: Where they go, by default the standard error stream.
+            pixels: Of the views of an image in each epoch. The time left takes a step to cost in
+                proportion to them, as convolutions do; empty: all steps alike.
+        """
         super().__init__()
         self.console = console or Terminal(stderr=True)
+        self.pixels = pixels
         self.enabled = True
         self._bar: _TwoLines | None = None
         self._task = TaskID(0)
@@ -70,7 +78,8 @@ class LiveProgress(ProgressBar):
             TimeRemainingColumn(compact=True),
             console=self.console,
         )
-        self._task = self._bar.add_task("epoch 1", total=int(trainer.estimated_stepping_batches))
+        steps = int(trainer.estimated_stepping_batches)
+        self._task = self._bar.add_task("epoch 1", total=self._work(steps, steps))
         self._bar.start()
 
     def on_train_batch_start(
@@ -95,11 +104,12 @@ class LiveProgress(ProgressBar):
         self._batch_began = now
         self._images += len(batch[1]) * trainer.world_size
         if self._bar is not None:
+            steps = int(trainer.estimated_stepping_batches)
             self._bar.update(
                 self._task,
-                completed=trainer.global_step,
+                completed=self._work(trainer.global_step, steps),
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} "
-                f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}",
+                f"step {trainer.global_step}/{steps}",
             )
             rarely = int(trainer.log_every_n_steps) or 50  # type: ignore[attr-defined]
             every = 1 if pl_module.device.type == "cpu" else rarely
@@ -113,7 +123,8 @@ class LiveProgress(ProgressBar):
             self._values = self._metrics(trainer)
             done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
             elapsed = time.perf_counter() - self._began
-            left = elapsed / max(done - self._first_step, 1) * (total - done)
+            first, now, end = (self._work(step, total) for step in (self._first_step, done, total))
+            left = elapsed / (now - first or math.inf) * (end - now)
             self.console.print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} step {done}/{total} "
                 f"{self._status()} left {left:.0f} s",
@@ -137,6 +148,13 @@ class LiveProgress(ProgressBar):
             self._bar.stop()
             self._bar = None
 
+    def _work(self, step: int, steps: int) -> float:
+        """What a number of steps costs, of all ``steps``."""
+        if not self.pixels:
+            return float(step)
+        bounds = np.linspace(0, steps, len(self.pixels) + 1)
+        return float(np.interp(step, bounds, np.concatenate([[0], np.cumsum(self.pixels)])))
+
     def _metrics(self, trainer: Trainer) -> list[str]:
         """What is shown of the metrics, which a GPU is waited for."""
         values = trainer.callback_metrics
@@ -144,7 +162,7 @@ class LiveProgress(ProgressBar):
         callbacks: list[Any] = getattr(trainer, "callbacks", [])
         for knn in (each for each in callbacks if isinstance(each, OnlineKNN)):
             if knn.logged in values:
-                shown.append(f"kNN (k={knn.k}) {float(values[knn.logged]):.3f}")
+                shown.append(f"kNN (k={knn.k}, epoch {knn.epoch}) {float(values[knn.logged]):.3f}")
         return shown
 
     def _status(self) -> str:

@@ -15,6 +15,7 @@ from typing_extensions import Required, Unpack
 
 from erssl.data.checks import check_choice, check_whole
 from erssl.data.datasets import ImagesWithTargets, TransformedDataset
+from erssl.data.phases import say_phase
 from erssl.errors import DataError, ErsslWarning
 from erssl.evaluation.cache import DTYPES, FeatureCache, StoredType
 from erssl.evaluation.filling import (
@@ -240,6 +241,9 @@ class _Plan:
         starts = range(0, total, self.shard_size)
         shards = [range(start, min(start + self.shard_size, total)) for start in starts]
         missing = list(range(len(shards))) if cache is None else _read(cache, shards, table)
+        if cache is not None and len(missing) < len(shards):
+            found = total - sum(len(shards[i]) for i in missing)
+            say_phase(f"Features of {found:,} of {total:,} images are taken from {cache.folder}.")
         if self.share is not None:
             own, processes = self.share
             missing = [i for i in missing if i % processes == own]

@@ -45,12 +45,11 @@ def end_evaluation(
     Returns:
         The folder and the content of its ``results.json``.
     """
-    said = {"about": note} if note else {}
     surroundings = environment(device)
     write_json(folder / ENVIRONMENT, surroundings)
     results = leave_results(
         folder / RESULTS,
-        report=lambda results: write_evaluation_report(results, folder, figures, **said),
+        report=lambda results: write_evaluation_report(results, folder, figures, note),
         environment=surroundings,
         wall_seconds=time.perf_counter() - began,
         **about,

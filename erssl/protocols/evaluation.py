@@ -19,6 +19,7 @@ from torch import Tensor
 
 from erssl.data import Datasets, build_eval_transform, require_labels
 from erssl.data.labelled import Indices
+from erssl.data.phases import telling
 from erssl.evaluation import (
     AnyFeatures,
     cached_features,
@@ -277,8 +278,10 @@ class Evaluation:
         transform = build_eval_transform(
             data.image_size, data.mean, data.std, data.interpolation, data.crop_pct
         )
-        with progress_bar(console, f"features of {len(images)} {split} images") as update:
-            return take(
+        told: list[str] = []
+        label = f"features of {len(images)} {split} images"
+        with telling(told.append), progress_bar(console, label) as update:
+            features = take(
                 self.subject.backbone.to(device),
                 images,
                 transform,
@@ -288,6 +291,9 @@ class Evaluation:
                 progress=update,
                 **{"cache_dir": None, **stored},
             )
+        for sentence in told:
+            say(console, sentence)
+        return features
 
     def finish(
         self,

@@ -136,9 +136,12 @@ def _preprocessing(settings: PretrainSettings, sources: Mapping[str, str]) -> li
     parts, epochs = data.views.parts(), settings.epochs
     reached = [parts[data.views.part_at(epoch, epochs)] for epoch in range(epochs)]
     sides = [part.sides(data.image_size)[0] for part in reached]
-    if set(sides) != {data.image_size}:
-        trained = ", then ".join(f"{side} x {side}" for side, _ in groupby(sides))
-        size = f"{trained} pixels and evaluated at {size}"
+    stages = [(f"{side} x {side} pixels", len(list(those))) for side, those in groupby(sides)]
+    if len(stages) > 1:
+        each = (f"{trained} for {counted(count, 'epoch')}" for trained, count in stages)
+        size = f"{', then '.join(each)}, and evaluated at {size}"
+    elif stages and stages[0][0] != size:
+        size = f"{stages[0][0]} and evaluated at {size}"
     lines = [f"Trained at {size}, mean {mean}, std {std} ({_whose(data, sources)})"]
     return lines if data.channels == RGB else [*lines, f"Channels: {data.channels}"]
 
@@ -152,7 +155,10 @@ def _whose(data: DataOptions, sources: Mapping[str, str]) -> str:
     if FROM_WEIGHTS in told:
         return "of the checkpoint"
     imagenet = tuple(IMAGENET_NORMALIZE["mean"]), tuple(IMAGENET_NORMALIZE["std"])
-    return "ImageNet's" if (data.mean, data.std) == imagenet else f"those of data={data.name}"
+    if (data.mean, data.std) == imagenet:
+        return "ImageNet's"
+    experiments = (source for source in told if source.startswith("experiment "))
+    return f"those of {next(experiments, f'data {data.name}').replace(' ', '=')}"
 
 
 def _reasons(left_out: Counter[str]) -> str:

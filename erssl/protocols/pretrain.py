@@ -146,7 +146,9 @@ def _callbacks(run: Prepared, console: Console) -> list[Callback]:
     """What is read and shown while the run trains."""
     compares_views = run.method.info.min_views > 1
     callbacks = callbacks_of(run.settings, run.data, run.path, compares_views)
-    callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet)))
+    data, epochs = run.settings.data, run.settings.epochs
+    pixels = data.views.pixels(data.image_size, epochs)
+    callbacks.append(LiveProgress(Terminal(stderr=True, quiet=console.quiet), pixels))
     if run.resumed_from is not None:
         callbacks.append(LengthenedSchedule(run.settings.epochs, run.tell))
     return callbacks

@@ -57,9 +57,11 @@ def run(arguments: Sequence[str], console: Console) -> Result:
                 folder.rmdir()
         raise
     console.width = max(_WIDTH, console.width)
-    table = Table(*summary.header()[:-1], box=None, pad_edge=False)
-    for row in summary.rows():  # the folder is in the files
-        table.add_row(*row[:-1])
+    table = Table(box=None, pad_edge=False)
+    for name in summary.header():
+        table.add_column(name, no_wrap=name not in ("setting", "folder"), overflow="fold")
+    for row in summary.rows():
+        table.add_row(*row)
     console.print(table)
     if ranked is not None:
         say_lines(console, f"\n{ranked}")

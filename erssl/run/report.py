@@ -87,17 +87,18 @@ def _headline(file: Path) -> list[str]:
     ]
 
 
-_ACCURACIES = (
+_TRAINED = (
     "Accuracies are those of the last epoch on the validation split; best_on_val chose its "
     "epoch on that split."
 )
+_MEASURED = "Accuracies are those on the validation split."
 
 
 def write_evaluation_report(
     results: Mapping[str, Any],
     folder: Path,
     images: Sequence[str] = (),
-    about: str = _ACCURACIES,
+    about: str = "",
 ) -> None:
     """Write the ``report.md`` of an evaluation.
 
@@ -105,9 +106,10 @@ def write_evaluation_report(
         results: The content of ``results.json``.
         folder: Where it goes.
         images: Names of images in that folder.
-        about: What the metrics are.
+        about: What the metrics are; empty: accuracies.
     """
     metrics = results["metrics"].items()
+    accuracies = _TRAINED if "best_on_val_top1" in results["metrics"] else _MEASURED
     rows = [markdown_row((metric_label(name, results), _shown(name, v))) for name, v in metrics]
     fitted = results["config"].get("fitted")
     assumed = "; ".join(results["config"].get("assumed", ()))
@@ -121,7 +123,7 @@ def write_evaluation_report(
         "|---|---|",
         *rows,
         "",
-        markdown_text(about),
+        markdown_text(about or accuracies),
         "",
         *([markdown_text(fitted), ""] if fitted else []),
         *([markdown_text(f"Assumed of the network: {assumed}."), ""] if assumed else []),

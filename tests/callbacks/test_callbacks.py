@@ -1,4 +1,6 @@
 import io
+import itertools
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -105,4 +107,29 @@ def test_csv_logger_keeps_complete_rows_before_the_checkpoint(tmp_path):
 def test_progress_shows_the_neighbours_of_knn():
     values = {"train_loss": torch.tensor(0.5), "val_knn_top1": torch.tensor(0.25)}
     trainer = SimpleNamespace(callback_metrics=values, callbacks=[OnlineKNN([], [], 10, k=123)])
-    assert LiveProgress()._metrics(trainer) == ["loss 0.500", "kNN (k=123) 0.250"]
+    assert LiveProgress()._metrics(trainer) == ["loss 0.500", "kNN (k=123, epoch 0) 0.250"]
+
+
+def test_progress_names_the_epoch_of_the_last_knn():
+    output = io.StringIO()
+    neighbours = OnlineKNN(loader(64), loader(32), 3, every_n_epochs=2, k=5)
+    fit(neighbours, LiveProgress(Console(file=output)), epochs=3)
+    first, second, third = output.getvalue().splitlines()
+    assert "kNN" not in first
+    assert "kNN (k=5, epoch 2)" in second
+    assert "kNN (k=5, epoch 2)" in third
+
+
+def test_time_left_counts_the_pixels_of_growing_views(monkeypatch):
+    """A clock that counts how often it was asked; the second epoch has three times the pixels."""
+
+    def left(pixels):
+        clock = map(float, itertools.count())
+        monkeypatch.setattr("erssl.callbacks.progress.time.perf_counter", lambda: next(clock))
+        output = io.StringIO()
+        fit(LiveProgress(Console(file=output), pixels))
+        return [int(text) for text in re.findall(r"left (\d+) s", output.getvalue())]
+
+    (even, end), (growing, also_end) = left(()), left([100, 300])
+    assert growing == pytest.approx(3 * even, abs=1)
+    assert even > 0 == end == also_end

@@ -362,7 +362,10 @@ def test_auto_says_what_it_takes_and_doubts_what_is_below_neighbours(evaluated):
     report = (evaluated / "finetune" / "report.md").read_text()
     assert f"**Warning:** {sentence}" in report
     assert "| features_knn_top1 (k=200) |" in report
-    assert "| top1 (k=20) |" in (evaluated / "knn" / "report.md").read_text()
+    assert "best_on_val chose its epoch" in report
+    neighbours = (evaluated / "knn" / "report.md").read_text()
+    assert "| top1 (k=20) |" in neighbours
+    assert "Accuracies are those on the validation split." in neighbours
 
 
 def test_k_is_cut_to_the_images_and_said_once(tmp_path, capsys):

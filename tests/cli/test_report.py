@@ -46,6 +46,21 @@ def reported(tmp_path):
     return output
 
 
+def test_the_terminal_tells_runs_of_one_method_apart(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second[/b]", "third" * 30):
+        write(tmp_path / "runs" / name)
+    assert main(["report", "runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "runs/first" in shown
+    assert "runs/second[/b]" in shown
+    head, *lines = shown.splitlines()
+    assert head.split()[-1] == "folder"
+    assert shown.count("50.00") == 3
+    tail = "".join(line[head.index("folder") :].strip() for line in lines)
+    assert "third" * 30 in tail
+
+
 class Cells(HTMLParser):
     """The rows of a table as a browser reads them."""
 

@@ -137,7 +137,11 @@ def test_a_run_says_its_sizes_and_trains_at_each(tmp_path):
     ]
     settings, _ = read_settings(overrides)
     (line,) = _preprocessing(settings, {})
-    assert line.startswith("Trained at 8 x 8, then 16 x 16 pixels and evaluated at 32 x 32 pixels,")
+    assert line.startswith(
+        "Trained at 8 x 8 pixels for 1 epoch, then 16 x 16 pixels for 2 epochs, and evaluated at "
+        "32 x 32 pixels,"
+    )
+    assert settings.data.views.pixels(32, 3) == [2 * 8**2, 2 * 16**2, 2 * 16**2]
     (short,) = _preprocessing(read_settings([*overrides, "epochs=1"])[0], {})
     assert short.startswith("Trained at 16 x 16 pixels and evaluated at 32 x 32 pixels,")
     result = pretrain.run([*overrides, f"run_dir={tmp_path / 'run'}"], Console(quiet=True))

@@ -20,6 +20,7 @@ from torchvision.transforms import Lambda
 from erssl.data import TransformedDataset, build_eval_transform
 from erssl.data.folders import ImageFiles
 from erssl.data.given import GivenImages
+from erssl.data.phases import telling
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation import cached_features, extract_features
 from erssl.evaluation.fingerprints import data_digest, weights_digest
@@ -96,6 +97,21 @@ def test_a_second_call_computes_nothing(backbone, images, tmp_path):
         key = file.metadata()["key"]
     assert key == hashlib.sha256(about.read_bytes().strip()).hexdigest()
     assert key.startswith(about.parent.name)
+
+
+def test_what_is_taken_from_the_cache_is_said(backbone, images, tmp_path):
+    said = []
+    with telling(said.append):
+        features(backbone, images, tmp_path)
+        assert said == []
+        shards(tmp_path)[1].unlink()
+        features(backbone, images, tmp_path)
+        features(backbone, images, tmp_path)
+        features(backbone, images, None)
+    folder = shards(tmp_path)[0].parent
+    assert said == [
+        f"Features of {count} of {N} images are taken from {folder}." for count in (N - SHARD, N)
+    ]
 
 
 def change_weight(backbone, _):

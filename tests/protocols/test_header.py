@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from erssl.data import SSLDataModule
-from erssl.protocols.header import header_lines
+from erssl.protocols.header import _preprocessing, header_lines
 from erssl.run.checkpoint_files import Resumed
 from erssl.settings.pretrain import read_sources
 
@@ -81,3 +81,14 @@ def test_the_header_counts(folder, overrides, steps):
         f"Run directory: {folder}/a b",
         f"Goes on from step 1 of {7 * each} (checkpoints/last.ckpt).",
     ]
+
+
+def test_statistics_of_an_experiment_are_its_own(folder):
+    """CIFAR-10's, of a folder of copies."""
+    overrides = ["experiment=cifar10_cpu", "data=imagefolder", f"data.train_dir={folder}"]
+    settings, _, sources = read_sources(overrides)
+    (line,) = _preprocessing(settings, sources)
+    assert line.endswith("std 0.247, 0.2435, 0.2616 (those of experiment=cifar10_cpu)")
+    settings, _, sources = read_sources(["data=cifar10"])
+    (line,) = _preprocessing(settings, sources)
+    assert line.endswith("(those of data=cifar10)")

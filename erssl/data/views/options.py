@@ -235,6 +235,16 @@ class ViewOptions:
         large = max(self._given_sides, default=image_size)
         return [large] * n_global + [self.local_image_size] * self.n_local_views
 
+    def pixels(self, image_size: int, epochs: int) -> list[int]:
+        """Pixels of all views of an image, in each epoch of a training.
+
+        Args:
+            image_size: ``data.image_size``.
+            epochs: Epochs of the training.
+        """
+        parts = [sum(side**2 for side in part.sides(image_size)) for part in self.parts()]
+        return [parts[self.part_at(epoch, epochs)] for epoch in range(epochs)]
+
     def every_side(self, image_size: int) -> list[int]:
         """Sides that views have in any part, each once.
 
