@@ -23,11 +23,18 @@ from erssl.files import write_json
 
 OUT = RESULTS / "cifar_cpu.json"
 FOLDERS = {"train": "train", "val": "test"}
-SHORT = ("evaluation.untrained=false", "evaluation.every_n_epochs=0", "lens.probe_size=0")
+EVALUATED_AT_32 = ("data.image_size=32", "data.interpolation=bilinear")  # the experiment: at 48
+SHORT = (
+    *EVALUATED_AT_32,
+    "evaluation.untrained=false",
+    "evaluation.every_n_epochs=0",
+    "lens.probe_size=0",
+)
 AT_32 = "data.views.global_image_size=32"  # the experiment's own sizes grow
 AT_16 = "data.views.global_image_size=16"
 WIDE = "backbone.options={channels:[64,128,256,512],stem_width:16,stem_pool:false}"
 LAST = "backbone.options={channels:[32,64,128,512],stem_width:16,stem_pool:false}"
+DECAY = "optimizer.weight_decay=1.5e-3"
 MUON_512 = ("optimizer=muon", "optimizer.base_lr=0.01", "batch_size=512")
 STEPS: dict[str, tuple[str, ...]] = {
     "32 pixels": ("epochs=6", AT_32),
@@ -41,6 +48,8 @@ STEPS: dict[str, tuple[str, ...]] = {
     "16 pixels, longer": ("epochs=18", AT_16),
     "16 pixels, much longer": ("epochs=60", AT_16),
     "16 pixels, twice the width": ("epochs=9", AT_16, WIDE),
+    "16 pixels, longer, twice the width": ("epochs=18", AT_16, WIDE),
+    "16 pixels, longer, three times the weight decay": ("epochs=18", AT_16, DECAY),
     "16 pixels, longer, batch 128": ("epochs=18", AT_16, "batch_size=128"),
     "16 pixels, kappa 5": ("epochs=10", AT_16, "method.kappa=5"),
     "6 epochs, SGD": ("epochs=6", AT_16),
@@ -57,9 +66,12 @@ STEPS: dict[str, tuple[str, ...]] = {
     "6 epochs, crops of 0.2 to 1": ("epochs=6", AT_16, "data.views.global_scale=[0.2,1]"),
     "6 epochs, crops of 0.4 to 1": ("epochs=6", AT_16, "data.views.global_scale=[0.4,1]"),
     "6 epochs, 24 pixels": ("epochs=6", "data.views.global_image_size=24"),
+    "6 epochs, EntRec": ("epochs=6", AT_16, "method=entrec"),
+    "6 epochs, MVEB": ("epochs=6", AT_16, "method=mveb"),
+    "6 epochs, DHEL": ("epochs=6", AT_16, "method=dhel"),
     "6 epochs, wider last stage": ("epochs=6", AT_16, LAST),
     "6 epochs, kappa 20": ("epochs=6", AT_16, "method.kappa=20"),
-    "6 epochs, three times the weight decay": ("epochs=6", AT_16, "optimizer.weight_decay=1.5e-3"),
+    "6 epochs, three times the weight decay": ("epochs=6", AT_16, DECAY),
     "6 epochs, Muon": ("epochs=6", AT_16, "optimizer=muon"),
     "6 epochs, Muon, batch 512": ("epochs=6", AT_16, *MUON_512),
     "12 epochs, the last 4 at 24 pixels": (
@@ -72,9 +84,14 @@ HOUR: dict[str, tuple[str, ...]] = {
     "cifar10_cpu": (),
     "simclr": ("method=simclr",),
     "byol": ("method=byol",),
-    "96 epochs": ("epochs=96", "evaluation.every_n_epochs=24"),
-    "102 epochs": ("epochs=102", "evaluation.every_n_epochs=34"),
-    "78 epochs, Muon, batch 512": (*MUON_512, "epochs=78", "evaluation.every_n_epochs=26"),
+    "96 epochs": (*EVALUATED_AT_32, "epochs=96", "evaluation.every_n_epochs=24"),
+    "102 epochs": (*EVALUATED_AT_32, "epochs=102", "evaluation.every_n_epochs=34"),
+    "78 epochs, Muon, batch 512": (
+        *EVALUATED_AT_32,
+        *MUON_512,
+        "epochs=78",
+        "evaluation.every_n_epochs=26",
+    ),
 }
 
 
