@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,9 +51,9 @@ def check_whitening(width: int) -> None:
         width: Their number of dimensions d.
 
     Raises:
-        ConfigError: If four matrices of d x d do not.
+        ConfigError: If four matrices of d x d and three blocks of rows do not.
     """
-    need = 4 * torch.float64.itemsize * width**2
+    need = torch.float64.itemsize * width * (4 * width + 3 * BLOCK)
     check_memory(f"Whitening of {width:,} dimensions", need, "leave whiten out")
 
 
@@ -161,6 +164,8 @@ def _written(whitening: Whitening, rows: StoredRows, path: Path) -> StoredRows:
     need = rows.shape.numel() * dtype.itemsize
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if need > shutil.disk_usage(path.parent).free:  # said before it is filled
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with path.open("wb") as file:
             for block in blocks(rows):
                 file.write(whitening(block).to(dtype).numpy().tobytes())

@@ -162,6 +162,19 @@ def test_what_hardly_changes_in_training_may_change_by_more_than_float16_holds(t
     assert values.isfinite().all() and values.abs().max() > 65504
 
 
+def test_a_disk_without_room_is_said_before_it_is_filled(tmp_path, monkeypatch):
+    rows, _ = correlated(100, 6, dtype=torch.float16)
+    stored = StoredFeatures(StoredRows([rows]), torch.zeros(100))
+    room = SimpleNamespace(free=100 * 6 * 4 - 1)
+    monkeypatch.setattr("erssl.evaluation.whitening.shutil.disk_usage", lambda _: room)
+    with pytest.raises(DataError, match=r"need 2 KiB in .*own .*No space left"):
+        whitened(stored, stored, tmp_path / "own")
+    assert not list((tmp_path / "own").iterdir())
+    room.free += 1
+    white, _ = whitened(stored, stored, tmp_path / "own")
+    assert white.features.shape == (100, 6)
+
+
 def test_no_published_number_stands_beside_whitened_features(monkeypatch):
     data = erssl.data.default_options("cifar10")
     counts = data.published
