@@ -1,5 +1,6 @@
 """The linear layer on features taken once, against scikit-learn's logistic regression."""
 
+import os
 import random
 import subprocess
 import sys
@@ -138,7 +139,7 @@ from erssl.evaluation.linear_on_features import train_linear
 
 def held():
     with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 torch.set_num_threads(1)
 rows = Features(torch.randn(40 * 1024, 8), torch.arange(40 * 1024) % 1000)
@@ -153,7 +154,13 @@ print((held() - before) * 1024)
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
 def test_memory_does_not_grow_with_the_batches():
-    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True)
+    """By the peak, where glibc gives back every large block that is freed."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     logits = 4 * 1024 * 1000  # bytes of a batch, of which there are 40
-    assert int(done.stdout) < 10 * logits
+    assert int(done.stdout) < 4 * logits
