@@ -133,9 +133,7 @@ def _preprocessing(settings: PretrainSettings, sources: Mapping[str, str]) -> li
     data = settings.data
     mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (data.mean, data.std))
     size = f"{data.image_size} x {data.image_size} pixels"
-    parts, epochs = data.views.parts(), settings.epochs
-    reached = [parts[data.views.part_at(epoch, epochs)] for epoch in range(epochs)]
-    sides = [part.sides(data.image_size)[0] for part in reached]
+    sides = [part.sides(data.image_size)[0] for part in data.views.by_epoch(settings.epochs)]
     stages = [(f"{side} x {side} pixels", len(list(those))) for side, those in groupby(sides)]
     if len(stages) > 1:
         each = (f"{trained} for {counted(count, 'epoch')}" for trained, count in stages)

@@ -225,6 +225,11 @@ class ViewOptions:
         count = max(1, len(self._given_sides))
         return count - 1 - count * max(0, epochs - 1 - epoch) // max(1, epochs)
 
+    def by_epoch(self, epochs: int) -> list[ViewOptions]:
+        """The options of the part that each epoch of a training belongs to."""
+        parts = self.parts()
+        return [parts[self.part_at(epoch, epochs)] for epoch in range(epochs)]
+
     def sides(self, image_size: int) -> list[int]:
         """Sides of all views in pixels, the global ones first, each the largest of all parts.
 
@@ -242,8 +247,7 @@ class ViewOptions:
             image_size: ``data.image_size``.
             epochs: Epochs of the training.
         """
-        parts = [sum(side**2 for side in part.sides(image_size)) for part in self.parts()]
-        return [parts[self.part_at(epoch, epochs)] for epoch in range(epochs)]
+        return [sum(side**2 for side in part.sides(image_size)) for part in self.by_epoch(epochs)]
 
     def every_side(self, image_size: int) -> list[int]:
         """Sides that views have in any part, each once.
