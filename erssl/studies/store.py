@@ -78,27 +78,30 @@ class RunStore:
         self.unread: dict[Path, str] = {}
         self._runs: dict[str, Path] = {}
         for config in sorted(self.folder.glob(f"*/{CONFIG}")):
-            run = config.parent
-            try:
-                keys = _keys_of(run)
-            except (ConfigError, RunError) as error:
-                self.unread[run] = str(error)
-                continue
-            for each in keys:
-                held = self._runs.get(each)
-                if held is None or (is_finished(run) and not is_finished(held)):
-                    self._runs[each] = run
+            self._read(config.parent)
 
     def place(self, key: str, method: str) -> Path:
         """Where the run of a key lies, or shall lie, which is no folder of another run."""
-        if key in self._runs:
-            return self._runs[key]
         name = f"{method}-{key[:12]}"
         place, number = self.folder / name, 1
-        while _is_taken(place):
+        while key not in self._runs and _is_taken(place):
+            if (place / CONFIG).is_file():  # which may be this run, begun since the store was read
+                self._read(place)
             number += 1
             place = self.folder / f"{name}-{number}"
-        return place
+        return self._runs.get(key, place)
+
+    def _read(self, run: Path) -> None:
+        """Take in the keys of a run directory, or why it has none."""
+        try:
+            keys = _keys_of(run)
+        except (ConfigError, RunError) as error:
+            self.unread[run] = str(error)
+            return
+        for each in keys:
+            held = self._runs.get(each)
+            if held is None or (is_finished(run) and not is_finished(held)):
+                self._runs[each] = run
 
 
 def is_finished(run: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +107,17 @@ def test_a_study_comes_back_to_a_run_that_another_process_lets_go(
         return 2
 
     monkeypatch.setattr(Children, "run", trained)
-    taken, let_go = threading.Event(), threading.Event()
+    taken, waited_for = threading.Event(), threading.Event()
+    monkeypatch.setattr("erssl.run.waiting.say", lambda *_: waited_for.set())
 
     def other() -> None:
         with locked(planned.path):
             taken.set()
-            let_go.wait(20)
+            assert waited_for.wait(20)
 
     holder = threading.Thread(target=other)
     holder.start()
     assert taken.wait(20)
-    threading.Timer(0.3, let_go.set).start()
     result = run(small, *places, *further)
     holder.join()
     assert started == [False, False]
@@ -141,12 +140,13 @@ def test_a_run_that_another_process_finishes_is_read(
 
     monkeypatch.setattr("erssl.protocols.study_runs.readings_of", readings)
     small, places, planned = _one_run(tmp_path)
-    taken = threading.Event()
+    taken, waited_for = threading.Event(), threading.Event()
+    monkeypatch.setattr("erssl.run.waiting.say", lambda *_: waited_for.set())
 
     def other() -> None:
         with locked(planned.path):
             taken.set()
-            time.sleep(0.3)
+            assert waited_for.wait(20)
             finish(planned)
 
     holder = threading.Thread(target=other)
@@ -164,6 +164,20 @@ def test_a_run_that_another_process_finishes_is_read(
     (planned.path / "readings.json").unlink()  # as of a build that had none, or could make none
     run(small, *places)
     assert read == [planned.path] * 3
+
+
+def test_a_run_that_begins_after_the_store_was_read_is_the_same_run(tmp_path: Path) -> None:
+    """Two studies that begin together train it once; a folder of other settings stays another."""
+    _, _, planned = _one_run(tmp_path)
+    store = RunStore(tmp_path / "store")
+    key, name = planned.plan.asked, planned.path.name
+    finish(planned)
+    assert store.place(key, "simclr") == planned.path
+    other = planned.path.with_name(f"simclr-{'0' * 12}")
+    planned.path.rename(other)  # the name that another key would have
+    assert store.place("0" * 64, "simclr").name == f"{other.name}-2"
+    later = RunStore(tmp_path / "store")
+    assert later.place(key, "simclr") == other != tmp_path / "store" / name
 
 
 @pytest.mark.parametrize("asked", [True, False])
