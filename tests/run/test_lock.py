@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -49,13 +48,24 @@ def of_another_machine(folder):
     return file
 
 
+def once_waited_for(monkeypatch, action):
+    """Let something happen when the first look has found the lock, before the second."""
+    sentence = lock._Lock._waiting
+
+    def waiting(*arguments):
+        action()
+        return sentence(*arguments)
+
+    monkeypatch.setattr(lock._Lock, "_waiting", waiting)
+
+
 WAITING = "was in use by process 1 on elsewhere a moment ago; waiting for a sign of life, at most"
 
 
 def test_a_process_elsewhere_is_waited_for_until_it_touches_its_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_LOOK", 0.01)
     file = of_another_machine(tmp_path)
-    threading.Timer(0.3, lambda: os.utime(file)).start()
+    once_waited_for(monkeypatch, lambda: os.utime(file))
     in_use = f"process 1 on elsewhere; .*delete {file}"
     with (
         pytest.warns(UserWarning, match=f"{WAITING} 120 s"),
@@ -79,7 +89,7 @@ def test_a_process_elsewhere_that_stays_silent_is_gone(tmp_path, monkeypatch):
 
 def test_a_lock_that_is_given_back_while_it_is_waited_for_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_LOOK", 0.01)
-    threading.Timer(0.3, of_another_machine(tmp_path).unlink).start()
+    once_waited_for(monkeypatch, of_another_machine(tmp_path).unlink)
     with pytest.warns(UserWarning, match=WAITING), locked(tmp_path):
         pass
 
@@ -105,16 +115,20 @@ def test_of_several_at_once_one_has_it(content, tmp_path):
         (tmp_path / NAME).write_text(content)
         past = time.time() - SILENT - 1
         os.utime(tmp_path / NAME, (past, past))
-    code = "import sys, time\nfrom pathlib import Path\nfrom erssl.run.lock import locked\n"
-    code += "sys.stdin.readline()\n"
-    code += f"with locked(Path({str(tmp_path)!r})):\n    print('mine'); time.sleep(1)"
+    code = "import sys\nfrom pathlib import Path\nfrom erssl.run.lock import locked\n"
+    code += "print('ready', flush=True)\nsys.stdin.readline()\n"
+    code += f"with locked(Path({str(tmp_path)!r})):\n"
+    code += "    print('mine', flush=True)\n    sys.stdin.readline()"  # until the others have ended
     begin = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     processes = [subprocess.Popen([sys.executable, "-c", code], **begin) for _ in range(4)]
+    assert [process.stdout.readline() for process in processes] == [b"ready\n"] * 4
     for process in processes:
         process.stdin.write(b"\n")
         process.stdin.flush()
-    said = [process.communicate()[0] for process in processes]
+    said = [process.stdout.readline() for process in processes]  # empty where one has ended
     assert sorted(said) == [b"", b"", b"", b"mine\n"]
+    for process in processes:
+        process.communicate()
     assert list(tmp_path.iterdir()) == []
 
 
