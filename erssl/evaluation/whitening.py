@@ -44,16 +44,17 @@ class Whitening(NamedTuple):
         return _deviations(rows, self.mean) @ self.matrix
 
 
-def check_whitening(width: int) -> None:
+def check_whitening(count: int, width: int) -> None:
     """Refuse features whose correlations do not fit in memory, as those of large images' pixels.
 
     Args:
+        count: Their number of rows N.
         width: Their number of dimensions d.
 
     Raises:
         ConfigError: If four matrices of d x d and three blocks of rows do not.
     """
-    need = torch.float64.itemsize * width * (4 * width + 3 * BLOCK)
+    need = torch.float64.itemsize * width * (4 * width + 3 * min(BLOCK, count))
     check_memory(f"Whitening of {width:,} dimensions", need, "leave whiten out")
 
 
@@ -77,7 +78,7 @@ def fit_whitening(rows: Rows) -> Whitening:
         ConfigError: If the correlations do not fit in memory.
     """
     count, width = rows.shape
-    check_whitening(width)
+    check_whitening(count, width)
     mean, variance = torch.zeros(2, width, dtype=torch.float64)
     fourth = torch.zeros((), dtype=torch.float64)
     correlations = torch.zeros(width, width, dtype=torch.float64)

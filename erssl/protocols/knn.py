@@ -36,9 +36,10 @@ def knn(settings: KnnSettings, about_data: Sequence[str], console: Console) -> R
         ErsslError: If it cannot be done.
     """
     subject = read_subject(settings, about_data, console)
-    if settings.whiten:
-        check_whitening(int(getattr(subject.backbone, "feature_dim", 0)))
     evaluation = Evaluation("knn", settings, subject)
+    if settings.whiten:
+        width = int(getattr(subject.backbone, "feature_dim", 0))
+        check_whitening(len(evaluation.datasets.train), width)
     asked = settings.k
     k = min(asked, len(evaluation.datasets.train))
     if settings.whiten and settings.features_dtype == "auto":  # small deviations count there

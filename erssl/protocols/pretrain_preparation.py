@@ -130,7 +130,8 @@ def prepare(
     check_batches(settings.trainer, len(data.datasets.train) // settings.batch_size)
     method = build_method(settings, data.training_classes, data.batch_size, start)
     if settings.evaluation.whiten and data.measurable:
-        check_whitening(int(getattr(method.backbone, "feature_dim", 0)))
+        width = int(getattr(method.backbone, "feature_dim", 0))
+        check_whitening(len(data.datasets.train), width)
     on_cpu = probe.strategy.root_device.type == "cpu"
     quickened = on_cpu and may_be_half(settings) and not settings.compile
     if quickened:

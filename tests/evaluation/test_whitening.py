@@ -23,6 +23,7 @@ from erssl.evaluation import (
     knn_scores,
     whitened,
 )
+from erssl.evaluation.whitening import check_whitening
 from erssl.models import BackboneOptions
 from erssl.protocols.evaluation import Evaluation
 from erssl.run.summary import collect
@@ -192,7 +193,7 @@ def test_no_published_number_stands_beside_whitened_features(monkeypatch):
 
 
 def test_whitening_that_does_not_fit_ends_a_pretraining_before_it_trains(tmp_path, monkeypatch):
-    def refuse(width):
+    def refuse(count, width):
         raise ConfigError(f"{width} dimensions")
 
     monkeypatch.setattr("erssl.protocols.pretrain_preparation.check_whitening", refuse)
@@ -215,6 +216,15 @@ def test_correlations_that_do_not_fit_are_refused_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match="Whitening of 150,528 dimensions"):
         erssl.knn(run_dir=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_few_rows_need_no_room_for_whole_blocks(monkeypatch):
+    """Four matrices and three blocks of the rows that there are."""
+    need = 8 * 6 * (4 * 6 + 3 * 100)
+    monkeypatch.setattr("erssl.limits.main_memory", lambda: need)
+    check_whitening(100, 6)
+    with pytest.raises(ConfigError, match="Whitening of 6 dimensions"):
+        check_whitening(10_000_000, 6)
 
 
 def test_the_command_reads_what_the_functions_read(tmp_path, monkeypatch):
