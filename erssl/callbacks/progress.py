@@ -79,7 +79,7 @@ class LiveProgress(ProgressBar):
             console=self.console,
         )
         steps = int(trainer.estimated_stepping_batches)
-        self._task = self._bar.add_task("epoch 1", total=self._work(steps, steps))
+        self._task = self._bar.add_task("epoch 1", total=self._work(trainer, steps))
         self._bar.start()
 
     def on_train_batch_start(
@@ -107,7 +107,7 @@ class LiveProgress(ProgressBar):
             steps = int(trainer.estimated_stepping_batches)
             self._bar.update(
                 self._task,
-                completed=self._work(trainer.global_step, steps),
+                completed=self._work(trainer, trainer.global_step),
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} "
                 f"step {trainer.global_step}/{steps}",
             )
@@ -123,7 +123,8 @@ class LiveProgress(ProgressBar):
             self._values = self._metrics(trainer)
             done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
             elapsed = time.perf_counter() - self._began
-            first, now, end = (self._work(step, total) for step in (self._first_step, done, total))
+            steps = self._first_step, done, total
+            first, now, end = (self._work(trainer, step) for step in steps)
             left = elapsed / (now - first or math.inf) * (end - now)
             self.console.print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} step {done}/{total} "
@@ -148,11 +149,12 @@ class LiveProgress(ProgressBar):
             self._bar.stop()
             self._bar = None
 
-    def _work(self, step: int, steps: int) -> float:
-        """What a number of steps costs, of all ``steps``."""
+    def _work(self, trainer: Trainer, step: int) -> float:
+        """What a number of steps costs, which ``max_steps`` may end in any epoch."""
         if not self.pixels:
             return float(step)
-        bounds = np.linspace(0, steps, len(self.pixels) + 1)
+        epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        bounds = epoch * np.arange(len(self.pixels) + 1)
         return float(np.interp(step, bounds, np.concatenate([[0], np.cumsum(self.pixels)])))
 
     def _metrics(self, trainer: Trainer) -> list[str]:

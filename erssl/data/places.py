@@ -9,10 +9,12 @@ from functools import cache
 from typing import Any
 
 from erssl.data.registry import available_datasets, get_dataset
+from erssl.data.shards import are_there, shards_digest
 from erssl.paths import user_path
 
 _HUB = "path"  # a folder, or the name of a data set on a hub
-_PLACES = ("root", "file", _HUB, "folder")  # options that name where images are, and these:
+_SHARDS = "shards"  # tars, by paths with braces or by addresses
+_PLACES = ("root", "file", _HUB, "folder", _SHARDS)  # options that say where images are, and these:
 _ENDINGS = ("_dir", "_file")
 
 
@@ -35,15 +37,15 @@ def is_moved(key: str, new: str, old: str) -> bool:
         new: Where the images are said to be now.
         old: Where they were. A name on a hub is never gone.
     """
-    now, before = str(user_path(new)), str(user_path(old))
-    if not os.path.exists(now):
+    name = key.removeprefix("data.")
+    if not _is_there(name, new):
         return False
-    gone = not os.path.exists(before) and key != f"data.{_HUB}"
-    return gone or content_of(now) == content_of(before)
+    gone = not _is_there(name, old) and name != _HUB
+    return gone or _content(name, new) == _content(name, old)
 
 
 def images_digest(data: Mapping[str, Any]) -> str:
-    """Digest of what a run's images are: relative paths and sizes in folders, the bytes of a table.
+    """Digest of what a run's images are: relative paths and sizes in folders and tars, or a table.
 
     Of a data set that is the same wherever it lies, its name.
 
@@ -57,8 +59,18 @@ def images_digest(data: Mapping[str, Any]) -> str:
     for key in sorted(data):
         if is_place(f"data.{key}") and data[key]:
             digest.update(f"|{key}|".encode())
-            digest.update(content_of(str(user_path(data[key]))))
+            digest.update(_content(key, str(data[key])))
     return digest.hexdigest()
+
+
+def _is_there(name: str, value: str) -> bool:
+    """Whether there is what an option names; of an address that is taken on trust."""
+    return are_there(value) if name == _SHARDS else os.path.exists(user_path(value))
+
+
+def _content(name: str, value: str) -> bytes:
+    """Digest of what an option names."""
+    return shards_digest(value) if name == _SHARDS else content_of(str(user_path(value)))
 
 
 @cache

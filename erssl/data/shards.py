@@ -7,6 +7,7 @@ import http.client
 import re
 import tarfile
 import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from erssl.files import replacing
 from erssl.paths import erssl_home, user_path
 
 _RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}|\{([^{}]*,[^{}]*)\}")
+_HTTPS = "https://"
 _BLOCK = 2**20
 _SECONDS = 60  # without an answer
 _MOST_SHARDS = 1_000_000  # a hundred times those of LAION-400M; more is a slip of the pen
@@ -30,17 +32,48 @@ def shard_files(shards: str) -> list[Path]:
     Raises:
         DataError: If one is an address of another kind, does not exist, or cannot be fetched.
     """
-    names = [name for part in shards.split() for name in expanded(part)]
+    names = _names(shards)
     for name in names:  # before anything is fetched
         scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", name)
-        if scheme and not name.startswith("https://"):
+        if scheme and not name.startswith(_HTTPS):
             raise DataError(
                 f"data.shards has {name!r}, an address of the kind {scheme[1]}:, which is not "
                 "read; give paths of tars, or https addresses."
             )
         if not scheme and not user_path(name).is_file():
             raise DataError(f"data.shards has {name!r}, which is no file; give paths of tars.")
-    return [_fetched(n) if n.startswith("https://") else user_path(n) for n in names]
+    return [_fetched(n) if n.startswith(_HTTPS) else user_path(n) for n in names]
+
+
+def are_there(shards: str) -> bool:
+    """Whether all files of shards exist; of addresses that is taken on trust."""
+    return all(name.startswith(_HTTPS) or user_path(name).is_file() for name in _names(shards))
+
+
+@cache
+def shards_digest(shards: str) -> bytes:
+    """Digest of the names and sizes of what lies in shards, in their order and wherever they lie.
+
+    Of an address, whether it has been fetched or not, and of what is no tar, its name. Read once a
+    process.
+
+    Args:
+        shards: As :func:`shard_files` takes them.
+    """
+    digest = hashlib.sha256()
+    for name in _names(shards):
+        try:
+            with tarfile.open(user_path(name), "r:") as tar:
+                for member in tar:
+                    digest.update(f"{member.name}:{member.size}\n".encode(errors="replace"))
+        except (tarfile.TarError, EOFError, OSError, ValueError):  # said where images are read
+            digest.update(f"{name}\n".encode(errors="surrogateescape"))
+    return digest.digest()
+
+
+def _names(shards: str) -> list[str]:
+    """Every path and address of shards."""
+    return [name for part in shards.split() for name in expanded(part)]
 
 
 def expanded(pattern: str) -> list[str]:
@@ -119,6 +152,6 @@ class _HttpsAlone(urllib.request.HTTPRedirectHandler):
         Raises:
             ValueError: If it is of another kind.
         """
-        if not newurl.startswith("https://"):
+        if not newurl.startswith(_HTTPS):
             raise ValueError(f"it leads to {newurl}, which is no https address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -131,7 +131,7 @@ def prepare(
     method = build_method(settings, data.training_classes, data.batch_size, start)
     if settings.evaluation.whiten and data.measurable:
         width = int(getattr(method.backbone, "feature_dim", 0))
-        check_whitening(len(data.datasets.train), width)
+        check_whitening(len(data.datasets.evaluated().train), width)
     on_cpu = probe.strategy.root_device.type == "cpu"
     quickened = on_cpu and may_be_half(settings) and not settings.compile
     if quickened:

@@ -41,9 +41,10 @@ def loader(n=16):
     return DataLoader(TensorDataset(images, labels), batch_size=4)
 
 
-def fit(*callbacks, logger=False, epochs=2):
+def fit(*callbacks, logger=False, epochs=2, max_steps=-1):
     trainer = Trainer(
         max_epochs=epochs,
+        max_steps=max_steps,
         accelerator="cpu",
         logger=logger,
         callbacks=list(callbacks),
@@ -123,13 +124,15 @@ def test_progress_names_the_epoch_of_the_last_knn():
 def test_time_left_counts_the_pixels_of_growing_views(monkeypatch):
     """A clock that counts how often it was asked; the second epoch has three times the pixels."""
 
-    def left(pixels):
+    def left(pixels, **options):
         clock = map(float, itertools.count())
         monkeypatch.setattr("erssl.callbacks.progress.time.perf_counter", lambda: next(clock))
         output = io.StringIO()
-        fit(LiveProgress(Console(file=output), pixels))
+        fit(LiveProgress(Console(file=output), pixels), **options)
         return [int(text) for text in re.findall(r"left (\d+) s", output.getvalue())]
 
     (even, end), (growing, also_end) = left(()), left([100, 300])
     assert growing == pytest.approx(3 * even, abs=1)
     assert even > 0 == end == also_end
+    # four steps an epoch: of three epochs that max_steps ends after two, which cost the same
+    assert left([100, 100, 900], epochs=3, max_steps=8) == left((), epochs=3, max_steps=8)

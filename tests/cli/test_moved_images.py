@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from erssl.data.places import content_of
+from erssl.data.shards import shards_digest
 from erssl.errors import ConfigError
 from erssl.run.directory import RunDirectory
 from erssl.settings.pretrain import read_settings
@@ -23,7 +25,8 @@ def _begun(folder: Path, *overrides: str) -> Path:
 
 
 def _resumed(run: Path, *overrides: str) -> dict[str, object]:
-    content_of.cache_clear()  # folders are read once a process
+    content_of.cache_clear()  # folders and tars are read once a process
+    shards_digest.cache_clear()
     data = read_settings(["resume=true", f"run_dir={run}", *overrides])[1]["data"]
     assert isinstance(data, dict)
     return data
@@ -90,3 +93,45 @@ def test_a_name_on_a_hub_is_not_a_folder_that_is_gone(tmp_path: Path) -> None:
     run = _begun(tmp_path / "run", "data=hf", "data.path=somebody/images")
     with pytest.raises(ConfigError, match=r"data\.path=.* differs from somebody/images"):
         _resumed(run, "data=hf", f"data.path={tmp_path}")
+
+
+def _tars(folder: Path, content: bytes = b"123") -> str:
+    """Two tars of one file each, as ``data.shards`` names them."""
+    folder.mkdir(exist_ok=True)
+    (folder / "image.png").write_bytes(content)
+    for number in range(2):
+        with tarfile.open(folder / f"{number}.tar", "w") as tar:
+            tar.add(folder / "image.png", "image.png")
+    return f"{folder}/{{0..1}}.tar"
+
+
+def test_tars_are_what_lies_in_them(tmp_path: Path) -> None:
+    """Moved they are the same images; of other members, though as long, they are not."""
+    old, new = _tars(tmp_path / "old"), _tars(tmp_path / "new")
+    run = _begun(tmp_path / "run", "data=wds", f"data.shards={old}")
+
+    def key(shards: str) -> str:
+        shards_digest.cache_clear()
+        return key_of(read_settings(["method=simclr", "data=wds", f"data.shards={shards}"])[1])
+
+    assert _resumed(run, "data=wds", f"data.shards={new}")["shards"] == new
+    before = key(old)
+    assert key(new) == before
+    size = (tmp_path / "new" / "0.tar").stat().st_size
+    _tars(tmp_path / "new", b"1234")
+    assert (tmp_path / "new" / "0.tar").stat().st_size == size
+    assert key(new) != before
+    for other in (new, f"{tmp_path}/nowhere/{{0..1}}.tar"):
+        with pytest.raises(ConfigError, match=r"data\.shards=.* differs"):
+            _resumed(run, "data=wds", f"data.shards={other}")
+    (tmp_path / "old" / "1.tar").unlink()  # of tars that are gone it is taken on trust
+    assert _resumed(run, "data=wds", f"data.shards={new}")["shards"] == new
+
+
+def test_tars_at_an_address_are_that_address(tmp_path: Path) -> None:
+    """Whether they have been fetched or not."""
+    run = _begun(tmp_path / "run", "data=wds", "data.shards=https://example.org/{0..1}.tar")
+    with pytest.raises(ConfigError, match=r"data\.shards=.* differs"):
+        _resumed(run, "data=wds", "data.shards=https://example.org/{0..2}.tar")
+    own = "https://example.org/0.tar https://example.org/1.tar"
+    assert _resumed(run, "data=wds", f"data.shards={own}")["shards"] == own
