@@ -133,8 +133,8 @@ def measure(what: str, argument: str) -> dict[str, Any]:
         return many(int(argument))
     if what == "loss":
         z = [torch.randn(N, DIM, device=device(), requires_grad=True) for _ in range(2)]
-        loss = losses()[argument]
-        _load(lambda: loss(*(torch.randn(64, 32, device=device(), requires_grad=True),) * 2))
+        loss, small = losses()[argument], losses(32)[argument]
+        _load(lambda: small(*(torch.randn(64, 32, device=device(), requires_grad=True),) * 2))
         return {"bytes": peak_growth(lambda: loss(*z).backward())}
     rows = F.normalize(torch.randn(int(argument), DIM, device=device()), dim=1)
     score: Callable[[Tensor], Tensor] = {"score": stein_score, "tensor": score_by_tensor}[what]

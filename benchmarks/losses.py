@@ -104,8 +104,8 @@ def _log_dets(n: int, d: int) -> float:
     return 2 * (2.0 * n * d * small + small**3 / 3 + 4.0 * n * d * small)
 
 
-def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """The contenders, by the names of `OPERATIONS`."""
+def losses(dim: int = DIM) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The contenders, by the names of `OPERATIONS`; some keep moments of a dimension."""
     frossl, koleo, info_nce = LightlyFroSSL(), KoLeoLoss(), InfoNCELoss(0.1)
     return {
         "NTXentLoss (lightly)": NTXentLoss(),
@@ -123,13 +123,13 @@ def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
         "VISRegLoss (lightly)": _stacked(LightlyVISReg(num_slices=VISREG_SLICES)),
         "SimDINOLoss": SimDINOLoss(),
         "EMPSSLLoss": EMPSSLLoss(),
-        "CorInfoMaxLoss": CorInfoMaxLoss(DIM).to(device()),
+        "CorInfoMaxLoss": CorInfoMaxLoss(dim).to(device()),
         "MECLoss": MECLoss(),
         "MatrixSSLLoss": MatrixSSLLoss(),
         "FroSSLLoss": FroSSLLoss(),
         "FroSSLLoss (lightly)": lambda z0, z1: frossl([z0, z1]),
         "MMCRLoss": MMCRLoss(),
-        "TiCoLoss": TiCoLoss(DIM).to(device()),
+        "TiCoLoss": TiCoLoss(dim).to(device()),
         "E2MCLoss": E2MCLoss(),
         "ERLoss, KoLeo": ERLoss(estimator="koleo"),
         "KoLeoLoss (lightly)": lambda z0, z1: koleo(z0) + koleo(z1),
