@@ -69,9 +69,10 @@ def main(options: argparse.Namespace) -> None:
     if not options.dry:
         write_json(result_file("step"), report)
     for row in ratios(rows):
+        memory = "" if row["memory"] is None else f", memory {row['memory']:.3f}"
         print(
-            f"{row['setting']}: time {row['seconds']:.3f}, CPU time {row['cpu_seconds']:.3f}, "
-            f"memory {row['memory']:.3f} of BYOL's; "
+            f"{row['setting']}: time {row['seconds']:.3f}, CPU time {row['cpu_seconds']:.3f}"
+            f"{memory} of BYOL's; "
             f"time {row['seconds_by_plain']:.3f} of its in float32"
         )
     for row in rows:
@@ -117,7 +118,7 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         memory = "cuda_mib" if "cuda_mib" in own else "kept_bytes"
         row = {cost: median(own[cost]) / median(other[cost]) for cost in ("seconds", "cpu_seconds")}
         row["seconds_by_plain"] = median(own["seconds"]) / plain
-        by_memory = own[memory] / other[memory] if memory in own else float("nan")
+        by_memory = own[memory] / other[memory] if memory in own else None  # of compiled on a CPU
         compared.append(
             {"setting": own["setting"], **row, "memory_is": memory, "memory": by_memory}
         )
@@ -133,11 +134,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         peak = row.get("cuda_mib", row["resident_mib"])
-        kept = row["kept_bytes"] / 2**20 if "kept_bytes" in row else float("nan")
-        floors = [row.get(f"floor_{k}_seconds", float("nan")) for k in ("arithmetic", "bytes")]
+        kept = f"{row['kept_bytes'] / 2**20:.0f}" if "kept_bytes" in row else ""
+        floors = [row.get(f"floor_{k}_seconds") for k in ("arithmetic", "bytes")]
+        first, second = ("" if floor is None else f"{floor:.3f}" for floor in floors)
         lines.append(
             f"| {row['setting']} | {row['contender']} | {median(row['seconds']):.3f} | "
-            f"{median(row['cpu_seconds']):.2f} | {floors[0]:.3f} | {floors[1]:.3f} | {kept:.0f} | "
+            f"{median(row['cpu_seconds']):.2f} | {first} | {second} | {kept} | "
             f"{peak:.0f} | {sum(row['waits'].values())} |"
         )
     return "\n".join(lines)
