@@ -3,8 +3,8 @@
     python -m benchmarks.large_evaluation [--rows 1281167] [--held 131072] [--queries 1024]
         [--iterations 10] [--only knn linear path] [--folder DIR]
 
-Made features of 2,048 dimensions and 1,000 classes, Gaussian clouds behind a ReLU, of which about
-two thirds are classified right. Features on disk are float16 shards as ``erssl knn|linear|transfer
+Made features of 2,048 dimensions and 1,000 classes, Gaussian clouds behind a ReLU, so close that
+kNN classifies less than a third of them right (``top1``). Features on disk are float16 shards as ``erssl knn|linear|transfer
 features_storage=disk`` keeps them, 5.2 GB for 1,281,167 rows; those in memory are float32 and not
 rounded. Each measurement runs in a process of its own:
 
