@@ -4,9 +4,9 @@
         [--iterations 10] [--only knn linear path] [--folder DIR]
 
 Made features of 2,048 dimensions and 1,000 classes, Gaussian clouds behind a ReLU, so close that
-kNN classifies less than a third of them right (``top1``). Features on disk are float16 shards as ``erssl knn|linear|transfer
-features_storage=disk`` keeps them, 5.2 GB for 1,281,167 rows; those in memory are float32 and not
-rounded. Each measurement runs in a process of its own:
+kNN classifies less than a third of them right (``top1``). Features on disk are float16 shards as
+``erssl knn|linear|transfer features_storage=disk`` keeps them, 5.2 GB for 1,281,167 rows; those in
+memory are float32 and not rounded. Each measurement runs in a process of its own:
 
 - ``knn``: votes of the k = 200 nearest of all rows, for ``--queries`` rows (a query costs the same
   whatever their number, from 1,024 on; ImageNet's validation images are 49 times as many).
