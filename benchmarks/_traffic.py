@@ -62,8 +62,9 @@ def er(s: Step) -> Bytes:
 
 
 def shared_er(s: Step) -> Bytes:
-    """Two views that are each other's target, whose alignment is taken once."""
-    return times(s.views, s.gathered(s.rows * s.dim) + s.gathered(s.rows)) + s.gathered(1)
+    """Two views that are each other's target have one alignment; with local views each has one."""
+    entropies = times(s.views, s.gathered(s.rows * s.dim) + s.gathered(s.rows))
+    return entropies + times(1 if s.views == 2 else s.views, s.gathered(1))
 
 
 def discrete(s: Step) -> Bytes:

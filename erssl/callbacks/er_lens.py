@@ -168,11 +168,13 @@ class ERLens(Callback):
         """Embeddings (N, d) of both views, rows as they are, and logits where there are some."""
         parameter = next(module.parameters(), torch.empty(0))
         rank, world = dist.rank(), dist.world_size()
-        own = len(self.views[0]) // world
+        count = len(self.views[0])
+        share = -(-count // world)
+        own = torch.arange(rank * share, (rank + 1) * share) % count  # all gather as many
         with eval_mode(module), torch.no_grad():
-            parts = [self._pass(module, v[rank * own :][:own].to(parameter)) for v in self.views]
-        embeddings = [_gathered(embedding) for embedding, _ in parts]
-        logits = [_gathered(x) for _, x in parts if x is not None]
+            parts = [self._pass(module, view[own].to(parameter)) for view in self.views]
+        embeddings = [_gathered(embedding)[:count] for embedding, _ in parts]
+        logits = [_gathered(x)[:count] for _, x in parts if x is not None]
         return embeddings, logits or None
 
     def _pass(self, module: torch.nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -29,8 +29,9 @@ class NonFiniteGuard(Callback):
 
     ``"stop"`` ends the run. ``"skip"`` leaves the step out: neither weights nor the optimiser's
     moments move, and buffers (running statistics, queues, centres) are those of before the step;
-    schedule and target go on. ``"backoff"`` does the same and halves the learning rate until 100
-    steps in a row are finite. Ten steps in a row that are not end the run in any case.
+    the schedule goes on, and a target stays. ``"backoff"`` does the same and halves the learning
+    rate until 100 steps in a row are finite. Ten steps in a row that are not end the run in any
+    case.
 
     The norms of all gradients are taken on the device. To know in time, ``"skip"`` and
     ``"backoff"`` wait for them in every step; on a CPU that costs nothing. ``"stop"`` on a GPU does

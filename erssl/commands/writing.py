@@ -97,8 +97,8 @@ def export(
 
     Args:
         checkpoint: As :func:`knn` takes it.
-        format: ``"torchvision"``, ``"timm"``, ``"huggingface"``, ``"detectron2"`` or
-            ``"safetensors"``.
+        format: ``"torchvision"``, ``"timm"``, ``"huggingface"``, ``"detectron2"``,
+            ``"safetensors"`` or ``"onnx"``.
         output: The file to write; the folder of Hugging Face.
         backbone: The module, where the run was of one.
         feature_dim: Width of its features, where neither an attribute of it nor the run says so.

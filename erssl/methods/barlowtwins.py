@@ -41,12 +41,12 @@ class BarlowTwins(MultiViewMethod):
         projection_dim: int = OPTIONS["projection_dim"],
         **training: Unpack[TrainingOptions],
     ) -> None:
-        """Defaults are the paper's.
+        """Defaults are its code's.
 
         Args:
             batch_size_per_device: Images per step and device.
             num_classes: Classes of the online probe.
-            lambda_param: λ, weight of the terms off the diagonal; 0.005.
+            lambda_param: λ, weight of the terms off the diagonal; 0.0051 (the paper: 0.005).
             gather_distributed: Take the correlation over the batch of all devices.
             projection_hidden_dim: Width of the projector's two hidden layers.
             projection_dim: Dimension of the embedding.

@@ -44,6 +44,7 @@ class BackboneEvaluation:
         self._began = time.perf_counter()
         self._about = {"protocol": protocol, "dataset": dataset, "method": read.name}
         self._settings = settings
+        self._preprocessing = dict(read.preprocessing)
         self.config: dict[str, Any] = {
             **resolved(settings),
             **assumed_of(read.backbone),
@@ -113,7 +114,7 @@ class BackboneEvaluation:
             note=note,
             metrics=dict(metrics),
             seed=self._settings.seed,
-            config=self.config,
+            config={**self.config, "preprocessing": self._preprocessing},
             published=None,
             **self._about,
         )

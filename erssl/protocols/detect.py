@@ -37,6 +37,7 @@ from erssl.run.directory import (
     PREDICTIONS,
     RUN_DIR_VARIABLE,
 )
+from erssl.run.faults import restarted
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
@@ -51,7 +52,7 @@ _STEM = (7, 7)  # kernel of a ResNet's first convolution
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by what a detector on it finds."""
     quiet()
-    return detect(read_detect(overrides), console)
+    return detect(read_detect(restarted(overrides)), console)
 
 
 def detect(settings: DetectSettings, console: Console) -> Result:
@@ -271,6 +272,7 @@ def _finish(
 
     notes = [job.schedule.sentence, *job.train.notes, *job.val.notes, *outcome.notes]
     counts = {"train": job.train.counts, "val": job.val.counts}
+    known = {"counts": counts, "preprocessing": dict(read.preprocessing)}
     about = " ".join(["Average precision after the last iteration, in [0, 1].", *notes])
     draw_predictions(job.val, outcome.predictions, job.folder / PREDICTIONS, plots=settings.plots)
     for note in outcome.notes:
@@ -287,7 +289,7 @@ def _finish(
         method=read.name,
         metrics=outcome.metrics,
         seed=settings.seed,
-        config={**config, "counts": counts, **outcome.facts, "notes": notes},
+        config={**config, **known, **outcome.facts, "notes": notes},
         published=_published(settings, read, job),
     )
 

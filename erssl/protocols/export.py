@@ -1,4 +1,4 @@
-"""``erssl export``: a backbone as torchvision, timm, Hugging Face or Detectron2 reads it."""
+"""``erssl export``: a backbone as torchvision, timm, Detectron2 or others read it."""
 
 from __future__ import annotations
 

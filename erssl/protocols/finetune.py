@@ -10,6 +10,7 @@ from erssl.protocols.classifier_training import require_pairs, train_seeds
 from erssl.protocols.evaluation import Evaluation
 from erssl.protocols.subject import read_subject, require_backbone
 from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.run.faults import restarted
 from erssl.run.result import Result
 from erssl.settings.evaluation import FinetuneSettings, read_protocol
 
@@ -17,7 +18,7 @@ from erssl.settings.evaluation import FinetuneSettings, read_protocol
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by what it becomes."""
     quiet()
-    settings, about_data = read_protocol("finetune", FinetuneSettings, overrides)
+    settings, about_data = read_protocol("finetune", FinetuneSettings, restarted(overrides))
     return finetune(settings, about_data, console)
 
 

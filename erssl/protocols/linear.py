@@ -24,6 +24,7 @@ from erssl.protocols.classifier_training import (
 from erssl.protocols.evaluation import Evaluated, Evaluation
 from erssl.protocols.subject import read_subject
 from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.run.faults import restarted
 from erssl.run.result import Result
 from erssl.settings.evaluation import LinearSettings, read_protocol
 
@@ -31,7 +32,7 @@ from erssl.settings.evaluation import LinearSettings, read_protocol
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by a linear classifier."""
     quiet()
-    settings, about_data = read_protocol("linear", LinearSettings, overrides)
+    settings, about_data = read_protocol("linear", LinearSettings, restarted(overrides))
     return linear(settings, about_data, console)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from erssl.callbacks import Elapsed, LengthenedSchedule, LiveProgress
 from erssl.files import write_json, write_text
+from erssl.models.loading import WEIGHTS_FILE
 from erssl.protocols.loggers import make_loggers, reporting
 from erssl.protocols.pretrain_measures import callbacks_of, doubts_of
 from erssl.protocols.pretrain_preparation import Prepared, prepare
@@ -167,7 +168,11 @@ def _write_beginning(run: Prepared, run_dir: RunDirectory, console: Console) -> 
     """Write and say what is trained on what."""
     path = run.path
     if run.longer and run.finished:
-        (path / RESULTS).replace(path / f"results-{run.epochs_before}epochs.json")
+        for name in (RESULTS, WEIGHTS_FILE):  # the folder is no finished run until its end
+            before = path / name
+            if before.is_file():
+                own = f"{before.stem}-{run.epochs_before}epochs{before.suffix}"
+                before.replace(path / own)
     run_dir.write_config(run.config, run.sources)
     write_json(path / ENVIRONMENT, environment(run.probe.strategy.root_device))
     if run.settings.resume and run.resumed_from is None:

@@ -45,6 +45,7 @@ from erssl.protocols.trainer import quiet
 from erssl.run.class_tables import write_classes
 from erssl.run.console import say
 from erssl.run.directory import PREDICTIONS
+from erssl.run.faults import restarted
 from erssl.run.result import Result
 from erssl.run.signals import SignalWatch
 from erssl.settings.segmentation import MAY_CHANGE, SegmentSettings, read_segment
@@ -72,7 +73,7 @@ class _Task:
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by linear segmentation."""
     quiet()
-    return segment(read_segment(overrides), console)
+    return segment(read_segment(restarted(overrides)), console)
 
 
 def segment(settings: SegmentSettings, console: Console) -> Result:

@@ -13,6 +13,7 @@ from erssl.protocols.classifier_training import require_pairs, train_seeds
 from erssl.protocols.evaluation import Evaluation
 from erssl.protocols.subject import read_subject, require_backbone
 from erssl.protocols.trainer import probe_trainer, quiet
+from erssl.run.faults import restarted
 from erssl.run.result import Result
 from erssl.settings.evaluation import SemiSettings, read_protocol
 
@@ -22,7 +23,7 @@ SUBSET = "subset.txt"
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by what few labels make of it."""
     quiet()
-    settings, about_data = read_protocol("semi", SemiSettings, overrides)
+    settings, about_data = read_protocol("semi", SemiSettings, restarted(overrides))
     return semi(settings, about_data, console)
 
 

@@ -105,7 +105,7 @@ def read_backbone(settings: BackboneSettings, console: Console) -> Read:
 def assumed_of(backbone: nn.Module) -> dict[str, list[str]]:
     """What was assumed of a network, for the record of an evaluation; nothing where nothing was.
 
-    Without the preprocessing, whose values are among the settings.
+    Without the preprocessing, whose values the record has of every network.
     """
     report = getattr(backbone, "report", None)
     assumed = report.assumed_of_network if isinstance(report, LoadReport) else ()

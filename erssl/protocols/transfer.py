@@ -36,11 +36,12 @@ from erssl.paths import erssl_home, user_path
 from erssl.protocols.classifier_training import naming_folder
 from erssl.protocols.evaluation import OWN_FEATURES, best_device
 from erssl.protocols.record import folder_for, leave_results, open_folder
-from erssl.protocols.subject import Read, read_backbone, require_rgb, slug
+from erssl.protocols.subject import Read, assumed_of, read_backbone, require_rgb, slug
 from erssl.protocols.trainer import quiet
 from erssl.protocols.transfer_shares import SHARED_OUT, Shares, finished, part_folder, read_shares
 from erssl.run.console import say, say_lines
 from erssl.run.directory import RESULTS, RunDirectory, environment
+from erssl.run.faults import restarted
 from erssl.run.lock import locked
 from erssl.run.result import Result
 from erssl.settings.evaluation import PIXELS
@@ -50,7 +51,7 @@ from erssl.settings.transfer import TransferSettings
 def run(overrides: Sequence[str], console: Console) -> Result:
     """Evaluate a backbone by what it is worth elsewhere."""
     quiet()
-    settings, shares = read_shares(overrides)
+    settings, shares = read_shares(restarted(overrides))
     return transfer(settings, console, shares)
 
 
@@ -161,6 +162,9 @@ def _one(
         say(console, shown, style="yellow")
     protocol = f"transfer_{settings.mode}"
     facts = {"splits": splits, "counts": data.counts, "complete": data.complete}
+    preprocessing = preprocessing_of(read.preprocessing).as_dict()
+    known = {"preprocessing": preprocessing, **assumed_of(read.backbone)}
+    beside = published(protocol, name) if data.complete and _as_published(settings, read) else None
     results = leave_results(
         place / RESULTS,
         protocol=protocol,
@@ -168,10 +172,10 @@ def _one(
         method=read.name,
         metrics=outcome.metrics,
         seed=seed,
-        config={**asdict(settings), **facts, **outcome.facts, "notes": outcome.notes},
+        config={**asdict(settings), **facts, **outcome.facts, **known, "notes": outcome.notes},
         environment=environment(device),
         wall_seconds=time.perf_counter() - began,
-        published=published(protocol, name) if data.complete and settings.as_published else None,
+        published=beside,
         warnings=outcome.warnings,
     )
     metric = TRANSFER_DATASETS[name].metric
@@ -249,11 +253,16 @@ def _show_table(
     console: Console,
 ) -> None:
     """The table, among the published rows where the protocol is theirs."""
-    beside = published_rows(settings.mode) if settings.as_published else []
+    beside = published_rows(settings.mode) if _as_published(settings, read) else []
     rows = [_ours(read.name, results), *beside]
     write_table(folder, rows, settings.names, settings.mode, settings.plots_format or "png")
     say_lines(console, f"\n{markdown(rows, settings.names)}")
     say(console, f"\nResults: {folder}")
+
+
+def _as_published(settings: TransferSettings, read: Read) -> bool:
+    """Whether published numbers are of the same protocol."""
+    return settings.as_published(preprocessing_of(read.preprocessing).image_size)
 
 
 def _ours(name: str, results: Sequence[Mapping[str, Any]]) -> Row:

@@ -19,7 +19,7 @@ def write_classes(
     """Write which class is taken for which, and the accuracy of each.
 
     Args:
-        matrix: Counts (C, C), rows are the truth.
+        matrix: Counts (C, C), rows are the truth. A class that has none has no accuracy: ``nan``.
         names: Of the classes.
         folder: Where they go.
         plots: Format that the figures are also written in.
@@ -27,7 +27,7 @@ def write_classes(
     Returns:
         Names of the figures.
     """
-    recall = matrix.diagonal() / matrix.sum(dim=1).clamp_min(1)
+    recall = matrix.diagonal() / matrix.sum(dim=1)  # NaN of a class without images
     counts = zip(names, matrix.tolist(), strict=True)
     shares = zip(names, recall.tolist(), strict=True)
     confusion, per_class = (folder / name for name in CLASS_TABLES)

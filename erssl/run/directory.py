@@ -213,7 +213,8 @@ def _written(folder: Path) -> list[Path]:
         *_OF_STORES,
     )
     files = [folder / name for name in names]
-    for pattern in (_EVENTS, "nonfinite-step*.pt", "results-*epochs.json"):
+    of_shorter = ("results-*epochs.json", "backbone-*epochs.safetensors")
+    for pattern in (_EVENTS, "nonfinite-step*.pt", *of_shorter):
         files += folder.glob(pattern)
     return files
 

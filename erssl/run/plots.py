@@ -241,20 +241,21 @@ def plot_recall(recall: Any, names: Sequence[str], path: Path, plots: Plots = "p
     """Draw the accuracy of each class, the worst at the top.
 
     Args:
-        recall: Share (C,) of each class that is classified right.
+        recall: Share (C,) of each class that is classified right; NaN of one that is not drawn.
         names: Of the classes; beyond 60 the worst 60 are drawn.
         path: The PNG to write.
         plots: Format that it is also written in; see `save_figure`.
     """
     from matplotlib.figure import Figure
 
-    order = recall.argsort()[:_BARS]
+    there = (~recall.isnan()).nonzero().flatten()
+    order = there[recall[there].argsort()][:_BARS]
     values = recall[order].tolist()
     labels = [plain(shortened(names[i], _CLASS)) for i in order.tolist()]
     figure = Figure(figsize=(5, 1.2 + 0.22 * len(labels)), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     axes.barh(range(len(labels)), values, color=BLUE)
-    axes.axvline(float(recall.mean()), color=GREY, linestyle="--", linewidth=1, label="mean")
+    axes.axvline(float(recall.nanmean()), color=GREY, linestyle="--", linewidth=1, label="mean")
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="accuracy of the class")

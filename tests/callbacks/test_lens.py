@@ -209,15 +209,19 @@ def test_default_interval_leaves_long_runs_five_hundred_readings():
     assert lens._interval == 100
 
 
-def _read(rank=0, world=1):
+def _read(rank=0, world=1, images=None):
     torch.manual_seed(0)
     module = Foreign()
-    return lens_for(module).read(module)
+    lens = lens_for(module)
+    lens.views = [view[:images] for view in lens.views]
+    return lens.read(module)
 
 
-def test_two_processes_read_what_one_reads(gloo):
-    for reading in gloo.run(2, _read):
-        assert reading == pytest.approx(_read(), rel=1e-5)
+@pytest.mark.parametrize(("world", "images"), [(2, None), (3, 16), (3, 2)])
+def test_several_processes_read_what_one_reads(world, images, gloo):
+    """All of the probe, also where its number of images is no multiple of theirs, or below it."""
+    for reading in gloo.run(world, _read, images):
+        assert reading == pytest.approx(_read(images=images), rel=1e-5, nan_ok=True)
 
 
 def test_guard_names_step_values_and_causes_once():

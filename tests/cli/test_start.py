@@ -168,8 +168,27 @@ def test_a_finished_run_is_made_longer_and_says_its_schedule(tmp_path, capsys):
     assert (last["epoch"], last["global_step"]) == (2, 6)
     assert json.loads((tmp_path / "results.json").read_text())["config"]["epochs"] == 3
     assert json.loads((tmp_path / "results-1epochs.json").read_text())["config"]["epochs"] == 1
+    shorter, longer = (
+        load_file(tmp_path / f"backbone{of}.safetensors") for of in ("-1epochs", "")
+    )
+    assert any(not torch.equal(shorter[name], longer[name]) for name in longer)
     assert main(["pretrain", f"run_dir={tmp_path}", "resume=true", "epochs=2"]) == 2
     assert "epochs=2 differs from 3" in capsys.readouterr().err
+
+
+def test_a_longer_run_that_was_stopped_is_no_finished_one(tmp_path, capsys, monkeypatch):
+    """Its weights of before would be taken for those of the epochs that its settings name."""
+    overrides = [*TINY, *QUICK, "method=simclr", f"run_dir={tmp_path / 'run'}"]
+    assert main(["pretrain", *overrides, "epochs=1"]) == 0
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("erssl.protocols.pretrain.train_and_measure", end)
+    assert main(["pretrain", f"run_dir={tmp_path / 'run'}", "resume=true", "epochs=3"]) == 130
+    assert main(["knn", f"checkpoint={tmp_path / 'run'}", f"run_dir={tmp_path / 'knn'}"]) == 2
+    assert "has no backbone.safetensors" in capsys.readouterr().err
+    assert (tmp_path / "run" / "backbone-1epochs.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

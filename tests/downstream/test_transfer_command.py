@@ -18,6 +18,7 @@ from erssl.errors import ConfigError
 from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.protocols import transfer as command
 from erssl.protocols import transfer_shares as _shares
+from erssl.settings.transfer import read_transfer
 
 OPTIONS = BackboneOptions("test_resnet", "timm")
 SMALL = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
@@ -42,9 +43,32 @@ def results(path, name, seed=0):
     return json.loads((path / "suite" / f"seed{seed}" / name / "results.json").read_text())
 
 
-def test_linear_writes_results_splits_and_one_table(overrides, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"tolerance": 1e-3},
+        {"max_iter": 10},
+        {"features_precision": "bf16"},
+        {"mode": "finetune"},
+        {"mode": "finetune", "steps": 10},
+    ],
+    ids=str,
+)
+def test_published_rows_stand_beside_their_own_protocol_alone(other, overrides):
+    said = [f"{key}={value}" for key, value in other.items()]
+    settings = read_transfer([*overrides, *said])
+    assert settings.as_published(224) == (other in ({}, {"mode": "finetune"}))
+    assert not settings.as_published(32)
+
+
+def test_linear_writes_results_splits_and_one_table(overrides, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("erssl.settings.transfer.PUBLISHED_SIZE", SMALL["image_size"])
     assert main(["transfer", *overrides]) == 0
     result = results(tmp_path, "aircraft")
+    assert {k: result["config"]["preprocessing"][k] for k in ("image_size", "mean")} == {
+        k: SMALL[k] for k in ("image_size", "mean")
+    }
     assert (result["protocol"], result["dataset"]) == ("transfer_linear", "aircraft")
     assert result["published"] is None  # of the whole data set, which this is not
     assert len(result["config"]["path"]) == 45

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from erssl.downstream.transfer.results import Row, plot_transfer, published_rows
 from erssl.run.lens_figure import plot_lens
+from erssl.run.class_tables import write_classes
 from erssl.run.plots import plot_confusion, plot_curves, plot_recall, run_style
 from erssl.run.results_figure import bar_names, plot_results
 
@@ -41,6 +42,20 @@ def test_recall_is_drawn_from_the_worst_class_up(drawn, tmp_path):
     assert bars(axes) == [0.25, 0.5, 1.0]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["b", "a", "c"]
     assert axes.lines[0].get_xdata()[0] == pytest.approx(1.75 / 3)
+
+
+def test_a_class_without_images_has_no_accuracy(drawn, tmp_path):
+    counts = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 0, 2]])
+    write_classes(counts, ("a", "b", "c"), tmp_path)
+    assert (tmp_path / "per_class.csv").read_text().split() == [
+        "class,accuracy",
+        "a,0.5",
+        "b,nan",
+        "c,1.0",
+    ]
+    recall = drawn[1].axes[0]
+    assert bars(recall) == [0.5, 1.0]
+    assert recall.lines[0].get_xdata()[0] == pytest.approx(0.75)
 
 
 def test_recall_of_many_classes_shows_the_worst_sixty(drawn, tmp_path):

@@ -99,10 +99,10 @@ class OnnxModule(nn.Module):
 
 def usage(path: Path, shape: tuple[int, ...]) -> str:
     """Python that loads such a file."""
-    size = "x".join(map(str, shape[2:]))
+    size = ", ".join(map(str, shape[1:]))
     return (
         "import onnxruntime\n"
         f"session = onnxruntime.InferenceSession({str(path)!r})\n"
         f"features = session.run(['{OUTPUT}'], {{'{INPUT}': images}})[0]"
-        f"  # images: float32 (N, 3, {size})"
+        f"  # images: float32 (N, {size})"
     )
