@@ -168,9 +168,7 @@ def test_a_finished_run_is_made_longer_and_says_its_schedule(tmp_path, capsys):
     assert (last["epoch"], last["global_step"]) == (2, 6)
     assert json.loads((tmp_path / "results.json").read_text())["config"]["epochs"] == 3
     assert json.loads((tmp_path / "results-1epochs.json").read_text())["config"]["epochs"] == 1
-    shorter, longer = (
-        load_file(tmp_path / f"backbone{of}.safetensors") for of in ("-1epochs", "")
-    )
+    shorter, longer = (load_file(tmp_path / f"backbone{of}.safetensors") for of in ("-1epochs", ""))
     assert any(not torch.equal(shorter[name], longer[name]) for name in longer)
     assert main(["pretrain", f"run_dir={tmp_path}", "resume=true", "epochs=2"]) == 2
     assert "epochs=2 differs from 3" in capsys.readouterr().err

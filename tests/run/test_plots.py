@@ -9,8 +9,8 @@ import torch
 from matplotlib.patches import Rectangle
 
 from erssl.downstream.transfer.results import Row, plot_transfer, published_rows
-from erssl.run.lens_figure import plot_lens
 from erssl.run.class_tables import write_classes
+from erssl.run.lens_figure import plot_lens
 from erssl.run.plots import plot_confusion, plot_curves, plot_recall, run_style
 from erssl.run.results_figure import bar_names, plot_results
 
