@@ -12,6 +12,7 @@ from torch import Tensor
 
 from erssl.downstream.transfer.logistic import Fit, check_labelled, logistic_fits
 from erssl.downstream.transfer.rotation import Rotation
+from erssl.downstream.transfer.solver import MAX_ITER, TOLERANCE
 from erssl.errors import DataError
 from erssl.evaluation.rows import AnyFeatures, Rows, blocks, joined
 
@@ -72,8 +73,8 @@ def linear_probe(
     metric: Metric,
     *,
     lambdas: Sequence[float] = LAMBDAS,
-    tolerance: float = 1e-6,
-    max_iter: int = 5000,
+    tolerance: float = TOLERANCE,
+    max_iter: int = MAX_ITER,
     device: torch.device | str = "cpu",
 ) -> LinearProbe:
     """Fit to train at each penalty, choose on val, fit to train + val, measure on test.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from erssl.downstream.transfer.logits import HeldLogits, Logits, StoredLogits
 from erssl.downstream.transfer.rotation import Rotation
-from erssl.downstream.transfer.solver import Problem
+from erssl.downstream.transfer.solver import MAX_ITER, TOLERANCE, Problem
 from erssl.errors import ConfigError, DataError
 from erssl.evaluation.rows import Rows, StoredRows, blocks
 
@@ -56,8 +56,8 @@ def logistic_path(
     num_classes: int,
     lambdas: Sequence[float],
     *,
-    tolerance: float = 1e-6,
-    max_iter: int = 5000,
+    tolerance: float = TOLERANCE,
+    max_iter: int = MAX_ITER,
     warm_start: bool = True,
     start: Fit | None = None,
     rotation: Rotation | None = None,
@@ -135,8 +135,8 @@ def logistic_fits(
     num_classes: int,
     lambdas: Sequence[float],
     *,
-    tolerance: float = 1e-6,
-    max_iter: int = 5000,
+    tolerance: float = TOLERANCE,
+    max_iter: int = MAX_ITER,
     warm_start: bool = True,
     start: Fit | None = None,
     rotation: Rotation | None = None,

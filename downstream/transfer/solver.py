@@ -13,6 +13,8 @@ from torch import Tensor
 from erssl.downstream.transfer.logits import Logits, sum_of
 from erssl.downstream.transfer.rotation import Rotation
 
+TOLERANCE = 1e-6  # of the gradient: an optimum
+MAX_ITER = 5000  # steps at one penalty, at the most
 _MEMORY = 10  # pairs of steps and changes of the gradient
 _SOLVED = 3  # fits that the next one is foreseen from
 _SEARCHES = 30

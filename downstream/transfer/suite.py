@@ -23,6 +23,7 @@ from erssl.downstream.transfer.finetune import (
     finetune,
 )
 from erssl.downstream.transfer.linear_transfer import linear_probe
+from erssl.downstream.transfer.solver import MAX_ITER, TOLERANCE
 from erssl.downstream.transfer.suite_metrics import transfer_metrics
 from erssl.downstream.transfer.transforms import (
     TransferPreprocessing,
@@ -60,8 +61,8 @@ def run_linear(
     extraction: Mapping[str, Any],
     device: torch.device | str = "cpu",
     partial_ok: bool = False,
-    tolerance: float = 1e-6,
-    max_iter: int = 5000,
+    tolerance: float = TOLERANCE,
+    max_iter: int = MAX_ITER,
     take: Callable[..., AnyFeatures] = cached_features,
 ) -> Outcome:
     """Logistic regression on features that are taken once.

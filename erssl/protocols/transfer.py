@@ -26,7 +26,7 @@ from erssl.downstream.transfer.finetune import Point
 from erssl.downstream.transfer.results import Row, markdown, published_rows, write_table
 from erssl.downstream.transfer.splits import keep_splits
 from erssl.downstream.transfer.suite import Outcome, run_finetune, run_linear
-from erssl.downstream.transfer.transforms import preprocessing_of
+from erssl.downstream.transfer.transforms import TransferPreprocessing, preprocessing_of
 from erssl.errors import ConfigError
 from erssl.evaluation import cached_features, stored_features
 from erssl.evaluation.fingerprints import weights_digest
@@ -262,7 +262,8 @@ def _show_table(
 
 def _as_published(settings: TransferSettings, read: Read) -> bool:
     """Whether published numbers are of the same protocol."""
-    return settings.as_published(preprocessing_of(read.preprocessing).image_size)
+    size = preprocessing_of(read.preprocessing).image_size
+    return settings.as_published and size == TransferPreprocessing.image_size
 
 
 def _ours(name: str, results: Sequence[Mapping[str, Any]]) -> Row:

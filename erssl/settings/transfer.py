@@ -9,14 +9,13 @@ from typing import Literal
 
 from erssl.downstream.transfer.datasets import TRANSFER_DATASETS
 from erssl.downstream.transfer.finetune import FinetuneOptions
+from erssl.downstream.transfer.solver import MAX_ITER, TOLERANCE
 from erssl.errors import ConfigError
 from erssl.limits import check_count, check_processes
 from erssl.settings.compose import compose_config, schema_from
 from erssl.settings.evaluation import EvaluationSettings, FeatureSettings
 from erssl.settings.hints import nearest, unknown_setting
 
-PUBLISHED_SIZE = 224  # MVEB section 6.4: pixels of a side
-_TOLERANCE, _MAX_ITER = 1e-6, 5000  # of configs/preset/transfer: what counts as an optimum
 _LISTS = ("learning_rates", "weight_decays")
 _FINETUNE = ("steps", "batch_size", "learning_rates", "weight_decays", "momentum")
 _READ_BY = {  # what one mode reads and the other does not
@@ -93,17 +92,12 @@ class TransferSettings(EvaluationSettings, FeatureSettings):
         if not points or min(points) < 0 or max(points) > last:
             raise ConfigError(f"points={points} must be numbers of the grid, from 0 to {last}.")
 
-    def as_published(self, image_size: int) -> bool:
-        """Whether features and trainings are the papers'; of a convex problem all optima are.
-
-        Args:
-            image_size: Pixels of a side that the network is given.
-        """
-        if image_size != PUBLISHED_SIZE:
-            return False
+    @property
+    def as_published(self) -> bool:
+        """Whether trainings are those of the papers; of a convex problem all optima are."""
         if self.mode == "finetune":
             return self.grid == FinetuneOptions()
-        converged = self.tolerance <= _TOLERANCE and self.max_iter >= _MAX_ITER
+        converged = self.tolerance <= TOLERANCE and self.max_iter >= MAX_ITER
         return converged and self.features_precision == "float32"
 
     @property

@@ -14,6 +14,7 @@ from erssl.downstream.transfer.datasets import load_transfer
 from erssl.downstream.transfer.results import Row, published_rows
 from erssl.downstream.transfer.suite_metrics import transfer_metrics
 from erssl.downstream.transfer.table import TRANSFER_DATASETS
+from erssl.downstream.transfer.transforms import TransferPreprocessing
 from erssl.errors import ConfigError
 from erssl.models import BackboneOptions, build_backbone, save_backbone
 from erssl.protocols import transfer as command
@@ -58,13 +59,14 @@ def results(path, name, seed=0):
 def test_published_rows_stand_beside_their_own_protocol_alone(other, overrides):
     said = [f"{key}={value}" for key, value in other.items()]
     settings = read_transfer([*overrides, *said])
-    assert settings.as_published(224) == (other in ({}, {"mode": "finetune"}))
-    assert not settings.as_published(32)
+    assert settings.as_published == (other in ({}, {"mode": "finetune"}))
 
 
 def test_linear_writes_results_splits_and_one_table(overrides, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("erssl.settings.transfer.PUBLISHED_SIZE", SMALL["image_size"])
-    assert main(["transfer", *overrides]) == 0
+    assert main(["transfer", *overrides, "datasets=[flowers]"]) == 0
+    assert "(published)" not in capsys.readouterr().out  # which are of 224 pixels
+    monkeypatch.setattr(TransferPreprocessing, "image_size", SMALL["image_size"])
+    assert main(["transfer", *overrides, "overwrite=true"]) == 0
     result = results(tmp_path, "aircraft")
     assert {k: result["config"]["preprocessing"][k] for k in ("image_size", "mean")} == {
         k: SMALL[k] for k in ("image_size", "mean")
