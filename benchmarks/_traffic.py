@@ -80,6 +80,11 @@ def mveb(s: Step) -> Bytes:
     return Counter(all_to_all_single=rows + scores) + times(2, s.gathered(1))
 
 
+def centre(s: Step) -> Bytes:
+    """The sum of outputs, and of how many rows."""
+    return Counter(all_reduce=4 * (s.outcomes + 1))
+
+
 def both_views(s: Step) -> Bytes:
     return times(2, s.gathered(s.rows * s.dim))
 
@@ -99,7 +104,7 @@ FORMULAS: dict[str, Callable[[Step], Bytes]] = {
     "simclr_er": shared_er,
     "byol_er": er,
     "entrec": shared_er,
-    "dino_er": lambda s: discrete(s) + Counter(all_reduce=4 * s.outcomes),
+    "dino_er": lambda s: discrete(s) + centre(s),
     "swav_er": discrete,
     "deepcluster_er": lambda s: times(s.clusterings, discrete(s)) + rows(1)(s),
     "simclr": both_views,
@@ -111,7 +116,7 @@ FORMULAS: dict[str, Callable[[Step], Bytes]] = {
     "barlowtwins": both_views,
     "vicreg": both_views,
     "self_classifier": lambda s: times(s.views, s.gathered(s.rows * s.outcomes)),
-    "dino": lambda s: Counter(all_reduce=4 * s.outcomes),
+    "dino": centre,
     "swav": lambda s: times(2, Counter(all_reduce=4 + 4 * s.iterations * s.outcomes)),
     "deepclusterv2": rows(1),
     "byol": lambda s: Counter(),
