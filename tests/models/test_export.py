@@ -15,7 +15,7 @@ from torch import nn
 from erssl.errors import ConfigError, DataError, RunError
 from erssl.escaping import markdown_text
 from erssl.models import BackboneOptions, load_backbone
-from erssl.models.export import export_backbone, formats
+from erssl.models.export import export_backbone, formats, onnx_files
 
 from .export_sources import PREPROCESSING, same_features, saved_backbone
 
@@ -161,6 +161,11 @@ def test_onnx_file_takes_batches_of_any_size(source, options, tmp_path):
         with torch.no_grad():
             expected = source(options)(images)
         torch.testing.assert_close(torch.from_numpy(features), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_python_of_an_onnx_file_names_the_shape_that_it_takes(tmp_path):
+    said = onnx_files.usage(tmp_path / "backbone.onnx", (1, 6, 32, 48))
+    assert said.endswith("# images: float32 (N, 6, 32, 48)")
 
 
 def test_weights_that_share_memory_are_saved_and_exported(tmp_path):
